@@ -1,0 +1,2 @@
+// Package examples holds programs that start as a copy: each folder is one.
+package examples
