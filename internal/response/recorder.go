@@ -3,6 +3,7 @@ package response
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -45,7 +46,7 @@ func (r *Recorder) Write(p []byte) (int, error) {
 		return 0, http.ErrHijacked
 	}
 	n, err := r.ResponseWriter.Write(p)
-	r.wrote(int64(n), err == nil)
+	r.wrote(int64(n), true) // a write that fails has sent the header too: over-long, or 204 and 304
 	return n, err
 }
 
@@ -55,7 +56,7 @@ func (r *Recorder) WriteString(s string) (int, error) {
 		return 0, http.ErrHijacked
 	}
 	n, err := io.WriteString(r.ResponseWriter, s)
-	r.wrote(int64(n), err == nil)
+	r.wrote(int64(n), true)
 	return n, err
 }
 
@@ -66,7 +67,9 @@ func (r *Recorder) ReadFrom(src io.Reader) (int64, error) {
 		return 0, http.ErrHijacked
 	}
 	n, err := io.Copy(r.ResponseWriter, src)
-	r.wrote(n, false) // nothing copied, nothing sent: src may have failed before its first byte
+	// Nothing copied, nothing sent: src may have failed before its first byte. But
+	// what is refused as too long was refused after the header.
+	r.wrote(n, errors.Is(err, http.ErrContentLength))
 	return n, err
 }
 
@@ -76,7 +79,7 @@ func (r *Recorder) FlushError() error {
 		return http.ErrHijacked
 	}
 	err := http.NewResponseController(r.ResponseWriter).Flush()
-	r.wrote(0, err == nil)
+	r.wrote(0, !errors.Is(err, http.ErrNotSupported))
 	return err
 }
 
