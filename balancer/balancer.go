@@ -1,0 +1,206 @@
+package balancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Errors of [Balancer.RoundTrip]. All of them say NotSent.
+var (
+	// ErrNoHosts reports that no endpoint could be tried, or that none of those tried took the request.
+	// [*NoHostsError] has the details.
+	ErrNoHosts = errors.New("balancer: no hosts")
+
+	// ErrTooManyTargets reports that a request named one target more than [Config.MaxTargets].
+	ErrTooManyTargets = error(notSent("balancer: too many targets"))
+
+	// ErrClosed reports that [Balancer.Close] has been called.
+	ErrClosed = error(notSent("balancer: closed"))
+)
+
+type notSent string
+
+func (e notSent) Error() string { return string(e) }
+func (e notSent) NotSent() bool { return true }
+
+// A NoHostsError says why a request was not sent. It matches [ErrNoHosts].
+type NoHostsError struct {
+	Target string
+	Tried  int   // endpoints that could not be reached, or whose wrapper refused
+	Err    error // the last of their errors, or the resolver's; may be nil
+}
+
+func (e *NoHostsError) Error() string {
+	s := "balancer: no hosts for " + e.Target
+	if e.Tried > 0 {
+		s += fmt.Sprintf(": tried %d", e.Tried)
+	}
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// Is makes errors.Is(err, ErrNoHosts) true.
+func (e *NoHostsError) Is(target error) bool { return target == ErrNoHosts }
+
+// Unwrap returns the cause.
+func (e *NoHostsError) Unwrap() error { return e.Err }
+
+// NotSent tells a retry layer that the request never left.
+func (e *NoHostsError) NotSent() bool { return true }
+
+// RetryAfter returns how long the last endpoint's wrapper asked to wait; else a second, in which a
+// health check or a resolver may find one.
+func (e *NoHostsError) RetryAfter() time.Duration {
+	var r interface{ RetryAfter() time.Duration }
+	if errors.As(e.Err, &r) {
+		return r.RetryAfter()
+	}
+	return time.Second
+}
+
+// A Balancer is an http.RoundTripper that spreads requests over the endpoints of their targets. Create
+// one with [New]. It is safe for concurrent use.
+type Balancer struct {
+	origin time.Time
+	cfg    atomic.Pointer[Config]
+	pools  atomic.Pointer[map[targetKey]*pool] // replaced as a whole
+	views  sync.Pool                           // of *View
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu     sync.Mutex // guards the writing of pools, and the fields below
+	closed bool
+	gone   Stats // what pools that have been dropped had counted
+}
+
+type targetKey struct{ scheme, host string }
+
+// New returns a Balancer. The error, if any, names every invalid field of cfg.
+func New(cfg Config) (*Balancer, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	b := &Balancer{origin: time.Now()}
+	b.views.New = func() any { return new(View) }
+	b.cfg.Store(&cfg)
+	b.pools.Store(&map[targetKey]*pool{})
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	return b, nil
+}
+
+// now is the time as groups count it: monotonic nanoseconds.
+func (b *Balancer) now() int64 { return int64(time.Since(b.origin)) }
+
+// pool returns the pool of u's target, and starts it if there is none.
+func (b *Balancer) pool(u *url.URL) (*pool, error) {
+	key := targetKey{u.Scheme, u.Host}
+	if p := (*b.pools.Load())[key]; p != nil {
+		return p, nil
+	}
+	key.host = strings.ToLower(key.host) // rarely needed, so not on the fast path
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return nil, ErrClosed
+	}
+	pools := *b.pools.Load()
+	if p := pools[key]; p != nil {
+		return p, nil
+	}
+	cfg := b.cfg.Load()
+	if len(pools) >= cfg.MaxTargets {
+		return nil, ErrTooManyTargets
+	}
+	p := newPool(b, cfg, key)
+	pools = maps.Clone(pools)
+	pools[key] = p
+	b.pools.Store(&pools)
+	p.start()
+	return p, nil
+}
+
+// drop forgets p, unless a request came meanwhile.
+func (b *Balancer) drop(p *pool) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	pools := maps.Clone(*b.pools.Load())
+	if pools[p.key] != p || p.inflight() > 0 {
+		return false
+	}
+	delete(pools, p.key)
+	b.pools.Store(&pools)
+	b.gone.add(p.count())
+	return true
+}
+
+// Reload replaces the configuration. What is known of targets and endpoints stays, and so do
+// connections if cfg.Transport, Conns and ConnLife are the same. On an error nothing changes.
+func (b *Balancer) Reload(cfg Config) error {
+	given := cfg.Transport
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return ErrClosed
+	}
+	if old := b.cfg.Load(); given == nil && old.defaultTransport {
+		cfg.Transport = old.Transport
+	}
+	b.cfg.Store(&cfg)
+	for _, p := range *b.pools.Load() {
+		p.reload(&cfg)
+	}
+	return nil
+}
+
+// CloseIdleConnections closes the connections that no request is using.
+func (b *Balancer) CloseIdleConnections() {
+	for _, p := range *b.pools.Load() {
+		p.closeIdle()
+	}
+}
+
+// Close refuses new requests, waits until those running have ended, or ctx ends, and stops all goroutines. It returns
+// context.Cause(ctx) if requests were still running; they go on.
+func (b *Balancer) Close(ctx context.Context) error {
+	b.mu.Lock()
+	if !b.closed {
+		b.closed = true
+		b.cancel()
+	}
+	pools := *b.pools.Load()
+	b.mu.Unlock()
+	defer b.CloseIdleConnections()
+	b.wg.Wait() // none of these goroutines waits for a request
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		running := int64(0)
+		for _, p := range pools {
+			running += p.inflight()
+		}
+		if running == 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}

@@ -1,0 +1,126 @@
+package balancer
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+)
+
+// A host is what a group knows of one endpoint. It outlives changes of the set and of the configuration
+// as long as the endpoint's address stays. All times are nanoseconds since the group's origin.
+type host struct {
+	// What every pick reads comes first, in a cache line of its own: a scan of many hosts is
+	// as fast as the memory it touches.
+	inflight  atomic.Int64
+	score     atomicFloat // what a policy of estimates multiplies by inflight+1: f(cost)/weight
+	held      atomic.Bool // in probation or ramping up: the pick has to look closer
+	probation atomic.Bool // nothing is known: one request at a time until the first reply
+	_         [38]byte
+
+	// Written by every reply.
+	cost      atomicFloat   // ns: EWMA of the latency, by the policy's estimator; zero when unseen
+	sampled   atomic.Int64  // when cost was last updated by a reply
+	replied   atomic.Uint64 // attempts that ended with a header or an error
+	failed    atomic.Uint64 // of these, the failures
+	failures  atomic.Uint32 // failures in a row
+	slow      atomic.Uint32 // replies in a row that took more than shunFactor times the typical cost
+	coolUntil atomic.Int64  // the server asked for a pause (503 with Retry-After) until then
+
+	picked atomic.Uint64 // attempts sent; with replied it tells how many await their header
+
+	ramp atomicFloat // share of picks that may consider the host while it is held; 0 to 1
+
+	hash uint64 // of the address
+	role atomic.Pointer[role]
+	wire atomic.Pointer[wire] // how requests get there; nil in simulations
+
+	// The fields below are read and written under the group's lock only.
+	checked    bool // an active check has passed or failed
+	down       bool // by active checks
+	checks     int  // passed (positive) or failed (negative) in a row
+	checkError string
+	probeCost  float64 // ns: EWMA of the latency of checks
+
+	ejectedUntil int64
+	ejections    int // grows with each ejection, falls with each good interval
+	reason       string
+
+	rampFrom    int64 // when the ramp began
+	probationAt int64
+	silentSince int64 // since when requests have awaited a header without any reply
+	silentCount uint64
+	lateSince   int64 // since when cost has been above Outlier.Latency times the typical one
+
+	windowReplied, windowFailed uint64 // the counters at the last interval
+}
+
+// A role is what the resolver and the configuration make of a host.
+type role struct {
+	endpoint Endpoint
+	weight   float64
+	sticky   string // what a Sticky policy calls the host
+}
+
+// State says why a host gets requests or does not.
+type State string
+
+// The states of a host.
+const (
+	Healthy  State = "healthy"
+	Pending  State = "pending"  // new, and not yet checked
+	Down     State = "down"     // failed its active checks
+	Ejected  State = "ejected"  // failed requests
+	Draining State = "draining" // removed, with requests still running
+)
+
+func (h *host) stateLocked(now int64) State {
+	switch {
+	case h.down && !h.checked:
+		return Pending
+	case h.down:
+		return Down
+	case h.ejectedUntil > now:
+		return Ejected
+	}
+	return Healthy
+}
+
+func (h *host) endpoint() Endpoint { return h.role.Load().endpoint }
+func (h *host) weight() float64    { return h.role.Load().weight }
+
+func (h *host) awaiting() int64 {
+	replied := h.replied.Load() // first, so that the difference cannot be negative
+	return int64(h.picked.Load() - replied)
+}
+
+// atomicFloat is a float64 that is read and written atomically. Concurrent updates may lose one
+// another: for a moving average of many samples that is harmless, and cheaper than a loop.
+type atomicFloat struct{ bits atomic.Uint64 }
+
+func (f *atomicFloat) Load() float64   { return math.Float64frombits(f.bits.Load()) }
+func (f *atomicFloat) Store(v float64) { f.bits.Store(math.Float64bits(v)) }
+
+// An estimator turns latencies into the cost of a host.
+type estimator struct {
+	decay       time.Duration // time constant of the moving average
+	perInflight bool          // divide the latency by the requests in flight at dispatch
+	peak        bool          // a latency above the average replaces it
+	root        bool          // score by the square root of the cost
+}
+
+// update returns cost after a sample that comes dt nanoseconds after the previous one.
+func (e estimator) update(cost, sample float64, dt int64) float64 {
+	if cost == 0 || e.peak && sample > cost {
+		return sample
+	}
+	w := math.Exp(-float64(max(dt, 0)) / float64(e.decay))
+	return cost*w + sample*(1-w)
+}
+
+// score returns what one request in flight on a host of this cost counts.
+func (e estimator) score(cost, weight float64) float64 {
+	if e.root {
+		cost = math.Sqrt(cost)
+	}
+	return cost / weight
+}

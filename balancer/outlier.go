@@ -1,0 +1,128 @@
+package balancer
+
+import (
+	"fmt"
+	"math"
+	"time"
+)
+
+// minGap is how far below the mean a success rate must lie, however small the deviation is: when
+// all hosts are good, a single failure is many standard deviations.
+const minGap = 0.05
+
+// trip ejects h for its failures in a row, or for failing while it comes back.
+func (g *group) trip(h *host, now int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if h.failures.Load() == 0 || h.ejectedUntil > now || !g.memberLocked(h) {
+		return // another goroutine was here first, or the host has left
+	}
+	// If the others fail as well, the fault is in what they share, and fewer hosts would only have
+	// more to do.
+	failing, others := 0, 0
+	for _, o := range g.hosts {
+		if o == h || o.stateLocked(now) != Healthy {
+			continue
+		}
+		others++
+		if o.failures.Load() > 0 {
+			failing++
+		}
+	}
+	if others > 0 && failing*2 > others {
+		return
+	}
+	if g.ejectLocked(h, now, "consecutive failures") {
+		g.publishLocked(now)
+	}
+}
+
+func (g *group) memberLocked(h *host) bool {
+	for _, o := range g.hosts {
+		if o == h {
+			return true
+		}
+	}
+	return false
+}
+
+// ejectLocked ejects h if the share allows it.
+func (g *group) ejectLocked(h *host, now int64, reason string) bool {
+	set := g.set.Load()
+	o := set.cfg.Outlier
+	ejected, available := 0, 0
+	for _, other := range g.hosts {
+		switch {
+		case other.ejectedUntil > now:
+			ejected++
+		case other != h && other.stateLocked(now) == Healthy:
+			available++
+		}
+	}
+	if available == 0 || ejected >= max(1, int(o.MaxEjected*float64(len(g.hosts)))) {
+		return false
+	}
+	h.ejections++
+	d := min(time.Duration(h.ejections)*o.Base, o.Max)
+	if d <= 0 { // overflow
+		d = o.Max
+	}
+	d += time.Duration((unit(g.random()) - 0.5) * 0.2 * float64(d))
+	h.ejectedUntil = now + int64(d)
+	h.reason = reason
+	g.ejectTotal++
+	g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: Ejected, Reason: reason, Duration: d})
+	return true
+}
+
+// judgeLocked looks at the interval that has just ended.
+func (g *group) judgeLocked(now int64) {
+	set := g.set.Load()
+	o := set.cfg.Outlier
+	type window struct {
+		h        *host
+		requests uint64
+		rate     float64
+	}
+	var known []window
+	typical := g.typical.Load()
+	for _, h := range g.hosts {
+		replied, failed := h.replied.Load(), h.failed.Load()
+		n, f := replied-h.windowReplied, failed-h.windowFailed
+		h.windowReplied, h.windowFailed = replied, failed
+		if h.ejectedUntil > now {
+			continue
+		}
+		if h.ejections > 0 && n > 0 && f*10 < n { // a good interval
+			h.ejections--
+		}
+		if late := o.Latency > 0 && typical > 0 && h.cost.Load() > o.Latency*typical; !late {
+			h.lateSince = 0
+		} else if h.lateSince == 0 {
+			h.lateSince = now
+		} else if now-h.lateSince >= int64(o.Interval) && n >= uint64(o.MinRequests) {
+			g.ejectLocked(h, now, fmt.Sprintf("latency above %g times the median", o.Latency))
+			continue
+		}
+		if n >= uint64(o.MinRequests) {
+			known = append(known, window{h, n, 1 - math.Min(float64(f)/float64(n), 1)})
+		}
+	}
+	if o.Deviations < 0 || len(known) < o.MinHosts {
+		return
+	}
+	var sum, squares float64
+	for _, w := range known {
+		sum += w.rate
+	}
+	mean := sum / float64(len(known))
+	for _, w := range known {
+		squares += (w.rate - mean) * (w.rate - mean)
+	}
+	limit := mean - max(o.Deviations*math.Sqrt(squares/float64(len(known))), minGap)
+	for _, w := range known {
+		if w.rate < limit {
+			g.ejectLocked(w.h, now, "success rate")
+		}
+	}
+}

@@ -1,0 +1,264 @@
+package balancer
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// A Policy picks one of a target's hosts for a request.
+type Policy interface {
+	// Pick returns the index of a host in v, or -1 to leave the choice to chance. It is
+	// called concurrently, on the path of every request: it must not block, and should not
+	// allocate. It must not keep v. A host for which v.Avoided is true should be picked only if
+	// there is no other.
+	Pick(v *View, r *http.Request) int
+}
+
+// A View is what a [Policy] sees: the hosts that may get a request. It is valid
+// during Pick only.
+type View struct {
+	group      *group
+	tier       *tier
+	hosts      []*host
+	skip       []bool // nil if there is nothing to avoid
+	skipBuffer []bool
+	reason     string
+}
+
+func (v *View) reset(g *group, t *tier) {
+	v.group, v.tier, v.hosts, v.skip, v.reason = g, t, t.hosts, nil, "policy"
+}
+
+// Len returns the number of hosts.
+func (v *View) Len() int { return len(v.hosts) }
+
+// Endpoint returns host i's endpoint.
+func (v *View) Endpoint(i int) Endpoint { return v.hosts[i].endpoint() }
+
+// Inflight returns the number of requests that host i is working on for this Balancer, bodies included.
+func (v *View) Inflight(i int) int { return int(v.hosts[i].inflight.Load()) }
+
+// Cost returns the recent latency of host i divided by the requests in flight when they were sent; zero if nothing is
+// known. With [PeakEWMA] it is the decaying peak of the latency.
+func (v *View) Cost(i int) time.Duration { return time.Duration(v.hosts[i].cost.Load()) }
+
+// Failures returns how many requests host i has failed in a row.
+func (v *View) Failures(i int) int { return int(v.hosts[i].failures.Load()) }
+
+// Avoided reports whether host i should be passed over this time: the request has been there already, or the host is new
+// or coming back and has its share.
+func (v *View) Avoided(i int) bool { return v.skip != nil && v.skip[i] }
+
+// Rand returns random bits.
+func (v *View) Rand() uint64 { return v.group.random() }
+
+// Sequence returns the next number of a counter that all picks of a target share.
+func (v *View) Sequence() uint64 { return v.group.sequence.Add(1) }
+
+// below returns a random index below n.
+func (v *View) below(n int) int {
+	return int((v.group.random() >> 32) * uint64(n) >> 32)
+}
+
+// any returns a random host.
+func (v *View) any() int {
+	n := len(v.hosts)
+	i := v.below(n)
+	if v.skip != nil {
+		for k := range n {
+			if j := (i + k) % n; !v.skip[j] {
+				return j
+			}
+		}
+	}
+	return i
+}
+
+// score is what policies of estimates compare: least is best.
+func (v *View) score(h *host) float64 {
+	return float64(h.inflight.Load()+1) * h.score.Load()
+}
+
+func estimatorOf(p Policy) estimator {
+	if e, ok := p.(interface{ estimator() estimator }); ok {
+		return e.estimator()
+	}
+	return adaptive{}.estimator() // for the Cost that a user's own policy reads
+}
+
+// Adaptive returns the default policy: of all hosts, or a sample of 16 where there are more than 64,
+// the one with the least (requests in flight + 1) · √cost / weight, cost being a moving average over a second of
+// latency to the header divided by the requests in flight at dispatch. The root keeps an old latency
+// from outweighing what is known for sure, the requests in flight.
+func Adaptive() Policy { return adaptive{} }
+
+type adaptive struct{}
+
+const (
+	scanLimit  = 64
+	sampleSize = 16
+)
+
+func (adaptive) estimator() estimator {
+	return estimator{decay: time.Second, perInflight: true, root: true}
+}
+
+func (adaptive) Pick(v *View, _ *http.Request) int {
+	v.reason = "cost"
+	n := len(v.hosts)
+	if n > scanLimit {
+		return v.leastOf(sampleSize, v.score)
+	}
+	// Start anywhere, so that equals share.
+	start := v.below(n)
+	best, least := -1, 0.0
+	scan := func(from, to int) {
+		for i, h := range v.hosts[from:to] {
+			if v.skip != nil && v.skip[from+i] {
+				continue
+			}
+			if s := float64(h.inflight.Load()+1) * h.score.Load(); best < 0 || s < least {
+				best, least = from+i, s
+			}
+		}
+	}
+	scan(start, n)
+	scan(0, start)
+	return best
+}
+
+// leastOf returns the host with the least value of d drawn at random, which are distinct if d is
+// small against their number.
+func (v *View) leastOf(d int, value func(*host) float64) int {
+	n := len(v.hosts)
+	best, least := -1, 0.0
+	last := -1
+	for range d {
+		i := v.below(n)
+		if i == last {
+			i = (i + 1) % n
+		}
+		last = i
+		if v.skip != nil && v.skip[i] {
+			continue
+		}
+		if s := value(v.hosts[i]); best < 0 || s < least {
+			best, least = i, s
+		}
+	}
+	if best < 0 {
+		return v.any()
+	}
+	return best
+}
+
+// LeastRequest returns a policy that draws d hosts and picks the one with the fewest requests in
+// flight for its weight. With d = 2 it is the power of two choices. With d = 0 it looks at all.
+func LeastRequest(d int) Policy { return leastRequest{d} }
+
+type leastRequest struct{ d int }
+
+func (p leastRequest) validate() error {
+	if p.d < 0 || p.d == 1 {
+		return fmt.Errorf("LeastRequest(%d) has nothing to compare", p.d)
+	}
+	return nil
+}
+
+func (leastRequest) estimator() estimator { return estimator{} }
+
+func (p leastRequest) Pick(v *View, _ *http.Request) int {
+	v.reason = "least request"
+	load := func(h *host) float64 { return float64(h.inflight.Load()+1) / h.weight() }
+	n := len(v.hosts)
+	if p.d > 0 && p.d < n {
+		return v.leastOf(p.d, load)
+	}
+	start := v.below(n)
+	best, least := -1, 0.0
+	for k := range n {
+		i := start + k
+		if i >= n {
+			i -= n
+		}
+		if v.skip != nil && v.skip[i] {
+			continue
+		}
+		if s := load(v.hosts[i]); best < 0 || s < least {
+			best, least = i, s
+		}
+	}
+	return best
+}
+
+// PeakEWMA returns Finagle's policy: the better of two random hosts by (requests in flight + 1) ·
+// latency, where a higher latency counts at once and a lower one with the time constant decay. Finagle uses 10 s.
+func PeakEWMA(decay time.Duration) Policy { return peakEWMA{decay} }
+
+type peakEWMA struct{ decay time.Duration }
+
+func (p peakEWMA) validate() error {
+	if p.decay <= 0 {
+		return errors.New("PeakEWMA needs a positive decay")
+	}
+	return nil
+}
+
+func (p peakEWMA) estimator() estimator { return estimator{decay: p.decay, peak: true} }
+
+func (p peakEWMA) Pick(v *View, _ *http.Request) int {
+	v.reason = "cost"
+	return v.leastOf(2, v.score)
+}
+
+// RoundRobin returns a policy that takes the hosts in turn, as often as their weights say, evenly spread.
+func RoundRobin() Policy { return roundRobin{} }
+
+type roundRobin struct{}
+
+func (roundRobin) estimator() estimator { return estimator{} }
+
+// Pick walks a static stride schedule: in every round each host comes up once, and is taken in weight of
+// maxWeight rounds. The number of steps is bounded by that of the hosts on average.
+func (roundRobin) Pick(v *View, _ *http.Request) int {
+	v.reason = "turn"
+	n, top := uint64(len(v.hosts)), uint64(v.tier.maxWeight)
+	passed := uint64(0)
+	for {
+		seq := v.Sequence()
+		i, round := seq%n, seq/n
+		if v.skip != nil && v.skip[i] {
+			if passed++; passed > 2*n {
+				return v.any()
+			}
+			continue
+		}
+		if v.tier.uniform {
+			return int(i)
+		}
+		// Both factors are below 2^32. The offset keeps hosts of the same weight out of step.
+		w := uint64(max(v.hosts[i].endpoint().Weight, 1))
+		if (w*(round%top)+i*(top/2))%top >= top-w {
+			return int(i)
+		}
+	}
+}
+
+// Random returns a policy that draws a host at random, by weight.
+func Random() Policy { return random{} }
+
+type random struct{}
+
+func (random) estimator() estimator { return estimator{} }
+
+func (random) Pick(v *View, _ *http.Request) int {
+	v.reason = "random"
+	for {
+		i := v.any()
+		if v.tier.uniform || unit(v.Rand())*float64(v.tier.maxWeight) < v.hosts[i].weight() {
+			return i
+		}
+	}
+}

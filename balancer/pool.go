@@ -1,0 +1,302 @@
+package balancer
+
+import (
+	"context"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// idleTick is how often an idle target's upkeep looks.
+const idleTick = time.Second
+
+// A pool is a target: its group, its resolver, and the wires to its hosts.
+type pool struct {
+	b      *Balancer
+	key    targetKey
+	target *url.URL
+	name   string
+	g      *group
+
+	ready     chan struct{} // closed when the resolver has spoken first
+	readyOnce sync.Once
+	refresh   chan struct{} // one hint at a time
+	problem   atomic.Pointer[error]
+	streams   atomic.Int64 // upgraded connections
+	repicked  atomic.Uint64
+	refused   atomic.Uint64 // requests without a host
+
+	// The group's mutex guards the fields below.
+	cfg     *Config
+	ctx     context.Context // of the present resolver and checks
+	cancel  context.CancelFunc
+	checks  map[*host]context.CancelFunc
+	leaving []leaving // hosts that are gone, with connections still to close
+	counted Stats     // by hosts that are gone
+}
+
+type leaving struct {
+	h     *host
+	until time.Time
+}
+
+func newPool(b *Balancer, cfg *Config, key targetKey) *pool {
+	return &pool{
+		b: b, key: key, cfg: cfg,
+		target:  &url.URL{Scheme: key.scheme, Host: key.host},
+		name:    key.scheme + "://" + key.host,
+		g:       newGroup(cfg),
+		ready:   make(chan struct{}),
+		refresh: make(chan struct{}, 1),
+		checks:  make(map[*host]context.CancelFunc),
+	}
+}
+
+// start starts the pool's goroutines. It is called with the Balancer's lock held, and not after Close.
+func (p *pool) start() {
+	ctx, cancel := context.WithCancel(p.b.ctx)
+	p.b.wg.Go(func() {
+		defer cancel()
+		p.upkeep(ctx)
+	})
+	p.g.mu.Lock()
+	p.resolveLocked(ctx)
+	p.g.mu.Unlock()
+}
+
+// resolveLocked starts a resolver that ends with parent, or with the next call.
+func (p *pool) resolveLocked(parent context.Context) {
+	if p.cancel != nil {
+		p.cancel()
+	}
+	ctx, cancel := context.WithCancel(parent)
+	p.ctx, p.cancel = ctx, cancel
+	resolver := p.cfg.Resolver
+	p.b.wg.Go(func() {
+		defer cancel()
+		resolver.Resolve(ctx, p.target, p.refresh, func(endpoints []Endpoint, err error) { p.update(ctx, endpoints, err) })
+	})
+}
+
+// update takes what the resolver of ctx says.
+func (p *pool) update(ctx context.Context, endpoints []Endpoint, err error) {
+	defer p.readyOnce.Do(func() { close(p.ready) })
+	p.g.mu.Lock()
+	if ctx.Err() != nil { // an older resolver's last word
+		p.g.mu.Unlock()
+		return
+	}
+	if err != nil {
+		p.problem.Store(&err)
+		p.g.emitLocked(Event{Kind: TargetResolved, Err: err, Endpoints: len(p.g.hosts)})
+		p.unlock()
+		return
+	}
+	p.problem.Store(nil)
+	set := make([]Endpoint, len(endpoints))
+	for i, e := range endpoints {
+		set[i] = e.withPort(p.target)
+	}
+	added, changed, removed := p.g.updateLocked(set, p.b.now(), func(h *host) { h.wire.Store(newWire(p.cfg, h.endpoint())) })
+	for _, h := range changed {
+		w := h.wire.Load()
+		h.wire.Store(&wire{rt: wrap(p.cfg, h.endpoint(), w.conns), conns: w.conns})
+	}
+	for _, h := range removed {
+		p.dismissLocked(h)
+	}
+	for _, h := range added {
+		p.checkLocked(h)
+	}
+	if len(added)+len(changed)+len(removed) > 0 {
+		p.g.emitLocked(Event{Kind: TargetResolved, Endpoints: len(p.g.hosts)})
+	}
+	p.unlock()
+}
+
+// dismissLocked lets go of a host that is no longer in the set.
+func (p *pool) dismissLocked(h *host) {
+	if cancel := p.checks[h]; cancel != nil {
+		cancel()
+		delete(p.checks, h)
+	}
+	p.leaving = append(p.leaving, leaving{h, time.Now().Add(p.cfg.DrainTimeout)})
+}
+
+// unlock releases the group's lock and sends what has been collected under it.
+func (p *pool) unlock() {
+	events, observe := p.g.takeEventsLocked(), p.cfg.Observe
+	ctx := p.ctx
+	p.g.mu.Unlock()
+	p.send(ctx, observe, events)
+}
+
+func (p *pool) send(ctx context.Context, observe func(context.Context, Event), events []Event) {
+	for _, e := range events {
+		e.Target = p.name
+		observe(ctx, e)
+	}
+}
+
+// wait returns when the pool's set is known, or cannot be.
+func (p *pool) wait(ctx context.Context) error {
+	if p.g.current.Load() != nil {
+		return nil
+	}
+	select {
+	case <-p.ready:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-p.b.ctx.Done():
+		return ErrClosed
+	}
+	if p.g.current.Load() == nil {
+		return p.noHosts(0, nil)
+	}
+	return nil
+}
+
+func (p *pool) noHosts(tried int, err error) error {
+	p.refused.Add(1)
+	if problem := p.problem.Load(); err == nil && problem != nil {
+		err = *problem
+	}
+	p.hint()
+	return &NoHostsError{Target: p.name, Tried: tried, Err: err}
+}
+
+// hint asks the resolver for fresher data.
+func (p *pool) hint() {
+	select {
+	case p.refresh <- struct{}{}:
+	default:
+	}
+}
+
+// upkeep runs the group's tick and looks after connections until ctx ends or the target has
+// been idle for long.
+func (p *pool) upkeep(ctx context.Context) {
+	timer := time.NewTimer(tickInterval)
+	defer timer.Stop()
+	last, lastUse := uint64(0), p.b.now()
+	for {
+		select {
+		case <-ctx.Done():
+			p.g.mu.Lock()
+			p.cancel()
+			p.g.mu.Unlock()
+			return
+		case <-timer.C:
+		}
+		now := p.b.now()
+		p.g.mu.Lock()
+		if p.g.current.Load() != nil {
+			p.g.tickLocked(now)
+		}
+		p.connsLocked(time.Now())
+		available, all := p.g.availableLocked(now)
+		idle := p.cfg.IdleTimeout
+		p.unlock()
+		if all > 0 && 2*available <= all {
+			p.hint()
+		}
+		if n := p.count().Requests; n != last || p.inflight() > 0 {
+			last, lastUse = n, now
+		}
+		if quiet := time.Duration(now - lastUse); idle > 0 && quiet >= idle && p.b.drop(p) {
+			p.g.mu.Lock()
+			p.cancel()
+			p.g.mu.Unlock()
+			p.closeIdle()
+			return
+		} else if quiet > idleTick {
+			timer.Reset(idleTick)
+		} else {
+			timer.Reset(tickInterval)
+		}
+	}
+}
+
+// connsLocked looks after the connections of hosts, and of those that are leaving.
+func (p *pool) connsLocked(now time.Time) {
+	for _, h := range p.g.hosts {
+		h.wire.Load().conns.upkeep(now, p.cfg.DrainTimeout)
+	}
+	kept := p.leaving[:0]
+	for _, l := range p.leaving {
+		closeIdle(l.h)
+		if l.h.inflight.Load() > 0 || now.Before(l.until) && l.h.awaiting() > 0 {
+			kept = append(kept, l)
+			continue
+		}
+		p.counted.count(l.h)
+	}
+	clear(p.leaving[len(kept):])
+	p.leaving = kept
+}
+
+// reload applies cfg. It is called with the Balancer's lock held.
+func (p *pool) reload(cfg *Config) {
+	p.g.mu.Lock()
+	old := p.cfg
+	p.cfg = cfg
+	p.g.set.Store(newSettings(cfg))
+	sameConns := old.Transport == cfg.Transport && old.Conns == cfg.Conns && old.ConnLife == cfg.ConnLife
+	for _, h := range p.g.hosts {
+		p.g.castLocked(h, h.endpoint())
+		if w := h.wire.Load(); sameConns {
+			h.wire.Store(&wire{rt: wrap(cfg, h.endpoint(), w.conns), conns: w.conns})
+		} else {
+			h.wire.Store(newWire(cfg, h.endpoint()))
+			h.wire.Load().conns.inherit(w.conns, time.Now().Add(cfg.DrainTimeout))
+		}
+		if cancel := p.checks[h]; cancel != nil {
+			cancel()
+			delete(p.checks, h)
+		}
+		if !cfg.Health.enabled() {
+			h.down, h.checks, h.checkError = false, 0, ""
+		}
+	}
+	p.resolveLocked(p.b.ctx)
+	for _, h := range p.g.hosts {
+		p.checkLocked(h)
+	}
+	if p.g.current.Load() != nil {
+		p.g.publishLocked(p.b.now())
+	}
+	p.g.mu.Unlock() // the next tick sends the events: the Balancer's lock is held here
+}
+
+func (p *pool) inflight() int64 {
+	p.g.mu.Lock()
+	defer p.g.mu.Unlock()
+	n := p.streams.Load()
+	for _, h := range p.g.hosts {
+		n += h.inflight.Load()
+	}
+	for _, l := range p.leaving {
+		n += l.h.inflight.Load()
+	}
+	return n
+}
+
+func closeIdle(h *host) {
+	w := h.wire.Load()
+	w.conns.CloseIdleConnections()
+	if c, ok := w.rt.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+func (p *pool) closeIdle() {
+	p.g.mu.Lock()
+	defer p.g.mu.Unlock()
+	for _, h := range p.g.hosts {
+		closeIdle(h)
+	}
+	for _, l := range p.leaving {
+		closeIdle(l.h)
+	}
+}

@@ -1,0 +1,301 @@
+package balancer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// maxRedials is how many further endpoints a request is taken to after its dial failed. Refusals by a
+// wrapper, which cost nothing, have no limit but the number of endpoints.
+const maxRedials = 3
+
+// RoundTrip implements [http.RoundTripper]. It sends req to one of its target's endpoints; to another one if the request
+// provably did not leave. It waits for the first resolution of a new target no longer than req's context.
+func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
+	p, err := b.poolOf(req)
+	if err != nil {
+		if req.Body != nil {
+			req.Body.Close()
+		}
+		return nil, err
+	}
+	ctx := req.Context()
+	avoid := triedFrom(ctx)
+	var been []*host
+	if avoid != nil {
+		been = avoid.list()
+	}
+	out, hold := req, (*guard)(nil)
+	if req.Body != nil && req.Body != http.NoBody && req.GetBody == nil {
+		hold = &guard{rc: req.Body}
+		out = shallow(req, hold)
+		defer hold.release()
+	}
+	a := &attempt{pool: p, ctx: ctx}
+	redials := 0
+	var last error
+	for try := 0; ; try++ {
+		v := b.views.Get().(*View)
+		picked, ok := p.g.pick(v, req, been)
+		b.views.Put(v)
+		if !ok || try > 0 && slices.Contains(been, picked.host) {
+			if ok { // it has been there: give back what pick took
+				picked.host.picked.Add(^uint64(0))
+				picked.host.inflight.Add(-1)
+			} else if req.Body != nil && out == req && try == 0 {
+				req.Body.Close()
+			}
+			return nil, p.noHosts(try, last)
+		}
+		a.picked = picked
+		if avoid != nil {
+			avoid.add(picked.host)
+		}
+		if pick, _ := ctx.Value(pickKey{}).(*Pick); pick != nil {
+			*pick = Pick{Endpoint: picked.host.endpoint(), Reason: picked.reason, Among: picked.others, Repicked: try, Panic: picked.panic}
+		}
+		resp, unsentErr, err := a.do(out, hold, try)
+		if err == nil {
+			return resp, nil
+		}
+		if !unsentErr || ctx.Err() != nil {
+			return nil, err
+		}
+		if neverSent(err) {
+			p.hint()
+			if redials++; redials > maxRedials {
+				return nil, p.noHosts(try+1, err)
+			}
+		}
+		if out, ok = again(req, out, hold); !ok {
+			return nil, err
+		}
+		p.repicked.Add(1)
+		been, last = append(been, picked.host), err
+	}
+}
+
+func (b *Balancer) poolOf(req *http.Request) (*pool, error) {
+	switch {
+	case req.URL == nil || req.URL.Host == "":
+		return nil, notSent("balancer: the request's URL has no host")
+	case req.URL.Scheme != "http" && req.URL.Scheme != "https":
+		return nil, notSent("balancer: unsupported scheme " + strconv.Quote(req.URL.Scheme))
+	case req.Method == http.MethodConnect:
+		// A tunnel would tie the connection to this client, unseen by the pool.
+		return nil, notSent("balancer: CONNECT is not supported")
+	case b.ctx.Err() != nil:
+		return nil, ErrClosed
+	}
+	p, err := b.pool(req.URL)
+	if err == nil {
+		err = p.wait(req.Context())
+	}
+	return p, err
+}
+
+// shallow returns a copy of req with another body.
+func shallow(req *http.Request, body io.ReadCloser) *http.Request {
+	out := *req // not WithContext: that would keep the body, and not Clone: nothing else is changed
+	out.Body = body
+	return &out
+}
+
+// again returns the request for a further attempt; false if its body is spent.
+func again(req, out *http.Request, hold *guard) (*http.Request, bool) {
+	switch {
+	case req.Body == nil || req.Body == http.NoBody:
+		return out, true
+	case hold != nil:
+		return out, hold.untouched()
+	}
+	body, err := req.GetBody()
+	if err != nil {
+		return nil, false
+	}
+	return shallow(req, body), true
+}
+
+// An attempt is one request at one host, from pick to the end of its body.
+type attempt struct {
+	pool   *pool
+	ctx    context.Context // of the request
+	picked picked
+	body   io.ReadCloser
+	ended  atomic.Bool
+	stream bool // upgraded: counted apart
+}
+
+// do sends out. unsent reports whether another endpoint may have the request.
+func (a *attempt) do(out *http.Request, hold *guard, try int) (resp *http.Response, unsent bool, err error) {
+	p := a.pool
+	set := p.g.set.Load()
+	start := p.b.now()
+	returned := false
+	defer func() {
+		if !returned { // a wrapper panicked: the request must not count for ever
+			p.g.reply(&a.picked, p.b.now(), p.b.now()-start, failure, 0)
+			p.g.finish(&a.picked, 0, false)
+		}
+	}()
+	resp, err = a.picked.host.wire.Load().rt.RoundTrip(out)
+	returned = true
+	now := p.b.now()
+	took := now - start
+	var result outcome
+	var cool time.Duration
+	if err != nil {
+		result, unsent = a.classifyError(err, took, hold)
+	} else {
+		result, cool = classify(resp)
+	}
+	p.g.reply(&a.picked, now, took, result, cool)
+	if observe := set.cfg.Observe; observe != nil {
+		observe(a.ctx, Event{
+			Kind: Attempted, Target: p.name, Endpoint: a.picked.host.endpoint(), Err: err,
+			Outcome: result.String(), Reason: a.picked.reason, Retried: try, Duration: time.Duration(took),
+		})
+	}
+	if result == failure {
+		p.flush(a.ctx, set)
+	}
+	if err != nil {
+		p.g.finish(&a.picked, now, false)
+		return nil, unsent, err
+	}
+	resp.Request = out
+	if s, ok := set.cfg.Policy.(interface {
+		replied(h *host, r *http.Request, resp *http.Response)
+	}); ok {
+		s.replied(a.picked.host, out, resp)
+	}
+	a.follow(resp)
+	return resp, false, nil
+}
+
+// flush sends what a failure may have caused.
+func (p *pool) flush(ctx context.Context, set *settings) {
+	if set.cfg.Observe == nil {
+		return
+	}
+	p.g.mu.Lock()
+	events := p.g.takeEventsLocked()
+	p.g.mu.Unlock()
+	p.send(ctx, set.cfg.Observe, events)
+}
+
+// follow makes the attempt last until resp's body ends.
+func (a *attempt) follow(resp *http.Response) {
+	switch {
+	case resp.StatusCode == http.StatusSwitchingProtocols:
+		// It may be open for hours, and says nothing of the host's load meanwhile.
+		a.stream = true
+		a.pool.streams.Add(1)
+		a.pool.g.finish(&a.picked, 0, false)
+		a.body = resp.Body
+		resp.Body = a
+		if w, ok := a.body.(io.Writer); ok {
+			resp.Body = struct {
+				*attempt
+				io.Writer
+			}{a, w} // httputil.ReverseProxy writes to the body of a 101
+		}
+	case resp.Body == nil || resp.Body == http.NoBody:
+		a.pool.g.finish(&a.picked, 0, false)
+	default:
+		a.body = resp.Body
+		resp.Body = a
+	}
+}
+
+func (a *attempt) Read(b []byte) (int, error) {
+	n, err := a.body.Read(b)
+	if err != nil {
+		a.end(err != io.EOF && a.ctx.Err() == nil && !errors.Is(err, http.ErrBodyReadAfterClose))
+	}
+	return n, err
+}
+
+func (a *attempt) Close() error {
+	a.end(false)
+	return a.body.Close()
+}
+
+func (a *attempt) end(broken bool) {
+	if a.ended.Swap(true) {
+		return
+	}
+	if a.stream {
+		a.pool.streams.Add(-1)
+		return
+	}
+	now := int64(0)
+	if broken {
+		now = a.pool.b.now()
+	}
+	a.pool.g.finish(&a.picked, now, broken)
+}
+
+// classifyError says what an error means for the host, and whether another endpoint may have the request.
+func (a *attempt) classifyError(err error, took int64, hold *guard) (result outcome, unsent bool) {
+	if neverSent(err) {
+		if a.ctx.Err() != nil {
+			return a.classifyEnd(took), false
+		}
+		return failure, true
+	}
+	var refusal interface{ NotSent() bool }
+	switch {
+	case errors.As(err, &refusal) && refusal.NotSent():
+		return unsentOutcome, true
+	case a.ctx.Err() != nil:
+		return a.classifyEnd(took), false
+	case hold != nil && hold.failed():
+		return canceled, false
+	}
+	return failure, false
+}
+
+// classifyEnd says what the end of the request's context means for the host: a caller that leaves means
+// nothing. An expired deadline is a failure, unless it was shorter than a reply commonly takes.
+func (a *attempt) classifyEnd(took int64) outcome {
+	if errors.Is(a.ctx.Err(), context.DeadlineExceeded) && float64(took) > a.pool.g.typical.Load() {
+		return failure
+	}
+	return canceled
+}
+
+// classify says what a response means for the host.
+func classify(resp *http.Response) (result outcome, cool time.Duration) {
+	switch code := resp.StatusCode; {
+	case code < 429:
+		return success, 0
+	case code == http.StatusTooManyRequests:
+		return refused, 0
+	case code == http.StatusServiceUnavailable:
+		if after := resp.Header.Get("Retry-After"); after != "" {
+			return busy, retryAfter(after)
+		}
+		return failure, 0
+	case code >= 500 && code != http.StatusNotImplemented && code != http.StatusHTTPVersionNotSupported:
+		return failure, 0
+	}
+	return success, 0
+}
+
+// retryAfter returns what a Retry-After field asks for; a second if it cannot be read (RFC 9110, section 10.2.3).
+func retryAfter(s string) time.Duration {
+	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
+		return time.Duration(n) * time.Second
+	}
+	if t, err := http.ParseTime(s); err == nil {
+		return max(time.Until(t), 0)
+	}
+	return time.Second
+}
