@@ -1,6 +1,7 @@
 package balancer_test
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -20,7 +21,7 @@ func newBalancer(t *testing.T, cfg balancer.Config) *balancer.Balancer {
 	t.Helper()
 	b, err := balancer.New(cfg)
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, b.Close(t.Context())) })
+	t.Cleanup(func() { require.NoError(t, b.Close(context.WithoutCancel(t.Context()))) })
 	return b
 }
 

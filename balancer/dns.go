@@ -1,0 +1,254 @@
+package balancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+)
+
+const (
+	defaultDNSInterval  = 30 * time.Second
+	defaultMaxEndpoints = 1000
+
+	// minRefresh is the least time between two lookups, however many hints come.
+	minRefresh = 5 * time.Second
+	// firstBackoff doubles with each failed lookup, up to the Interval.
+	firstBackoff = time.Second
+	// lookupTimeout bounds one lookup with all its names.
+	lookupTimeout = 10 * time.Second
+)
+
+// DNSConfig configures [DNS]. The zero DNSConfig is valid.
+type DNSConfig struct {
+	// Service, if not empty, asks for SRV records of _Service._Proto.host, whose ports, weights and
+	// priorities are used. Otherwise A and AAAA records are, with the port of the target.
+	Service string
+
+	// Proto is "tcp" if empty.
+	Proto string
+
+	// Network is "ip", "ip4" or "ip6". Empty means "ip".
+	Network string
+
+	// Interval is the time between lookups, give or take a tenth. Trouble with the endpoints brings the next one
+	// forward, to no less than 5 s after the last. Zero means 30 s.
+	Interval time.Duration
+
+	// Linger is how long an address stays after it was last in an answer: for servers that answer with a part of a large
+	// set. Zero means not at all.
+	Linger time.Duration
+
+	// MaxStale is how long the last good answer is used while lookups fail or come back empty. Zero or negative means
+	// for ever: a DNS outage is not one of the endpoints, and health checks tell which of them still live.
+	MaxStale time.Duration
+
+	// MaxEndpoints bounds the set. Of a larger one a part is taken that changes little from
+	// answer to answer. Zero means 1000.
+	MaxEndpoints int
+
+	// Allow, if not nil, says which addresses may be connected to: the guard against names that resolve
+	// to where strangers should not get (loopback, link-local, private networks).
+	Allow func(netip.Addr) bool
+
+	// Resolver makes the lookups. If nil, it is net.DefaultResolver.
+	Resolver *net.Resolver
+}
+
+// DNS returns a [Resolver] that looks up the target's host. A host that is an IP address needs no lookup. The
+// last good answer stays in use when a lookup fails or is empty.
+func DNS(cfg DNSConfig) Resolver { return &dns{cfg} }
+
+type dns struct{ cfg DNSConfig }
+
+func (d *dns) validate() error {
+	var errs []error
+	bad := func(field, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("DNSConfig."+field+": "+format, args...))
+	}
+	c := d.cfg
+	if c.Interval < 0 {
+		bad("Interval", "%v is negative", c.Interval)
+	}
+	if c.Linger < 0 {
+		bad("Linger", "%v is negative", c.Linger)
+	}
+	if c.MaxEndpoints < 0 {
+		bad("MaxEndpoints", "%d is negative", c.MaxEndpoints)
+	}
+	if !slices.Contains([]string{"", "ip", "ip4", "ip6"}, c.Network) {
+		bad("Network", "%q is not ip, ip4 or ip6", c.Network)
+	}
+	if !slices.Contains([]string{"", "tcp", "udp"}, c.Proto) {
+		bad("Proto", "%q is not tcp or udp", c.Proto)
+	}
+	return errors.Join(errs...)
+}
+
+func (d *dns) Resolve(ctx context.Context, target *url.URL, refresh <-chan struct{}, update func([]Endpoint, error)) {
+	l := lookup{cfg: d.cfg, target: target, seen: make(map[string]seen)}
+	if l.cfg.Interval == 0 {
+		l.cfg.Interval = defaultDNSInterval
+	}
+	if l.cfg.MaxEndpoints == 0 {
+		l.cfg.MaxEndpoints = defaultMaxEndpoints
+	}
+	if l.cfg.Resolver == nil {
+		l.cfg.Resolver = net.DefaultResolver
+	}
+	good := time.Now()
+	failed, dropped := 0, false
+	for {
+		endpoints, err := l.do(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		now := time.Now()
+		wait := l.cfg.Interval
+		if err == nil {
+			good, failed, dropped = now, 0, false
+			update(endpoints, nil)
+		} else {
+			if l.cfg.MaxStale > 0 && now.Sub(good) >= l.cfg.MaxStale && !dropped {
+				update(nil, nil)
+				clear(l.seen)
+				dropped = true
+			}
+			update(nil, err)
+			wait = min(wait, firstBackoff<<min(failed, 20))
+			failed++
+		}
+		wait = time.Duration((0.9 + 0.2*rand.Float64()) * float64(wait))
+		if !pause(ctx, wait, min(wait, minRefresh), refresh) {
+			return
+		}
+	}
+}
+
+// pause waits for long, or after short for a hint. It returns false if ctx ends.
+func pause(ctx context.Context, long, short time.Duration, refresh <-chan struct{}) bool {
+	timer := time.NewTimer(short)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+	}
+	timer.Reset(long - short)
+	select {
+	case <-ctx.Done():
+		return false
+	case <-refresh:
+	case <-timer.C:
+	}
+	return true
+}
+
+// A lookup asks for one target again and again.
+type lookup struct {
+	cfg    DNSConfig
+	target *url.URL
+	seen   map[string]seen // by address
+}
+
+type seen struct {
+	endpoint Endpoint
+	last     time.Time
+}
+
+func (l *lookup) do(ctx context.Context) ([]Endpoint, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	answer, err := l.ask(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(answer) == 0 {
+		return nil, fmt.Errorf("balancer: no usable addresses for %s", l.target.Hostname())
+	}
+	now := time.Now()
+	for _, e := range answer {
+		l.seen[e.Addr] = seen{e, now}
+	}
+	all := make([]Endpoint, 0, len(l.seen))
+	for addr, s := range l.seen {
+		if s.last != now && now.Sub(s.last) >= l.cfg.Linger {
+			delete(l.seen, addr)
+			continue
+		}
+		all = append(all, s.endpoint)
+	}
+	return (&subset{size: l.cfg.MaxEndpoints}).choose(all), nil
+}
+
+func (l *lookup) ask(ctx context.Context) ([]Endpoint, error) {
+	host := l.target.Hostname()
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return l.endpoints([]netip.Addr{addr}, targetPort(l.target), Endpoint{}), nil
+	}
+	if l.cfg.Service == "" {
+		addrs, err := l.addrs(ctx, host)
+		return l.endpoints(addrs, targetPort(l.target), Endpoint{}), err
+	}
+	proto := l.cfg.Proto
+	if proto == "" {
+		proto = "tcp"
+	}
+	_, records, err := l.cfg.Resolver.LookupSRV(ctx, l.cfg.Service, proto, host)
+	if err != nil && len(records) == 0 {
+		return nil, err
+	}
+	// Priorities have 16 bits there and 8 here; only their order matters.
+	var order []uint16
+	for _, r := range records {
+		order = append(order, r.Priority)
+	}
+	slices.Sort(order)
+	order = slices.Compact(order)
+	var all []Endpoint
+	var errs []error
+	for i, r := range records {
+		if i == l.cfg.MaxEndpoints { // each costs a lookup
+			break
+		}
+		addrs, err := l.addrs(ctx, r.Target)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		rank, _ := slices.BinarySearch(order, r.Priority)
+		e := Endpoint{Weight: uint32(r.Weight), Priority: uint8(min(rank, 255))}
+		all = append(all, l.endpoints(addrs, strconv.Itoa(int(r.Port)), e)...)
+	}
+	if len(all) == 0 {
+		return nil, errors.Join(errs...)
+	}
+	return all, nil
+}
+
+func (l *lookup) addrs(ctx context.Context, host string) ([]netip.Addr, error) {
+	network := l.cfg.Network
+	if network == "" {
+		network = "ip"
+	}
+	return l.cfg.Resolver.LookupNetIP(ctx, network, host)
+}
+
+// endpoints makes endpoints like e of the addresses that are allowed.
+func (l *lookup) endpoints(addrs []netip.Addr, port string, e Endpoint) []Endpoint {
+	all := make([]Endpoint, 0, len(addrs))
+	for _, a := range addrs {
+		a = a.Unmap() // else ::ffff:127.0.0.1 would pass an Allow that looks for 127.0.0.0/8
+		if l.cfg.Allow == nil || l.cfg.Allow(a) {
+			e.Addr = net.JoinHostPort(a.String(), port)
+			all = append(all, e)
+		}
+	}
+	return all
+}
