@@ -11,12 +11,11 @@ import (
 )
 
 const (
-	defaultMaxTargets   = 1000
-	defaultConns        = 1
-	defaultSlowStart    = 10 * time.Second
-	defaultDrainTimeout = 30 * time.Second
-	defaultIdleTimeout  = 15 * time.Minute
-	defaultPanic        = 0.5
+	defaultMaxTargets  = 1000
+	defaultConns       = 1
+	defaultSlowStart   = 10 * time.Second
+	defaultIdleTimeout = 15 * time.Minute
+	defaultPanic       = 0.5
 
 	defaultHealthInterval = 10 * time.Second
 	defaultHealthTimeout  = 3 * time.Second
@@ -86,10 +85,6 @@ type Config struct {
 	// Zone, if not empty, makes endpoints of that zone preferred: others of the same priority get requests
 	// only as far as the zone is unhealthy or overloaded.
 	Zone string
-
-	// DrainTimeout is how long the connections of a removed endpoint are watched and closed as
-	// they fall idle. Running requests are never cut. Zero means 30 s.
-	DrainTimeout time.Duration
 
 	// IdleTimeout is how long a target is kept without a request. Zero means 15 minutes. Negative
 	// means for ever.
@@ -213,7 +208,6 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Panic > 1 || math.IsNaN(c.Panic) {
 		p.add("Panic", "%v is not a share", c.Panic)
 	}
-	orDefault(&p, "DrainTimeout", &c.DrainTimeout, defaultDrainTimeout, false)
 	orDefault(&p, "IdleTimeout", &c.IdleTimeout, defaultIdleTimeout, true)
 	orDefault(&p, "MaxTargets", &c.MaxTargets, defaultMaxTargets, false)
 

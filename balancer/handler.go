@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/trivet-go/trivet/internal/problem"
+	"github.com/trivet-go/trivet/internal/response"
 )
 
 // HandlerConfig configures [Balancer.Handler]. The zero HandlerConfig is valid.
@@ -106,7 +107,30 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r.Header.Del("Upgrade")
 		r.Header.Del("Http2-Settings")
 	}
+	if len(w.Header()) > 0 {
+		w = &informed{Recorder: response.NewRecorder(w, r), outer: w.Header().Clone()}
+	}
 	h.proxy.ServeHTTP(w, r)
+}
+
+// informed keeps what handlers around the proxy have put into the header: httputil.ReverseProxy clears it after
+// each informational response.
+type informed struct {
+	*response.Recorder
+	outer   http.Header
+	cleared bool
+}
+
+func (w *informed) WriteHeader(code int) {
+	if code < 200 && code != http.StatusSwitchingProtocols {
+		w.cleared = true
+	} else if w.cleared {
+		h := w.Header()
+		for name, values := range w.outer {
+			h[name] = append(values, h[name]...)
+		}
+	}
+	w.Recorder.WriteHeader(code)
 }
 
 func upgradesToWebsocket(h http.Header) bool {

@@ -60,7 +60,7 @@ func (p *pool) check(ctx context.Context, cfg *Config, h *host) {
 func (p *pool) checkOnce(ctx context.Context, cfg *Config, h *host) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, cfg.Health.Timeout)
 	defer cancel()
-	rt := h.wire.Load().conns.direct()
+	rt := h.wire.Load().conns
 	if cfg.Health.Check != nil {
 		defer func() {
 			if v := recover(); v != nil { // a check is the user's code on our goroutine
@@ -108,7 +108,7 @@ func (p *pool) warm(ctx context.Context, cfg *Config, h *host, n int) {
 	var wg sync.WaitGroup
 	for range n {
 		wg.Go(func() {
-			_, _ = p.probe(ctx, h.wire.Load().conns.direct(), method, path) // whatever it says, there is a connection now, or none to be had
+			_, _ = p.probe(ctx, h.wire.Load().conns, method, path) // whatever it says, there is a connection now, or none to be had
 		})
 	}
 	wg.Wait()

@@ -38,7 +38,7 @@ type pool struct {
 
 type leaving struct {
 	h     *host
-	until time.Time
+	quiet int // ticks without a request
 }
 
 func newPool(b *Balancer, cfg *Config, key targetKey) *pool {
@@ -121,7 +121,7 @@ func (p *pool) dismissLocked(h *host) {
 		cancel()
 		delete(p.checks, h)
 	}
-	p.leaving = append(p.leaving, leaving{h, time.Now().Add(p.cfg.DrainTimeout)})
+	p.leaving = append(p.leaving, leaving{h: h})
 }
 
 // unlock releases the group's lock and sends what has been collected under it.
@@ -221,12 +221,15 @@ func (p *pool) upkeep(ctx context.Context) {
 // connsLocked looks after the connections of hosts, and of those that are leaving.
 func (p *pool) connsLocked(now time.Time) {
 	for _, h := range p.g.hosts {
-		h.wire.Load().conns.upkeep(now, p.cfg.DrainTimeout)
+		h.wire.Load().conns.upkeep(now)
 	}
 	kept := p.leaving[:0]
 	for _, l := range p.leaving {
 		closeIdle(l.h)
-		if l.h.inflight.Load() > 0 || now.Before(l.until) && l.h.awaiting() > 0 {
+		if l.quiet++; l.h.inflight.Load() > 0 {
+			l.quiet = 0
+		}
+		if l.quiet < 2 { // twice, for a pick from the last snapshot and a connection on its way to the idle ones
 			kept = append(kept, l)
 			continue
 		}
@@ -249,7 +252,7 @@ func (p *pool) reload(cfg *Config) {
 			h.wire.Store(&wire{rt: wrap(cfg, h.endpoint(), w.conns), conns: w.conns})
 		} else {
 			h.wire.Store(newWire(cfg, h.endpoint()))
-			h.wire.Load().conns.inherit(w.conns, time.Now().Add(cfg.DrainTimeout))
+			h.wire.Load().conns.inherit(w.conns, time.Now())
 		}
 		if cancel := p.checks[h]; cancel != nil {
 			cancel()

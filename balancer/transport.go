@@ -48,8 +48,9 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 			if ok { // it has been there: give back what pick took
 				picked.host.picked.Add(^uint64(0))
 				picked.host.inflight.Add(-1)
-			} else if req.Body != nil && out == req && try == 0 {
-				req.Body.Close()
+			}
+			if out.Body != nil {
+				out.Body.Close()
 			}
 			return nil, p.noHosts(try, last)
 		}

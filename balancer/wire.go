@@ -14,6 +14,10 @@ import (
 	"time"
 )
 
+// drain is how long the connections of a replaced transport are closed as they fall idle. Those that are
+// busy for longer are left to the transport's idle timeout.
+const drain = 30 * time.Second
+
 // A wire is how requests get to a host.
 type wire struct {
 	rt    http.RoundTripper // conns as Config.Wrap sees fit
@@ -21,98 +25,103 @@ type wire struct {
 }
 
 func newWire(cfg *Config, e Endpoint) *wire {
-	c := newConns(cfg, e)
+	c := &conns{cfg: cfg, endpoint: e, slots: make([]slot, cfg.Conns)}
 	return &wire{rt: wrap(cfg, e, c), conns: c}
 }
 
 func wrap(cfg *Config, e Endpoint, c *conns) http.RoundTripper {
 	if cfg.Wrap != nil {
-		return cfg.Wrap(e, c.direct())
+		return cfg.Wrap(e, c)
 	}
-	return c.direct()
+	return c
 }
 
 // conns are the transports of one endpoint, each pinned to its address. It takes them in
 // turn, and replaces each when its connections have lived long enough.
 type conns struct {
-	slots []atomic.Pointer[http.Transport]
-	next  atomic.Uint64
-	fresh func() *http.Transport
-	life  time.Duration
+	cfg      *Config
+	endpoint Endpoint
+	slots    []slot
+	next     atomic.Uint64
 
-	mu      sync.Mutex // guards the fields below
-	expires []time.Time
+	mu      sync.Mutex // guards retired, and the writing of slots
 	retired []retired
 }
 
-// retired transports get no new requests; their connections are closed as they fall idle. What is still
-// running after until is left to the transport's idle timeout.
+// A slot has no transport before its first request: a large set is replaced quickly, and not every endpoint of it is used.
+type slot struct {
+	transport atomic.Pointer[http.Transport]
+	expires   time.Time
+}
+
+// retired transports get no new requests. Running ones are never cut.
 type retired struct {
 	t     *http.Transport
 	until time.Time
 }
 
-func newConns(cfg *Config, e Endpoint) *conns {
-	c := &conns{
-		slots:   make([]atomic.Pointer[http.Transport], cfg.Conns),
-		expires: make([]time.Time, cfg.Conns),
-		fresh:   func() *http.Transport { return pinned(cfg.Transport, e) },
-		life:    cfg.ConnLife,
-	}
-	now := time.Now()
-	for i := range c.slots {
-		c.slots[i].Store(c.fresh())
-		c.expires[i] = c.expiry(now)
-	}
-	return c
-}
-
-// expiry spreads the ends of lives by a fifth, so that not all connections are made anew at once.
-func (c *conns) expiry(now time.Time) time.Time {
-	return now.Add(time.Duration((0.8 + 0.4*rand.Float64()) * float64(c.life)))
-}
-
-// direct returns the only transport, if that never changes, or else c.
-func (c *conns) direct() http.RoundTripper {
-	if len(c.slots) == 1 && c.life == 0 {
-		return c.slots[0].Load()
-	}
-	return c
-}
-
 func (c *conns) RoundTrip(r *http.Request) (*http.Response, error) {
-	return c.slots[c.next.Add(1)%uint64(len(c.slots))].Load().RoundTrip(r)
+	i := uint64(0)
+	if len(c.slots) > 1 {
+		i = c.next.Add(1) % uint64(len(c.slots))
+	}
+	t := c.slots[i].transport.Load()
+	if t == nil {
+		t = c.open(&c.slots[i])
+	}
+	return t.RoundTrip(r)
+}
+
+func (c *conns) open(s *slot) *http.Transport {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := s.transport.Load(); t != nil {
+		return t
+	}
+	return c.renewLocked(s, time.Now())
+}
+
+// renewLocked gives s a new transport. Its life varies by a fifth, so that not all end at once.
+func (c *conns) renewLocked(s *slot, now time.Time) *http.Transport {
+	t := pinned(c.cfg.Transport, c.endpoint)
+	s.expires = now.Add(time.Duration((0.8 + 0.4*rand.Float64()) * float64(c.cfg.ConnLife)))
+	s.transport.Store(t)
+	return t
 }
 
 // CloseIdleConnections closes what is idle in every transport.
 func (c *conns) CloseIdleConnections() {
 	for i := range c.slots {
-		c.slots[i].Load().CloseIdleConnections()
+		if t := c.slots[i].transport.Load(); t != nil {
+			t.CloseIdleConnections()
+		}
 	}
 }
 
 // inherit takes over the transports of old, which gets no more requests.
-func (c *conns) inherit(old *conns, until time.Time) {
+func (c *conns) inherit(old *conns, now time.Time) {
 	old.mu.Lock()
 	defer old.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.retired = append(c.retired, old.retired...)
 	for i := range old.slots {
-		c.retired = append(c.retired, retired{old.slots[i].Load(), until})
+		if t := old.slots[i].transport.Load(); t != nil {
+			c.retired = append(c.retired, retired{t, now.Add(drain)})
+		}
 	}
 }
 
 // upkeep replaces transports at the end of their life.
-func (c *conns) upkeep(now time.Time, drain time.Duration) {
+func (c *conns) upkeep(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.life > 0 {
+	if c.cfg.ConnLife > 0 {
 		for i := range c.slots {
-			if now.After(c.expires[i]) {
-				old := c.slots[i].Swap(c.fresh())
-				c.expires[i] = c.expiry(now)
-				c.retired = append(c.retired, retired{old, now.Add(drain)})
+			s := &c.slots[i]
+			if t := s.transport.Load(); t != nil && now.After(s.expires) {
+				c.renewLocked(s, now)
+				c.retired = append(c.retired, retired{t, now.Add(drain)})
 			}
 		}
 	}
