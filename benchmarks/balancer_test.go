@@ -1,0 +1,229 @@
+package benchmarks_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/balancer"
+	"github.com/trivet-go/trivet/internal/backend"
+	"github.com/trivet-go/trivet/internal/freeport"
+)
+
+// BenchmarkBalancerConnections counts the connections that 8,000 requests at concurrency 64 open to 4
+// backends that answer in 2 ms. maxidle=1 is the shape of clients with a transport per address that keeps one idle
+// connection each.
+func BenchmarkBalancerConnections(b *testing.B) {
+	const requests, concurrency, backends = 8000, 64, 4
+	for _, policy := range []struct {
+		name   string
+		policy balancer.Policy
+		idle   int
+	}{
+		{"policy=adaptive", balancer.Adaptive(), 0},
+		{"policy=roundrobin", balancer.RoundRobin(), 0},
+		{"policy=adaptive/maxidle=1", balancer.Adaptive(), 1},
+		{"policy=roundrobin/maxidle=1", balancer.RoundRobin(), 1},
+	} {
+		b.Run(policy.name, func(b *testing.B) {
+			var opened atomic.Int64
+			var addrs []string
+			for range backends {
+				srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					time.Sleep(2 * time.Millisecond)
+					io.WriteString(w, "ok")
+				}))
+				srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+					if s == http.StateNew {
+						opened.Add(1)
+					}
+				}
+				srv.Start()
+				defer srv.Close()
+				addrs = append(addrs, srv.Listener.Addr().String())
+			}
+			runs := 0
+			for b.Loop() {
+				runs++
+				bal, err := balancer.New(balancer.Config{
+					Resolver: balancer.Static(addrs...), Policy: policy.policy, Transport: &http.Transport{MaxIdleConnsPerHost: policy.idle},
+				})
+				require.NoError(b, err)
+				client := &http.Client{Transport: bal}
+				var left atomic.Int64
+				left.Store(requests)
+				var wg sync.WaitGroup
+				for range concurrency {
+					wg.Go(func() {
+						for left.Add(-1) >= 0 {
+							get(b, client, "http://app.test/")
+						}
+					})
+				}
+				wg.Wait()
+				require.NoError(b, bal.Close(context.Background()))
+			}
+			b.ReportMetric(float64(opened.Load())/float64(runs), "conns/run")
+		})
+	}
+}
+
+func get(tb testing.TB, client *http.Client, url string) int {
+	resp, err := client.Get(url)
+	if err != nil {
+		tb.Error(err)
+		return 0
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	if err != nil {
+		tb.Error(err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+// BenchmarkSlowBackend sends 1,000 requests a second, on a timetable that waits for nobody, through a
+// proxy to two backend processes, one of which takes 200 ms longer. Latency counts from the timetable's time.
+func BenchmarkSlowBackend(b *testing.B) {
+	const rate, duration = 1000, 15 * time.Second
+	fast := backend.StartProcess(b, backend.Config{Name: "fast"})
+	slow := backend.StartProcess(b, backend.Config{Name: "slow", Behaviour: backend.Behaviour{Delay: 200 * time.Millisecond}})
+	for _, proxy := range []struct {
+		name  string
+		start func(b *testing.B, addrs ...string) string
+	}{
+		{"trivet", startTrivet},
+		{"trivet-checks", startTrivetChecks},
+		{"nginx-least_conn", startNginx},
+		{"haproxy-leastconn", startHAProxy},
+	} {
+		b.Run("proxy="+proxy.name, func(b *testing.B) {
+			target := proxy.start(b, fast.Addr, slow.Addr)
+			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
+			defer client.CloseIdleConnections()
+			get(b, client, target)
+			for b.Loop() {
+				before := slow.Requests()
+				latencies := openLoop(rate, duration, func() { get(b, client, target) })
+				slices.Sort(latencies)
+				at := func(q float64) float64 {
+					return float64(latencies[int(q*float64(len(latencies)-1))]) / float64(time.Millisecond)
+				}
+				b.ReportMetric(at(0.5), "p50-ms")
+				b.ReportMetric(at(0.99), "p99-ms")
+				b.ReportMetric(at(0.999), "p99.9-ms")
+				b.ReportMetric(100*float64(slow.Requests()-before)/float64(len(latencies)), "slow-%")
+			}
+		})
+	}
+}
+
+// openLoop calls do rate times a second and returns how long after its due time each call ended.
+func openLoop(rate int, duration time.Duration, do func()) []time.Duration {
+	n := int(duration.Seconds() * float64(rate))
+	latencies := make([]time.Duration, n)
+	var wg sync.WaitGroup
+	start := time.Now()
+	for i := range n {
+		due := start.Add(time.Duration(i) * time.Second / time.Duration(rate))
+		time.Sleep(time.Until(due))
+		wg.Go(func() {
+			do()
+			latencies[i] = time.Since(due)
+		})
+	}
+	wg.Wait()
+	return latencies
+}
+
+func startTrivet(b *testing.B, addrs ...string) string {
+	return serveTrivet(b, balancer.Config{Resolver: balancer.Static(addrs...)})
+}
+
+func startTrivetChecks(b *testing.B, addrs ...string) string {
+	return serveTrivet(b, balancer.Config{Resolver: balancer.Static(addrs...), Health: balancer.Health{Path: "/healthz", Interval: time.Second}})
+}
+
+func serveTrivet(b *testing.B, cfg balancer.Config) string {
+	bal, err := balancer.New(cfg)
+	require.NoError(b, err)
+	h, err := bal.Handler(&url.URL{Scheme: "http", Host: "app.test"}, balancer.HandlerConfig{})
+	require.NoError(b, err)
+	srv := httptest.NewServer(h)
+	b.Cleanup(func() {
+		srv.Close()
+		require.NoError(b, bal.Close(context.Background()))
+	})
+	return srv.URL
+}
+
+func startNginx(b *testing.B, addrs ...string) string {
+	addr, dir := freeport.Reserve(b), b.TempDir()
+	conf := fmt.Sprintf(`daemon off; worker_processes 1; pid %[1]s/pid; error_log stderr;
+events { worker_connections 4096; }
+http {
+	access_log off; client_body_temp_path %[1]s/a; proxy_temp_path %[1]s/b; fastcgi_temp_path %[1]s/c; uwsgi_temp_path %[1]s/d; scgi_temp_path %[1]s/e;
+	upstream app { least_conn; server %[2]s; server %[3]s; keepalive 256; }
+	server { listen %[4]s; keepalive_requests 1000000; location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ""; } }
+}`, dir, addrs[0], addrs[1], addr)
+	run(b, addr, filepath.Join(dir, "nginx.conf"), conf, "nginx", "-p", dir, "-e", "stderr", "-c")
+	return "http://" + addr
+}
+
+func startHAProxy(b *testing.B, addrs ...string) string {
+	addr, dir := freeport.Reserve(b), b.TempDir()
+	conf := fmt.Sprintf(`global
+	nbthread 1
+defaults
+	mode http
+	timeout connect 3s
+	timeout client 30s
+	timeout server 30s
+frontend f
+	bind %s
+	default_backend app
+backend app
+	balance leastconn
+	server a %s
+	server b %s
+`, addr, addrs[0], addrs[1])
+	run(b, addr, filepath.Join(dir, "haproxy.cfg"), conf, "haproxy", "-f")
+	return "http://" + addr
+}
+
+// run starts a server with a configuration file and waits until it listens.
+func run(b *testing.B, addr, file, conf, name string, args ...string) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		path = "/usr/sbin/" + name
+	}
+	require.NoError(b, os.WriteFile(file, []byte(conf), 0o600))
+	cmd := exec.Command(path, append(args, file)...)
+	cmd.Stderr = os.Stderr
+	require.NoError(b, cmd.Start())
+	b.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	require.Eventually(b, func() bool {
+		conn, err := net.Dial("tcp", addr)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	}, 5*time.Second, 10*time.Millisecond, name)
+}
