@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -50,13 +51,19 @@ func BenchmarkRoundTrip(b *testing.B) {
 	}
 }
 
-func BenchmarkReplace(b *testing.B) {
-	sets := [2][]balancer.Endpoint{}
+// endpointSets returns two sets of 1,000 endpoints that have none in common.
+func endpointSets() (sets [2][]balancer.Endpoint) {
 	for i := range 1000 {
 		for k := range sets {
 			sets[k] = append(sets[k], balancer.Endpoint{Addr: fmt.Sprintf("10.%d.%d.%d:80", k, i/250, i%250)})
 		}
 	}
+	return sets
+}
+
+// BenchmarkReplace replaces all 1,000 endpoints of a target.
+func BenchmarkReplace(b *testing.B) {
+	sets := endpointSets()
 	pushed := balancer.NewPushed(sets[0]...)
 	replaced := make(chan struct{}, 1)
 	bal, err := balancer.New(balancer.Config{Resolver: pushed, Observe: func(_ context.Context, e balancer.Event) {
@@ -74,5 +81,56 @@ func BenchmarkReplace(b *testing.B) {
 		i++
 		pushed.Set(sets[i%2]...)
 		<-replaced
+	}
+}
+
+// BenchmarkPickDuringReplace measures requests over a stub, one after the other, with and without the set of 1,000
+// endpoints being replaced 20 times a second. What both have in common is the machine's.
+func BenchmarkPickDuringReplace(b *testing.B) {
+	for _, replace := range []bool{false, true} {
+		b.Run(fmt.Sprintf("replace=%v", replace), func(b *testing.B) {
+			sets := endpointSets()
+			pushed := balancer.NewPushed(sets[0]...)
+			bal, err := balancer.New(balancer.Config{
+				Resolver: pushed,
+				Wrap:     func(balancer.Endpoint, http.RoundTripper) http.RoundTripper { return stub{} },
+			})
+			require.NoError(b, err)
+			defer bal.Close(b.Context())
+			stop, stopped := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(stopped)
+				tick := time.NewTicker(50 * time.Millisecond)
+				defer tick.Stop()
+				for i := 1; replace; i++ {
+					select {
+					case <-tick.C:
+						pushed.Set(sets[i%2]...)
+					case <-stop:
+						return
+					}
+				}
+			}()
+			req, err := http.NewRequest("GET", "http://a.test/", nil)
+			require.NoError(b, err)
+			over, worst := 0, time.Duration(0)
+			for b.Loop() {
+				start := time.Now()
+				resp, err := bal.RoundTrip(req)
+				took := time.Since(start)
+				if err != nil {
+					b.Fatal(err)
+				}
+				resp.Body.Close()
+				worst = max(worst, took)
+				if took > 50*time.Microsecond {
+					over++
+				}
+			}
+			close(stop)
+			<-stopped
+			b.ReportMetric(1e6*float64(over)/float64(b.N), "over-50us-ppm")
+			b.ReportMetric(float64(worst.Microseconds()), "worst-us")
+		})
 	}
 }
