@@ -9,22 +9,23 @@ import (
 
 // Stats is a snapshot of a [Balancer]'s counters and gauges.
 type Stats struct {
-	Requests  uint64 // attempts with a header or an error
-	Failures  uint64 // of these
-	Repicked  uint64 // attempts that could not be sent and went to another endpoint
-	NoHosts   uint64 // requests that failed with ErrNoHosts
-	Ejections uint64
+	Requests  uint64 `json:"requests"` // attempts with a header or an error
+	Failures  uint64 `json:"failures"` // of these
+	Repicked  uint64 `json:"repicked"` // attempts that could not be sent and went to another endpoint
+	NoHosts   uint64 `json:"no_hosts"` // requests that failed with ErrNoHosts
+	Ejections uint64 `json:"ejections"`
 
-	Targets   int
-	Endpoints int
-	Available int // endpoints that get requests
-	InFlight  int // attempts, bodies included
-	Streams   int // upgraded connections
-	Panicking int // targets in panic mode
+	Targets   int `json:"targets"`
+	Endpoints int `json:"endpoints"`
+	Available int `json:"available"` // endpoints that get requests
+	InFlight  int `json:"in_flight"` // attempts, bodies included
+	Streams   int `json:"streams"`   // upgraded connections
+	Panicking int `json:"panicking"` // targets in panic mode
 
-	HostRequests map[string]uint64 // by endpoint address
-	HostFailures map[string]uint64
-	HostInFlight map[string]int
+	// By endpoint address.
+	HostRequests map[string]uint64 `json:"host_requests"`
+	HostFailures map[string]uint64 `json:"host_failures"`
+	HostInFlight map[string]int    `json:"host_in_flight"`
 }
 
 func (s *Stats) add(o Stats) {
