@@ -6,6 +6,12 @@ SHELL := /bin/bash
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
+# What `make bench` and `make fuzz` take: make bench BENCH=Pick BENCHTIME=3s, make fuzz FUZZTIME=5m
+BENCH ?= .
+BENCHTIME ?= 1s
+COUNT ?= 1
+FUZZTIME ?= 30s
+
 # The race detector needs cgo, so a C compiler.
 RACE := $(shell command -v "$$(go env CC | cut -d' ' -f1)" >/dev/null 2>&1 && echo -race)
 ifeq ($(TRIVET_REQUIRE_SERVERS)$(RACE),1)
@@ -18,13 +24,13 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: test
-test: lint imports standalone ## everything that must pass: lint, import rules, all tests of both modules
+test: lint imports standalone consumer ## everything that must pass: the checks below and all tests of both modules
 	go test -shuffle=on $(RACE) -timeout 8m ./...
 	cd examples && go test -shuffle=on $(RACE) -timeout 8m ./...
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, and vet for a 32-bit platform
-	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); \
+	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l); \
 	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
 	cd examples && go vet ./...
@@ -41,7 +47,32 @@ standalone: ## build and vet the root module as a stranger's build sees it, with
 	GOWORK=off go build ./...
 	GOWORK=off go vet ./...
 
+.PHONY: consumer
+consumer: ## build and run README's program in a module of its own
+	@.ci/consumer
+
+.PHONY: bench
+bench: ## run the benchmarks, and those beside rivals in benchmarks/ (BENCH, BENCHTIME, COUNT)
+	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(COUNT) -timeout 1h ./...
+	cd benchmarks && GOWORK=off go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(COUNT) -timeout 1h ./...
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target of both modules for FUZZTIME (30s)
+	@for module in . examples; do ( cd $$module; \
+	  for dir in $$(git ls-files '*_test.go' | { grep -v '^\(examples\|benchmarks\)/' || true; } | xargs -r grep -lE '^func Fuzz' | xargs -r -n1 dirname | sort -u); do \
+	    for target in $$(grep -hoE '^func Fuzz\w+' $$dir/*_test.go | cut -d' ' -f2 | sort -u); do \
+	      echo "== $$module/$$dir $$target"; \
+	      go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./$$dir; \
+	    done; \
+	  done ); \
+	done
+
+.PHONY: soak
+soak: ## run all tests with TRIVET_SOAK=1, under which the soaks among them take their full time
+	TRIVET_SOAK=1 go test -count=1 $(RACE) -timeout 2h ./...
+	cd examples && TRIVET_SOAK=1 go test -count=1 $(RACE) -timeout 2h ./...
+
 .PHONY: vuln
-vuln: ## govulncheck (needs the vulnerability database)
+vuln: ## govulncheck of both modules (needs the vulnerability database)
 	go run $(GOVULNCHECK) ./...
 	cd examples && go run $(GOVULNCHECK) ./...
