@@ -1,0 +1,297 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A Config is the whole configuration. A zero field means its default.
+type Config struct {
+	Server    Server              `yaml:"server"`
+	Admin     Admin               `yaml:"admin"`
+	Upstreams map[string]Upstream `yaml:"upstreams"` // by name
+	Routes    []Route             `yaml:"routes"`
+}
+
+// A Server is the public side.
+type Server struct {
+	// These need a restart to change.
+	Listen            string   `yaml:"listen"`              // "127.0.0.1:8080"
+	ReadHeaderTimeout Duration `yaml:"read_header_timeout"` // for the whole header; 5s
+	IdleTimeout       Duration `yaml:"idle_timeout"`        // of a connection between requests; 60s
+	MaxHeaderBytes    Size     `yaml:"max_header_bytes"`    // larger ones get 431; 32KiB
+
+	MaxHeaderFields int      `yaml:"max_header_fields"` // more get 431; a cookie counts as a field; 100
+	MaxBody         Size     `yaml:"max_body"`          // larger ones get 413; 10MiB
+	StallTimeout    Duration `yaml:"stall_timeout"`     // ends a body, either way, that stands still for so long; 20s
+	DrainDelay      Duration `yaml:"drain_delay"`       // from not being ready to accepting no more; 1s
+	DrainTimeout    Duration `yaml:"drain_timeout"`     // for the requests in flight then; 30s
+}
+
+// An Admin is the operator's side. It has no authentication, so it listens on loopback only.
+type Admin struct {
+	Listen string `yaml:"listen"` // "127.0.0.1:8081"; needs a restart to change
+}
+
+// An Upstream is a service that several hosts provide.
+type Upstream struct {
+	// URL says how the service is spoken to: "http://users.internal:8080". Without Hosts its name is resolved by
+	// DNS, again and again; with Hosts it serves for the TLS name and default port. Default, with Hosts: "http://<name>".
+	URL string `yaml:"url"`
+
+	H2C             bool     `yaml:"h2c"`              // speak HTTP/2 in clear
+	Hosts           []Host   `yaml:"hosts"`            // the hosts, instead of DNS
+	Health          Health   `yaml:"health"`           // active checks; none without a path
+	ConnectTimeout  Duration `yaml:"connect_timeout"`  // 3s
+	ResponseTimeout Duration `yaml:"response_timeout"` // from the request to the response's header; 60s
+}
+
+// A Host is one server of an upstream: in YAML "10.0.0.1:8080", or a mapping.
+type Host struct {
+	Addr     string `yaml:"addr"`     // "10.0.0.1:8080"; without a port, that of the upstream's URL
+	Weight   uint32 `yaml:"weight"`   // relative to others; 1
+	Priority uint8  `yaml:"priority"` // 1 gets requests as far as 0 is unhealthy, and so on
+}
+
+// A Health is how hosts are checked.
+type Health struct {
+	Path     string   `yaml:"path"`     // a GET of it must answer 200 to 399
+	Interval Duration `yaml:"interval"` // 10s
+	Timeout  Duration `yaml:"timeout"`  // 3s, or interval if that is less
+	Rise     int      `yaml:"rise"`     // good checks in a row that bring a host back; 2
+	Fall     int      `yaml:"fall"`     // bad checks in a row that take a host out; 3
+}
+
+// A Route sends requests to an upstream. The most specific host and then path decide, as in
+// http.ServeMux, whatever the order; among routes that share both, the method.
+type Route struct {
+	Host     string   `yaml:"host"`     // "api.example.com"; empty: any
+	Path     string   `yaml:"path"`     // "/users/" and all below, "/users" only that; "/"
+	Methods  []string `yaml:"methods"`  // GET includes HEAD; empty: those that no other route with this host and path has
+	Upstream string   `yaml:"upstream"` // required
+	Timeout  Duration `yaml:"timeout"`  // for the whole exchange; zero: without limit
+}
+
+const (
+	maxConfigDuration = Duration(24 * time.Hour)
+	maxConfigSize     = Size(1 << 40)
+)
+
+// withDefaults validates c and returns it complete. It reports every fault.
+func (c Config) withDefaults() (Config, faults) {
+	var f faults
+
+	s := &c.Server
+	f.listen(&s.Listen, "127.0.0.1:8080", "server", "listen")
+	f.duration(&s.ReadHeaderTimeout, 5*time.Second, "server", "read_header_timeout")
+	f.duration(&s.IdleTimeout, time.Minute, "server", "idle_timeout")
+	f.duration(&s.StallTimeout, 20*time.Second, "server", "stall_timeout")
+	f.duration(&s.DrainDelay, time.Second, "server", "drain_delay")
+	f.duration(&s.DrainTimeout, 30*time.Second, "server", "drain_timeout")
+	f.size(&s.MaxHeaderBytes, 32<<10, "server", "max_header_bytes")
+	f.size(&s.MaxBody, 10<<20, "server", "max_body")
+	if s.MaxHeaderFields == 0 {
+		s.MaxHeaderFields = 100
+	}
+	if s.MaxHeaderFields < 0 {
+		f.add("must be positive", "server", "max_header_fields")
+	}
+
+	if f.listen(&c.Admin.Listen, "127.0.0.1:8081", "admin", "listen") && !loopback(c.Admin.Listen) {
+		f.add("must be a loopback address: the admin server has no authentication", "admin", "listen")
+	}
+
+	if len(c.Upstreams) == 0 {
+		f.add("at least one is required", "upstreams")
+	}
+	c.Upstreams = maps.Clone(c.Upstreams)
+	for name, u := range c.Upstreams {
+		c.Upstreams[name] = u.withDefaults(name, &f)
+	}
+
+	if len(c.Routes) == 0 {
+		f.add("at least one is required", "routes")
+	}
+	c.Routes = slices.Clone(c.Routes)
+	taken := map[string]bool{}
+	for i, r := range c.Routes {
+		c.Routes[i] = r.withDefaults(i, c.Upstreams, &f)
+		for _, key := range c.Routes[i].keys() {
+			if taken[key] {
+				f.add("another route has this host, path and method", "routes", i, "path")
+				break
+			}
+			taken[key] = true
+		}
+	}
+	return c, f
+}
+
+func (u Upstream) withDefaults(name string, f *faults) Upstream {
+	at := func(path ...any) []any { return append([]any{"upstreams", name}, path...) }
+	f.duration(&u.ConnectTimeout, 3*time.Second, at("connect_timeout")...)
+	f.duration(&u.ResponseTimeout, time.Minute, at("response_timeout")...)
+	f.duration(&u.Health.Interval, 10*time.Second, at("health", "interval")...)
+	f.duration(&u.Health.Timeout, min(3*time.Second, time.Duration(u.Health.Interval)), at("health", "timeout")...)
+	for key, n := range map[string]int{"rise": u.Health.Rise, "fall": u.Health.Fall} {
+		if n < 0 {
+			f.add("must be positive", at("health", key)...)
+		}
+	}
+	if u.Health.Path != "" && !strings.HasPrefix(u.Health.Path, "/") {
+		f.add("must begin with a slash", at("health", "path")...)
+	}
+
+	switch {
+	case u.URL == "" && len(u.Hosts) == 0:
+		f.add("either url or hosts is required", at()...)
+	case u.URL == "":
+		u.URL = "http://" + name
+	}
+	if u.URL != "" {
+		target, err := url.Parse(u.URL)
+		switch {
+		case err != nil || target.Scheme != "http" && target.Scheme != "https" || target.Hostname() == "":
+			f.add(fmt.Sprintf("%q is not a URL such as http://users.internal:8080", u.URL), at("url")...)
+		case target.User != nil || target.Path != "" && target.Path != "/" || target.RawQuery != "" || target.Fragment != "":
+			f.add("must have no more than scheme, host and port", at("url")...)
+		case u.H2C && target.Scheme == "https":
+			f.add("is HTTP/2 in clear, but the url says https, where HTTP/2 needs no setting", at("h2c")...)
+		}
+	}
+	u.Hosts = slices.Clone(u.Hosts)
+	seen := map[string]bool{}
+	for i, h := range u.Hosts {
+		switch {
+		case !validAddr(h.Addr):
+			f.add(fmt.Sprintf("%q is not an address such as 10.0.0.1:8080", h.Addr), at("hosts", i)...)
+		case seen[h.Addr]:
+			f.add(fmt.Sprintf("%q stands here twice", h.Addr), at("hosts", i)...)
+		}
+		seen[h.Addr] = true
+	}
+	return u
+}
+
+func (r Route) withDefaults(i int, upstreams map[string]Upstream, f *faults) Route {
+	at := func(key ...any) []any { return append([]any{"routes", i}, key...) }
+	f.duration(&r.Timeout, 0, at("timeout")...)
+	if r.Path == "" {
+		r.Path = "/"
+	}
+	// What http.ServeMux would take for a wildcard, or never match since it cleans the request's path.
+	clean := path.Clean(r.Path)
+	if r.Path != "/" && strings.HasSuffix(r.Path, "/") {
+		clean += "/"
+	}
+	if clean != r.Path || r.Path[0] != '/' || strings.ContainsAny(r.Path, "{} \t?#%") {
+		f.add(fmt.Sprintf("%q is not a clean path that begins with a slash", r.Path), at("path")...)
+	}
+	r.Host = strings.ToLower(r.Host)
+	if strings.ContainsAny(r.Host, "/:{}* \t") {
+		f.add(fmt.Sprintf("%q is not a host name without port", r.Host), at("host")...)
+	}
+	r.Methods = slices.Clone(r.Methods)
+	for j, m := range r.Methods {
+		if m == "" || m != strings.ToUpper(m) || strings.ContainsAny(m, " \t/") || m == http.MethodConnect {
+			f.add(fmt.Sprintf("%q is not a method such as GET; CONNECT cannot be proxied", m), at("methods", j)...)
+		}
+	}
+	if _, ok := upstreams[r.Upstream]; !ok {
+		f.add(fmt.Sprintf("%q is not one of the upstreams: %s", r.Upstream,
+			strings.Join(slices.Sorted(maps.Keys(upstreams)), ", ")), at("upstream")...)
+	}
+	return r
+}
+
+// keys tells apart what no two routes may share.
+func (r Route) keys() []string {
+	if len(r.Methods) == 0 {
+		return []string{r.Host + r.Path}
+	}
+	var keys []string
+	for _, m := range r.Methods {
+		keys = append(keys, m+" "+r.Host+r.Path)
+	}
+	return keys
+}
+
+func validAddr(addr string) bool {
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		return strings.HasPrefix(path, "/")
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		host, port = strings.Trim(addr, "[]"), "80"
+		if strings.Contains(host, ":") {
+			if _, err := netip.ParseAddr(host); err != nil {
+				return false
+			}
+		}
+	}
+	_, err = net.LookupPort("tcp", port)
+	return host != "" && err == nil && port != "0" && !strings.ContainsAny(host, "/ \t@")
+}
+
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// A fault is one thing that is wrong with a configuration, and where: keys and indices from the root.
+type fault struct {
+	path []any
+	text string
+}
+
+type faults []fault
+
+func (f *faults) add(text string, path ...any) { *f = append(*f, fault{path, text}) }
+
+func (f *faults) duration(d *Duration, def time.Duration, path ...any) {
+	switch {
+	case *d == 0:
+		*d = Duration(def)
+	case *d < 0:
+		f.add("must be positive", path...)
+	case *d > maxConfigDuration:
+		f.add("must be at most "+time.Duration(maxConfigDuration).String(), path...)
+	}
+}
+
+func (f *faults) size(s *Size, def Size, path ...any) {
+	switch {
+	case *s == 0:
+		*s = def
+	case *s < 0:
+		f.add("must be positive", path...)
+	case *s > maxConfigSize:
+		f.add("must be at most 1024GiB", path...)
+	}
+}
+
+func (f *faults) listen(addr *string, def string, path ...any) bool {
+	if *addr == "" {
+		*addr = def
+	}
+	_, port, err := net.SplitHostPort(*addr)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
+		f.add(fmt.Sprintf("%q is not an address such as 127.0.0.1:8080", *addr), path...)
+	}
+	return err == nil
+}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// drain ends the server without losing a request that it has accepted:
+//
+//  1. For DrainDelay it serves on, is not ready, and lets each response end its connection, so that load
+//     balancers and clients go elsewhere by themselves. A connection that is closed while its client sends
+//     the next request loses that request: this way there are few left to close.
+//  2. It accepts no more, and answers what it has accepted within DrainTimeout. Not by http.Server.Shutdown,
+//     which drops a request that it reads after the call. Requests that last longer are cut, an error.
+//  3. Connections without a request are closed, and upgraded ones, which would never end by themselves.
+//
+// A second signal ends it at once.
+func drain(s *running, signals <-chan os.Signal) error {
+	limits := s.gateway.generation().cfg.Server
+	ctx, cancel := context.WithTimeoutCause(context.Background(), time.Duration(limits.DrainDelay+limits.DrainTimeout),
+		errors.New("requests were still in flight at the end of server.drain_timeout: they have been cut"))
+	defer cancel()
+	drained := make(chan error, 1)
+	go func() {
+		sleep(ctx, time.Duration(limits.DrainDelay))
+		s.listener.Close()
+		<-s.served // what has been accepted is known to conns now
+		drained <- s.conns.wait(ctx)
+	}()
+	err := func() error {
+		for {
+			select {
+			case err := <-drained:
+				return err
+			case s := <-signals:
+				if s != syscall.SIGHUP {
+					return fmt.Errorf("ended by a second signal, %s", s)
+				}
+			}
+		}
+	}()
+	s.close()
+	end, cancelEnd := context.WithTimeout(context.Background(), time.Second)
+	defer cancelEnd()
+	s.gateway.close(end)
+	return err
+}
+
+// silence is how long a new connection may say nothing before it counts as one without a request.
+const silence = time.Second
+
+// conns knows which connections of an http.Server have, or are about to have, a request.
+type conns struct {
+	mu   sync.Mutex             // guards the fields below
+	busy map[net.Conn]time.Time // until when; zero: until its state changes
+}
+
+// track is for http.Server.ConnState.
+func (c *conns) track(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		c.busy[conn] = time.Now().Add(silence)
+	case http.StateActive:
+		c.busy[conn] = time.Time{}
+	default: // idle, closed, or hijacked, hence upgraded
+		delete(c.busy, conn)
+	}
+}
+
+// wait waits until no connection is busy.
+func (c *conns) wait(ctx context.Context) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if c.none(time.Now()) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (c *conns) none(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, until := range c.busy {
+		if until.IsZero() || until.After(now) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,464 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/trivet-go/trivet/balancer"
+	"github.com/trivet-go/trivet/internal/backend"
+)
+
+func TestMain(m *testing.M) {
+	backend.Main()
+	goleak.VerifyTestMain(m)
+}
+
+var discardLog = slog.New(slog.DiscardHandler)
+
+// A live gateway runs inside the test.
+type live struct {
+	*gateway
+	addr, url string
+}
+
+// start runs a gateway of the YAML text, with the admin server's handler for its status.
+func start(t *testing.T, text string) *live {
+	t.Helper()
+	cfg, err := parseConfig("test", []byte(text))
+	require.NoError(t, err)
+	g, err := newGateway(cfg, discardLog)
+	require.NoError(t, err)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	s := startServer(g, cfg.Server, ln)
+	t.Cleanup(func() {
+		s.close()
+		<-s.served
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		g.close(ctx)
+	})
+	return &live{g, ln.Addr().String(), "http://" + ln.Addr().String()}
+}
+
+// client returns a client that keeps connections for this test only.
+func client(t *testing.T) *http.Client {
+	tr := &http.Transport{MaxIdleConnsPerHost: 100, DisableCompression: true}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, Timeout: 30 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+// do returns the response to a request, and its body.
+func do(t *testing.T, c *http.Client, req *http.Request) (*http.Response, string) {
+	t.Helper()
+	resp, err := c.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return resp, string(body)
+}
+
+func get(t *testing.T, c *http.Client, url string) (*http.Response, string) {
+	t.Helper()
+	req, err := http.NewRequest("GET", url, nil)
+	require.NoError(t, err)
+	return do(t, c, req)
+}
+
+// simple is a configuration of one upstream with those hosts, and more text.
+func simple(more string, hosts ...string) string {
+	return fmt.Sprintf("upstreams:\n  app: {hosts: [%s]}\nroutes:\n  - upstream: app\n%s", strings.Join(hosts, ", "), more)
+}
+
+func TestRoutes(t *testing.T) {
+	a := backend.Start(t, backend.Config{Name: "a"})
+	b := backend.Start(t, backend.Config{Name: "b"})
+	g := start(t, fmt.Sprintf(`
+upstreams:
+  a: {hosts: [%s]}
+  b: {hosts: [%s]}
+routes:
+  - {upstream: a, path: /}
+  - {upstream: b, path: /b/}
+  - {upstream: b, path: /exact}
+  - {upstream: b, host: b.test}
+  - {upstream: a, host: b.test, path: /a/}
+  - {upstream: a, path: /methods, methods: [GET, PUT]}
+  - {upstream: b, path: /methods, methods: [POST]}
+  - {upstream: a, path: /other, methods: [POST]}
+  - {upstream: b, path: /other}
+`, a.Addr, b.Addr))
+	c := client(t)
+	tests := []struct {
+		method, host, path string
+		status             int
+		backend            string // or a field of the answer
+	}{
+		{"GET", "", "/", 200, "a"},
+		{"GET", "", "/anything/else", 200, "a"},
+		{"GET", "", "/b/x", 200, "b"},
+		{"GET", "", "/b/", 200, "b"},
+		{"GET", "", "/exact", 200, "b"},
+		{"GET", "", "/exact/not", 200, "a"},
+		{"GET", "b.test", "/", 200, "b"},
+		{"GET", "B.Test.:8080", "/x", 200, "b"},
+		{"GET", "b.test", "/a/x", 200, "a"},
+		{"GET", "c.b.test", "/", 200, "a"},
+		{"GET", "", "/methods", 200, "a"},
+		{"HEAD", "", "/methods", 200, "a"},
+		{"PUT", "", "/methods", 200, "a"},
+		{"POST", "", "/methods", 200, "b"},
+		{"DELETE", "", "/methods", 405, ""},
+		{"POST", "", "/other", 200, "a"},
+		{"DELETE", "", "/other", 200, "b"},
+		{"GET", "", "/b/../exact", 307, ""},
+		{"GET", "", "//b/x", 307, ""},
+		{"GET", "", "/b%2fx", 200, "a"}, // an encoded slash is no separator
+		// A server that decodes before it resolves would see a path of another route.
+		{"GET", "", "/b/%2e%2e/exact", 400, ""},
+		{"GET", "", "/b/%2E./exact", 400, ""},
+		{"GET", "", "/b%2f..%2fexact", 400, ""},
+		{"GET", "", "/b/%2e", 400, ""},
+		{"GET", "", "/b/...%2e", 200, "b"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.method+" "+tt.host+tt.path, func(t *testing.T) {
+			req, err := http.NewRequest(tt.method, g.url+tt.path, nil)
+			require.NoError(t, err)
+			req.Host = tt.host
+			resp, body := do(t, c, req)
+			require.Equal(t, tt.status, resp.StatusCode, body)
+			require.Equal(t, tt.backend, resp.Header.Get("Backend"))
+			if tt.status == 405 {
+				require.Equal(t, "GET, HEAD, POST, PUT", resp.Header.Get("Allow"))
+				require.Equal(t, "application/problem+json", resp.Header.Get("Content-Type"))
+			}
+		})
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, fmt.Sprintf(`
+upstreams:
+  app: {hosts: [%s]}
+  gone: {hosts: ["127.0.0.1:1"]}
+routes:
+  - {upstream: app, host: app.test, timeout: 50ms}
+  - {upstream: gone, host: gone.test}
+`, b.Addr))
+	c := client(t)
+	for _, tt := range []struct {
+		name, host string
+		behaviour  backend.Behaviour
+		status     int
+	}{
+		{"no route", "other.test", backend.Behaviour{}, 404},
+		{"no host up", "gone.test", backend.Behaviour{}, 503},
+		{"too slow", "app.test", backend.Behaviour{Hang: true}, 504},
+		{"cut", "app.test", backend.Behaviour{Abort: true}, 502},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b.Set(tt.behaviour)
+			req, err := http.NewRequest("POST", g.url, strings.NewReader("x"))
+			require.NoError(t, err)
+			req.Host = tt.host
+			resp, body := do(t, c, req)
+			require.Equal(t, tt.status, resp.StatusCode, body)
+			require.Equal(t, "application/problem+json", resp.Header.Get("Content-Type"))
+			require.NotContains(t, body, "127.0.0.1", "nothing about the inside")
+			if tt.status == 503 {
+				require.NotEmpty(t, resp.Header.Get("Retry-After"))
+			}
+		})
+	}
+	t.Run("CONNECT", func(t *testing.T) {
+		conn, err := net.Dial("tcp", g.addr)
+		require.NoError(t, err)
+		defer conn.Close()
+		fmt.Fprintf(conn, "CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n")
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, 405, resp.StatusCode)
+	})
+}
+
+// What the gateway's own wrappers must let through.
+func TestStreamsPassThrough(t *testing.T) {
+	read := make(chan struct{})
+	mux := http.NewServeMux()
+	mux.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		for i := range 3 {
+			fmt.Fprintf(w, "data: %d\n\n", i)
+			w.(http.Flusher).Flush()
+			<-read
+		}
+	})
+	mux.HandleFunc("/hints", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Link", "</a.css>")
+		w.WriteHeader(103)
+		w.Header().Set("Trailer", "Sum")
+		_, _ = io.Copy(w, r.Body)
+		w.Header().Set("Sum", "42")
+	})
+	mux.HandleFunc("/abort", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "half")
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	mux.HandleFunc("/socket", func(w http.ResponseWriter, r *http.Request) {
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_ = rw.Flush()
+		line, _ := rw.ReadString('\n')
+		_, _ = rw.WriteString("echo " + line)
+		_ = rw.Flush()
+	})
+	b := backend.Start(t, backend.Config{Handler: mux})
+	g := start(t, simple("", b.Addr))
+	c := client(t)
+
+	t.Run("events arrive as they are written", func(t *testing.T) {
+		resp, err := c.Get(g.url + "/events")
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		lines := bufio.NewReader(resp.Body)
+		for i := range 3 {
+			line, err := lines.ReadString('\n')
+			require.NoError(t, err)
+			require.Equal(t, fmt.Sprintf("data: %d\n", i), line)
+			_, _ = lines.ReadString('\n')
+			read <- struct{}{} // the next is not written before this one was read
+		}
+	})
+	t.Run("early hints, body and trailer", func(t *testing.T) {
+		var hints []string
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+			hints = append(hints, fmt.Sprint(code, h.Get("Link")))
+			return nil
+		}})
+		req, err := http.NewRequestWithContext(ctx, "POST", g.url+"/hints", io.MultiReader(strings.NewReader("chunked")))
+		require.NoError(t, err)
+		resp, body := do(t, c, req)
+		require.Equal(t, []string{"103</a.css>"}, hints)
+		require.Equal(t, "chunked", body)
+		require.Equal(t, "42", resp.Trailer.Get("Sum"))
+	})
+	t.Run("a cut response is cut", func(t *testing.T) {
+		resp, err := c.Get(g.url + "/abort")
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+		require.Equal(t, "half", string(body))
+	})
+	t.Run("websocket", func(t *testing.T) {
+		conn, err := net.Dial("tcp", g.addr)
+		require.NoError(t, err)
+		defer conn.Close()
+		fmt.Fprintf(conn, "GET /socket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		buf := bufio.NewReader(conn)
+		resp, err := http.ReadResponse(buf, nil)
+		require.NoError(t, err)
+		require.Equal(t, 101, resp.StatusCode)
+		fmt.Fprintf(conn, "hello\n")
+		line, err := buf.ReadString('\n')
+		require.NoError(t, err)
+		require.Equal(t, "echo hello\n", line)
+	})
+}
+
+func TestG11_HeaderAndBodyFloodsAreRefused(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, simple("server: {max_header_bytes: 8KiB, max_header_fields: 50, max_body: 1KiB}", b.Addr))
+	c := client(t)
+	tests := []struct {
+		name   string
+		change func(*http.Request)
+		status int
+	}{
+		{"within the limits", func(r *http.Request) { r.Header.Set("Cookie", strings.Repeat("a=b; ", 20)) }, 200},
+		{"bytes of one field", func(r *http.Request) { r.Header.Set("A", strings.Repeat("a", 20<<10)) }, 431},
+		{"bytes of the path", func(r *http.Request) { r.URL.Path = "/" + strings.Repeat("a", 20<<10) }, 431},
+		{"query parameters", func(r *http.Request) { r.URL.RawQuery = strings.Repeat("a&", 20<<10) }, 431},
+		{"fields", func(r *http.Request) {
+			for i := range 60 {
+				r.Header.Set(fmt.Sprint("A", i), "")
+			}
+		}, 431},
+		{"lines of one field", func(r *http.Request) { r.Header["A"] = make([]string, 60) }, 431},
+		{"cookies", func(r *http.Request) { r.Header.Set("Cookie", strings.Repeat("a=b; ", 60)) }, 431},
+		{"body that says its length", func(r *http.Request) {
+			r.ContentLength, r.Body = 2<<10, io.NopCloser(bytes.NewReader(make([]byte, 2<<10)))
+		}, 413},
+		{"body that does not", func(r *http.Request) {
+			r.ContentLength, r.Body = -1, io.NopCloser(bytes.NewReader(make([]byte, 2<<10)))
+		}, 413},
+		{"multipart with many parts", func(r *http.Request) {
+			r.Header.Set("Content-Type", "multipart/form-data; boundary=b")
+			r.ContentLength, r.Body = -1, io.NopCloser(strings.NewReader(strings.Repeat("--b\r\n\r\n\r\n", 1000)))
+		}, 413},
+		{"largest body", func(r *http.Request) {
+			r.ContentLength, r.Body = -1, io.NopCloser(bytes.NewReader(make([]byte, 1<<10)))
+		}, 200},
+	}
+	for range 3 { // so often that a host which were blamed would be ejected
+		for _, tt := range tests {
+			t.Run(tt.name, func(t *testing.T) {
+				req, err := http.NewRequest("POST", g.url, nil)
+				require.NoError(t, err)
+				tt.change(req)
+				resp, _ := do(t, c, req)
+				require.Equal(t, tt.status, resp.StatusCode)
+			})
+		}
+	}
+	for _, h := range g.generation().upstreams["app"].balancer.Hosts("http://app") {
+		require.Equal(t, balancer.Healthy, h.State)
+		require.Zero(t, h.Failures, "the client's fault is not the host's")
+	}
+}
+
+func TestG18_ReloadIsWholeOrNotAtAll(t *testing.T) {
+	a := backend.Start(t, backend.Config{Name: "a"})
+	b := backend.Start(t, backend.Config{Name: "b"})
+	g := start(t, simple("", a.Addr))
+	c := client(t)
+	answered := func() string {
+		_, body := get(t, c, g.url)
+		return strings.TrimSpace(body)
+	}
+	require.Equal(t, "a", answered())
+	before := g.generation()
+
+	t.Run("a file with a fault", func(t *testing.T) {
+		_, err := parseConfig("f", []byte(simple("  - {upstream: none, path: /x}", b.Addr)))
+		require.Error(t, err) // so there is nothing to reload
+	})
+	t.Run("a field that needs a restart", func(t *testing.T) {
+		cfg, err := parseConfig("f", []byte(simple("server: {listen: \"127.0.0.1:1\", max_header_bytes: 1KiB}", b.Addr)))
+		require.NoError(t, err)
+		require.EqualError(t, g.reload(cfg), "needs a restart to change: server.listen, server.max_header_bytes")
+	})
+	t.Run("an upstream that balancer refuses", func(t *testing.T) {
+		cfg, err := parseConfig("f", []byte(simple("", b.Addr)))
+		require.NoError(t, err)
+		bad := cfg.Upstreams["app"]
+		bad.Health.Path = "no slash" // past withDefaults, which would refuse it
+		cfg.Upstreams["bad"] = bad
+		require.ErrorContains(t, g.reload(cfg), "upstreams.bad: balancer: Config.Health.Path")
+	})
+	require.Same(t, before, g.generation())
+	require.Equal(t, "a", answered(), "nothing of the refused configurations is in force")
+
+	t.Run("a good one", func(t *testing.T) {
+		cfg, err := parseConfig("f", []byte(simple("", b.Addr)))
+		require.NoError(t, err)
+		require.NoError(t, g.reload(cfg))
+		require.Eventually(t, func() bool { return answered() == "b" }, 10*time.Second, time.Millisecond)
+		require.Same(t, before.upstreams["app"].balancer, g.generation().upstreams["app"].balancer, "what is known of hosts stays")
+	})
+}
+
+func TestReloadUnderLoadLosesNoRequest(t *testing.T) {
+	a := backend.Start(t, backend.Config{Name: "a", Behaviour: backend.Behaviour{Delay: time.Millisecond}})
+	b := backend.Start(t, backend.Config{Name: "b", Behaviour: backend.Behaviour{Delay: time.Millisecond}})
+	texts := []string{
+		simple("", a.Addr),
+		simple("", a.Addr, b.Addr),
+		simple("", b.Addr),
+		fmt.Sprintf("upstreams:\n  other: {hosts: [%s]}\nroutes: [{upstream: other}]", a.Addr),
+		fmt.Sprintf("upstreams:\n  app: {hosts: [%s], connect_timeout: 1s}\nroutes: [{upstream: app}]", a.Addr),
+	}
+	g := start(t, texts[0])
+	c := client(t)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	failures := make(chan string, 1000)
+	for range 8 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				resp, err := c.Post(g.url, "text/plain", strings.NewReader("x")) // POST: nobody repeats it
+				if err != nil {
+					failures <- err.Error()
+					return
+				}
+				body, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if err != nil || resp.StatusCode != 200 {
+					failures <- fmt.Sprint(resp.StatusCode, string(body), err)
+				}
+			}
+		})
+	}
+	for i := range 100 {
+		cfg, err := parseConfig("f", []byte(texts[(i+1)%len(texts)]))
+		require.NoError(t, err)
+		require.NoError(t, g.reload(cfg))
+		n := a.Requests() + b.Requests()
+		require.Eventually(t, func() bool { return a.Requests()+b.Requests() > n+20 }, 10*time.Second, time.Millisecond)
+	}
+	close(stop)
+	wg.Wait()
+	close(failures)
+	for f := range failures {
+		t.Error(f)
+	}
+}
+
+func TestG20_NilAndZeroValuesAreRefusedWhenBuilt(t *testing.T) {
+	_, faults := Config{}.withDefaults()
+	require.Len(t, faults, 2, "routes and upstreams")
+
+	_, err := newUpstream("u", Upstream{URL: "http://a", Hosts: []Host{{}}}, discardLog)
+	require.ErrorContains(t, err, "endpoint 0 has no address")
+
+	var pushed *balancer.Pushed
+	for name, cfg := range map[string]balancer.Config{
+		"zero":                 {},
+		"typed nil resolver":   {Resolver: pushed},
+		"subset of nil":        {Resolver: balancer.Subset(nil, "k", 3)},
+		"subset of typed nil":  {Resolver: balancer.Subset(pushed, "k", 3)},
+		"typed nil policy":     {Resolver: balancer.Static("a:1"), Policy: (*nilPolicy)(nil)},
+		"negative health":      {Resolver: balancer.Static("a:1"), Health: balancer.Health{Interval: -1}},
+		"negative connections": {Resolver: balancer.Static("a:1"), Conns: -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := balancer.New(cfg)
+			require.ErrorContains(t, err, "balancer: Config.")
+		})
+	}
+	b, err := balancer.New(balancer.Config{Resolver: balancer.Static("a:1")})
+	require.NoError(t, err)
+	_, err = b.Handler(nil, balancer.HandlerConfig{})
+	require.Error(t, err)
+}
+
+type nilPolicy struct{ balancer.Policy }

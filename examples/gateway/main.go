@@ -1,0 +1,156 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2 // the command line or the configuration is wrong
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// options are the command line.
+type options struct {
+	config, listen, admin string
+	check                 bool
+}
+
+func run(args []string, stdout, stderr io.Writer) int {
+	var opt options
+	fs := flag.NewFlagSet("gateway", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.StringVar(&opt.config, "config", "", "configuration `file`; without one, a demo with its own backends")
+	fs.BoolVar(&opt.check, "check", false, "only check the configuration")
+	fs.StringVar(&opt.listen, "listen", "", "`address` to listen on, instead of server.listen")
+	fs.StringVar(&opt.admin, "admin", "", "`address` of the admin server, instead of admin.listen")
+	switch err := fs.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case err != nil:
+		return exitUsage
+	case fs.NArg() > 0:
+		fmt.Fprintf(stderr, "gateway: unexpected argument %q\n", fs.Arg(0))
+		return exitUsage
+	}
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+
+	load := func() (Config, error) { return opt.override(loadConfig(opt.config)) }
+	if opt.config == "" {
+		d, err := startDemo()
+		if err != nil {
+			fmt.Fprintln(stderr, "gateway:", err)
+			return exitFailed
+		}
+		defer d.close()
+		load = func() (Config, error) { return opt.override(parseConfig("demo", []byte(d.config()))) }
+	}
+	cfg, err := load()
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitUsage
+	}
+	if opt.check {
+		fmt.Fprintln(stdout, "the configuration is good")
+		return exitOK
+	}
+	g, err := newGateway(cfg, log)
+	if err != nil {
+		fmt.Fprintln(stderr, "gateway:", err)
+		return exitUsage
+	}
+	hints := io.Discard
+	if opt.config == "" {
+		hints = stdout
+	}
+	if err := serve(g, cfg, load, hints); err != nil {
+		fmt.Fprintln(stderr, "gateway:", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+// override lets the command line win over the file.
+func (o options) override(cfg Config, err error) (Config, error) {
+	if err != nil {
+		return Config{}, err
+	}
+	if o.listen != "" {
+		cfg.Server.Listen = o.listen
+	}
+	if o.admin != "" {
+		cfg.Admin.Listen = o.admin
+	}
+	if cfg, faults := cfg.withDefaults(); len(faults) > 0 {
+		return cfg, fmt.Errorf("gateway: %s: %s", pathString(faults[0].path), faults[0].text)
+	}
+	return cfg, nil
+}
+
+// serve runs the gateway until a signal ends it.
+func serve(g *gateway, cfg Config, load func() (Config, error), hints io.Writer) error {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(signals)
+
+	public, err := net.Listen("tcp", cfg.Server.Listen)
+	if err != nil {
+		return err
+	}
+	defer public.Close()
+	operator, err := net.Listen("tcp", cfg.Admin.Listen)
+	if err != nil {
+		return err
+	}
+	defer operator.Close()
+
+	s := startServer(g, cfg.Server, public)
+	admin := newAdmin(g)
+	adminServed := make(chan error, 1)
+	go func() { adminServed <- admin.Serve(operator) }()
+	defer admin.Close()
+	g.log.Info("listening", "addr", public.Addr().String(), "admin", operator.Addr().String())
+	demoHints(hints, public.Addr().String(), operator.Addr().String())
+
+	for {
+		select {
+		case err := <-s.served:
+			return err
+		case err := <-adminServed:
+			return err
+		case sig := <-signals:
+			if sig == syscall.SIGHUP {
+				reloadFrom(g, load)
+				continue
+			}
+			g.draining.Store(true)
+			g.log.Info("draining", "signal", sig.String())
+			err := drain(s, signals)
+			g.log.Info("ended")
+			return err
+		}
+	}
+}
+
+// reloadFrom loads the configuration again. A bad one changes nothing.
+func reloadFrom(g *gateway, load func() (Config, error)) {
+	cfg, err := load()
+	if err == nil {
+		err = g.reload(cfg)
+	}
+	if err != nil {
+		g.log.Error("reload refused, the old configuration stays", "err", err)
+		return
+	}
+	g.log.Info("reloaded")
+}

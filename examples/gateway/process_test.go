@@ -1,0 +1,492 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/internal/backend"
+)
+
+// binary builds the gateway once, since `go run` hides its exit status.
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "gateway")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "gateway")
+	args := []string{"build", "-o", path}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	if out, err := exec.Command("go", append(args, ".")...).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return path, nil
+})
+
+// A process is the built gateway while it runs.
+type process struct {
+	addr, admin string // where it listens
+	cmd         *exec.Cmd
+	stdout      *output
+	stderr      *output
+	exited      chan struct{}
+}
+
+// An output collects what a process writes.
+type output struct {
+	mu      sync.Mutex // guards the fields below
+	text    bytes.Buffer
+	changed chan struct{}
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	close(o.changed)
+	o.changed = make(chan struct{})
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// await returns the first match of the pattern's groups.
+func (p *process) await(t *testing.T, o *output, pattern string) []string {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	timeout := time.After(30 * time.Second)
+	for {
+		o.mu.Lock()
+		changed := o.changed
+		o.mu.Unlock()
+		if m := re.FindStringSubmatch(o.String()); m != nil {
+			return m
+		}
+		select {
+		case <-changed:
+		case <-p.exited:
+			if m := re.FindStringSubmatch(o.String()); m != nil {
+				return m
+			}
+			t.Fatalf("the gateway ended without %q; stderr:\n%s", pattern, p.stderr)
+		case <-timeout:
+			t.Fatalf("no %q in 30 s; stderr:\n%s", pattern, p.stderr)
+		}
+	}
+}
+
+// launch starts the built gateway on free ports and waits until it listens.
+func launch(t *testing.T, args ...string) *process {
+	t.Helper()
+	path, err := binary()
+	require.NoError(t, err)
+	p := &process{
+		cmd:    exec.Command(path, append([]string{"-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0"}, args...)...),
+		stdout: &output{changed: make(chan struct{})},
+		stderr: &output{changed: make(chan struct{})},
+		exited: make(chan struct{}),
+	}
+	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.stderr
+	require.NoError(t, p.cmd.Start())
+	go func() {
+		defer close(p.exited)
+		_ = p.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		<-p.exited
+		if strings.Contains(p.stderr.String(), "DATA RACE") || strings.Contains(p.stderr.String(), "panic") {
+			t.Error(p.stderr)
+		}
+	})
+	m := p.await(t, p.stderr, `msg=listening addr=(\S+) admin=(\S+)`)
+	p.addr, p.admin = m[1], m[2]
+	return p
+}
+
+// launchWith is launch with a configuration file of that text.
+func launchWith(t *testing.T, text string) (p *process, file string) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "gateway.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	return launch(t, "-config", file), file
+}
+
+func (p *process) signal(t *testing.T, s syscall.Signal) {
+	t.Helper()
+	require.NoError(t, p.cmd.Process.Signal(s))
+}
+
+// status waits for the end of the process.
+func (p *process) status(t *testing.T) int {
+	t.Helper()
+	select {
+	case <-p.exited:
+	case <-time.After(30 * time.Second):
+		t.Fatalf("still running; stderr:\n%s", p.stderr)
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+func TestExitStatus(t *testing.T) {
+	path, err := binary()
+	require.NoError(t, err)
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		file := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		return file
+	}
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer busy.Close()
+	good := write("good.yaml", simple("", "127.0.0.1:1"))
+	for _, tt := range []struct {
+		name   string
+		args   []string
+		status int
+		output string
+	}{
+		{"help", []string{"-h"}, 0, "-config file"},
+		{"good configuration", []string{"-check", "-config", good}, 0, "the configuration is good"},
+		{"unknown flag", []string{"-confg", "x"}, 2, "flag provided but not defined"},
+		{"unexpected argument", []string{"gateway.yaml"}, 2, `unexpected argument "gateway.yaml"`},
+		{"no such file", []string{"-config", filepath.Join(dir, "none.yaml")}, 2, "no such file"},
+		{"unknown key", []string{"-config", write("a.yaml", "server:\n  lisen: x\n")}, 2, "a.yaml:2: server.lisen: unknown key"},
+		{"bad value", []string{"-config", write("b.yaml", simple("server: {max_body: 1}", "127.0.0.1:1"))}, 2, "b.yaml:5: server.max_body: must be a size"},
+		{"bad flag value", []string{"-check", "-config", good, "-admin", "0.0.0.0:1"}, 2, "admin.listen: must be a loopback address"},
+		{"address in use", []string{"-config", good, "-listen", busy.Addr().String()}, 1, "address already in use"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cmd := exec.Command(path, tt.args...)
+			cmd.Dir = dir
+			out, err := cmd.CombinedOutput()
+			var exit *exec.ExitError
+			if err != nil {
+				require.ErrorAs(t, err, &exit)
+			}
+			require.Equal(t, tt.status, cmd.ProcessState.ExitCode(), string(out))
+			require.Contains(t, string(out), tt.output)
+		})
+	}
+}
+
+func TestDemoWithoutArguments(t *testing.T) {
+	p := launch(t)
+	p.await(t, p.stdout, `curl -i http://`+regexp.QuoteMeta(p.addr))
+	c := client(t)
+	answered := map[string]int{}
+	for range 60 {
+		resp, body := get(t, c, "http://"+p.addr+"/hello")
+		require.Equal(t, 200, resp.StatusCode)
+		name := resp.Header.Get("X-Backend")
+		require.Equal(t, "GET /hello, answered by "+name+"\n", body)
+		answered[name]++
+	}
+	require.Greater(t, answered["fast"], answered["slow"])
+
+	resp, body := get(t, c, "http://"+p.admin+"/upstreams")
+	require.Equal(t, "application/json", resp.Header.Get("Content-Type"))
+	require.Equal(t, 3, strings.Count(body, `"state": "healthy"`), body)
+	for path, want := range map[string]string{"/healthz": "ok\n", "/readyz": "ready\n"} {
+		resp, body := get(t, c, "http://"+p.admin+path)
+		require.Equal(t, 200, resp.StatusCode)
+		require.Equal(t, want, body)
+	}
+	req, err := http.NewRequest("GET", "http://"+p.admin+"/upstreams", nil)
+	require.NoError(t, err)
+	req.Host = "attacker.example:8081" // a name that resolves to 127.0.0.1
+	resp, _ = do(t, c, req)
+	require.Equal(t, 403, resp.StatusCode)
+
+	p.signal(t, syscall.SIGINT)
+	require.Equal(t, 0, p.status(t))
+}
+
+func TestSigtermLosesNoAcceptedRequest(t *testing.T) {
+	b := backend.Start(t, backend.Config{Behaviour: backend.Behaviour{Delay: 5 * time.Millisecond}})
+	p, _ := launchWith(t, simple("server: {drain_delay: 500ms}", b.Addr))
+	c := client(t)
+
+	var wg sync.WaitGroup
+	var answered, refused atomic.Int64
+	lost := make(chan error, 1000)
+	for range 8 {
+		wg.Go(func() {
+			for {
+				resp, err := c.Post("http://"+p.addr, "text/plain", strings.NewReader("x")) // net/http does not repeat a POST
+				// The gateway is gone: refused, or reset in the kernel's queue by the end of the listening
+				// socket. Neither was accepted. One that was and is dropped ends in EOF.
+				if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) {
+					refused.Add(1)
+					return
+				}
+				if err == nil {
+					_, err = io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+					if resp.StatusCode != 200 {
+						err = errors.New(resp.Status)
+					}
+				}
+				if err != nil {
+					lost <- err
+					continue
+				}
+				answered.Add(1)
+			}
+		})
+	}
+	// A request that is in flight for longer than the delay.
+	wg.Go(func() {
+		resp, err := c.Get("http://" + p.addr + "/?delay=1500ms")
+		if err != nil {
+			lost <- err
+			return
+		}
+		defer resp.Body.Close()
+		if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "backend\n" {
+			lost <- fmt.Errorf("%q %v", body, err)
+		}
+	})
+	require.Eventually(t, func() bool { return answered.Load() > 500 }, 30*time.Second, time.Millisecond)
+	p.signal(t, syscall.SIGTERM)
+	p.await(t, p.stderr, "msg=draining")
+	resp, body := get(t, client(t), "http://"+p.admin+"/readyz")
+	require.Equal(t, 503, resp.StatusCode)
+	require.Equal(t, "draining\n", body)
+	wg.Wait()
+	require.Equal(t, 0, p.status(t), p.stderr)
+	close(lost)
+	for err := range lost {
+		t.Error(err)
+	}
+	require.Equal(t, int64(8), refused.Load())
+	require.Equal(t, answered.Load()+1, int64(b.Requests()))
+	t.Logf("%d requests answered, 0 lost", answered.Load()+1)
+}
+
+func TestDrainEndsWhatWouldNotEnd(t *testing.T) {
+	hijack := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_ = rw.Flush()
+		_, _ = io.Copy(io.Discard, rw)
+	})
+	t.Run("websockets are closed", func(t *testing.T) {
+		b := backend.Start(t, backend.Config{Handler: hijack})
+		p, _ := launchWith(t, simple("server: {drain_delay: 100ms}", b.Addr))
+		conn, err := net.Dial("tcp", p.addr)
+		require.NoError(t, err)
+		defer conn.Close()
+		fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		buf := bufio.NewReader(conn)
+		resp, err := http.ReadResponse(buf, nil)
+		require.NoError(t, err)
+		require.Equal(t, 101, resp.StatusCode)
+		p.signal(t, syscall.SIGTERM)
+		_, err = buf.ReadByte()
+		require.Error(t, err)
+		require.Equal(t, 0, p.status(t), p.stderr)
+	})
+	t.Run("requests are cut at drain_timeout", func(t *testing.T) {
+		b := backend.Start(t, backend.Config{Behaviour: backend.Behaviour{Hang: true}})
+		p, _ := launchWith(t, simple("server: {drain_delay: 100ms, drain_timeout: 200ms}", b.Addr))
+		go func() { _, _ = http.Get("http://" + p.addr) }()
+		require.Eventually(t, func() bool { return b.Requests() == 1 }, 10*time.Second, time.Millisecond)
+		p.signal(t, syscall.SIGTERM)
+		require.Equal(t, 1, p.status(t))
+		require.Contains(t, p.stderr.String(), "they have been cut")
+	})
+	t.Run("a second signal ends it", func(t *testing.T) {
+		b := backend.Start(t, backend.Config{})
+		p, _ := launchWith(t, simple("server: {drain_delay: 60s}", b.Addr))
+		p.signal(t, syscall.SIGTERM)
+		p.await(t, p.stderr, "msg=draining")
+		p.signal(t, syscall.SIGTERM)
+		require.Equal(t, 1, p.status(t))
+		require.Contains(t, p.stderr.String(), "ended by a second signal")
+	})
+}
+
+func TestG18_SighupWithABadFileKeepsTheOldOne(t *testing.T) {
+	a := backend.Start(t, backend.Config{Name: "a"})
+	b := backend.Start(t, backend.Config{Name: "b"})
+	p, file := launchWith(t, simple("", a.Addr))
+	c := client(t)
+	_, body := get(t, c, "http://"+p.addr)
+	require.Equal(t, "a\n", body)
+
+	// The new host is fine, the new route is not: neither comes into force.
+	require.NoError(t, os.WriteFile(file, []byte(simple("  - {upstream: ap, path: /x}", b.Addr)), 0o600))
+	p.signal(t, syscall.SIGHUP)
+	p.await(t, p.stderr, `msg="reload refused, the old configuration stays" err=".*gateway.yaml:5: routes\[1\].upstream`)
+	for range 20 {
+		_, body := get(t, c, "http://"+p.addr)
+		require.Equal(t, "a\n", body)
+	}
+	require.Zero(t, b.Requests())
+
+	// In flight while the good one comes.
+	inflight := make(chan string, 1)
+	go func() {
+		resp, err := c.Get("http://" + p.addr + "/?delay=1s")
+		if err != nil {
+			inflight <- err.Error()
+			return
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		inflight <- string(body)
+	}()
+	require.Eventually(t, func() bool { return a.Requests() == 22 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, os.WriteFile(file, []byte(simple("", b.Addr)), 0o600))
+	p.signal(t, syscall.SIGHUP)
+	p.await(t, p.stderr, "msg=reloaded")
+	require.Eventually(t, func() bool { _, body := get(t, c, "http://"+p.addr); return body == "b\n" }, 10*time.Second, time.Millisecond)
+	require.Equal(t, "a\n", <-inflight)
+	p.signal(t, syscall.SIGTERM)
+	require.Equal(t, 0, p.status(t))
+}
+
+func TestG10_SlowClientsAreCutOff(t *testing.T) {
+	const limit = 700 * time.Millisecond
+	b := backend.Start(t, backend.Config{})
+	p, _ := launchWith(t, simple(fmt.Sprintf("server: {read_header_timeout: %[1]s, idle_timeout: %[1]s, stall_timeout: %[1]s}", limit), b.Addr))
+
+	// open sends text on a new connection.
+	open := func(t *testing.T, text string) net.Conn {
+		conn, err := net.Dial("tcp", p.addr)
+		require.NoError(t, err)
+		t.Cleanup(func() { conn.Close() })
+		require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+		_, err = io.WriteString(conn, text)
+		require.NoError(t, err)
+		return conn
+	}
+	// drip sends text over and over, a byte every 50 ms, until the gateway closes the connection.
+	drip := func(ctx context.Context, conn net.Conn, text string) {
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for i := 0; ; i++ {
+			select {
+			case <-tick.C:
+				if _, err := conn.Write([]byte{text[i%len(text)]}); err != nil {
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+	post := "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n0123456789"
+	for _, tt := range []struct {
+		name, send, drip string
+		want             string // what the answer begins with, if there is one
+	}{
+		{name: "nothing is sent"},
+		{name: "half a header", send: "GET / HTTP/1.1\r\nHost: a\r\n"},
+		{name: "a header that drips", send: "GET / HTTP/1.1\r\nHost: a\r\n", drip: "A: b\r\n"},
+		{name: "idle after a request", send: "GET / HTTP/1.1\r\nHost: a\r\n\r\n", want: "HTTP/1.1 200 OK"},
+		{name: "half a header after a request", send: "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET", want: "HTTP/1.1 200 OK"},
+		{name: "half a body", send: post},
+		{name: "half a chunk", send: "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n0123"},
+		{name: "half a body that nobody wants", send: strings.Replace(post, "POST /", "POST /%2e", 1), want: "HTTP/1.1 400 Bad Request"},
+		{name: "the preface of HTTP/2 in clear", send: "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", want: "HTTP/1.1 400 Bad Request"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			conn := open(t, tt.send)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if tt.drip != "" {
+				go drip(ctx, conn, tt.drip)
+			}
+			begin := time.Now()
+			answer, err := io.ReadAll(conn) // to the end of the connection
+			if err != nil {
+				require.ErrorIs(t, err, syscall.ECONNRESET)
+			}
+			require.True(t, strings.HasPrefix(string(answer), tt.want), string(answer))
+			require.Less(t, time.Since(begin), 10*time.Second)
+		})
+	}
+	t.Run("a response that is not read", func(t *testing.T) {
+		t.Parallel()
+		conn := open(t, "GET /?bytes=200000000 HTTP/1.1\r\nHost: a\r\n"+backend.IDField+": unread\r\n\r\n")
+		require.Eventually(t, func() bool { return b.Counts()["unread"] == 1 }, 10*time.Second, time.Millisecond)
+		// The gateway gives up; the connection's end shows once what was sent before has been read.
+		c := client(t)
+		require.Eventually(t, func() bool {
+			_, body := get(t, c, "http://"+p.admin+"/upstreams")
+			return strings.Contains(body, `"in_flight": 0`)
+		}, 15*time.Second, 50*time.Millisecond)
+		n, err := io.Copy(io.Discard, conn)
+		if err != nil {
+			require.ErrorIs(t, err, syscall.ECONNRESET)
+		}
+		require.Less(t, n, int64(200_000_000))
+	})
+	t.Run("a slow body that moves is served", func(t *testing.T) {
+		t.Parallel()
+		conn := open(t, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\nConnection: close\r\n\r\n")
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		go func() { // 20 bytes in 2 s
+			tick := time.NewTicker(100 * time.Millisecond)
+			defer tick.Stop()
+			for range 20 {
+				select {
+				case <-tick.C:
+					_, _ = conn.Write([]byte("x"))
+				case <-ctx.Done():
+				}
+			}
+		}()
+		begin := time.Now()
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, 200, resp.StatusCode)
+		require.Greater(t, time.Since(begin), 2*limit)
+	})
+	t.Run("a server that thinks long is waited for", func(t *testing.T) {
+		t.Parallel()
+		resp, body := get(t, client(t), "http://"+p.addr+"/?delay=2s")
+		require.Equal(t, 200, resp.StatusCode)
+		require.Equal(t, "backend\n", body)
+	})
+	t.Run("others are served meanwhile", func(t *testing.T) {
+		t.Parallel()
+		for range 300 {
+			open(t, "GET / HTTP/1.1\r\nHost: a\r\n")
+		}
+		resp, _ := get(t, client(t), "http://"+p.addr)
+		require.Equal(t, 200, resp.StatusCode)
+	})
+}

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A running is the public server of a gateway while it runs.
+type running struct {
+	gateway  *gateway
+	server   *http.Server
+	listener net.Listener
+	conns    conns
+	served   chan error // receives what Serve returns
+	cut      func()     // ends the context of all requests, upgraded connections too
+}
+
+// startServer serves g on ln.
+func startServer(g *gateway, cfg Server, ln net.Listener) *running {
+	ctx, cut := context.WithCancel(context.Background())
+	s := &running{gateway: g, listener: ln, conns: conns{busy: map[net.Conn]time.Time{}}, served: make(chan error, 1), cut: cut}
+	s.server = &http.Server{
+		Handler:           g,
+		ReadHeaderTimeout: time.Duration(cfg.ReadHeaderTimeout),
+		IdleTimeout:       time.Duration(cfg.IdleTimeout),
+		MaxHeaderBytes:    int(cfg.MaxHeaderBytes),
+		// For what net/http itself writes. ServeHTTP replaces it by a limit on standing still.
+		WriteTimeout: time.Duration(cfg.StallTimeout),
+		BaseContext:  func(net.Listener) context.Context { return ctx },
+		ConnState:    s.conns.track,
+		ErrorLog:     slog.NewLogLogger(g.log.Handler(), slog.LevelWarn),
+	}
+	go func() { s.served <- s.server.Serve(ln) }()
+	return s
+}
+
+// close ends the server at once.
+func (s *running) close() {
+	s.cut()
+	s.server.Close()
+}
+
+// ServeHTTP takes a request through the limits to its route.
+func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	gen, release := g.acquire()
+	defer release()
+	w, r, done := limitStalls(w, r, time.Duration(gen.cfg.Server.StallTimeout), g.draining.Load)
+	defer done()
+	if !limitHeader(w, r, gen.cfg.Server.MaxHeaderFields) || !limitBody(w, r, int64(gen.cfg.Server.MaxBody)) {
+		return
+	}
+	if r.Method == http.MethodConnect {
+		writeProblem(w, http.StatusMethodNotAllowed, "CONNECT is not supported")
+		return
+	}
+	if r.URL.Path != "" && r.URL.Path[0] != '/' { // "PRI *", with which HTTP/2 in clear begins
+		writeProblem(w, http.StatusBadRequest, "the request's target is not a path")
+		return
+	}
+	if hiddenDots(r.URL) {
+		writeProblem(w, http.StatusBadRequest, "the path has encoded dot segments")
+		return
+	}
+	gen.route(r).ServeHTTP(w, r)
+}
+
+// hiddenDots reports whether the path, once decoded, has a segment "." or ".." that it does not show.
+// ServeMux redirects to the clean form of those that it does show. The hidden ones it would
+// route as they are, and an upstream that decodes first could take them for another route's path.
+func hiddenDots(u *url.URL) bool {
+	dots := func(path string) bool {
+		for segment := range strings.SplitSeq(path, "/") {
+			if segment == "." || segment == ".." {
+				return true
+			}
+		}
+		return false
+	}
+	return dots(u.Path) && !dots(u.EscapedPath())
+}
+
+// route returns the handler of r's host and path. Host names are compared without
+// case, port and final dot (RFC 9110, section 4.2.3; RFC 3986, section 3.2.2).
+func (gen *generation) route(r *http.Request) http.Handler {
+	lookup := *r
+	lookup.Host = strings.ToLower(r.Host)
+	if host, _, err := net.SplitHostPort(lookup.Host); err == nil {
+		lookup.Host = host
+	}
+	lookup.Host = strings.TrimSuffix(lookup.Host, ".")
+	h, pattern := gen.routes.Handler(&lookup)
+	if pattern == "" {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			writeProblem(w, http.StatusNotFound, "no route for this host and path")
+		})
+	}
+	return h // of the route, or ServeMux's redirect to the clean path
+}
+
+// methods are the routes that share host and path; that of "" gets the other methods.
+type methods map[string]http.Handler
+
+func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := m[r.Method]
+	if h == nil && r.Method == http.MethodHead {
+		h = m[http.MethodGet]
+	}
+	if h == nil {
+		h = m[""]
+	}
+	if h == nil {
+		allow := slices.Collect(maps.Keys(m))
+		if m[http.MethodGet] != nil && m[http.MethodHead] == nil {
+			allow = append(allow, http.MethodHead)
+		}
+		slices.Sort(allow)
+		w.Header().Set("Allow", strings.Join(allow, ", "))
+		writeProblem(w, http.StatusMethodNotAllowed, "this path does not take "+methodForHumans(r.Method))
+		return
+	}
+	h.ServeHTTP(w, r)
+}
+
+func methodForHumans(m string) string {
+	if len(m) > 20 {
+		return "this method"
+	}
+	return m
+}
+
+// withTimeout bounds the whole exchange of a route.
+func withTimeout(next http.Handler, r Route) http.Handler {
+	if r.Timeout == 0 {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		ctx, cancel := context.WithTimeout(req.Context(), time.Duration(r.Timeout))
+		defer cancel()
+		next.ServeHTTP(w, req.WithContext(ctx))
+	})
+}
+
+// writeProblem answers with problem details (RFC 9457). detail is for the client: no internals.
+func writeProblem(w http.ResponseWriter, status int, detail string) {
+	h := w.Header()
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]any{"title": http.StatusText(status), "status": status, "detail": detail})
+}

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/trivet-go/trivet/balancer"
+)
+
+// An upstream is a service behind the gateway: a handler that proxies to its hosts.
+type upstream struct {
+	cfg      Upstream
+	target   *url.URL
+	balancer *balancer.Balancer
+	settings balancer.Config // of the balancer
+	proxy    http.Handler
+}
+
+func newUpstream(name string, cfg Upstream, log *slog.Logger) (*upstream, error) {
+	target, err := url.Parse(cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	u := &upstream{cfg: cfg, target: &url.URL{Scheme: target.Scheme, Host: target.Host}}
+	u.settings = balancer.Config{
+		Resolver:  resolver(cfg.Hosts),
+		Transport: transport(cfg),
+		Health: balancer.Health{
+			Path:     cfg.Health.Path,
+			Interval: time.Duration(cfg.Health.Interval),
+			Timeout:  time.Duration(cfg.Health.Timeout),
+			Rise:     cfg.Health.Rise,
+			Fall:     cfg.Health.Fall,
+		},
+		IdleTimeout: -1, // it is known as long as it is configured
+		Observe: func(ctx context.Context, e balancer.Event) {
+			if e.Kind != balancer.Attempted {
+				log.LogAttrs(ctx, slog.LevelInfo, "balancer", slog.String("upstream", name), slog.Any("event", e))
+			}
+		},
+	}
+	u.balancer, err = balancer.New(u.settings)
+	if err != nil {
+		return nil, err
+	}
+	u.proxy, err = u.balancer.Handler(u.target, balancer.HandlerConfig{ErrorHandler: writeProxyError})
+	return u, err
+}
+
+func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) { u.proxy.ServeHTTP(w, r) }
+
+// inherit makes u go on with the balancer of old, the upstream of the same name before a reload: hosts
+// that stay keep their connections and what is known of them.
+func (u *upstream) inherit(old *upstream) {
+	settings := u.settings
+	if u.cfg.ConnectTimeout == old.cfg.ConnectTimeout && u.cfg.ResponseTimeout == old.cfg.ResponseTimeout && u.cfg.H2C == old.cfg.H2C {
+		settings.Transport = old.settings.Transport
+	}
+	proxy, err := old.balancer.Handler(u.target, balancer.HandlerConfig{ErrorHandler: writeProxyError})
+	if err != nil || old.balancer.Reload(settings) != nil {
+		return // what New has accepted Reload accepts; should it not, u goes on with a balancer of its own
+	}
+	_ = u.balancer.Close(context.Background()) // it has served nothing
+	u.balancer, u.settings, u.proxy = old.balancer, settings, proxy
+}
+
+// start resolves the hosts and begins to check them, rather than with the first request.
+func (u *upstream) start() {
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		_ = u.balancer.Warm(ctx, u.target.String(), 0) // Observe tells
+	}()
+}
+
+// close waits for the requests in flight, or ctx.
+func (u *upstream) close(ctx context.Context) { _ = u.balancer.Close(ctx) }
+
+// status is what the admin server shows.
+func (u *upstream) status() any {
+	return struct {
+		Target string                `json:"target"`
+		Hosts  []balancer.HostStatus `json:"hosts"`
+		Stats  balancer.Stats        `json:"stats"`
+	}{u.target.String(), u.balancer.Hosts(u.target.String()), u.balancer.Stats()}
+}
+
+func resolver(hosts []Host) balancer.Resolver {
+	if len(hosts) == 0 {
+		return balancer.DNS(balancer.DNSConfig{})
+	}
+	var endpoints []balancer.Endpoint
+	for _, h := range hosts {
+		endpoints = append(endpoints, balancer.Endpoint{Addr: h.Addr, Weight: h.Weight, Priority: h.Priority})
+	}
+	return balancer.NewPushed(endpoints...)
+}
+
+func transport(cfg Upstream) *http.Transport {
+	t := &http.Transport{
+		DialContext:            (&net.Dialer{Timeout: time.Duration(cfg.ConnectTimeout), KeepAlive: 15 * time.Second}).DialContext,
+		TLSHandshakeTimeout:    time.Duration(cfg.ConnectTimeout),
+		ResponseHeaderTimeout:  time.Duration(cfg.ResponseTimeout),
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: 1 << 20,
+		DisableCompression:     true, // the client's Accept-Encoding goes on as it is
+	}
+	if cfg.H2C {
+		t.Protocols = new(http.Protocols)
+		t.Protocols.SetUnencryptedHTTP2(true)
+	}
+	return t
+}
+
+// writeProxyError answers a request that got no response from the upstream.
+func writeProxyError(w http.ResponseWriter, r *http.Request, err error) {
+	var tooLarge *http.MaxBytesError
+	var unsent interface{ NotSent() bool }
+	var wait interface{ RetryAfter() time.Duration }
+	var timeout net.Error
+	switch {
+	case errors.As(err, &tooLarge):
+		writeProblem(w, http.StatusRequestEntityTooLarge, "the body is too large")
+	case errors.As(err, &unsent) && unsent.NotSent():
+		seconds := 1
+		if errors.As(err, &wait) {
+			seconds = max(1, int(math.Ceil(wait.RetryAfter().Seconds())))
+		}
+		w.Header().Set("Retry-After", strconv.Itoa(seconds))
+		writeProblem(w, http.StatusServiceUnavailable, "no server is available for this request")
+	case errors.Is(r.Context().Err(), context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		writeProblem(w, http.StatusGatewayTimeout, "the server behind the gateway took too long")
+	default:
+		writeProblem(w, http.StatusBadGateway, "the server behind the gateway failed")
+	}
+}

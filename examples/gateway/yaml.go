@@ -1,0 +1,262 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// maxConfigFile bounds a configuration: YAML's aliases can make much of little.
+const maxConfigFile = 1 << 20
+
+// A ConfigError names everything that is wrong with a configuration file, a line each:
+// "gateway.yaml:12: routes[0].upstream: ...".
+type ConfigError struct{ Lines []string }
+
+func (e *ConfigError) Error() string { return strings.Join(e.Lines, "\n") }
+
+// loadConfig reads a configuration file. If the content is at fault, the error is a *ConfigError.
+func loadConfig(file string) (Config, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return Config{}, err
+	}
+	if info.Size() > maxConfigFile {
+		return Config{}, &ConfigError{[]string{fmt.Sprintf("%s: is larger than 1 MiB", file)}}
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return Config{}, err
+	}
+	return parseConfig(file, text)
+}
+
+// parseConfig is loadConfig without the file system; name stands in the errors.
+func parseConfig(name string, text []byte) (Config, error) {
+	var cfg Config
+	var root yaml.Node
+	if err := yaml.Load(text, &root); err != nil {
+		return Config{}, &ConfigError{syntaxFaults(name, err)}
+	}
+	pos := newPositions(&root)
+	if err := root.Load(&cfg, yaml.WithKnownFields()); err != nil {
+		return Config{}, &ConfigError{pos.loadFaults(name, err)}
+	}
+	cfg, faults := cfg.withDefaults()
+	if len(faults) > 0 {
+		return Config{}, &ConfigError{pos.describe(name, faults)}
+	}
+	return cfg, nil
+}
+
+func syntaxFaults(name string, err error) []string {
+	var one *yaml.LoadError
+	if errors.As(err, &one) && one.Mark.Line > 0 {
+		return []string{fmt.Sprintf("%s:%d: %s", name, one.Mark.Line, one.Message)}
+	}
+	text := err.Error()
+	if i := strings.LastIndex(text, "yaml: "); i >= 0 {
+		text = text[i+len("yaml: "):] // "no documents in stream"
+	}
+	return []string{name + ": " + text}
+}
+
+// positions knows where each part of a document stands.
+type positions struct {
+	lines map[string]int    // of a field, by its path; of the key in a mapping
+	paths map[[2]int]string // the path that begins, or whose key begins, at line and column
+}
+
+func newPositions(root *yaml.Node) *positions {
+	p := &positions{map[string]int{}, map[[2]int]string{}}
+	p.walk(root, nil)
+	return p
+}
+
+func (p *positions) walk(n *yaml.Node, path []any) {
+	at := [2]int{n.Line, n.Column}
+	if _, ok := p.paths[at]; !ok {
+		p.paths[at] = pathString(path)
+	}
+	if _, ok := p.lines[pathString(path)]; !ok {
+		p.lines[pathString(path)] = n.Line
+	}
+	switch n.Kind {
+	case yaml.DocumentNode:
+		for _, c := range n.Content {
+			p.walk(c, path)
+		}
+	case yaml.SequenceNode:
+		for i, c := range n.Content {
+			p.walk(c, append(slices.Clone(path), i))
+		}
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			key := n.Content[i]
+			child := append(slices.Clone(path), key.Value)
+			p.paths[[2]int{key.Line, key.Column}] = pathString(child)
+			p.lines[pathString(child)] = key.Line
+			p.walk(n.Content[i+1], child)
+		}
+	}
+}
+
+// pathString renders keys and indices as in "routes[0].methods[1]".
+func pathString(path []any) string {
+	var b strings.Builder
+	for _, part := range path {
+		switch part := part.(type) {
+		case int:
+			fmt.Fprintf(&b, "[%d]", part)
+		default:
+			if b.Len() > 0 {
+				b.WriteByte('.')
+			}
+			fmt.Fprint(&b, part)
+		}
+	}
+	return b.String()
+}
+
+// describe renders faults in the order of the file. What is missing stands where it should be.
+func (p *positions) describe(name string, fs faults) []string {
+	type located struct {
+		line int
+		text string
+	}
+	var all []located
+	for _, f := range fs {
+		line := 1
+		for path := f.path; len(path) > 0; path = path[:len(path)-1] {
+			if l, ok := p.lines[pathString(path)]; ok {
+				line = l
+				break
+			}
+		}
+		all = append(all, located{line, fmt.Sprintf("%s:%d: %s: %s", name, line, pathString(f.path), f.text)})
+	}
+	slices.SortStableFunc(all, func(a, b located) int {
+		if a.line != b.line {
+			return a.line - b.line
+		}
+		return strings.Compare(a.text, b.text)
+	})
+	var lines []string
+	for _, l := range all {
+		lines = append(lines, l.text)
+	}
+	return lines
+}
+
+var (
+	unknownKey   = regexp.MustCompile("^field .* not found in type ")
+	duplicateKey = regexp.MustCompile(`^mapping key .* already defined at line (\d+)`)
+	wrongType    = regexp.MustCompile("^cannot construct !!(\\w+)( `.*`)? into (.*)$")
+)
+
+// loadFaults renders what the YAML library found, in words that name no Go type.
+func (p *positions) loadFaults(name string, err error) []string {
+	var all *yaml.LoadErrors
+	if !errors.As(err, &all) {
+		return syntaxFaults(name, err)
+	}
+	var lines []string
+	for _, e := range all.Errors {
+		text := e.Message
+		if unknownKey.MatchString(text) {
+			text = "unknown key"
+		} else if m := duplicateKey.FindStringSubmatch(text); m != nil {
+			text = "stands here twice, first in line " + m[1]
+		} else if m := wrongType.FindStringSubmatch(text); m != nil {
+			text = "must be " + kindOf(m[3]) + ", not " + map[string]string{"seq": "a list", "map": "a mapping"}[m[1]] + strings.TrimSpace(m[2])
+		}
+		line := fmt.Sprintf("%s:%d: ", name, e.Mark.Line)
+		if path := p.paths[[2]int{e.Mark.Line, e.Mark.Column}]; path != "" {
+			line += path + ": "
+		}
+		lines = append(lines, line+text)
+	}
+	return lines
+}
+
+// kindOf says in YAML's words what a Go type is.
+func kindOf(goType string) string {
+	switch {
+	case strings.HasPrefix(goType, "[]"):
+		return "a list"
+	case goType == "string":
+		return "a string"
+	case goType == "bool":
+		return "true or false"
+	case strings.HasPrefix(goType, "int"):
+		return "a whole number"
+	case strings.HasPrefix(goType, "uint"):
+		return "a whole number from 0"
+	default:
+		return "a mapping"
+	}
+}
+
+// A Duration is written as time.ParseDuration reads it: "1.5s", "2m".
+type Duration time.Duration
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
+	v, err := time.ParseDuration(n.Value)
+	if err != nil {
+		return fmt.Errorf("must be a duration such as 500ms, 5s or 1m30s, not %s", describeNode(n))
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// A Size is a number of bytes, written with a unit: "512B", "32KiB", "10MiB", "1GiB".
+type Size int64
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (s *Size) UnmarshalYAML(n *yaml.Node) error {
+	for _, unit := range []struct {
+		name  string
+		bytes int64
+	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"B", 1}} {
+		digits, ok := strings.CutSuffix(n.Value, unit.name)
+		if !ok {
+			continue
+		}
+		v, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 32)
+		if err != nil {
+			break
+		}
+		*s = Size(v * unit.bytes)
+		return nil
+	}
+	return fmt.Errorf("must be a size such as 512B, 32KiB or 10MiB, not %s", describeNode(n))
+}
+
+// UnmarshalYAML implements yaml.Unmarshaler: an address alone is a Host, too.
+func (h *Host) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode {
+		h.Addr = n.Value
+		return nil
+	}
+	type mapping Host
+	return n.Load((*mapping)(h), yaml.WithKnownFields())
+}
+
+func describeNode(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.ScalarNode:
+		return "`" + n.Value + "`"
+	case yaml.SequenceNode:
+		return "a list"
+	default:
+		return "a mapping"
+	}
+}
