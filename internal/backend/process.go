@@ -152,7 +152,36 @@ func (p *Process) Kill() {
 }
 
 // Pause sends SIGSTOP: the kernel still accepts connections for the process, which does nothing.
-func (p *Process) Pause() { p.signal(syscall.SIGSTOP) }
+func (p *Process) Pause() {
+	p.tb.Helper()
+	p.signal(syscall.SIGSTOP)
+	p.mu.Lock()
+	pid := p.cmd.Process.Pid
+	p.mu.Unlock()
+	for deadline := time.Now().Add(10 * time.Second); !stopped(pid); {
+		if time.Now().After(deadline) {
+			p.tb.Fatal("backend: the process does not stop")
+		}
+		time.Sleep(100 * time.Microsecond)
+	}
+}
+
+// stopped reports whether all threads of a process have stopped, which they do some time after the
+// signal. Where there is no /proc it is taken on trust.
+func stopped(pid int) bool {
+	stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, file := range stats {
+		stat, err := os.ReadFile(file)
+		if err != nil {
+			continue // the thread has ended
+		}
+		// "pid (name) state ...", and the name may have parentheses.
+		if _, state, ok := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')'):]), " "); ok && state[0] != 'T' {
+			return false
+		}
+	}
+	return true
+}
 
 // Resume ends Pause.
 func (p *Process) Resume() { p.signal(syscall.SIGCONT) }
