@@ -49,7 +49,6 @@ func limitBody(w http.ResponseWriter, r *http.Request, limit int64) bool {
 // large upload or an event stream. done must be called before the handler returns.
 func limitStalls(w http.ResponseWriter, r *http.Request, stall time.Duration, draining func() bool) (_ http.ResponseWriter, _ *http.Request, done func()) {
 	rc := http.NewResponseController(w)
-	_ = rc.SetWriteDeadline(time.Time{}) // no deadline while the upstream thinks; each write sets one
 	done = func() {}
 	steady := &steadyWriter{ResponseWriter: w, rc: rc, stall: stall, draining: draining}
 	if r.Body != nil && r.Body != http.NoBody {

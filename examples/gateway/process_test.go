@@ -477,7 +477,9 @@ func TestG10_SlowClientsAreCutOff(t *testing.T) {
 	})
 	t.Run("a server that thinks long is waited for", func(t *testing.T) {
 		t.Parallel()
-		resp, body := get(t, client(t), "http://"+p.addr+"/?delay=2s")
+		req, err := http.NewRequest("POST", "http://"+p.addr+"/?delay=2s", strings.NewReader("whole"))
+		require.NoError(t, err)
+		resp, body := do(t, client(t), req)
 		require.Equal(t, 200, resp.StatusCode)
 		require.Equal(t, "backend\n", body)
 	})
