@@ -62,7 +62,7 @@ fuzz: ## run each fuzz target of both modules for FUZZTIME (30s)
 	  for dir in $$(git ls-files '*_test.go' | { grep -v '^\(examples\|benchmarks\)/' || true; } | xargs -r grep -lE '^func Fuzz' | xargs -r -n1 dirname | sort -u); do \
 	    for target in $$(grep -hoE '^func Fuzz\w+' $$dir/*_test.go | cut -d' ' -f2 | sort -u); do \
 	      echo "== $$module/$$dir $$target"; \
-	      go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./$$dir; \
+	      go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s ./$$dir; \
 	    done; \
 	  done ); \
 	done

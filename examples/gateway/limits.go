@@ -78,9 +78,7 @@ func (b *steadyBody) Read(p []byte) (int, error) {
 	b.setDeadline(time.Now().Add(b.stall))
 	n, err := b.ReadCloser.Read(p) // a timeout cancels the request's context: to net/http the client has gone
 	if err == io.EOF {
-		// net/http reads on to notice that the client leaves, and a deadline would look just like that.
-		b.setDeadline(time.Time{})
-		b.stop()
+		b.stop() // net/http has lifted the deadline: it reads on only to notice that the client leaves
 		b.eof.Store(true)
 	}
 	return n, err
