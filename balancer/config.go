@@ -22,11 +22,11 @@ const (
 	defaultRise           = 2
 	defaultFall           = 3
 
-	// The defaults of gRPC's outlier detection (proposal A50), except for the share: 10 % of a
-	// small fleet is nobody.
+	// The defaults of gRPC's outlier detection (proposal A50), except for the share (10 % of a
+	// small fleet is nobody) and for Base: a restart takes seconds, and trying again costs one request.
 	defaultConsecutive = 5
 	defaultInterval    = 10 * time.Second
-	defaultBase        = 30 * time.Second
+	defaultBase        = 2 * time.Second
 	defaultMax         = 5 * time.Minute
 	defaultMaxEjected  = 0.3
 	defaultDeviations  = 1.9
@@ -146,7 +146,7 @@ type Outlier struct {
 	Interval time.Duration
 
 	// Base is how long an endpoint is ejected the first time, and by how much more each further time,
-	// up to Max, give or take a tenth. Good Intervals let the count fall again. Zero means 30 s and 5 minutes.
+	// up to Max, give or take a tenth. Good Intervals let the count fall again. Zero means 2 s and 5 minutes.
 	Base, Max time.Duration
 
 	// MaxEjected is the largest share of a target's endpoints that may be ejected at once. One may always

@@ -40,6 +40,7 @@ type group struct {
 	set     atomic.Pointer[settings]
 	current atomic.Pointer[snapshot]
 	held    atomic.Int64 // hosts for which held is true
+	shared  atomic.Bool  // most hosts have failed requests of late: the fault is in what they share
 	typical atomicFloat  // the lower median of the hosts' costs; zero when nothing is known
 
 	sequence atomic.Uint64 // for policies that go round
@@ -364,12 +365,15 @@ func (g *group) reply(p *picked, now, took int64, out outcome, cool time.Duratio
 		g.penalize(h, now)
 	case failure:
 		h.failed.Add(1)
-		g.penalize(h, now)
+		if g.shared.Load() {
+			g.sample(h, now, took, p.inflight) // that it fails is nothing special
+		} else {
+			g.penalize(h, now)
+		}
 	}
 	h.replied.Add(1)
 	if out == failure {
-		if n := h.failures.Add(1); g.set.Load().cfg.Outlier.Consecutive > 0 && int64(n) >= int64(g.set.Load().cfg.Outlier.Consecutive) ||
-			h.probation.Load() && h.rampFrom != 0 { // it has just come back, and fails again
+		if n, limit := h.failures.Add(1), g.set.Load().cfg.Outlier.Consecutive; limit > 0 && (int64(n) >= int64(limit) || h.probation.Load()) {
 			g.trip(h, now)
 		}
 	}
@@ -436,7 +440,7 @@ func (g *group) seen(h *host) {
 	}
 }
 
-// tick is the upkeep of a group, called every tickInterval while there are requests.
+// tickLocked is the upkeep of a group, called every tickInterval while there are requests.
 func (g *group) tickLocked(now int64) {
 	since := now - g.lastTick
 	g.lastTick = now
@@ -448,6 +452,7 @@ func (g *group) tickLocked(now int64) {
 			h.ejectedUntil = 0
 			h.failures.Store(0)
 			h.reason = ""
+			h.returning = true
 			g.rampLocked(h, now)
 			g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: Healthy, Reason: "ejection ended"})
 			changed = true
@@ -459,6 +464,7 @@ func (g *group) tickLocked(now int64) {
 			g.tickCostLocked(h, now, since, typical)
 		}
 	}
+	g.tickFailuresLocked(now)
 	if o := g.set.Load().cfg.Outlier; now-g.lastInterval >= int64(o.Interval) {
 		g.lastInterval = now
 		g.judgeLocked(now)

@@ -44,6 +44,10 @@ type host struct {
 	ejectedUntil int64
 	ejections    int // grows with each ejection, falls with each good interval
 	reason       string
+	returning    bool // from an ejection, until its next interval
+
+	tickReplied, tickFailed uint64  // the counters at the last tick
+	lately, failedLately    float64 // replies and failures of the last seconds
 
 	rampFrom    int64 // when the ramp began
 	probationAt int64

@@ -10,11 +10,41 @@ import (
 // all hosts are good, a single failure is many standard deviations.
 const minGap = 0.05
 
-// trip ejects h for its failures in a row, or for failing while it comes back.
+// Replies count for the present with a weight that falls by keep at every tick: they are forgotten in seconds.
+// A host fails lately if one of failShare of them failed.
+const (
+	keep      = 0.95
+	failShare = 0.1
+)
+
+// tickFailuresLocked finds out who fails lately.
+func (g *group) tickFailuresLocked(now int64) {
+	failing, known := 0, 0
+	for _, h := range g.hosts {
+		replied, failed := h.replied.Load(), h.failed.Load()
+		h.lately = h.lately*keep + float64(replied-h.tickReplied)
+		h.failedLately = h.failedLately*keep + float64(failed-h.tickFailed)
+		h.tickReplied, h.tickFailed = replied, failed
+		if h.lately < 0.5 || h.stateLocked(now) != Healthy {
+			continue
+		}
+		if known++; h.failsLatelyLocked() {
+			failing++
+		}
+	}
+	g.shared.Store(known > 1 && failing*2 > known)
+}
+
+func (h *host) failsLatelyLocked() bool {
+	return h.failedLately > 0.5 && h.failedLately > failShare*h.lately
+}
+
+// trip ejects h for its failures in a row, or for failing as it comes back.
 func (g *group) trip(h *host, now int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if h.failures.Load() == 0 || h.ejectedUntil > now || !g.memberLocked(h) {
+	n := int(h.failures.Load())
+	if n == 0 || n < g.set.Load().cfg.Outlier.Consecutive && !h.returning || h.ejectedUntil > now || !g.memberLocked(h) {
 		return // another goroutine was here first, or the host has left
 	}
 	// If the others fail as well, the fault is in what they share, and fewer hosts would only have
@@ -25,7 +55,7 @@ func (g *group) trip(h *host, now int64) {
 			continue
 		}
 		others++
-		if o.failures.Load() > 0 {
+		if o.failures.Load() > 0 || o.failsLatelyLocked() {
 			failing++
 		}
 	}
@@ -95,6 +125,7 @@ func (g *group) judgeLocked(now int64) {
 		}
 		if h.ejections > 0 && n > 0 && f*10 < n { // a good interval
 			h.ejections--
+			h.returning = false
 		}
 		if late := o.Latency > 0 && typical > 0 && h.cost.Load() > o.Latency*typical; !late {
 			h.lateSince = 0

@@ -81,7 +81,7 @@ func (m *sim) starved(v recovery) time.Duration {
 			return time.Duration(b+span)*time.Duration(bucket) - v.at
 		}
 	}
-	if len(m.counts[v.server])-int(int64(v.at)/bucket) < span {
+	if v.at+10*second > time.Duration(m.end-m.warm) {
 		return 0 // too late to tell
 	}
 	return -1
