@@ -109,7 +109,7 @@ type estimator struct {
 	decay       time.Duration // time constant of the moving average
 	perInflight bool          // divide the latency by the requests in flight at dispatch
 	peak        bool          // a latency above the average replaces it
-	root        bool          // score by the square root of the cost
+	root        bool          // average the cube roots, and score by them
 }
 
 // update returns cost after a sample that comes dt nanoseconds after the previous one.
@@ -118,13 +118,17 @@ func (e estimator) update(cost, sample float64, dt int64) float64 {
 		return sample
 	}
 	w := math.Exp(-float64(max(dt, 0)) / float64(e.decay))
+	if e.root {
+		root := math.Cbrt(cost)*w + math.Cbrt(sample)*(1-w)
+		return root * root * root
+	}
 	return cost*w + sample*(1-w)
 }
 
 // score returns what one request in flight on a host of this cost counts.
 func (e estimator) score(cost, weight float64) float64 {
 	if e.root {
-		cost = math.Sqrt(cost)
+		cost = math.Cbrt(cost)
 	}
 	return cost / weight
 }

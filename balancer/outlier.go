@@ -13,7 +13,7 @@ const minGap = 0.05
 // Replies count for the present with a weight that falls by keep at every tick: they are forgotten in seconds.
 // A host fails lately if one of failShare of them failed.
 const (
-	keep      = 0.95
+	keep      = 0.8
 	failShare = 0.1
 )
 
@@ -32,11 +32,20 @@ func (g *group) tickFailuresLocked(now int64) {
 			failing++
 		}
 	}
-	g.shared.Store(known > 1 && failing*2 > known)
+	shared := known > 1 && failing*2 > known
+	if shared && !g.shared.Load() && g.set.Load().est.decay > 0 {
+		for _, h := range g.hosts { // take back what their failures have made of the costs
+			g.setCost(h, min(h.cost.Load(), g.typical.Load()))
+		}
+	}
+	g.shared.Store(shared)
 }
 
+// failsLatelyLocked looks at the time since the last tick, and that with what is remembered from before.
 func (h *host) failsLatelyLocked() bool {
-	return h.failedLately > 0.5 && h.failedLately > failShare*h.lately
+	failed, replied := float64(h.failed.Load()-h.tickFailed), float64(h.replied.Load()-h.tickReplied)
+	all := failed + h.failedLately
+	return failed > 0 && failed > failShare*replied || all > 0.5 && all > failShare*(replied+h.lately)
 }
 
 // trip ejects h for its failures in a row, or for failing as it comes back.

@@ -89,9 +89,10 @@ func estimatorOf(p Policy) estimator {
 }
 
 // Adaptive returns the default policy: of all hosts, or a sample of 16 where there are more than 64,
-// the one with the least (requests in flight + 1) · √cost / weight, cost being a moving average over a second of
+// the one with the least (requests in flight + 1) · ∛cost / weight. The cost is a moving average over a second of
 // latency to the header divided by the requests in flight at dispatch. The root keeps an old latency
-// from outweighing what is known for sure, the requests in flight.
+// from outweighing what is known for sure, the requests in flight; averaging roots keeps a few
+// expensive requests from making their host look slow.
 func Adaptive() Policy { return adaptive{} }
 
 type adaptive struct{}
@@ -102,7 +103,7 @@ const (
 )
 
 func (adaptive) estimator() estimator {
-	return estimator{decay: time.Second, perInflight: true, root: true}
+	return estimator{decay: time.Duration(tune[2] * 1e9), perInflight: true, root: true}
 }
 
 func (adaptive) Pick(v *View, _ *http.Request) int {

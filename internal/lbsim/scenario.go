@@ -149,7 +149,7 @@ func Scenarios(clients int) []Scenario {
 		base("gray host .75", .75, gray),
 		long(base("hang 10 s .75", .75, hang)),
 		long(base("slow 10 s .75", .75, slowTen)),
-		base("cold join .85", .85, coldJoin),
+		long(base("cold join .85", .85, coldJoin)),
 		long(base("rolling restart .70", .70, rollingRestart)),
 		long(base("flapping .75", .75, flapping)),
 		long(base("zone loss .60", .60, zoneLoss)),
@@ -217,7 +217,7 @@ func coldJoin(w *Weather) {
 		w.Speed(time.Duration(k)*second/2, 0, .05+.95*float64(k)/20)
 	}
 	w.Speed(10*second, 0, 1)
-	w.Recovered(0, 0)
+	w.Recovered(10*second, 0)
 }
 
 // rollingRestart takes a tenth of the servers down every 5 s, for 2 s. They come back at half speed for 2 s.
