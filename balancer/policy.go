@@ -103,7 +103,7 @@ const (
 )
 
 func (adaptive) estimator() estimator {
-	return estimator{decay: time.Duration(tune[2] * 1e9), perInflight: true, root: true}
+	return estimator{decay: time.Second, perInflight: true, root: true}
 }
 
 func (adaptive) Pick(v *View, _ *http.Request) int {
