@@ -21,8 +21,9 @@ const (
 	// drift is the time constant with which the estimate of a host that gets no requests, and is not shunned, moves to
 	// the typical one.
 	drift = 2 * time.Second
-	// maxCost bounds what failures can make of a cost, in multiples of the typical one.
-	maxCost = 64
+	// maxCost bounds what failures and silence can make of a cost, in multiples of the typical one.
+	maxCost    = 1 << maxPenalty
+	maxPenalty = 6
 	// silence is how long requests must have gone without any reply to count as a sample.
 	silence = 100 * time.Millisecond
 	// probationTime bounds how long nothing may be known of a host that gets no requests.
@@ -297,7 +298,7 @@ func (g *group) hold(v *View, tried []*host) {
 		s := slices.Contains(tried, h)
 		if !s && h.held.Load() {
 			s = h.probation.Load() && h.inflight.Load() > 0 ||
-				h.ramp.Load() < 1 && unit(v.Rand()) >= h.ramp.Load()
+				!h.probation.Load() && h.ramp.Load() < 1 && unit(v.Rand()) >= h.ramp.Load()
 		}
 		if !s {
 			left++
@@ -364,19 +365,9 @@ func (g *group) reply(p *picked, now, took int64, out outcome, cool time.Duratio
 		h.coolUntil.Store(now + int64(min(cool, 10*time.Second)))
 		g.penalize(h, now)
 	case failure:
-		h.failed.Add(1)
-		if g.shared.Load() {
-			g.sample(h, now, took, p.inflight) // that it fails is nothing special
-		} else {
-			g.penalize(h, now)
-		}
+		g.fail(p, now, took)
 	}
 	h.replied.Add(1)
-	if out == failure {
-		if n, limit := h.failures.Add(1), g.set.Load().cfg.Outlier.Consecutive; limit > 0 && (int64(n) >= int64(limit) || h.probation.Load()) {
-			g.trip(h, now)
-		}
-	}
 	if out <= busy && h.probation.Load() {
 		g.seen(h)
 	}
@@ -386,9 +377,22 @@ func (g *group) reply(p *picked, now, took int64, out outcome, cool time.Duratio
 func (g *group) finish(p *picked, now int64, broken bool) {
 	p.host.inflight.Add(-1)
 	if broken {
-		p.host.failed.Add(1)
-		p.host.failures.Add(1)
-		g.penalize(p.host, now)
+		g.fail(p, now, 0)
+	}
+}
+
+func (g *group) fail(p *picked, now, took int64) {
+	h := p.host
+	h.failed.Add(1)
+	n := h.failures.Add(1)
+	switch {
+	case !g.shared.Load():
+		g.penalize(h, now)
+	case took > 0: // that it fails is nothing special
+		g.sample(h, now, took, p.inflight)
+	}
+	if limit := g.set.Load().cfg.Outlier.Consecutive; limit > 0 && (int64(n) >= int64(limit) || h.probation.Load()) {
+		g.trip(h, now)
 	}
 }
 
@@ -414,13 +418,14 @@ func (g *group) sample(h *host, now, took, inflight int64) {
 	h.sampled.Store(now)
 }
 
-// penalize makes h look worse than it did: a host that fails at once must not look fast.
+// penalize makes h look worse than it did, and more so with every failure in a row: a host that fails
+// at once must not look fast.
 func (g *group) penalize(h *host, now int64) {
 	if g.set.Load().est.decay == 0 {
 		return
 	}
 	typical := max(g.typical.Load(), 1)
-	g.setCost(h, min(2*max(h.cost.Load(), typical), maxCost*typical))
+	g.setCost(h, max(h.cost.Load(), typical*math.Exp2(float64(min(h.failures.Load()+1, maxPenalty)))))
 	h.sampled.Store(now)
 }
 
@@ -453,6 +458,10 @@ func (g *group) tickLocked(now int64) {
 			h.failures.Store(0)
 			h.reason = ""
 			h.returning = true
+			h.slow.Store(0)
+			if typical > 0 && g.set.Load().est.decay > 0 {
+				g.setCost(h, typical)
+			}
 			g.rampLocked(h, now)
 			g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: Healthy, Reason: "ejection ended"})
 			changed = true

@@ -32,13 +32,7 @@ func (g *group) tickFailuresLocked(now int64) {
 			failing++
 		}
 	}
-	shared := known > 1 && failing*2 > known
-	if shared && !g.shared.Load() && g.set.Load().est.decay > 0 {
-		for _, h := range g.hosts { // take back what their failures have made of the costs
-			g.setCost(h, min(h.cost.Load(), g.typical.Load()))
-		}
-	}
-	g.shared.Store(shared)
+	g.shared.Store(known > 1 && failing*2 > known)
 }
 
 // failsLatelyLocked looks at the time since the last tick, and that with what is remembered from before.
@@ -69,6 +63,7 @@ func (g *group) trip(h *host, now int64) {
 		}
 	}
 	if others > 0 && failing*2 > others {
+		g.shared.Store(true)
 		return
 	}
 	if g.ejectLocked(h, now, "consecutive failures") {

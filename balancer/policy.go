@@ -89,7 +89,7 @@ func estimatorOf(p Policy) estimator {
 }
 
 // Adaptive returns the default policy: of all hosts, or a sample of 16 where there are more than 64,
-// the one with the least (requests in flight + 1) · ∛cost / weight. The cost is a moving average over a second of
+// the one with the least (requests in flight + 1) · ∛cost / weight. The cost is a moving average over 1.5 s of
 // latency to the header divided by the requests in flight at dispatch. The root keeps an old latency
 // from outweighing what is known for sure, the requests in flight; averaging roots keeps a few
 // expensive requests from making their host look slow.
@@ -103,7 +103,7 @@ const (
 )
 
 func (adaptive) estimator() estimator {
-	return estimator{decay: time.Second, perInflight: true, root: true}
+	return estimator{decay: 1500 * time.Millisecond, perInflight: true, root: true}
 }
 
 func (adaptive) Pick(v *View, _ *http.Request) int {
