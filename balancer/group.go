@@ -21,9 +21,11 @@ const (
 	// drift is the time constant with which the estimate of a host that gets no requests, and is not shunned, moves to
 	// the typical one.
 	drift = 2 * time.Second
-	// maxCost bounds what failures and silence can make of a cost, in multiples of the typical one.
+	// maxCost bounds what silence can make of a cost, in multiples of the typical one, and 2^maxPenalty
+	// what failures can make of it. They are forgiven with the time constant forgive.
 	maxCost    = 1 << maxPenalty
 	maxPenalty = 6
+	forgive    = 2 * time.Second
 	// silence is how long requests must have gone without any reply to count as a sample.
 	silence = 100 * time.Millisecond
 	// probationTime bounds how long nothing may be known of a host that gets no requests.
@@ -163,11 +165,7 @@ func (g *group) castLocked(h *host, e Endpoint) {
 		r.sticky = s.hostID(e.Addr)
 	}
 	h.role.Store(r)
-	cost := h.cost.Load()
-	if cost == 0 {
-		cost = max(g.typical.Load(), 1)
-	}
-	h.score.Store(set.est.score(cost, r.weight))
+	g.setCost(h, h.cost.Load())
 }
 
 // rampLocked starts the slow start of h.
@@ -363,7 +361,7 @@ func (g *group) reply(p *picked, now, took int64, out outcome, cool time.Duratio
 		}
 	case busy:
 		h.coolUntil.Store(now + int64(min(cool, 10*time.Second)))
-		g.penalize(h, now)
+		g.penalize(h)
 	case failure:
 		g.fail(p, now, took)
 	}
@@ -387,7 +385,7 @@ func (g *group) fail(p *picked, now, took int64) {
 	n := h.failures.Add(1)
 	switch {
 	case !g.shared.Load():
-		g.penalize(h, now)
+		g.penalize(h)
 	case took > 0: // that it fails is nothing special
 		g.sample(h, now, took, p.inflight)
 	}
@@ -418,21 +416,25 @@ func (g *group) sample(h *host, now, took, inflight int64) {
 	h.sampled.Store(now)
 }
 
-// penalize makes h look worse than it did, and more so with every failure in a row: a host that fails
-// at once must not look fast.
-func (g *group) penalize(h *host, now int64) {
+// penalize makes h look worse than its latency says, and more so with every failure in a row: a host that fails at once
+// must not look fast.
+func (g *group) penalize(h *host) {
 	if g.set.Load().est.decay == 0 {
 		return
 	}
-	typical := max(g.typical.Load(), 1)
-	g.setCost(h, max(h.cost.Load(), typical*math.Exp2(float64(min(h.failures.Load()+1, maxPenalty)))))
-	h.sampled.Store(now)
+	h.penalty.Store(max(h.penalty.Load(), math.Exp2(float64(min(h.failures.Load()+1, maxPenalty)))))
+	g.setCost(h, h.cost.Load())
 }
 
 func (g *group) setCost(h *host, cost float64) {
 	h.cost.Store(cost)
+	if cost == 0 { // unseen: typical until proven otherwise
+		cost = max(g.typical.Load(), 1)
+	}
 	if h.coolUntil.Load() != 0 {
 		cost *= maxCost
+	} else if p := h.penalty.Load(); p > 1 {
+		cost *= p
 	}
 	h.score.Store(g.set.Load().est.score(cost, h.weight()))
 }
@@ -506,6 +508,11 @@ func (g *group) tickCostLocked(h *host, now, since int64, typical float64) {
 		h.coolUntil.Store(0)
 		g.setCost(h, h.cost.Load())
 	}
+	if p := h.penalty.Load(); g.shared.Load() || p < 1.1 {
+		h.penalty.Store(1)
+	} else {
+		h.penalty.Store(1 + (p-1)*math.Exp(-float64(since)/float64(forgive)))
+	}
 	// Requests that wait longer than a reply should take are a sample of at least that.
 	if replied, awaiting := h.replied.Load(), h.awaiting(); awaiting == 0 || replied != h.silentCount || h.silentSince == 0 {
 		h.silentCount, h.silentSince = replied, 0
@@ -521,13 +528,10 @@ func (g *group) tickCostLocked(h *host, now, since int64, typical float64) {
 		return
 	}
 	cost := h.cost.Load()
-	switch {
-	case typical == 0:
-	case cost == 0: // unseen: typical until proven otherwise
-		h.score.Store(g.set.Load().est.score(typical, h.weight()))
-	case h.slow.Load() < 2 && now-h.sampled.Load() > int64(drift)/2:
-		g.setCost(h, typical+(cost-typical)*math.Exp(-float64(since)/float64(drift)))
+	if cost > 0 && typical > 0 && h.slow.Load() < 2 && now-h.sampled.Load() > int64(drift)/2 {
+		cost = typical + (cost-typical)*math.Exp(-float64(since)/float64(drift))
 	}
+	g.setCost(h, cost)
 }
 
 // medianLocked returns the lower median of the costs that are known: of two hosts, the faster one's.

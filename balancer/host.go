@@ -19,6 +19,7 @@ type host struct {
 
 	// Written by every reply.
 	cost      atomicFloat   // ns: EWMA of the latency, by the policy's estimator; zero when unseen
+	penalty   atomicFloat   // factor of cost for failures; at most 1 is none
 	sampled   atomic.Int64  // when cost was last updated by a reply
 	replied   atomic.Uint64 // attempts that ended with a header or an error
 	failed    atomic.Uint64 // of these, the failures
