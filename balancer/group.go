@@ -63,6 +63,7 @@ type settings struct {
 	cfg    *Config
 	est    estimator
 	health bool
+	probes *probes // nil unless the policy is Probing
 	// What the policy can do beyond Pick; nil if it cannot.
 	finder interface {
 		find(s *snapshot, r *http.Request) (tier, index int)
@@ -77,6 +78,9 @@ func newSettings(cfg *Config) *settings {
 	s.finder, _ = cfg.Policy.(interface {
 		find(s *snapshot, r *http.Request) (tier, index int)
 	})
+	if p := proberOf(cfg.Policy); p != nil {
+		s.probes = newProbes(p.cfg)
+	}
 	s.drawer, _ = cfg.Policy.(interface {
 		draw(r *http.Request) (uint64, bool)
 	})
@@ -476,6 +480,9 @@ func (g *group) tickLocked(now int64) {
 		}
 	}
 	g.tickFailuresLocked(now)
+	if p := g.set.Load().probes; p != nil {
+		p.tick(now)
+	}
 	if o := g.set.Load().cfg.Outlier; now-g.lastInterval >= int64(o.Interval) {
 		g.lastInterval = now
 		g.judgeLocked(now)

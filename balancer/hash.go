@@ -54,6 +54,8 @@ type hash struct{ cfg HashConfig }
 
 func (p hash) estimator() estimator { return estimatorOf(p.cfg.Next) }
 
+func (p hash) prober() *probing { return proberOf(p.cfg.Next) }
+
 func (p hash) validate() error {
 	var errs []error
 	if p.cfg.Key == nil {
@@ -147,6 +149,8 @@ func Sticky(cfg StickyConfig) Policy {
 type sticky struct{ cfg StickyConfig }
 
 func (p sticky) estimator() estimator { return estimatorOf(p.cfg.Next) }
+
+func (p sticky) prober() *probing { return proberOf(p.cfg.Next) }
 
 func (p sticky) validate() error {
 	var errs []error

@@ -73,6 +73,11 @@ func (p *pool) resolveLocked(parent context.Context) {
 	ctx, cancel := context.WithCancel(parent)
 	p.ctx, p.cancel = ctx, cancel
 	resolver := p.cfg.Resolver
+	if probes := p.g.set.Load().probes; probes != nil {
+		for range probeWorkers {
+			p.b.wg.Go(func() { p.askLoads(ctx, probes) })
+		}
+	}
 	p.b.wg.Go(func() {
 		defer cancel()
 		resolver.Resolve(ctx, p.target, p.refresh, func(endpoints []Endpoint, err error) { p.update(ctx, endpoints, err) })

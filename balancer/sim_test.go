@@ -14,6 +14,8 @@ type simClient struct {
 	view  View
 	names []string
 	index map[*host]int
+	host  map[int]*host
+	asked []int
 	open  []picked // by token
 	free  []int
 }
@@ -24,7 +26,7 @@ func newSimClient(cfg Config, random *rand.Rand) *simClient {
 	if err != nil {
 		panic(err)
 	}
-	c := &simClient{g: newGroup(&cfg), index: map[*host]int{}}
+	c := &simClient{g: newGroup(&cfg), index: map[*host]int{}, host: map[int]*host{}}
 	c.g.random = random.Uint64
 	c.g.sequence.Store(random.Uint64() >> 1)
 	return c
@@ -40,7 +42,7 @@ func (c *simClient) SetServers(now int64, servers []int) {
 	c.g.updateLocked(endpoints, now, func(h *host) {
 		var i int
 		fmt.Sscanf(h.endpoint().Addr, "%04d", &i)
-		c.index[h] = i
+		c.index[h], c.host[i] = i, h
 	})
 }
 
@@ -68,12 +70,16 @@ func (c *simClient) Pick(now int64, tried []int) (server, token int, ok bool) {
 	return c.index[p.host], token, true
 }
 
-func (c *simClient) Reply(token int, now, took int64, o lbsim.Outcome, _ lbsim.Load) {
+func (c *simClient) Reply(token int, now, took int64, o lbsim.Outcome, l lbsim.Load) {
 	out := failure
 	if o == lbsim.Success {
 		out = success
 	}
-	c.g.reply(&c.open[token], now, took, out, 0)
+	p := &c.open[token]
+	c.g.reply(p, now, took, out, 0)
+	if l != (lbsim.Load{}) {
+		c.Probed(c.index[p.host], now, l)
+	}
 }
 
 func (c *simClient) Finish(token int, now int64) {
@@ -87,8 +93,31 @@ func (c *simClient) Tick(now int64) {
 	c.g.tickLocked(now)
 }
 
-func (c *simClient) Probes(int64) []int            { return nil }
-func (c *simClient) Probed(int, int64, lbsim.Load) {}
+func (c *simClient) Probes(int64) []int {
+	c.asked = c.asked[:0]
+	if p := c.g.set.Load().probes; p != nil {
+		for len(p.ask) > 0 {
+			c.asked = append(c.asked, c.index[<-p.ask])
+		}
+	}
+	return c.asked
+}
+
+func (c *simClient) Probed(server int, now int64, l lbsim.Load) {
+	if p := c.g.set.Load().probes; p != nil {
+		p.answered(c.host[server], load{int64(l.InFlight), time.Duration(l.Latency)}, now, len(c.g.current.Load().all))
+	}
+}
+
+// simReporter is a reporter in a simulated server.
+type simReporter struct{ r reporter }
+
+func (s *simReporter) Begin(now int64) int             { return int(s.r.begin()) }
+func (s *simReporter) End(others int, now, took int64) { s.r.end(int64(others), now, took) }
+func (s *simReporter) Load(now int64) lbsim.Load {
+	l := s.r.load(now)
+	return lbsim.Load{InFlight: int(l.inflight), Latency: int64(l.latency)}
+}
 
 // simPolicies are those that the figures compare, the rivals first.
 var simPolicies = []struct {
@@ -101,4 +130,5 @@ var simPolicies = []struct {
 	{"P2C", func() Policy { return LeastRequest(2) }},
 	{"peak EWMA", func() Policy { return PeakEWMA(10 * time.Second) }},
 	{"adaptive", Adaptive},
+	{"probing", func() Policy { return Probing(ProbingConfig{}) }},
 }

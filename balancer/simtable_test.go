@@ -58,6 +58,9 @@ func TestSimScratch(t *testing.T) {
 					defer func() { <-sem }()
 					for k := range seeds {
 						cfg := lbsim.Config{Scenario: s, Seed: uint64(k + 1)}
+						if p.name == "probing" {
+							cfg.NewReporter = func() lbsim.Reporter { return new(simReporter) }
+						}
 						if p.policy != nil {
 							cfg.NewClient = func(_ int, r *rand.Rand) lbsim.Client { return newSimClient(Config{Policy: p.policy()}, r) }
 						}

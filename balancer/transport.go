@@ -171,6 +171,7 @@ func (a *attempt) do(out *http.Request, hold *guard, try int) (resp *http.Respon
 		return nil, unsent, err
 	}
 	resp.Request = out
+	p.g.heard(a.picked.host, resp.Header, now)
 	if s, ok := set.cfg.Policy.(interface {
 		replied(h *host, r *http.Request, resp *http.Response)
 	}); ok {

@@ -11,6 +11,7 @@ type Result struct {
 	Requests              int
 	Failed, Expired       int
 	P50, P99, P999, P9999 time.Duration // of what succeeded, and of the deadlines that passed
+	Mean                  time.Duration // of the same
 	MaxInside             int           // requests at one server at once
 	Jain                  float64       // fairness of picks over the servers that stayed well; 1 is even
 	BadShare              float64       // of the picks, at servers with weather
@@ -31,6 +32,10 @@ func (m *sim) report() Result {
 		return time.Duration(m.latencies[min(int(q*float64(len(m.latencies))), len(m.latencies)-1)])
 	}
 	r.P50, r.P99, r.P999, r.P9999 = quantile(.5), quantile(.99), quantile(.999), quantile(.9999)
+	for _, l := range m.latencies {
+		r.Mean += time.Duration(l)
+	}
+	r.Mean /= time.Duration(max(len(m.latencies), 1))
 	r.MaxInside = m.maxInside
 	total, bad := 0.0, 0.0
 	var well []float64

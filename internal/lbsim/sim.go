@@ -321,6 +321,7 @@ func (m *sim) atServer(t timed) {
 		return
 	}
 	if s.report != nil {
+		q.load = s.report.Load(m.now) // as a field of the response, set before the work
 		q.reporting = int32(s.report.Begin(m.now))
 	}
 	if s.speed > 0 && s.instant && q.chance < s.fail {
@@ -344,7 +345,6 @@ func (m *sim) leave(r int, o Outcome) {
 	q.outcome = o
 	if s := &m.servers[q.server]; s.report != nil {
 		s.report.End(int(q.reporting), m.now, m.now-q.sent-hop)
-		q.load = s.report.Load(m.now)
 	}
 	m.toClient.push(timed{at: m.now + hop, r: r, dial: len(q.tried)})
 }
