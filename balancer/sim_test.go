@@ -119,16 +119,24 @@ func (s *simReporter) Load(now int64) lbsim.Load {
 	return lbsim.Load{InFlight: int(l.inflight), Latency: int64(l.latency)}
 }
 
-// simPolicies are those that the figures compare, the rivals first.
-var simPolicies = []struct {
+// A simPolicy is a way to pick that the figures compare. Without a config it is the oracle.
+type simPolicy struct {
 	name   string
-	policy func() Policy
-}{
-	{"random", Random},
-	{"round robin", RoundRobin},
-	{"least request", func() Policy { return LeastRequest(0) }},
-	{"P2C", func() Policy { return LeastRequest(2) }},
-	{"peak EWMA", func() Policy { return PeakEWMA(10 * time.Second) }},
-	{"adaptive", Adaptive},
-	{"probing", func() Policy { return Probing(ProbingConfig{}) }},
+	config func() Config
 }
+
+func with(p Policy) func() Config { return func() Config { return Config{Policy: p} } }
+
+var (
+	rivals      = []string{"random", "round robin", "least request", "P2C", "peak EWMA"}
+	simPolicies = []simPolicy{
+		{"random", with(Random())},
+		{"round robin", with(RoundRobin())},
+		{"least request", with(LeastRequest(0))},
+		{"P2C", with(LeastRequest(2))},
+		{"peak EWMA", with(PeakEWMA(10 * time.Second))},
+		{"adaptive", with(Adaptive())},
+		{"probing", with(Probing(ProbingConfig{}))},
+		{"oracle", nil},
+	}
+)
