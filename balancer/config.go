@@ -179,16 +179,11 @@ func (c Config) withDefaults() (Config, error) {
 	if isNil(c.Resolver) {
 		p.add("Resolver", "is required")
 	}
-	switch {
-	case c.Policy == nil:
+	if c.Policy == nil {
 		c.Policy = Adaptive()
-	case isNil(c.Policy):
-		p.add("Policy", "is a nil %T", c.Policy)
 	}
-	if v, ok := c.Policy.(interface{ validate() error }); ok && !isNil(c.Policy) {
-		if err := v.validate(); err != nil {
-			p.add("Policy", "%w", err)
-		}
+	if err := validatePolicy(c.Policy); err != nil {
+		p.add("Policy", "%w", err)
 	}
 	if v, ok := c.Resolver.(interface{ validate() error }); ok && !isNil(c.Resolver) {
 		if err := v.validate(); err != nil {
@@ -223,7 +218,10 @@ func (c Config) withDefaults() (Config, error) {
 	o := &c.Outlier
 	orDefault(&p, "Outlier.Consecutive", &o.Consecutive, defaultConsecutive, true)
 	orDefault(&p, "Outlier.Deviations", &o.Deviations, defaultDeviations, true)
-	if o.Latency > 0 && o.Latency <= 1 || math.IsNaN(o.Latency) || math.IsNaN(o.Deviations) {
+	if math.IsNaN(o.Deviations) {
+		p.add("Outlier.Deviations", "NaN is not a number")
+	}
+	if o.Latency > 0 && o.Latency <= 1 || math.IsNaN(o.Latency) {
 		p.add("Outlier.Latency", "%v does not exceed 1", o.Latency)
 	}
 	orDefault(&p, "Outlier.Interval", &o.Interval, defaultInterval, false)

@@ -64,6 +64,9 @@ func (p hash) validate() error {
 	if b := p.cfg.Bound; b >= 0 && b <= 1 || math.IsNaN(b) {
 		errs = append(errs, fmt.Errorf("HashConfig.Bound: %v does not exceed 1", b))
 	}
+	if err := validatePolicy(p.cfg.Next); err != nil {
+		errs = append(errs, fmt.Errorf("HashConfig.Next: %w", err))
+	}
 	return errors.Join(errs...)
 }
 
@@ -162,6 +165,9 @@ func (p sticky) validate() error {
 	}
 	if p.cfg.MaxAge < 0 {
 		errs = append(errs, fmt.Errorf("StickyConfig.MaxAge: %v is negative", p.cfg.MaxAge))
+	}
+	if err := validatePolicy(p.cfg.Next); err != nil {
+		errs = append(errs, fmt.Errorf("StickyConfig.Next: %w", err))
 	}
 	return errors.Join(errs...)
 }

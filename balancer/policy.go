@@ -88,6 +88,17 @@ func estimatorOf(p Policy) estimator {
 	return adaptive{}.estimator() // for the Cost that a user's own policy reads
 }
 
+// validatePolicy says what is wrong with p.
+func validatePolicy(p Policy) error {
+	if isNil(p) {
+		return fmt.Errorf("is a nil %T", p)
+	}
+	if v, ok := p.(interface{ validate() error }); ok {
+		return v.validate()
+	}
+	return nil
+}
+
 // Adaptive returns the default policy: of all hosts, or a sample of 16 where there are more than 64,
 // the one with the least (requests in flight + 1) · ∛cost / weight. The cost is a moving average over 1.5 s of
 // latency to the header divided by the requests in flight at dispatch. The root keeps an old latency
