@@ -81,17 +81,20 @@ func (p *pool) resolveLocked(parent context.Context) {
 	p.b.wg.Go(func() {
 		defer cancel()
 		resolver.Resolve(ctx, p.target, p.refresh, func(endpoints []Endpoint, err error) { p.update(ctx, endpoints, err) })
+		if ctx.Err() == nil { // it has given up: nobody should wait for it
+			p.readyOnce.Do(func() { close(p.ready) })
+		}
 	})
 }
 
 // update takes what the resolver of ctx says.
 func (p *pool) update(ctx context.Context, endpoints []Endpoint, err error) {
-	defer p.readyOnce.Do(func() { close(p.ready) })
 	p.g.mu.Lock()
-	if ctx.Err() != nil { // an older resolver's last word
+	if ctx.Err() != nil { // an older resolver's last word: the present one's is still to come
 		p.g.mu.Unlock()
 		return
 	}
+	defer p.readyOnce.Do(func() { close(p.ready) })
 	if err != nil {
 		p.problem.Store(&err)
 		p.g.emitLocked(Event{Kind: TargetResolved, Err: err, Endpoints: len(p.g.hosts)})
