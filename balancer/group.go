@@ -469,7 +469,7 @@ func (g *group) tickLocked(now int64) {
 				g.setCost(h, typical)
 			}
 			g.rampLocked(h, now)
-			g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: Healthy, Reason: "ejection ended"})
+			g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: h.stateLocked(now), Reason: "ejection ended"})
 			changed = true
 		}
 		if h.held.Load() {
@@ -594,7 +594,7 @@ func (g *group) checked(h *host, err error, took, now int64) {
 		h.down = false
 		h.failures.Store(0)
 		g.rampLocked(h, now)
-		g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: Healthy, Reason: "health check"})
+		g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: h.stateLocked(now), Reason: "health check"})
 		g.publishLocked(now)
 	}
 	g.reviseLocked(h, now)

@@ -13,7 +13,8 @@ import (
 // A memNet is a network of HTTP servers in memory: unlike sockets, its connections may be waited for inside a
 // synctest bubble.
 type memNet struct {
-	t *testing.T
+	t       *testing.T
+	latency time.Duration // of a dial
 
 	mu      sync.Mutex // guards the fields below
 	servers map[string]*memServer
@@ -69,6 +70,7 @@ func (n *memNet) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	if s == nil {
 		return nil, &net.OpError{Op: "dial", Net: "mem", Err: errRefused}
 	}
+	time.Sleep(n.latency)
 	client, server := net.Pipe()
 	select {
 	case s.accept <- server:

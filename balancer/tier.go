@@ -19,14 +19,19 @@ func (g *group) publishLocked(now int64) {
 	set := g.set.Load()
 	levels := make(map[int][]*host)
 	totals := make(map[int]int)
-	available := 0
+	known, available := 0, 0
 	for _, h := range g.hosts {
 		level := 2 * int(h.endpoint().Priority)
 		if zone := set.cfg.Zone; zone != "" && h.endpoint().Zone != zone {
 			level++
 		}
+		state := h.stateLocked(now)
+		if state == Pending { // a fleet that grows is not one that fails
+			continue
+		}
 		totals[level]++
-		if h.stateLocked(now) == Healthy {
+		known++
+		if state == Healthy {
 			levels[level] = append(levels[level], h)
 			available++
 		}
@@ -46,7 +51,7 @@ func (g *group) publishLocked(now int64) {
 			s.tiers = append(s.tiers, newTier(levels[level], carried))
 		}
 	}
-	panicking := carried < 1 && set.cfg.Panic > 0 && len(g.hosts) > 0 && float64(available) < set.cfg.Panic*float64(len(g.hosts))
+	panicking := carried < 1 && set.cfg.Panic > 0 && len(g.hosts) > 0 && (available == 0 || float64(available) < set.cfg.Panic*float64(known))
 	switch {
 	case panicking:
 		s.tiers, s.panic = []tier{newTier(g.hosts, 1)}, true
