@@ -75,6 +75,9 @@ type settings struct {
 
 func newSettings(cfg *Config) *settings {
 	s := &settings{cfg: cfg, est: estimatorOf(cfg.Policy), health: cfg.Health.enabled()}
+	if s.est.decay == 0 && cfg.Outlier.Latency > 0 {
+		s.est.decay = time.Second // the policy does not need latencies, but the ejection does
+	}
 	s.finder, _ = cfg.Policy.(interface {
 		find(s *snapshot, r *http.Request) (tier, index int)
 	})

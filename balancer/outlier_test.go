@@ -474,7 +474,7 @@ func TestLatencyEjects(t *testing.T) {
 				if off {
 					o.Latency = -1
 				}
-				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(f.addrs()...), Wrap: f.wrap, Policy: everyone{}, Outlier: o})
+				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(f.addrs()...), Wrap: f.wrap, Policy: balancer.RoundRobin(), Outlier: o})
 				load(t, b, 5*time.Millisecond, 25*time.Second)
 				s := statusOf(t, b, "10.0.0.0:80")
 				if off {

@@ -233,29 +233,28 @@ type roundRobin struct{}
 func (roundRobin) estimator() estimator { return estimator{} }
 
 // Pick walks a static stride schedule: in every round each host comes up once, and is taken in weight of
-// maxWeight rounds. The number of steps is bounded by that of the hosts on average.
+// maxWeight rounds.
 func (roundRobin) Pick(v *View, _ *http.Request) int {
 	v.reason = "turn"
 	n, top := uint64(len(v.hosts)), uint64(v.tier.maxWeight)
-	passed := uint64(0)
-	for {
+	// The heaviest host is taken whenever it comes up. Longer searches mean that it is to be avoided,
+	// or that weights are changing under our feet: the tier's are those of when it was made.
+	for range 2 * n {
 		seq := v.Sequence()
 		i, round := seq%n, seq/n
 		if v.skip != nil && v.skip[i] {
-			if passed++; passed > 2*n {
-				return v.any()
-			}
 			continue
 		}
 		if v.tier.uniform {
 			return int(i)
 		}
 		// Both factors are below 2^32. The offset keeps hosts of the same weight out of step.
-		w := uint64(max(v.hosts[i].endpoint().Weight, 1))
+		w := min(uint64(max(v.hosts[i].endpoint().Weight, 1)), top)
 		if (w*(round%top)+i*(top/2))%top >= top-w {
 			return int(i)
 		}
 	}
+	return v.byWeight()
 }
 
 // Random returns a policy that draws a host at random, by weight.
@@ -267,10 +266,32 @@ func (random) estimator() estimator { return estimator{} }
 
 func (random) Pick(v *View, _ *http.Request) int {
 	v.reason = "random"
-	for {
-		i := v.any()
-		if v.tier.uniform || unit(v.Rand())*float64(v.tier.maxWeight) < v.hosts[i].weight() {
+	if v.tier.uniform {
+		return v.any()
+	}
+	return v.byWeight()
+}
+
+// byWeight returns a random host by weight.
+func (v *View) byWeight() int {
+	total, last := 0.0, -1
+	for i, h := range v.hosts {
+		if !v.Avoided(i) {
+			total += h.weight()
+			last = i
+		}
+	}
+	if last < 0 { // all are to be avoided
+		return v.any()
+	}
+	x := unit(v.Rand()) * total
+	for i, h := range v.hosts {
+		if v.Avoided(i) {
+			continue
+		}
+		if x -= h.weight(); x < 0 {
 			return i
 		}
 	}
+	return last
 }

@@ -1,0 +1,351 @@
+package balancer_test
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/trivet-go/trivet/balancer"
+)
+
+// policies are all that need no configuration of the user's.
+func policies() map[string]balancer.Policy {
+	return map[string]balancer.Policy{
+		"Adaptive":        balancer.Adaptive(),
+		"LeastRequest(0)": balancer.LeastRequest(0),
+		"LeastRequest(2)": balancer.LeastRequest(2),
+		"RoundRobin":      balancer.RoundRobin(),
+		"Random":          balancer.Random(),
+		"PeakEWMA":        balancer.PeakEWMA(10 * time.Second),
+		"Hash":            balancer.Hash(balancer.HashConfig{Key: func(r *http.Request) (string, bool) { return r.URL.Path, true }}),
+		"Hash/no key":     balancer.Hash(balancer.HashConfig{Key: func(r *http.Request) (string, bool) { return "", false }}),
+		"Sticky":          balancer.Sticky(balancer.StickyConfig{Secret: make([]byte, 16)}),
+		"user's":          everyone{},
+		"user's, wrong":   wrong{},
+	}
+}
+
+type wrong struct{}
+
+func (wrong) Pick(v *balancer.View, _ *http.Request) int { return v.Len() + 3 }
+
+// chiSquare returns the statistic of counts against weights.
+func chiSquare(counts []int, weights []float64) float64 {
+	total, sum := 0.0, 0.0
+	for i := range counts {
+		total += float64(counts[i])
+		sum += weights[i]
+	}
+	x := 0.0
+	for i := range counts {
+		want := total * weights[i] / sum
+		x += (float64(counts[i]) - want) * (float64(counts[i]) - want) / want
+	}
+	return x
+}
+
+// critical bounds a chi-square statistic of n categories at about 1e-6 (Wilson and Hilferty).
+func critical(n int) float64 {
+	k := float64(n - 1)
+	return k * math.Pow(1-2/(9*k)+4.75*math.Sqrt(2/(9*k)), 3)
+}
+
+func TestL28_EqualHostsShareEvenly(t *testing.T) {
+	for name, p := range policies() {
+		if name == "Hash" || name == "Adaptive" || name == "PeakEWMA" || name == "Sticky" || name == "Hash/no key" {
+			continue // they look at more than load: see TestEqualCostsShareEvenly
+		}
+		t.Run(name, func(t *testing.T) {
+			hosts := addrs(10)
+			b := newBalancer(t, balancer.Config{Resolver: balancer.Static(hosts...), Policy: p, Wrap: ok200})
+			counts, index := make([]int, len(hosts)), map[string]int{}
+			for i, a := range hosts {
+				index[a] = i
+			}
+			for range 100 { // all hosts are new: until each has replied they are not equal
+				pickOf(t, b)
+			}
+			for range 20000 {
+				counts[index[pickOf(t, b).Endpoint.Addr]]++
+			}
+			even := make([]float64, len(hosts))
+			for i := range even {
+				even[i] = 1
+			}
+			require.Less(t, chiSquare(counts, even), critical(len(hosts)), "%v", counts)
+		})
+	}
+}
+
+// With the same latency everywhere, policies that measure it give everybody its part. Each request comes alone.
+func TestEqualCostsShareEvenly(t *testing.T) {
+	for name, p := range policies() {
+		if name == "Hash" {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(addrs(8)...)
+				for _, a := range f.addrs() {
+					f.set(a, server{delay: 10 * time.Millisecond})
+				}
+				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(f.addrs()...), Policy: p, Wrap: f.wrap})
+				sent, failed := load(t, b, time.Millisecond, 8*time.Second)
+				require.Zero(t, failed)
+				fair := float64(sent) / 8
+				for addr, n := range b.Stats().HostRequests {
+					// Adaptive prefers, of equals, those that it knows to take concurrent requests well.
+					require.Greater(t, float64(n), 0.3*fair, addr)
+					require.Less(t, float64(n), 2*fair, addr)
+				}
+			})
+		})
+	}
+}
+
+func TestWeights(t *testing.T) {
+	weights := []float64{1, 2, 4, 8}
+	for name, p := range map[string]balancer.Policy{
+		"Random": balancer.Random(), "RoundRobin": balancer.RoundRobin(),
+		"LeastRequest(0)": balancer.LeastRequest(0),
+		"Hash":            balancer.Hash(balancer.HashConfig{Key: counter(), Bound: -1}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet()
+				var set []balancer.Endpoint
+				for i, w := range weights {
+					set = append(set, balancer.Endpoint{Addr: addrs(4)[i], Weight: uint32(w)})
+					f.set(addrs(4)[i], server{delay: 100 * time.Millisecond})
+				}
+				b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed(set...), Policy: p, Wrap: f.wrap})
+				sent, _ := load(t, b, time.Millisecond, 15*time.Second)
+				n := b.Stats().HostRequests
+				for i, w := range weights {
+					require.InDelta(t, w/15, float64(n[addrs(4)[i]])/float64(sent), 0.03, "%v", n)
+				}
+			})
+		})
+	}
+}
+
+// counter makes every key a new one.
+func counter() func(*http.Request) (string, bool) {
+	var n atomic.Uint64
+	return func(*http.Request) (string, bool) { return fmt.Sprint(n.Add(1)), true }
+}
+
+// The turns of weighted hosts are exact over a round, and spread.
+func TestRoundRobinIsSmooth(t *testing.T) {
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.NewPushed(balancer.Endpoint{Addr: "a:1", Weight: 5}, balancer.Endpoint{Addr: "b:1"}, balancer.Endpoint{Addr: "c:1"}),
+		Policy:   balancer.RoundRobin(), Wrap: ok200,
+	})
+	for range 100 {
+		pickOf(t, b)
+	}
+	var turns []string
+	counts := map[string]int{}
+	for range 70 {
+		turns = append(turns, pickOf(t, b).Endpoint.Addr)
+		counts[turns[len(turns)-1]]++
+	}
+	require.InDelta(t, 50, counts["a:1"], 1)
+	require.InDelta(t, 10, counts["b:1"], 1)
+	require.InDelta(t, 10, counts["c:1"], 1)
+	run := 0
+	for _, a := range turns {
+		if run++; a != "a:1" {
+			run = 0
+		}
+		require.LessOrEqual(t, run, 5, "%v", turns)
+	}
+}
+
+// Whatever the weights, and whoever must be avoided, a pick ends.
+func TestL29_ExtremeWeights(t *testing.T) {
+	for name, p := range policies() {
+		t.Run(name, func(t *testing.T) {
+			for _, weights := range [][]uint32{
+				{0}, {math.MaxUint32}, {1, math.MaxUint32}, {math.MaxUint32, math.MaxUint32, math.MaxUint32}, {0, 1, math.MaxUint32 - 1},
+			} {
+				var set []balancer.Endpoint
+				for i, w := range weights {
+					set = append(set, balancer.Endpoint{Addr: addrs(3)[i], Weight: w})
+				}
+				b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed(set...), Policy: p, Wrap: ok200})
+				for range 20 {
+					ctx := balancer.Avoid(t.Context())
+					for range len(set) + 1 { // the heavy one is to be avoided, then all are
+						_, err := get(ctx, b)
+						require.NoError(t, err)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestPoliciesAvoidSlowHosts(t *testing.T) {
+	for name, p := range policies() {
+		if name != "Adaptive" && name != "PeakEWMA" {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(addrs(4)...)
+				for _, a := range f.addrs() {
+					f.set(a, server{delay: 5 * time.Millisecond})
+				}
+				f.set("10.0.0.0:80", server{delay: 500 * time.Millisecond})
+				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(f.addrs()...), Policy: p, Wrap: f.wrap})
+				sent, _ := load(t, b, 2*time.Millisecond, 10*time.Second)
+				require.Less(t, float64(statusOf(t, b, "10.0.0.0:80").Requests), 0.05*float64(sent))
+			})
+		})
+	}
+}
+
+// A shunned host that has recovered gets its part again: with active checks by them, and else by a few requests.
+func TestShunnedHostsAreRefound(t *testing.T) {
+	for _, health := range []bool{false, true} {
+		t.Run(fmt.Sprintf("checks=%v", health), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var delay atomic.Int64 // of the first
+				delay.Store(int64(500 * time.Millisecond))
+				serve := func(e balancer.Endpoint) {
+					d := 5 * time.Millisecond
+					if e.Addr == "10.0.0.0:80" {
+						d = time.Duration(delay.Load())
+					}
+					time.Sleep(time.Duration((0.8 + 0.4*rand.Float64()) * float64(d)))
+				}
+				cfg := balancer.Config{
+					Resolver: balancer.Static(addrs(4)...),
+					Wrap: upstream(func(e balancer.Endpoint, _ *http.Request) (*http.Response, error) {
+						serve(e)
+						return answer(200), nil
+					}).wrap,
+				}
+				if health {
+					cfg.Health = balancer.Health{Interval: time.Second, Check: func(_ context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
+						serve(e)
+						return nil
+					}}
+				}
+				b := newBalancer(t, cfg)
+				load(t, b, time.Millisecond, 10*time.Second)
+				before := statusOf(t, b, "10.0.0.0:80").Requests
+				sent, _ := load(t, b, time.Millisecond, 10*time.Second)
+				hit := float64(statusOf(t, b, "10.0.0.0:80").Requests - before)
+				if health {
+					// None, but for the second reply that shows a slow one to be no accident.
+					require.LessOrEqual(t, hit, 2.0, "of %d", sent)
+				} else {
+					require.LessOrEqual(t, hit, 0.005*float64(sent))
+				}
+				delay.Store(int64(5 * time.Millisecond))
+				load(t, b, time.Millisecond, 10*time.Second)
+				before = statusOf(t, b, "10.0.0.0:80").Requests
+				sent, _ = load(t, b, time.Millisecond, 10*time.Second)
+				require.Greater(t, float64(statusOf(t, b, "10.0.0.0:80").Requests-before), 0.25*float64(sent)/4, "a quarter of its fair share, ten seconds after it has recovered")
+			})
+		})
+	}
+}
+
+// What a policy of the user's sees.
+func TestView(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet("a:1", "b:1")
+		f.set("b:1", server{status: 500, delay: 10 * time.Millisecond})
+		spy := &spy{}
+		b := newBalancer(t, balancer.Config{
+			Resolver: balancer.NewPushed(balancer.Endpoint{Addr: "a:1", Labels: map[string]string{"v": "1"}}, balancer.Endpoint{Addr: "b:1"}),
+			Policy:   spy, Wrap: f.wrap, Outlier: balancer.Outlier{Consecutive: -1},
+		})
+		for range 3 {
+			_, err := get(t.Context(), b)
+			require.NoError(t, err)
+		}
+		go func() { _, _ = get(t.Context(), b) }()
+		synctest.Wait()
+		_, err := get(t.Context(), b)
+		require.NoError(t, err)
+		require.Equal(t, 2, spy.len)
+		require.Equal(t, "1", spy.endpoints[0].Labels["v"])
+		require.Equal(t, 1, spy.inflight)
+		require.Equal(t, 3, spy.failures)
+		require.NotZero(t, spy.cost)
+		require.NotEqual(t, spy.sequence[0], spy.sequence[1])
+		require.Equal(t, "policy", spy.reason(t, b))
+	})
+}
+
+// spy sends everything to the second host.
+type spy struct {
+	mu        sync.Mutex // guards the fields below
+	len       int
+	inflight  int
+	failures  int
+	cost      time.Duration
+	endpoints []balancer.Endpoint
+	sequence  [2]uint64
+}
+
+func (s *spy) Pick(v *balancer.View, _ *http.Request) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.len, s.inflight, s.failures, s.cost = v.Len(), v.Inflight(1), v.Failures(1), v.Cost(1)
+	s.endpoints = []balancer.Endpoint{v.Endpoint(0), v.Endpoint(1)}
+	s.sequence = [2]uint64{v.Sequence(), v.Sequence()}
+	_ = v.Rand()
+	return 1
+}
+
+func (s *spy) reason(t *testing.T, b *balancer.Balancer) string { return pickOf(t, b).Reason }
+
+// Every policy, under every sequence of requests, keeps the books.
+func TestBooksAreKept(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		n := rapid.IntRange(1, 80).Draw(rt, "hosts") // Adaptive samples beyond 64
+		names := []string{}
+		for name := range policies() {
+			names = append(names, name)
+		}
+		name := rapid.SampledFrom(names).Draw(rt, "policy")
+		b, err := balancer.New(balancer.Config{Resolver: balancer.Static(addrs(n)...), Policy: policies()[name], Wrap: ok200})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		defer b.Close(t.Context())
+		ctx := t.Context()
+		if rapid.Bool().Draw(rt, "avoid") {
+			ctx = balancer.Avoid(ctx)
+		}
+		sends := rapid.IntRange(1, 200).Draw(rt, "sends")
+		for range sends {
+			if _, err := get(ctx, b); err != nil {
+				rt.Fatal(err)
+			}
+		}
+		s := b.Stats()
+		total := uint64(0)
+		for _, c := range s.HostRequests {
+			total += c
+		}
+		if s.Requests != uint64(sends) || total != s.Requests || s.InFlight != 0 || s.Failures != 0 {
+			rt.Fatalf("%d sent: %+v", sends, s)
+		}
+	})
+}
