@@ -1,0 +1,62 @@
+package balancer_test
+
+import (
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/balancer"
+)
+
+// The contract of STYLE.md, section 4: what is bounded stands at the top, all else in the group detail.
+func TestEventsAsLogValues(t *testing.T) {
+	e := balancer.Endpoint{Addr: "10.0.0.1:80"}
+	for name, tt := range map[string]struct {
+		event  balancer.Event
+		top    map[string]any
+		detail []string
+	}{
+		"attempt": {
+			balancer.Event{Kind: balancer.Attempted, Target: "http://a", Endpoint: e, Outcome: "failure", Reason: "cost", Retried: 1, Duration: time.Second, Err: errors.New("x")},
+			map[string]any{"event": "attempt", "outcome": "failure", "reason": "cost", "repicked": true, "duration": time.Second},
+			[]string{"target", "endpoint", "error"},
+		},
+		"host": {
+			balancer.Event{Kind: balancer.HostChanged, Target: "http://a", Endpoint: e, State: balancer.Ejected, Reason: "consecutive failures", Duration: time.Second},
+			map[string]any{"event": "host", "state": "ejected", "reason": "consecutive failures"},
+			[]string{"target", "endpoint", "ejected_for"},
+		},
+		"resolve": {
+			balancer.Event{Kind: balancer.TargetResolved, Target: "http://a", Endpoints: 3},
+			map[string]any{"event": "resolve", "ok": true},
+			[]string{"target", "endpoints"},
+		},
+		"panic": {
+			balancer.Event{Kind: balancer.PanicChanged, Target: "http://a", On: true, Available: 1, Endpoints: 3},
+			map[string]any{"event": "panic", "on": true},
+			[]string{"target", "available", "endpoints"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			attrs := tt.event.LogValue().Group()
+			require.Equal(t, "event", attrs[0].Key)
+			top := map[string]any{}
+			var detail []string
+			for _, a := range attrs {
+				if a.Key == "detail" {
+					for _, d := range a.Value.Group() {
+						detail = append(detail, d.Key)
+					}
+					continue
+				}
+				require.Contains(t, []slog.Kind{slog.KindString, slog.KindBool, slog.KindDuration}, a.Value.Kind())
+				top[a.Key] = a.Value.Any()
+			}
+			require.Equal(t, tt.top, top)
+			require.Equal(t, tt.detail, detail)
+		})
+	}
+}
