@@ -159,7 +159,7 @@ func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := newChecks()
 			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"), Policy: balancer.RoundRobin(), Wrap: failingAt("a:1"),
+				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"), Policy: balancer.RoundRobin(), Wrap: failingAt("a:1"), Outlier: balancer.Outlier{Base: 30 * time.Second},
 				Health: balancer.Health{Check: c.check, Interval: time.Second},
 			})
 			for range 100 {
@@ -193,7 +193,7 @@ func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 			c := newChecks()
 			var seen events
 			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"), Policy: balancer.RoundRobin(), Wrap: failingAt("a:1"), Observe: seen.observe,
+				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"), Policy: balancer.RoundRobin(), Wrap: failingAt("a:1"), Observe: seen.observe, Outlier: balancer.Outlier{Base: 30 * time.Second},
 				Health: balancer.Health{Check: c.check, Interval: time.Second}, IdleTimeout: -1,
 			})
 			for range 100 {

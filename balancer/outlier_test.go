@@ -426,7 +426,7 @@ func TestSuccessRateEjects(t *testing.T) {
 				}
 				return answer(200), nil
 			}).wrap,
-			Outlier: balancer.Outlier{Consecutive: -1},
+			Outlier: balancer.Outlier{Consecutive: -1, Base: 30 * time.Second},
 		})
 		// With 6 hosts in turn, parity would always hit the same: shift it.
 		for i := range 4000 {
@@ -470,7 +470,7 @@ func TestLatencyEjects(t *testing.T) {
 					f.set(a, server{delay: 5 * time.Millisecond})
 				}
 				f.set("10.0.0.0:80", server{delay: 100 * time.Millisecond})
-				o := balancer.Outlier{Latency: 5, MinRequests: 50}
+				o := balancer.Outlier{Latency: 5, MinRequests: 50, Base: 30 * time.Second}
 				if off {
 					o.Latency = -1
 				}

@@ -109,6 +109,9 @@ func Adaptive() Policy { return adaptive{} }
 type adaptive struct{}
 
 const (
+	// tie is the difference that rounding makes: hosts that are equally fast must not differ by it for good.
+	tie = 1e-6
+
 	scanLimit  = 64
 	sampleSize = 16
 )
@@ -131,7 +134,7 @@ func (adaptive) Pick(v *View, _ *http.Request) int {
 			if v.skip != nil && v.skip[from+i] {
 				continue
 			}
-			if s := float64(h.inflight.Load()+1) * h.score.Load(); best < 0 || s < least {
+			if s := float64(h.inflight.Load()+1) * h.score.Load(); best < 0 || s < least*(1-tie) {
 				best, least = from+i, s
 			}
 		}
