@@ -1,0 +1,2 @@
+// Package telemetry shows what HTTP servers and clients do.
+package telemetry
