@@ -139,7 +139,7 @@ func (o *eventObserver) observe(ctx context.Context, v slog.Value) {
 // splitEvent returns the event's word and what stands beside it.
 func splitEvent(v slog.Value) (event string, attrs []slog.Attr) {
 	if v.Kind() != slog.KindGroup {
-		return "unknown", []slog.Attr{{Key: "detail", Value: v}}
+		return "unknown", []slog.Attr{slog.GroupAttrs("detail", slog.Attr{Key: "value", Value: v})}
 	}
 	attrs = v.Group()
 	if len(attrs) > 0 && attrs[0].Key == "event" && attrs[0].Value.Kind() == slog.KindString {
