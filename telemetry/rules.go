@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,7 +38,7 @@ func (s *SLO) WriteRules(w io.Writer) error {
 	return err
 }
 
-// distinctWindows returns the windows of all reachable pairs.
+// distinctWindows returns the windows of all reachable pairs, shortest first.
 func distinctWindows(target float64) []time.Duration {
 	var all []time.Duration
 	for _, w := range windows {
@@ -45,7 +46,8 @@ func distinctWindows(target float64) []time.Duration {
 			all = append(all, w.short, w.long)
 		}
 	}
-	return all
+	slices.Sort(all)
+	return slices.Compact(all) // 6 h is in two pairs
 }
 
 func ratioName(d time.Duration) string { return "trivet:slo_bad:ratio_rate" + promDuration(d) }
