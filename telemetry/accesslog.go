@@ -255,7 +255,7 @@ func appendEvents(attrs []slog.Attr, events []logEvent) []slog.Attr {
 		var group []slog.Attr
 		for j := i; j < len(events); j++ {
 			if f := events[j]; f.name == e.name {
-				fields := logFields(f.attrs)
+				fields := logFields(f.attrs, false)
 				if f.n > 1 {
 					fields = append(fields, slog.Int("n", f.n))
 				}
@@ -268,21 +268,22 @@ func appendEvents(attrs []slog.Attr, events []logEvent) []slog.Attr {
 	return attrs
 }
 
-// logFields returns the attributes of an event, escaped and without secrets.
-func logFields(attrs []slog.Attr) []slog.Attr {
+// logFields returns the attributes of an event, escaped and, within detail, without secrets: the
+// dimensions beside it are few and chosen by the package, no place for a secret.
+func logFields(attrs []slog.Attr, detail bool) []slog.Attr {
 	out := make([]slog.Attr, 0, len(attrs)+1)
 	for _, a := range attrs {
 		v := a.Value.Resolve()
 		switch v.Kind() {
 		case slog.KindGroup:
-			v = slog.GroupValue(logFields(v.Group())...)
+			v = slog.GroupValue(logFields(v.Group(), true)...)
 		case slog.KindString:
-			v = slog.StringValue(safeText(a.Key, v.String()))
+			v = slog.StringValue(safeText(a.Key, v.String(), detail))
 		case slog.KindAny:
 			if v.Any() == nil {
 				continue
 			}
-			v = slog.StringValue(safeText(a.Key, fmt.Sprint(v.Any())))
+			v = slog.StringValue(safeText(a.Key, fmt.Sprint(v.Any()), true))
 		}
 		out = append(out, slog.Attr{Key: a.Key, Value: v})
 	}
@@ -290,7 +291,10 @@ func logFields(attrs []slog.Attr) []slog.Attr {
 }
 
 // safeText returns a sibling's text, fit for logs and spans.
-func safeText(key, text string) string {
+func safeText(key, text string, detail bool) string {
+	if !detail {
+		return escape(text)
+	}
 	if secretName(key) && text != "" {
 		return redacted
 	}

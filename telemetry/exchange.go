@@ -170,6 +170,10 @@ func (x *exchange) isStream() bool {
 	return false
 }
 
+// staleFields belong to the response that the handler had in mind, beyond those that problem.Write removes: they
+// would start a session, redirect, or have the error cached (RFC 9213 goes before Cache-Control).
+var staleFields = [...]string{"Set-Cookie", "Location", "Expires", "Cdn-Cache-Control", "Surrogate-Control"}
+
 // answer500 answers for a handler that panicked. It returns the panic to go on with, if any.
 func (x *exchange) answer500() any {
 	if x.writer.Hijacked {
@@ -180,9 +184,8 @@ func (x *exchange) answer500() any {
 	}
 	x.tel.guard(func() {
 		h := x.writer.Header()
-		clear(h) // what the handler set was for another response
-		if x.id != "" {
-			h.Set(x.tel.cfg.RequestID, x.id)
+		for _, name := range staleFields {
+			h.Del(name)
 		}
 		problem.Write(&x.writer, problem.Details{Status: http.StatusInternalServerError, Title: http.StatusText(http.StatusInternalServerError)})
 	})
@@ -203,7 +206,7 @@ func (x *exchange) outcome(v any) {
 		x.key.err = errPanic
 	case canceled:
 		x.key.err = errCanceled
-		if context.Cause(x.scope.Context) == context.DeadlineExceeded {
+		if x.scope.Context.Err() == context.DeadlineExceeded {
 			x.key.err = errTimeout
 		}
 	case x.key.status == 0:

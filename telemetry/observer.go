@@ -168,21 +168,18 @@ func (o *eventObserver) series(event string, attrs []slog.Attr) *eventSeries {
 	return o.add(h, event, nil, true)
 }
 
-// hash is over what shape keeps.
+// hash is over the values of dimensions. The keys of one event are mostly the same: fits compares them.
 func (o *eventObserver) hash(event string, attrs []slog.Attr) uint64 {
 	h := maphash.String(o.seed, event)
 	for i := range attrs {
-		a := &attrs[i]
-		switch a.Value.Kind() {
+		switch v := &attrs[i].Value; v.Kind() {
 		case slog.KindString:
-			h = h*31 + maphash.String(o.seed, a.Key) ^ maphash.String(o.seed, a.Value.String())
+			h = h*31 + maphash.String(o.seed, v.String())
 		case slog.KindBool:
-			h = h*31 + maphash.String(o.seed, a.Key)
-			if a.Value.Bool() {
+			h *= 31
+			if v.Bool() {
 				h++
 			}
-		case slog.KindDuration:
-			h = h*31 + maphash.String(o.seed, a.Key)
 		}
 	}
 	return h
@@ -305,7 +302,7 @@ func spanFields(kv []attribute.KeyValue, prefix string, attrs []slog.Attr) []att
 		key := prefix + a.Key
 		switch v := a.Value.Resolve(); v.Kind() {
 		case slog.KindString:
-			kv = append(kv, attribute.String(key, safeText(a.Key, v.String())))
+			kv = append(kv, attribute.String(key, safeText(a.Key, v.String(), prefix != "")))
 		case slog.KindBool:
 			kv = append(kv, attribute.Bool(key, v.Bool()))
 		case slog.KindInt64:
@@ -320,7 +317,7 @@ func spanFields(kv []attribute.KeyValue, prefix string, attrs []slog.Attr) []att
 			kv = spanFields(kv, key+".", v.Group())
 		default:
 			if v.Any() != nil {
-				kv = append(kv, attribute.String(key, safeText(a.Key, v.String())))
+				kv = append(kv, attribute.String(key, safeText(a.Key, v.String(), true)))
 			}
 		}
 	}

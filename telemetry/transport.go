@@ -86,7 +86,7 @@ func (c *call) begin(req *http.Request) *http.Request {
 	c.key.route, _ = req.Context().Value(templateKey{}).(string)
 	c.method = t.methods[c.key.method]
 	if t.tracer != nil {
-		c.startSpan(req)
+		t.guard(func() { c.startSpan(req) })
 	}
 	if t.client.active != nil {
 		s := t.client.series.get(seriesKey{method: c.key.method, tls: c.key.tls, host: c.key.host, port: c.key.port, route: c.key.route})
