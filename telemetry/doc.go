@@ -31,13 +31,18 @@
 //	trivet.<package>.<event>.<duration>     histogram, s, by Observer
 //	trivet.<package>.<field>                gauge or counter, by Register
 //
-// So balancer.Event{event: "pick", backend, took} comes out as trivet.balancer.pick and trivet.balancer.pick.took with the
-// attributes backend and name, and a Stats with in_flight as trivet.balancer.in_flight. The package's own,
-// by Register(tel, "", tel.Stats), are trivet.telemetry. in_flight, requests, errors, panics, series, overflow, log_skipped and
-// faults; by Register(tel, "", telemetry.NewRuntime().Stats), trivet.telemetry. goroutines, threads, heap_bytes, memory_bytes,
-// gc_cycles, gc_pause_p99, gc_cpu_percent, sched_latency_p50 and sched_latency_p99; by Register(tel, slo, slo.Stats),
-// trivet.telemetry. requests, failed, timed, slow, burn_rate and firing, the latter two by key; by Register(tel, "", health.Stats),
-// trivet.telemetry. started, draining and up.
+// So an event "pick" of package balancer with a string backend and a duration took comes out as trivet.balancer.pick and
+// trivet.balancer.pick.took with the attributes backend and name, and in_flight of its Stats as trivet.balancer.in_flight.
+// This package's own, by Register(tel, "", x.Stats):
+//
+//	x                  instruments
+//	Telemetry          trivet.telemetry.in_flight .requests .errors .panics .series .overflow .log_skipped .faults
+//	Runtime            trivet.telemetry.runtime.goroutines .threads .heap_bytes .memory_bytes .gc_cycles
+//	                   .gc_pause_p99 .gc_cpu_percent .sched_latency_p50 .sched_latency_p99
+//	SLO                trivet.telemetry.slo.requests .failed .timed .slow .burn_rate{key} .firing{key}
+//	Health             trivet.telemetry.health.started .draining .up{key}
+//
+// In Prometheus, dots become underscores, counters end in _total, and durations in _seconds.
 //
 // Nothing that a client chooses freely is an attribute of a metric. What a hook lets through nevertheless ends at
 // [Config.MaxSeries].
@@ -66,8 +71,10 @@
 //
 // Behind a breaker.Shedder, whose limit is measured and not guessed, scale on how much of it is used, queue included:
 //
-//	query: sum(trivet_breaker_in_flight{job="api"} + trivet_breaker_queued{job="api"}) / avg(trivet_breaker_limit{job="api"})
+//	query: sum(trivet_breaker_shedder_in_flight{job="api"} + trivet_breaker_shedder_queued{job="api"}) / avg(trivet_breaker_shedder_limit{job="api"})
 //	threshold: "0.7"
+//
+// (A query over all replicas as AverageValue: KEDA divides by their number.)
 //
 // # Limits
 //

@@ -152,7 +152,7 @@ func TestObserverAfterTheRequest(t *testing.T) {
 	require.Len(t, b.points(t, "trivet.telemetry.decision"), 2)
 }
 
-type stats struct {
+type Stats struct {
 	Hits      uint64        `json:"hits"`
 	InFlight  int           // no tag
 	Share     float64       `json:"share,omitempty"`
@@ -168,6 +168,9 @@ type stats struct {
 	HTTP2Used uint32
 }
 
+// PoolStats is of another type than the package's main one.
+type PoolStats struct{ Idle int }
+
 type endpoint struct {
 	Requests uint64 `json:"requests"`
 	Latency  time.Duration
@@ -176,14 +179,14 @@ type endpoint struct {
 
 func TestRegister(t *testing.T) {
 	b := newBench(t, telemetry.Config{MaxSeries: 16})
-	s := stats{Hits: 7, InFlight: 2, Share: 0.5, Oldest: 1500 * time.Millisecond, Open: true, hidden: 1, HTTP2Used: 4,
+	s := Stats{Hits: 7, InFlight: 2, Share: 0.5, Oldest: 1500 * time.Millisecond, Open: true, hidden: 1, HTTP2Used: 4,
 		Endpoints: map[string]endpoint{"a": {Requests: 3, Latency: time.Second}, "b": {Requests: 4}},
 		Weights:   map[string]float64{}}
 	for i := range 100 {
 		s.Weights[fmt.Sprintf("%03d", i)] = 1
 	}
 	s.Pool.Idle = 9
-	unregister, err := telemetry.Register(b.Telemetry, "main", func() stats { return s })
+	unregister, err := telemetry.Register(b.Telemetry, "main", func() Stats { return s })
 	require.NoError(t, err)
 	want := map[string][]string{
 		"trivet.telemetry.hits":               {"name=main = 7"},
@@ -204,8 +207,11 @@ func TestRegister(t *testing.T) {
 	require.NoError(t, unregister())
 	require.Empty(t, b.metrics(t)["trivet.telemetry.in_flight"].Data)
 
-	_, err = telemetry.Register(b.Telemetry, "p", func() *stats { return nil })
+	_, err = telemetry.Register(b.Telemetry, "p", func() *Stats { return nil })
 	require.NoError(t, err)
+	_, err = telemetry.Register(b.Telemetry, "pool", func() PoolStats { return PoolStats{3} })
+	require.NoError(t, err)
+	require.Equal(t, []string{"name=pool = 3"}, b.points(t, "trivet.telemetry.pool.idle"))
 	_, err = telemetry.Register(b.Telemetry, "bad", func() endpoint { panic("stats") })
 	require.NoError(t, err)
 	b.metrics(t)
@@ -214,7 +220,7 @@ func TestRegister(t *testing.T) {
 	require.ErrorContains(t, err, "int is no struct")
 	_, err = telemetry.Register(b.Telemetry, "e", func() struct{ S string } { return struct{ S string }{} })
 	require.ErrorContains(t, err, "nothing to export")
-	_, err = telemetry.Register[stats](b.Telemetry, "nil", nil)
+	_, err = telemetry.Register[Stats](b.Telemetry, "nil", nil)
 	require.Error(t, err)
 
 	// Its own statistics, and those of its parts.
@@ -222,6 +228,12 @@ func TestRegister(t *testing.T) {
 	require.NoError(t, err)
 	_, err = telemetry.Register(b.Telemetry, "", telemetry.NewRuntime().Stats)
 	require.NoError(t, err)
+	_, err = telemetry.Register(b.Telemetry, "", newHealth(t, telemetry.HealthConfig{}).Stats)
+	require.NoError(t, err)
+	_, err = telemetry.Register(b.Telemetry, "web", newSLO(t, telemetry.SLOConfig{Name: "web", Availability: 0.999}).Stats)
+	require.NoError(t, err)
+	require.Equal(t, []string{" = 0"}, b.points(t, "trivet.telemetry.health.draining"))
+	require.Equal(t, []string{"key=availability page name=web = 0", "key=availability ticket name=web = 0"}, b.points(t, "trivet.telemetry.slo.firing"))
 	require.Equal(t, []string{" = 0"}, b.points(t, "trivet.telemetry.requests"))
-	require.NotEqual(t, []string{" = 0"}, b.points(t, "trivet.telemetry.goroutines"))
+	require.NotEqual(t, []string{" = 0"}, b.points(t, "trivet.telemetry.runtime.goroutines"))
 }

@@ -21,7 +21,8 @@ const maxDepth = 8
 
 // Register exports what stats returns whenever metrics are collected, until the function that
 // it returns is called. S is a struct, such as the Stats of another package. Its fields become
-// instruments trivet.<package>.<field>, named by their json tag or in snake case:
+// instruments trivet.<package>.<field>, named by their json tag or in snake case. A type that is not just
+// called Stats adds its name: the fields of ratelimit.PacerStats are trivet.ratelimit.pacer.<field>.
 //
 //   - a uint64 is a counter;
 //   - other numbers, durations (in seconds) and bools (0 or 1) are gauges;
@@ -42,7 +43,11 @@ func Register[S any](t *Telemetry, name string, stats func() S) (unregister func
 		return nil, fmt.Errorf("telemetry: Register: %v is no struct", typ)
 	}
 	g := &gatherer{tel: t, name: name}
-	g.plan("trivet."+packageOf(typ), typ, nil, false, 0)
+	prefix := "trivet." + packageOf(typ)
+	if part := strings.TrimSuffix(typ.Name(), "Stats"); part != "" {
+		prefix += "." + word(snake(part))
+	}
+	g.plan(prefix, typ, nil, false, 0)
 	if g.err != nil {
 		return nil, fmt.Errorf("telemetry: Register: %w", g.err)
 	}
