@@ -74,15 +74,15 @@ func (o observed) points(t testing.TB, name string) []string {
 			switch d := m.Data.(type) {
 			case metricdata.Histogram[float64]:
 				for _, p := range d.DataPoints {
-					all = append(all, attrs(p.Attributes.ToSlice()))
+					all = append(all, attrText(p.Attributes.ToSlice()))
 				}
 			case metricdata.Histogram[int64]:
 				for _, p := range d.DataPoints {
-					all = append(all, attrs(p.Attributes.ToSlice())+fmt.Sprint(" = ", p.Sum))
+					all = append(all, attrText(p.Attributes.ToSlice())+fmt.Sprint(" = ", p.Sum))
 				}
 			case metricdata.Sum[int64]:
 				for _, p := range d.DataPoints {
-					all = append(all, attrs(p.Attributes.ToSlice()))
+					all = append(all, attrText(p.Attributes.ToSlice()))
 				}
 			}
 		}
@@ -90,7 +90,7 @@ func (o observed) points(t testing.TB, name string) []string {
 	return all
 }
 
-func attrs(kv []attribute.KeyValue) string {
+func attrText(kv []attribute.KeyValue) string {
 	var b strings.Builder
 	for _, a := range kv {
 		fmt.Fprintf(&b, "%s=%v ", a.Key, a.Value.AsInterface())
@@ -98,12 +98,12 @@ func attrs(kv []attribute.KeyValue) string {
 	return b.String()
 }
 
-func request(h http.Handler, r *http.Request) {
+func serveOnce(h http.Handler, r *http.Request) {
 	defer func() { _ = recover() }()
 	h.ServeHTTP(httptest.NewRecorder(), r)
 }
 
-func get(path string) *http.Request { return httptest.NewRequest("GET", path, nil) }
+func telemetryGet(path string) *http.Request { return httptest.NewRequest("GET", path, nil) }
 
 const serverDuration = "http.server.request.duration"
 
@@ -113,7 +113,7 @@ const serverDuration = "http.server.request.duration"
 func TestOtelhttpDefect1_NoActiveRequests(t *testing.T) {
 	rival, ours := withOtelhttp(nil), withTrivet(t, nil, telemetry.Config{ActiveRequests: true})
 	for o, want := range map[*observed]int{&rival: 0, &ours: 1} {
-		request(o.wrap(http.NotFoundHandler()), get("/"))
+		serveOnce(o.wrap(http.NotFoundHandler()), telemetryGet("/"))
 		require.Len(t, o.points(t, "http.server.active_requests"), want)
 	}
 }
@@ -121,7 +121,7 @@ func TestOtelhttpDefect1_NoActiveRequests(t *testing.T) {
 func TestOtelhttpDefect2_NoErrorTypeOnMetric(t *testing.T) {
 	rival, ours := withOtelhttp(nil), withTrivet(t, nil, telemetry.Config{})
 	for o, want := range map[*observed]bool{&rival: false, &ours: true} {
-		request(o.wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })), get("/"))
+		serveOnce(o.wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })), telemetryGet("/"))
 		require.Equal(t, want, strings.Contains(o.points(t, serverDuration)[0], "error.type=503"))
 	}
 }
@@ -129,7 +129,7 @@ func TestOtelhttpDefect2_NoErrorTypeOnMetric(t *testing.T) {
 func TestOtelhttpDefect3_PanicsAreNotRecorded(t *testing.T) {
 	rival, ours := withOtelhttp(nil), withTrivet(t, nil, telemetry.Config{})
 	for o, want := range map[*observed]int{&rival: 0, &ours: 1} {
-		request(o.wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("boom") })), get("/"))
+		serveOnce(o.wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("boom") })), telemetryGet("/"))
 		require.Len(t, o.points(t, serverDuration), want)
 	}
 }
@@ -161,8 +161,8 @@ func TestOtelhttpDefect5_RouteIsLostOnCopiedRequests(t *testing.T) {
 		})
 	}
 	rival, ours := withOtelhttp(nil), withTrivet(t, nil, telemetry.Config{})
-	request(rival.wrap(copying(mux)), get("/users/7"))
-	request(ours.wrap(copying(telemetry.Route(mux))), get("/users/7"))
+	serveOnce(rival.wrap(copying(mux)), telemetryGet("/users/7"))
+	serveOnce(ours.wrap(copying(telemetry.Route(mux))), telemetryGet("/users/7"))
 	require.NotContains(t, rival.points(t, serverDuration)[0], "http.route=")
 	require.NotContains(t, rival.spans.Ended()[0].Name(), "/users/{id}")
 	require.Contains(t, ours.points(t, serverDuration)[0], "http.route=/users/{id}")
@@ -174,9 +174,9 @@ func TestOtelhttpDefect6_HostIsAnUnboundedLabel(t *testing.T) {
 	for o, want := range map[*observed]int{&rival: 500, &ours: 1} {
 		h := o.wrap(http.NotFoundHandler())
 		for i := range 500 {
-			r := get("/")
+			r := telemetryGet("/")
 			r.Host = fmt.Sprintf("host%d.test", i)
-			request(h, r)
+			serveOnce(h, r)
 		}
 		require.Len(t, o.points(t, serverDuration), want)
 	}
@@ -185,10 +185,10 @@ func TestOtelhttpDefect6_HostIsAnUnboundedLabel(t *testing.T) {
 func TestOtelhttpDefect7_ClientAddressIsWhatTheClientSays(t *testing.T) {
 	rival, ours := withOtelhttp(nil), withTrivet(t, nil, telemetry.Config{})
 	for o, want := range map[*observed]string{&rival: "6.6.6.6", &ours: "192.0.2.1"} {
-		r := get("/")
+		r := telemetryGet("/")
 		r.Header.Set("X-Forwarded-For", "6.6.6.6")
-		request(o.wrap(http.NotFoundHandler()), r)
-		require.Contains(t, attrs(o.spans.Ended()[0].Attributes()), "client.address="+want+" ")
+		serveOnce(o.wrap(http.NotFoundHandler()), r)
+		require.Contains(t, attrText(o.spans.Ended()[0].Attributes()), "client.address="+want+" ")
 	}
 }
 
@@ -205,16 +205,16 @@ func TestTelemetryWithChi(t *testing.T) {
 	router := chi.NewRouter()
 	router.Use(telemetry.Route)
 	router.Mount("/users", users)
-	request(ours.wrap(router), get("/users/7"))
+	serveOnce(ours.wrap(router), telemetryGet("/users/7"))
 	require.Contains(t, ours.points(t, serverDuration)[0], "http.route=/users/{id}")
 }
 
-// nullWriter is a response that costs nothing.
-type nullWriter struct{ h http.Header }
+// nullResponse is a response that costs nothing.
+type nullResponse struct{ h http.Header }
 
-func (w nullWriter) Header() http.Header         { return w.h }
-func (w nullWriter) WriteHeader(int)             {}
-func (w nullWriter) Write(p []byte) (int, error) { return len(p), nil }
+func (w nullResponse) Header() http.Header         { return w.h }
+func (w nullResponse) WriteHeader(int)             {}
+func (w nullResponse) Write(p []byte) (int, error) { return len(p), nil }
 
 // traceProviders are the three cases of the table.
 var traceProviders = []struct {
@@ -237,7 +237,7 @@ func telemetryMux() *http.ServeMux {
 }
 
 func telemetryRequest() *http.Request {
-	r := get("/users/7")
+	r := telemetryGet("/users/7")
 	r.Header.Set("User-Agent", "curl/8")
 	return r
 }
@@ -246,7 +246,7 @@ func telemetryRequest() *http.Request {
 func BenchmarkTelemetry(b *testing.B) {
 	run := func(name string, h http.Handler) {
 		b.Run(name, func(b *testing.B) {
-			w, r := nullWriter{http.Header{}}, telemetryRequest()
+			w, r := nullResponse{http.Header{}}, telemetryRequest()
 			b.ReportAllocs()
 			for b.Loop() {
 				h.ServeHTTP(w, r)
@@ -270,15 +270,15 @@ func BenchmarkTelemetry(b *testing.B) {
 func BenchmarkTelemetryRatio(b *testing.B) {
 	for _, p := range traceProviders {
 		b.Run("traces="+p.name, func(b *testing.B) {
-			paired(b, 5000, telemetryMux(), withOtelhttp(p.make()).wrap(telemetryMux()),
+			pairedCPU(b, 5000, telemetryMux(), withOtelhttp(p.make()).wrap(telemetryMux()),
 				withTrivet(b, p.make(), telemetry.Config{}).wrap(telemetryMux()))
 		})
 	}
 }
 
-// paired runs blocks of n requests through bare, rival and ours in turn.
-func paired(b *testing.B, n int, bare, rival, ours http.Handler) {
-	w, r := nullWriter{http.Header{}}, telemetryRequest()
+// pairedCPU runs blocks of n requests through bare, rival and ours in turn.
+func pairedCPU(b *testing.B, n int, bare, rival, ours http.Handler) {
+	w, r := nullResponse{http.Header{}}, telemetryRequest()
 	block := func(h http.Handler) float64 {
 		start := cpuTime()
 		for range n {
@@ -298,15 +298,15 @@ func paired(b *testing.B, n int, bare, rival, ours http.Handler) {
 		added = append(added, (y-base)/(x-base))
 	}
 	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(median(theirs), "rival-cpu-ns")
-	b.ReportMetric(median(mine), "trivet-cpu-ns")
-	b.ReportMetric(median(whole), "ratio")
+	b.ReportMetric(medianOf(theirs), "rival-cpu-ns")
+	b.ReportMetric(medianOf(mine), "trivet-cpu-ns")
+	b.ReportMetric(medianOf(whole), "ratio")
 	b.ReportMetric(slices.Min(whole), "ratio-min")
 	b.ReportMetric(slices.Max(whole), "ratio-max")
-	b.ReportMetric(median(added), "added-ratio")
+	b.ReportMetric(medianOf(added), "added-ratio")
 }
 
-func median(v []float64) float64 {
+func medianOf(v []float64) float64 {
 	v = slices.Clone(v)
 	sort.Float64s(v)
 	return v[len(v)/2]
@@ -388,7 +388,7 @@ func BenchmarkTelemetryObserver(b *testing.B) {
 				observe(ctx, picked{Backend: "b1", Took: time.Millisecond})
 			}
 		}))
-		h.ServeHTTP(nullWriter{http.Header{}}, telemetryRequest())
+		h.ServeHTTP(nullResponse{http.Header{}}, telemetryRequest())
 	})
 	b.Run("added", func(b *testing.B) {
 		const n = 10000
@@ -404,7 +404,7 @@ func BenchmarkTelemetryObserver(b *testing.B) {
 			beyond = append(beyond, -block(direct)+block(through))
 		}
 		b.ReportMetric(0, "ns/op")
-		b.ReportMetric(median(beyond), "added-ns")
+		b.ReportMetric(medianOf(beyond), "added-ns")
 		b.ReportMetric(slices.Min(beyond), "added-ns-min")
 		b.ReportMetric(slices.Max(beyond), "added-ns-max")
 	})
