@@ -1,0 +1,119 @@
+package telemetry
+
+import "time"
+
+// A window is a pair of windows over which an error budget may burn: the long one proves that it matters, the
+// short one that it still goes on. Factor is how many times faster than the budget allows, if
+// it is to last 30 days (Google, The Site Reliability Workbook, chapter 5).
+type window struct {
+	long, short time.Duration
+	factor      float64
+	severity    string
+}
+
+var windows = [...]window{
+	{time.Hour, 5 * time.Minute, 14.4, "page"},   // 2 % of the budget
+	{6 * time.Hour, 30 * time.Minute, 6, "page"}, // 5 %
+	{24 * time.Hour, 2 * time.Hour, 3, "ticket"}, // 10 %
+	{72 * time.Hour, 6 * time.Hour, 1, "ticket"}, // 10 %
+}
+
+const ringMinutes = 72*60 + 1 // the longest window and a minute to begin
+
+// Words for [Burn.Objective].
+const (
+	Availability = "availability"
+	Latency      = "latency"
+)
+
+// A Burn is how fast an objective's error budget is used up within a pair of windows.
+type Burn struct {
+	Objective           string        `json:"objective"` // [Availability] or [Latency]
+	Severity            string        `json:"severity"`  // "page" or "ticket"
+	Long, Short         time.Duration `json:"-"`
+	Factor              float64       `json:"factor"` // from which rate on it fires
+	LongRate, ShortRate float64       `json:"-"`      // 1 uses up the budget in just its 30 days
+	Total, Bad          uint64        `json:"-"`      // requests within the long window
+	Firing              bool          `json:"firing"`
+}
+
+// Burn returns the state of each objective and pair of windows. A pair whose factor the objective can
+// never reach, because it would take more than all requests to fail, is left out.
+func (s *SLO) Burn() []Burn { return s.burn(time.Since(s.epoch)) }
+
+func (s *SLO) burn(at time.Duration) []Burn {
+	sums := s.sums(at)
+	var all []Burn
+	for _, o := range s.objectives() {
+		for _, w := range windows {
+			if !w.reachable(o.target) {
+				continue
+			}
+			total, bad := o.counts(sums[w.long])
+			b := Burn{Objective: o.name, Severity: w.severity, Long: w.long, Short: w.short, Factor: w.factor, Total: total, Bad: bad}
+			b.LongRate = rate(total, bad, o.target)
+			total, bad = o.counts(sums[w.short])
+			b.ShortRate = rate(total, bad, o.target)
+			b.Firing = b.LongRate > w.factor && b.ShortRate > w.factor && b.Bad >= uint64(s.cfg.MinEvents)
+			all = append(all, b)
+		}
+	}
+	return all
+}
+
+func (w window) reachable(target float64) bool { return w.factor*(1-target) < 1 }
+
+func rate(total, bad uint64, target float64) float64 {
+	if total == 0 {
+		return 0
+	}
+	return float64(bad) / float64(total) / (1 - target)
+}
+
+// An objective is one of the two that an SLO may have.
+type objective struct {
+	name   string
+	target float64
+	counts func(sum) (total, bad uint64)
+}
+
+func (s *SLO) objectives() []objective {
+	var all []objective
+	if s.cfg.Availability > 0 {
+		all = append(all, objective{Availability, s.cfg.Availability, func(c sum) (uint64, uint64) { return c.total, c.bad }})
+	}
+	if s.cfg.Latency > 0 {
+		all = append(all, objective{Latency, s.cfg.LatencyTarget, func(c sum) (uint64, uint64) { return c.timed, c.slow }})
+	}
+	return all
+}
+
+// A sum is the counts of a window.
+type sum struct{ total, bad, timed, slow uint64 }
+
+// sums returns the counts of all windows that end at an offset since the epoch.
+func (s *SLO) sums(at time.Duration) map[time.Duration]sum {
+	now := int64(at/time.Minute) + 1
+	out := make(map[time.Duration]sum, 2*len(windows))
+	ends := make(map[int64]time.Duration, 2*len(windows))
+	for _, w := range windows {
+		ends[int64(w.long/time.Minute)] = w.long
+		ends[int64(w.short/time.Minute)] = w.short
+	}
+	var acc sum
+	for back := int64(1); back < ringMinutes; back++ {
+		index := now - back + 1 // the current minute first
+		if index > 0 {
+			if m := &s.ring[index%ringMinutes]; m.index.Load() == index {
+				acc.total += m.total.Load()
+				acc.bad += m.bad.Load()
+				acc.timed += m.timed.Load()
+				acc.slow += m.slow.Load()
+			}
+		}
+		if w, ok := ends[back]; ok {
+			out[w] = acc
+		}
+	}
+	return out
+}

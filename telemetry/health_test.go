@@ -1,0 +1,137 @@
+package telemetry_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/trivet-go/trivet/telemetry"
+)
+
+func newHealth(t testing.TB, cfg telemetry.HealthConfig) *telemetry.Health {
+	h, err := telemetry.NewHealth(cfg)
+	require.NoError(t, err)
+	return h
+}
+
+func probe(h http.Handler) (int, string) {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	return w.Code, w.Body.String()
+}
+
+func code(h http.Handler) int {
+	c, _ := probe(h)
+	return c
+}
+
+func TestHealth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var down atomic.Bool
+		var runs atomic.Int64
+		down.Store(true)
+		h := newHealth(t, telemetry.HealthConfig{Checks: []telemetry.Check{
+			{Name: "db", Func: func(context.Context) error {
+				runs.Add(1)
+				if down.Load() {
+					return errors.New("dial postgres://u:hunter2@db")
+				}
+				return nil
+			}},
+			{Name: "mail", Optional: true, Func: func(context.Context) error { return errors.New("no") }},
+		}})
+		require.Equal(t, 200, code(h.Live()), "a restart brings no database back")
+		require.Equal(t, 503, code(h.Startup()))
+		status, body := probe(h.Ready())
+		require.Equal(t, 503, status)
+		require.JSONEq(t, `{"status":"fail","checks":[{"name":"db","ok":false},{"name":"mail","ok":false,"optional":true}]}`, body)
+		require.EqualValues(t, 1, runs.Load(), "results are used again")
+		require.Equal(t, "dial postgres://REDACTED:REDACTED@db", h.Stats().Errors["db"])
+
+		down.Store(false)
+		require.Equal(t, 503, code(h.Ready()))
+		time.Sleep(time.Second)
+		require.Equal(t, 200, code(h.Ready()), "an optional check does not count")
+		require.Equal(t, 200, code(h.Startup()))
+		require.True(t, h.Stats().Started)
+		require.True(t, h.Stats().Up["db"])
+
+		down.Store(true)
+		time.Sleep(time.Second)
+		require.Equal(t, 503, code(h.Ready()))
+		require.Equal(t, 200, code(h.Startup()), "startup is once")
+	})
+}
+
+func TestHealthCheckThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var running, most atomic.Int64
+		release := make(chan struct{})
+		h := newHealth(t, telemetry.HealthConfig{Checks: []telemetry.Check{
+			{Name: "hangs", Timeout: time.Second, TTL: -1, Func: func(context.Context) error {
+				most.Store(max(most.Load(), running.Add(1)))
+				defer running.Add(-1)
+				<-release // ignores its context
+				return nil
+			}},
+			{Name: "panics", Optional: true, Func: func(context.Context) error { panic("boom") }},
+		}})
+		start := time.Now()
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() { require.Equal(t, 503, code(h.Ready())) })
+		}
+		wg.Wait()
+		require.Equal(t, time.Second, time.Since(start))
+		time.Sleep(time.Minute)
+		require.Equal(t, 503, code(h.Ready()))
+		require.EqualValues(t, 1, most.Load(), "one goroutine however many probes")
+		require.Contains(t, h.Stats().Errors["panics"], "boom")
+
+		// A prober that leaves does not wait.
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(errors.New("left"))
+		ok, results := h.Check(ctx)
+		require.False(t, ok)
+		require.Error(t, results[0].Err)
+		close(release)
+		synctest.Wait()
+		require.Equal(t, 200, code(h.Ready()))
+	})
+}
+
+func TestDrainFailsReadinessFirstThenWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHealth(t, telemetry.HealthConfig{})
+		require.Equal(t, 200, code(h.Ready()))
+		done := make(chan error)
+		start := time.Now()
+		go func() { done <- h.Drain(context.Background()) }()
+		synctest.Wait()
+		require.Equal(t, 503, code(h.Ready()))
+		require.Equal(t, 200, code(h.Live()), "a process that drains must not be killed")
+		require.Zero(t, time.Since(start))
+		require.NoError(t, <-done)
+		require.Equal(t, 5*time.Second, time.Since(start))
+
+		cause := errors.New("second signal")
+		ctx, cancel := context.WithCancelCause(context.Background())
+		cancel(cause)
+		require.ErrorIs(t, h.Drain(ctx), cause)
+		require.NoError(t, newHealth(t, telemetry.HealthConfig{DrainDelay: -1}).Drain(ctx))
+	})
+}
+
+func TestNewHealthNamesEveryFault(t *testing.T) {
+	_, err := telemetry.NewHealth(telemetry.HealthConfig{Checks: []telemetry.Check{{Timeout: -1}, {Name: "a", Func: func(context.Context) error { return nil }}, {Name: "a"}}})
+	for _, want := range []string{"Checks[0].Name: is required", "Checks[0].Func: is required", "Checks[0].Timeout: -1ns", `Checks[2].Name: "a" is taken`} {
+		require.ErrorContains(t, err, want)
+	}
+}

@@ -1,0 +1,274 @@
+package telemetry
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Transport returns a RoundTripper that observes each request through next and sends the trace context
+// along. Put it innermost, so that each attempt of a retry is a span. If next is nil,
+// [http.DefaultTransport] is used.
+//
+// A request ends, for span and metrics, when its response body was read to the end, failed or was
+// closed, and when the header arrived for streams and upgrades (see [StreamPolicy]).
+func (t *Telemetry) Transport(next http.RoundTripper) http.RoundTripper {
+	return &transport{tel: t, next: cmp.Or(next, http.DefaultTransport)}
+}
+
+type transport struct {
+	tel  *Telemetry
+	next http.RoundTripper
+}
+
+// CloseIdleConnections lets http.Client.CloseIdleConnections reach next.
+func (rt *transport) CloseIdleConnections() {
+	if c, ok := rt.next.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+// A call is one request through a transport.
+type call struct {
+	tel    *Telemetry
+	ctx    context.Context
+	span   trace.Span // nil if there are none
+	start  time.Time
+	key    seriesKey
+	method string // as reported
+	sent   countedBody
+	read   int64 // of the response body
+	once   sync.Once
+	peer   atomic.Pointer[net.Addr]
+	active []metric.AddOption
+}
+
+func (rt *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	t := rt.tel
+	c := &call{tel: t, ctx: req.Context(), start: time.Now()}
+	c.sent.ReadCloser = req.Body
+	out := req
+	t.guard(func() { out = c.begin(req) })
+	resp, err := rt.next.RoundTrip(out)
+	if err != nil {
+		c.end(errorClass(err))
+		return resp, err
+	}
+	t.guard(func() { c.answered(req, resp) })
+	return resp, nil
+}
+
+// begin starts the span and returns the request to send.
+func (c *call) begin(req *http.Request) *http.Request {
+	t := c.tel
+	host, port := splitHost(req.URL.Host)
+	c.key = seriesKey{method: t.method[cmp.Or(req.Method, http.MethodGet)], tls: req.URL.Scheme == "https"}
+	c.key.host = strings.ToLower(host)
+	c.key.port = uint16(portOr(port, c.key.tls))
+	c.key.route, _ = req.Context().Value(templateKey{}).(string)
+	c.method = t.methods[c.key.method]
+	if t.tracer != nil {
+		t.guard(func() { c.startSpan(req) })
+	}
+	if t.client.active != nil {
+		s := t.client.series.get(seriesKey{method: c.key.method, tls: c.key.tls, host: c.key.host, port: c.key.port, route: c.key.route})
+		c.active = []metric.AddOption{s.record[0].(metric.MeasurementOption)}
+		t.client.active.Add(c.ctx, 1, c.active...)
+	}
+	// A RoundTripper must not change the request (net/http).
+	out := req.WithContext(c.ctx)
+	out.Header = maps.Clone(req.Header)
+	if out.Header == nil {
+		out.Header = make(http.Header)
+	}
+	t.cfg.Propagator.Inject(c.ctx, propagation.HeaderCarrier(out.Header))
+	if id := RequestID(c.ctx); id != "" && len(out.Header[t.cfg.RequestID]) == 0 && t.cfg.RequestID != "" {
+		out.Header.Set(t.cfg.RequestID, id)
+	}
+	if t.cfg.BodySizes && req.Body != nil && req.Body != http.NoBody {
+		out.Body = &c.sent
+	}
+	return out
+}
+
+func (c *call) startSpan(req *http.Request) {
+	t := c.tel
+	o := startPool.Get().(*startOptions)
+	defer o.free()
+	kv := append(o.kv[:0],
+		attribute.String(attrMethod, c.method),
+		attribute.String(attrServerAddress, c.key.host),
+		attribute.Int(attrServerPort, int(c.key.port)),
+		attribute.String(attrFull, clip(redactURL(req.URL, t.query), 2*maxText)))
+	if c.key.method == 0 {
+		kv = append(kv, attribute.String(attrMethodOriginal, clip(req.Method, maxMethod)))
+	}
+	if c.key.route != "" {
+		kv = append(kv, attribute.String(attrTemplate, c.key.route))
+	}
+	if n := resends(req, t.cfg.ResendCount); n > 0 {
+		kv = append(kv, attribute.Int(attrResend, n))
+	}
+	opts := append(o.opts[:0], clientKind, trace.WithAttributes(kv...))
+	c.ctx, c.span = t.tracer.Start(c.ctx, spanName(c.method, c.key.route), opts...)
+	if c.span.IsRecording() {
+		c.ctx = httptrace.WithClientTrace(c.ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+			if addr := info.Conn.RemoteAddr(); addr != nil {
+				c.peer.Store(&addr)
+			}
+		}})
+	}
+}
+
+// resends counts how often the request was sent before: by redirects, and by what count says.
+func resends(req *http.Request, count func(context.Context) int) int {
+	n := 0
+	for r := req.Response; r != nil && r.Request != nil && n < 100; r = r.Request.Response {
+		n++
+	}
+	if count != nil {
+		n += max(count(req.Context()), 0)
+	}
+	return n
+}
+
+// answered notes the header of resp and arranges to end c with its body.
+func (c *call) answered(req *http.Request, resp *http.Response) {
+	c.key.status = uint16(resp.StatusCode)
+	c.key.proto = protoIndex(resp.ProtoMajor, resp.ProtoMinor)
+	switch {
+	case resp.StatusCode == http.StatusSwitchingProtocols, resp.Body == nil, resp.Body == http.NoBody, req.Method == http.MethodHead:
+		// The body of a 101 is the connection and is left as it is: httputil.ReverseProxy writes to it.
+		c.end("")
+	case c.tel.cfg.Streams != StreamFull && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream"):
+		c.end("")
+	default:
+		resp.Body = &clientBody{ReadCloser: resp.Body, c: c}
+	}
+}
+
+// A clientBody ends its call with the body. It has no io.WriterTo: those of net/http have none.
+type clientBody struct {
+	io.ReadCloser
+	c *call
+}
+
+func (b *clientBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.c.read += int64(n)
+	switch {
+	case err == nil:
+	case err == io.EOF:
+		b.c.end("")
+	default:
+		class := errorClass(err)
+		if class == errOther {
+			class = errBody
+		}
+		b.c.end(class)
+	}
+	return n, err
+}
+
+func (b *clientBody) Close() error {
+	defer b.c.end("")
+	return b.ReadCloser.Close()
+}
+
+// end records c, once. class is the value of error.type if it is not the status.
+func (c *call) end(class string) {
+	c.once.Do(func() {
+		c.key.err = class
+		c.tel.guard(c.measure)
+		if c.span != nil {
+			c.tel.guard(c.endSpan)
+		}
+	})
+}
+
+func (c *call) measure() {
+	m := &c.tel.client
+	if c.active != nil {
+		m.active.Add(c.ctx, -1, c.active...)
+	}
+	s := m.series.get(c.key)
+	m.duration.Record(c.ctx, time.Since(c.start).Seconds(), s.record...)
+	if m.requestBody != nil {
+		m.requestBody.Record(c.ctx, c.sent.n.Load(), s.record...)
+		m.responseBody.Record(c.ctx, c.read, s.record...)
+	}
+}
+
+func (c *call) endSpan() {
+	defer c.span.End()
+	if !c.span.IsRecording() {
+		return
+	}
+	k := c.key
+	k.route = "" // was there from the start
+	kv := k.outcome(true, 3)
+	if k.proto != 0 {
+		kv = append(kv, attribute.String(attrProtocol, protocols[k.proto]))
+	}
+	if addr := c.peer.Load(); addr != nil {
+		host, port := splitHost((*addr).String())
+		kv = append(kv, attribute.String(attrPeerAddress, host))
+		if n, err := strconv.Atoi(port); err == nil {
+			kv = append(kv, attribute.Int(attrPeerPort, n))
+		}
+	}
+	c.span.SetAttributes(kv...)
+	if k.errorType(true) != "" {
+		c.span.SetStatus(codes.Error, "")
+	}
+}
+
+// errorClass returns the value of error.type for an error of a RoundTripper.
+func errorClass(err error) string {
+	var (
+		notSent interface{ NotSent() bool }
+		timeout net.Error
+		dns     *net.DNSError
+		op      *net.OpError
+		host    x509.HostnameError
+		unknown x509.UnknownAuthorityError
+		invalid x509.CertificateInvalidError
+		verify  *tls.CertificateVerificationError
+		record  tls.RecordHeaderError
+		alert   tls.AlertError
+	)
+	switch {
+	case errors.As(err, &notSent) && notSent.NotSent():
+		return errNotSent
+	case errors.Is(err, context.Canceled):
+		return errCanceled
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return errTimeout
+	case errors.As(err, &dns):
+		return errDNS
+	case errors.As(err, &host), errors.As(err, &unknown), errors.As(err, &invalid), errors.As(err, &verify),
+		errors.As(err, &record), errors.As(err, &alert):
+		return errTLS
+	case errors.As(err, &op) && op.Op == "dial":
+		return errConnect
+	}
+	return errOther
+}
