@@ -71,8 +71,7 @@ func (c *Claim) scaled() Claim {
 		s.Rate, s.grid = p.local, &p.localGrid
 		return s
 	}
-	s.Rate = c.Rate.scaled(float64(p.OnError), p.Window)
-	s.grid = nil
+	s.setRate(c.Rate.scaled(float64(p.OnError), p.Window))
 	return s
 }
 

@@ -114,7 +114,7 @@ func (d *Decision) setHeaders(h http.Header) (room []string) {
 	least := -1
 	policyEnd := 0
 	if !l.cfg.NoHeaders {
-		if len(claims) > 1 || len(claims) == 1 && claims[0].grid == nil {
+		if len(claims) > 1 || len(claims) == 1 && claims[0].Rate != claims[0].policy.Rate {
 			text = appendPolicies(text, claims)
 		}
 		policyEnd = len(text)

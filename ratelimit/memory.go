@@ -165,7 +165,7 @@ func newTable(order, sets int, length time.Duration) *table {
 type charge struct {
 	table *table
 	tag   uint64
-	grid  grid  // of GCRA
+	grid  *grid // of GCRA
 	limit int64 // of a sliding window
 	cost  int64
 
@@ -181,13 +181,8 @@ func (w *charge) fill(t *table, c *Claim) {
 	w.table = t
 	w.tag = maphash.String(t.seed, c.Key)
 	w.cost = c.Cost
-	if t.length > 0 {
-		w.limit = c.Rate.Limit
-	} else if c.grid != nil {
-		w.grid = *c.grid
-	} else {
-		w.grid = c.Rate.grid()
-	}
+	w.limit = c.Rate.Limit
+	w.grid = c.grid
 }
 
 // lock locks the set of w's key and finds the key's cell in it, or the one that it shall take over.

@@ -19,7 +19,7 @@ type Claim struct {
 	RetryAfter time.Duration // if denied, when the cost would fit; zero means never, or unknown
 	Reset      time.Duration // when nothing would be in use any more
 
-	grid   *grid // of Rate, for GCRA
+	grid   *grid // of Rate; unused by a sliding window
 	policy *policy
 	shared bool // the key stands for all requests without one
 }
