@@ -76,11 +76,15 @@ func (c *Claim) scaled() Claim {
 }
 
 // warm keeps the local counts close to the store's: never more left than this process's share of what the
-// store has left. So a store that fails grants nobody a fresh burst. If debt, claims are
-// charged in full, into debt.
-func (l *Limiter) warm(claims []Claim, debt bool) {
+// store has left. So a store that fails grants nobody a fresh burst. If failed, the store
+// could not be charged: claims are charged here in full, into debt.
+func (l *Limiter) warm(claims []Claim, failed bool) {
 	if l.local == nil {
 		return
+	}
+	admitted := true
+	for i := range claims {
+		admitted = admitted && !claims[i].Denied
 	}
 	now := l.local.now()
 	for i := range claims {
@@ -92,11 +96,11 @@ func (l *Limiter) warm(claims []Claim, debt bool) {
 		var w charge
 		w.fill(p.table, &c)
 		switch {
-		case debt:
+		case failed:
 			p.table.charge(now, &w)
 		case c.Remaining >= 0:
 			p.table.leave(now, &w, int64(float64(c.Remaining)*float64(p.OnError)))
-		case !c.Denied:
+		case admitted:
 			p.table.leave(now, &w, -1)
 		}
 	}

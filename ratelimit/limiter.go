@@ -58,9 +58,9 @@ type Limiter struct {
 
 	counts  [16]counts // striped, so that cores do not write to one cache line
 	stripes sync.Pool  // of *counts: a core tends to find its own
-	errors atomic.Uint64
-	failed atomic.Uint64
-	perPol [maxPolicies]atomic.Uint64 // refusals
+	errors  atomic.Uint64
+	failed  atomic.Uint64
+	perPol  [maxPolicies]atomic.Uint64 // refusals
 }
 
 type counts struct {
