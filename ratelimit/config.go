@@ -57,7 +57,7 @@ func (c Config) withDefaults() (Config, error) {
 	for i := range c.Policies {
 		p, err := c.Policies[i].withDefaults()
 		if err != nil {
-			for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
+			for _, e := range flatten(err) {
 				errs = append(errs, fmt.Errorf("ratelimit: Config.Policies[%d].%w", i, e))
 			}
 		}

@@ -112,12 +112,20 @@ func (p Policy) withDefaults() (Policy, error) {
 	}
 	rate, err := p.Rate.withDefaults(p.Window)
 	if err != nil {
-		for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
+		for _, e := range flatten(err) {
 			errs = append(errs, fmt.Errorf("Rate.%w", e))
 		}
 	}
 	p.Rate = rate
 	return p, errors.Join(errs...)
+}
+
+// flatten returns the errors that err joins.
+func flatten(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
 }
 
 func validName(name string) bool {
