@@ -169,7 +169,9 @@ func (e PacerEvent) LogValue() slog.Value {
 // Wait returns when a request to host may be sent. The error is a [*PaceError]; then nothing of
 // the rate has been used.
 func (p *Pacer) Wait(ctx context.Context, host string) error {
-	return p.wait(ctx, host, p.pace(host))
+	h := p.pin(host)
+	defer p.unpin(h)
+	return p.wait(ctx, host, h)
 }
 
 func (p *Pacer) wait(ctx context.Context, host string, h *pace) error {
@@ -203,10 +205,22 @@ func (p *Pacer) wait(ctx context.Context, host string, h *pace) error {
 	return nil
 }
 
-// pace returns host's pace.
-func (p *Pacer) pace(host string) *pace {
+// pin returns host's pace, which stays host's until unpin.
+func (p *Pacer) pin(host string) *pace {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	h := p.paceLocked(host)
+	h.pins++
+	return h
+}
+
+func (p *Pacer) unpin(h *pace) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h.pins--
+}
+
+func (p *Pacer) paceLocked(host string) *pace {
 	if h := p.hosts[host]; h != nil {
 		return h
 	}
@@ -214,7 +228,7 @@ func (p *Pacer) pace(host string) *pace {
 		now := time.Now()
 		looked := 0
 		for name, h := range p.hosts {
-			if h.idle(now) {
+			if h.pins == 0 && h.idle(now) {
 				delete(p.hosts, name)
 				break
 			}
@@ -248,6 +262,7 @@ type pace struct {
 	most  rate.Limit
 	burst int
 	turn  chan struct{} // a send takes the turn, in order of arrival; a receive passes it on
+	pins  int           // requests that use it; guarded by Pacer.mu
 
 	mu           sync.Mutex // guards the fields below; x/time/rate mints tokens if its times go back, so they are read under it
 	limiter      *rate.Limiter
@@ -262,7 +277,7 @@ func (h *pace) idle(now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.restoreLocked(now)
-	return h.users == 0 && h.slowedUntil.IsZero() && !h.blockedUntil.After(now) && h.limiter.TokensAt(now) >= float64(h.burst)
+	return h.slowedUntil.IsZero() && !h.blockedUntil.After(now) && h.limiter.TokensAt(now) >= float64(h.burst)
 }
 
 // restoreLocked ends what the host's hint began when its time is over.

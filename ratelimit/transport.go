@@ -37,7 +37,8 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if host == "" {
 		host = strings.ToLower(req.URL.Host)
 	}
-	h := t.pacer.pace(host)
+	h := t.pacer.pin(host)
+	defer t.pacer.unpin(h)
 	if err := t.pacer.wait(req.Context(), host, h); err != nil {
 		if req.Body != nil {
 			_ = req.Body.Close() // RoundTrip owns the body even when it fails; next will not see it
