@@ -99,7 +99,7 @@ func TestR07_MemoryIsFlat(t *testing.T) {
 	s := store.Stats()
 	t.Logf("%d keys: heap %d B before, %d after 1 %%, %d at the end; %d slots of %d B, %d keys displaced",
 		n, before, first, last, s.Slots, s.Bytes/s.Slots, s.Displaced)
-	require.LessOrEqual(t, float64(last-before), 1.1*float64(s.Bytes))
+	require.LessOrEqual(t, float64(last)-float64(before), 1.1*float64(s.Bytes))
 	require.LessOrEqual(t, float64(last), float64(first)+0.05*float64(s.Bytes))
 	runtime.KeepAlive(l)
 }
