@@ -1,0 +1,202 @@
+package ratelimit_test
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/ratelimit"
+)
+
+func newMemory(t testing.TB, maxKeys int) *ratelimit.MemoryStore {
+	t.Helper()
+	m, err := ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{MaxKeys: maxKeys})
+	require.NoError(t, err)
+	return m
+}
+
+func allow(t testing.TB, l *ratelimit.Limiter, keys ...string) bool {
+	t.Helper()
+	d, err := l.TakeKeys(context.Background(), keys)
+	require.NoError(t, err)
+	return d.Allowed
+}
+
+func TestMemoryStoreConfig(t *testing.T) {
+	_, err := ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{MaxKeys: -1})
+	require.EqualError(t, err, "ratelimit: MemoryStoreConfig.MaxKeys: -1 is negative")
+	for _, n := range []int{1, 2, 9, 10, 11, 1000} {
+		newLimiter(t, ratelimit.Config{Store: newMemory(t, n), Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerHour(1))}})
+	}
+}
+
+// TestR07_NobodyEvictsHisOwnDebt: a debtor makes up keys until his own is gone, and comes back.
+func TestR07_NobodyEvictsHisOwnDebt(t *testing.T) {
+	for _, window := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
+		t.Run(fmt.Sprintf("window=%d", window), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := policyOf("p", ratelimit.PerHour(3))
+				p.Window = window
+				if window == ratelimit.GCRA {
+					p.Rate.Burst = 3
+				}
+				store := newMemory(t, 20)
+				l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{p}})
+				time.Sleep(time.Hour / 2)
+				for range 3 {
+					require.True(t, allow(t, l, "debtor"))
+				}
+				require.False(t, allow(t, l, "debtor"))
+				for i := range 10_000 {
+					allow(t, l, fmt.Sprint("made up ", i))
+					require.False(t, allow(t, l, "debtor"), "after %d keys", i)
+				}
+				require.Positive(t, l.Stats().Memory.Displaced, "counted")
+				time.Sleep(2 * time.Hour)
+				require.True(t, allow(t, l, "debtor"), "debts are paid by time")
+			})
+		})
+	}
+}
+
+// TestR07_MemoryIsFlat: ten million hostile keys, or a tenth of them under the race detector, take what the first took.
+func TestR07_MemoryIsFlat(t *testing.T) {
+	heap := func() uint64 {
+		runtime.GC()
+		var s runtime.MemStats
+		runtime.ReadMemStats(&s)
+		return s.HeapAlloc
+	}
+	before := heap()
+	store := newMemory(t, 100_000)
+	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerDay(10))}})
+	var key [1]string
+	n := 10_000_000
+	if raceEnabled {
+		n /= 10
+	}
+	buf := make([]byte, 0, 16)
+	flood := func(from, to int) {
+		for i := from; i < to; i++ {
+			buf = fmt.Appendf(buf[:0], "%x", i)
+			key[0] = string(buf)
+			if _, err := l.TakeKeys(t.Context(), key[:]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	flood(0, n/100)
+	first := heap()
+	flood(n/100, n)
+	last := heap()
+	s := store.Stats()
+	t.Logf("%d keys: heap %d B before, %d after 1 %%, %d at the end; %d slots of %d B, %d keys displaced",
+		n, before, first, last, s.Slots, s.Bytes/s.Slots, s.Displaced)
+	require.LessOrEqual(t, float64(last)-float64(before), 1.1*float64(s.Bytes))
+	require.LessOrEqual(t, float64(last), float64(first)+0.05*float64(s.Bytes))
+	runtime.KeepAlive(l)
+}
+
+// TestMemoryAtAMillionKeys: the bars are 20 B a slot and 40 B a key, all told.
+func TestMemoryAtAMillionKeys(t *testing.T) {
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	const n = 1_000_000
+	store := newMemory(t, n)
+	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerDay(1).WithBurst(10))}})
+	for i := range n {
+		allow(t, l, fmt.Sprint(i))
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	s := store.Stats()
+	perKey := float64(after.HeapAlloc-before.HeapAlloc) / n
+	live := store.Owed("p")
+	t.Logf("%.1f B a key, %.1f B a slot; %d of %d keys live, %d displaced", perKey, float64(s.Bytes)/float64(s.Slots), live, n, s.Displaced)
+	require.LessOrEqual(t, perKey, 40.0)
+	require.LessOrEqual(t, float64(s.Bytes)/float64(s.Slots), 20.0)
+	require.LessOrEqual(t, float64(s.Displaced), 0.01*n)
+	runtime.KeepAlive(l)
+}
+
+// TestR08_StepsOfTheWallClock: only the monotonic clock counts.
+func TestR08_StepsOfTheWallClock(t *testing.T) {
+	store := newMemory(t, 10)
+	require.NotEqual(t, store.Base(), store.Base().Round(0), "the base keeps its monotonic reading, so time.Since does not see the wall clock")
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerMinute(1))}})
+		require.True(t, allow(t, l, "a"))
+		require.False(t, allow(t, l, "a"))
+		time.Sleep(time.Minute - 1)
+		require.False(t, allow(t, l, "a"))
+		time.Sleep(1)
+		require.True(t, allow(t, l, "a"))
+	})
+}
+
+// TestR12_LastToken: 64 goroutines and one token left.
+func TestR12_LastToken(t *testing.T) {
+	for _, window := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
+		for range 50 {
+			const limit = 65
+			p := policyOf("p", ratelimit.PerDay(limit))
+			other := policyOf("other", ratelimit.PerDay(1000).WithBurst(1000))
+			if p.Window = window; window == ratelimit.GCRA {
+				p.Rate.Burst = limit
+			}
+			l := newLimiter(t, ratelimit.Config{Store: newMemory(t, 100), Policies: []ratelimit.Policy{p, other}})
+			for range limit - 1 {
+				require.True(t, allow(t, l, "a", "b"))
+			}
+			var admitted atomic.Int64
+			var start, done sync.WaitGroup
+			start.Add(1)
+			for range 64 {
+				done.Go(func() {
+					start.Wait()
+					if d, err := l.TakeKeys(t.Context(), []string{"a", "b"}); err == nil && d.Allowed {
+						admitted.Add(1)
+					}
+				})
+			}
+			start.Done()
+			done.Wait()
+			require.EqualValues(t, 1, admitted.Load())
+			require.EqualValues(t, limit, l.Stats().Admitted)
+		}
+	}
+}
+
+// TestLimitersShareAStore: by the names of their policies, and whatever the order in which they lock.
+func TestLimitersShareAStore(t *testing.T) {
+	store := newMemory(t, 100)
+	a, b := policyOf("a", ratelimit.PerDay(1000).WithBurst(1000)), policyOf("b", ratelimit.PerDay(1000).WithBurst(1000))
+	one := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{a, b}})
+	two := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{b, a}})
+	var wg sync.WaitGroup
+	for range 4 {
+		for _, l := range []*ratelimit.Limiter{one, two} {
+			wg.Go(func() {
+				for range 500 {
+					if _, err := l.TakeKeys(t.Context(), []string{"k", "k"}); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+	}
+	wg.Wait()
+	require.EqualValues(t, 1000, one.Stats().Admitted+two.Stats().Admitted)
+
+	a.Window, a.Rate.Burst = ratelimit.SlidingWindow, 0
+	_, err := ratelimit.New(ratelimit.Config{Store: store, Policies: []ratelimit.Policy{a}})
+	require.ErrorContains(t, err, `ratelimit: Config.Store: the store counts policy "a" in another way`)
+}

@@ -1,0 +1,90 @@
+package ratelimit
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/trivet-go/trivet/internal/problem"
+)
+
+// Middleware returns a handler that admits requests to next while they are within l's policies, and
+// answers the others with [Config.ErrorHandler]. It sets the RateLimit fields of both. It neither reads a body nor
+// wraps the ResponseWriter. It panics if next is nil.
+func (l *Limiter) Middleware(next http.Handler) http.Handler {
+	if next == nil {
+		panic("ratelimit: Middleware: next is nil")
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		d, err := l.Take(r.Context(), r)
+		if err != nil {
+			l.refuse(w, r, err)
+			return
+		}
+		room := d.setHeaders(w.Header())
+		if !d.Allowed {
+			if l.cfg.ErrorHandler != nil || d.Outcome != Limited {
+				l.refuse(w, r, &RefusedError{Decision: d})
+				return
+			}
+			l.writeLimited(w, d.violated, room)
+			return
+		}
+		if l.cfg.PassDecision {
+			passed := d // d itself stays off the heap
+			r = r.WithContext(context.WithValue(r.Context(), contextKey{}, &passed))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (l *Limiter) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	if l.cfg.ErrorHandler != nil {
+		l.cfg.ErrorHandler(w, r, err)
+		return
+	}
+	details := problem.Details{Title: http.StatusText(http.StatusInternalServerError), Status: http.StatusInternalServerError}
+	var refused *RefusedError
+	if errors.As(err, &refused) {
+		switch refused.Decision.Outcome {
+		case NoKey:
+			details.Title, details.Status = http.StatusText(http.StatusBadRequest), http.StatusBadRequest
+		case Unavailable:
+			details.Type = typeReducedCapacity
+			details.Title, details.Status = "Temporarily reduced capacity", http.StatusServiceUnavailable
+			details.Extensions = map[string]any{"violated-policies": refused.Decision.shown()}
+		}
+	}
+	problem.Write(w, details)
+}
+
+// shown returns the violated policies that are not hidden.
+func (d *Decision) shown() []string {
+	names := []string{}
+	for i := range d.limiter.policies {
+		if p := &d.limiter.policies[i]; d.violated&(1<<i) != 0 && !p.Hidden {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
+
+// writeLimited is problem.Write for the document of 429, but from prepared bytes and with the
+// fields' values in room that is there already: a refusal must be cheap.
+func (l *Limiter) writeLimited(w http.ResponseWriter, violated uint8, room []string) {
+	h := w.Header()
+	for _, name := range [...]string{"Content-Length", "Content-Encoding", "Content-Range", "Trailer", "Etag", "Last-Modified"} {
+		delete(h, name)
+	}
+	for _, field := range [...][2]string{
+		{"Content-Type", "application/problem+json"},
+		{"Cache-Control", "no-store"}, // RFC 6585, section 4: must not be stored by a cache
+		{"X-Content-Type-Options", "nosniff"},
+	} {
+		room[0] = field[1]
+		h[field[0]] = room[:1:1]
+		room = room[1:]
+	}
+	w.WriteHeader(http.StatusTooManyRequests)
+	_, _ = w.Write(l.bodies[violated]) // the client is gone if this fails
+}

@@ -1,0 +1,134 @@
+package redislimit
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/trivet-go/trivet/ratelimit"
+)
+
+const maxLeases = 65_536
+
+// A lease is what this process has bought of one key.
+type lease struct {
+	turn chan struct{} // a send locks the fields below, a receive unlocks: a waiter may leave
+
+	balance int64
+	expires int64 // since the store's base
+
+	remaining int64 // in Redis, when the lease was bought
+	reset     time.Duration
+}
+
+// leases holds the leases of all keys, bounded.
+type leases struct {
+	mu sync.Mutex // guards the fields below
+	m  map[uint64]*lease
+}
+
+// get returns tag's lease, or nil if there is no room for another one.
+func (ls *leases) get(tag uint64, now int64) *lease {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	l := ls.m[tag]
+	if l != nil {
+		return l
+	}
+	if len(ls.m) >= maxLeases && !ls.evictLocked(now) {
+		return nil
+	}
+	l = &lease{turn: make(chan struct{}, 1)}
+	ls.m[tag] = l
+	return l
+}
+
+// evictLocked removes expired leases among a few, and reports whether it found one.
+func (ls *leases) evictLocked(now int64) bool {
+	looked, found := 0, false
+	for tag, l := range ls.m {
+		if looked++; looked > 8 {
+			break
+		}
+		select {
+		case l.turn <- struct{}{}:
+			if now >= l.expires {
+				delete(ls.m, tag) // who waits for its turn uses it once more, which harms nobody
+				found = true
+			}
+			<-l.turn
+		default: // in use
+		}
+	}
+	return found
+}
+
+// takeLeased decides c out of its lease, buying a new one if that is used up.
+func (s *Store) takeLeased(ctx context.Context, c *ratelimit.Claim, terms Lease) error {
+	r, err := s.request(c)
+	if err != nil {
+		return err
+	}
+	l := s.leases.get(r.tag, s.now())
+	if l == nil {
+		_, err := s.ask(ctx, s.deadline(), []request{r}, []*ratelimit.Claim{c}, Lease{})
+		return err
+	}
+	deadline := s.deadline() // the wait for whoever is buying counts as wait for Redis
+	if err := l.lock(ctx, deadline); err != nil {
+		return err
+	}
+	defer func() { <-l.turn }()
+
+	// The time of sending, not of the answer: Redis charges later than this.
+	sent := s.now()
+	if sent >= l.expires {
+		l.balance = 0
+	}
+	if l.balance >= c.Cost {
+		l.balance -= c.Cost
+		s.leaseHits.Add(1)
+		c.Denied, c.RetryAfter = false, 0
+		c.Remaining, c.Reset = l.remaining+l.balance, l.reset
+		return nil
+	}
+	bought, err := s.ask(ctx, deadline, []request{r}, []*ratelimit.Claim{c}, terms)
+	if err != nil || c.Denied {
+		return err
+	}
+	if bought > 0 {
+		l.balance, l.expires = l.balance+bought, sent+int64(terms.ttl(c))
+		s.leased.Add(uint64(bought))
+	}
+	l.remaining, l.reset = c.Remaining, c.Reset
+	c.Remaining += l.balance
+	return nil
+}
+
+// lock waits for l's turn.
+func (l *lease) lock(ctx context.Context, deadline time.Time) error {
+	select {
+	case l.turn <- struct{}{}:
+		return nil
+	default: // without a timer where nobody is in the way
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	select {
+	case l.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (terms Lease) ttl(c *ratelimit.Claim) time.Duration {
+	if terms.TTL > 0 {
+		return terms.TTL
+	}
+	if c.Policy.Window == ratelimit.SlidingWindow {
+		return min(maxLeaseTTL, c.Rate.Window/2)
+	}
+	earned := float64(c.Rate.Burst) / float64(c.Rate.Limit) * float64(c.Rate.Window)
+	return min(maxLeaseTTL, time.Duration(earned/2))
+}
