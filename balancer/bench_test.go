@@ -1,0 +1,95 @@
+package balancer
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// pickGroup returns a group with so many hosts of which something is known.
+func pickGroup(tb testing.TB, policy Policy, hosts int) *group {
+	cfg, err := Config{Resolver: Static("unused"), Policy: policy}.withDefaults()
+	require.NoError(tb, err)
+	g := newGroup(&cfg)
+	endpoints := make([]Endpoint, hosts)
+	for i := range endpoints {
+		endpoints[i].Addr = fmt.Sprintf("10.0.0.%d:80", i)
+	}
+	g.mu.Lock()
+	g.updateLocked(endpoints, 0, func(*host) {})
+	g.mu.Unlock()
+	var v View
+	for i := range 100 * hosts {
+		pickOnce(g, &v, int64(i)*1000)
+	}
+	g.mu.Lock()
+	g.tickLocked(int64(100*hosts) * 1000)
+	g.mu.Unlock()
+	return g
+}
+
+// pickOnce is what a request costs the group. Reading the clock is the caller's.
+func pickOnce(g *group, v *View, now int64) {
+	p, ok := g.pick(v, nil, nil)
+	if !ok {
+		panic("no host")
+	}
+	g.reply(&p, now, 20_000_000+now%1_000_000, success, 0)
+	g.finish(&p, now, false)
+}
+
+var pickPolicies = []struct {
+	name   string
+	policy Policy
+}{
+	{"adaptive", Adaptive()}, {"least", LeastRequest(0)}, {"p2c", LeastRequest(2)}, {"peak", PeakEWMA(1e10)},
+	{"turn", RoundRobin()}, {"random", Random()}, {"probing", Probing(ProbingConfig{})},
+}
+
+// BenchmarkPick measures pick and feedback without clock reads.
+func BenchmarkPick(b *testing.B) {
+	for _, p := range pickPolicies {
+		for _, hosts := range []int{4, 32, 100} {
+			g := pickGroup(b, p.policy, hosts)
+			b.Run(fmt.Sprintf("policy=%s/hosts=%d/run=serial", p.name, hosts), func(b *testing.B) {
+				var v View
+				now := int64(1e9)
+				b.ReportAllocs()
+				for b.Loop() {
+					now += 1000
+					pickOnce(g, &v, now)
+				}
+			})
+			b.Run(fmt.Sprintf("policy=%s/hosts=%d/run=parallel", p.name, hosts), func(b *testing.B) {
+				var clock atomic.Int64
+				b.ReportAllocs()
+				b.RunParallel(func(pb *testing.PB) {
+					var v View
+					now := int64(1e9) + clock.Add(1)
+					for pb.Next() {
+						now += 1000
+						pickOnce(g, &v, now)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestPickDoesNotAllocate(t *testing.T) {
+	for _, p := range pickPolicies {
+		t.Run(p.name, func(t *testing.T) {
+			for _, hosts := range []int{4, 32, 100} {
+				g := pickGroup(t, p.policy, hosts)
+				var v View
+				now := int64(1e9)
+				require.Zero(t, testing.AllocsPerRun(200, func() {
+					now += 1000
+					pickOnce(g, &v, now)
+				}))
+			}
+		})
+	}
+}
