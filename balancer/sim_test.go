@@ -12,7 +12,6 @@ import (
 type simClient struct {
 	g     *group
 	view  View
-	names []string
 	index map[*host]int
 	host  map[int]*host
 	asked []int

@@ -71,8 +71,6 @@ func (s *server) kill() {
 	s.cmd = nil
 }
 
-func (s *server) signal(sig syscall.Signal) { require.NoError(s.t, s.cmd.Process.Signal(sig)) }
-
 func (s *server) client(t testing.TB) *redis.Client {
 	c := redis.NewClient(&redis.Options{Addr: s.addr})
 	t.Cleanup(func() { _ = c.Close() })
