@@ -116,13 +116,11 @@ type logEvent struct {
 	n           int // how often it happened
 }
 
-// observe adds an event to the line of x. The last one of a kind counts. attrs is kept.
+// observe adds an event to the line of x. The last one of a kind counts. attrs is kept. What comes after the
+// line was written, such as a hedge that lost, is in no line.
 func (x *exchange) observe(name, event string, attrs []slog.Attr) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.ended {
-		return // a hedge that lost, after the line was written
-	}
 	for i := range x.events {
 		if e := &x.events[i]; e.name == name && e.event == event {
 			e.attrs = attrs

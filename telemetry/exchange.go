@@ -40,8 +40,7 @@ type exchange struct {
 	timingLine string        // what setServerTiming wrote
 
 	mu     sync.Mutex // guards the fields below, which the handler's goroutines may share
-	ended  bool
-	route  string // as Route found it
+	route  string     // as Route found it
 	events []logEvent
 	timing []timing
 }
@@ -113,9 +112,6 @@ func (x *exchange) end(v any) (again any) {
 		again = v
 	}
 	elapsed := time.Since(x.start)
-	x.mu.Lock()
-	x.ended = true
-	x.mu.Unlock()
 	t.guard(func() { x.outcome(v) })
 	o := outcome{elapsed: elapsed, counted: elapsed, latency: true, panic: v, stack: stack}
 	t.guard(func() { o.stream(x) })

@@ -1,6 +1,7 @@
 package telemetry_test
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/trivet-go/trivet/telemetry"
 	"go.opentelemetry.io/otel/baggage"
+	"go.opentelemetry.io/otel/propagation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 )
@@ -138,6 +140,34 @@ func TestO06_BaggageIsCapped(t *testing.T) {
 			}
 		})
 	}
+}
+
+// O06 and O05 do not rest on the propagator: one that believes all it is given gets nothing oversize.
+func TestO06_OversizeFieldsReachNoPropagator(t *testing.T) {
+	var seen naive
+	b := newBench(t, telemetry.Config{Propagator: &seen})
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header["Baggage"] = []string{strings.Repeat("x", 5000), strings.Repeat("x", 5000)}
+	r.Header["Tracestate"] = []string{strings.Repeat("x", 3000), strings.Repeat("x", 3000)}
+	r.Header["Traceparent"] = []string{parent, parent}
+	r.Header["X-B3"] = []string{strings.Repeat("x", 5000)}
+	serve(b.Middleware(http.NotFoundHandler()), r)
+	require.Equal(t, naive{keys: 4}, seen)
+}
+
+// naive is a propagator that notes the sizes of what it is given.
+type naive struct{ keys, baggage, state, parent, other int }
+
+func (n *naive) Fields() []string                                   { return []string{"baggage"} }
+func (n *naive) Inject(context.Context, propagation.TextMapCarrier) {}
+func (n *naive) Extract(ctx context.Context, c propagation.TextMapCarrier) context.Context {
+	n.keys = len(c.Keys())
+	for _, v := range c.(propagation.ValuesGetter).Values("baggage") {
+		n.baggage += len(v)
+	}
+	n.state, n.parent, n.other = len(c.Get("tracestate")), len(c.Get("traceparent")), len(c.Get("x-b3"))
+	c.Set("traceparent", "x") // does nothing
+	return ctx
 }
 
 // O05, any bytes: either the context is continued as W3C has it, or a new trace starts. Never a panic,
