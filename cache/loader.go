@@ -175,7 +175,7 @@ func (m *Memory[K, V]) Load(ctx context.Context, key K, load func(ctx context.Co
 		e := s.find(hash, key)
 		if e != nil && e.plain() {
 			s.hit(e.slot)
-			return e.value, nil
+			return e.load(m.storage), nil
 		}
 		if e != nil {
 			a := m.answer(s, e)
@@ -211,14 +211,14 @@ func (m *Memory[K, V]) answer(s *shard[K, V], e *entry[K, V]) (a answer[V]) {
 			return answer[V]{err: e.more.err, ok: true}
 		}
 		m.touchIdle(e, now)
-		return answer[V]{value: e.value, ok: true, refresh: m.early(e, now)}
+		return answer[V]{value: e.load(m.storage), ok: true, refresh: m.early(e, now)}
 	case stale:
 		m.loads.stale.Add(1)
-		return answer[V]{value: e.value, ok: true, refresh: e.more == nil || e.more.retryAt.Load() <= now}
+		return answer[V]{value: e.load(m.storage), ok: true, refresh: e.more == nil || e.more.retryAt.Load() <= now}
 	case fallback:
 		if e.more != nil && e.more.retryAt.Load() > now {
 			m.loads.stale.Add(1)
-			return answer[V]{value: e.value, ok: true}
+			return answer[V]{value: e.load(m.storage), ok: true}
 		}
 	}
 	return a
@@ -398,12 +398,12 @@ func (m *Memory[K, V]) land(s *shard[K, V], hash uint64, key K, f *flight[V], l 
 	old := s.table.Load().find(hash, key)
 	switch {
 	case err == nil:
-		f.value = l.entry.value
+		f.value = l.entry.load(m.storage)
 		if current {
 			m.storeLoadedLocked(s, hash, old, f, l, now, &events)
 		}
 	case old != nil && !old.failed() && m.condition(old, now) != gone:
-		f.value = old.value
+		f.value = old.load(m.storage)
 		m.loads.fallbacks.Add(1)
 		if keep > 0 && old.more != nil {
 			old.more.retryAt.Store(after(now, keep))

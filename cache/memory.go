@@ -21,6 +21,8 @@ type Memory[K comparable, V any] struct {
 	cfg         MemoryConfig[K, V] // read-only after NewMemory
 	seed        maphash.Seed
 	start       time.Time // now counts from here
+	storage     storage
+	plainSets   bool // a value set without properties can overwrite another in place
 	shards      []shard[K, V]
 	counters    []counter // a power of two
 	shift       uint8     // of the hash, to the bits that choose a shard
@@ -160,6 +162,8 @@ func NewMemory[K comparable, V any](cfg MemoryConfig[K, V]) (*Memory[K, V], erro
 		errorWeight: 1,
 		random:      rand.Float64,
 	}
+	m.storage = storageFor[V]()
+	m.plainSets = m.storage != asValue && cfg.Weigher == nil && cfg.Tags == nil && !m.timed()
 	m.loads.init()
 	// Weights are not shared out: how many entries there will be is not known, and one
 	// may be as heavy as a shard's share.
@@ -219,7 +223,7 @@ func (m *Memory[K, V]) Get(key K) (value V, ok bool) {
 	s := m.shard(hash)
 	if e := s.find(hash, key); e != nil && (e.plain() || m.usable(e)) {
 		s.hit(e.slot)
-		return e.value, true
+		return e.load(m.storage), true
 	}
 	s.miss()
 	return value, false
@@ -242,6 +246,11 @@ func (m *Memory[K, V]) Set(key K, value V) bool {
 func (m *Memory[K, V]) SetItem(key K, item Item[V]) bool {
 	hash := m.hash(key)
 	s := m.shard(hash)
+	old := s.find(hash, key) // now, so that it is in the processor's cache when we have the lock
+	if old != nil && m.plainSets && item.TTL <= 0 && item.Tags == nil && old.plain() {
+		m.overwrite(s, old, item.Value)
+		return true
+	}
 	e := &entry[K, V]{key: key, value: item.Value, tag: uint32(hash >> 32)}
 	weight := m.weight(key, item.Value)
 	var now int64
@@ -269,6 +278,20 @@ func (m *Memory[K, V]) SetItem(key K, item Item[V]) bool {
 	s.mu.Unlock()
 	m.notify(context.Background(), events)
 	return ok
+}
+
+// overwrite gives e, which is plain, another value, without the lock. If e is removed
+// meanwhile, this came before that. No load of its key can be under way: there
+// is none of what is plain.
+func (m *Memory[K, V]) overwrite(s *shard[K, V], e *entry[K, V], value V) {
+	old := e.swap(m.storage, value)
+	self := self()
+	if s.counter(self).swaps.Add(1)&s.sparse.Load() == 0 {
+		s.note(self, e.slot)
+	}
+	if m.cfg.Observe != nil {
+		m.cfg.Observe(context.Background(), MemoryEvent[K, V]{Kind: Removed, Key: e.key, Value: old, Reason: Replaced})
+	}
 }
 
 // weight of an entry, at least 1.
@@ -340,7 +363,7 @@ func (m *Memory[K, V]) All() iter.Seq2[K, V] {
 				}
 				s.mu.Unlock()
 				for _, e := range found[:n] {
-					if e != nil && !e.failed() && (e.plain() || m.condition(e, m.now()) == fresh) && !yield(e.key, e.value) {
+					if e != nil && !e.failed() && (e.plain() || m.condition(e, m.now()) == fresh) && !yield(e.key, e.load(m.storage)) {
 						return
 					}
 				}
@@ -363,6 +386,7 @@ func (m *Memory[K, V]) Stats() MemoryStats {
 	for i := range m.counters {
 		st.Hits += m.counters[i].hits.Load()
 		st.Misses += m.counters[i].misses.Load()
+		st.Removals[Replaced.String()] += m.counters[i].swaps.Load()
 	}
 	for i := range m.shards {
 		s := &m.shards[i]

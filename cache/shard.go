@@ -39,7 +39,8 @@ type shard[K comparable, V any] struct {
 type counter struct {
 	hits   atomic.Uint64
 	misses atomic.Uint64
-	_      [112]byte // two lines: processors fetch them in pairs
+	swaps  atomic.Uint64 // values overwritten in place
+	_      [104]byte     // two lines: processors fetch them in pairs
 }
 
 // A stripe takes the notes of some readers. A note that nobody hands on in time is
@@ -82,10 +83,17 @@ func (s *shard[K, V]) find(hash uint64, key K) *entry[K, V] {
 // hit counts a read of slot and notes it for the policy.
 func (s *shard[K, V]) hit(slot uint32) {
 	self := self()
-	c := &s.counters[uint(self)&uint(len(s.counters)-1)]
-	if c.hits.Add(1)&s.sparse.Load() != 0 {
-		return
+	if s.counter(self).hits.Add(1)&s.sparse.Load() == 0 {
+		s.note(self, slot)
 	}
+}
+
+func (s *shard[K, V]) counter(self uint32) *counter {
+	return &s.counters[uint(self)&uint(len(s.counters)-1)]
+}
+
+// note tells the policy, soon, that slot was used.
+func (s *shard[K, V]) note(self, slot uint32) {
 	st := &s.stripes[uint(self)&uint(len(s.stripes)-1)]
 	n := st.noted.Add(1)
 	st.notes[n%stripeNotes].Store(slot)
@@ -95,7 +103,7 @@ func (s *shard[K, V]) hit(slot uint32) {
 	}
 }
 
-func (s *shard[K, V]) miss() { s.counters[uint(self())&uint(len(s.counters)-1)].misses.Add(1) }
+func (s *shard[K, V]) miss() { s.counter(self()).misses.Add(1) }
 
 // drainLocked hands the notes of the readers to the policy.
 func (s *shard[K, V]) drainLocked() {
@@ -130,7 +138,7 @@ func (s *shard[K, V]) storeLocked(hash uint64, old, e *entry[K, V], weight int64
 			s.m.tags.release(e.more.tags)
 		}
 		if s.m.cfg.Observe != nil {
-			*events = append(*events, MemoryEvent[K, V]{Kind: Refused, Key: e.key, Value: e.value})
+			*events = append(*events, MemoryEvent[K, V]{Kind: Refused, Key: e.key, Value: e.load(s.m.storage)})
 		}
 		if old != nil {
 			s.removeLocked(hash, old, Replaced, events)
@@ -216,7 +224,7 @@ func (s *shard[K, V]) leftLocked(e *entry[K, V], why Reason, events *[]MemoryEve
 		s.m.tags.release(e.more.tags)
 	}
 	if s.m.cfg.Observe != nil && !e.failed() {
-		*events = append(*events, MemoryEvent[K, V]{Kind: Removed, Key: e.key, Value: e.value, Reason: why})
+		*events = append(*events, MemoryEvent[K, V]{Kind: Removed, Key: e.key, Value: e.load(s.m.storage), Reason: why})
 	}
 }
 
