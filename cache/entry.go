@@ -4,32 +4,97 @@ import (
 	"math"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
-// details are what only some entries have.
+// An entry is one stored value. Readers meet it without a lock, so whatever
+// they look at is either immutable or atomic. Most entries need no more than this,
+// and small ones fill half a cache line; the others are the first field of a fullEntry.
+type entry[K comparable, V any] struct {
+	next   atomic.Pointer[entry[K, V]] // in the bucket's chain
+	number uint32                      // see slot; the top bit says whether this is in a fullEntry
+	tag    uint32                      // upper half of the key's hash
+	key    K
+	value  V // see storage
+}
+
+const inFullEntry = 1 << 31
+
+// A fullEntry can expire or be invalidated.
+type fullEntry[K comparable, V any] struct {
+	entry[K, V]
+	expires atomic.Int64  // Memory.now from which this is no plain hit; 0 means never
+	took    time.Duration // to load it; 0 if it was set
+	more    *details      // may be nil
+}
+
+// details are what few entries have.
 type details struct {
 	tags    []*tag
-	seq     uint64        // reading of tagIndex.clock that the value is as old as
-	softAt  atomic.Int64  // when a soft invalidation was first noticed; 0 if not
-	until   int64         // end of the TTL, if entry.expires may be sooner for idleness; 0 is never
-	took    time.Duration // of the load
-	err     error         // the entry is a kept error and has no value
-	retryAt atomic.Int64  // a load failed: return the stale value without another try until then
+	seq     uint64       // reading of tagIndex.clock that the value is as old as
+	softAt  atomic.Int64 // when a soft invalidation was first noticed; 0 if not
+	until   int64        // end of the TTL, if expires may be sooner for idleness; 0 is never
+	err     error        // the entry is a kept error and has no value
+	retryAt atomic.Int64 // a load failed: return the stale value without another try until then
 }
 
-// details returns e.more, which it makes if need be; e is not shared yet.
-func (e *entry[K, V]) details() *details {
-	if e.more == nil {
-		e.more = new(details)
+// newEntry returns an entry that will be fresh from now until a time, for ever if
+// that is 0. It is full if it has to be, or if more is not nil.
+func (m *Memory[K, V]) newEntry(hash uint64, key K, value V, now, until int64, more *details) *entry[K, V] {
+	if until == 0 && more == nil && m.cfg.IdleTTL == 0 {
+		return &entry[K, V]{key: key, value: value, tag: uint32(hash >> 32)}
 	}
-	return e.more
+	f := &fullEntry[K, V]{entry: entry[K, V]{key: key, value: value, tag: uint32(hash >> 32), number: inFullEntry}, more: more}
+	expires := until
+	if m.cfg.IdleTTL > 0 {
+		expires = after(now, m.cfg.IdleTTL)
+		if until != 0 {
+			expires = min(expires, until)
+			f.details().until = until
+		}
+	}
+	if m.cfg.ErrorTTL != nil && max(m.cfg.Stale, m.cfg.StaleIfError) > 0 {
+		f.details() // has retryAt
+	}
+	f.expires.Store(expires)
+	return &f.entry
 }
 
-// plain reports whether e is a value that never expires and has no tags.
-func (e *entry[K, V]) plain() bool { return e.more == nil && e.expires.Load() == 0 }
+// details returns f.more, which it makes if need be; f is not shared yet.
+func (f *fullEntry[K, V]) details() *details {
+	if f.more == nil {
+		f.more = new(details)
+	}
+	return f.more
+}
+
+// slot is what lists, sketch and timers know e by.
+func (e *entry[K, V]) slot() uint32 { return e.number &^ inFullEntry }
+
+// plain reports whether e never expires and has no tags.
+func (e *entry[K, V]) plain() bool { return e.number < inFullEntry }
+
+// full returns the fullEntry that e is the first field of; nil if e is plain.
+func (e *entry[K, V]) full() *fullEntry[K, V] {
+	if e.plain() {
+		return nil
+	}
+	return (*fullEntry[K, V])(unsafe.Pointer(e))
+}
 
 // failed reports whether e is a kept error.
-func (e *entry[K, V]) failed() bool { return e.more != nil && e.more.err != nil }
+func (e *entry[K, V]) failed() bool {
+	f := e.full()
+	return f != nil && f.more != nil && f.more.err != nil
+}
+
+// tags returns the tags of e.
+func (e *entry[K, V]) tags() []*tag {
+	if f := e.full(); f != nil && f.more != nil {
+		return f.more.tags
+	}
+	return nil
+}
 
 // A condition is what an entry is good for.
 type condition int
@@ -43,19 +108,16 @@ const (
 
 // condition returns what e is good for at now.
 func (m *Memory[K, V]) condition(e *entry[K, V], now int64) condition {
-	expires := e.expires.Load()
-	until := expires
-	if m.cfg.IdleTTL > 0 && expires != 0 {
-		until = 0
-		if e.more != nil {
-			until = e.more.until
-		}
-		if now >= expires && expires != until {
-			return gone
-		}
+	f := e.full()
+	if f == nil {
+		return fresh
 	}
-	if e.more != nil && len(e.more.tags) > 0 {
-		soft, hard := e.more.invalidated()
+	until, idle := m.times(f)
+	if idle != 0 && now >= idle {
+		return gone
+	}
+	if f.more != nil && len(f.more.tags) > 0 {
+		soft, hard := f.more.invalidated()
 		if hard {
 			return gone
 		}
@@ -74,6 +136,21 @@ func (m *Memory[K, V]) condition(e *entry[K, V], now int64) condition {
 		return fallback
 	}
 	return gone
+}
+
+// times returns the end of f's TTL, and when f leaves for idleness if that is sooner. 0 is never.
+func (m *Memory[K, V]) times(f *fullEntry[K, V]) (until, idle int64) {
+	expires := f.expires.Load()
+	if m.cfg.IdleTTL == 0 || f.failed() {
+		return expires, 0
+	}
+	if f.more != nil {
+		until = f.more.until
+	}
+	if expires != until {
+		idle = expires
+	}
+	return until, idle
 }
 
 // invalidated reports whether a tag was invalidated, and since when softly.
@@ -96,34 +173,19 @@ func (d *details) invalidated() (softAt int64, hard bool) {
 	return softAt, false
 }
 
-// timed reports whether the configuration alone may make an entry expire.
-func (m *Memory[K, V]) timed() bool { return m.cfg.TTL != nil || m.cfg.IdleTTL > 0 }
-
-// setTTL gives e, which is not shared yet, its times. A ttl of 0 is the
-// configuration's, a negative one is none.
-func (m *Memory[K, V]) setTTL(e *entry[K, V], ttl time.Duration, now int64) {
+// until returns when a value that is set or loaded at now stops being fresh, 0 for
+// never. A ttl of 0 is the configuration's, a negative one is none.
+func (m *Memory[K, V]) until(key K, value V, ttl time.Duration, now int64) int64 {
 	if ttl == 0 && m.cfg.TTL != nil {
-		ttl = m.cfg.TTL(e.key, e.value)
+		ttl = m.cfg.TTL(key, value)
 	}
-	var until int64
-	if ttl > 0 {
-		if m.cfg.Jitter > 0 {
-			ttl -= time.Duration(float64(ttl) * m.cfg.Jitter * m.random())
-		}
-		until = after(now, max(1, ttl))
+	if ttl <= 0 {
+		return 0
 	}
-	e.expires.Store(until)
-	if until != 0 && m.cfg.ErrorTTL != nil && max(m.cfg.Stale, m.cfg.StaleIfError) > 0 {
-		e.details() // has retryAt
+	if m.cfg.Jitter > 0 {
+		ttl -= time.Duration(float64(ttl) * m.cfg.Jitter * m.random())
 	}
-	if m.cfg.IdleTTL > 0 {
-		idle := after(now, m.cfg.IdleTTL)
-		if until != 0 {
-			e.details().until = until
-			idle = min(idle, until)
-		}
-		e.expires.Store(idle)
-	}
+	return after(now, max(1, ttl))
 }
 
 // after returns now + d, or the end of time.
@@ -134,31 +196,34 @@ func after(now int64, d time.Duration) int64 {
 	return now + int64(d)
 }
 
-// touchIdle prolongs the life of e, which was read at now. It returns true.
-func (m *Memory[K, V]) touchIdle(e *entry[K, V], now int64) bool {
-	if m.cfg.IdleTTL == 0 {
-		return true
+// touch prolongs the life of f, which was read at now.
+func (m *Memory[K, V]) touch(f *fullEntry[K, V], now int64) {
+	if m.cfg.IdleTTL == 0 || f.failed() {
+		return
 	}
 	expires := after(now, m.cfg.IdleTTL)
-	if e.more != nil && e.more.until != 0 {
-		expires = min(expires, e.more.until)
+	if f.more != nil && f.more.until != 0 {
+		expires = min(expires, f.more.until)
 	}
 	// Not at every read: a hot entry would go from processor to processor.
-	if old := e.expires.Load(); expires-old >= int64(time.Millisecond) {
-		e.expires.CompareAndSwap(old, expires)
+	if old := f.expires.Load(); expires-old >= int64(time.Millisecond) {
+		f.expires.CompareAndSwap(old, expires)
 	}
-	return true
 }
 
 // leaves returns when e is of no more use, or 0 for never. Invalidation of its
 // tags is not considered.
 func (m *Memory[K, V]) leaves(e *entry[K, V]) int64 {
-	expires := e.expires.Load()
-	if expires == 0 || e.failed() {
-		return expires
+	f := e.full()
+	if f == nil {
+		return 0
 	}
-	if m.cfg.IdleTTL > 0 && (e.more == nil || e.more.until != expires) {
-		return expires
+	until, idle := m.times(f)
+	if until != 0 && !f.failed() {
+		until = after(until, max(m.cfg.Stale, m.cfg.StaleIfError))
 	}
-	return after(expires, max(m.cfg.Stale, m.cfg.StaleIfError))
+	if idle != 0 && (until == 0 || idle < until) {
+		return idle
+	}
+	return until
 }

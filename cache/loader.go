@@ -174,7 +174,7 @@ func (m *Memory[K, V]) Load(ctx context.Context, key K, load func(ctx context.Co
 	for {
 		e := s.find(hash, key)
 		if e != nil && e.plain() {
-			s.hit(e.slot)
+			s.hit(e.slot())
 			return e.load(m.storage), nil
 		}
 		if e != nil {
@@ -204,19 +204,20 @@ type answer[V any] struct {
 // answer returns what e, which is not plain, is good for, and counts that.
 func (m *Memory[K, V]) answer(s *shard[K, V], e *entry[K, V]) (a answer[V]) {
 	now := m.now()
+	f := e.full()
 	switch m.condition(e, now) {
 	case fresh:
-		s.hit(e.slot)
-		if e.failed() {
-			return answer[V]{err: e.more.err, ok: true}
+		s.hit(e.slot())
+		if f.failed() {
+			return answer[V]{err: f.more.err, ok: true}
 		}
-		m.touchIdle(e, now)
-		return answer[V]{value: e.load(m.storage), ok: true, refresh: m.early(e, now)}
+		m.touch(f, now)
+		return answer[V]{value: e.load(m.storage), ok: true, refresh: m.early(f, now)}
 	case stale:
 		m.loads.stale.Add(1)
-		return answer[V]{value: e.load(m.storage), ok: true, refresh: e.more == nil || e.more.retryAt.Load() <= now}
+		return answer[V]{value: e.load(m.storage), ok: true, refresh: !f.waits(now)}
 	case fallback:
-		if e.more != nil && e.more.retryAt.Load() > now {
+		if f.waits(now) {
 			m.loads.stale.Add(1)
 			return answer[V]{value: e.load(m.storage), ok: true}
 		}
@@ -224,20 +225,17 @@ func (m *Memory[K, V]) answer(s *shard[K, V], e *entry[K, V]) (a answer[V]) {
 	return a
 }
 
-// early decides whether to refresh e before its time: see Vattani, Chierichetti,
+// waits reports whether a load failed a short while ago.
+func (f *fullEntry[K, V]) waits(now int64) bool { return f.more != nil && f.more.retryAt.Load() > now }
+
+// early decides whether to refresh f before its time: see Vattani, Chierichetti,
 // Lowenstein, "Optimal Probabilistic Cache Stampede Prevention" (2015).
-func (m *Memory[K, V]) early(e *entry[K, V], now int64) bool {
-	if e.more == nil || e.more.took == 0 || m.cfg.EarlyRefresh <= 0 {
+func (m *Memory[K, V]) early(f *fullEntry[K, V], now int64) bool {
+	until, _ := m.times(f)
+	if until == 0 || f.took == 0 || m.cfg.EarlyRefresh <= 0 || f.waits(now) {
 		return false
 	}
-	until := e.expires.Load()
-	if m.cfg.IdleTTL > 0 {
-		until = e.more.until
-	}
-	if until == 0 || e.more.retryAt.Load() > now {
-		return false
-	}
-	ahead := -math.Log(1-m.random()) * m.cfg.EarlyRefresh * float64(e.more.took)
+	ahead := -math.Log(1-m.random()) * m.cfg.EarlyRefresh * float64(f.took)
 	return ahead >= float64(until-now)
 }
 
@@ -366,17 +364,17 @@ type landing[K comparable, V any] struct {
 
 // prepare calls the user's functions on a loaded value.
 func (m *Memory[K, V]) prepare(key K, hash uint64, value V, c *call) (l landing[K, V]) {
-	e := &entry[K, V]{key: key, value: value, tag: uint32(hash >> 32)}
-	l.entry = e
 	l.weight = m.weight(key, value)
-	if m.timed() {
-		now := m.now()
-		if m.setTTL(e, 0, now); e.expires.Load() != 0 && m.cfg.EarlyRefresh > 0 {
-			e.details().took = time.Duration(now - c.started)
+	var more *details
+	if m.cfg.Tags != nil {
+		if l.names = m.cfg.Tags(key, value); len(l.names) > 0 {
+			more = &details{seq: c.seq}
 		}
 	}
-	if m.cfg.Tags != nil {
-		l.names = m.cfg.Tags(key, value)
+	now := m.now()
+	l.entry = m.newEntry(hash, key, value, now, m.until(key, value, 0, now), more)
+	if f := l.entry.full(); f != nil {
+		f.took = time.Duration(now - c.started)
 	}
 	return l
 }
@@ -405,14 +403,15 @@ func (m *Memory[K, V]) land(s *shard[K, V], hash uint64, key K, f *flight[V], l 
 	case old != nil && !old.failed() && m.condition(old, now) != gone:
 		f.value = old.load(m.storage)
 		m.loads.fallbacks.Add(1)
-		if keep > 0 && old.more != nil {
-			old.more.retryAt.Store(after(now, keep))
+		if f := old.full(); keep > 0 && f.more != nil {
+			f.more.retryAt.Store(after(now, keep))
 		}
 	default:
 		f.err = err
 		if keep > 0 && current {
-			e := &entry[K, V]{key: key, tag: uint32(hash >> 32), more: &details{err: err}}
-			e.expires.Store(after(now, keep))
+			var none V
+			e := m.newEntry(hash, key, none, now, 0, &details{err: err})
+			e.full().expires.Store(after(now, keep))
 			s.storeLocked(hash, old, e, m.errorWeight, now, &events)
 		}
 	}
@@ -441,8 +440,7 @@ func (m *Memory[K, V]) storeLoadedLocked(s *shard[K, V], hash uint64, old *entry
 		if !ok {
 			return // invalidated while it was loaded
 		}
-		l.entry.details().seq = f.call.seq
-		l.entry.more.tags = tags
+		l.entry.full().more.tags = tags
 	}
 	s.storeLocked(hash, old, l.entry, l.weight, now, events)
 }

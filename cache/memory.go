@@ -22,6 +22,7 @@ type Memory[K comparable, V any] struct {
 	seed        maphash.Seed
 	start       time.Time // now counts from here
 	storage     storage
+	timed       bool // the configuration may make entries expire
 	plainSets   bool // a value set without properties can overwrite another in place
 	shards      []shard[K, V]
 	counters    []counter // a power of two
@@ -163,7 +164,8 @@ func NewMemory[K comparable, V any](cfg MemoryConfig[K, V]) (*Memory[K, V], erro
 		random:      rand.Float64,
 	}
 	m.storage = storageFor[V]()
-	m.plainSets = m.storage != asValue && cfg.Weigher == nil && cfg.Tags == nil && !m.timed()
+	m.timed = cfg.TTL != nil || cfg.IdleTTL > 0
+	m.plainSets = m.storage != asValue && cfg.Weigher == nil && cfg.Tags == nil && !m.timed
 	m.loads.init()
 	// Weights are not shared out: how many entries there will be is not known, and one
 	// may be as heavy as a shard's share.
@@ -222,7 +224,7 @@ func (m *Memory[K, V]) Get(key K) (value V, ok bool) {
 	hash := m.hash(key)
 	s := m.shard(hash)
 	if e := s.find(hash, key); e != nil && (e.plain() || m.usable(e)) {
-		s.hit(e.slot)
+		s.hit(e.slot())
 		return e.load(m.storage), true
 	}
 	s.miss()
@@ -232,7 +234,11 @@ func (m *Memory[K, V]) Get(key K) (value V, ok bool) {
 // usable reports whether e, which is not plain, is a fresh value.
 func (m *Memory[K, V]) usable(e *entry[K, V]) bool {
 	now := m.now()
-	return m.condition(e, now) == fresh && !e.failed() && m.touchIdle(e, now)
+	if e.failed() || m.condition(e, now) != fresh {
+		return false
+	}
+	m.touch(e.full(), now)
+	return true
 }
 
 // Set stores value under key, with the TTL and the tags that the configuration
@@ -251,22 +257,21 @@ func (m *Memory[K, V]) SetItem(key K, item Item[V]) bool {
 		m.overwrite(s, old, item.Value)
 		return true
 	}
-	e := &entry[K, V]{key: key, value: item.Value, tag: uint32(hash >> 32)}
 	weight := m.weight(key, item.Value)
-	var now int64
-	var names []string
-	if m.timed() || item.TTL != 0 {
-		now = m.now()
-		m.setTTL(e, item.TTL, now)
-	}
-	if names = item.Tags; names == nil && m.cfg.Tags != nil {
+	var more *details
+	names := item.Tags
+	if names == nil && m.cfg.Tags != nil {
 		names = m.cfg.Tags(key, item.Value)
 	}
 	if len(names) > 0 {
-		// With the clock's present reading no tag can be invalid.
-		e.details().seq = m.tags.clock.Load()
-		e.more.tags, _ = m.tags.acquire(names, math.MaxUint64)
+		more = &details{seq: m.tags.clock.Load()}
+		more.tags, _ = m.tags.acquire(names, math.MaxUint64) // no tag was invalidated after the end of time
 	}
+	var now int64
+	if item.TTL > 0 || m.timed {
+		now = m.now()
+	}
+	e := m.newEntry(hash, key, item.Value, now, m.until(key, item.Value, item.TTL, now), more)
 
 	var events []MemoryEvent[K, V]
 	s.mu.Lock()
@@ -287,7 +292,7 @@ func (m *Memory[K, V]) overwrite(s *shard[K, V], e *entry[K, V], value V) {
 	old := e.swap(m.storage, value)
 	self := self()
 	if s.counter(self).swaps.Add(1)&s.sparse.Load() == 0 {
-		s.note(self, e.slot)
+		s.note(self, e.slot())
 	}
 	if m.cfg.Observe != nil {
 		m.cfg.Observe(context.Background(), MemoryEvent[K, V]{Kind: Removed, Key: e.key, Value: old, Reason: Replaced})
@@ -363,7 +368,7 @@ func (m *Memory[K, V]) All() iter.Seq2[K, V] {
 				}
 				s.mu.Unlock()
 				for _, e := range found[:n] {
-					if e != nil && !e.failed() && (e.plain() || m.condition(e, m.now()) == fresh) && !yield(e.key, e.load(m.storage)) {
+					if e != nil && !e.failed() && m.condition(e, m.now()) == fresh && !yield(e.key, e.load(m.storage)) {
 						return
 					}
 				}

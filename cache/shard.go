@@ -54,7 +54,7 @@ type stripe struct {
 
 const (
 	stripeNotes = 32
-	sparseNotes = 16 // one note in so many hits while nothing is added
+	sparseNotes = 64 // one note in so many hits while nothing is added
 	maxSlots    = 1 << 31
 )
 
@@ -134,9 +134,7 @@ func (s *shard[K, V]) drainLocked() {
 func (s *shard[K, V]) storeLocked(hash uint64, old, e *entry[K, V], weight int64, now int64, events *[]MemoryEvent[K, V]) bool {
 	if weight > s.m.heaviest {
 		s.refused++
-		if e.more != nil {
-			s.m.tags.release(e.more.tags)
-		}
+		s.m.tags.release(e.tags())
 		if s.m.cfg.Observe != nil {
 			*events = append(*events, MemoryEvent[K, V]{Kind: Refused, Key: e.key, Value: e.load(s.m.storage)})
 		}
@@ -146,15 +144,16 @@ func (s *shard[K, V]) storeLocked(hash uint64, old, e *entry[K, V], weight int64
 		return false
 	}
 	if old != nil {
-		e.slot = old.slot
-		s.slots[e.slot] = e
+		slot := old.slot()
+		e.number |= slot
+		s.slots[slot] = e
 		s.table.Load().replace(hash, old, e)
-		s.policy.touch(e.slot, e.tag)
-		if s.weights != nil && s.weights[e.slot] != weight {
-			from := s.weights[e.slot]
-			s.weights[e.slot] = weight
+		s.policy.touch(slot, e.tag)
+		if s.weights != nil && s.weights[slot] != weight {
+			from := s.weights[slot]
+			s.weights[slot] = weight
 			s.weight += weight - from
-			s.policy.reweigh(e.slot, from, weight)
+			s.policy.reweigh(slot, from, weight)
 		}
 		s.leftLocked(old, Replaced, events)
 	} else {
@@ -169,18 +168,20 @@ func (s *shard[K, V]) storeLocked(hash uint64, old, e *entry[K, V], weight int64
 }
 
 func (s *shard[K, V]) addLocked(hash uint64, e *entry[K, V], weight int64) {
+	var slot uint32
 	if n := len(s.free); n > 0 {
-		e.slot, s.free = s.free[n-1], s.free[:n-1]
+		slot, s.free = s.free[n-1], s.free[:n-1]
 	} else {
-		e.slot = uint32(len(s.slots))
+		slot = uint32(len(s.slots))
 		s.slots = append(s.slots, nil)
 		if s.weights != nil {
 			s.weights = append(s.weights, 0)
 		}
 	}
-	s.slots[e.slot] = e
+	e.number |= slot
+	s.slots[slot] = e
 	if s.weights != nil {
-		s.weights[e.slot] = weight
+		s.weights[slot] = weight
 	}
 	s.weight += weight
 	s.count++
@@ -195,24 +196,24 @@ func (s *shard[K, V]) addLocked(hash uint64, e *entry[K, V], weight int64) {
 		s.growing.Store(false)
 	}
 	t.insert(hash, e)
-	s.policy.add(e.slot, e.tag, weight)
+	s.policy.add(slot, e.tag, weight)
 }
 
 // removeLocked takes e out for another reason than a full cache.
 func (s *shard[K, V]) removeLocked(hash uint64, e *entry[K, V], why Reason, events *[]MemoryEvent[K, V]) {
-	s.policy.remove(e.slot, s.slotWeight(e.slot))
+	s.policy.remove(e.slot(), s.slotWeight(e.slot()))
 	s.dropLocked(hash, e, why, events)
 }
 
 // dropLocked takes out e, which the policy has forgotten already.
 func (s *shard[K, V]) dropLocked(hash uint64, e *entry[K, V], why Reason, events *[]MemoryEvent[K, V]) {
 	s.table.Load().replace(hash, e, nil)
-	s.weight -= s.slotWeight(e.slot)
+	s.weight -= s.slotWeight(e.slot())
 	s.count--
-	s.slots[e.slot] = nil
-	s.free = append(s.free, e.slot)
+	s.slots[e.slot()] = nil
+	s.free = append(s.free, e.slot())
 	if s.timers != nil {
-		s.timers.cancel(e.slot)
+		s.timers.cancel(e.slot())
 	}
 	s.leftLocked(e, why, events)
 }
@@ -220,9 +221,7 @@ func (s *shard[K, V]) dropLocked(hash uint64, e *entry[K, V], why Reason, events
 // leftLocked accounts for an entry that readers no longer find.
 func (s *shard[K, V]) leftLocked(e *entry[K, V], why Reason, events *[]MemoryEvent[K, V]) {
 	s.removed[why]++
-	if e.more != nil {
-		s.m.tags.release(e.more.tags)
-	}
+	s.m.tags.release(e.tags())
 	if s.m.cfg.Observe != nil && !e.failed() {
 		*events = append(*events, MemoryEvent[K, V]{Kind: Removed, Key: e.key, Value: e.load(s.m.storage), Reason: why})
 	}
@@ -237,9 +236,9 @@ func (s *shard[K, V]) scheduleLocked(e *entry[K, V], now int64) {
 		}
 		s.timers = newTimers(now)
 	}
-	s.timers.cancel(e.slot)
+	s.timers.cancel(e.slot())
 	if leaves != 0 {
-		s.timers.schedule(e.slot, leaves)
+		s.timers.schedule(e.slot(), leaves)
 	}
 }
 

@@ -2,18 +2,6 @@ package cache
 
 import "sync/atomic"
 
-// An entry is one stored value. Readers meet it without a lock, so whatever
-// they look at is either immutable or atomic; an overwrite makes a new entry.
-type entry[K comparable, V any] struct {
-	next    atomic.Pointer[entry[K, V]] // in the bucket's chain
-	key     K
-	value   V
-	expires atomic.Int64 // Memory.now from which this is no plain hit; 0 means never
-	more    *details     // nil for most entries
-	slot    uint32       // what lists, sketch and timers know the entry by
-	tag     uint32       // upper half of the key's hash
-}
-
 // A table is a hash table whose readers take no lock. Writers hold the shard's
 // lock. Chains, not open addressing: an overwrite or a removal is then a single
 // pointer store, and there are no tombstones to clean.
