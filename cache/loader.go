@@ -174,7 +174,7 @@ func (m *Memory[K, V]) Load(ctx context.Context, key K, load func(ctx context.Co
 	for {
 		e := s.find(hash, key)
 		if e != nil && e.plain() {
-			s.hit(e.slot())
+			s.hit(e)
 			return e.load(m.storage), nil
 		}
 		if e != nil {
@@ -207,7 +207,7 @@ func (m *Memory[K, V]) answer(s *shard[K, V], e *entry[K, V]) (a answer[V]) {
 	f := e.full()
 	switch m.condition(e, now) {
 	case fresh:
-		s.hit(e.slot())
+		s.hit(e)
 		if f.failed() {
 			return answer[V]{err: f.more.err, ok: true}
 		}

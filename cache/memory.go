@@ -197,7 +197,7 @@ func NewMemory[K comparable, V any](cfg MemoryConfig[K, V]) (*Memory[K, V], erro
 		if cfg.Eviction == LRU {
 			s.policy = newLRU()
 		} else {
-			s.policy = newTinyLFU(s.max, asSlots[K, V]{s})
+			s.policy = newTinyLFU(s.max, &s.weights)
 		}
 		s.flights = make(map[K]*flight[V])
 	}
@@ -224,7 +224,7 @@ func (m *Memory[K, V]) Get(key K) (value V, ok bool) {
 	hash := m.hash(key)
 	s := m.shard(hash)
 	if e := s.find(hash, key); e != nil && (e.plain() || m.usable(e)) {
-		s.hit(e.slot())
+		s.hit(e)
 		return e.load(m.storage), true
 	}
 	s.miss()
@@ -292,7 +292,7 @@ func (m *Memory[K, V]) overwrite(s *shard[K, V], e *entry[K, V], value V) {
 	old := e.swap(m.storage, value)
 	self := self()
 	if s.counter(self).swaps.Add(1)&s.sparse.Load() == 0 {
-		s.note(self, e.slot())
+		s.note(self, e)
 	}
 	if m.cfg.Observe != nil {
 		m.cfg.Observe(context.Background(), MemoryEvent[K, V]{Kind: Removed, Key: e.key, Value: old, Reason: Replaced})

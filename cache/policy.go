@@ -10,9 +10,10 @@ import (
 // A policy decides which entry leaves when a shard is full. It knows entries by
 // slot and hash only. The shard's lock guards it.
 type policy interface {
-	// add takes in a slot that was not there.
+	// add takes in a slot that was not there. The tag is the hash of its key.
 	add(slot, tag uint32, weight int64)
-	// touch notes that the slot was read or overwritten.
+	// touch notes that the slot was read or overwritten. It may be told late, when the slot
+	// is not there any more.
 	touch(slot, tag uint32)
 	// reweigh notes that an overwrite changed the weight.
 	reweigh(slot uint32, from, to int64)
@@ -26,12 +27,6 @@ type policy interface {
 	// frequency and recall carry the count of uses over a restart.
 	frequency(tag uint32) int
 	recall(tag uint32, frequency int)
-}
-
-// slots is what a policy may ask about a slot.
-type slots interface {
-	weight(slot uint32) int64
-	tag(slot uint32) uint32
 }
 
 // lru is the plain policy: golang-lru's list, made larger than it can get, so
@@ -73,7 +68,7 @@ type tinyLFU struct {
 	protectedMax int64
 
 	links                        links
-	slots                        slots
+	weights                      *[]int64 // of the slots; points to nil if each weighs 1
 	window, probation, protected queue
 	sketch                       sketch
 	climber                      climber
@@ -85,11 +80,11 @@ const (
 	protectedShare = 0.8 // of the main part
 )
 
-func newTinyLFU(max int64, slots slots) *tinyLFU {
+func newTinyLFU(max int64, weights *[]int64) *tinyLFU {
 	p := &tinyLFU{
 		max:       max,
 		windowMax: int64(math.Ceil(float64(max) * windowShare)),
-		slots:     slots,
+		weights:   weights,
 		window:    queue{id: inWindow},
 		probation: queue{id: inProbation},
 		protected: queue{id: inProtected},
@@ -100,6 +95,13 @@ func newTinyLFU(max int64, slots slots) *tinyLFU {
 	}
 	p.protectedMax = int64(float64(max-p.windowMax) * protectedShare)
 	return p
+}
+
+func (p *tinyLFU) weigh(slot uint32) int64 {
+	if *p.weights == nil {
+		return 1
+	}
+	return (*p.weights)[slot]
 }
 
 func (p *tinyLFU) entries() int  { return p.window.len + p.probation.len + p.protected.len }
@@ -120,6 +122,7 @@ func (p *tinyLFU) add(slot, tag uint32, weight int64) {
 	for int(slot) >= len(p.links) {
 		p.links = append(p.links, link{})
 	}
+	p.links[slot].tag = tag
 	if n := p.entries(); n >= p.sketch.keys {
 		p.sketch = newSketch(2 * n) // starts from nothing, but only while the cache fills
 	}
@@ -134,15 +137,22 @@ func (p *tinyLFU) add(slot, tag uint32, weight int64) {
 }
 
 func (p *tinyLFU) touch(slot, tag uint32) {
+	if int(slot) >= len(p.links) {
+		return
+	}
+	place := p.links[slot].place & queueMask
+	if place == inNone {
+		return
+	}
 	p.sketch.count(tag)
 	p.climber.hits++
-	switch p.links[slot].place & queueMask {
+	switch place {
 	case inWindow:
 		p.window.moveToFront(p.links, slot)
 	case inProtected:
 		p.protected.moveToFront(p.links, slot)
 	default:
-		weight := p.slots.weight(slot)
+		weight := p.weigh(slot)
 		p.probation.remove(p.links, slot, weight)
 		p.protected.pushFront(p.links, slot, weight)
 		p.shrinkProtected()
@@ -176,7 +186,7 @@ func (p *tinyLFU) shrinkProtected() {
 }
 
 func (p *tinyLFU) move(slot uint32, from, to *queue) {
-	weight := p.slots.weight(slot)
+	weight := p.weigh(slot)
 	from.remove(p.links, slot, weight)
 	to.pushFront(p.links, slot, weight)
 }
@@ -185,14 +195,14 @@ func (p *tinyLFU) evict(excess int64) uint32 {
 	if p.window.weight > p.windowMax && p.window.len > 1 {
 		candidate := p.window.back
 		if !p.admit(candidate, excess) {
-			p.window.remove(p.links, candidate, p.slots.weight(candidate))
+			p.window.remove(p.links, candidate, p.weigh(candidate))
 			return candidate
 		}
 		p.move(candidate, &p.window, &p.probation)
 	}
 	for _, q := range []*queue{&p.probation, &p.protected, &p.window} {
 		if victim := q.back; victim != 0 {
-			q.remove(p.links, victim, p.slots.weight(victim))
+			q.remove(p.links, victim, p.weigh(victim))
 			return victim
 		}
 	}
@@ -203,12 +213,12 @@ func (p *tinyLFU) evict(excess int64) uint32 {
 // leave the main part for it: one large entry must not push out many small
 // ones that together are used more.
 func (p *tinyLFU) admit(candidate uint32, excess int64) bool {
-	uses := p.sketch.frequency(p.slots.tag(candidate))
+	uses := p.sketch.frequency(p.links[candidate].tag)
 	victims := 0
 	for _, q := range []*queue{&p.probation, &p.protected} {
 		for slot := q.back; slot != 0 && excess > 0; slot = p.links[slot].prev {
-			excess -= p.slots.weight(slot)
-			victims += p.sketch.frequency(p.slots.tag(slot))
+			excess -= p.weigh(slot)
+			victims += p.sketch.frequency(p.links[slot].tag)
 			if victims > uses {
 				return false
 			}
@@ -235,7 +245,7 @@ func (p *tinyLFU) adapt() {
 		p.protectedMax -= amount
 		p.shrinkProtected()
 		for p.probation.len > 0 {
-			weight := p.slots.weight(p.probation.back)
+			weight := p.weigh(p.probation.back)
 			if p.window.weight+weight > p.windowMax {
 				break
 			}

@@ -7,11 +7,13 @@ type links []link
 
 type link struct {
 	prev, next uint32
-	place      uint32 // the queue's id in the low bits, above them its moves when this came to the front
+	place      uint32 // the queue's id in the low bits, above them its moves when this came to the front; 0 if in none
+	tag        uint32 // hash of the key
 }
 
 const (
-	inWindow = iota
+	inNone = iota
+	inWindow
 	inProbation
 	inProtected
 
@@ -30,7 +32,8 @@ type queue struct {
 
 func (q *queue) pushFront(l links, slot uint32, weight int64) {
 	q.moves += oneMove
-	l[slot] = link{next: q.front, place: q.moves | q.id}
+	n := &l[slot]
+	n.prev, n.next, n.place = 0, q.front, q.moves|q.id
 	if q.front != 0 {
 		l[q.front].prev = slot
 	} else {
@@ -53,6 +56,7 @@ func (q *queue) remove(l links, slot uint32, weight int64) {
 	} else {
 		q.back = n.prev
 	}
+	l[slot].place = inNone
 	q.len--
 	q.weight -= weight
 }

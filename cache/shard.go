@@ -48,8 +48,8 @@ type counter struct {
 type stripe struct {
 	noted atomic.Uint64              // place of the next note
 	read  uint64                     // of noted; guarded by the shard's lock
-	notes [stripeNotes]atomic.Uint32 // slots
-	_     [128 - (16+4*stripeNotes)%128]byte
+	notes [stripeNotes]atomic.Uint64 // slots, and above them their tags
+	_     [128 - (16+8*stripeNotes)%128]byte
 }
 
 const (
@@ -80,11 +80,11 @@ func (s *shard[K, V]) find(hash uint64, key K) *entry[K, V] {
 	return nil
 }
 
-// hit counts a read of slot and notes it for the policy.
-func (s *shard[K, V]) hit(slot uint32) {
+// hit counts a read of e and notes it for the policy.
+func (s *shard[K, V]) hit(e *entry[K, V]) {
 	self := self()
 	if s.counter(self).hits.Add(1)&s.sparse.Load() == 0 {
-		s.note(self, slot)
+		s.note(self, e)
 	}
 }
 
@@ -92,11 +92,11 @@ func (s *shard[K, V]) counter(self uint32) *counter {
 	return &s.counters[uint(self)&uint(len(s.counters)-1)]
 }
 
-// note tells the policy, soon, that slot was used.
-func (s *shard[K, V]) note(self, slot uint32) {
+// note tells the policy, soon, that e was used.
+func (s *shard[K, V]) note(self uint32, e *entry[K, V]) {
 	st := &s.stripes[uint(self)&uint(len(s.stripes)-1)]
 	n := st.noted.Add(1)
-	st.notes[n%stripeNotes].Store(slot)
+	st.notes[n%stripeNotes].Store(uint64(e.tag)<<32 | uint64(e.slot()))
 	if n%stripeNotes == 0 && s.mu.TryLock() {
 		s.drainLocked()
 		s.mu.Unlock()
@@ -113,10 +113,8 @@ func (s *shard[K, V]) drainLocked() {
 		// A note may not have been written yet, or be of a slot that was since
 		// given to another key. Either is noise that the policy can bear.
 		for at := max(st.read, max(n, stripeNotes)-stripeNotes) + 1; at <= n; at++ {
-			slot := st.notes[at%stripeNotes].Load()
-			if int(slot) < len(s.slots) && s.slots[slot] != nil {
-				s.policy.touch(slot, s.slots[slot].tag)
-			}
+			note := st.notes[at%stripeNotes].Load()
+			s.policy.touch(uint32(note), uint32(note>>32))
 		}
 		st.read = n
 	}
@@ -257,19 +255,12 @@ func (s *shard[K, V]) expireLocked(now int64, events *[]MemoryEvent[K, V]) {
 	})
 }
 
-// slotWeight is weight, and with tag what a policy asks of a shard.
 func (s *shard[K, V]) slotWeight(slot uint32) int64 {
 	if s.weights == nil {
 		return 1
 	}
 	return s.weights[slot]
 }
-
-// asSlots shows a shard to its policy.
-type asSlots[K comparable, V any] struct{ s *shard[K, V] }
-
-func (a asSlots[K, V]) weight(slot uint32) int64 { return a.s.slotWeight(slot) }
-func (a asSlots[K, V]) tag(slot uint32) uint32   { return a.s.slots[slot].tag }
 
 // notify tells the observer what happened, now that no lock is held.
 func (m *Memory[K, V]) notify(ctx context.Context, events []MemoryEvent[K, V]) {
