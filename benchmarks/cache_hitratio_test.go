@@ -5,6 +5,9 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"github.com/maypok86/otter/v2"
+	"github.com/stretchr/testify/require"
 )
 
 // A trace is a sequence of keys, as public cache studies use them.
@@ -144,7 +147,7 @@ func shiftingTrace(n int) []int64 {
 func BenchmarkDataCacheHitRatio(b *testing.B) {
 	for _, t := range traces() {
 		for _, entries := range t.entries {
-			for _, c := range contenders[int64, int64]() {
+			for _, c := range append(contenders[int64, int64](), contender[int64, int64]{"otter-sync", newSyncOtter}) {
 				b.Run(fmt.Sprintf("trace=%s/entries=%d/cache=%s", t.name, entries, c.name), func(b *testing.B) {
 					var ratio float64
 					for b.Loop() {
@@ -155,6 +158,14 @@ func BenchmarkDataCacheHitRatio(b *testing.B) {
 			}
 		}
 	}
+}
+
+// newSyncOtter returns an otter that works off its buffers at once, as its own
+// simulator does, instead of in a goroutine: the measure of its policy.
+func newSyncOtter(tb testing.TB, entries int) dataCache[int64, int64] {
+	c, err := otter.New(&otter.Options[int64, int64]{MaximumSize: entries, Executor: func(fn func()) { fn() }})
+	require.NoError(tb, err)
+	return otterCache[int64, int64]{c}
 }
 
 func hitRatio(cache dataCache[int64, int64], keys []int64, settles bool) float64 {

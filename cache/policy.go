@@ -126,6 +126,7 @@ func (p *tinyLFU) add(slot, tag uint32, weight int64) {
 	if n := p.entries(); n >= p.sketch.keys {
 		p.sketch = newSketch(2 * n) // starts from nothing, but only while the cache fills
 	}
+	p.sketch.sample = 10 * max(minSketch, p.entries())
 	p.sketch.count(tag)
 	p.climber.misses++
 	p.window.pushFront(p.links, slot, weight)

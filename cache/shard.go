@@ -21,18 +21,18 @@ type shard[K comparable, V any] struct {
 	_  [64]byte // readers use what is above, writers what is below
 	mu sync.Mutex
 	// mu guards the fields below.
-	policy  policy
-	slots   []*entry[K, V] // slot 0 is never used
-	weights []int64        // of the slots; nil if each weighs 1
-	free    []uint32       // slots to use again
-	timers  *timers        // nil until an entry expires
-	count   int
-	weight  int64
-	max     int64 // of weight
-	flights map[K]*flight[V]
-	added   int // since the last drain
-	removed [reasons]uint64
-	refused uint64
+	policy   policy
+	slots    []*entry[K, V] // slot 0 is never used
+	weights  []int64        // of the slots; nil if each weighs 1
+	free     []uint32       // slots to use again
+	timers   *timers        // nil until an entry expires
+	count    int
+	weight   int64
+	max      int64 // of weight
+	flights  map[K]*flight[V]
+	unneeded int // notes since an entry was added
+	removed  [reasons]uint64
+	refused  uint64
 }
 
 // A counter counts the reads of some goroutines, on a cache line of its own.
@@ -116,14 +116,14 @@ func (s *shard[K, V]) drainLocked() {
 			note := st.notes[at%stripeNotes].Load()
 			s.policy.touch(uint32(note), uint32(note>>32))
 		}
+		s.unneeded += int(n - st.read)
 		st.read = n
 	}
-	// What was read matters when the next entry leaves. As long as none comes,
-	// a sample will do.
-	if s.added == 0 {
+	// What was read matters when the next entry leaves. When that has not been for long, a
+	// sample will do.
+	if s.unneeded > 4*s.count {
 		s.sparse.Store(sparseNotes - 1)
 	}
-	s.added = 0
 }
 
 // storeLocked puts e in place of old, or adds it if old is nil, and evicts
@@ -183,7 +183,7 @@ func (s *shard[K, V]) addLocked(hash uint64, e *entry[K, V], weight int64) {
 	}
 	s.weight += weight
 	s.count++
-	if s.added++; s.sparse.Load() != 0 {
+	if s.unneeded = 0; s.sparse.Load() != 0 {
 		s.sparse.Store(0)
 	}
 	t := s.table.Load()
@@ -194,6 +194,7 @@ func (s *shard[K, V]) addLocked(hash uint64, e *entry[K, V], weight int64) {
 		s.growing.Store(false)
 	}
 	t.insert(hash, e)
+	s.drainLocked()
 	s.policy.add(slot, e.tag, weight)
 }
 

@@ -1,11 +1,14 @@
 package cache
 
+import "math/bits"
+
 // A sketch estimates how often a key was used of late: a count-min sketch with
 // four 4-bit counters per key, all in one cache line, halved once as many uses
 // were counted as ten times the keys it is made for.
 type sketch struct {
 	blocks []block // a power of two
 	keys   int     // how many keys it is made for
+	sample int     // uses between halvings
 	uses   int     // counted since the last halving
 }
 
@@ -16,7 +19,7 @@ const (
 	maxFrequency = 15
 	// Keys per block. At 16 counters per key an estimate is rarely wrong; at 8
 	// the hit ratio is the same within a tenth of a point, for half the memory.
-	keysPerBlock = 16
+	keysPerBlock = 8
 	minSketch    = 64
 )
 
@@ -25,7 +28,7 @@ func newSketch(keys int) sketch {
 	for n*keysPerBlock < keys {
 		n *= 2
 	}
-	return sketch{blocks: make([]block, n), keys: n * keysPerBlock}
+	return sketch{blocks: make([]block, n), keys: n * keysPerBlock, sample: 10 * n * keysPerBlock}
 }
 
 // spread turns the 32 hash bits that an entry carries into a block and the place
@@ -33,6 +36,8 @@ func newSketch(keys int) sketch {
 func (s *sketch) spread(tag uint32) (b *block, places uint32) {
 	h := uint64(tag) * 0x9e3779b97f4a7c15
 	h ^= h >> 32
+	h *= 0xff51afd7ed558ccd
+	h ^= h >> 29
 	return &s.blocks[uint(h)&uint(len(s.blocks)-1)], uint32(h >> 40)
 }
 
@@ -52,7 +57,7 @@ func (s *sketch) count(tag uint32) {
 	if !added {
 		return
 	}
-	if s.uses++; s.uses >= 10*s.keys {
+	if s.uses++; s.uses >= s.sample {
 		s.halve()
 	}
 }
@@ -71,10 +76,12 @@ func (s *sketch) frequency(tag uint32) int {
 
 // halve makes the past count for less than the present.
 func (s *sketch) halve() {
+	odd := 0 // counters that lose a half use; a use is in four counters
 	for i := range s.blocks {
 		for j, word := range s.blocks[i] {
+			odd += bits.OnesCount64(word & 0x1111111111111111)
 			s.blocks[i][j] = word >> 1 & 0x7777777777777777
 		}
 	}
-	s.uses /= 2
+	s.uses = (s.uses - odd/4) / 2
 }
