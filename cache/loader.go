@@ -75,6 +75,7 @@ type call struct {
 	// loads.mu guards the fields below.
 	waiters    int
 	background bool // counted in loads.background
+	ended      bool
 }
 
 // A flight is the load of one key. It is in its shard's flights until it has
@@ -118,6 +119,7 @@ func (m *Memory[K, V]) over(c *call) {
 	m.tags.loading.Add(-1)
 	c.cancel(nil)
 	m.loads.mu.Lock()
+	c.ended = true
 	if c.background {
 		m.loads.background--
 	}
@@ -129,7 +131,7 @@ func (m *Memory[K, V]) over(c *call) {
 func (m *Memory[K, V]) leave(c *call) {
 	m.loads.mu.Lock()
 	defer m.loads.mu.Unlock()
-	if c.waiters--; c.waiters > 0 || c.background {
+	if c.waiters--; c.waiters > 0 || c.background || c.ended {
 		return
 	}
 	if m.loads.background >= m.cfg.MaxBackground {
@@ -403,7 +405,7 @@ func (m *Memory[K, V]) land(s *shard[K, V], hash uint64, key K, f *flight[V], l 
 	case old != nil && !old.failed() && m.condition(old, now) != gone:
 		f.value = old.load(m.storage)
 		m.loads.fallbacks.Add(1)
-		if f := old.full(); keep > 0 && f.more != nil {
+		if f := old.full(); keep > 0 && f != nil && f.more != nil {
 			f.more.retryAt.Store(after(now, keep))
 		}
 	default:

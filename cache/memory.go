@@ -9,6 +9,7 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"runtime"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,9 +26,11 @@ type Memory[K comparable, V any] struct {
 	timed       bool // the configuration may make entries expire
 	plainSets   bool // a value set without properties can overwrite another in place
 	shards      []shard[K, V]
-	counters    []counter // a power of two
-	shift       uint8     // of the hash, to the bits that choose a shard
-	heaviest    int64     // weight of an entry that is not refused
+	counters    []counter    // a power of two
+	shift       uint8        // of the hash, to the bits that choose a shard
+	max         int64        // bound of the weight
+	total       atomic.Int64 // weight, if there are several shards
+	heaviest    int64        // weight of an entry that is not refused
 	errorWeight int64
 	random      func() float64 // in [0, 1)
 	tags        tagIndex
@@ -175,6 +178,7 @@ func NewMemory[K comparable, V any](cfg MemoryConfig[K, V]) (*Memory[K, V], erro
 		m.heaviest = max(1, cfg.MaxWeight/4)
 		m.errorWeight = max(1, cfg.MaxWeight/10_000)
 	}
+	m.max = total
 	m.shards = make([]shard[K, V], shards)
 	m.shift = uint8(64 - bits.Len(uint(shards-1)))
 	processors := ceilPowerOf2(runtime.GOMAXPROCS(0))
@@ -263,20 +267,22 @@ func (m *Memory[K, V]) SetItem(key K, item Item[V]) bool {
 	if names == nil && m.cfg.Tags != nil {
 		names = m.cfg.Tags(key, item.Value)
 	}
-	if len(names) > 0 {
-		more = &details{seq: m.tags.clock.Load()}
-		more.tags, _ = m.tags.acquire(names, math.MaxUint64) // no tag was invalidated after the end of time
-	}
 	var now int64
 	if item.TTL > 0 || m.timed {
 		now = m.now()
 	}
-	e := m.newEntry(hash, key, item.Value, now, m.until(key, item.Value, item.TTL, now), more)
+	until := m.until(key, item.Value, item.TTL, now)
+	if len(names) > 0 { // the user's functions have all returned: what is acquired now will be stored
+		more = &details{seq: m.tags.clock.Load()}
+		more.tags, _ = m.tags.acquire(names, math.MaxUint64) // no tag was invalidated after the end of time
+	}
+	e := m.newEntry(hash, key, item.Value, now, until, more)
 
 	var events []MemoryEvent[K, V]
 	s.mu.Lock()
-	if len(s.flights) > 0 {
-		s.detachLocked(key)
+	s.detachLocked(key)
+	if now == 0 && s.timers != nil {
+		now = m.now()
 	}
 	s.expireLocked(now, &events)
 	ok := s.storeLocked(hash, s.table.Load().find(hash, key), e, weight, now, &events)
@@ -398,6 +404,15 @@ func (m *Memory[K, V]) Stats() MemoryStats {
 		var events []MemoryEvent[K, V]
 		s.mu.Lock()
 		s.expireLocked(m.now(), &events)
+		s.mu.Unlock()
+		m.notify(context.Background(), events)
+	}
+	// All at once, so that the sum is one that was.
+	for i := range m.shards {
+		m.shards[i].mu.Lock()
+	}
+	for i := range m.shards {
+		s := &m.shards[i]
 		for why, n := range s.removed {
 			st.Removals[Reason(why).String()] += n
 		}
@@ -405,7 +420,6 @@ func (m *Memory[K, V]) Stats() MemoryStats {
 		st.Entries += s.count
 		st.Weight += s.weight
 		s.mu.Unlock()
-		m.notify(context.Background(), events)
 	}
 	if hits, all := st.Hits+st.StaleHits, st.Hits+st.StaleHits+st.Misses; all > 0 {
 		st.HitRatio = float64(hits) / float64(all)

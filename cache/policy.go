@@ -10,8 +10,9 @@ import (
 // A policy decides which entry leaves when a shard is full. It knows entries by
 // slot and hash only. The shard's lock guards it.
 type policy interface {
-	// add takes in a slot that was not there. The tag is the hash of its key.
-	add(slot, tag uint32, weight int64)
+	// add takes in a slot that was not there. The tag is the hash of its key. If the
+	// shard is full, calls of evict follow.
+	add(slot, tag uint32, weight int64, full bool)
 	// touch notes that the slot was read or overwritten. It may be told late, when the slot
 	// is not there any more.
 	touch(slot, tag uint32)
@@ -20,8 +21,8 @@ type policy interface {
 	// remove forgets a slot.
 	remove(slot uint32, weight int64)
 	// evict forgets the slot that should leave first, and returns it; excess is
-	// what has to leave in all. It is never the slot that was added last.
-	evict(excess int64) uint32
+	// what has to leave in all. It is never the slot keep, which has just been stored.
+	evict(excess int64, keep uint32) uint32
 	// order calls yield for every slot, the one to keep longest first.
 	order(yield func(slot uint32))
 	// frequency and recall carry the count of uses over a restart.
@@ -43,13 +44,16 @@ func newLRU() *lru {
 	return &lru{list: list}
 }
 
-func (p *lru) add(slot, _ uint32, _ int64)  { p.list.Add(slot, struct{}{}) }
-func (p *lru) touch(slot, _ uint32)         { p.list.Get(slot) }
-func (p *lru) reweigh(uint32, int64, int64) {}
-func (p *lru) remove(slot uint32, _ int64)  { p.list.Remove(slot) }
-func (p *lru) frequency(uint32) int         { return 0 }
-func (p *lru) recall(uint32, int)           {}
-func (p *lru) evict(int64) uint32           { slot, _, _ := p.list.RemoveOldest(); return slot }
+func (p *lru) add(slot, _ uint32, _ int64, _ bool) { p.list.Add(slot, struct{}{}) }
+func (p *lru) touch(slot, _ uint32)                { p.list.Get(slot) }
+func (p *lru) reweigh(uint32, int64, int64)        {}
+func (p *lru) remove(slot uint32, _ int64)         { p.list.Remove(slot) }
+func (p *lru) frequency(uint32) int                { return 0 }
+func (p *lru) recall(uint32, int)                  {}
+
+// evict needs not look at keep: that is the newest.
+func (p *lru) evict(int64, uint32) uint32 { slot, _, _ := p.list.RemoveOldest(); return slot }
+
 func (p *lru) order(yield func(slot uint32)) {
 	oldestFirst := p.list.Keys()
 	for i := len(oldestFirst) - 1; i >= 0; i-- {
@@ -118,7 +122,7 @@ func (p *tinyLFU) queueOf(slot uint32) *queue {
 	}
 }
 
-func (p *tinyLFU) add(slot, tag uint32, weight int64) {
+func (p *tinyLFU) add(slot, tag uint32, weight int64, full bool) {
 	for int(slot) >= len(p.links) {
 		p.links = append(p.links, link{})
 	}
@@ -130,10 +134,10 @@ func (p *tinyLFU) add(slot, tag uint32, weight int64) {
 	p.sketch.count(tag)
 	p.climber.misses++
 	p.window.pushFront(p.links, slot, weight)
-	if p.weight() <= p.max {
-		p.shrinkWindow()
-	} else {
+	if full {
 		p.adapt()
+	} else {
+		p.shrinkWindow()
 	}
 }
 
@@ -192,32 +196,40 @@ func (p *tinyLFU) move(slot uint32, from, to *queue) {
 	to.pushFront(p.links, slot, weight)
 }
 
-func (p *tinyLFU) evict(excess int64) uint32 {
+func (p *tinyLFU) evict(excess int64, keep uint32) uint32 {
 	if p.window.weight > p.windowMax && p.window.len > 1 {
-		candidate := p.window.back
-		if !p.admit(candidate, excess) {
-			p.window.remove(p.links, candidate, p.weigh(candidate))
+		candidate := p.last(&p.window, keep)
+		if !p.admit(candidate, excess, keep) {
+			p.remove(candidate, p.weigh(candidate))
 			return candidate
 		}
 		p.move(candidate, &p.window, &p.probation)
 	}
 	for _, q := range []*queue{&p.probation, &p.protected, &p.window} {
-		if victim := q.back; victim != 0 {
-			q.remove(p.links, victim, p.weigh(victim))
+		if victim := p.last(q, keep); victim != 0 {
+			p.remove(victim, p.weigh(victim))
 			return victim
 		}
 	}
 	return 0
 }
 
+// last returns the slot at the back of q, or the one before if that is keep; 0 if there is none.
+func (p *tinyLFU) last(q *queue, keep uint32) uint32 {
+	if q.back == keep && keep != 0 {
+		return p.links[keep].prev
+	}
+	return q.back
+}
+
 // admit decides whether candidate is worth more than all that would have to
 // leave the main part for it: one large entry must not push out many small
 // ones that together are used more.
-func (p *tinyLFU) admit(candidate uint32, excess int64) bool {
+func (p *tinyLFU) admit(candidate uint32, excess int64, keep uint32) bool {
 	uses := p.sketch.frequency(p.links[candidate].tag)
 	victims := 0
 	for _, q := range []*queue{&p.probation, &p.protected} {
-		for slot := q.back; slot != 0 && excess > 0; slot = p.links[slot].prev {
+		for slot := p.last(q, keep); slot != 0 && excess > 0; slot = p.links[slot].prev {
 			excess -= p.weigh(slot)
 			victims += p.sketch.frequency(p.links[slot].tag)
 			if victims > uses {

@@ -55,7 +55,8 @@ type stripe struct {
 const (
 	stripeNotes = 32
 	sparseNotes = 64 // one note in so many hits while nothing is added
-	maxSlots    = 1 << 31
+	shardSlack  = 16 // a sixteenth; hashing spreads full shards by about a hundredth
+	maxSlots    = 1<<31 - 2
 )
 
 // self returns a number for the calling goroutine. Goroutines have stacks of their own:
@@ -137,7 +138,7 @@ func (s *shard[K, V]) storeLocked(hash uint64, old, e *entry[K, V], weight int64
 			*events = append(*events, MemoryEvent[K, V]{Kind: Refused, Key: e.key, Value: e.load(s.m.storage)})
 		}
 		if old != nil {
-			s.removeLocked(hash, old, Replaced, events)
+			s.removeLocked(hash, old, s.m.whyReplaced(old), events)
 		}
 		return false
 	}
@@ -150,16 +151,16 @@ func (s *shard[K, V]) storeLocked(hash uint64, old, e *entry[K, V], weight int64
 		if s.weights != nil && s.weights[slot] != weight {
 			from := s.weights[slot]
 			s.weights[slot] = weight
-			s.weight += weight - from
+			s.gainLocked(weight - from)
 			s.policy.reweigh(slot, from, weight)
 		}
-		s.leftLocked(old, Replaced, events)
+		s.leftLocked(old, s.m.whyReplaced(old), events)
 	} else {
 		s.addLocked(hash, e, weight)
 	}
 	s.scheduleLocked(e, now)
-	for s.weight > s.max {
-		victim := s.slots[s.policy.evict(s.weight-s.max)]
+	for excess := s.excess(); excess > 0; excess = s.excess() {
+		victim := s.slots[s.policy.evict(excess, e.slot())]
 		s.dropLocked(s.m.hash(victim.key), victim, Evicted, events)
 	}
 	return true
@@ -181,7 +182,7 @@ func (s *shard[K, V]) addLocked(hash uint64, e *entry[K, V], weight int64) {
 	if s.weights != nil {
 		s.weights[slot] = weight
 	}
-	s.weight += weight
+	s.gainLocked(weight)
 	s.count++
 	if s.unneeded = 0; s.sparse.Load() != 0 {
 		s.sparse.Store(0)
@@ -195,7 +196,28 @@ func (s *shard[K, V]) addLocked(hash uint64, e *entry[K, V], weight int64) {
 	}
 	t.insert(hash, e)
 	s.drainLocked()
-	s.policy.add(slot, e.tag, weight)
+	s.policy.add(slot, e.tag, weight, s.excess() > 0)
+}
+
+func (s *shard[K, V]) gainLocked(weight int64) {
+	s.weight += weight
+	if len(s.m.shards) > 1 {
+		s.m.total.Add(weight)
+	}
+}
+
+// excess returns how much has to leave. The cache as a whole must not be above
+// its bound; a shard may be above its share of that, but not by much, or else the
+// shares would drift apart.
+func (s *shard[K, V]) excess() int64 {
+	if len(s.m.shards) == 1 {
+		return s.weight - s.max
+	}
+	excess := s.weight - s.max - s.max/shardSlack
+	if s.count > 1 {
+		excess = max(excess, s.m.total.Load()-s.m.max)
+	}
+	return excess
 }
 
 // removeLocked takes e out for another reason than a full cache.
@@ -207,7 +229,7 @@ func (s *shard[K, V]) removeLocked(hash uint64, e *entry[K, V], why Reason, even
 // dropLocked takes out e, which the policy has forgotten already.
 func (s *shard[K, V]) dropLocked(hash uint64, e *entry[K, V], why Reason, events *[]MemoryEvent[K, V]) {
 	s.table.Load().replace(hash, e, nil)
-	s.weight -= s.slotWeight(e.slot())
+	s.gainLocked(-s.slotWeight(e.slot()))
 	s.count--
 	s.slots[e.slot()] = nil
 	s.free = append(s.free, e.slot())
