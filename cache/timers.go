@@ -69,7 +69,7 @@ func (w *timers) cancel(slot uint32) {
 }
 
 // advance calls due for every slot whose time may have come. The timer is stopped
-// then; due returns when it should be looked at again, or 0.
+// then; due returns when it should be looked at again, or 0. It must not stop other timers.
 func (w *timers) advance(now int64, due func(slot uint32) (later int64)) {
 	then := w.now
 	if now>>tickBits <= then>>tickBits {
@@ -81,12 +81,16 @@ func (w *timers) advance(now int64, due func(slot uint32) (later int64)) {
 		last := now >> shift
 		for tick := max(then>>shift, last-buckets) + 1; tick <= last; tick++ {
 			b := level<<bucketBits | tick&(buckets-1)
-			for slot := w.heads[b]; slot != 0; slot = w.heads[b] {
-				w.cancel(slot)
+			// Take the list first: a timer that is set anew may come to the same bucket.
+			slot := w.heads[b]
+			w.heads[b] = 0
+			for slot != 0 {
+				next := w.nodes[slot].next
+				w.nodes[slot] = timer{}
 				if later := due(slot); later != 0 {
-					// Never into the bucket being emptied: that is at least a whole turn away.
 					w.schedule(slot, later)
 				}
+				slot = next
 			}
 		}
 	}
