@@ -231,6 +231,8 @@ func TestO09_StatusAndSizeAreWhatWasSent(t *testing.T) {
 				req, _ := http.NewRequest(tt.method, srv.URL, nil)
 				resp, err := srv.Client().Do(req)
 				require.NoError(t, err)
+				_, err = io.Copy(io.Discard, resp.Body) // to its end, which comes after the handler's
+				require.NoError(t, err)
 				resp.Body.Close()
 				srv.Close()
 				require.Empty(t, printed.String())

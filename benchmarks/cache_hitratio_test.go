@@ -1,0 +1,184 @@
+package benchmarks
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+	"github.com/stretchr/testify/require"
+)
+
+// A trace is a sequence of keys, as public cache studies use them.
+type trace struct {
+	name    string
+	keys    []int64
+	entries []int // capacities
+}
+
+// traces are made by the same recipes each time, from fixed seeds. The shapes
+// of public traces are imitated: their files are too large to carry.
+func traces() []trace {
+	return []trace{
+		{"zipf1.01", zipfTrace(700_000, 100_000), []int{500, 1000, 10_000, 50_000}},
+		{"zipf1.01+scans", scanTrace(700_000), []int{500, 1000, 10_000, 50_000}},
+		{"loop", loopTrace(700_000, 2000), []int{500, 1000, 1900}},
+		{"oltp-like", oltpTrace(900_000), []int{500, 1000, 2000, 10_000}},
+		{"search-like", searchTrace(1_000_000), []int{1000, 25_000, 50_000}},
+		{"glimpse-like", glimpseTrace(), []int{500, 1000, 2000}},
+		{"recent+loop+recent", mixedTrace(), []int{500, 1000, 2000}},
+		{"shifting-zipf", shiftingTrace(1_000_000), []int{1000, 10_000}},
+	}
+}
+
+func zipfTrace(n, keys int) []int64 { return zipfKeys(n, keys, 7) }
+
+// scanTrace is popular keys with runs of keys that come once.
+func scanTrace(n int) []int64 {
+	popular := zipfKeys(n, 100_000, 8)
+	once := int64(1 << 40)
+	var t []int64
+	for len(t) < n {
+		at := len(t)
+		t = append(t, popular[at:min(at+3000, n)]...)
+		for range 1000 {
+			once++
+			t = append(t, once)
+		}
+	}
+	return t[:n]
+}
+
+// loopTrace reads the same keys round and round.
+func loopTrace(n, keys int) []int64 {
+	t := make([]int64, n)
+	for i := range t {
+		t[i] = int64(i % keys)
+	}
+	return t
+}
+
+// oltpTrace is like a database log: records that are read several times shortly
+// after they were written, beside an index that always is.
+func oltpTrace(n int) []int64 {
+	random := rand.New(rand.NewPCG(9, 1))
+	index := rand.NewZipf(random, 1.1, 8, 20_000)
+	newest := int64(1 << 32)
+	t := make([]int64, n)
+	for i := range t {
+		switch p := random.IntN(100); {
+		case p < 45:
+			t[i] = int64(index.Uint64())
+		case p < 60:
+			newest++
+			t[i] = newest
+		default: // mostly among the last few hundred records
+			t[i] = newest - int64(random.ExpFloat64()*400)
+		}
+	}
+	return t
+}
+
+// searchTrace is like the blocks a search engine reads: many keys, weak
+// popularity, long sequential runs.
+func searchTrace(n int) []int64 {
+	random := rand.New(rand.NewPCG(10, 1))
+	popular := rand.NewZipf(random, 1.05, 1000, 1_000_000)
+	scattered := random.Perm(1_000_001)
+	t := make([]int64, 0, n)
+	for len(t) < n {
+		if random.IntN(40) == 0 {
+			at := int64(1<<32 + random.IntN(5_000_000))
+			for i := range int64(50 + random.IntN(200)) {
+				t = append(t, at+i)
+			}
+		}
+		t = append(t, int64(scattered[popular.Uint64()]))
+	}
+	return t[:n]
+}
+
+// glimpseTrace is like a text search over the same files: loops with a few
+// hot pages, and short.
+func glimpseTrace() []int64 {
+	random := rand.New(rand.NewPCG(11, 1))
+	var t []int64
+	for range 12 {
+		for i := range int64(1900) {
+			t = append(t, i)
+			if i%3 == 0 {
+				t = append(t, 10_000+random.Int64N(60))
+			}
+		}
+	}
+	return t
+}
+
+// mixedTrace needs a large window first, then none, then a large one again.
+func mixedTrace() []int64 {
+	random := rand.New(rand.NewPCG(12, 1))
+	recent := func(n int, from int64) (t []int64) {
+		newest := from
+		for range n {
+			if random.IntN(3) == 0 {
+				newest++
+			}
+			t = append(t, newest-int64(random.ExpFloat64()*300))
+		}
+		return t
+	}
+	t := recent(300_000, 1<<33)
+	t = append(t, loopTrace(300_000, 1500)...)
+	return append(t, recent(300_000, 1<<34)...)
+}
+
+// shiftingTrace has other popular keys every so often.
+func shiftingTrace(n int) []int64 {
+	t := zipfKeys(n, 100_000, 13)
+	for i := range t {
+		t[i] += int64(i/100_000) * 30_000
+	}
+	return t
+}
+
+// BenchmarkDataCacheHitRatio plays each trace once, from one goroutine. The hit
+// ratio in % is the figure; time is not.
+func BenchmarkDataCacheHitRatio(b *testing.B) {
+	for _, t := range traces() {
+		for _, entries := range t.entries {
+			for _, c := range append(contenders[int64, int64](), contender[int64, int64]{"otter-sync", newSyncOtter}) {
+				b.Run(fmt.Sprintf("trace=%s/entries=%d/cache=%s", t.name, entries, c.name), func(b *testing.B) {
+					var ratio float64
+					for b.Loop() {
+						ratio = hitRatio(c.new(b, entries), t.keys, c.name == "ristretto")
+					}
+					b.ReportMetric(100*ratio, "hit%")
+				})
+			}
+		}
+	}
+}
+
+// newSyncOtter returns an otter that works off its buffers at once, as its own
+// simulator does, instead of in a goroutine: the measure of its policy.
+func newSyncOtter(tb testing.TB, entries int) dataCache[int64, int64] {
+	c, err := otter.New(&otter.Options[int64, int64]{MaximumSize: entries, Executor: func(fn func()) { fn() }})
+	require.NoError(tb, err)
+	return otterCache[int64, int64]{c}
+}
+
+func hitRatio(cache dataCache[int64, int64], keys []int64, settles bool) float64 {
+	hits := 0
+	for i, k := range keys {
+		if _, ok := cache.Get(k); ok {
+			hits++
+		} else {
+			cache.Set(k, k)
+		}
+		if settles && i%1000 == 999 {
+			time.Sleep(20 * time.Microsecond) // it stores behind; do not let it drop what it would keep at a lower rate
+		}
+	}
+	return float64(hits) / float64(len(keys))
+}

@@ -1,0 +1,293 @@
+package cache
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+)
+
+// A shard is a cache of its own: a table, a policy and a bound. Readers find
+// entries in the table without the lock and leave a note of what they read in a
+// stripe; whoever holds the lock next hands the notes to the policy.
+type shard[K comparable, V any] struct {
+	m        *Memory[K, V]
+	table    atomic.Pointer[table[K, V]]
+	growing  atomic.Bool   // entries are being moved from table to its successor
+	stripes  []stripe      // a power of two
+	counters []counter     // of all shards
+	sparse   atomic.Uint64 // readers leave a note when this and the count of hits have no bit in common
+
+	_  [64]byte // readers use what is above, writers what is below
+	mu sync.Mutex
+	// mu guards the fields below.
+	policy   policy
+	slots    []*entry[K, V] // slot 0 is never used
+	weights  []int64        // of the slots; nil if each weighs 1
+	free     []uint32       // slots to use again
+	timers   *timers        // nil until an entry expires
+	count    int
+	weight   int64
+	max      int64 // of weight
+	flights  map[K]*flight[V]
+	unneeded int // notes since an entry was added
+	removed  [reasons]uint64
+	refused  uint64
+}
+
+// A counter counts the reads of some goroutines, on a cache line of its own.
+type counter struct {
+	hits   atomic.Uint64
+	misses atomic.Uint64
+	swaps  atomic.Uint64 // values overwritten in place
+	_      [104]byte     // two lines: processors fetch them in pairs
+}
+
+// A stripe takes the notes of some readers. A note that nobody hands on in time is
+// overwritten: the policy can do without some.
+type stripe struct {
+	noted atomic.Uint64              // place of the next note
+	read  uint64                     // of noted; guarded by the shard's lock
+	notes [stripeNotes]atomic.Uint64 // slots, and above them their tags
+	_     [128 - (16+8*stripeNotes)%128]byte
+}
+
+const (
+	stripeNotes = 32
+	sparseNotes = 64 // one note in so many hits while nothing is added
+	shardSlack  = 16 // a sixteenth; hashing spreads full shards by about a hundredth
+	maxSlots    = 1<<31 - 2
+)
+
+// self returns a number for the calling goroutine. Goroutines have stacks of their own:
+// one mostly keeps its number, and those that run at the same time mostly differ.
+func self() uint32 {
+	var here byte
+	return uint32(uintptr(unsafe.Pointer(&here))>>11) * 0x9e3779b1 >> 16
+}
+
+// find returns the entry of key, or nil.
+func (s *shard[K, V]) find(hash uint64, key K) *entry[K, V] {
+	t := s.table.Load()
+	if e := t.find(hash, key); e != nil {
+		return e
+	}
+	// If entries were moved meanwhile we may have been led past key.
+	if s.growing.Load() || s.table.Load() != t {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.table.Load().find(hash, key)
+	}
+	return nil
+}
+
+// hit counts a read of e and notes it for the policy.
+func (s *shard[K, V]) hit(e *entry[K, V]) {
+	self := self()
+	if s.counter(self).hits.Add(1)&s.sparse.Load() == 0 {
+		s.note(self, e)
+	}
+}
+
+func (s *shard[K, V]) counter(self uint32) *counter {
+	return &s.counters[uint(self)&uint(len(s.counters)-1)]
+}
+
+// note tells the policy, soon, that e was used.
+func (s *shard[K, V]) note(self uint32, e *entry[K, V]) {
+	st := &s.stripes[uint(self)&uint(len(s.stripes)-1)]
+	n := st.noted.Add(1)
+	st.notes[n%stripeNotes].Store(uint64(e.tag)<<32 | uint64(e.slot()))
+	if n%stripeNotes == 0 && s.mu.TryLock() {
+		s.drainLocked()
+		s.mu.Unlock()
+	}
+}
+
+func (s *shard[K, V]) miss() { s.counter(self()).misses.Add(1) }
+
+// drainLocked hands the notes of the readers to the policy.
+func (s *shard[K, V]) drainLocked() {
+	for i := range s.stripes {
+		st := &s.stripes[i]
+		n := st.noted.Load()
+		// A note may not have been written yet, or be of a slot that was since
+		// given to another key. Either is noise that the policy can bear.
+		for at := max(st.read, max(n, stripeNotes)-stripeNotes) + 1; at <= n; at++ {
+			note := st.notes[at%stripeNotes].Load()
+			s.policy.touch(uint32(note), uint32(note>>32))
+		}
+		s.unneeded += int(n - st.read)
+		st.read = n
+	}
+	// What was read matters when the next entry leaves. When that has not been for long, a
+	// sample will do.
+	if s.unneeded > 4*s.count {
+		s.sparse.Store(sparseNotes - 1)
+	}
+}
+
+// storeLocked puts e in place of old, or adds it if old is nil, and evicts
+// what has become too much. It reports false if e weighs too much for the
+// cache; then old is removed all the same, for it was to be replaced.
+func (s *shard[K, V]) storeLocked(hash uint64, old, e *entry[K, V], weight int64, now int64, events *[]MemoryEvent[K, V]) bool {
+	if weight > s.m.heaviest {
+		s.refused++
+		s.m.tags.release(e.tags())
+		if s.m.cfg.Observe != nil {
+			*events = append(*events, MemoryEvent[K, V]{Kind: Refused, Key: e.key, Value: e.load(s.m.storage)})
+		}
+		if old != nil {
+			s.removeLocked(hash, old, s.m.whyReplaced(old), events)
+		}
+		return false
+	}
+	if old != nil {
+		slot := old.slot()
+		e.number |= slot
+		s.slots[slot] = e
+		s.table.Load().replace(hash, old, e)
+		s.policy.touch(slot, e.tag)
+		if s.weights != nil && s.weights[slot] != weight {
+			from := s.weights[slot]
+			s.weights[slot] = weight
+			s.gainLocked(weight - from)
+			s.policy.reweigh(slot, from, weight)
+		}
+		s.leftLocked(old, s.m.whyReplaced(old), events)
+	} else {
+		s.addLocked(hash, e, weight)
+	}
+	s.scheduleLocked(e, now)
+	for excess := s.excess(); excess > 0; excess = s.excess() {
+		victim := s.slots[s.policy.evict(excess, e.slot())]
+		s.dropLocked(s.m.hash(victim.key), victim, Evicted, events)
+	}
+	return true
+}
+
+func (s *shard[K, V]) addLocked(hash uint64, e *entry[K, V], weight int64) {
+	var slot uint32
+	if n := len(s.free); n > 0 {
+		slot, s.free = s.free[n-1], s.free[:n-1]
+	} else {
+		slot = uint32(len(s.slots))
+		s.slots = append(s.slots, nil)
+		if s.weights != nil {
+			s.weights = append(s.weights, 0)
+		}
+	}
+	e.number |= slot
+	s.slots[slot] = e
+	if s.weights != nil {
+		s.weights[slot] = weight
+	}
+	s.gainLocked(weight)
+	s.count++
+	if s.unneeded = 0; s.sparse.Load() != 0 {
+		s.sparse.Store(0)
+	}
+	t := s.table.Load()
+	if s.count > len(t.buckets) {
+		s.growing.Store(true)
+		t = t.grown(s.m.hash)
+		s.table.Store(t)
+		s.growing.Store(false)
+	}
+	t.insert(hash, e)
+	s.drainLocked()
+	s.policy.add(slot, e.tag, weight, s.excess() > 0)
+}
+
+func (s *shard[K, V]) gainLocked(weight int64) {
+	s.weight += weight
+	if len(s.m.shards) > 1 {
+		s.m.total.Add(weight)
+	}
+}
+
+// excess returns how much has to leave. The cache as a whole must not be above
+// its bound; a shard may be above its share of that, but not by much, or else the
+// shares would drift apart.
+func (s *shard[K, V]) excess() int64 {
+	if len(s.m.shards) == 1 {
+		return s.weight - s.max
+	}
+	excess := s.weight - s.max - s.max/shardSlack
+	if s.count > 1 {
+		excess = max(excess, s.m.total.Load()-s.m.max)
+	}
+	return excess
+}
+
+// removeLocked takes e out for another reason than a full cache.
+func (s *shard[K, V]) removeLocked(hash uint64, e *entry[K, V], why Reason, events *[]MemoryEvent[K, V]) {
+	s.policy.remove(e.slot(), s.slotWeight(e.slot()))
+	s.dropLocked(hash, e, why, events)
+}
+
+// dropLocked takes out e, which the policy has forgotten already.
+func (s *shard[K, V]) dropLocked(hash uint64, e *entry[K, V], why Reason, events *[]MemoryEvent[K, V]) {
+	s.table.Load().replace(hash, e, nil)
+	s.gainLocked(-s.slotWeight(e.slot()))
+	s.count--
+	s.slots[e.slot()] = nil
+	s.free = append(s.free, e.slot())
+	if s.timers != nil {
+		s.timers.cancel(e.slot())
+	}
+	s.leftLocked(e, why, events)
+}
+
+// leftLocked accounts for an entry that readers no longer find.
+func (s *shard[K, V]) leftLocked(e *entry[K, V], why Reason, events *[]MemoryEvent[K, V]) {
+	s.removed[why]++
+	s.m.tags.release(e.tags())
+	if s.m.cfg.Observe != nil && !e.failed() {
+		*events = append(*events, MemoryEvent[K, V]{Kind: Removed, Key: e.key, Value: e.load(s.m.storage), Reason: why})
+	}
+}
+
+// scheduleLocked sees to it that e leaves when its time is over.
+func (s *shard[K, V]) scheduleLocked(e *entry[K, V], now int64) {
+	leaves := s.m.leaves(e)
+	if s.timers == nil {
+		if leaves == 0 {
+			return
+		}
+		s.timers = newTimers(now)
+	}
+	s.timers.cancel(e.slot())
+	if leaves != 0 {
+		s.timers.schedule(e.slot(), leaves)
+	}
+}
+
+// expireLocked takes out what has expired by now.
+func (s *shard[K, V]) expireLocked(now int64, events *[]MemoryEvent[K, V]) {
+	if s.timers == nil {
+		return
+	}
+	s.timers.advance(now, func(slot uint32) (later int64) {
+		e := s.slots[slot]
+		if leaves := s.m.leaves(e); leaves > now {
+			return leaves
+		}
+		s.removeLocked(s.m.hash(e.key), e, Expired, events)
+		return 0
+	})
+}
+
+func (s *shard[K, V]) slotWeight(slot uint32) int64 {
+	if s.weights == nil {
+		return 1
+	}
+	return s.weights[slot]
+}
+
+// notify tells the observer what happened, now that no lock is held.
+func (m *Memory[K, V]) notify(ctx context.Context, events []MemoryEvent[K, V]) {
+	for _, e := range events {
+		m.cfg.Observe(ctx, e)
+	}
+}

@@ -1,0 +1,72 @@
+package cache
+
+import "sync/atomic"
+
+// A table is a hash table whose readers take no lock. Writers hold the shard's
+// lock. Chains, not open addressing: an overwrite or a removal is then a single
+// pointer store, and there are no tombstones to clean.
+type table[K comparable, V any] struct {
+	buckets []atomic.Pointer[entry[K, V]] // a power of two
+}
+
+const minBuckets = 8
+
+func newTable[K comparable, V any](buckets int) *table[K, V] {
+	return &table[K, V]{buckets: make([]atomic.Pointer[entry[K, V]], buckets)}
+}
+
+func (t *table[K, V]) bucket(hash uint32) *atomic.Pointer[entry[K, V]] {
+	return &t.buckets[uint(hash)&uint(len(t.buckets)-1)]
+}
+
+// find returns the entry of key, or nil. While the table grows it may miss a
+// key that is there: see shard.find.
+func (t *table[K, V]) find(hash uint64, key K) *entry[K, V] {
+	for e := t.bucket(uint32(hash)).Load(); e != nil; e = e.next.Load() {
+		if e.tag == uint32(hash>>32) && e.key == key {
+			return e
+		}
+	}
+	return nil
+}
+
+// insert adds e at the end of its chain: what is used often tends to have
+// been there for longer, and is found first.
+func (t *table[K, V]) insert(hash uint64, e *entry[K, V]) {
+	p := t.bucket(uint32(hash))
+	for next := p.Load(); next != nil; next = p.Load() {
+		p = &next.next
+	}
+	e.next.Store(nil)
+	p.Store(e)
+}
+
+// replace puts e in the place of old, or takes old out if e is nil. Readers that
+// stand on old go on from there: its next pointer stays as it is.
+func (t *table[K, V]) replace(hash uint64, old, e *entry[K, V]) {
+	p := t.bucket(uint32(hash))
+	for p.Load() != old {
+		p = &p.Load().next
+	}
+	next := old.next.Load()
+	if e != nil {
+		e.next.Store(next)
+		next = e
+	}
+	p.Store(next)
+}
+
+// grown returns a table of twice the size that holds the same entries. It moves
+// them, so t is of no more use, and a reader in t may be led astray into
+// a chain of the new table: never into a loop, but past the key it seeks.
+func (t *table[K, V]) grown(hash func(K) uint64) *table[K, V] {
+	bigger := newTable[K, V](2 * len(t.buckets))
+	for i := range t.buckets {
+		for e := t.buckets[i].Load(); e != nil; {
+			next := e.next.Load()
+			bigger.insert(hash(e.key), e)
+			e = next
+		}
+	}
+	return bigger
+}

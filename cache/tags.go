@@ -1,0 +1,158 @@
+package cache
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// An Invalidation is what becomes of the entries that [Memory.InvalidateTag] meets.
+type Invalidation int
+
+const (
+	// Hard entries are gone.
+	Hard Invalidation = iota
+	// Soft entries are as if their TTL had just ended: [MemoryConfig.Stale] and
+	// [MemoryConfig.StaleIfError] apply.
+	Soft
+)
+
+// A tag knows when it was last invalidated, in terms of tagIndex.clock. An entry
+// is valid if its own reading of the clock is not older. That makes invalidation
+// a single store, however many entries there are; they are collected when met.
+type tag struct {
+	name   string
+	hard   atomic.Uint64
+	soft   atomic.Uint64
+	softAt atomic.Int64 // Memory.now of soft
+	refs   int          // entries that have it; guarded by tagIndex.mu
+}
+
+// A tagIndex holds the tags of a Memory.
+type tagIndex struct {
+	clock   atomic.Uint64 // counts invalidations
+	loading atomic.Int64  // loads under way
+
+	mu sync.Mutex // guards the fields below
+	// A tag that no entry has stays while a load that began before its
+	// invalidation may still bring a value with it.
+	tags  map[string]*tag
+	empty []*tag // such tags; may name one twice, or one that has entries again
+	floor uint64 // loads that read the clock before this cannot store tagged values
+}
+
+// maxEmptyTags bounds what a flood of invalidations of tags that nothing has can
+// occupy. Beyond it, the loads under way lose the right to store tagged values.
+const maxEmptyTags = 1024
+
+// acquire returns the tags by name for an entry that is about to be stored, and
+// whether an entry that read the clock at seq may still be.
+func (x *tagIndex) acquire(names []string, seq uint64) (tags []*tag, ok bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if seq < x.floor {
+		return nil, false
+	}
+	for _, name := range names {
+		if t := x.tags[name]; t != nil && t.hard.Load() > seq {
+			return nil, false
+		}
+	}
+	tags = make([]*tag, len(names))
+	for i, name := range names {
+		t := x.tags[name]
+		if t == nil {
+			t = &tag{name: name}
+			if x.tags == nil {
+				x.tags = make(map[string]*tag)
+			}
+			x.tags[name] = t
+		}
+		t.refs++
+		tags[i] = t
+	}
+	return tags, true
+}
+
+// invalidatedSince reports the latest hard invalidation of any of the tags, 0 if none is newer than seq.
+func (x *tagIndex) invalidatedSince(names []string, seq uint64) uint64 {
+	if len(names) == 0 || x.clock.Load() == seq {
+		return 0
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var latest uint64
+	if seq < x.floor {
+		latest = x.floor
+	}
+	for _, name := range names {
+		if t := x.tags[name]; t != nil {
+			latest = max(latest, t.hard.Load(), t.soft.Load())
+		}
+	}
+	if latest <= seq {
+		return 0
+	}
+	return latest
+}
+
+// release gives back the tags of an entry that has left.
+func (x *tagIndex) release(tags []*tag) {
+	if len(tags) == 0 {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, t := range tags {
+		t.refs--
+		switch {
+		case t.refs > 0:
+		case max(t.hard.Load(), t.soft.Load()) == 0:
+			delete(x.tags, t.name)
+		default:
+			x.empty = append(x.empty, t)
+		}
+	}
+	x.trimLocked()
+}
+
+// invalidate marks what has the tag.
+func (x *tagIndex) invalidate(name string, how Invalidation, now int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	seq := x.clock.Add(1)
+	t := x.tags[name]
+	if t == nil {
+		// A load increments loading before it reads the clock. So if there is
+		// none here, one that comes will read seq, and needs no trace of it.
+		if x.loading.Load() == 0 {
+			return
+		}
+		t = &tag{name: name}
+		if x.tags == nil {
+			x.tags = make(map[string]*tag)
+		}
+		x.tags[name] = t
+		x.empty = append(x.empty, t)
+	}
+	if how == Soft {
+		t.softAt.Store(now)
+		t.soft.Store(seq)
+	} else {
+		t.hard.Store(seq)
+	}
+	x.trimLocked()
+}
+
+// trimLocked drops the tags without entries when they are too many or of no more use.
+func (x *tagIndex) trimLocked() {
+	if len(x.empty) == 0 || len(x.empty) <= maxEmptyTags && x.loading.Load() > 0 {
+		return
+	}
+	for _, t := range x.empty {
+		if t.refs == 0 && x.tags[t.name] == t {
+			delete(x.tags, t.name)
+			x.floor = max(x.floor, t.hard.Load(), t.soft.Load())
+		}
+	}
+	x.empty = x.empty[:0]
+}

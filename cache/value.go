@@ -1,0 +1,58 @@
+package cache
+
+import (
+	"reflect"
+	"sync/atomic"
+	"unsafe"
+)
+
+// A storage is how an entry keeps its value. Numbers and pointers of 64 bits
+// can be overwritten where they are, while readers read them; for anything else an
+// overwrite takes a new entry.
+type storage uint8
+
+const (
+	asValue storage = iota
+	asWord
+	asPointer
+)
+
+// storageFor chooses by the type and not by size alone: the garbage collector
+// must know what is a pointer, and the processor wants words aligned.
+func storageFor[V any]() storage {
+	t := reflect.TypeFor[V]()
+	if t.Size() != 8 || t.Align() != 8 {
+		return asValue
+	}
+	switch t.Kind() {
+	case reflect.Int, reflect.Int64, reflect.Uint, reflect.Uint64, reflect.Uintptr, reflect.Float64:
+		return asWord
+	case reflect.Pointer:
+		return asPointer
+	}
+	return asValue
+}
+
+// load returns the value of e.
+func (e *entry[K, V]) load(as storage) V {
+	switch p := unsafe.Pointer(&e.value); as {
+	case asWord:
+		word := atomic.LoadUint64((*uint64)(p))
+		return *(*V)(unsafe.Pointer(&word))
+	case asPointer:
+		pointer := atomic.LoadPointer((*unsafe.Pointer)(p))
+		return *(*V)(unsafe.Pointer(&pointer))
+	}
+	return e.value
+}
+
+// swap overwrites the value of e, which must not be kept asValue, and returns the old one.
+func (e *entry[K, V]) swap(as storage, value V) V {
+	p := unsafe.Pointer(&e.value)
+	if as == asWord {
+		word := atomic.SwapUint64((*uint64)(p), *(*uint64)(unsafe.Pointer(&value)))
+		return *(*V)(unsafe.Pointer(&word))
+	}
+	pointer := atomic.SwapPointer((*unsafe.Pointer)(p), *(*unsafe.Pointer)(unsafe.Pointer(&value)))
+	return *(*V)(unsafe.Pointer(&pointer))
+}
