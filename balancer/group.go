@@ -498,7 +498,10 @@ func (g *group) tickLocked(now int64) {
 
 func (g *group) tickHeldLocked(h *host, now int64) {
 	if h.rampFrom != 0 {
-		share := rampStart + (1-rampStart)*float64(now-h.rampFrom)/float64(g.set.Load().cfg.SlowStart)
+		share := 1.0 // a Reload may have switched slow start off
+		if slow := g.set.Load().cfg.SlowStart; slow > 0 {
+			share = rampStart + (1-rampStart)*float64(now-h.rampFrom)/float64(slow)
+		}
 		h.ramp.Store(min(share, 1))
 		if share >= 1 {
 			h.rampFrom = 0

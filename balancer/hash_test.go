@@ -85,7 +85,7 @@ func TestL27_BoundedLoad(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFleet(addrs(n)...)
 			for _, a := range f.addrs() {
-				f.set(a, server{delay: time.Hour})
+				f.set(a, server{delay: 5 * time.Second})
 			}
 			b := newBalancer(t, balancer.Config{
 				Resolver: balancer.Static(addrs(n)...), Wrap: f.wrap,
@@ -95,7 +95,7 @@ func TestL27_BoundedLoad(t *testing.T) {
 				fault = err
 				return
 			}
-			time.Sleep(30 * time.Second) // probation, in which a host has one request only, is over
+			time.Sleep(12 * time.Second) // probation, in which a host has one request only, is over
 			for i, key := range sends {
 				go func() { _, _ = pickFor(t.Context(), b, fmt.Sprint(key)) }()
 				synctest.Wait()
@@ -106,7 +106,7 @@ func TestL27_BoundedLoad(t *testing.T) {
 					}
 				}
 			}
-			time.Sleep(2 * time.Hour)
+			time.Sleep(10 * time.Second)
 		})
 		if fault != nil {
 			rt.Fatal(fault)

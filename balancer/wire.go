@@ -89,8 +89,13 @@ func (c *conns) renewLocked(s *slot, now time.Time) *http.Transport {
 	return t
 }
 
-// CloseIdleConnections closes what is idle in every transport.
+// CloseIdleConnections closes what is idle in every transport, retired ones included.
 func (c *conns) CloseIdleConnections() {
+	c.mu.Lock()
+	for _, r := range c.retired {
+		r.t.CloseIdleConnections()
+	}
+	c.mu.Unlock()
 	for i := range c.slots {
 		if t := c.slots[i].transport.Load(); t != nil {
 			t.CloseIdleConnections()
