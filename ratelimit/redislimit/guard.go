@@ -65,16 +65,26 @@ func (g *guard) do(ctx context.Context, deadline time.Time, call func(context.Co
 	}()
 	select {
 	case err := <-done:
-		if err == nil || isReply(err) {
-			g.failures.Store(0)
-		} else {
-			g.fail(parent)
-		}
-		return err
+		return g.settle(parent, err)
 	case <-ctx.Done():
+	}
+	select {
+	case err := <-done: // the call has ended, and its goroutine cancelled ctx: both were ready
+		return g.settle(parent, err)
+	default:
 		g.fail(parent)
 		return context.Cause(ctx)
 	}
+}
+
+// settle counts how a call ended.
+func (g *guard) settle(parent context.Context, err error) error {
+	if err == nil || isReply(err) {
+		g.failures.Store(0)
+	} else {
+		g.fail(parent)
+	}
+	return err
 }
 
 // fail counts a failure, unless it was the caller who left.
