@@ -186,7 +186,8 @@ func (l *AccessLog) attrs(x *exchange, o outcome) []slog.Attr {
 	if x.body.ReadCloser != nil {
 		attrs = append(attrs, slog.Int64("http.request.body.size", x.body.n.Load()))
 	}
-	text(attrServerAddress, r.Host)
+	host, _ := splitHost(t.host(r))
+	text(attrServerAddress, host)
 	text(attrProtocol, protocols[x.key.proto])
 	text(attrClientAddress, l.client(t, r))
 	text(attrUserAgent, r.Header.Get("User-Agent"))
@@ -235,7 +236,8 @@ func appendHeaders(attrs []slog.Attr, group string, fields []headerField, h http
 	var shown []slog.Attr
 	for _, f := range fields {
 		if v := h[f.name]; len(v) > 0 {
-			shown = append(shown, slog.String(f.key, escape(strings.Join(v, ", "))))
+			// Scrubbed, since an allowed one may quote a URL: Referer and Location do.
+			shown = append(shown, slog.String(f.key, escape(scrub(strings.Join(v, ", ")))))
 		}
 	}
 	if shown == nil {

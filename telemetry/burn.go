@@ -28,13 +28,16 @@ const (
 
 // A Burn is how fast an objective's error budget is used up within a pair of windows.
 type Burn struct {
-	Objective           string        `json:"objective"` // [Availability] or [Latency]
-	Severity            string        `json:"severity"`  // "page" or "ticket"
-	Long, Short         time.Duration `json:"-"`
-	Factor              float64       `json:"factor"` // from which rate on it fires
-	LongRate, ShortRate float64       `json:"-"`      // 1 uses up the budget in just its 30 days
-	Total, Bad          uint64        `json:"-"`      // requests within the long window
-	Firing              bool          `json:"firing"`
+	Objective string        `json:"objective"` // [Availability] or [Latency]
+	Severity  string        `json:"severity"`  // "page" or "ticket"
+	Long      time.Duration `json:"long_ns"`
+	Short     time.Duration `json:"short_ns"`
+	Factor    float64       `json:"factor"`    // from which rate on it fires
+	LongRate  float64       `json:"long_rate"` // 1 uses up the budget in just its 30 days
+	ShortRate float64       `json:"short_rate"`
+	Total     uint64        `json:"total"` // requests within the long window
+	Bad       uint64        `json:"bad"`   // of them, those that failed or were slow
+	Firing    bool          `json:"firing"`
 }
 
 // Burn returns the state of each objective and pair of windows. A pair whose factor the objective can

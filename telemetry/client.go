@@ -84,3 +84,16 @@ func (t *Telemetry) https(r *http.Request) bool {
 	}
 	return r.TLS != nil
 }
+
+// host returns the host, and perhaps port, that the client asked for: as the trusted proxy that r came from has it, if it did.
+// Of several, the last: what stands before it is what the proxy was told.
+func (t *Telemetry) host(r *http.Request) string {
+	if fields := r.Header["X-Forwarded-Host"]; len(fields) > 0 && len(t.cfg.TrustedProxies) > 0 {
+		last := fields[len(fields)-1]
+		last = strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:])
+		if peer, _ := splitHost(r.RemoteAddr); last != "" && t.peerTrusted(peer) {
+			return last
+		}
+	}
+	return r.Host
+}

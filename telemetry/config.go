@@ -72,7 +72,7 @@ type Config struct {
 	// context of whoever calls is continued, within bounds.
 	Public bool
 
-	// TrustedProxies are the networks whose X-Forwarded-For and X-Forwarded-Proto are believed.
+	// TrustedProxies are the networks whose X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host are believed.
 	// The client is then the right-most address that is none of them. If empty, it is the peer.
 	TrustedProxies []netip.Prefix
 
@@ -123,7 +123,7 @@ type Config struct {
 
 	// MaxSeries bounds the attribute sets of each side's metrics and of each [Observer].
 	// Requests beyond it share series marked otel.metric.overflow. Zero means 1000,
-	// less than 16 is invalid.
+	// less than 16 is invalid. The SDK has a limit of its own, 2000 unless told otherwise.
 	MaxSeries int
 
 	// AccessLog, if not nil, writes a line about each request. See [NewAccessLog].
@@ -178,8 +178,11 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.Hosts = slices.Clone(c.Hosts)
 	for i, h := range c.Hosts {
-		if h == "" {
+		switch host, port := splitHost(h); {
+		case h == "":
 			fault("Hosts", "name %d is empty", i)
+		case (host != h || port != "") && !isAddress(h):
+			fault("Hosts", "%q is not a name alone: write %q", h, host)
 		}
 		c.Hosts[i] = strings.ToLower(h)
 	}
@@ -209,6 +212,12 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	return c, errors.Join(errs...)
+}
+
+// isAddress reports whether s is an IP address, without brackets and port.
+func isAddress(s string) bool {
+	_, err := netip.ParseAddr(s)
+	return err == nil
 }
 
 // isToken reports whether s is a token (RFC 9110, section 5.6.2).

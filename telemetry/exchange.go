@@ -41,6 +41,7 @@ type exchange struct {
 
 	mu     sync.Mutex // guards the fields below, which the handler's goroutines may share
 	route  string     // as Route found it
+	below  string     // the path that route stands for: what was stripped is not in it
 	events []logEvent
 	timing []timing
 }
@@ -74,7 +75,7 @@ func (t *Telemetry) begin(w http.ResponseWriter, r *http.Request) *exchange {
 	x.writer = writer{Recorder: *response.NewRecorder(w, r), x: x}
 	x.key = seriesKey{method: t.method[r.Method], proto: protoIndex(r.ProtoMajor, r.ProtoMinor), tls: t.https(r)}
 	if len(t.hosts) > 0 {
-		host, _ := splitHost(r.Host)
+		host, _ := splitHost(t.host(r))
 		x.key.host = t.hosts[strings.ToLower(host)]
 	}
 	x.scope = scope{Context: r.Context(), x: x}
@@ -82,7 +83,7 @@ func (t *Telemetry) begin(w http.ResponseWriter, r *http.Request) *exchange {
 	x.request = r.WithContext(&x.scope)
 	if t.cfg.RequestID != "" {
 		x.id = t.requestID(r)
-		x.writer.Header().Set(t.cfg.RequestID, x.id)
+		x.writer.Header().Set(t.cfg.RequestID, x.id) // for 1xx responses and handlers that look; see writer.header
 	}
 	if t.cfg.BodySizes && r.Body != nil && r.Body != http.NoBody {
 		x.body.ReadCloser = r.Body
@@ -110,6 +111,8 @@ func (x *exchange) end(v any) (again any) {
 		}
 	} else if v != nil {
 		again = v
+	} else if x.done && x.writer.Status == 0 {
+		x.writer.header() // net/http is about to send it
 	}
 	elapsed := time.Since(x.start)
 	t.guard(func() { x.outcome(v) })
@@ -155,10 +158,12 @@ func (x *exchange) isStream() bool {
 	if x.writer.Hijacked || x.writer.Status == http.StatusSwitchingProtocols {
 		return true
 	}
-	if x.firstFlush == 0 {
-		return false
-	}
-	media, _, _ := strings.Cut(x.writer.Header().Get("Content-Type"), ";")
+	return x.firstFlush != 0 && streamType(x.writer.Header())
+}
+
+// streamType reports whether h announces a stream.
+func streamType(h http.Header) bool {
+	media, _, _ := strings.Cut(h.Get("Content-Type"), ";")
 	switch strings.ToLower(strings.TrimSpace(media)) {
 	case "text/event-stream", "multipart/x-mixed-replace", "application/x-ndjson", "application/ndjson", "application/jsonl", "application/json-seq":
 		return true
@@ -168,7 +173,7 @@ func (x *exchange) isStream() bool {
 
 // staleFields belong to the response that the handler had in mind, beyond those that problem.Write removes: they
 // would start a session, redirect, or have the error cached (RFC 9213 goes before Cache-Control).
-var staleFields = [...]string{"Set-Cookie", "Location", "Expires", "Cdn-Cache-Control", "Surrogate-Control"}
+var staleFields = [...]string{"Set-Cookie", "Location", "Expires", "Accept-Ranges", "Cdn-Cache-Control", "Surrogate-Control"}
 
 // answer500 answers for a handler that panicked. It returns the panic to go on with, if any.
 func (x *exchange) answer500() any {
@@ -236,11 +241,11 @@ func serverFault(k seriesKey) bool {
 func (x *exchange) measure(s *series, o outcome) {
 	m := &x.tel.server
 	ctx := &x.scope
+	if m.active != nil {
+		m.active.Add(ctx, -1, x.activeSeries()...) // first: what panics below must not leave it behind
+	}
 	if o.latency && m.duration.Enabled(ctx) {
 		m.duration.Record(ctx, o.counted.Seconds(), s.record...)
-	}
-	if m.active != nil {
-		m.active.Add(ctx, -1, x.activeSeries()...)
 	}
 	if m.requestBody != nil {
 		m.requestBody.Record(ctx, x.body.n.Load(), s.record...)
@@ -272,7 +277,7 @@ func (x *exchange) endSpan(s *series, o outcome) {
 	if o.panic != nil && o.panic != http.ErrAbortHandler {
 		x.span.AddEvent("exception", trace.WithAttributes(
 			attribute.String("exception.type", fmt.Sprintf("%T", o.panic)),
-			attribute.String("exception.message", scrub(fmt.Sprint(o.panic))),
+			attribute.String("exception.message", spanText(scrub(fmt.Sprint(o.panic)), maxMessage)),
 			attribute.String("exception.stacktrace", clip(string(o.stack), maxStack))))
 	}
 	// The description stays empty: error.type says it (conventions, "Status").

@@ -37,7 +37,8 @@ func redactQuery(query string, allowed map[string]bool) string {
 		default:
 			b.WriteString(clip(name, maxText/4))
 			b.WriteByte('=')
-			if plain, err := url.QueryUnescape(name); err == nil && allowed[plain] {
+			// Some servers take ';' for another '&': what follows it has another name.
+			if plain, err := url.QueryUnescape(name); err == nil && allowed[plain] && !strings.Contains(value, ";") {
 				b.WriteString(clip(value, maxText))
 			} else {
 				b.WriteString(redacted)
@@ -63,10 +64,16 @@ func redactURL(u *url.URL, allowed map[string]bool) string {
 var (
 	// urls finds the parts of URLs within a text that may be secret: user information and query.
 	urls = regexp.MustCompile(`(?i)\b([a-z][a-z0-9+.-]*://)([^\s/?#"'<>]*@)?([^\s?#"'<>]*)(\?[^\s"'<>]*)?`)
+	// userinfo finds user:password@ where no scheme announces it, as in the DSNs of SQL drivers.
+	userinfo = regexp.MustCompile(`[^\s:/?#@"'<>=]*:[^\s/?#@"'<>]+@`)
+	// fields finds header fields that hold credentials: all of the line, since a Cookie has several,
+	// and Digest has them in quotes.
+	fields = regexp.MustCompile(`(?i)\b((?:proxy-)?authorization|(?:set-)?cookie)(["']?\s*[:=]\s*)[^\r\n]+`)
 	// credentials finds values that follow the name of a secret.
-	credentials = regexp.MustCompile(`(?i)\b((?:proxy-)?authorization|(?:set-)?cookie|idempotency-key|x-api-key|api[-_]?key|access[-_]?token|refresh[-_]?token|token|password|passwd|secret)(["']?\s*[:=]\s*)("[^"]*"|'[^']*'|(?:(?:bearer|basic|digest)\s+)?[^\s,;&"']+)`)
-	// schemes finds credentials that no name announces.
+	credentials = regexp.MustCompile(`(?i)([\w-]*(?:authorization|cookie|idempotency-key|api[-_]?key|access[-_]?key|token|passw(?:or)?d|passphrase|secret|signature)\w*)(["']?\s*[:=]\s*)("[^"]*"|'[^']*'|(?:(?:bearer|basic|digest)\s+)?[^\s,;&"']+)`)
+	// schemes finds credentials that no name announces, and JSON web tokens.
 	schemes = regexp.MustCompile(`(?i)\b(bearer|basic)\s+[a-z0-9._~+/=-]{8,}`)
+	jwts    = regexp.MustCompile(`\beyJ[\w-]+\.[\w-]+\.[\w-]*`)
 )
 
 // scrub returns text, bounded and without what looks like a secret. Texts of errors and panics quote
@@ -85,21 +92,35 @@ func scrub(text string) string {
 			return m[1] + m[2] + m[3] + m[4]
 		})
 	}
+	if strings.IndexByte(text, '@') >= 0 {
+		text = userinfo.ReplaceAllString(text, redacted+":"+redacted+"@")
+	}
 	if strings.ContainsAny(text, ":= ") {
+		text = fields.ReplaceAllString(text, "${1}${2}"+redacted)
 		text = credentials.ReplaceAllString(text, "${1}${2}"+redacted)
 		text = schemes.ReplaceAllString(text, "${1} "+redacted)
+	}
+	if strings.Contains(text, "eyJ") {
+		text = jwts.ReplaceAllString(text, redacted)
 	}
 	return text
 }
 
 // secretName reports whether name announces a secret.
 func secretName(name string) bool {
-	switch strings.ToLower(strings.ReplaceAll(name, "_", "-")) {
-	case "authorization", "proxy-authorization", "cookie", "set-cookie", "idempotency-key", "x-api-key",
-		"api-key", "apikey", "token", "access-token", "refresh-token", "password", "passwd", "secret":
-		return true
+	name = strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(name))
+	for _, word := range [...]string{"authorization", "cookie", "token", "secret", "passw", "passphrase", "apikey", "accesskey", "idempotencykey", "signature"} {
+		if strings.Contains(name, word) {
+			return true
+		}
 	}
 	return false
+}
+
+// spanText returns s as a value of a span or metric: at most n bytes of valid UTF-8. OTLP is protobuf, which has no other
+// strings: one invalid value would lose its exporter the whole batch.
+func spanText(s string, n int) string {
+	return strings.ToValidUTF8(clip(s, n), "\ufffd")
 }
 
 // clip returns at most n bytes of s, whole characters only.

@@ -15,7 +15,8 @@ import (
 //
 // With [Config.RouteFunc] it is called here, with the request that next got. So for chi,
 // r.Use(telemetry.Route) lets it find the pattern wherever Middleware is.
-// Where Routes are nested, the innermost one that knows a route counts.
+// Where Routes are nested, the innermost one that knows a route counts, with the pattern of the outer one in front if
+// [http.StripPrefix] took what it stands for.
 func Route(next http.Handler) http.Handler {
 	if next == nil {
 		panic("telemetry: nil handler")
@@ -32,34 +33,55 @@ func Route(next http.Handler) http.Handler {
 }
 
 func (x *exchange) setRoute(r *http.Request) {
-	var route string
-	x.tel.guard(func() { route = x.tel.routeOf(r) })
+	route := x.tel.routeOf(r)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.route == "" {
-		x.route = route
+		x.route, x.below = route, r.URL.Path
+	} else {
+		x.mountLocked(r.URL.Path, route)
 	}
 }
 
 // findRoute returns the route of x, or "".
 func (x *exchange) findRoute() string {
 	x.mu.Lock()
-	route := x.route
+	found := x.route != ""
 	x.mu.Unlock()
-	if route == "" {
-		route = x.tel.routeOf(x.request)
+	if !found {
+		return x.tel.routeOf(x.request)
 	}
-	return route
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.mountLocked(x.path, patternPath(x.request.Pattern))
+	return x.route
+}
+
+// mountLocked puts what was stripped from path on the way to the route in front of it, in the words of the outer pattern: a
+// route has all static segments (conventions, http.route). The bytes that were stripped are a stranger's. They and the pattern
+// are the same if both have as many segments.
+func (x *exchange) mountLocked(path, pattern string) {
+	subtree := strings.HasSuffix(pattern, "/") || strings.HasSuffix(pattern, "...}")
+	stripped, ok := strings.CutSuffix(path, x.below)
+	if !subtree || !ok || stripped == "" {
+		return
+	}
+	prefix := pattern[:strings.LastIndexByte(pattern, '/')]
+	if strings.Count(prefix, "/") == strings.Count(stripped, "/") && !strings.HasSuffix(stripped, "/") {
+		x.route, x.below = spanText(prefix+x.route, maxRoute), path
+	}
 }
 
 // routeOf returns the route that is known of r.
 func (t *Telemetry) routeOf(r *http.Request) string {
+	route := ""
 	if t.cfg.RouteFunc != nil {
-		if route := t.cfg.RouteFunc(r); route != "" {
-			return clip(route, maxRoute)
-		}
+		t.guard(func() { route = t.cfg.RouteFunc(r) })
 	}
-	return clip(patternPath(r.Pattern), maxRoute)
+	if route == "" {
+		route = patternPath(r.Pattern)
+	}
+	return spanText(route, maxRoute)
 }
 
 // patternPath returns the path of a ServeMux pattern, "[METHOD ][HOST]/[PATH]". The method has an attribute
@@ -76,5 +98,5 @@ type templateKey struct{}
 // WithURLTemplate returns a context that names the target of requests made with it, such as
 // /users/{id}, for the span names and metrics of [Telemetry.Transport]. It must be low in cardinality.
 func WithURLTemplate(ctx context.Context, template string) context.Context {
-	return context.WithValue(ctx, templateKey{}, clip(template, maxRoute))
+	return context.WithValue(ctx, templateKey{}, spanText(template, maxRoute))
 }

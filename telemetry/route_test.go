@@ -51,11 +51,11 @@ func TestRoute(t *testing.T) {
 		{"Route keeps it", telemetry.Config{}, withValue(telemetry.Route(mux)), "/users/1", "/users/{id}"},
 		{"Route keeps it on panic, without host", telemetry.Config{Panics: telemetry.Answer500}, withValue(telemetry.Route(mux)), "/panic/x", "/panic/"},
 		{"unmatched has none", telemetry.Config{}, withValue(telemetry.Route(mux)), "/no", ""},
-		{"the innermost counts", telemetry.Config{}, telemetry.Route(outer), "/api/users/1", "/users/{id}"},
+		{"the innermost counts, with what was stripped", telemetry.Config{}, telemetry.Route(outer), "/api/users/1", "/api/users/{id}"},
 		{"RouteFunc inside a router", telemetry.Config{RouteFunc: chiRoute}, chi, "/x", "/chi/{id}"},
 		{"RouteFunc goes first", telemetry.Config{RouteFunc: func(*http.Request) string { return "/mine" }}, mux, "/users/1", "/mine"},
 		{"RouteFunc may pass", telemetry.Config{RouteFunc: func(*http.Request) string { return "" }}, mux, "/users/1", "/users/{id}"},
-		{"RouteFunc may panic", telemetry.Config{RouteFunc: func(*http.Request) string { panic("no") }}, withValue(telemetry.Route(mux)), "/users/1", ""},
+		{"RouteFunc may panic", telemetry.Config{RouteFunc: func(*http.Request) string { panic("no") }}, withValue(telemetry.Route(mux)), "/users/1", "/users/{id}"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

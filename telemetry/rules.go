@@ -12,7 +12,7 @@ import (
 )
 
 // faultTypes are the values of error.type that [SLO] counts as failures.
-const faultTypes = "5..|" + errPanic + "|" + errAborted + "|" + errTimeout
+const faultTypes = "[5-9]..|" + errPanic + "|" + errAborted + "|" + errTimeout
 
 // WriteRules writes a Prometheus rule file that alerts on the same windows as [SLO.Burn], for
 // http.server.request.duration as OpenTelemetry's Prometheus exporter names it. The latency

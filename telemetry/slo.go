@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 )
 
 const defaultMinEvents = 5
@@ -100,6 +102,9 @@ func NewSLO(cfg SLOConfig) (*SLO, error) {
 		fault("Latency", "Latency and LatencyTarget need each other")
 	case cfg.Latency == 0 && cfg.Availability == 0:
 		fault("Availability", "there is no objective")
+	}
+	if strings.ContainsFunc(cfg.Selector, unicode.IsControl) {
+		fault("Selector", "%q has control characters", cfg.Selector)
 	}
 	if cfg.MinEvents < 0 {
 		fault("MinEvents", "%d is negative", cfg.MinEvents)

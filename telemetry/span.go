@@ -44,15 +44,15 @@ func (x *exchange) startSpan(r *http.Request) {
 	kv := append(o.kv[:0],
 		attribute.String(attrMethod, method),
 		attribute.String(attrScheme, x.key.scheme()),
-		attribute.String(attrPath, x.path))
+		attribute.String(attrPath, spanText(x.path, maxText)))
 	if x.key.method == 0 {
-		kv = append(kv, attribute.String(attrMethodOriginal, clip(r.Method, maxMethod)))
+		kv = append(kv, attribute.String(attrMethodOriginal, spanText(r.Method, maxMethod)))
 	}
 	if x.query != "" {
-		kv = append(kv, attribute.String(attrQuery, redactQuery(x.query, t.query)))
+		kv = append(kv, attribute.String(attrQuery, spanText(redactQuery(x.query, t.query), 2*maxText)))
 	}
-	if host, port := splitHost(r.Host); host != "" {
-		kv = append(kv, attribute.String(attrServerAddress, host), attribute.Int(attrServerPort, portOr(port, x.key.tls)))
+	if host, port := splitHost(t.host(r)); host != "" {
+		kv = append(kv, attribute.String(attrServerAddress, spanText(host, maxText)), attribute.Int(attrServerPort, portOr(port, x.key.tls)))
 	}
 	peer, peerPort := splitHost(r.RemoteAddr)
 	if client := t.clientAddress(r, peer); client != "" {
@@ -68,7 +68,11 @@ func (x *exchange) startSpan(r *http.Request) {
 		kv = append(kv, attribute.String(attrProtocol, protocols[x.key.proto]))
 	}
 	if agent := r.Header["User-Agent"]; len(agent) > 0 && agent[0] != "" {
-		kv = append(kv, attribute.String(attrUserAgent, agent[0]))
+		kv = append(kv, attribute.String(attrUserAgent, spanText(agent[0], maxText)))
+	}
+	route := spanText(patternPath(r.Pattern), maxRoute) // of a mux around us, for the sampler; one inside may know better
+	if route != "" {
+		kv = append(kv, attribute.String(attrRoute, route))
 	}
 	opts := append(o.opts[:0], serverKind, trace.WithAttributes(kv...))
 	if t.cfg.Public {
@@ -77,7 +81,7 @@ func (x *exchange) startSpan(r *http.Request) {
 			opts = append(opts, trace.WithLinks(trace.Link{SpanContext: stranger}))
 		}
 	}
-	x.scope.Context, x.span = t.tracer.Start(ctx, spanName(method, ""), opts...)
+	x.scope.Context, x.span = t.tracer.Start(ctx, spanName(method, route), opts...)
 }
 
 // splitHost splits host:port without judging either. It allocates nothing.

@@ -208,7 +208,10 @@ func (t *Telemetry) caught() {
 	if v == nil {
 		return
 	}
-	t.faults.Add(1)
+	n := t.faults.Add(1)
+	if n&(n-1) != 0 {
+		return // what panics may do so at each request: the log gets the 1st, 2nd, 4th, 8th ...
+	}
 	defer func() { _ = recover() }() // the error handler is not ours either
-	otel.Handle(fmt.Errorf("telemetry: caught panic: %v", clip(fmt.Sprint(v), maxMessage)))
+	otel.Handle(fmt.Errorf("telemetry: caught panic, number %d: %s", n, escape(scrub(fmt.Sprint(v)))))
 }

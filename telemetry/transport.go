@@ -29,7 +29,8 @@ import (
 // [http.DefaultTransport] is used.
 //
 // A request ends, for span and metrics, when its response body was read to the end, failed or was
-// closed, and when the header arrived for streams and upgrades (see [StreamPolicy]).
+// closed; one whose body is never closed does not end. Upgrades, and streams unless
+// [Config.Streams] is [StreamFull], end when the header arrived.
 func (t *Telemetry) Transport(next http.RoundTripper) http.RoundTripper {
 	return &transport{tel: t, next: cmp.Or(next, http.DefaultTransport)}
 }
@@ -55,10 +56,12 @@ type call struct {
 	key    seriesKey
 	method string // as reported
 	sent   countedBody
-	read   int64 // of the response body
+	resent atomic.Pointer[countedBody] // the last body that GetBody made
+	read   atomic.Int64                // of the response body, which may be closed in another goroutine than it is read in
 	once   sync.Once
 	peer   atomic.Pointer[net.Addr]
 	active []metric.AddOption
+	untold bool // the duration says nothing: a stream, with StreamSkip
 }
 
 func (rt *transport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -67,9 +70,16 @@ func (rt *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	c.sent.ReadCloser = req.Body
 	out := req
 	t.guard(func() { out = c.begin(req) })
+	returned := false
+	defer func() {
+		if !returned { // next panicked
+			c.end(errOther)
+		}
+	}()
 	resp, err := rt.next.RoundTrip(out)
+	returned = true
 	if err != nil {
-		c.end(errorClass(err))
+		c.fail(err, errOther)
 		return resp, err
 	}
 	t.guard(func() { c.answered(req, resp) })
@@ -81,6 +91,7 @@ func (c *call) begin(req *http.Request) *http.Request {
 	t := c.tel
 	host, port := splitHost(req.URL.Host)
 	c.key = seriesKey{method: t.method[cmp.Or(req.Method, http.MethodGet)], tls: req.URL.Scheme == "https"}
+	// Not the Host field, which the conventions prefer: a proxy that passes it on would let strangers choose series.
 	c.key.host = strings.ToLower(host)
 	c.key.port = uint16(portOr(port, c.key.tls))
 	c.key.route, _ = req.Context().Value(templateKey{}).(string)
@@ -105,6 +116,17 @@ func (c *call) begin(req *http.Request) *http.Request {
 	}
 	if t.cfg.BodySizes && req.Body != nil && req.Body != http.NoBody {
 		out.Body = &c.sent
+		if req.GetBody != nil { // http.Transport sends again, if a connection that it kept turns out to be closed
+			out.GetBody = func() (io.ReadCloser, error) {
+				body, err := req.GetBody()
+				if err != nil {
+					return nil, err
+				}
+				again := &countedBody{ReadCloser: body}
+				c.resent.Store(again)
+				return again, nil
+			}
+		}
 	}
 	return out
 }
@@ -117,9 +139,9 @@ func (c *call) startSpan(req *http.Request) {
 		attribute.String(attrMethod, c.method),
 		attribute.String(attrServerAddress, c.key.host),
 		attribute.Int(attrServerPort, int(c.key.port)),
-		attribute.String(attrFull, clip(redactURL(req.URL, t.query), 2*maxText)))
+		attribute.String(attrFull, spanText(redactURL(req.URL, t.query), 2*maxText)))
 	if c.key.method == 0 {
-		kv = append(kv, attribute.String(attrMethodOriginal, clip(req.Method, maxMethod)))
+		kv = append(kv, attribute.String(attrMethodOriginal, spanText(req.Method, maxMethod)))
 	}
 	if c.key.route != "" {
 		kv = append(kv, attribute.String(attrTemplate, c.key.route))
@@ -158,7 +180,8 @@ func (c *call) answered(req *http.Request, resp *http.Response) {
 	case resp.StatusCode == http.StatusSwitchingProtocols, resp.Body == nil, resp.Body == http.NoBody, req.Method == http.MethodHead:
 		// The body of a 101 is the connection and is left as it is: httputil.ReverseProxy writes to it.
 		c.end("")
-	case c.tel.cfg.Streams != StreamFull && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream"):
+	case c.tel.cfg.Streams != StreamFull && resp.ContentLength < 0 && streamType(resp.Header):
+		c.untold = c.tel.cfg.Streams == StreamSkip
 		c.end("")
 	default:
 		resp.Body = &clientBody{ReadCloser: resp.Body, c: c}
@@ -173,17 +196,13 @@ type clientBody struct {
 
 func (b *clientBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	b.c.read += int64(n)
-	switch {
-	case err == nil:
-	case err == io.EOF:
+	b.c.read.Add(int64(n))
+	switch err {
+	case nil:
+	case io.EOF:
 		b.c.end("")
 	default:
-		class := errorClass(err)
-		if class == errOther {
-			class = errBody
-		}
-		b.c.end(class)
+		b.c.fail(err, errBody)
 	}
 	return n, err
 }
@@ -191,6 +210,16 @@ func (b *clientBody) Read(p []byte) (int, error) {
 func (b *clientBody) Close() error {
 	defer b.c.end("")
 	return b.ReadCloser.Close()
+}
+
+// fail ends c with err. unknown is the class of an error that is of no known one.
+func (c *call) fail(err error, unknown string) {
+	class := errOther
+	c.tel.guard(func() { class = errorClass(err, c.ctx) }) // errors have methods that are not ours
+	if class == errOther {
+		class = unknown
+	}
+	c.end(class)
 }
 
 // end records c, once. class is the value of error.type if it is not the status.
@@ -210,10 +239,16 @@ func (c *call) measure() {
 		m.active.Add(c.ctx, -1, c.active...)
 	}
 	s := m.series.get(c.key)
-	m.duration.Record(c.ctx, time.Since(c.start).Seconds(), s.record...)
+	if !c.untold {
+		m.duration.Record(c.ctx, time.Since(c.start).Seconds(), s.record...)
+	}
 	if m.requestBody != nil {
-		m.requestBody.Record(c.ctx, c.sent.n.Load(), s.record...)
-		m.responseBody.Record(c.ctx, c.read, s.record...)
+		sent := &c.sent
+		if again := c.resent.Load(); again != nil {
+			sent = again
+		}
+		m.requestBody.Record(c.ctx, sent.n.Load(), s.record...)
+		m.responseBody.Record(c.ctx, c.read.Load(), s.record...)
 	}
 }
 
@@ -241,8 +276,16 @@ func (c *call) endSpan() {
 	}
 }
 
-// errorClass returns the value of error.type for an error of a RoundTripper.
-func errorClass(err error) string {
+// errorClass returns the value of error.type for an error of a RoundTripper, or "" if the caller, whose context is
+// ctx, gave up on purpose: that is no error (conventions for HTTP spans, "Status").
+func errorClass(err error, ctx context.Context) string {
+	// Transports return the cause of a context that ended, which may be of any type.
+	if ended := ctx.Err(); ended != nil && (errors.Is(err, ended) || errors.Is(err, context.Cause(ctx))) {
+		if ended == context.Canceled {
+			return ""
+		}
+		return errTimeout
+	}
 	var (
 		notSent interface{ NotSent() bool }
 		timeout net.Error
@@ -265,10 +308,15 @@ func errorClass(err error) string {
 	case errors.As(err, &dns):
 		return errDNS
 	case errors.As(err, &host), errors.As(err, &unknown), errors.As(err, &invalid), errors.As(err, &verify),
-		errors.As(err, &record), errors.As(err, &alert):
+		errors.As(err, &record), errors.As(err, &alert), errors.Is(err, http.ErrSchemeMismatch):
 		return errTLS
-	case errors.As(err, &op) && op.Op == "dial":
-		return errConnect
+	case errors.As(err, &op):
+		switch op.Op {
+		case "dial", "proxyconnect":
+			return errConnect
+		case "remote error", "local error": // crypto/tls, for alerts
+			return errTLS
+		}
 	}
 	return errOther
 }

@@ -52,7 +52,7 @@ func TestTransportBodies(t *testing.T) {
 			cancel()
 			_, err := io.Copy(io.Discard, resp.Body)
 			require.Error(t, err)
-		}, false, "canceled"},
+		}, false, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

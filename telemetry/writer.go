@@ -72,8 +72,14 @@ func (w *writer) flushed() {
 
 // header completes the header before it goes out.
 func (w *writer) header() {
-	if w.Status == 0 && w.x.tel.cfg.ServerTiming {
+	if w.Status != 0 {
+		return
+	}
+	if w.x.tel.cfg.ServerTiming {
 		w.x.setServerTiming()
+	}
+	if id := w.x.tel.cfg.RequestID; id != "" && !(len(w.Recorder.Header()[id]) == 1 && w.Recorder.Header()[id][0] == w.x.id) {
+		w.Recorder.Header().Set(id, w.x.id) // a proxied server's field, added to ours, would make two
 	}
 }
 

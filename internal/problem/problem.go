@@ -41,7 +41,11 @@ func (d Details) MarshalJSON() ([]byte, error) {
 // body which the handler had in mind, as [http.Error] does; set others on w first.
 func Write(w http.ResponseWriter, d Details) {
 	h := w.Header()
-	for _, name := range [...]string{"Content-Length", "Content-Encoding", "Content-Range", "Trailer", "Etag", "Last-Modified"} {
+	for _, name := range [...]string{
+		"Content-Length", "Content-Encoding", "Content-Range", "Content-Language", "Content-Location", "Content-Disposition",
+		"Content-Digest", "Repr-Digest", "Digest", "Content-Md5", // RFC 9530: a client that checks would reject the document
+		"Trailer", "Etag", "Last-Modified",
+	} {
 		h.Del(name)
 	}
 	body, err := json.Marshal(d)
