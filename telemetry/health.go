@@ -27,7 +27,8 @@ type Check struct {
 	// run of this check starts, and the check fails.
 	Func func(context.Context) error
 
-	// Timeout ends a run. Zero means 2 s. Negative is invalid.
+	// Timeout ends a run. Zero means 2 s. Negative is invalid. A prober that waits for less, as Kubernetes'
+	// does with its default of 1 s, takes the lack of an answer for a failure.
 	Timeout time.Duration
 
 	// TTL is how long a result is used again, however many probes come. Zero means 1 s.
@@ -35,7 +36,8 @@ type Check struct {
 	TTL time.Duration
 
 	// Optional says that a failure is reported and does not make the process unready: taking all
-	// replicas out because a shared dependency is down turns a part of an outage into a whole one.
+	// replicas out because a shared dependency is down turns a part of an outage into a whole one. Nor does
+	// it delay a probe after its first run: the last result counts until the next is there.
 	Optional bool
 }
 
@@ -206,6 +208,13 @@ var errCheckTimeout = errors.New("telemetry: check timed out")
 // result waits for a run, no longer than the check's timeout.
 func (c *checkState) result(ctx context.Context, done <-chan struct{}) CheckResult {
 	r := CheckResult{Name: c.Name, Optional: c.Optional}
+	if done != nil && c.Optional {
+		c.mu.Lock()
+		if !c.at.IsZero() {
+			done = nil
+		}
+		c.mu.Unlock()
+	}
 	if done != nil {
 		c.mu.Lock()
 		left := c.Timeout - time.Since(c.started)

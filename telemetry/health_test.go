@@ -135,3 +135,41 @@ func TestNewHealthNamesEveryFault(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 }
+
+// An optional dependency that hangs must not make probes late: a prober takes a late answer for a failure.
+func TestOptionalCheckDelaysNoProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHealth(t, telemetry.HealthConfig{Checks: []telemetry.Check{
+			{Name: "db", Func: func(context.Context) error { return nil }},
+			{Name: "mail", Optional: true, Func: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
+		}})
+		require.Equal(t, 200, code(h.Ready()), "the first run is waited for")
+		for range 10 {
+			time.Sleep(10 * time.Second)
+			start := time.Now()
+			status, body := probe(h.Ready())
+			require.Equal(t, 200, status)
+			require.Contains(t, body, `{"name":"mail","ok":false,"optional":true}`)
+			require.Zero(t, time.Since(start))
+		}
+		time.Sleep(10 * time.Second) // the last run ends
+	})
+}
+
+// A check that passes late has passed: but until then it failed, and only one of it runs.
+func TestCheckThatPassesLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHealth(t, telemetry.HealthConfig{Checks: []telemetry.Check{{Name: "db", TTL: time.Hour, Func: func(context.Context) error {
+			time.Sleep(3 * time.Second)
+			return nil
+		}}}})
+		start := time.Now()
+		require.Equal(t, 503, code(h.Ready()))
+		require.Equal(t, 2*time.Second, time.Since(start))
+		require.Equal(t, 503, code(h.Ready()))
+		require.Equal(t, 2*time.Second, time.Since(start), "what is late already is not waited for again")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Equal(t, 200, code(h.Ready()))
+	})
+}

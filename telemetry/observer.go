@@ -127,7 +127,7 @@ func (o *eventObserver) observe(ctx context.Context, v slog.Value) {
 		if o.name != "" {
 			kv = append(kv, attribute.String("name", o.name))
 		}
-		span.AddEvent(o.pkg+"."+event, trace.WithAttributes(kv...))
+		span.AddEvent(o.pkg+"."+escape(event), trace.WithAttributes(kv...))
 	}
 	if o.tel.cfg.AccessLog != nil {
 		if x := exchangeFrom(ctx); x != nil {
@@ -160,12 +160,18 @@ func (o *eventObserver) series(event string, attrs []slog.Attr) *eventSeries {
 		}
 	}
 	o.tel.eventOverflow.Add(1)
-	// Without dimensions, but each word still has its own count.
-	h = o.hash(event, nil)
-	if s := find((*o.current.Load())[h], event, nil); s != nil {
+	// Without dimensions, but each word still has its own count and measurements.
+	measures := make([]slog.Attr, 0, 4)
+	for _, a := range attrs {
+		if a.Value.Kind() == slog.KindDuration {
+			measures = append(measures, a)
+		}
+	}
+	h = o.hash(event, measures)
+	if s := find((*o.current.Load())[h], event, measures); s != nil {
 		return s
 	}
-	return o.add(h, event, nil, true)
+	return o.add(h, event, measures, true)
 }
 
 // hash is over the values of dimensions. The keys of one event are mostly the same: fits compares them.
@@ -277,7 +283,7 @@ func (o *eventObserver) make(event string, attrs []slog.Attr, overflow bool) *ev
 	s.add, s.record = []metric.AddOption{set}, []metric.RecordOption{set}
 	var err error
 	s.count, err = o.tel.meter.Int64Counter(instrument, metric.WithUnit("{event}"),
-		metric.WithDescription("Events "+event+" of package "+o.pkg+"."))
+		metric.WithDescription("Events "+escape(event)+" of package "+o.pkg+"."))
 	if err != nil {
 		panic(fmt.Errorf("instrument %s: %w", instrument, err)) // reported by caught
 	}

@@ -237,3 +237,18 @@ func TestRegister(t *testing.T) {
 	require.Equal(t, []string{" = 0"}, b.points(t, "trivet.telemetry.requests"))
 	require.NotEqual(t, []string{" = 0"}, b.points(t, "trivet.telemetry.runtime.goroutines"))
 }
+
+// What finds no room loses its dimensions, not its measurements.
+func TestObserverOverflowKeepsMeasurements(t *testing.T) {
+	b := newBench(t, telemetry.Config{MaxSeries: 16})
+	observe := telemetry.Observer[pick](b.Telemetry, "x")
+	const n = 200
+	for i := range n {
+		observe(context.Background(), pick{Backend: fmt.Sprint(i), Took: time.Second})
+	}
+	for _, name := range []string{"trivet.telemetry.pick", "trivet.telemetry.pick.took"} {
+		points := b.points(t, name)
+		require.LessOrEqual(t, len(points), 16)
+		require.Contains(t, points, fmt.Sprintf("name=x otel.metric.overflow=true = %d", n-len(points)+1))
+	}
+}
