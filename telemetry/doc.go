@@ -16,10 +16,15 @@
 // Spans and metrics follow the stable HTTP semantic conventions of OpenTelemetry 1.43, and trace context and baggage those
 // of W3C. At a public edge set [Config.Public]. Values of error.type beside status codes are, for a server: panic,
 // aborted (the handler panicked with http.ErrAbortHandler), canceled (the client left) and timeout;
-// for a client: canceled, timeout, dns, connect, tls, not_sent (refused before sending, by an error with
-// NotSent() bool), body (the connection broke within the response body) and _OTHER.
+// for a client: timeout, canceled (by another than the caller), dns, connect, tls, not_sent (refused before sending,
+// by an error with NotSent() bool), body (the connection broke within the response body) and _OTHER. A caller that cancels its
+// own request made no error: it is reported without error.type, and without a status unless it came.
 //
 // The route of a request is the pattern of the ServeMux that served it; see [Route] and [Config.RouteFunc].
+//
+// Deviations from the conventions: url.full has no fragment, since it is never sent and may be a secret; a client's
+// server.address is the URL's host, whatever the Host field; durations of streams are those of [StreamPolicy]. Texts of spans are
+// cut at 1 KiB, URLs at 2.
 //
 // # Metrics
 //
@@ -69,9 +74,9 @@
 //	      query: sum(trivet_telemetry_in_flight{job="api"})
 //	      threshold: "40"
 //
-// Behind a breaker.Shedder, whose limit is measured and not guessed, scale on how much of it is used, queue included:
+// Where something bounds what is in flight and exports that by Register, scale on how much of the bound is used, queue included:
 //
-//	query: sum(trivet_breaker_shedder_in_flight{job="api"} + trivet_breaker_shedder_queued{job="api"}) / avg(trivet_breaker_shedder_limit{job="api"})
+//	query: sum(<bound>_in_flight{job="api"} + <bound>_queued{job="api"}) / avg(<bound>_limit{job="api"})
 //	threshold: "0.7"
 //
 // (A query over all replicas as AverageValue: KEDA divides by their number.)

@@ -270,3 +270,63 @@ func TestRulesNameOnlyWhatIsEmitted(t *testing.T) {
 		}
 	}
 }
+
+// And they do not fire where they must not: below the threshold, once an outage is over, by a counter that a restart reset,
+// by clients' errors, by other routes, by other jobs.
+func TestRulesStaySilent(t *testing.T) {
+	tool := promtool(t)
+	s := newSLO(t, telemetry.SLOConfig{Name: "web", Availability: 0.99, Latency: time.Second, LatencyTarget: 0.99, Routes: []string{"/users/{id}"}, Selector: `job="a"`})
+	dir := writeRules(t, s)
+	const count, bucket = "http_server_request_duration_seconds_count", "http_server_request_duration_seconds_bucket"
+	series := func(name, labels, values string) string {
+		return fmt.Sprintf("      - {series: '%s{job=\"a\",http_route=\"/users/{id}\",%s}', values: '%s'}\n", name, labels, values)
+	}
+	// good requests, all of them fast
+	good := func(values string) string {
+		return series(count, `http_response_status_code="200"`, values) + series(bucket, `le="1",http_response_status_code="200"`, values)
+	}
+	failed := func(values string) string {
+		return series(count, `http_response_status_code="500",error_type="500"`, values)
+	}
+	check := func(at string, alerts ...string) string {
+		if len(alerts) == 0 {
+			return "      - {eval_time: " + at + ", alertname: SLOBudgetBurn, exp_alerts: []}\n"
+		}
+		return "      - eval_time: " + at + "\n        alertname: SLOBudgetBurn\n        exp_alerts:\n" + strings.Join(alerts, "")
+	}
+	tickets := []string{firing("availability", "1d", "ticket", "3"), firing("availability", "3d", "ticket", "1")}
+	tests := []struct{ name, series, checks string }{
+		// 0.9 % of errors is within a budget of 1 %.
+		{"within the budget", good("0+991x240"), ""},
+		{"0.9 % of errors", good("0+991x240") + failed("0+9x240"), check("4h")},
+		// 2 % over four hours burns twice as fast as it should: a ticket of the slow pair, no page.
+		{"2 % of errors", good("0+980x240") + failed("0+20x240"), check("4h", tickets[1])},
+		// Half of all for 20 minutes, and then nothing for 40: the pages end with the short windows.
+		{"an outage and its end", good("0+50x20 1050+100x220") + failed("0+50x20 1000+0x220"),
+			check("20m", firing("availability", "1h", "page", "14.4"), firing("availability", "6h", "page", "6"), tickets[0], tickets[1]) +
+				check("30m", firing("availability", "6h", "page", "6"), tickets[0], tickets[1]) +
+				check("1h", tickets...)},
+		// A restart sets counters back: that is no burst of negative or of huge numbers.
+		{"restart", good("0+1000x60 0+1000x60") + failed("500+1x60 0+1x60"), check("90m")},
+		{"errors of clients", series(count, `http_response_status_code="404"`, "0+100x120") + series(bucket, `le="1",http_response_status_code="404"`, "0+100x120"), check("90m")},
+		{"clients that left", good("0+10x120") + series(count, `error_type="canceled"`, "0+100x120") + series(bucket, `le="1",error_type="canceled"`, "0+100x120"), check("90m")},
+		{"another route, another job", good("0+10x120") +
+			"      - {series: '" + count + "{job=\"a\",http_route=\"/other\",error_type=\"500\"}', values: '0+100x120'}\n" +
+			"      - {series: '" + count + "{job=\"b\",http_route=\"/users/{id}\",error_type=\"500\"}', values: '0+100x120'}\n", check("90m")},
+		// A status beyond 599 is a failure to Burn, and so it is here.
+		{"odd status", good("0+50x120") + series(count, `http_response_status_code="777",error_type="777"`, "0+50x120"),
+			check("90m", firing("availability", "1h", "page", "14.4"), firing("availability", "6h", "page", "6"), tickets[0], tickets[1])},
+	}
+	unit := "rule_files: [rules.yml]\nevaluation_interval: 1m\ntests:\n"
+	for _, tt := range tests {
+		if tt.checks == "" {
+			tt.checks = check("2h")
+		}
+		unit += "  - name: " + tt.name + "\n    interval: 1m\n    input_series:\n" + tt.series + "    alert_rule_test:\n" + tt.checks
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "unit.yml"), []byte(unit), 0o600))
+	cmd := exec.Command(tool, "test", "rules", "unit.yml")
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
