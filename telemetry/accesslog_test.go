@@ -188,7 +188,7 @@ func TestForwardedForIsReadFromTheRight(t *testing.T) {
 		{"garbage stops the search", "10.0.0.1:1", []string{"203.0.113.1, nonsense, 10.0.0.2"}, "10.0.0.2"},
 		{"all trusted", "[fd00::1]:1", []string{"10.0.0.9"}, "10.0.0.9"},
 		{"no field", "10.0.0.1:1", nil, "10.0.0.1"},
-		{"flood", "10.0.0.1:1", []string{strings.Repeat("10.0.0.3,", 10000) + "10.0.0.2"}, "10.0.0.3"},
+		{"flood", "10.0.0.1:1", []string{"203.0.113.9," + strings.Repeat("10.0.0.3,", 10000) + "10.0.0.2"}, "10.0.0.3"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -225,7 +225,9 @@ tests:
       - {series: 'http_server_request_duration_seconds_count{` + route + `,http_response_status_code="200"}', values: '0+80x120'}
       - {series: 'http_server_request_duration_seconds_bucket{le="1",` + route + `,http_response_status_code="200"}', values: '0+80x120'}
       - {series: 'http_server_request_duration_seconds_count{` + route + `,http_response_status_code="500",error_type="500"}', values: '0+10x120'}
-      - {series: 'http_server_request_duration_seconds_count{` + route + `,error_type="panic"}', values: '0+10x120'}
+      - {series: 'http_server_request_duration_seconds_count{` + route + `,error_type="panic"}', values: '0+4x120'}
+      - {series: 'http_server_request_duration_seconds_count{` + route + `,error_type="aborted"}', values: '0+3x120'}
+      - {series: 'http_server_request_duration_seconds_count{` + route + `,error_type="timeout"}', values: '0+3x120'}
       - {series: 'http_server_request_duration_seconds_count{` + route + `,error_type="canceled"}', values: '0+10x120'}
     alert_rule_test:
       - eval_time: 90m
@@ -271,9 +273,9 @@ func TestRulesNameOnlyWhatIsEmitted(t *testing.T) {
 	}
 }
 
-// And they do not fire where they must not: below the threshold, once an outage is over, by a counter that a restart reset,
+// And they fire for each kind of failure, and do not where they must not: below the threshold, once an outage is over, by a counter that a restart reset,
 // by clients' errors, by other routes, by other jobs.
-func TestRulesStaySilent(t *testing.T) {
+func TestRulesFireForFailuresOnly(t *testing.T) {
 	tool := promtool(t)
 	s := newSLO(t, telemetry.SLOConfig{Name: "web", Availability: 0.99, Latency: time.Second, LatencyTarget: 0.99, Routes: []string{"/users/{id}"}, Selector: `job="a"`})
 	dir := writeRules(t, s)
@@ -295,6 +297,7 @@ func TestRulesStaySilent(t *testing.T) {
 		return "      - eval_time: " + at + "\n        alertname: SLOBudgetBurn\n        exp_alerts:\n" + strings.Join(alerts, "")
 	}
 	tickets := []string{firing("availability", "1d", "ticket", "3"), firing("availability", "3d", "ticket", "1")}
+	all := check("90m", firing("availability", "1h", "page", "14.4"), firing("availability", "6h", "page", "6"), tickets[0], tickets[1])
 	tests := []struct{ name, series, checks string }{
 		// 0.9 % of errors is within a budget of 1 %.
 		{"within the budget", good("0+991x240"), ""},
@@ -313,9 +316,13 @@ func TestRulesStaySilent(t *testing.T) {
 		{"another route, another job", good("0+10x120") +
 			"      - {series: '" + count + "{job=\"a\",http_route=\"/other\",error_type=\"500\"}', values: '0+100x120'}\n" +
 			"      - {series: '" + count + "{job=\"b\",http_route=\"/users/{id}\",error_type=\"500\"}', values: '0+100x120'}\n", check("90m")},
+		// Each kind of failure counts by itself, as it does in Burn.
+		{"panics", good("0+50x120") + series(count, `error_type="panic"`, "0+50x120"), all},
+		{"aborts", good("0+50x120") + series(count, `error_type="aborted"`, "0+50x120"), all},
+		{"timeouts", good("0+50x120") + series(count, `error_type="timeout"`, "0+50x120"), all},
 		// A status beyond 599 is a failure to Burn, and so it is here.
 		{"odd status", good("0+50x120") + series(count, `http_response_status_code="777",error_type="777"`, "0+50x120"),
-			check("90m", firing("availability", "1h", "page", "14.4"), firing("availability", "6h", "page", "6"), tickets[0], tickets[1])},
+			all},
 	}
 	unit := "rule_files: [rules.yml]\nevaluation_interval: 1m\ntests:\n"
 	for _, tt := range tests {
