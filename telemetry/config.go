@@ -38,14 +38,16 @@ const (
 
 // A StreamPolicy says how long a stream took, as far as metrics and objectives go. Streams are
 // hijacked connections, 101 responses, and event streams, multipart streams and JSON lines that
-// the handler flushes. They last as long as the client likes, which says nothing about latency.
+// the handler flushes or, for [Telemetry.Transport], that have no length. They last as long as the client likes, which
+// says nothing about latency.
 type StreamPolicy int
 
 const (
 	// StreamFirstByte counts the time until the handler first flushed or took the connection.
 	StreamFirstByte StreamPolicy = iota
 
-	// StreamSkip leaves streams out of the duration histogram and the latency objectives.
+	// StreamSkip leaves streams out of the duration histogram, and so of the rules of [SLO.WriteRules], and of the
+	// latency objectives.
 	StreamSkip
 
 	// StreamFull counts the whole time.
