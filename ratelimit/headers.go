@@ -25,12 +25,15 @@ const (
 	fieldLegacy    = "X-Ratelimit-"
 )
 
+// mostInt is the greatest integer that a structured field can hold (RFC 9651, section 3.3.1).
+const mostInt = 999_999_999_999_999
+
 // policyItem returns a policy's item of RateLimit-Policy. Its w counts whole seconds
 // (section 3.1.2): for other windows q is what the rate earns in the next whole second.
 func policyItem(name string, r Rate) string {
 	w := seconds(r.Window)
 	q := mulDiv(r.Limit, int64(time.Duration(w)*time.Second), int64(r.Window))
-	return `"` + name + `";q=` + strconv.FormatInt(q, 10) + `;w=` + strconv.FormatInt(w, 10)
+	return `"` + name + `";q=` + strconv.FormatInt(min(q, mostInt), 10) + `;w=` + strconv.FormatInt(w, 10)
 }
 
 // seconds rounds d up.
@@ -75,7 +78,7 @@ func (l *Limiter) retryAfter(d *Decision) int64 {
 	}
 	wait := d.RetryAfter
 	if l.cfg.RetryJitter > 0 {
-		wait += time.Duration(l.jitter() * float64(l.cfg.RetryJitter))
+		wait += time.Duration(l.jitter() * float64(min(l.cfg.RetryJitter, math.MaxInt64-wait)))
 	}
 	s := seconds(wait)
 	claims := d.claims()
@@ -130,7 +133,7 @@ func (d *Decision) setHeaders(h http.Header) (room []string) {
 				text = append(text, ", "...)
 			}
 			text = append(text, c.policy.item...)
-			text = strconv.AppendInt(text, c.Remaining, 10)
+			text = strconv.AppendInt(text, min(c.Remaining, mostInt), 10)
 			text = append(text, ";t="...)
 			text = strconv.AppendInt(text, c.effectiveWindow(), 10)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -160,7 +161,7 @@ func (l *Limiter) Take(ctx context.Context, r *http.Request) (d Decision, err er
 		keep, outcome := c.start(p, key)
 		if outcome == NoKey {
 			d.Outcome = NoKey
-			d.violated = 1 << i
+			d.violated |= 1 << i
 		}
 		if !keep {
 			continue
@@ -191,6 +192,7 @@ func (l *Limiter) Take(ctx context.Context, r *http.Request) (d Decision, err er
 func (l *Limiter) TakeKeys(ctx context.Context, keys []string) (d Decision, err error) {
 	d.limiter = l
 	if len(keys) != len(l.policies) {
+		l.errors.Add(1)
 		d.Outcome = Unavailable
 		return d, fmt.Errorf("ratelimit: TakeKeys: %d keys for %d policies", len(keys), len(l.policies))
 	}
@@ -200,7 +202,7 @@ func (l *Limiter) TakeKeys(ctx context.Context, keys []string) (d Decision, err 
 		keep, outcome := claims[n].start(&l.policies[i], keys[i])
 		if outcome == NoKey {
 			d.Outcome = NoKey
-			d.violated = 1 << i
+			d.violated |= 1 << i
 		}
 		if keep {
 			n++
@@ -295,28 +297,42 @@ func (l *Limiter) takeLocal(m *MemoryStore, claims []Claim) {
 	takeAll(now, work[:len(claims)], claims)
 }
 
-// Charge charges cost to every key that d was charged to: for costs that are known only
-// afterwards. It may drive a key into debt, which the key's later requests wait for. It saturates
-// at five years of debt. A negative cost is an error: nothing is ever given back.
-// If the store fails, the local count is charged and the error returned.
-func (d *Decision) Charge(ctx context.Context, cost int64) error {
+// Charge charges cost, to every key that d was charged to, for costs that are known only
+// afterwards; if policies are named, to the keys of those alone. It may drive a key into debt, which the key's later
+// requests wait for. It saturates: at five years of debt, or at what a sliding window counts to. A negative cost
+// and the name of no policy are errors: nothing is ever given back. If the store fails, the local count is
+// charged and the error returned. A request that was refused is charged nothing.
+func (d *Decision) Charge(ctx context.Context, cost int64, policies ...string) error {
 	if cost < 0 {
 		return fmt.Errorf("ratelimit: Charge: %d is negative", cost)
 	}
 	if cost == 0 || !d.Allowed || d.n == 0 {
 		return nil
 	}
-	return d.limiter.charge(ctx, d.claims(), cost)
+	claims := make([]Claim, 0, d.n)
+	for _, name := range policies {
+		if !slices.ContainsFunc(d.limiter.policies, func(p policy) bool { return p.Name == name }) {
+			return fmt.Errorf("ratelimit: Charge: there is no policy %q", name)
+		}
+	}
+	for _, c := range d.claims() {
+		if len(policies) == 0 || slices.Contains(policies, c.Policy.Name) {
+			c.Cost = cost
+			claims = append(claims, c)
+		}
+	}
+	if len(claims) == 0 { // skipped for want of a key
+		return nil
+	}
+	return d.limiter.charge(ctx, claims)
 }
 
-func (l *Limiter) charge(ctx context.Context, from []Claim, cost int64) error {
-	claims := make([]Claim, len(from))
-	copy(claims, from)
-	for i := range claims {
-		claims[i].Cost = cost
-	}
+func (l *Limiter) charge(ctx context.Context, claims []Claim) error {
 	if l.memory == nil {
 		err := l.store.Charge(ctx, claims)
+		if err != nil {
+			l.failed.Add(1)
+		}
 		l.warm(claims, err != nil)
 		return err
 	}
