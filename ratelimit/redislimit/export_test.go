@@ -18,9 +18,11 @@ end
 return answer`, 1))
 }
 
-// ReadClockFrom makes s's script read the time, in microseconds, from the string "clock".
-func (s *Store) ReadClockFrom() {
-	s.script = redis.NewScript("local now = tonumber(redis.call('GET', 'clock'))\n" + scriptBody)
+// ReadClock makes s's script read the time, in microseconds, from the string "clock". Keys then live for an hour of
+// the server's real time.
+func (s *Store) ReadClock() {
+	body := strings.Replace(scriptBody, "string.format('%.0f', divup(reset, 1000) + 1)", "'3600000'", 1)
+	s.script = redis.NewScript("local now = tonumber(redis.call('GET', 'clock'))\n" + body)
 }
 
 // Parse reads reply as the answer about one key of the given rate, and reports what it says.

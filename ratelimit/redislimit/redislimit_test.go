@@ -251,7 +251,7 @@ func TestRatesAreExactOrRefused(t *testing.T) {
 func TestCharge(t *testing.T) {
 	server := startRedis(t)
 	l := newLimiter(t, ratelimit.Config{
-		Store:    newStore(t, server.client(t), redislimit.Config{Timeout: 5 * time.Second}),
+		Store:    newStore(t, quick(t, server.addr), redislimit.Config{Timeout: 5 * time.Second}),
 		Policies: []ratelimit.Policy{policyOf("requests", ratelimit.PerHour(100).WithBurst(100)), policyOf("tokens", ratelimit.PerHour(1000).WithBurst(1000))},
 	})
 	d := take(t, l, "a", "a")
