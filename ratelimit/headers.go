@@ -103,6 +103,9 @@ func (d *Decision) SetHeaders(h http.Header) {
 // cut from one string and all values share one array, so that the whole takes two allocations.
 func (d *Decision) setHeaders(h http.Header) (room []string) {
 	l := d.limiter
+	if l.cfg.NoHeaders && d.Allowed {
+		return nil
+	}
 	n := 2
 	if !d.Allowed {
 		n += 1 + 3
