@@ -63,11 +63,16 @@ func (c *Claim) effectiveWindow() int64 {
 		return max(seconds(c.RetryAfter), 1)
 	}
 	units := max(c.Remaining, 1) // if nothing is left after an admission, the next unit takes this long
-	t := mulDiv(units, int64(c.Rate.Window), c.Rate.Limit)
-	if t < math.MaxInt64 && mulDiv(t, c.Rate.Limit, int64(c.Rate.Window)) < units {
-		t++
+	hi, lo := bits.Mul64(uint64(units), uint64(c.Rate.Window))
+	if hi >= uint64(c.Rate.Limit) {
+		return math.MaxInt64 / int64(time.Second) // a store of somebody's own has more left than a burst
 	}
-	return max(seconds(time.Duration(t)), 1)
+	ns, rest := bits.Div64(hi, lo, uint64(c.Rate.Limit))
+	s := ns / uint64(time.Second)
+	if rest != 0 || ns%uint64(time.Second) != 0 || s == 0 {
+		s++
+	}
+	return int64(s)
 }
 
 // retryAfter returns the seconds of Retry-After: not before the end of a violated policy's
@@ -113,7 +118,12 @@ func (d *Decision) setHeaders(h http.Header) (room []string) {
 	if l.cfg.LegacyHeaders {
 		n += 3
 	}
-	values := make([]string, n)
+	var values []string
+	if n == 2 {
+		values = new([2]string)[:] // what most requests need, of a size known in advance
+	} else {
+		values = make([]string, n)
+	}
 	var buf [256]byte
 	text := buf[:0]
 	claims := d.claims()
@@ -160,14 +170,17 @@ func (d *Decision) setHeaders(h http.Header) (room []string) {
 		}
 	}
 	s := string(text)
+	empty := len(h) == 0
 	add := func(name, value string) {
 		values[0] = value
-		if old := h[name]; old != nil && (name == fieldRateLimit || name == fieldPolicy) {
-			h[name] = append(old[:len(old):len(old)], value)
-		} else {
-			h[name] = values[:1:1]
-		}
+		one := values[:1:1]
 		values = values[1:]
+		if !empty && (name == fieldRateLimit || name == fieldPolicy) {
+			if old := h[name]; old != nil {
+				one = append(old[:len(old):len(old)], value)
+			}
+		}
+		h[name] = one
 	}
 	if policyEnd > 0 {
 		add(fieldPolicy, s[:policyEnd])

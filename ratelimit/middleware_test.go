@@ -310,7 +310,7 @@ func TestR24_RefusesBeforeTheBody(t *testing.T) {
 	defer conn.Close()
 	in := bufio.NewReader(conn)
 	for i := range 2 {
-		fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n", []int{0, 1 << 34}[i])
+		fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n", []int64{0, 1 << 34}[i])
 		resp, err := http.ReadResponse(in, nil)
 		require.NoError(t, err)
 		require.Equal(t, []int{200, 429}[i], resp.StatusCode)
