@@ -20,6 +20,7 @@ import (
 type brokenStore struct {
 	err, prepare error
 	remembered   bool
+	remaining    int64 // if not zero, what it says is left
 	calls        int
 	memory       *ratelimit.MemoryStore
 }
@@ -39,6 +40,9 @@ func (s *brokenStore) Take(ctx context.Context, claims []ratelimit.Claim) error 
 	}
 	err := s.memory.Take(ctx, claims)
 	claims[0].Remembered = s.remembered
+	if s.remaining != 0 {
+		claims[0].Remaining = s.remaining
+	}
 	return err
 }
 
@@ -342,4 +346,20 @@ func logLine(e slog.LogValuer) string {
 	}}))
 	log.Info("", "e", e)
 	return strings.TrimSpace(b.String())
+}
+
+// TestStoresThatExaggerate: a store of one's own may say that more is left than a burst; that is no debt here.
+func TestStoresThatExaggerate(t *testing.T) {
+	store := &brokenStore{remaining: 1 << 62}
+	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerDay(1).WithBurst(5))}})
+	d, err := l.TakeKeys(t.Context(), []string{"a"})
+	require.NoError(t, err)
+	h := http.Header{}
+	d.SetHeaders(h)
+	items(t, h["Ratelimit"])
+	store.err = errDown
+	for range 5 {
+		require.True(t, allow(t, l, "a"))
+	}
+	require.False(t, allow(t, l, "a"))
 }
