@@ -695,7 +695,7 @@ func TestR21_FailoverLosesWrites(t *testing.T) {
 		return offsets[0] == offsets[1]
 	}, 5*time.Second, time.Millisecond)
 	lost := time.Now()
-	require.NoError(t, rc.SlaveOf(t.Context(), "NO", "ONE").Err()) // from here on it misses every write
+	require.NoError(t, rc.ReplicaOf(t.Context(), "NO", "ONE").Err()) // from here on it misses every write
 	drive(400 * time.Millisecond)
 	primary.kill()
 	current.Store(&replica.addr)
