@@ -71,6 +71,9 @@ type addresses struct {
 }
 
 func (a *addresses) key(r *http.Request) (string, bool) {
+	if text, ok := ipv4Text(r.RemoteAddr); ok && len(a.trusted) == 0 {
+		return text, true // netip accepts only one way to write an IPv4 address, and so do we: the text is the key
+	}
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
 		return "", false // a Unix socket, or another middleware's idea of an address
@@ -79,7 +82,6 @@ func (a *addresses) key(r *http.Request) (string, bool) {
 	if a.trusts(addr) {
 		addr = a.walk(addr, r.Header[a.header])
 	} else if peer.Addr().Is4() {
-		// netip accepts only one way to write an IPv4 address: the text is the key.
 		return r.RemoteAddr[:strings.LastIndexByte(r.RemoteAddr, ':')], true
 	}
 	if addr.Is4() {
@@ -90,6 +92,44 @@ func (a *addresses) key(r *http.Request) (string, bool) {
 		return "", false
 	}
 	return prefix.Addr().String(), true
+}
+
+// ipv4Text splits "a.b.c.d:port" without the detours of netip, which take a sixth of a request's time. What it does
+// not accept may still be an address.
+func ipv4Text(s string) (addr string, ok bool) {
+	fields, digits, value := 0, 0, 0
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case '0' <= c && c <= '9':
+			if digits++; digits > 1 && value == 0 {
+				return "", false // leading zeros are octal to some
+			}
+			if value = value*10 + int(c-'0'); value > 255 {
+				return "", false
+			}
+		case digits == 0:
+			return "", false
+		case c == '.' && fields < 3:
+			fields, digits, value = fields+1, 0, 0
+		case c == ':' && fields == 3:
+			return s[:i], isPort(s[i+1:])
+		default:
+			return "", false
+		}
+	}
+	return "", false
+}
+
+func isPort(s string) bool {
+	n := 0
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' || i == 5 {
+			return false
+		}
+		n = n*10 + int(s[i]-'0')
+	}
+	return s != "" && n < 1<<16
 }
 
 func (a *addresses) trusts(addr netip.Addr) bool {

@@ -195,6 +195,12 @@ func FuzzAddress(f *testing.F) {
 			require.True(t, ok)
 			require.Equal(t, "192.0.2.1", stranger)
 		}
+		peer, err := netip.ParseAddrPort(first)
+		direct, ok := ratelimit.ByIP()(requestFrom(first, nil))
+		require.Equal(t, err == nil, ok)
+		if ok && peer.Addr().Is4() {
+			require.Equal(t, peer.Addr().String(), direct)
+		}
 		hops := hopsOf(lines)
 		if len(hops) > 0 && strings.Count(first+second, ",") < 20 && len(first+second) < 4000 {
 			// If the last hop is a stranger's plain address, that is the key.
@@ -204,4 +210,21 @@ func FuzzAddress(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestR02_PeersAsNetipReadsThem: the quick way to read a peer's address takes what netip takes, and gives the same key.
+func TestR02_PeersAsNetipReadsThem(t *testing.T) {
+	byIP := ratelimit.ByIP()
+	for _, remote := range []string{
+		"192.0.2.1:1", "0.0.0.0:0", "255.255.255.255:65535", "192.0.2.1:65536", "192.0.2.1:", "192.0.2.1", "192.0.2.256:1", "192.0.2.01:1",
+		"192.0.2:1", "192.0.2.1.5:1", "192.0.2.:1", ".0.2.1:1", "1..2.3:1", "192.0.2.1:+1", "192.0.2.1:1:2", "192.0.2.1:000001", "192.0.2.1:00001",
+		"[::1]:1", "[::ffff:192.0.2.1]:1", "[fe80::1%eth0]:1", "00.0.0.0:1", "1.2.3.4:1 ", " 1.2.3.4:1", "", ":", "1.2.3.4:99999999999", "a.b.c.d:1",
+	} {
+		key, ok := byIP(requestFrom(remote, nil))
+		peer, err := netip.ParseAddrPort(remote)
+		require.Equal(t, err == nil, ok, remote)
+		if ok && peer.Addr().Unmap().Is4() {
+			require.Equal(t, peer.Addr().Unmap().String(), key)
+		}
+	}
 }

@@ -175,7 +175,6 @@ func (c *Concurrency) Middleware(next http.Handler) http.Handler {
 			c.cfg.ErrorHandler(w, r, err)
 			return
 		}
-		c.observe(r, "admitted")
 		hw := &hijackWriter{Recorder: response.NewRecorder(w, r), release: release}
 		done := false
 		defer func() {
@@ -184,6 +183,7 @@ func (c *Concurrency) Middleware(next http.Handler) http.Handler {
 				release()
 			}
 		}()
+		c.observe(r, "admitted")
 		next.ServeHTTP(hw, r)
 		done = true
 	})

@@ -19,7 +19,11 @@ const (
 
 // String returns the outcome's name in metrics.
 func (o Outcome) String() string {
-	return [...]string{"admitted", "limited", "no_key", "unavailable"}[o]
+	names := [...]string{"admitted", "limited", "no_key", "unavailable"}
+	if int(o) >= len(names) {
+		return "unknown"
+	}
+	return names[o]
 }
 
 // A Decision is what a [Limiter] says to a request.

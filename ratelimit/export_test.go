@@ -86,3 +86,8 @@ func (m *MemoryStore) Owed(policy string) (n int) {
 }
 
 var _ http.RoundTripper = (*transport)(nil)
+
+// What the memory store's table is made of.
+type Set = set
+
+const SetBytes = setBytes

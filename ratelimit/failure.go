@@ -17,7 +17,7 @@ func (l *Limiter) takeRemote(ctx context.Context, d *Decision) {
 	err := l.store.Take(ctx, claims)
 	if err == nil {
 		l.warm(claims, false)
-		if l.degraded.Load() && l.degraded.CompareAndSwap(true, false) && l.cfg.Observe != nil {
+		if l.degraded.Load() && !claims[0].Remembered && l.degraded.CompareAndSwap(true, false) && l.cfg.Observe != nil {
 			l.cfg.Observe(ctx, Event{Kind: "recovered"})
 		}
 		return
@@ -38,7 +38,7 @@ func (l *Limiter) takeDegraded(claims []Claim) Outcome {
 	n, outcome := 0, Admitted
 	for i := range claims {
 		c := &claims[i]
-		c.Denied, c.Remaining, c.RetryAfter, c.Reset = false, -1, 0, 0
+		c.Denied, c.Remaining, c.RetryAfter, c.Reset, c.Remembered = false, -1, 0, 0, false
 		switch c.policy.OnError {
 		case FailOpen:
 		case FailClosed:

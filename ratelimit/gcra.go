@@ -48,6 +48,17 @@ func (g *grid) step(t int64) uint64 {
 	return q
 }
 
+// stepFrom returns the first step that does not begin before the tick t. A t that tick has made is the
+// first of its step; one of another rate's grid is rounded against the caller.
+func (g *grid) stepFrom(t int64) uint64 {
+	hi, lo := bits.Mul64(uint64(t), g.n)
+	q, r := bits.Div64(hi, lo, g.d)
+	if r >= g.n { // t-1 lies in step q too
+		q++
+	}
+	return q
+}
+
 // tick returns the first tick of step s.
 func (g *grid) tick(s uint64) int64 {
 	hi, lo := bits.Mul64(s, g.d)
@@ -72,7 +83,7 @@ func (g *grid) take(tat, now, cost int64) (a answer) {
 	at := g.step(now)
 	used := at // the step up to which tokens are spent
 	if tat > now {
-		used = max(at, g.step(tat))
+		used = max(at, g.stepFrom(tat))
 	}
 	line := at + g.burst
 	if cost == 0 {
@@ -112,6 +123,9 @@ func (g *grid) add(at, used uint64, cost int64) uint64 {
 
 // atMost returns the tat from which at most remaining tokens are left at now.
 func (g *grid) atMost(now, remaining int64) int64 {
-	keep := min(uint64(remaining)<<g.shift, g.burst)
+	keep := g.burst
+	if uint64(remaining) < g.burst>>g.shift {
+		keep = uint64(remaining) << g.shift
+	}
 	return g.tick(g.step(now) + g.burst - keep)
 }

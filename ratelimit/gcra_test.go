@@ -248,3 +248,23 @@ func TestRateChangesKeepTheDebtInTime(t *testing.T) {
 	_, remaining, _, _ = cell.Take(0, 0)
 	require.EqualValues(t, 5, remaining)
 }
+
+// TestAlternatingRatesMintNothing: a cell is time, and each rate has a grid of its own; what falls between two of its
+// steps is rounded against the caller.
+func TestAlternatingRatesMintNothing(t *testing.T) {
+	rates := []ratelimit.Rate{ratelimit.PerSecond(999_999_937).WithBurst(1000), ratelimit.PerSecond(700_000_001).WithBurst(1000)}
+	cell, err := ratelimit.NewCell(rates[0], ratelimit.GCRA)
+	require.NoError(t, err)
+	admitted := int64(0)
+	for i := range 100_000 {
+		require.NoError(t, cell.SetRate(rates[i%2]))
+		if ok, _, _, _ := cell.Take(time.Hour, 1); ok {
+			admitted++
+		}
+	}
+	// Of both by turns until the faster one's burst of 1000 ns is used up, then of the slower one.
+	fast, slow := 1e9/999_999_937, 1e9/700_000_001
+	most := 2*1000*fast/(fast+slow) + 1000*(slow-fast)/slow
+	require.LessOrEqual(t, float64(admitted), most+2)
+	require.Greater(t, float64(admitted), 0.95*most)
+}

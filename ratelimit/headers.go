@@ -25,12 +25,15 @@ const (
 	fieldLegacy    = "X-Ratelimit-"
 )
 
+// mostInt is the greatest integer that a structured field can hold (RFC 9651, section 3.3.1).
+const mostInt = 999_999_999_999_999
+
 // policyItem returns a policy's item of RateLimit-Policy. Its w counts whole seconds
 // (section 3.1.2): for other windows q is what the rate earns in the next whole second.
 func policyItem(name string, r Rate) string {
 	w := seconds(r.Window)
 	q := mulDiv(r.Limit, int64(time.Duration(w)*time.Second), int64(r.Window))
-	return `"` + name + `";q=` + strconv.FormatInt(q, 10) + `;w=` + strconv.FormatInt(w, 10)
+	return `"` + name + `";q=` + strconv.FormatInt(min(q, mostInt), 10) + `;w=` + strconv.FormatInt(w, 10)
 }
 
 // seconds rounds d up.
@@ -60,11 +63,16 @@ func (c *Claim) effectiveWindow() int64 {
 		return max(seconds(c.RetryAfter), 1)
 	}
 	units := max(c.Remaining, 1) // if nothing is left after an admission, the next unit takes this long
-	t := mulDiv(units, int64(c.Rate.Window), c.Rate.Limit)
-	if t < math.MaxInt64 && mulDiv(t, c.Rate.Limit, int64(c.Rate.Window)) < units {
-		t++
+	hi, lo := bits.Mul64(uint64(units), uint64(c.Rate.Window))
+	if hi >= uint64(c.Rate.Limit) {
+		return math.MaxInt64 / int64(time.Second) // a store of somebody's own has more left than a burst
 	}
-	return max(seconds(time.Duration(t)), 1)
+	ns, rest := bits.Div64(hi, lo, uint64(c.Rate.Limit))
+	s := ns / uint64(time.Second)
+	if rest != 0 || ns%uint64(time.Second) != 0 || s == 0 {
+		s++
+	}
+	return int64(s)
 }
 
 // retryAfter returns the seconds of Retry-After: not before the end of a violated policy's
@@ -75,7 +83,7 @@ func (l *Limiter) retryAfter(d *Decision) int64 {
 	}
 	wait := d.RetryAfter
 	if l.cfg.RetryJitter > 0 {
-		wait += time.Duration(l.jitter() * float64(l.cfg.RetryJitter))
+		wait += time.Duration(l.jitter() * float64(min(l.cfg.RetryJitter, math.MaxInt64-wait)))
 	}
 	s := seconds(wait)
 	claims := d.claims()
@@ -100,6 +108,9 @@ func (d *Decision) SetHeaders(h http.Header) {
 // cut from one string and all values share one array, so that the whole takes two allocations.
 func (d *Decision) setHeaders(h http.Header) (room []string) {
 	l := d.limiter
+	if l.cfg.NoHeaders && d.Allowed {
+		return nil
+	}
 	n := 2
 	if !d.Allowed {
 		n += 1 + 3
@@ -107,7 +118,12 @@ func (d *Decision) setHeaders(h http.Header) (room []string) {
 	if l.cfg.LegacyHeaders {
 		n += 3
 	}
-	values := make([]string, n)
+	var values []string
+	if n == 2 {
+		values = new([2]string)[:] // what most requests need, of a size known in advance
+	} else {
+		values = make([]string, n)
+	}
 	var buf [256]byte
 	text := buf[:0]
 	claims := d.claims()
@@ -130,7 +146,7 @@ func (d *Decision) setHeaders(h http.Header) (room []string) {
 				text = append(text, ", "...)
 			}
 			text = append(text, c.policy.item...)
-			text = strconv.AppendInt(text, c.Remaining, 10)
+			text = strconv.AppendInt(text, min(c.Remaining, mostInt), 10)
 			text = append(text, ";t="...)
 			text = strconv.AppendInt(text, c.effectiveWindow(), 10)
 		}
@@ -154,14 +170,17 @@ func (d *Decision) setHeaders(h http.Header) (room []string) {
 		}
 	}
 	s := string(text)
+	empty := len(h) == 0
 	add := func(name, value string) {
 		values[0] = value
-		if old := h[name]; old != nil && (name == fieldRateLimit || name == fieldPolicy) {
-			h[name] = append(old[:len(old):len(old)], value)
-		} else {
-			h[name] = values[:1:1]
-		}
+		one := values[:1:1]
 		values = values[1:]
+		if !empty && (name == fieldRateLimit || name == fieldPolicy) {
+			if old := h[name]; old != nil {
+				one = append(old[:len(old):len(old)], value)
+			}
+		}
+		h[name] = one
 	}
 	if policyEnd > 0 {
 		add(fieldPolicy, s[:policyEnd])

@@ -91,10 +91,10 @@ func parseRateLimit(values []string) (wait time.Duration, units int64, per time.
 		}
 		r, ok1 := intParam(item.Params, "r")
 		t, ok2 := intParam(item.Params, "t")
-		if !ok1 || !ok2 || r < 0 || t <= 0 || t > most {
+		if !ok1 || !ok2 || r < 0 || t <= 0 {
 			continue
 		}
-		d := time.Duration(t) * time.Second
+		d := time.Duration(min(t, most)) * time.Second
 		switch {
 		case r == 0:
 			wait = max(wait, d)

@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"sync"
+	"slices"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
 var (
@@ -56,11 +57,19 @@ type Limiter struct {
 	local    *MemoryStore // what FailLocal policies fall back on; nil if there is none
 	degraded atomic.Bool  // the last decision of store failed
 
-	counts  [16]counts // striped, so that cores do not write to one cache line
-	stripes sync.Pool  // of *counts: a core tends to find its own
-	errors  atomic.Uint64
-	failed  atomic.Uint64
-	perPol  [maxPolicies]atomic.Uint64 // refusals
+	counts [countStripes]counts // so that cores seldom write to one cache line
+	errors atomic.Uint64
+	failed atomic.Uint64
+	perPol [maxPolicies]atomic.Uint64 // refusals
+}
+
+const countStripes = 16
+
+// self returns a number for the calling goroutine. Goroutines have stacks of their own: one mostly keeps
+// its number, and those that run at the same time mostly differ. A pool of stripes would cost ten times as much.
+func self() uint32 {
+	var here byte
+	return uint32(uintptr(unsafe.Pointer(&here))>>11) * 0x9e3779b1 >> 16
 }
 
 type counts struct {
@@ -76,8 +85,6 @@ func New(cfg Config) (*Limiter, error) {
 		return nil, err
 	}
 	l := &Limiter{cfg: cfg, jitter: rand.Float64}
-	var next atomic.Uint32
-	l.stripes.New = func() any { return &l.counts[next.Add(1)%uint32(len(l.counts))] }
 	if cfg.Store == nil {
 		if cfg.Store, err = NewMemoryStore(MemoryStoreConfig{}); err != nil {
 			return nil, err
@@ -147,6 +154,12 @@ func (l *Limiter) derive(p Policy) policy {
 // is not nil if the request cannot be decided at all: a Policy's RateFor or Cost returned an invalid
 // value. A store that fails is no error; see [Policy.OnError].
 func (l *Limiter) Take(ctx context.Context, r *http.Request) (d Decision, err error) {
+	err = l.take(ctx, r, &d)
+	return d, err
+}
+
+// take is Take into a zero Decision, which is too big to be handed around for nothing.
+func (l *Limiter) take(ctx context.Context, r *http.Request, d *Decision) (err error) {
 	d.limiter = l
 	claims := d.room(len(l.policies))
 	n := 0
@@ -160,7 +173,7 @@ func (l *Limiter) Take(ctx context.Context, r *http.Request) (d Decision, err er
 		keep, outcome := c.start(p, key)
 		if outcome == NoKey {
 			d.Outcome = NoKey
-			d.violated = 1 << i
+			d.violated |= 1 << i
 		}
 		if !keep {
 			continue
@@ -180,10 +193,11 @@ func (l *Limiter) Take(ctx context.Context, r *http.Request) (d Decision, err er
 	d.n = uint8(n)
 	if err != nil {
 		l.errors.Add(1)
-		return Decision{Outcome: Unavailable, limiter: l}, err
+		*d = Decision{Outcome: Unavailable, limiter: l}
+		return err
 	}
-	l.decide(ctx, &d)
-	return d, nil
+	l.decide(ctx, d)
+	return nil
 }
 
 // TakeKeys decides a request that costs 1 of each policy's Rate and has the given
@@ -191,6 +205,7 @@ func (l *Limiter) Take(ctx context.Context, r *http.Request) (d Decision, err er
 func (l *Limiter) TakeKeys(ctx context.Context, keys []string) (d Decision, err error) {
 	d.limiter = l
 	if len(keys) != len(l.policies) {
+		l.errors.Add(1)
 		d.Outcome = Unavailable
 		return d, fmt.Errorf("ratelimit: TakeKeys: %d keys for %d policies", len(keys), len(l.policies))
 	}
@@ -200,7 +215,7 @@ func (l *Limiter) TakeKeys(ctx context.Context, keys []string) (d Decision, err 
 		keep, outcome := claims[n].start(&l.policies[i], keys[i])
 		if outcome == NoKey {
 			d.Outcome = NoKey
-			d.violated = 1 << i
+			d.violated |= 1 << i
 		}
 		if keep {
 			n++
@@ -295,28 +310,42 @@ func (l *Limiter) takeLocal(m *MemoryStore, claims []Claim) {
 	takeAll(now, work[:len(claims)], claims)
 }
 
-// Charge charges cost to every key that d was charged to: for costs that are known only
-// afterwards. It may drive a key into debt, which the key's later requests wait for. It saturates
-// at five years of debt. A negative cost is an error: nothing is ever given back.
-// If the store fails, the local count is charged and the error returned.
-func (d *Decision) Charge(ctx context.Context, cost int64) error {
+// Charge charges cost, to every key that d was charged to, for costs that are known only
+// afterwards; if policies are named, to the keys of those alone. It may drive a key into debt, which the key's later
+// requests wait for. It saturates: at five years of debt, or at what a sliding window counts to. A negative cost
+// and the name of no policy are errors: nothing is ever given back. If the store fails, the local count is
+// charged and the error returned. A request that was refused is charged nothing.
+func (d *Decision) Charge(ctx context.Context, cost int64, policies ...string) error {
 	if cost < 0 {
 		return fmt.Errorf("ratelimit: Charge: %d is negative", cost)
 	}
 	if cost == 0 || !d.Allowed || d.n == 0 {
 		return nil
 	}
-	return d.limiter.charge(ctx, d.claims(), cost)
+	claims := make([]Claim, 0, d.n)
+	for _, name := range policies {
+		if !slices.ContainsFunc(d.limiter.policies, func(p policy) bool { return p.Name == name }) {
+			return fmt.Errorf("ratelimit: Charge: there is no policy %q", name)
+		}
+	}
+	for _, c := range d.claims() {
+		if len(policies) == 0 || slices.Contains(policies, c.Policy.Name) {
+			c.Cost = cost
+			claims = append(claims, c)
+		}
+	}
+	if len(claims) == 0 { // skipped for want of a key
+		return nil
+	}
+	return d.limiter.charge(ctx, claims)
 }
 
-func (l *Limiter) charge(ctx context.Context, from []Claim, cost int64) error {
-	claims := make([]Claim, len(from))
-	copy(claims, from)
-	for i := range claims {
-		claims[i].Cost = cost
-	}
+func (l *Limiter) charge(ctx context.Context, claims []Claim) error {
 	if l.memory == nil {
 		err := l.store.Charge(ctx, claims)
+		if err != nil {
+			l.failed.Add(1)
+		}
 		l.warm(claims, err != nil)
 		return err
 	}
@@ -330,9 +359,7 @@ func (l *Limiter) charge(ctx context.Context, from []Claim, cost int64) error {
 }
 
 func (l *Limiter) count(d *Decision) {
-	c := l.stripes.Get().(*counts)
-	c.outcome[d.Outcome].Add(1)
-	l.stripes.Put(c)
+	l.counts[self()%countStripes].outcome[d.Outcome].Add(1)
 	for v, i := d.violated, 0; v != 0; v, i = v>>1, i+1 {
 		if v&1 != 0 {
 			l.perPol[i].Add(1)

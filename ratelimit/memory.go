@@ -15,6 +15,7 @@ import (
 const (
 	defaultMaxKeys = 100_000
 	slotsPerSet    = 7
+	mostKeys       = min(math.MaxInt32, math.MaxInt/setBytes*3) // whose table has a size that an int can hold
 )
 
 // MemoryStoreConfig configures a [MemoryStore]. The zero MemoryStoreConfig is valid.
@@ -49,8 +50,8 @@ func NewMemoryStore(cfg MemoryStoreConfig) (*MemoryStore, error) {
 	if cfg.MaxKeys < 0 {
 		return nil, fmt.Errorf("ratelimit: MemoryStoreConfig.MaxKeys: %d is negative", cfg.MaxKeys)
 	}
-	if cfg.MaxKeys > math.MaxInt32 {
-		return nil, fmt.Errorf("ratelimit: MemoryStoreConfig.MaxKeys: %d is more than %d", cfg.MaxKeys, math.MaxInt32)
+	if cfg.MaxKeys > mostKeys {
+		return nil, fmt.Errorf("ratelimit: MemoryStoreConfig.MaxKeys: %d is more than %d", cfg.MaxKeys, mostKeys)
 	}
 	if cfg.MaxKeys == 0 {
 		cfg.MaxKeys = defaultMaxKeys
@@ -78,6 +79,9 @@ func (m *MemoryStore) Stats() MemoryStoreStats {
 
 // Prepare makes a table for each policy that has none yet.
 func (m *MemoryStore) Prepare(policies []Policy) error {
+	if m == nil || m.tables == nil {
+		return errors.New("the MemoryStore was not made by NewMemoryStore")
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var errs []error
@@ -107,10 +111,18 @@ func (m *MemoryStore) now() int64 { return toTicks(time.Since(m.base)) }
 
 // Take implements [Store]. A [Limiter] on a MemoryStore does not call it, but the same code directly.
 func (m *MemoryStore) Take(_ context.Context, claims []Claim) error {
+	if len(claims) > maxPolicies {
+		return fmt.Errorf("ratelimit: %d claims are more than %d", len(claims), maxPolicies)
+	}
 	work := make([]charge, len(claims))
 	for i := range claims {
 		if err := m.prepare(&work[i], &claims[i]); err != nil {
 			return err
+		}
+		for _, other := range work[:i] {
+			if other.table == work[i].table { // it would be locked twice
+				return fmt.Errorf("ratelimit: policy %q has two claims", claims[i].Policy.Name)
+			}
 		}
 	}
 	takeAll(m.now(), work, claims)
@@ -134,11 +146,21 @@ func (m *MemoryStore) prepare(w *charge, c *Claim) error {
 	if t == nil {
 		return fmt.Errorf("ratelimit: policy %q was not prepared", c.Policy.Name)
 	}
+	if c.Cost < 0 {
+		return fmt.Errorf("ratelimit: policy %q: cost %d is negative", c.Policy.Name, c.Cost)
+	}
+	if c.policy == nil { // of somebody else than a Limiter
+		rate, err := c.Rate.withDefaults(c.Policy.Window)
+		if err != nil {
+			return fmt.Errorf("ratelimit: policy %q: Rate.%w", c.Policy.Name, err)
+		}
+		c.setRate(rate)
+	}
 	w.fill(t, c)
 	return nil
 }
 
-// setBytes is the size of a set: two cache lines.
+// setBytes is the size of a set: two cache lines, which processors fetch together.
 const setBytes = 128
 
 // A set holds the cells of the keys that hash to it.
@@ -146,6 +168,7 @@ type set struct {
 	mu    sync.Mutex // guards the fields below
 	tags  [slotsPerSet]uint64
 	words [slotsPerSet]int64 // zero: nothing in use
+	_     [8]byte            // up to setBytes
 }
 
 // A table holds one policy's cells.

@@ -16,16 +16,21 @@ func (l *Limiter) Middleware(next http.Handler) http.Handler {
 		panic("ratelimit: Middleware: next is nil")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		d, err := l.Take(r.Context(), r)
-		if err != nil {
+		var d Decision
+		if err := l.take(r.Context(), r, &d); err != nil {
 			l.refuse(w, r, err)
 			return
 		}
-		room := d.setHeaders(w.Header())
+		h := w.Header()
+		empty := len(h) == 0
+		room := d.setHeaders(h)
 		if !d.Allowed {
 			if l.cfg.ErrorHandler != nil || d.Outcome != Limited {
 				l.refuse(w, r, &RefusedError{Decision: d})
 				return
+			}
+			if !empty {
+				dropBodyFields(h)
 			}
 			l.writeLimited(w, d.violated, room)
 			return
@@ -69,13 +74,17 @@ func (d *Decision) shown() []string {
 	return names
 }
 
+// dropBodyFields removes the fields that describe another body, as problem.Write does.
+func dropBodyFields(h http.Header) {
+	for _, name := range [...]string{"Content-Length", "Content-Encoding", "Content-Range", "Trailer", "Etag", "Last-Modified"} {
+		delete(h, name)
+	}
+}
+
 // writeLimited is problem.Write for the document of 429, but from prepared bytes and with the
 // fields' values in room that is there already: a refusal must be cheap.
 func (l *Limiter) writeLimited(w http.ResponseWriter, violated uint8, room []string) {
 	h := w.Header()
-	for _, name := range [...]string{"Content-Length", "Content-Encoding", "Content-Range", "Trailer", "Etag", "Last-Modified"} {
-		delete(h, name)
-	}
 	for _, field := range [...][2]string{
 		{"Content-Type", "application/problem+json"},
 		{"Cache-Control", "no-store"}, // RFC 6585, section 4: must not be stored by a cache

@@ -101,7 +101,9 @@ func (c PacerConfig) withDefaults() (PacerConfig, error) {
 	return c, errors.Join(errs...)
 }
 
-// A Pacer makes a client keep to a rate for each host, and to what the host says about its limits, by waiting.
+// A Pacer makes a client keep to a rate for each host, and to what the host says about its limits, by waiting. What a RateLimit
+// field says is taken to count requests. It counts whole seconds, so where less than a second's worth is left it asks for
+// a slower pace than the server would bear, and is obeyed.
 // Create one with [NewPacer]. A Pacer is safe for concurrent use and starts no goroutines.
 type Pacer struct {
 	cfg      PacerConfig // read-only after NewPacer
@@ -256,8 +258,8 @@ func (p *Pacer) newPace() *pace {
 	}
 }
 
-// A pace is one host's. Only the request whose turn it is reserves: so a reservation that is cancelled returns
-// in full, and what the host says takes effect on everybody who waits.
+// A pace is one host's. Only the request whose turn it is looks for a token, and takes it when it goes: so a request that is
+// cancelled has used nothing, and what the host says takes effect on everybody who waits.
 type pace struct {
 	most  rate.Limit
 	burst int
@@ -266,8 +268,7 @@ type pace struct {
 
 	mu           sync.Mutex // guards the fields below; x/time/rate mints tokens if its times go back, so they are read under it
 	limiter      *rate.Limiter
-	queue        int       // requests that have no reservation yet
-	users        int       // requests that wait at all
+	queue        int       // requests that wait
 	blockedUntil time.Time // by the host
 	slowedUntil  time.Time // by the host; zero if limiter is at most
 }
@@ -296,7 +297,7 @@ func (h *pace) expectLocked(now time.Time) time.Duration {
 	wait := max(h.blockedUntil.Sub(now), 0)
 	if missing > 0 {
 		// After a block there are tokens again; both count only if the block is short.
-		wait = max(wait, time.Duration(min(missing/float64(h.limiter.Limit())*float64(time.Second), math.MaxInt64/2)))
+		wait = max(wait, h.earnLocked(missing))
 	}
 	return wait
 }
@@ -310,20 +311,19 @@ func (h *pace) wait(ctx context.Context, p *Pacer) (waited time.Duration, _ *Pac
 	start := time.Now()
 	expected := h.expectLocked(start)
 	if expected == 0 && h.queue == 0 {
-		h.limiter.ReserveN(start, 1) // there is a token
+		h.limiter.AllowN(start, 1) // there is a token
 		h.mu.Unlock()
 		return 0, nil
 	}
 	deadline, ok := ctx.Deadline()
 	switch {
-	case h.users >= p.cfg.MaxQueue:
+	case h.queue >= p.cfg.MaxQueue:
 		h.mu.Unlock()
 		return 0, &PaceError{Err: ErrQueueFull, Wait: expected}
 	case ok && start.Add(expected).After(deadline), p.cfg.MaxWait > 0 && expected > p.cfg.MaxWait:
 		h.mu.Unlock()
 		return 0, &PaceError{Err: ErrTooLong, Wait: expected}
 	}
-	h.users++
 	h.queue++
 	h.mu.Unlock()
 	p.waiting.Add(1)
@@ -336,7 +336,7 @@ func (h *pace) wait(ctx context.Context, p *Pacer) (waited time.Duration, _ *Pac
 	}
 	err := h.waitTurn(ctx)
 	h.mu.Lock()
-	h.users--
+	h.queue--
 	now := time.Now()
 	expected = h.expectLocked(now)
 	h.mu.Unlock()
@@ -346,32 +346,19 @@ func (h *pace) wait(ctx context.Context, p *Pacer) (waited time.Duration, _ *Pac
 	return now.Sub(start), nil
 }
 
-// waitTurn waits in the queue and then for a token. It is counted in users and queue.
+// waitTurn waits in the queue and then for a token. It is counted in queue.
 func (h *pace) waitTurn(ctx context.Context) error {
 	select {
 	case h.turn <- struct{}{}:
 	case <-ctx.Done():
-		h.mu.Lock()
-		h.queue--
-		h.mu.Unlock()
 		return context.Cause(ctx)
 	}
 	defer func() { <-h.turn }()
 	timer := time.NewTimer(math.MaxInt64)
 	defer timer.Stop()
-	var token *rate.Reservation
 	for {
 		h.mu.Lock()
-		now := time.Now()
-		h.restoreLocked(now)
-		wait := h.blockedUntil.Sub(now)
-		if wait <= 0 {
-			if token == nil {
-				h.queue--
-				token = h.limiter.ReserveN(now, 1)
-			}
-			wait = token.DelayFrom(now)
-		}
+		wait := h.takeLocked(time.Now())
 		h.mu.Unlock()
 		if wait <= 0 {
 			return nil
@@ -380,16 +367,30 @@ func (h *pace) waitTurn(ctx context.Context) error {
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
-			h.mu.Lock()
-			if token == nil {
-				h.queue--
-			} else {
-				token.CancelAt(time.Now())
-			}
-			h.mu.Unlock()
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// takeLocked takes a token, or returns when to try again.
+func (h *pace) takeLocked(now time.Time) time.Duration {
+	h.restoreLocked(now)
+	if wait := h.blockedUntil.Sub(now); wait > 0 {
+		return wait
+	}
+	if h.limiter.AllowN(now, 1) {
+		return 0
+	}
+	wait := h.earnLocked(1 - h.limiter.TokensAt(now))
+	if !h.slowedUntil.IsZero() {
+		wait = min(wait, h.slowedUntil.Sub(now))
+	}
+	return max(wait, 1)
+}
+
+// earnLocked returns how long tokens take to earn, rounded up.
+func (h *pace) earnLocked(tokens float64) time.Duration {
+	return time.Duration(min(math.Ceil(tokens/float64(h.limiter.Limit())*float64(time.Second)), math.MaxInt64/2))
 }
 
 // obey makes h heed what a host has said.

@@ -89,7 +89,7 @@ func (r Rate) withDefaults(a Algorithm) (Rate, error) {
 }
 
 // scaled returns r at the given share of its pace and burst, for one of several
-// processes that each count for themselves.
+// processes that each count for themselves. Its burst, or a sliding window's limit, is at least 1.
 func (r Rate) scaled(share float64, a Algorithm) Rate {
 	if share == 1 {
 		return r
@@ -98,11 +98,13 @@ func (r Rate) scaled(share float64, a Algorithm) Rate {
 		r.Limit = max(int64(float64(r.Limit)*share), 1)
 		return r
 	}
-	// The pace is scaled through the Window, so that a Limit of 1 has a share too.
 	r.Burst = max(int64(float64(r.Burst)*share), 1)
-	scaled := Rate{Limit: r.Limit, Window: time.Duration(float64(r.Window)/share) + 1, Burst: r.Burst}
-	if s, err := scaled.withDefaults(a); err == nil {
-		return s
+	// The pace is scaled through the Window, so that a Limit of 1 has a share too, unless that gets too long.
+	if window := float64(r.Window) / share; window < float64(maxWindow) {
+		r.Window = time.Duration(window) + 1
+	} else {
+		r.Limit = max(int64(float64(r.Limit)*share), 1)
+		r.Burst = max(min(r.Burst, mulDiv(int64(maxDrain), r.Limit, int64(r.Window))), 1)
 	}
-	return Rate{Limit: 1, Window: maxWindow, Burst: 1} // the slowest there is: against the caller
+	return r
 }

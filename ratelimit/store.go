@@ -18,6 +18,7 @@ type Claim struct {
 	Remaining  int64         // what may be used now, after this decision; negative means unknown
 	RetryAfter time.Duration // if denied, when the cost would fit; zero means never, or unknown
 	Reset      time.Duration // when nothing would be in use any more
+	Remembered bool          // answered out of the store's memory: no sign that what it stands on is well
 
 	grid   *grid // of Rate; unused by a sliding window
 	policy *policy

@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -26,6 +27,25 @@ func (p *Pacer) transport(host string, next http.RoundTripper) http.RoundTripper
 	return &transport{pacer: p, host: host, next: next}
 }
 
+// paceKey makes one of the ways to write u's host: each would be a pace of its own, above the configured rate.
+func paceKey(u *url.URL) string {
+	host := strings.ToLower(u.Host)
+	switch {
+	case u.Scheme == "http":
+		host = strings.TrimSuffix(host, ":80")
+	case u.Scheme == "https":
+		host = strings.TrimSuffix(host, ":443")
+	}
+	name, port := strings.TrimSuffix(host, ":"), ""
+	if i := strings.LastIndexByte(name, ':'); i >= 0 && strings.IndexByte(name[i:], ']') < 0 {
+		name, port = name[:i], name[i:]
+	}
+	if dotless, ok := strings.CutSuffix(name, "."); ok {
+		return dotless + port
+	}
+	return name + port
+}
+
 type transport struct {
 	pacer *Pacer
 	host  string // empty: the request's
@@ -35,7 +55,7 @@ type transport struct {
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	host := t.host
 	if host == "" {
-		host = strings.ToLower(req.URL.Host)
+		host = paceKey(req.URL)
 	}
 	h := t.pacer.pin(host)
 	defer t.pacer.unpin(h)

@@ -15,9 +15,11 @@
 // server's go on in this process, so a failure grants nobody a fresh burst. A call that timed out may
 // have been charged all the same: that errs against the caller.
 //
-// A server that comes back without its data, by restart without persistence or by FLUSHALL, grants each key one
-// more burst. A replica that takes over without the last writes grants again what
-// those had charged: at most Burst + Limit × lag/Window for each key.
+// What is admitted here meanwhile is not written back: over an outage a key gets what the local count grants besides what Redis
+// does before and after it. A server that comes back without its data, by restart without persistence or by FLUSHALL,
+// grants each key one more burst. A replica that takes over without the last writes grants again what
+// those had charged: at most Burst + Limit × lag/Window for each key. A step of the server's clock forward pays debts as much
+// earlier; a step back delays nobody by more than the debt.
 //
 // # Leases
 //
@@ -31,6 +33,8 @@
 // The keys of one decision must live in one slot. The default layout serves limiters
 // of one policy. For several, set [Config.SameKey] if all have the same key, or else [Config.HashTag], which puts
 // everything into one slot and so onto one node. ratelimit.New refuses what cannot work.
+//
+// Redis 5 or later is needed, or what speaks its protocol and replicates a script's effects.
 //
 // Keys of clients are hashed with SHA-256, of which half is kept: neither their text nor their length reaches
 // Redis. Who can read the server can still try out all IPv4 addresses.

@@ -16,6 +16,10 @@ const (
 // errOpen reports that Redis failed a moment ago.
 var errOpen = errors.New("redislimit: breaker open")
 
+// minWait is the part of the time for a call that must have passed before a caller's leaving counts as the server's
+// failure: callers with short deadlines shall find the breaker open, but no caller shall open it by leaving.
+const minWait = 0.5
+
 // A guard bounds what a sick server costs: time of the callers, goroutines, and attempts.
 type guard struct {
 	base  time.Time
@@ -48,12 +52,14 @@ func (g *guard) do(ctx context.Context, deadline time.Time, call func(context.Co
 		return errOpen
 	}
 	parent := ctx
+	blame := time.Now()
+	blame = blame.Add(time.Duration(minWait * float64(deadline.Sub(blame))))
 	ctx, cancel := context.WithDeadline(parent, deadline)
 	select {
 	case g.calls <- struct{}{}:
 	case <-ctx.Done():
 		cancel()
-		g.fail(parent)
+		g.fail(parent, blame)
 		return context.Cause(ctx)
 	}
 	done := make(chan error, 1)
@@ -65,31 +71,31 @@ func (g *guard) do(ctx context.Context, deadline time.Time, call func(context.Co
 	}()
 	select {
 	case err := <-done:
-		return g.settle(parent, err)
+		return g.settle(parent, blame, err)
 	case <-ctx.Done():
 	}
 	select {
 	case err := <-done: // the call has ended, and its goroutine cancelled ctx: both were ready
-		return g.settle(parent, err)
+		return g.settle(parent, blame, err)
 	default:
-		g.fail(parent)
+		g.fail(parent, blame)
 		return context.Cause(ctx)
 	}
 }
 
 // settle counts how a call ended.
-func (g *guard) settle(parent context.Context, err error) error {
+func (g *guard) settle(parent context.Context, blame time.Time, err error) error {
 	if err == nil || isReply(err) {
 		g.failures.Store(0)
 	} else {
-		g.fail(parent)
+		g.fail(parent, blame)
 	}
 	return err
 }
 
-// fail counts a failure, unless it was the caller who left.
-func (g *guard) fail(parent context.Context) {
-	if parent.Err() != nil {
+// fail counts a failure, unless it was the caller who left, before the time to blame the server.
+func (g *guard) fail(parent context.Context, blame time.Time) {
+	if parent.Err() != nil && time.Now().Before(blame) {
 		return
 	}
 	if g.failures.Add(1) >= tripAfter {

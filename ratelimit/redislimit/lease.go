@@ -8,7 +8,10 @@ import (
 	"github.com/trivet-go/trivet/ratelimit"
 )
 
-const maxLeases = 65_536
+const (
+	maxLeases   = 65_536
+	leaseShards = 16
+)
 
 // A lease is what this process has bought of one key.
 type lease struct {
@@ -22,29 +25,40 @@ type lease struct {
 }
 
 // leases holds the leases of all keys, bounded.
-type leases struct {
+type leases struct{ shards [leaseShards]leaseShard }
+
+type leaseShard struct {
 	mu sync.Mutex // guards the fields below
 	m  map[uint64]*lease
 }
 
+func newLeases() *leases {
+	ls := new(leases)
+	for i := range ls.shards {
+		ls.shards[i].m = make(map[uint64]*lease)
+	}
+	return ls
+}
+
 // get returns tag's lease, or nil if there is no room for another one.
 func (ls *leases) get(tag uint64, now int64) *lease {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	l := ls.m[tag]
+	s := &ls.shards[tag%leaseShards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.m[tag]
 	if l != nil {
 		return l
 	}
-	if len(ls.m) >= maxLeases && !ls.evictLocked(now) {
+	if len(s.m) >= maxLeases/leaseShards && !s.evictLocked(now) {
 		return nil
 	}
 	l = &lease{turn: make(chan struct{}, 1)}
-	ls.m[tag] = l
+	s.m[tag] = l
 	return l
 }
 
 // evictLocked removes expired leases among a few, and reports whether it found one.
-func (ls *leases) evictLocked(now int64) bool {
+func (ls *leaseShard) evictLocked(now int64) bool {
 	looked, found := 0, false
 	for tag, l := range ls.m {
 		if looked++; looked > 8 {
@@ -85,21 +99,24 @@ func (s *Store) takeLeased(ctx context.Context, c *ratelimit.Claim, terms Lease)
 	if sent >= l.expires {
 		l.balance = 0
 	}
-	if l.balance >= c.Cost {
+	if sent < l.expires && l.balance >= c.Cost {
 		l.balance -= c.Cost
 		s.leaseHits.Add(1)
 		c.Denied, c.RetryAfter = false, 0
-		c.Remaining, c.Reset = l.remaining+l.balance, l.reset
+		c.Remaining, c.Reset, c.Remembered = l.remaining+l.balance, l.reset, true
 		return nil
+	}
+	// What is left pays its part of the cost, so that nothing outlives the lease that it came with. But what
+	// exceeds the burst is not admitted by being paid for bit by bit.
+	if r.cost <= r.rate.costsOfMost {
+		r.cost -= l.balance
 	}
 	bought, err := s.ask(ctx, deadline, []request{r}, []*ratelimit.Claim{c}, terms)
 	if err != nil || c.Denied {
 		return err
 	}
-	if bought > 0 {
-		l.balance, l.expires = l.balance+bought, sent+int64(terms.ttl(c))
-		s.leased.Add(uint64(bought))
-	}
+	l.balance, l.expires = bought, sent+int64(terms.ttl(c))
+	s.leased.Add(uint64(bought))
 	l.remaining, l.reset = c.Remaining, c.Reset
 	c.Remaining += l.balance
 	return nil

@@ -41,7 +41,7 @@ var _ ratelimit.Store = (*Store)(nil)
 // come up later. The error, if any, names every invalid field of cfg.
 func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	cfg, err := cfg.withDefaults()
-	if client == nil {
+	if isNil(client) {
 		err = errors.Join(errors.New("redislimit: client: is nil"), err)
 	}
 	if err != nil {
@@ -55,13 +55,28 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 		base:    time.Now(),
 		seed:    maphash.MakeSeed(),
 		denials: new(denyCache),
-		leases:  &leases{m: make(map[uint64]*lease)},
+		leases:  newLeases(),
 	}
 	switch client.(type) {
 	case *redis.ClusterClient, *redis.Ring:
 		s.sharded = true
 	}
 	return s, nil
+}
+
+// isNil reports whether client is nil, or one of go-redis's that is.
+func isNil(client redis.UniversalClient) bool {
+	switch c := client.(type) {
+	case nil:
+		return true
+	case *redis.Client:
+		return c == nil
+	case *redis.ClusterClient:
+		return c == nil
+	case *redis.Ring:
+		return c == nil
+	}
+	return false
 }
 
 // Stats is a snapshot of a [Store]'s counters and gauges.
@@ -212,7 +227,7 @@ func (s *Store) ask(ctx context.Context, deadline time.Time, requests []request,
 		c := claims[i]
 		c.Denied, c.Remaining, c.Reset, c.RetryAfter = a.denied, a.remaining, a.reset, a.retry
 		if a.denied && a.retry > 0 {
-			s.denials.put(requests[i].tag, requests[i].cost, now, a.retry)
+			s.denials.put(requests[i].tag, requests[i].cost, now, a.retry, a.reset)
 		}
 	}
 	return answers[0].leased, nil
@@ -223,19 +238,20 @@ func (s *Store) deniedHere(requests []request, claims []*ratelimit.Claim) (any b
 	now := s.now()
 	for i := range requests {
 		r, c := &requests[i], claims[i]
+		wait, reset, known := s.denials.get(r.tag, r.cost, now)
 		never := r.cost > r.rate.costsOfMost
-		wait := s.denials.wait(r.tag, r.cost, now)
-		c.Denied = never || wait > 0
-		c.RetryAfter = 0
-		if !never {
-			c.RetryAfter = wait
+		if never {
+			wait = 0
 		}
-		c.Reset = c.RetryAfter
+		c.Denied, c.RetryAfter, c.Reset = never || known, wait, reset
 		c.Remaining = -1
-		if c.Denied && r.cost == 1 {
+		if known && r.cost == 1 {
 			c.Remaining = 0
 		}
 		any = any || c.Denied
+	}
+	for i := range claims {
+		claims[i].Remembered = any
 	}
 	return any
 }

@@ -1,10 +1,14 @@
 package redislimit_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,11 +16,23 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/trivet-go/trivet/internal/freeport"
 	"github.com/trivet-go/trivet/ratelimit"
 	"github.com/trivet-go/trivet/ratelimit/redislimit"
 )
+
+func TestMain(m *testing.M) {
+	if cfg := os.Getenv(workerEnv); cfg != "" {
+		work(cfg)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// soak reports whether the tests shall take their full time.
+func soak() bool { return os.Getenv("TRIVET_SOAK") == "1" }
 
 // A server is a redis-server of this test.
 type server struct {
@@ -68,6 +84,27 @@ func (s *server) kill() {
 	s.cmd = nil
 }
 
+// stop makes the server hang: its connections stay and say nothing.
+func (s *server) stop() { require.NoError(s.t, s.cmd.Process.Signal(syscall.SIGSTOP)) }
+
+func (s *server) resume() { require.NoError(s.t, s.cmd.Process.Signal(syscall.SIGCONT)) }
+
+// calls returns how many scripts the server has been asked to run.
+func (s *server) calls() (n int) {
+	c := redis.NewClient(&redis.Options{Addr: s.addr})
+	defer c.Close()
+	info, err := c.Info(context.Background(), "commandstats").Result()
+	require.NoError(s.t, err)
+	for _, m := range scriptCalls.FindAllStringSubmatch(info, -1) {
+		calls, err := strconv.Atoi(m[1])
+		require.NoError(s.t, err)
+		n += calls
+	}
+	return n
+}
+
+var scriptCalls = regexp.MustCompile(`cmdstat_eval(?:sha)?:calls=(\d+)`)
+
 func (s *server) client(t testing.TB) *redis.Client {
 	c := redis.NewClient(&redis.Options{Addr: s.addr})
 	t.Cleanup(func() { _ = c.Close() })
@@ -94,27 +131,176 @@ func newLimiter(t testing.TB, cfg ratelimit.Config) *ratelimit.Limiter {
 	return l
 }
 
+func take(t testing.TB, l *ratelimit.Limiter, keys ...string) ratelimit.Decision {
+	t.Helper()
+	d, err := l.TakeKeys(context.Background(), keys)
+	require.NoError(t, err)
+	return d
+}
+
 func TestDecisionsAreOneRoundTrip(t *testing.T) {
-	store := newStore(t, startRedis(t).client(t), redislimit.Config{Timeout: 5 * time.Second})
+	server := startRedis(t)
+	store := newStore(t, server.client(t), redislimit.Config{Timeout: 5 * time.Second})
 	window := policyOf("window", ratelimit.PerHour(4))
 	window.Window = ratelimit.SlidingWindow
 	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{
 		policyOf("bucket", ratelimit.PerHour(10).WithBurst(10)), window,
 	}})
+	take(t, l, "warm", "up") // the script is loaded by a second call
+	before := server.calls()
 	for i := range 4 {
-		d, err := l.TakeKeys(t.Context(), []string{"a", "b"})
-		require.NoError(t, err)
+		d := take(t, l, "a", "b")
 		require.True(t, d.Allowed)
 		require.EqualValues(t, 3-i, d.Remaining)
 		require.False(t, d.Degraded, "%+v", store.Stats())
 	}
-	require.EqualValues(t, 4, store.Stats().Calls)
-	for range 100 {
-		d, err := l.TakeKeys(t.Context(), []string{"a", "b"})
-		require.NoError(t, err)
+	require.Equal(t, 4, server.calls()-before)
+	for range 1000 {
+		d := take(t, l, "a", "b")
 		require.Equal(t, []string{"window"}, d.Violated())
 		require.Positive(t, d.RetryAfter)
 	}
-	require.EqualValues(t, 5, store.Stats().Calls, "a repeated denial is no round trip")
+	require.Equal(t, 5, server.calls()-before, "a repeated denial is no round trip")
+	require.EqualValues(t, 999, store.Stats().Denied)
 	require.Zero(t, l.Stats().Failures, fmt.Sprint(store.Stats()))
+}
+
+// TestKnownDenialsSayTheTruth: what is answered from memory is what Redis would answer.
+func TestKnownDenialsSayTheTruth(t *testing.T) {
+	store := newStore(t, startRedis(t).client(t), redislimit.Config{Timeout: 5 * time.Second})
+	p := policyOf("day", ratelimit.PerDay(1))
+	p.Cost = func(r *http.Request) int64 { return r.ContentLength }
+	p.Rate.Burst = 2
+	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{p}})
+	ask := func(cost int64) ratelimit.Decision {
+		d, err := l.Take(t.Context(), &http.Request{ContentLength: cost})
+		require.NoError(t, err)
+		return d
+	}
+	require.True(t, ask(2).Allowed)
+	for range 3 {
+		d := ask(1)
+		require.InDelta(t, 24*time.Hour, d.RetryAfter, float64(time.Minute), "not the time for which it is remembered")
+		require.InDelta(t, 48*time.Hour, d.Reset, float64(time.Minute))
+		require.EqualValues(t, 0, d.Remaining)
+	}
+	require.EqualValues(t, 2, store.Stats().Denied)
+	for range 2 {
+		d := ask(3)
+		require.False(t, d.Allowed)
+		require.Zero(t, d.RetryAfter, "never")
+	}
+	require.True(t, ask(0).Allowed, "what costs nothing is not denied with the rest")
+}
+
+func TestNewNamesEveryFault(t *testing.T) {
+	_, err := redislimit.New(nil, redislimit.Config{
+		Prefix: "{", HashTag: "}", Timeout: -1, Leases: map[string]redislimit.Lease{"a": {Fraction: 0.6, Max: -1, TTL: -1}, "b": {Fraction: -1}},
+	})
+	for _, want := range []string{
+		"redislimit: client: is nil", "redislimit: Config.Prefix: ", "redislimit: Config.HashTag: ", "redislimit: Config.Timeout: -1ns is negative",
+		`redislimit: Config.Leases["a"].Fraction: 0.6 is not`, `redislimit: Config.Leases["a"].Max: -1 is`,
+		`redislimit: Config.Leases["a"].TTL: -1ns is`, `redislimit: Config.Leases["b"].Fraction: -1 is not`,
+	} {
+		require.ErrorContains(t, err, want)
+	}
+	for _, client := range []redis.UniversalClient{(*redis.Client)(nil), (*redis.ClusterClient)(nil), (*redis.Ring)(nil)} {
+		_, err = redislimit.New(client, redislimit.Config{})
+		require.EqualError(t, err, "redislimit: client: is nil")
+	}
+}
+
+// TestRatesAreExactOrRefused: what a double cannot count is an error from ratelimit.New.
+func TestRatesAreExactOrRefused(t *testing.T) {
+	c := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	defer c.Close()
+	for _, tt := range []struct {
+		rate ratelimit.Rate
+		want string
+	}{
+		{ratelimit.PerSecond(1_000_000_000), ""},
+		{ratelimit.Rate{Limit: 1, Window: 366 * 24 * time.Hour}, ""},
+		{ratelimit.Rate{Limit: 1, Window: time.Second + 1}, "policy \"p\": Rate.Window: 1.000000001s is not in whole microseconds"},
+		{ratelimit.Rate{Limit: 999_983, Window: 365 * 24 * time.Hour}, "policy \"p\": Rate.Burst: times Window"},
+		{ratelimit.Rate{Limit: 999_983, Window: 365 * 24 * time.Hour, Burst: 100}, ""},
+	} {
+		_, err := ratelimit.New(ratelimit.Config{Store: newStore(t, c, redislimit.Config{}), Policies: []ratelimit.Policy{policyOf("p", tt.rate)}})
+		if tt.want == "" {
+			require.NoError(t, err)
+		} else {
+			require.ErrorContains(t, err, tt.want)
+		}
+	}
+	_, err := ratelimit.New(ratelimit.Config{
+		Store:    newStore(t, c, redislimit.Config{Leases: map[string]redislimit.Lease{"a": {}}}),
+		Policies: []ratelimit.Policy{policyOf("a", ratelimit.PerSecond(1)), policyOf("b", ratelimit.PerSecond(1))},
+	})
+	require.ErrorContains(t, err, `policy "a": is leased, so it must be its limiter's only one`)
+
+	// A plan that turns out to be uncountable fails the store, not the server.
+	p := policyOf("p", ratelimit.PerSecond(1))
+	p.RateFor = func(*http.Request) ratelimit.Rate { return ratelimit.Rate{Limit: 1, Window: time.Second + 1} }
+	store := newStore(t, c, redislimit.Config{})
+	d, err := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{p}}).Take(t.Context(), new(http.Request))
+	require.NoError(t, err)
+	require.True(t, d.Degraded)
+	require.Zero(t, store.Stats().Calls)
+}
+
+// TestCharge: into debt, saturating, in Redis and in the local count.
+func TestCharge(t *testing.T) {
+	server := startRedis(t)
+	l := newLimiter(t, ratelimit.Config{
+		Store:    newStore(t, quick(t, server.addr), redislimit.Config{Timeout: 5 * time.Second}),
+		Policies: []ratelimit.Policy{policyOf("requests", ratelimit.PerHour(100).WithBurst(100)), policyOf("tokens", ratelimit.PerHour(1000).WithBurst(1000))},
+	})
+	d := take(t, l, "a", "a")
+	require.NoError(t, d.Charge(t.Context(), 1500, "tokens"))
+	d = take(t, l, "a", "a")
+	require.Equal(t, []string{"tokens"}, d.Violated())
+	require.InDelta(t, 30*time.Minute, d.RetryAfter, float64(2*time.Minute), "501 units over, at 1000 an hour")
+	require.EqualValues(t, 99, d.Claims()[0].Remaining)
+	d = take(t, l, "b", "b")
+	for range 3 {
+		require.NoError(t, d.Charge(t.Context(), 1<<62))
+	}
+	d = take(t, l, "b", "b")
+	require.Len(t, d.Violated(), 2)
+	require.Positive(t, d.RetryAfter)
+	require.LessOrEqual(t, d.RetryAfter, 6*366*24*time.Hour)
+
+	d = take(t, l, "c", "c")
+	server.kill()
+	require.Error(t, d.Charge(t.Context(), 5000, "tokens"), "the caller may try again")
+	d = take(t, l, "c", "c")
+	require.True(t, d.Degraded)
+	require.Equal(t, []string{"tokens"}, d.Violated(), "the debt is known here")
+}
+
+var errGone = errors.New("gone")
+
+// TestCallersWhoLeave: many callers with little time find the breaker open when Redis hangs, and do not
+// open it when they leave at once.
+func TestCallersWhoLeave(t *testing.T) {
+	server := startRedis(t)
+	store := newStore(t, server.client(t), redislimit.Config{Timeout: 200 * time.Millisecond})
+	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerHour(1000))}})
+	take(t, l, "a")
+	gone, cancel := context.WithCancelCause(t.Context())
+	cancel(errGone)
+	for range 20 {
+		d, err := l.TakeKeys(gone, []string{"a"})
+		require.NoError(t, err)
+		require.True(t, d.Degraded)
+	}
+	require.Zero(t, store.Stats().Open)
+	server.stop()
+	defer server.resume()
+	for range 3 {
+		short, cancel := context.WithTimeout(t.Context(), 150*time.Millisecond)
+		_, err := l.TakeKeys(short, []string{"a"})
+		cancel()
+		require.NoError(t, err)
+	}
+	require.EqualValues(t, 1, store.Stats().Open)
 }

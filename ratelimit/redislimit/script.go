@@ -21,6 +21,9 @@ const (
 // ARGV: the mode, then for each key: kind, three numbers of the rate, the most debt, cost, and what
 // to lease: fraction and maximum. The answer for each key: denied, remaining, retry and reset
 // in microseconds, leased.
+//
+// A quotient of doubles may round up to the next integer, so div corrects it by products, which are exact up to
+// 2^53; of a sliding window with Limit × Window in microseconds beyond that, the last digits of a weight are not.
 const (
 	scriptClock = `
 local clock = redis.call('TIME')
@@ -28,9 +31,21 @@ local now = clock[1] * 1000000 + clock[2]
 `
 	scriptBody = `
 local charge = ARGV[1] == 'charge'
-local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
+local floor, max, min = math.floor, math.max, math.min
 local limit = 9007199254740992
 local denied = false
+
+local function div(a, b) -- rounded down
+  local q = floor(a / b)
+  if q * b > a then return q - 1 end
+  if (q + 1) * b <= a then return q + 1 end
+  return q
+end
+local function divup(a, b)
+  local q = div(a, b)
+  if q * b < a then return q + 1 end
+  return q
+end
 local state, answer = {}, {}
 
 for i, key in ipairs(KEYS) do
@@ -53,7 +68,7 @@ for i, key in ipairs(KEYS) do
     local debt = 0
     if value and r > 0 then
       debt = q
-      if r ~= y then debt = ceil(debt / r * y) end -- another rate: the time to pay stays
+      if r ~= y then debt = math.ceil(debt / r * y) end -- another rate: the time to pay stays
       local paid = max(now - p, 0) * y
       if paid >= debt then debt = 0 else debt = debt - paid end
     end
@@ -62,7 +77,7 @@ for i, key in ipairs(KEYS) do
     s.after = min(after, tonumber(ARGV[at + 4]))
     s.ok = cost == 0 or after <= z
     if not s.ok then
-      s.retry = cost * x <= z and ceil((after - z) / y) or -1
+      s.retry = cost * x <= z and divup(after - z, y) or -1
     end
   else
     -- x: the window in microseconds, y: its limit
@@ -73,15 +88,15 @@ for i, key in ipairs(KEYS) do
       if p >= k then prev, cur = q, r -- later only if the clock was set back
       elseif p == k - 1 then prev = r end
     end
-    local used = ceil(prev * ((x - offset) / x)) + cur
+    local used = divup(prev * (x - offset), x) + cur
     s.k, s.prev, s.cur, s.offset, s.used = k, prev, cur, offset, used
     s.ok = cost == 0 or used + cost <= y
     if not s.ok then
       if cost > y then s.retry = -1
-      elseif cur + cost <= y then s.retry = ceil(x - (y - cur - cost) * x / prev) - offset
+      elseif cur + cost <= y then s.retry = x - div((y - cur - cost) * x, prev) - offset
       else
         local wait = x - offset
-        if cur > y - cost then wait = wait + ceil(x - (y - cost) * x / cur) end
+        if cur > y - cost then wait = wait + x - div((y - cost) * x, cur) end
         s.retry = wait
       end
       if s.retry ~= -1 then s.retry = max(s.retry, 1) end
@@ -102,14 +117,14 @@ for i, key in ipairs(KEYS) do
     if apply then
       used = s.after
       if not charge then
-        leased = floor(floor((s.z - used) / s.x) * tonumber(ARGV[at + 6]))
+        leased = floor(div(s.z - used, s.x) * tonumber(ARGV[at + 6]))
         leased = min(leased, tonumber(ARGV[at + 7]))
         used = used + leased * s.x
       end
       keep = string.format('%.0f %.0f %.0f', now, used, s.y)
     end
-    remaining = floor(max(s.z - used, 0) / s.x)
-    reset = ceil(used / s.y)
+    remaining = div(max(s.z - used, 0), s.x)
+    reset = divup(used, s.y)
   else
     local used, cur = s.used, s.cur
     if apply then
@@ -128,7 +143,7 @@ for i, key in ipairs(KEYS) do
     else reset = 0 end
   end
   if keep then
-    redis.call('SET', key, keep, 'PX', string.format('%.0f', ceil(reset / 1000) + 1))
+    redis.call('SET', key, keep, 'PX', string.format('%.0f', divup(reset, 1000) + 1))
   end
   answer[#answer + 1] = s.ok and 0 or 1
   answer[#answer + 1] = remaining

@@ -1,0 +1,66 @@
+package ratelimit_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/ratelimit"
+)
+
+// TestAllocations: the bars are 2 for a request with headers, 3 for a denial, none without HTTP.
+func TestAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Log("the race detector allocates, and drops what pools hold; without it the figures are checked")
+	}
+	check := func(name string, most float64, f func()) {
+		t.Helper()
+		f()
+		got := testing.AllocsPerRun(1000, f)
+		t.Logf("%s: %v", name, got)
+		if !raceEnabled {
+			require.LessOrEqual(t, got, most, name)
+		}
+	}
+	wide := ratelimit.PerSecond(1_000_000_000).WithBurst(1_000_000_000)
+	byIP := func(r ratelimit.Rate) ratelimit.Policy {
+		p := policyOf("p", r)
+		p.Key = ratelimit.ByIP()
+		return p
+	}
+	second := policyOf("second", wide)
+	sliding := policyOf("p", ratelimit.PerSecond(1<<24-1))
+	sliding.Window = ratelimit.SlidingWindow
+	sliding.Key = ratelimit.ByIP()
+	w := &bareWriter{header: http.Header{}}
+	serve := func(cfg ratelimit.Config) func() {
+		h := newLimiter(t, cfg).Middleware(nothing)
+		r := httptest.NewRequest("GET", "/", nil)
+		r.RemoteAddr = "192.0.2.1:1234"
+		return func() {
+			w.reset()
+			h.ServeHTTP(w, r)
+		}
+	}
+	check("admission", 2, serve(ratelimit.Config{Policies: []ratelimit.Policy{byIP(wide)}}))
+	check("admission, sliding window", 2, serve(ratelimit.Config{Policies: []ratelimit.Policy{sliding}}))
+	check("admission without headers", 0, serve(ratelimit.Config{Policies: []ratelimit.Policy{byIP(wide)}, NoHeaders: true}))
+	check("admission with legacy headers", 2, serve(ratelimit.Config{Policies: []ratelimit.Policy{byIP(wide)}, LegacyHeaders: true}))
+	check("admission, two policies", 3, serve(ratelimit.Config{Policies: []ratelimit.Policy{byIP(wide), second}}))
+	check("denial", 3, serve(ratelimit.Config{Policies: []ratelimit.Policy{byIP(ratelimit.PerDay(1))}}))
+	require.Equal(t, 429, w.status)
+
+	for _, p := range []ratelimit.Policy{byIP(wide), sliding, byIP(ratelimit.PerDay(1))} {
+		l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{p}})
+		keys := []string{"key"}
+		check("TakeKeys", 0, func() {
+			if _, err := l.TakeKeys(t.Context(), keys); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	require.EqualValues(t, ratelimit.SetBytes, unsafe.Sizeof(ratelimit.Set{}), "two cache lines")
+}

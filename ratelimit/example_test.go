@@ -1,0 +1,175 @@
+package ratelimit_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"time"
+
+	"github.com/trivet-go/trivet/ratelimit"
+)
+
+func Example() {
+	limiter, err := ratelimit.New(ratelimit.Config{
+		Policies: []ratelimit.Policy{{
+			Name:    "per-client",
+			Rate:    ratelimit.PerMinute(60).WithBurst(2),
+			Key:     ratelimit.ByIP(), // no proxy in front: nothing a client says is believed
+			Missing: ratelimit.MissingReject,
+		}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	handler := limiter.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "hello")
+	}))
+	for range 3 {
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		fmt.Printf("%d, RateLimit: %s, Retry-After: %q\n", w.Code, w.Header().Get("RateLimit"), w.Header().Get("Retry-After"))
+	}
+	// Output:
+	// 200, RateLimit: "per-client";r=1;t=1, Retry-After: ""
+	// 200, RateLimit: "per-client";r=0;t=1, Retry-After: ""
+	// 429, RateLimit: "per-client";r=0;t=1, Retry-After: "1"
+}
+
+// Several policies are charged together or not at all, without HTTP too.
+func ExampleLimiter_TakeKeys() {
+	fixed := func(*http.Request) (string, bool) { return "", false } // of no use without requests
+	limiter, err := ratelimit.New(ratelimit.Config{
+		Policies: []ratelimit.Policy{
+			{Name: "user", Rate: ratelimit.PerHour(10).WithBurst(2), Key: fixed, Missing: ratelimit.MissingReject},
+			{Name: "everybody", Rate: ratelimit.PerHour(100).WithBurst(100), Key: fixed, Missing: ratelimit.MissingReject},
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for range 3 {
+		d, err := limiter.TakeKeys(context.Background(), []string{"alice", "all"})
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(d.Allowed, d.Violated(), d.Claims()[1].Remaining)
+	}
+	// Output:
+	// true [] 99
+	// true [] 98
+	// false [user] 98
+}
+
+// Behind proxies, name them: then the address that the last of them has seen counts, and what a client
+// claims does not.
+func ExampleByIP() {
+	key := ratelimit.ByIP(netip.MustParsePrefix("10.0.0.0/8"))
+	r := httptest.NewRequest("GET", "/", nil)
+	r.RemoteAddr = "10.0.0.1:443" // our proxy
+	r.Header.Set("X-Forwarded-For", "203.0.113.9, 198.51.100.7")
+	fmt.Println(key(r))
+	r.Header.Set("X-Forwarded-For", "2001:db8:1:2:3:4:5:6")
+	fmt.Println(key(r)) // a client has a whole /64
+	// Output:
+	// 198.51.100.7 true
+	// 2001:db8:1:2:: true
+}
+
+// Trusting everybody's X-Forwarded-For gives each client as many limits as it likes: the left-most address is
+// whatever it sent.
+func ExampleByIP_incorrect() {
+	everybody := ratelimit.ByIP(netip.MustParsePrefix("0.0.0.0/0"))
+	r := httptest.NewRequest("GET", "/", nil)
+	r.RemoteAddr = "192.0.2.1:1234" // a client, no proxy
+	for _, made := range []string{"198.51.100.1", "198.51.100.2"} {
+		r.Header.Set("X-Forwarded-For", made)
+		key, _ := everybody(r)
+		fmt.Println(key)
+	}
+	key, _ := ratelimit.ByIP()(r)
+	fmt.Println(key, "is right")
+	// Output:
+	// 198.51.100.1
+	// 198.51.100.2
+	// 192.0.2.1 is right
+}
+
+// What a request costs may be known only afterwards: the tokens of a language model, the bytes of an answer.
+func ExampleDecision_Charge() {
+	byKey := ratelimit.ByHeader("X-Api-Key")
+	limiter, err := ratelimit.New(ratelimit.Config{
+		PassDecision: true,
+		Policies: []ratelimit.Policy{
+			{Name: "requests", Rate: ratelimit.PerMinute(60).WithBurst(60), Key: byKey, Missing: ratelimit.MissingReject},
+			{
+				Name: "tokens", Rate: ratelimit.PerMinute(1000).WithBurst(1000), Key: byKey, Missing: ratelimit.MissingReject,
+				Cost: func(*http.Request) int64 { return 1 }, // so that who is in debt waits
+			},
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	handler := limiter.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if d, ok := ratelimit.FromContext(r.Context()); ok {
+			if err := d.Charge(r.Context(), 1500, "tokens"); err != nil {
+				log.Print(err)
+			}
+		}
+	}))
+	for range 2 {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("POST", "/complete", nil)
+		r.Header.Set("X-Api-Key", "secret")
+		handler.ServeHTTP(w, r)
+		fmt.Printf("%d, Retry-After: %q\n", w.Code, w.Header().Get("Retry-After"))
+	}
+	// Output:
+	// 200, Retry-After: ""
+	// 429, Retry-After: "31"
+}
+
+func ExampleConcurrency_Middleware() {
+	concurrency, err := ratelimit.NewConcurrency(ratelimit.ConcurrencyConfig{
+		Limit: 1, Key: ratelimit.ByIP(), Missing: ratelimit.MissingReject,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	var handler http.Handler
+	handler = concurrency.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		second := httptest.NewRecorder() // while this one is in flight
+		handler.ServeHTTP(second, r)
+		fmt.Fprint(w, second.Code)
+	}))
+	w := httptest.NewRecorder()
+	handler.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	fmt.Println(w.Code, w.Body, concurrency.Stats().InFlight)
+	// Output: 200 429 0
+}
+
+func ExamplePacer() {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello") }))
+	defer server.Close()
+	pacer, err := ratelimit.NewPacer(ratelimit.PacerConfig{Rate: ratelimit.PerSecond(100).WithBurst(1)})
+	if err != nil {
+		log.Fatal(err)
+	}
+	client := &http.Client{Transport: pacer.Transport(nil)}
+	defer client.CloseIdleConnections()
+	start := time.Now()
+	for range 3 {
+		resp, err := client.Get(server.URL)
+		if err != nil {
+			log.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+	fmt.Println(time.Since(start) >= 20*time.Millisecond, pacer.Stats().Sent)
+	// Output: true 3
+}

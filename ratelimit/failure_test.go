@@ -1,0 +1,365 @@
+package ratelimit_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/ratelimit"
+)
+
+// A brokenStore fails while err is set; else it decides in memory. It may refuse to be prepared.
+type brokenStore struct {
+	err, prepare error
+	remembered   bool
+	remaining    int64 // if not zero, what it says is left
+	calls        int
+	memory       *ratelimit.MemoryStore
+}
+
+func (s *brokenStore) Prepare(p []ratelimit.Policy) error {
+	if s.memory == nil {
+		s.memory, _ = ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{MaxKeys: 100})
+	}
+	return errors.Join(s.prepare, s.memory.Prepare(p))
+}
+
+func (s *brokenStore) Take(ctx context.Context, claims []ratelimit.Claim) error {
+	s.calls++
+	if s.err != nil {
+		claims[0].Denied, claims[0].Remaining = true, -7 // what a failed call leaves behind counts for nothing
+		return s.err
+	}
+	err := s.memory.Take(ctx, claims)
+	claims[0].Remembered = s.remembered
+	if s.remaining != 0 {
+		claims[0].Remaining = s.remaining
+	}
+	return err
+}
+
+func (s *brokenStore) Charge(ctx context.Context, claims []ratelimit.Claim) error {
+	if s.err != nil {
+		return s.err
+	}
+	return s.memory.Charge(ctx, claims)
+}
+
+var errDown = errors.New("down")
+
+func TestR18_EachPolicyHasItsOwnFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open, local := policyOf("open", ratelimit.PerDay(10).WithBurst(10)), policyOf("local", ratelimit.PerDay(10).WithBurst(10))
+		open.OnError, local.OnError = ratelimit.FailOpen, ratelimit.FailLocal(0.5)
+		store := &brokenStore{}
+		var events []string
+		l := newLimiter(t, ratelimit.Config{
+			Store: store, Policies: []ratelimit.Policy{open, local},
+			Observe: func(_ context.Context, e ratelimit.Event) {
+				if e.Kind != "decision" {
+					events = append(events, fmt.Sprint(e.Kind, " ", e.Err))
+				}
+			},
+		})
+		admitted := func() (n int) {
+			for allow(t, l, "a", "a") {
+				n++
+				require.Less(t, n, 100)
+			}
+			return n
+		}
+		for range 4 {
+			require.True(t, allow(t, l, "a", "a"))
+		}
+		require.Zero(t, l.Stats().Degraded)
+		store.err = errDown
+		d, err := l.TakeKeys(t.Context(), []string{"a", "a"})
+		require.NoError(t, err)
+		require.True(t, d.Degraded)
+		require.EqualValues(t, 2, d.Remaining, "half of six, and one is used")
+		require.EqualValues(t, -1, d.Claims()[0].Remaining, "nobody knows")
+		require.EqualValues(t, 10, d.Claims()[1].Rate.Burst, "the rate that clients are told is the policy's")
+		require.Equal(t, 2, admitted())
+		d, err = l.TakeKeys(t.Context(), []string{"a", "a"})
+		require.NoError(t, err)
+		require.Equal(t, []string{"local"}, d.Violated())
+		require.InDelta(t, 24*time.Hour/5, d.RetryAfter, float64(time.Minute), "at half of the pace")
+		require.EqualValues(t, 1, l.Stats().Degraded)
+		require.EqualValues(t, 5, l.Stats().Failures)
+
+		// What the store has remembered is no sign that it is well.
+		store.err, store.remembered = nil, true
+		allow(t, l, "b", "b")
+		require.EqualValues(t, 1, l.Stats().Degraded)
+		store.remembered = false
+		allow(t, l, "b", "b")
+		require.Zero(t, l.Stats().Degraded)
+		require.Equal(t, []string{"degraded down", "recovered <nil>"}, events)
+
+		// A caller who left is no failure of the store.
+		store.err = context.Canceled
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err = l.TakeKeys(gone, []string{"c", "c"})
+		require.NoError(t, err)
+		require.Zero(t, l.Stats().Degraded)
+	})
+}
+
+func TestR18_FailClosedRefusesAll(t *testing.T) {
+	closed, local := policyOf("closed", ratelimit.PerDay(10)), policyOf("local", ratelimit.PerDay(1).WithBurst(3))
+	closed.OnError = ratelimit.FailClosed
+	store := &brokenStore{err: errDown}
+	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{local, closed}})
+	for range 5 {
+		d, err := l.TakeKeys(t.Context(), []string{"a", "a"})
+		require.NoError(t, err)
+		require.False(t, d.Allowed)
+		require.Equal(t, ratelimit.Unavailable, d.Outcome)
+		require.Equal(t, []string{"closed"}, d.Violated())
+		require.Equal(t, time.Second, d.RetryAfter)
+	}
+	require.EqualValues(t, 5, l.Stats().Unavailable)
+	require.EqualValues(t, 5, l.Stats().Refused["closed"])
+	store.err = nil
+	require.True(t, allow(t, l, "a", "a"), "what was refused was not charged")
+}
+
+// TestR18_ChargeOfAFailedStore: the debt is kept here.
+func TestR18_ChargeOfAFailedStore(t *testing.T) {
+	store := &brokenStore{}
+	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerDay(1).WithBurst(10))}})
+	d, err := l.TakeKeys(t.Context(), []string{"a"})
+	require.NoError(t, err)
+	store.err = errDown
+	require.ErrorIs(t, d.Charge(t.Context(), 20), errDown)
+	require.EqualValues(t, 1, l.Stats().Failures)
+	require.False(t, allow(t, l, "a"))
+	require.True(t, allow(t, l, "b"))
+}
+
+// TestSharesAreOfPaceAndBurst: with any share and rate, what is admitted locally is at most that share, or one.
+func TestSharesAreOfPaceAndBurst(t *testing.T) {
+	for _, tt := range []struct {
+		rate  ratelimit.Rate
+		share float64
+		burst int
+		pace  time.Duration // of one token
+	}{
+		{ratelimit.PerSecond(10).WithBurst(10), 0.5, 5, 200 * time.Millisecond},
+		{ratelimit.PerDay(1).WithBurst(1), 0.25, 1, 4 * 24 * time.Hour},
+		{ratelimit.Rate{Limit: 1000, Window: 300 * 24 * time.Hour, Burst: 1000}, 0.25, 250, 4 * 300 * 24 * time.Hour / 1000},
+		{ratelimit.Rate{Limit: 1, Window: 366 * 24 * time.Hour, Burst: 4}, 0.01, 1, 366 * 24 * time.Hour},
+		{ratelimit.Rate{Limit: 199, Window: 366 * 24 * time.Hour, Burst: 796}, 0.01, 4, 366 * 24 * time.Hour},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := policyOf("p", tt.rate)
+			p.OnError = ratelimit.FailLocal(tt.share)
+			l := newLimiter(t, ratelimit.Config{Store: &brokenStore{err: errDown}, Policies: []ratelimit.Policy{p}})
+			time.Sleep(time.Hour)
+			for range tt.burst {
+				require.True(t, allow(t, l, "a"), "%+v", tt)
+			}
+			require.False(t, allow(t, l, "a"), "%+v", tt)
+			time.Sleep(tt.pace - tt.pace/1000)
+			require.False(t, allow(t, l, "a"), "%+v", tt)
+			time.Sleep(tt.pace / 500)
+			require.True(t, allow(t, l, "a"), "%+v", tt)
+		})
+	}
+}
+
+func TestStoresThatNewRefuses(t *testing.T) {
+	p := []ratelimit.Policy{policyOf("p", ratelimit.PerDay(1))}
+	_, err := ratelimit.New(ratelimit.Config{Store: &brokenStore{prepare: errDown}, Policies: p})
+	require.ErrorIs(t, err, errDown)
+	require.ErrorContains(t, err, "ratelimit: Config.Store: ")
+	for _, m := range []*ratelimit.MemoryStore{nil, {}} {
+		_, err = ratelimit.New(ratelimit.Config{Store: m, Policies: p})
+		require.EqualError(t, err, "ratelimit: Config.Store: the MemoryStore was not made by NewMemoryStore")
+	}
+}
+
+// TestMemoryStoreBehindAnother: what a store of one's own hands on is checked.
+func TestMemoryStoreBehindAnother(t *testing.T) {
+	m := newMemory(t, 10)
+	gcra, sliding := policyOf("gcra", ratelimit.PerDay(2).WithBurst(2)), policyOf("sliding", ratelimit.PerDay(2))
+	sliding.Window = ratelimit.SlidingWindow
+	require.NoError(t, m.Prepare([]ratelimit.Policy{gcra, sliding}))
+	claim := func(p *ratelimit.Policy, cost int64) ratelimit.Claim {
+		return ratelimit.Claim{Policy: p, Key: "k", Rate: p.Rate, Cost: cost}
+	}
+	for i := range 3 {
+		claims := []ratelimit.Claim{claim(&gcra, 1), claim(&sliding, 1)}
+		require.NoError(t, m.Take(t.Context(), claims))
+		require.Equal(t, i == 2, claims[0].Denied && claims[1].Denied)
+	}
+	other, invalid := policyOf("other", ratelimit.PerDay(1)), gcra
+	invalid.Rate.Limit = 0
+	for want, claims := range map[string][]ratelimit.Claim{
+		`ratelimit: policy "gcra": cost -1 is negative`:          {claim(&gcra, -1)},
+		`ratelimit: policy "sliding": cost -5 is negative`:       {claim(&gcra, 1), claim(&sliding, -5)},
+		`ratelimit: policy "other" was not prepared`:             {claim(&other, 1)},
+		`ratelimit: policy "gcra" has two claims`:                {claim(&gcra, 1), claim(&gcra, 1)},
+		`ratelimit: 9 claims are more than 8`:                    make([]ratelimit.Claim, 9),
+		`ratelimit: policy "gcra": Rate.Limit: 0 is less than 1`: {claim(&invalid, 1)},
+	} {
+		require.EqualError(t, m.Take(t.Context(), claims), want)
+	}
+	require.Error(t, m.Charge(t.Context(), []ratelimit.Claim{claim(&gcra, -1)}))
+	require.NoError(t, m.Charge(t.Context(), []ratelimit.Claim{claim(&sliding, 5)}))
+}
+
+func TestNewNamesEveryFault(t *testing.T) {
+	bad := ratelimit.Policy{Name: "a b", OnError: 2, Rate: ratelimit.Rate{Limit: -1, Window: time.Hour, Burst: -1}}
+	named := policyOf("same", ratelimit.PerDay(1))
+	window := policyOf("w", ratelimit.PerDay(1).WithBurst(1))
+	window.Window = ratelimit.SlidingWindow
+	wide := policyOf("wide", ratelimit.PerDay(1<<24))
+	wide.Window = ratelimit.SlidingWindow
+	strange := policyOf("s", ratelimit.PerDay(1))
+	strange.Window = 7
+	_, err := ratelimit.New(ratelimit.Config{Policies: []ratelimit.Policy{bad, named, named, window, wide, strange}, RetryJitter: -1})
+	for _, want := range []string{
+		`Policies[0].Name: "a b" is not 1 to 64`, "Policies[0].Key: is required", "Policies[0].Missing: is required",
+		"Policies[0].OnError: the share 2 is not", "Policies[0].Rate.Limit: -1 is less", "Policies[0].Rate.Burst: -1 is negative",
+		`Policies[2].Name: "same" is taken`, "Policies[3].Rate.Burst: has no meaning", "Policies[4].Rate.Limit: 16777216 is more than",
+		"Policies[5].Window: there is no algorithm 7", "RetryJitter: -1ns is negative",
+	} {
+		require.ErrorContains(t, err, "ratelimit: Config."+want)
+	}
+	require.Len(t, strings.Split(err.Error(), "\n"), 11)
+	for _, n := range []int{0, 9} {
+		_, err = ratelimit.New(ratelimit.Config{Policies: make([]ratelimit.Policy, n)})
+		require.ErrorContains(t, err, fmt.Sprintf("ratelimit: Config.Policies: there are %d, not 1 to 8", n))
+	}
+}
+
+func TestMissingKeys(t *testing.T) {
+	byKey := func(m ratelimit.Missing) ratelimit.Policy {
+		p := policyOf("by-key", ratelimit.PerDay(1))
+		p.Missing = m
+		p.Key = func(r *http.Request) (string, bool) { return r.Host, r.Host != "empty" }
+		return p
+	}
+	ask := func(l *ratelimit.Limiter, host string) ratelimit.Decision {
+		d, err := l.Take(t.Context(), &http.Request{Host: host})
+		require.NoError(t, err)
+		return d
+	}
+	skip := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{byKey(ratelimit.MissingSkip)}})
+	shared := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{byKey(ratelimit.MissingShared)}})
+	other := policyOf("other", ratelimit.PerDay(1))
+	reject := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{other, byKey(ratelimit.MissingReject)}})
+	for i, host := range []string{"", "empty", ""} {
+		d := ask(skip, host)
+		require.True(t, d.Allowed)
+		require.EqualValues(t, -1, d.Remaining)
+		require.Equal(t, i == 0, ask(shared, host).Allowed)
+		d = ask(reject, host)
+		require.Equal(t, ratelimit.NoKey, d.Outcome)
+		require.Equal(t, []string{"by-key"}, d.Violated())
+	}
+	require.True(t, ask(shared, "a").Allowed)
+	require.True(t, ask(reject, "a").Allowed, "who had no key was charged nowhere")
+	require.EqualValues(t, 3, reject.Stats().NoKey)
+	both := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{byKey(ratelimit.MissingReject), policyOf("x", ratelimit.PerDay(1))}})
+	d, err := both.TakeKeys(t.Context(), []string{"", ""})
+	require.NoError(t, err)
+	require.Equal(t, []string{"by-key", "x"}, d.Violated())
+	_, err = both.TakeKeys(t.Context(), []string{"one"})
+	require.EqualError(t, err, "ratelimit: TakeKeys: 1 keys for 2 policies")
+	require.EqualValues(t, 1, both.Stats().Errors)
+}
+
+func TestRateFor(t *testing.T) {
+	plans := map[string]ratelimit.Rate{"": {}, "gold": ratelimit.PerDay(1).WithBurst(5)}
+	p := policyOf("p", ratelimit.PerDay(1).WithBurst(2))
+	p.Key = func(r *http.Request) (string, bool) { return r.Host, true }
+	p.RateFor = func(r *http.Request) ratelimit.Rate { return plans[r.Method] }
+	w := policyOf("w", ratelimit.PerDay(100))
+	w.Window = ratelimit.SlidingWindow
+	w.RateFor = func(r *http.Request) ratelimit.Rate {
+		if r.Method == "short" {
+			return ratelimit.PerHour(1)
+		}
+		return ratelimit.PerDay(50)
+	}
+	l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{p, w}})
+	for plan, burst := range map[string]int{"": 2, "gold": 5} {
+		for i := range burst + 1 {
+			d, err := l.Take(t.Context(), &http.Request{Method: plan, Host: "of " + plan})
+			require.NoError(t, err)
+			require.Equal(t, i < burst, d.Allowed)
+			h := http.Header{}
+			d.SetHeaders(h)
+			_, q := items(t, h["Ratelimit-Policy"])
+			require.EqualValues(t, 50, q[1]["q"])
+		}
+	}
+	_, err := l.Take(t.Context(), &http.Request{Method: "short", Host: "x"})
+	require.EqualError(t, err, "ratelimit: Config.Policies[1].RateFor: returned Window: 1h0m0s is not the policy's 24h0m0s")
+}
+
+// TestEvents: what STYLE asks of LogValue: event, bounded dimensions, a measurement, and the rest as detail.
+func TestEvents(t *testing.T) {
+	var events []ratelimit.Event
+	l := newLimiter(t, ratelimit.Config{
+		Policies: []ratelimit.Policy{policyOf("day", ratelimit.PerDay(1))},
+		Observe:  func(_ context.Context, e ratelimit.Event) { events = append(events, e) },
+	})
+	allow(t, l, "secret")
+	allow(t, l, "secret")
+	require.Len(t, events, 2)
+	events = append(events, ratelimit.Event{Kind: "degraded", Err: errDown})
+	for i, want := range []string{
+		`level=INFO msg="" e.event=decision e.outcome=admitted e.policy="" e.degraded=false e.took=1ms e.detail.remaining=0 e.detail.retry_after=0s`,
+		`level=INFO msg="" e.event=decision e.outcome=limited e.policy=day e.degraded=false e.took=1ms e.detail.remaining=0 e.detail.retry_after=24h0m0s`,
+		`level=INFO msg="" e.event=degraded e.detail.error=down`,
+	} {
+		e := events[i]
+		e.Took = time.Millisecond
+		e.RetryAfter = e.RetryAfter.Round(time.Hour)
+		require.Equal(t, want, logLine(e))
+	}
+	require.Equal(t, `level=INFO msg="" e.event=concurrency e.outcome=busy`, logLine(ratelimit.ConcurrencyEvent{Outcome: "busy"}))
+	require.Equal(t, `level=INFO msg="" e.event=turn e.outcome=sent e.waited=1s e.detail.host=h`,
+		logLine(ratelimit.PacerEvent{Outcome: "sent", Waited: time.Second, Host: "h"}))
+	require.Equal(t, "unknown", ratelimit.Outcome(99).String())
+}
+
+func logLine(e slog.LogValuer) string {
+	var b strings.Builder
+	log := slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if len(groups) == 0 && a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+	log.Info("", "e", e)
+	return strings.TrimSpace(b.String())
+}
+
+// TestStoresThatExaggerate: a store of one's own may say that more is left than a burst; that is no debt here.
+func TestStoresThatExaggerate(t *testing.T) {
+	store := &brokenStore{remaining: 1 << 62}
+	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerDay(1).WithBurst(5))}})
+	d, err := l.TakeKeys(t.Context(), []string{"a"})
+	require.NoError(t, err)
+	h := http.Header{}
+	d.SetHeaders(h)
+	items(t, h["Ratelimit"])
+	store.err = errDown
+	for range 5 {
+		require.True(t, allow(t, l, "a"))
+	}
+	require.False(t, allow(t, l, "a"))
+}

@@ -1,0 +1,589 @@
+package ratelimit_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dunglas/httpsfv"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/trivet-go/trivet/internal/backend"
+	"github.com/trivet-go/trivet/ratelimit"
+)
+
+// protocols are those that handlers are tried over.
+var protocols = []backend.Protocol{backend.HTTP1, backend.HTTP2}
+
+// eachProtocol runs f with a real server of h over each protocol.
+func eachProtocol(t *testing.T, h func() http.Handler, f func(t *testing.T, url string, c *http.Client)) {
+	for _, p := range protocols {
+		t.Run("protocol="+string(p), func(t *testing.T) {
+			b := backend.Start(t, backend.Config{Protocol: p, Handler: h()})
+			transport := backend.Transport(p)
+			defer transport.CloseIdleConnections()
+			f(t, b.URL.String(), &http.Client{Transport: transport})
+		})
+	}
+}
+
+func get(t testing.TB, c *http.Client, url string) (*http.Response, string) {
+	t.Helper()
+	resp, err := c.Get(url)
+	require.NoError(t, err)
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	return resp, string(body)
+}
+
+func TestMiddlewareOverRealServers(t *testing.T) {
+	eachProtocol(t, func() http.Handler {
+		p := policyOf("day", ratelimit.PerDay(1).WithBurst(3))
+		p.Key = ratelimit.ByIP()
+		return newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{p}}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, "hello")
+		}))
+	}, func(t *testing.T, url string, c *http.Client) {
+		for i := range 3 {
+			resp, body := get(t, c, url)
+			require.Equal(t, 200, resp.StatusCode)
+			require.Equal(t, "hello", body)
+			require.Equal(t, `"day";q=1;w=86400`, resp.Header.Get("RateLimit-Policy"))
+			require.Equal(t, fmt.Sprintf(`"day";r=%d;t=%d`, 2-i, max(2-i, 1)*86400), resp.Header.Get("RateLimit"))
+			require.Empty(t, resp.Header.Get("Retry-After"))
+		}
+		resp, body := get(t, c, url)
+		require.Equal(t, 429, resp.StatusCode)
+		require.Equal(t, "86400", resp.Header.Get("Retry-After"))
+		require.Equal(t, "no-store", resp.Header.Get("Cache-Control"))
+		require.JSONEq(t, `{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded",
+			"title":"Request quota exceeded","status":429,"violated-policies":["day"]}`, body)
+	})
+}
+
+// items parses a list of RateLimit or RateLimit-Policy as strictly as RFC 9651 says.
+func items(t require.TestingT, values []string) (names []string, params []map[string]int64) {
+	list, err := httpsfv.UnmarshalList(values)
+	require.NoError(t, err, "%q", values)
+	for _, m := range list {
+		item := m.(httpsfv.Item)
+		names = append(names, item.Value.(string))
+		p := map[string]int64{}
+		for _, name := range item.Params.Names() {
+			v, _ := item.Params.Get(name)
+			p[name] = v.(int64)
+		}
+		params = append(params, p)
+	}
+	return names, params
+}
+
+// TestR23_Fields: of any policies and whatever was asked, the fields are well-formed, nothing is negative or longer than what
+// was promised, and no r/t is faster than the rate.
+func TestR23_Fields(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var policies []ratelimit.Policy
+		cost := int64(1)
+		for i := range rapid.IntRange(1, 3).Draw(t, "policies") {
+			r := drawRate(t)
+			if rapid.IntRange(0, 4).Draw(t, "huge burst") == 0 {
+				r.Burst = rapid.Int64Range(1, 1<<58).Draw(t, "its size")
+			}
+			p := policyOf(fmt.Sprintf("p%d", i), r)
+			p.Cost = func(*http.Request) int64 { return cost }
+			if rapid.Bool().Draw(t, "sliding") {
+				p.Window, p.Rate.Burst, p.Rate.Limit = ratelimit.SlidingWindow, 0, min(r.Limit, 1<<24-1)
+			}
+			policies = append(policies, p)
+		}
+		store, err := ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{MaxKeys: 10})
+		require.NoError(t, err)
+		store.SetBase(store.Base().Add(-time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "uptime"))))
+		jitter := time.Duration(rapid.SampledFrom([]int64{0, int64(time.Minute), math.MaxInt64}).Draw(t, "jitter"))
+		l, err := ratelimit.New(ratelimit.Config{Store: store, Policies: policies, LegacyHeaders: true, RetryJitter: jitter})
+		if err != nil {
+			t.Skip(err.Error())
+		}
+		for range rapid.IntRange(1, 20).Draw(t, "requests") {
+			cost = rapid.OneOf(rapid.Int64Range(0, 60), rapid.Int64Range(0, math.MaxInt64)).Draw(t, "cost")
+			d, err := l.Take(context.Background(), new(http.Request))
+			require.NoError(t, err)
+			h := http.Header{}
+			d.SetHeaders(h)
+			names, quota := items(t, h["Ratelimit-Policy"])
+			require.Len(t, names, len(policies))
+			for i, p := range policies {
+				require.Equal(t, p.Name, names[i])
+				require.Positive(t, quota[i]["q"])
+				require.Positive(t, quota[i]["w"])
+			}
+			claims := d.Claims()
+			names, left := items(t, h["Ratelimit"])
+			require.Len(t, names, len(policies))
+			longest := int64(1)
+			for i, c := range claims {
+				require.GreaterOrEqual(t, left[i]["r"], int64(0))
+				require.Positive(t, left[i]["t"])
+				pace := float64(left[i]["r"]) / float64(left[i]["t"])
+				require.LessOrEqual(t, pace, float64(c.Rate.Limit)/c.Rate.Window.Seconds()*(1+1e-9))
+				full := float64(c.Rate.Window) // the time in which everything is earned
+				if policies[i].Window == ratelimit.GCRA {
+					full *= float64(c.Rate.Burst) / float64(c.Rate.Limit)
+				} else {
+					full *= 2
+				}
+				most := int64(full*(1+1e-9)/1e9) + 1
+				require.LessOrEqual(t, left[i]["t"], max(most, int64(float64(c.Rate.Window)/float64(c.Rate.Limit)/1e9)+1))
+				longest = max(longest, most)
+				require.LessOrEqual(t, c.RetryAfter, time.Duration(full*(1+1e-9))+1)
+			}
+			retry := h.Get("Retry-After")
+			if d.Allowed || d.RetryAfter == 0 {
+				require.Empty(t, retry)
+			} else {
+				s, err := strconv.ParseInt(retry, 10, 64)
+				require.NoError(t, err)
+				require.GreaterOrEqual(t, float64(s), d.RetryAfter.Seconds()*(1-1e-12), "rounded up")
+				if jitter == 0 {
+					require.LessOrEqual(t, s, longest)
+				}
+			}
+			for _, name := range []string{"X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset"} {
+				n, err := strconv.ParseInt(h.Get(name), 10, 64)
+				require.NoError(t, err)
+				require.GreaterOrEqual(t, n, int64(0))
+			}
+		}
+	})
+}
+
+func TestR23_RetryAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := policyOf("p", ratelimit.Rate{Limit: 10, Window: 15 * time.Second, Burst: 1}) // one in 1.5 s
+		plain := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{p}})
+		jittered := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{p}, RetryJitter: 10 * time.Second})
+		draw := 0.0
+		jittered.SetJitter(func() float64 { return draw })
+		retry := func(l *ratelimit.Limiter) string {
+			d, err := l.Take(t.Context(), new(http.Request))
+			require.NoError(t, err)
+			h := http.Header{}
+			d.SetHeaders(h)
+			return h.Get("Retry-After")
+		}
+		require.Empty(t, retry(plain))
+		require.Empty(t, retry(jittered))
+		require.Equal(t, "2", retry(plain), "1.5 s rounded up")
+		time.Sleep(499 * time.Millisecond)
+		require.Equal(t, "2", retry(plain), "1.001 s")
+		time.Sleep(time.Millisecond)
+		require.Equal(t, "1", retry(plain))
+		for d, want := range map[float64]string{0: "1", 0.01: "2", 0.5: "6", 0.99: "11"} {
+			draw = d
+			require.Equal(t, want, retry(jittered))
+		}
+	})
+}
+
+// TestR23_NothingAboutOthers: a shared or hidden policy limits, but its state is not told.
+func TestR23_NothingAboutOthers(t *testing.T) {
+	hidden := policyOf("all", ratelimit.PerDay(1).WithBurst(2))
+	hidden.Hidden = true
+	shared := policyOf("anonymous", ratelimit.PerDay(1))
+	shared.Missing = ratelimit.MissingShared
+	shared.Key = ratelimit.ByHeader("X-Key")
+	own := policyOf("own", ratelimit.PerDay(10).WithBurst(10))
+	l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{hidden, shared, own}, LegacyHeaders: true})
+	serve := func(key string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", "/", nil)
+		if key != "" {
+			r.Header.Set("X-Key", key)
+		}
+		l.Middleware(nothing).ServeHTTP(w, r)
+		return w
+	}
+	w := serve("")
+	require.Equal(t, 200, w.Code)
+	require.Equal(t, `"own";q=10;w=86400`, w.Header().Get("RateLimit-Policy"))
+	require.Equal(t, `"own";r=9;t=77760`, w.Header().Get("RateLimit"))
+	require.Equal(t, "9", w.Header().Get("X-RateLimit-Remaining"))
+	w = serve("")
+	require.Equal(t, 429, w.Code)
+	require.Contains(t, w.Body.String(), `"violated-policies":["anonymous"]`)
+	require.Equal(t, `"own";r=9;t=77760`, w.Header().Get("RateLimit"))
+	require.Equal(t, 200, serve("a").Code)
+	w = serve("b")
+	require.Equal(t, 429, w.Code)
+	require.Contains(t, w.Body.String(), `"violated-policies":[]`)
+	require.NotContains(t, strings.Join(w.Header()["Ratelimit"], " "), "all")
+}
+
+func TestFieldsOfSeveralLimitersAreOneList(t *testing.T) {
+	outer := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policyOf("outer", ratelimit.PerHour(100))}})
+	inner := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policyOf("inner", ratelimit.PerHour(1))}})
+	h := outer.Middleware(inner.Middleware(nothing))
+	for i := range 2 {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		require.Equal(t, []int{200, 429}[i], w.Code)
+		for _, name := range []string{"Ratelimit", "Ratelimit-Policy"} {
+			names, _ := items(t, w.Header()[name])
+			require.Equal(t, []string{"outer", "inner"}, names)
+		}
+	}
+}
+
+func TestHeadersByOption(t *testing.T) {
+	p := policyOf("p", ratelimit.PerHour(1))
+	silent := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{p}, NoHeaders: true})
+	for i := range 2 {
+		w := httptest.NewRecorder()
+		silent.Middleware(nothing).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		require.Empty(t, w.Header().Get("RateLimit"))
+		require.Empty(t, w.Header().Get("RateLimit-Policy"))
+		require.Equal(t, []string{"", "3600"}[i], w.Header().Get("Retry-After"))
+	}
+	var zero ratelimit.Decision
+	h := http.Header{}
+	zero.SetHeaders(h)
+	require.Empty(t, h)
+}
+
+// An endlessBody notes whether it was read.
+type endlessBody struct{ read atomic.Int64 }
+
+func (b *endlessBody) Read(p []byte) (int, error) {
+	b.read.Add(int64(len(p)))
+	return len(p), nil
+}
+
+// TestR24_RefusesBeforeTheBody: ten gigabytes announced, and a client that waits for 100 Continue sends none of them.
+func TestR24_RefusesBeforeTheBody(t *testing.T) {
+	reached := new(atomic.Int64)
+	handler := func() http.Handler {
+		return newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerDay(1))}}).Middleware(
+			http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) }))
+	}
+	eachProtocol(t, handler, func(t *testing.T, url string, c *http.Client) {
+		reached.Store(0)
+		get(t, c, url)
+		for _, expect := range []bool{false, true} {
+			body := new(endlessBody)
+			r, err := http.NewRequest("POST", url, body)
+			require.NoError(t, err)
+			r.ContentLength = 10 << 30
+			if expect {
+				r.Header.Set("Expect", "100-continue")
+			}
+			resp, err := c.Do(r)
+			if err == nil { // a client that writes on may find the connection reset before it reads the answer
+				require.Equal(t, 429, resp.StatusCode)
+				resp.Body.Close()
+			}
+			require.Less(t, body.read.Load(), int64(64<<20))
+		}
+		require.EqualValues(t, 1, reached.Load())
+		resp, _ := get(t, c, url)
+		require.Equal(t, 429, resp.StatusCode, "the client goes on, be it on another connection")
+	})
+
+	// Over HTTP/1.1 no 100 is sent, and the answer comes at once.
+	b := backend.Start(t, backend.Config{Handler: handler()})
+	conn, err := net.Dial("tcp", b.URL.Host)
+	require.NoError(t, err)
+	defer conn.Close()
+	in := bufio.NewReader(conn)
+	for i := range 2 {
+		fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n", []int64{0, 1 << 34}[i])
+		resp, err := http.ReadResponse(in, nil)
+		require.NoError(t, err)
+		require.Equal(t, []int{200, 429}[i], resp.StatusCode)
+		_, err = io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		require.Equal(t, i == 1, resp.Close, "what follows on the connection would be the body")
+	}
+}
+
+// TestR25_ChargedOnce: what is known afterwards is added once for each call, saturating, and never given back, whatever
+// becomes of the handler.
+func TestR25_ChargedOnce(t *testing.T) {
+	requests, units := policyOf("requests", ratelimit.PerDay(100).WithBurst(100)), policyOf("bytes", ratelimit.PerDay(1000).WithBurst(1000))
+	l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{requests, units}, PassDecision: true})
+	left := func() (int64, int64) {
+		w := httptest.NewRecorder()
+		l.Middleware(nothing).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		_, p := items(t, w.Header()["Ratelimit"])
+		return p[0]["r"], p[1]["r"]
+	}
+	charge := func(cost int64, policies ...string) (err error) {
+		defer func() { require.Equal(t, http.ErrAbortHandler, recover()) }()
+		l.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			d, ok := ratelimit.FromContext(r.Context())
+			require.True(t, ok)
+			err = d.Charge(r.Context(), cost, policies...)
+			panic(http.ErrAbortHandler)
+		})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+		return err
+	}
+	require.NoError(t, charge(200, "bytes"))
+	r, b := left()
+	require.EqualValues(t, 98, r)
+	require.EqualValues(t, 1000-200-2, b)
+	require.EqualError(t, charge(-200), "ratelimit: Charge: -200 is negative")
+	require.EqualError(t, charge(1, "byte"), `ratelimit: Charge: there is no policy "byte"`)
+	require.NoError(t, charge(0))
+	r, b = left()
+	require.EqualValues(t, 94, r)
+	require.EqualValues(t, 1000-200-6, b)
+	require.NoError(t, charge(10))
+	r, b = left()
+	require.EqualValues(t, 94-10-2, r)
+	require.EqualValues(t, 794-10-2, b)
+	require.NoError(t, charge(math.MaxInt64, "bytes"))
+	d, err := l.TakeKeys(t.Context(), []string{"all", "all"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"bytes"}, d.Violated())
+	require.NoError(t, d.Charge(t.Context(), 1000), "a refused request is charged nothing")
+	require.EqualValues(t, 94-10-2-1, d.Claims()[0].Remaining)
+
+	_, ok := ratelimit.FromContext(t.Context())
+	require.False(t, ok)
+	require.NoError(t, new(ratelimit.Decision).Charge(t.Context(), 1))
+}
+
+// TestR27_OrderInAChain: a limit outside a cache counts its hits, one inside does not; and one inside retry counts repeats.
+func TestR27_OrderInAChain(t *testing.T) {
+	stored := map[string]string{}
+	cache := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if body, ok := stored[r.URL.Path]; ok {
+				fmt.Fprint(w, body)
+				return
+			}
+			rec := httptest.NewRecorder()
+			next.ServeHTTP(rec, r)
+			if rec.Code == 200 {
+				stored[r.URL.Path] = rec.Body.String()
+			}
+			w.WriteHeader(rec.Code)
+			w.Write(rec.Body.Bytes())
+		})
+	}
+	byAddress := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policyOf("address", ratelimit.PerDay(1).WithBurst(5))}})
+	byUser := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policyOf("user", ratelimit.PerDay(1).WithBurst(2))}})
+	h := byAddress.Middleware(cache(byUser.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) }))))
+	status := func(path string) int {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		return w.Code
+	}
+	for i := range 4 {
+		require.Equal(t, 200, status("/a"), i)
+	}
+	require.EqualValues(t, 4, byAddress.Stats().Admitted, "hits count outside")
+	require.EqualValues(t, 1, byUser.Stats().Admitted, "and not inside")
+	require.Equal(t, 200, status("/b"))
+	require.Equal(t, 429, status("/b"))
+
+	pacer, err := ratelimit.NewPacer(ratelimit.PacerConfig{Rate: ratelimit.PerSecond(1_000_000)})
+	require.NoError(t, err)
+	paced := pacer.Transport(roundTripFunc(func(*http.Request) (*http.Response, error) { return nil, errors.New("reset") }))
+	for range 3 { // what a retrier outside does
+		_, err := paced.RoundTrip(httptest.NewRequest("GET", "http://a/", nil))
+		require.EqualError(t, err, "reset")
+	}
+	require.EqualValues(t, 3, pacer.Stats().Sent, "repeats are paced")
+}
+
+// TestR29_EachStreamCounts: many requests of one HTTP/2 connection.
+func TestR29_EachStreamCounts(t *testing.T) {
+	for _, p := range []backend.Protocol{backend.HTTP2, backend.H2C} {
+		policy := policyOf("p", ratelimit.PerDay(1).WithBurst(10))
+		policy.Key = ratelimit.ByIP()
+		l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policy}})
+		conns := sync.Map{}
+		b := backend.Start(t, backend.Config{Protocol: p, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			conns.Store(r.RemoteAddr, true)
+			l.Middleware(nothing).ServeHTTP(w, r)
+		})})
+		transport := backend.Transport(p)
+		c := &http.Client{Transport: transport}
+		get(t, c, b.URL.String()) // one connection
+		var wg sync.WaitGroup
+		var refused atomic.Int64
+		for range 50 {
+			wg.Go(func() {
+				resp, err := c.Get(b.URL.String())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if resp.StatusCode == 429 {
+					refused.Add(1)
+				}
+				resp.Body.Close()
+			})
+		}
+		wg.Wait()
+		transport.CloseIdleConnections()
+		n := 0
+		conns.Range(func(any, any) bool { n++; return true })
+		require.Equal(t, 1, n, "connections")
+		require.EqualValues(t, 41, refused.Load())
+		require.EqualValues(t, 10, l.Stats().Admitted)
+	}
+}
+
+// TestR30_EveryMethodCounts: and whatever the handler makes of it.
+func TestR30_EveryMethodCounts(t *testing.T) {
+	p := policyOf("p", ratelimit.PerDay(1).WithBurst(8))
+	p.Key = ratelimit.ByIP()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /a", func(http.ResponseWriter, *http.Request) {})
+	l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{p}})
+	h := l.Middleware(mux)
+	for i, r := range []string{"OPTIONS *", "HEAD /a", "GET /nowhere", "BREW /a", "OPTIONS /a", "POST /a", "TRACE /a", "GET /a", "GET /a", "OPTIONS /a", "BREW /a"} {
+		method, target, _ := strings.Cut(r, " ")
+		w := httptest.NewRecorder()
+		req := httptest.NewRequest(method, target, nil)
+		req.Header.Set("Origin", "https://example.org")
+		req.Header.Set("Access-Control-Request-Method", "GET")
+		h.ServeHTTP(w, req)
+		require.Equal(t, i >= 8, w.Code == 429, "%s: %d", r, w.Code)
+	}
+	free := policyOf("p", ratelimit.PerDay(1))
+	free.Cost = func(r *http.Request) int64 {
+		if r.Method == "OPTIONS" {
+			return 0
+		}
+		return 1
+	}
+	h = newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{free}}).Middleware(nothing)
+	for _, method := range []string{"OPTIONS", "GET", "OPTIONS"} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(method, "/", nil))
+		require.Equal(t, 200, w.Code, "unless configured")
+	}
+}
+
+func TestMiddlewareAnswers(t *testing.T) {
+	boom := errors.New("boom")
+	reject := policyOf("key", ratelimit.PerDay(10))
+	reject.Key = ratelimit.ByHeader("X-Key")
+	closed := policyOf("closed", ratelimit.PerDay(10))
+	closed.OnError = ratelimit.FailClosed
+	bad := policyOf("bad", ratelimit.PerDay(10))
+	bad.Cost = func(*http.Request) int64 { return -1 }
+	bad.RateFor = func(*http.Request) ratelimit.Rate { return ratelimit.Rate{Limit: -1, Window: -1} }
+	for _, tt := range []struct {
+		name   string
+		cfg    ratelimit.Config
+		status int
+		body   string
+		is     error
+	}{
+		{"no key", ratelimit.Config{Policies: []ratelimit.Policy{reject}}, 400, `{"status":400,"title":"Bad Request"}`, ratelimit.ErrNoKey},
+		{"closed", ratelimit.Config{Policies: []ratelimit.Policy{closed}, Store: &brokenStore{err: boom}}, 503,
+			`{"type":"https://iana.org/assignments/http-problem-types#temporary-reduced-capacity","title":"Temporarily reduced capacity","status":503,"violated-policies":["closed"]}`,
+			ratelimit.ErrUnavailable},
+		{"bad", ratelimit.Config{Policies: []ratelimit.Policy{bad}}, 500, `{"status":500,"title":"Internal Server Error"}`, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := httptest.NewRecorder()
+			newLimiter(t, tt.cfg).Middleware(nothing).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+			require.Equal(t, tt.status, w.Code)
+			require.JSONEq(t, tt.body, w.Body.String())
+			if tt.status == 503 {
+				require.Equal(t, "1", w.Header().Get("Retry-After"))
+			}
+			var got error
+			tt.cfg.ErrorHandler = func(w http.ResponseWriter, r *http.Request, err error) {
+				got = err
+				w.WriteHeader(418)
+			}
+			l := newLimiter(t, tt.cfg)
+			w = httptest.NewRecorder()
+			l.Middleware(nothing).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+			require.Equal(t, 418, w.Code)
+			if tt.is != nil {
+				require.ErrorIs(t, got, tt.is)
+				require.NotErrorIs(t, got, ratelimit.ErrLimited)
+			} else {
+				require.ErrorContains(t, got, "ratelimit: Config.Policies[0].Cost: returned -1")
+				require.ErrorContains(t, got, "ratelimit: Config.Policies[0].RateFor: returned Limit: -1 is less than 1")
+				require.EqualValues(t, 1, l.Stats().Errors)
+			}
+		})
+	}
+	require.PanicsWithValue(t, "ratelimit: Middleware: next is nil", func() {
+		newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerDay(1))}}).Middleware(nil)
+	})
+}
+
+// TestMiddlewarePassesThrough: it wraps no writer, so nothing of it is lost, over both protocols.
+func TestMiddlewarePassesThrough(t *testing.T) {
+	aborted := make(chan struct{}, 1)
+	eachProtocol(t, func() http.Handler {
+		l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerSecond(1000))}})
+		return l.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch r.URL.Path {
+			case "/stream":
+				w.Header().Set("Trailer", "X-End")
+				for range 3 {
+					fmt.Fprint(w, "x")
+					if err := http.NewResponseController(w).Flush(); err != nil {
+						t.Error(err)
+					}
+				}
+				w.Header().Set("X-End", "yes")
+			case "/hints":
+				w.Header().Set("Link", "</style.css>; rel=preload")
+				w.WriteHeader(103)
+				w.WriteHeader(200)
+			case "/abort":
+				fmt.Fprint(w, "half")
+				_ = http.NewResponseController(w).Flush()
+				panic(http.ErrAbortHandler)
+			case "/gone":
+				<-r.Context().Done()
+				aborted <- struct{}{}
+			}
+		}))
+	}, func(t *testing.T, url string, c *http.Client) {
+		resp, body := get(t, c, url+"/stream")
+		require.Equal(t, "xxx", body)
+		require.Equal(t, "yes", resp.Trailer.Get("X-End"))
+		require.NotEmpty(t, resp.Header.Get("RateLimit"))
+		resp, _ = get(t, c, url+"/hints")
+		require.Equal(t, 200, resp.StatusCode)
+		resp, err := c.Get(url + "/abort")
+		if err == nil {
+			_, err = io.ReadAll(resp.Body)
+			resp.Body.Close()
+		}
+		require.Error(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		r, err := http.NewRequestWithContext(ctx, "GET", url+"/gone", nil)
+		require.NoError(t, err)
+		_, err = c.Do(r)
+		require.Error(t, err)
+		<-aborted
+	})
+}

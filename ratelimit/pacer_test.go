@@ -1,0 +1,525 @@
+package ratelimit_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/trivet-go/trivet/internal/backend"
+	"github.com/trivet-go/trivet/ratelimit"
+)
+
+type roundTripFunc func(*http.Request) (*http.Response, error)
+
+func (f roundTripFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func newPacer(t testing.TB, cfg ratelimit.PacerConfig) *ratelimit.Pacer {
+	t.Helper()
+	p, err := ratelimit.NewPacer(cfg)
+	require.NoError(t, err)
+	return p
+}
+
+// answer is a RoundTripper that gives the same answer each time.
+func answer(status int, fields ...string) roundTripFunc {
+	return func(r *http.Request) (*http.Response, error) {
+		h := http.Header{}
+		for i := 0; i < len(fields); i += 2 {
+			h.Set(fields[i], fields[i+1])
+		}
+		return &http.Response{StatusCode: status, Header: h, Body: http.NoBody, Request: r}, nil
+	}
+}
+
+func send(t testing.TB, rt http.RoundTripper, url string) error {
+	t.Helper()
+	return sendCtx(t, t.Context(), rt, url)
+}
+
+func sendCtx(t testing.TB, ctx context.Context, rt http.RoundTripper, url string) error {
+	t.Helper()
+	r, err := http.NewRequestWithContext(ctx, "GET", url, nil)
+	require.NoError(t, err)
+	resp, err := rt.RoundTrip(r)
+	if err == nil {
+		resp.Body.Close()
+	}
+	return err
+}
+
+func TestNewPacerNamesEveryFault(t *testing.T) {
+	_, err := ratelimit.NewPacer(ratelimit.PacerConfig{MaxHosts: -1})
+	for _, want := range []string{"Rate.Limit: 0 is less than 1", "Rate.Window: 0s is not between", "MaxHosts: -1 is negative"} {
+		require.ErrorContains(t, err, "ratelimit: PacerConfig."+want)
+	}
+	_, err = ratelimit.NewPacer(ratelimit.PacerConfig{Rate: ratelimit.PerSecond(1_000_000_000).WithBurst(1 << 40)})
+	require.ErrorContains(t, err, "ratelimit: PacerConfig.Rate.Burst: 1099511627776 is more than 2147483647")
+}
+
+func TestPacerPaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10).WithBurst(2)})
+		rt := p.Transport(answer(200))
+		start := time.Now()
+		var at []time.Duration
+		for range 6 {
+			require.NoError(t, send(t, rt, "http://a/"))
+			at = append(at, time.Since(start).Round(time.Millisecond))
+		}
+		const ms = time.Millisecond
+		require.Equal(t, []time.Duration{0, 0, 100 * ms, 200 * ms, 300 * ms, 400 * ms}, at)
+		require.NoError(t, send(t, rt, "http://b/"))
+		require.Equal(t, 400*ms, time.Since(start).Round(ms), "hosts have paces of their own")
+		s := p.Stats()
+		require.EqualValues(t, 7, s.Sent)
+		require.EqualValues(t, 4, s.Waited)
+		require.Equal(t, 2, s.Hosts)
+	})
+}
+
+// TestPacerOneHostOnePace: however a host is written.
+func TestPacerOneHostOnePace(t *testing.T) {
+	p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerHour(1).WithBurst(20), MaxQueue: -1})
+	rt := p.Transport(answer(200))
+	for _, url := range []string{"http://example.org/", "http://EXAMPLE.org/x", "http://example.org:80/", "http://example.org./", "http://example.org.:80", "http://example.org:"} {
+		require.NoError(t, send(t, rt, url))
+	}
+	require.Equal(t, 1, p.Stats().Hosts)
+	for i, url := range []string{"http://example.org:443/", "https://[::1]/", "https://[::2]:443", "https://[::1]:444"} {
+		require.NoError(t, send(t, rt, url))
+		require.Equal(t, 2+i, p.Stats().Hosts, url)
+	}
+	require.NoError(t, send(t, rt, "https://[::2]"))
+	require.Equal(t, 5, p.Stats().Hosts)
+	one := p.TransportFor("backend", answer(200))
+	require.NoError(t, send(t, one, "http://x/"))
+	require.NoError(t, send(t, one, "http://y/"))
+	require.Equal(t, 6, p.Stats().Hosts)
+}
+
+// TestR26_CancelReturnsTheReservation: who leaves uses nothing up, in the queue and at its head, and leaves nothing behind.
+func TestR26_CancelReturnsTheReservation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerMinute(1), MaxWait: -1})
+		require.NoError(t, p.Wait(t.Context(), "a"))
+		start := time.Now()
+		cause := errors.New("changed my mind")
+		for range 5 {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			var wg sync.WaitGroup
+			for range 10 {
+				wg.Go(func() {
+					err := p.Wait(ctx, "a")
+					var paced *ratelimit.PaceError
+					if !errors.As(err, &paced) || !errors.Is(err, cause) || !paced.NotSent() || paced.Host != "a" {
+						t.Error(err)
+					}
+				})
+			}
+			synctest.Wait()
+			require.Equal(t, 10, p.Stats().Waiting)
+			time.Sleep(time.Second)
+			cancel(cause)
+			wg.Wait()
+			require.Zero(t, p.Stats().Waiting)
+		}
+		require.NoError(t, p.Wait(t.Context(), "a"))
+		require.Equal(t, time.Minute, time.Since(start).Round(time.Millisecond), "fifty who left have used nothing")
+		require.EqualValues(t, 50, p.Stats().Cancelled)
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.ErrorIs(t, p.Wait(gone, "b"), context.Canceled)
+		require.NoError(t, p.Wait(t.Context(), "b"))
+	})
+}
+
+// TestR26_RandomCancels: with waiters that leave at random, those who stay go in order and at the full pace, never above it.
+func TestR26_RandomCancels(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		type caller struct{ comes, stays time.Duration }
+		var callers []caller
+		for range rapid.IntRange(1, 40).Draw(rt, "callers") {
+			callers = append(callers, caller{
+				time.Duration(rapid.IntRange(0, 3000).Draw(rt, "comes")) * time.Millisecond,
+				time.Duration(rapid.IntRange(1, 3000).Draw(rt, "stays")) * time.Millisecond,
+			})
+		}
+		burst := rapid.Int64Range(1, 3).Draw(rt, "burst")
+		synctest.Test(t, func(t *testing.T) {
+			p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10).WithBurst(burst), MaxWait: -1})
+			start := time.Now()
+			var mu sync.Mutex
+			var sent []time.Duration
+			var wg sync.WaitGroup
+			for _, c := range callers {
+				wg.Go(func() {
+					time.Sleep(c.comes)
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					stop := time.AfterFunc(c.stays, cancel)
+					defer stop.Stop()
+					if err := p.Wait(ctx, "a"); err == nil {
+						mu.Lock()
+						sent = append(sent, time.Since(start))
+						mu.Unlock()
+					}
+				})
+			}
+			wg.Wait()
+			for i := range sent {
+				for j := i; j < len(sent); j++ {
+					if n, most := float64(j-i+1), float64(burst)+(sent[j]-sent[i]).Seconds()*10+1e-6; n > most {
+						rt.Fatalf("%v in %v", n, sent[j]-sent[i])
+					}
+				}
+			}
+			s := p.Stats()
+			if s.Waiting != 0 || s.Sent+s.Cancelled != uint64(len(callers)) {
+				rt.Fatalf("%+v", s)
+			}
+			time.Sleep(time.Second) // everything is earned again
+			for range burst {
+				from := time.Now()
+				if err := p.Wait(t.Context(), "a"); err != nil || time.Since(from) != 0 {
+					rt.Fatalf("a token was lost: %v %v", err, time.Since(from))
+				}
+			}
+		})
+	})
+}
+
+func TestPacerDeadlines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(1), MaxWait: 3 * time.Second, MaxQueue: 10})
+		start := time.Now()
+		closed := new(closeCounter)
+		rt := p.Transport(answer(200))
+		require.NoError(t, send(t, rt, "http://a/"))
+		ctx, cancel := context.WithTimeout(t.Context(), 900*time.Millisecond)
+		defer cancel()
+		r, err := http.NewRequestWithContext(ctx, "POST", "http://a/", closed)
+		require.NoError(t, err)
+		_, err = rt.RoundTrip(r)
+		require.ErrorIs(t, err, ratelimit.ErrTooLong)
+		require.Zero(t, time.Since(start), "it is known at once")
+		require.EqualValues(t, 1, closed.n.Load(), "the body is closed")
+		var wait interface{ RetryAfter() time.Duration }
+		require.ErrorAs(t, err, &wait)
+		require.Equal(t, time.Second, wait.RetryAfter().Round(time.Millisecond))
+		require.Contains(t, err.Error(), "(a)")
+
+		var wg sync.WaitGroup
+		var tooLong atomic.Int64
+		for range 5 {
+			wg.Go(func() {
+				if err := send(t, rt, "http://a/"); errors.Is(err, ratelimit.ErrTooLong) {
+					tooLong.Add(1)
+				}
+			})
+			synctest.Wait()
+		}
+		wg.Wait()
+		require.EqualValues(t, 2, tooLong.Load(), "turns four and five are more than MaxWait away")
+		require.EqualValues(t, 3, p.Stats().Refused)
+	})
+}
+
+type closeCounter struct{ n atomic.Int64 }
+
+func (c *closeCounter) Read([]byte) (int, error) { return 0, io.EOF }
+func (c *closeCounter) Close() error             { c.n.Add(1); return nil }
+
+func TestPacerQueueIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerMinute(60).WithBurst(1), MaxQueue: 3, MaxWait: -1})
+		var wg sync.WaitGroup
+		var full atomic.Int64
+		var mu sync.Mutex
+		var order []int
+		for i := range 10 {
+			wg.Go(func() {
+				err := p.Wait(t.Context(), "a")
+				if errors.Is(err, ratelimit.ErrQueueFull) {
+					full.Add(1)
+				} else if err == nil {
+					mu.Lock()
+					order = append(order, i)
+					mu.Unlock()
+				}
+			})
+			synctest.Wait()
+		}
+		wg.Wait()
+		require.EqualValues(t, 6, full.Load())
+		require.Equal(t, []int{0, 1, 2, 3}, order, "in order of arrival")
+		none := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerMinute(60).WithBurst(1), MaxQueue: -1})
+		require.NoError(t, none.Wait(t.Context(), "a"))
+		require.ErrorIs(t, none.Wait(t.Context(), "a"), ratelimit.ErrQueueFull)
+		time.Sleep(time.Second)
+		require.NoError(t, none.Wait(t.Context(), "a"))
+	})
+}
+
+func TestPacerObeysTheServer(t *testing.T) {
+	for name, tt := range map[string]struct {
+		rt   http.RoundTripper
+		want []time.Duration // from the answer to the next requests
+	}{
+		"nothing":                   {answer(200), []time.Duration{0, 0}},
+		"seconds":                   {answer(429, "Retry-After", "7"), []time.Duration{7 * time.Second, 7 * time.Second}},
+		"503 too":                   {answer(503, "Retry-After", "7"), []time.Duration{7 * time.Second}},
+		"date":                      {answer(429, "Retry-After", time.Date(2000, 1, 1, 0, 0, 9, 0, time.UTC).Format(http.TimeFormat)), []time.Duration{9 * time.Second}},
+		"not of a redirect":         {answer(301, "Retry-After", "7"), []time.Duration{0}},
+		"at most MaxRetryAfter":     {answer(429, "Retry-After", "99999999999999999999"), []time.Duration{time.Minute}},
+		"garbage":                   {answer(429, "Retry-After", "soon"), []time.Duration{0}},
+		"negative":                  {answer(429, "Retry-After", "-5"), []time.Duration{0}},
+		"nothing left":              {answer(200, "RateLimit", `"p";r=0;t=5`), []time.Duration{5 * time.Second}},
+		"a pace":                    {answer(200, "RateLimit", `"p";r=1;t=5`), []time.Duration{0, 5 * time.Second, 5100 * time.Millisecond}},
+		"the strictest":             {answer(200, "RateLimit", `"p";r=100;t=5, "q";r=1;t=5, "s";r=3;t=10`), []time.Duration{0, 5 * time.Second}},
+		"Retry-After goes first":    {answer(429, "Retry-After", "2", "RateLimit", `"p";r=0;t=50`), []time.Duration{2 * time.Second}},
+		"never above the rate":      {answer(200, "RateLimit", `"p";r=1000000;t=1`), []time.Duration{0, 0, 100 * time.Millisecond}},
+		"stored":                    {answer(429, "Age", "0", "Retry-After", "7", "RateLimit", `"p";r=0;t=5`), []time.Duration{0}},
+		"malformed":                 {answer(200, "RateLimit", `p;r=0;t=5`), []time.Duration{0}},
+		"malformed as a whole":      {answer(200, "RateLimit", `"p";r=0;t=5, ???`), []time.Duration{0}},
+		"no number":                 {answer(200, "RateLimit", `"p";r="0";t=5`), []time.Duration{0}},
+		"an older draft":            {answer(200, "RateLimit", `limit=10, remaining=0, reset=5`), []time.Duration{0}},
+		"negative left":             {answer(200, "RateLimit", `"p";r=-1;t=5`), []time.Duration{0}},
+		"no window":                 {answer(200, "RateLimit", `"p";r=0;t=0`), []time.Duration{0}},
+		"a long window is a pace":   {answer(200, "RateLimit", `"p";r=10;t=600`), []time.Duration{0, 60 * time.Second}},
+		"an unbearably long window": {answer(200, "RateLimit", `"p";r=0;t=999999999999999`), []time.Duration{time.Minute}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10).WithBurst(3), MaxWait: -1, MaxRetryAfter: time.Minute})
+				require.NoError(t, send(t, p.TransportFor("a", tt.rt), "http://a/"))
+				start := time.Now()
+				for i, want := range tt.want {
+					require.NoError(t, send(t, p.TransportFor("a", answer(200)), "http://a/"))
+					require.Equal(t, want, time.Since(start).Round(50*time.Millisecond), "request %d", i)
+				}
+			})
+		})
+	}
+}
+
+// TestPacerHintsEnd: and what waits already heeds a hint that comes meanwhile.
+func TestPacerHintsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10).WithBurst(1), MaxWait: -1})
+		start := time.Now()
+		require.NoError(t, p.Wait(t.Context(), "a"))
+		var second time.Duration
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := p.Wait(t.Context(), "a"); err != nil {
+				t.Error(err)
+			}
+			second = time.Since(start)
+		})
+		synctest.Wait()
+		hinting := func(fields ...string) {
+			rt := p.TransportFor("a", answer(429, fields...))
+			_ = send(t, rt, "http://a/")
+		}
+		wg.Go(func() { hinting("Retry-After", "10") }) // is sent at 0.2 s at the earliest
+		wg.Wait()
+		require.Equal(t, 100*time.Millisecond, second.Round(time.Millisecond))
+		require.NoError(t, p.Wait(t.Context(), "a"))
+		require.Equal(t, 10200*time.Millisecond, time.Since(start).Round(time.Millisecond))
+		hinting("RateLimit", `"p";r=1;t=2`)
+		slow := time.Now()
+		for range 2 {
+			require.NoError(t, p.Wait(t.Context(), "a"))
+		}
+		require.GreaterOrEqual(t, time.Since(slow), 2*time.Second)
+		time.Sleep(5 * time.Second)
+		fast := time.Now()
+		for range 11 {
+			require.NoError(t, p.Wait(t.Context(), "a"))
+		}
+		require.Equal(t, time.Second, time.Since(fast).Round(time.Millisecond), "the configured pace is back")
+		require.EqualValues(t, 2, p.Stats().Hints)
+
+		deaf := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10).WithBurst(2), MaxRetryAfter: -1})
+		require.NoError(t, send(t, deaf.Transport(answer(429, "Retry-After", "10")), "http://a/"))
+		from := time.Now()
+		require.NoError(t, send(t, deaf.Transport(answer(200)), "http://a/"))
+		require.Zero(t, time.Since(from))
+	})
+}
+
+// TestPacerWaitersHeedABlock: who waits for a token when the block comes waits on, and what was earned meanwhile is no second burst.
+func TestPacerWaitersHeedABlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(1).WithBurst(1), MaxWait: -1})
+		release := make(chan struct{})
+		start := time.Now()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_ = send(t, p.TransportFor("a", roundTripFunc(func(r *http.Request) (*http.Response, error) {
+				<-release
+				return answer(429, "Retry-After", "5").RoundTrip(r)
+			})), "http://a/")
+		})
+		synctest.Wait()
+		var mu sync.Mutex
+		var at []time.Duration
+		for range 2 {
+			wg.Go(func() {
+				if err := p.Wait(t.Context(), "a"); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				at = append(at, time.Since(start).Round(time.Millisecond))
+			})
+			synctest.Wait()
+		}
+		time.Sleep(500 * time.Millisecond)
+		close(release)
+		wg.Wait()
+		require.Equal(t, []time.Duration{5500 * time.Millisecond, 6500 * time.Millisecond}, at)
+	})
+}
+
+func TestPacerHostsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerMinute(1).WithBurst(1), MaxHosts: 10, MaxQueue: -1})
+		admitted := 0
+		for i := range 1000 {
+			if p.Wait(t.Context(), fmt.Sprint("host", i)) == nil {
+				admitted++
+			}
+		}
+		require.Equal(t, 11, admitted, "the rest share one pace")
+		require.Equal(t, 10, p.Stats().Hosts)
+		require.EqualValues(t, 990, p.Stats().Overflowed)
+		require.ErrorIs(t, p.Wait(t.Context(), "host0"), ratelimit.ErrQueueFull, "nobody's place was given away")
+		time.Sleep(time.Minute)
+		for i := range 5 {
+			require.NoError(t, p.Wait(t.Context(), fmt.Sprint("new", i)), "idle hosts make room")
+		}
+		require.Equal(t, 10, p.Stats().Hosts)
+	})
+}
+
+// TestPacerOverRealServers: a client in front of a limiter, over both protocols.
+func TestPacerOverRealServers(t *testing.T) {
+	policy := policyOf("p", ratelimit.PerSecond(50).WithBurst(25))
+	ok := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "ok") })
+	eachProtocol(t, func() http.Handler {
+		return newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policy}, NoHeaders: true}).Middleware(ok)
+	}, func(t *testing.T, url string, c *http.Client) {
+		var events atomic.Int64
+		p := newPacer(t, ratelimit.PacerConfig{
+			Rate:    ratelimit.PerSecond(45).WithBurst(4),
+			Observe: func(context.Context, ratelimit.PacerEvent) { events.Add(1) },
+		})
+		c.Transport = p.Transport(c.Transport)
+		defer c.CloseIdleConnections()
+		start := time.Now()
+		var wg sync.WaitGroup
+		var refused atomic.Int64
+		for range 50 {
+			wg.Go(func() {
+				resp, err := c.Get(url)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if resp.StatusCode != 200 {
+					refused.Add(1)
+				}
+				resp.Body.Close()
+			})
+		}
+		wg.Wait()
+		require.GreaterOrEqual(t, time.Since(start), 46*time.Second/45-time.Millisecond, "never above the rate")
+		require.EqualValues(t, 50, p.Stats().Sent)
+		require.EqualValues(t, 50, events.Load())
+		require.Zero(t, refused.Load(), "the server's own limit is wider")
+	})
+	// With a rate far above the server's: the fields of its answers make the pace.
+	eachProtocol(t, func() http.Handler {
+		return newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policy}}).Middleware(ok)
+	}, func(t *testing.T, url string, c *http.Client) {
+		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10_000)})
+		c.Transport = p.Transport(c.Transport)
+		defer c.CloseIdleConnections()
+		for i := range 60 {
+			resp, err := c.Post(url, "text/plain", strings.NewReader("body"))
+			require.NoError(t, err)
+			resp.Body.Close()
+			require.Equal(t, 200, resp.StatusCode, i)
+		}
+		require.EqualValues(t, 60, p.Stats().Hints)
+	})
+	b := backend.Start(t, backend.Config{})
+	b.Close()
+	p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10)})
+	require.Error(t, send(t, p.Transport(nil), b.URL.String()), "next's errors pass through")
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+}
+
+func FuzzRetryAfter(f *testing.F) {
+	for _, s := range []string{"", "0", "120", " 7\t", "-1", "+1", "1.5", "1e3", "99999999999999999999", "Fri, 31 Dec 1999 23:59:59 GMT", "Friday, 31-Dec-99 23:59:59 GMT", "Fri Dec 31 23:59:59 1999", "soon", "0x10", "1 2"} {
+		f.Add(s)
+	}
+	now := time.Date(1999, 12, 31, 23, 0, 0, 0, time.UTC)
+	f.Fuzz(func(t *testing.T, v string) {
+		d := ratelimit.ParseRetryAfter(v, now)
+		require.GreaterOrEqual(t, d, time.Duration(0))
+		trimmed := strings.Trim(v, " \t")
+		if trimmed != "" && len(trimmed) <= 18 && strings.Trim(trimmed, "0123456789") == "" {
+			var n int64
+			_, err := fmt.Sscan(trimmed, &n)
+			if err == nil && strings.TrimLeft(trimmed, "0") == fmt.Sprint(n) {
+				require.Equal(t, min(n, math.MaxInt64/int64(time.Second)), int64(d/time.Second))
+			}
+		}
+		if _, err := http.ParseTime(trimmed); err != nil && strings.Trim(trimmed, "0123456789") != "" {
+			require.Zero(t, d, "neither seconds nor a date")
+		}
+	})
+}
+
+func FuzzRateLimit(f *testing.F) {
+	for _, s := range []string{`"a";r=1;t=2`, `"a";r=0;t=2, "b";r=5;t=1`, `"a";r=1`, `a;r=1;t=1`, `"a";r=1.5;t=1`, `("a" "b");r=1;t=1`, `"a";r=-1;t=1`, `"a";r=1;t=999999999999999`, `"\"";r=1;t=1;pk=:YQ==:`, `limit=1`, `"a";r=?1;t=1`, `"a`} {
+		f.Add(s, "")
+		f.Add(s, s)
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		values := []string{a, b}
+		if b == "" {
+			values = values[:1]
+		}
+		wait, units, per := ratelimit.ParseRateLimit(values)
+		require.GreaterOrEqual(t, wait, time.Duration(0))
+		require.Equal(t, units > 0, per > 0, "a pace has both")
+		require.GreaterOrEqual(t, units, int64(0))
+		if per > 0 {
+			require.GreaterOrEqual(t, per, time.Second)
+		}
+		if len(a)+len(b) > 4096 {
+			require.Zero(t, wait+per)
+		}
+		w2, u2, p2 := ratelimit.ParseRateLimit(append(values, `"more";r=0;t=7`))
+		if w2 != 0 { // well-formed: one more policy can only be stricter
+			require.GreaterOrEqual(t, w2, wait)
+			require.Equal(t, units, u2)
+			require.Equal(t, per, p2)
+		}
+	})
+}
