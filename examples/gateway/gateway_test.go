@@ -21,6 +21,7 @@ import (
 
 	"github.com/trivet-go/trivet/balancer"
 	"github.com/trivet-go/trivet/internal/backend"
+	"github.com/trivet-go/trivet/telemetry"
 )
 
 func TestMain(m *testing.M) {
@@ -41,8 +42,9 @@ func start(t *testing.T, text string) *live {
 	t.Helper()
 	cfg, err := parseConfig("test", []byte(text))
 	require.NoError(t, err)
-	g, err := newGateway(cfg, discardLog)
+	g, err := newGateway(cfg, discardLog, io.Discard, io.Discard)
 	require.NoError(t, err)
+	g.start()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	s := startServer(g, cfg.Server, ln)
@@ -437,7 +439,9 @@ func TestG20_NilAndZeroValuesAreRefusedWhenBuilt(t *testing.T) {
 	_, faults := Config{}.withDefaults()
 	require.Len(t, faults, 2, "routes and upstreams")
 
-	_, err := newUpstream("u", Upstream{URL: "http://a", Hosts: []Host{{}}}, discardLog)
+	tel, err := telemetry.New(telemetry.Config{})
+	require.NoError(t, err)
+	_, err = newUpstream("u", Upstream{URL: "http://a", Hosts: []Host{{}}}, nil, tel, discardLog)
 	require.ErrorContains(t, err, "endpoint 0 has no address")
 
 	var pushed *balancer.Pushed

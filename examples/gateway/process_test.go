@@ -210,7 +210,7 @@ func TestDemoWithoutArguments(t *testing.T) {
 	resp, body := get(t, c, "http://"+p.admin+"/upstreams")
 	require.Equal(t, "application/json", resp.Header.Get("Content-Type"))
 	require.Equal(t, 3, strings.Count(body, `"state": "healthy"`), body)
-	for path, want := range map[string]string{"/healthz": "ok\n", "/readyz": "ready\n"} {
+	for path, want := range map[string]string{"/healthz": "{\"status\":\"pass\"}\n", "/readyz": "{\"status\":\"pass\"}\n"} {
 		resp, body := get(t, c, "http://"+p.admin+path)
 		require.Equal(t, 200, resp.StatusCode)
 		require.Equal(t, want, body)
@@ -225,7 +225,7 @@ func TestDemoWithoutArguments(t *testing.T) {
 	require.Equal(t, 0, p.status(t))
 }
 
-func TestSigtermLosesNoAcceptedRequest(t *testing.T) {
+func TestL34_SigtermLosesNoAcceptedRequest(t *testing.T) {
 	b := backend.Start(t, backend.Config{Behaviour: backend.Behaviour{Delay: 5 * time.Millisecond}})
 	p, _ := launchWith(t, simple("server: {drain_delay: 500ms}", b.Addr))
 	c := client(t)
@@ -275,7 +275,7 @@ func TestSigtermLosesNoAcceptedRequest(t *testing.T) {
 	p.await(t, p.stderr, "msg=draining")
 	resp, body := get(t, client(t), "http://"+p.admin+"/readyz")
 	require.Equal(t, 503, resp.StatusCode)
-	require.Equal(t, "draining\n", body)
+	require.Equal(t, "{\"status\":\"fail\"}\n", body)
 	resp, _ = get(t, client(t), "http://"+p.addr)
 	require.True(t, resp.Close, "clients are told to go elsewhere")
 	wg.Wait()
@@ -289,7 +289,7 @@ func TestSigtermLosesNoAcceptedRequest(t *testing.T) {
 	t.Logf("%d requests answered, 0 lost", answered.Load()+2)
 }
 
-func TestDrainEndsWhatWouldNotEnd(t *testing.T) {
+func TestL34_DrainEndsWhatWouldNotEnd(t *testing.T) {
 	hijack := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		conn, rw, err := http.NewResponseController(w).Hijack()
 		if err != nil {
