@@ -63,7 +63,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	if opt.rules {
-		if err := writeRules(stdout, cfg.Objectives); err != nil {
+		if err := writeRules(stdout, cfg); err != nil {
 			fmt.Fprintln(stderr, "gateway:", err)
 			return exitFailed
 		}

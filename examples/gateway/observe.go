@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -119,7 +120,7 @@ func (o Objective) withDefaults(name string, routes []Route, f *faults) Objectiv
 			f.add(fmt.Sprintf("%q is not host and path of a route: %s", r, names(known)), "objectives", name, "routes", i)
 		}
 	}
-	if _, err := o.slo(name); err != nil {
+	if _, err := o.slo(name, "any"); err != nil {
 		f.wrapped(err, map[string]string{
 			"Availability": "availability", "Latency": "latency", "LatencyTarget": "latency_target", "MinEvents": "min_events",
 		}, "objectives", name)
@@ -127,18 +128,20 @@ func (o Objective) withDefaults(name string, routes []Route, f *faults) Objectiv
 	return o
 }
 
-func (o Objective) slo(name string) (*telemetry.SLO, error) {
+// slo is the objective as telemetry has it, and as Prometheus does that scrapes the service under its name.
+func (o Objective) slo(name, service string) (*telemetry.SLO, error) {
 	return telemetry.NewSLO(telemetry.SLOConfig{
 		Name: name, Routes: o.Routes, Availability: float64(o.Availability),
 		Latency: time.Duration(o.Latency), LatencyTarget: float64(o.LatencyTarget), MinEvents: o.MinEvents,
+		Selector: "job=" + strconv.Quote(service), // others have requests, too
 	})
 }
 
 // writeRules writes Prometheus rules that alert when an objective's budget burns too fast.
-func writeRules(w io.Writer, objectives map[string]Objective) error {
+func writeRules(w io.Writer, cfg Config) error {
 	var all bytes.Buffer
-	for _, name := range slices.Sorted(maps.Keys(objectives)) {
-		slo, err := objectives[name].slo(name)
+	for _, name := range slices.Sorted(maps.Keys(cfg.Objectives)) {
+		slo, err := cfg.Objectives[name].slo(name, cfg.Telemetry.Service)
 		if err != nil {
 			return err
 		}
@@ -184,7 +187,7 @@ func (o *observer) start(cfg Config, c *counts, stdout, stderr io.Writer, log *s
 	}
 	var slos []*telemetry.SLO
 	for _, name := range slices.Sorted(maps.Keys(cfg.Objectives)) {
-		slo, err := cfg.Objectives[name].slo(name)
+		slo, err := cfg.Objectives[name].slo(name, cfg.Telemetry.Service)
 		if err != nil {
 			return fmt.Errorf("objectives.%s: %w", name, err)
 		}
