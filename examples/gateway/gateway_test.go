@@ -40,9 +40,15 @@ type live struct {
 // start runs a gateway of the YAML text, with the admin server's handler for its status.
 func start(t *testing.T, text string) *live {
 	t.Helper()
+	return startLogged(t, text, io.Discard)
+}
+
+// startLogged is start with an access log.
+func startLogged(t *testing.T, text string, accessLog io.Writer) *live {
+	t.Helper()
 	cfg, err := parseConfig("test", []byte(text))
 	require.NoError(t, err)
-	g, err := newGateway(cfg, discardLog, io.Discard, io.Discard)
+	g, err := newGateway(cfg, discardLog, accessLog, io.Discard)
 	require.NoError(t, err)
 	g.start()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -150,6 +150,13 @@ func (p *process) status(t *testing.T) int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
+// stop terminates the process, and returns its status.
+func (p *process) stop(t *testing.T) int {
+	t.Helper()
+	p.signal(t, syscall.SIGTERM)
+	return p.status(t)
+}
+
 func TestExitStatus(t *testing.T) {
 	path, err := binary()
 	require.NoError(t, err)
