@@ -61,8 +61,9 @@ func newGateway(cfg Config, log *slog.Logger, stdout, stderr io.Writer) (*gatewa
 		return nil, err
 	}
 	if g.current, _, err = g.newGeneration(cfg, nil); err != nil {
+		g.observer.discard()
 		g.counts.close()
-		return nil, errors.Join(err, g.observer.close(context.Background()))
+		return nil, err
 	}
 	g.tls.Store(g.current.tls)
 	g.handler = g.observer.tel.Middleware(http.HandlerFunc(g.serve))

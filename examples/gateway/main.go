@@ -69,6 +69,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		return exitOK
 	}
+	if opt.check {
+		cfg.Telemetry.OTLP.Endpoint = "" // there is nothing to send
+	}
 	g, err := newGateway(cfg, log, stdout, stderr)
 	if err != nil {
 		fmt.Fprintln(stderr, "gateway:", err)

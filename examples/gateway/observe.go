@@ -175,7 +175,8 @@ type observer struct {
 func newObserver(cfg Config, c *counts, stdout, stderr io.Writer, log *slog.Logger) (*observer, error) {
 	o := &observer{objectives: map[string]*telemetry.SLO{}}
 	if err := o.start(cfg, c, stdout, stderr, log); err != nil {
-		return nil, errors.Join(err, o.close(context.Background()))
+		o.discard()
+		return nil, err
 	}
 	return o, nil
 }
@@ -310,6 +311,13 @@ func (o *observer) close(ctx context.Context) error {
 		errs = append(errs, f(ctx))
 	}
 	return errors.Join(errs...)
+}
+
+// discard ends o, which has seen nothing, without sending that.
+func (o *observer) discard() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = o.close(ctx)
 }
 
 // inline is an event's attributes, to stand beside others on a line.

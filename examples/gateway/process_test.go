@@ -183,6 +183,11 @@ func TestExitStatus(t *testing.T) {
 		{"no such file", []string{"-config", filepath.Join(dir, "none.yaml")}, 2, "no such file"},
 		{"unknown key", []string{"-config", write("a.yaml", "server:\n  lisen: x\n")}, 2, "a.yaml:2: server.lisen: unknown key"},
 		{"bad value", []string{"-config", write("b.yaml", simple("server: {max_body: 1}", "127.0.0.1:1"))}, 2, "b.yaml:5: server.max_body: must be a size"},
+		{"no such certificate", []string{"-check", "-config", write("c.yaml", simple("server: {tls: {certificates: [{cert: c.pem, key: c.key}]}}", "127.0.0.1:1"))}, 2,
+			"server.tls.certificates[0]: open " + filepath.Join(dir, "c.pem")},
+		{"no such password", []string{"-check", "-config", write("d.yaml", simple("redis: {addr: a, password_env: NO_SUCH_PASSWORD}", "127.0.0.1:1"))}, 2,
+			"redis.password_env: the environment has no NO_SUCH_PASSWORD"},
+		{"rules without objectives", []string{"-rules", "-config", good}, 1, "there are no objectives"},
 		{"bad flag value", []string{"-check", "-config", good, "-admin", "0.0.0.0:1"}, 2, "admin.listen: must be a loopback address"},
 		{"address in use", []string{"-config", good, "-listen", busy.Addr().String()}, 1, "address already in use"},
 	} {

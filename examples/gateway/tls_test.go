@@ -54,10 +54,10 @@ func secureClient(t *testing.T, host string, h2 bool) *http.Client {
 }
 
 func secureConfig(b *backend.Backend, more string) string {
-	return simple("server: {drain_delay: 500ms, tls: {certificates: [{cert: one.pem, key: one.key}, {cert: two.pem, key: two.key}]"+more+"}}", b.Addr)
+	return simple("  - {upstream: app, host: admin.one.test, methods: [POST]}\nserver: {drain_delay: 500ms, tls: {certificates: [{cert: one.pem, key: one.key}, {cert: two.pem, key: two.key}]"+more+"}}", b.Addr)
 }
 
-func TestTLSListener(t *testing.T) {
+func TestG15_TLSListener(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
 	folder := t.TempDir()
 	writeCertificate(t, folder, "one", 1, "one.test")
@@ -85,9 +85,18 @@ func TestTLSListener(t *testing.T) {
 		require.Equal(t, int64(2), serial("two.test"))
 		require.Equal(t, int64(1), serial("other.test"))
 	})
-	t.Run("G15 old versions are refused", func(t *testing.T) {
+	t.Run("old versions are refused", func(t *testing.T) {
 		_, err := tls.Dial("tcp", p.addr, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11})
 		require.ErrorContains(t, err, "protocol version")
+	})
+	t.Run("the host decides, whatever the name of the handshake", func(t *testing.T) {
+		for _, sni := range []string{"one.test", "two.test", "other.test", ""} {
+			req, err := http.NewRequest("GET", "https://"+p.addr, nil)
+			require.NoError(t, err)
+			req.Host = "ADMIN.one.test.:443"
+			resp, _ := do(t, secureClient(t, sni, true), req)
+			require.Equal(t, 405, resp.StatusCode)
+		}
 	})
 	t.Run("clear text is not answered", func(t *testing.T) {
 		resp, body := get(t, client(t), "http://"+p.addr)
@@ -120,7 +129,7 @@ func TestTLSListener(t *testing.T) {
 		_, body := get(t, c, "https://"+p.addr)
 		require.Equal(t, "backend\n", body, "connections that are there go on")
 	})
-	t.Run("G18 bad ones change nothing", func(t *testing.T) {
+	t.Run("bad ones change nothing", func(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(folder, "two.key"), []byte("no key"), 0o600))
 		writeCertificate(t, folder, "one", 111, "one.test")
 		p.signal(t, syscall.SIGHUP)
