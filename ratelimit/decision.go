@@ -123,7 +123,7 @@ func FromContext(ctx context.Context) (*Decision, bool) {
 
 // An Event is a decision, or a change of the store's health.
 type Event struct {
-	Kind       string        // "decision", or of the store: "degraded", "recovered"
+	Kind       string        // "decision", or of the store: "store_failed", "store_recovered"
 	Outcome    Outcome       // of a decision
 	Policy     string        // the first that refused; empty if none did
 	Degraded   bool          // decided without the store

@@ -18,14 +18,14 @@ func (l *Limiter) takeRemote(ctx context.Context, d *Decision) {
 	if err == nil {
 		l.warm(claims, false)
 		if l.degraded.Load() && !claims[0].Remembered && l.degraded.CompareAndSwap(true, false) && l.cfg.Observe != nil {
-			l.cfg.Observe(ctx, Event{Kind: "recovered"})
+			l.cfg.Observe(ctx, Event{Kind: "store_recovered"})
 		}
 		return
 	}
 	l.failed.Add(1)
 	// A caller who left says nothing about the store's health.
 	if ctx.Err() == nil && l.degraded.CompareAndSwap(false, true) && l.cfg.Observe != nil {
-		l.cfg.Observe(ctx, Event{Kind: "degraded", Err: err})
+		l.cfg.Observe(ctx, Event{Kind: "store_failed", Err: err})
 	}
 	d.Degraded = true
 	d.Outcome = l.takeDegraded(claims)

@@ -102,7 +102,7 @@ func TestR18_EachPolicyHasItsOwnFailure(t *testing.T) {
 		store.remembered = false
 		allow(t, l, "b", "b")
 		require.Zero(t, l.Stats().Degraded)
-		require.Equal(t, []string{"degraded down", "recovered <nil>"}, events)
+		require.Equal(t, []string{"store_failed down", "store_recovered <nil>"}, events)
 
 		// A caller who left is no failure of the store.
 		store.err = context.Canceled
@@ -319,11 +319,11 @@ func TestEvents(t *testing.T) {
 	allow(t, l, "secret")
 	allow(t, l, "secret")
 	require.Len(t, events, 2)
-	events = append(events, ratelimit.Event{Kind: "degraded", Err: errDown})
+	events = append(events, ratelimit.Event{Kind: "store_failed", Err: errDown})
 	for i, want := range []string{
 		`level=INFO msg="" e.event=decision e.outcome=admitted e.policy="" e.degraded=false e.took=1ms e.detail.remaining=0 e.detail.retry_after=0s`,
 		`level=INFO msg="" e.event=decision e.outcome=limited e.policy=day e.degraded=false e.took=1ms e.detail.remaining=0 e.detail.retry_after=24h0m0s`,
-		`level=INFO msg="" e.event=degraded e.detail.error=down`,
+		`level=INFO msg="" e.event=store_failed e.detail.error=down`,
 	} {
 		e := events[i]
 		e.Took = time.Millisecond

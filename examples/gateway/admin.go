@@ -6,31 +6,48 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+
+	"github.com/trivet-go/trivet/ratelimit/redislimit"
 )
 
 // newAdmin returns the admin server of g.
 func newAdmin(g *gateway) *http.Server {
 	mux := http.NewServeMux()
-	// Alive: this process answers.
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok") })
-	// Ready: send me requests. The upstreams' health is not part of it: if they are all down, so they are
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, adminIndex) })
+	mux.Handle("GET /healthz", g.observer.health.Live())
+	// The upstreams' health is not part of being ready: if they are all down, so they are
 	// for every other gateway, and taking all gateways out helps nobody.
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if g.draining.Load() {
-			writeText(w, http.StatusServiceUnavailable, "draining")
-			return
-		}
-		writeText(w, http.StatusOK, "ready")
-	})
+	mux.Handle("GET /readyz", g.observer.health.Ready())
+	mux.Handle("GET /metrics", g.observer.metrics)
 	mux.HandleFunc("GET /upstreams", func(w http.ResponseWriter, _ *http.Request) {
 		upstreams := map[string]any{}
 		for name, u := range g.generation().upstreams {
 			upstreams[name] = u.status()
 		}
-		w.Header().Set("Content-Type", "application/json")
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		_ = enc.Encode(upstreams)
+		writeJSON(w, upstreams)
+	})
+	mux.HandleFunc("GET /limits", func(w http.ResponseWriter, _ *http.Request) {
+		status := struct {
+			Routes map[string]any    `json:"routes"`
+			Redis  *redislimit.Stats `json:"redis,omitempty"`
+		}{Routes: map[string]any{}}
+		for label, gate := range g.generation().gates {
+			if gate.limiter != nil || gate.concurrency != nil {
+				status.Routes[label] = gate.status()
+			}
+		}
+		if g.counts.redis != nil {
+			s := g.counts.redis.Stats()
+			status.Redis = &s
+		}
+		writeJSON(w, status)
+	})
+	mux.HandleFunc("GET /objectives", func(w http.ResponseWriter, _ *http.Request) {
+		objectives := map[string]any{}
+		for name, slo := range g.observer.objectives {
+			objectives[name] = slo.Stats()
+		}
+		writeJSON(w, objectives)
 	})
 	return &http.Server{
 		Handler:           loopbackHosts(mux),
@@ -59,6 +76,21 @@ func loopbackHosts(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+const adminIndex = `/healthz     the process answers
+/readyz      it wants requests
+/upstreams   the hosts of each upstream, and what is known of them
+/limits      what each route admitted and refused
+/objectives  how fast the error budgets burn
+/metrics     for Prometheus`
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(v)
 }
 
 func writeText(w http.ResponseWriter, status int, text string) {

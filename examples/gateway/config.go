@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net"
@@ -15,10 +16,14 @@ import (
 
 // A Config is the whole configuration. A zero field means its default.
 type Config struct {
-	Server    Server              `yaml:"server"`
-	Admin     Admin               `yaml:"admin"`
-	Upstreams map[string]Upstream `yaml:"upstreams"` // by name
-	Routes    []Route             `yaml:"routes"`
+	Server     Server               `yaml:"server"`
+	Admin      Admin                `yaml:"admin"`
+	Telemetry  Telemetry            `yaml:"telemetry"`  // needs a restart to change
+	Objectives map[string]Objective `yaml:"objectives"` // by name; needs a restart to change
+	Redis      Redis                `yaml:"redis"`      // needs a restart to change
+	Limits     map[string]Limit     `yaml:"limits"`     // by name
+	Upstreams  map[string]Upstream  `yaml:"upstreams"`  // by name
+	Routes     []Route              `yaml:"routes"`
 }
 
 // A Server is the public side.
@@ -28,6 +33,14 @@ type Server struct {
 	ReadHeaderTimeout Duration `yaml:"read_header_timeout"` // for the whole header; 5s
 	IdleTimeout       Duration `yaml:"idle_timeout"`        // of a connection between requests; 60s
 	MaxHeaderBytes    Size     `yaml:"max_header_bytes"`    // larger ones get 431; 32KiB
+
+	// TLS turns HTTPS on, HTTP/2 included. Its certificates are read again on reload; whether there are any
+	// needs a restart to change.
+	TLS TLS `yaml:"tls"`
+
+	// TrustedProxies are the proxies in front whose X-Forwarded-For, -Host and -Proto are believed and sent on. Those of
+	// everybody else are replaced. Needs a restart to change. None.
+	TrustedProxies []Network `yaml:"trusted_proxies"`
 
 	MaxHeaderFields int      `yaml:"max_header_fields"` // more get 431; a cookie counts as a field; 100
 	MaxBody         Size     `yaml:"max_body"`          // larger ones get 413; 10MiB
@@ -78,6 +91,14 @@ type Route struct {
 	Methods  []string `yaml:"methods"`  // GET includes HEAD; empty: those that no other route with this host and path has
 	Upstream string   `yaml:"upstream"` // required
 	Timeout  Duration `yaml:"timeout"`  // for the whole exchange; zero: without limit
+
+	Limits      []string `yaml:"limits"`      // what its requests must keep, all together
+	Concurrency int      `yaml:"concurrency"` // its requests in flight at once, more get 503; zero: without limit
+}
+
+// label names the route to people, and in metrics: "GET,PUT api.example.com/users/".
+func (r Route) label() string {
+	return strings.TrimSpace(strings.Join(r.Methods, ",") + " " + r.Host + r.Path)
 }
 
 const (
@@ -98,6 +119,8 @@ func (c Config) withDefaults() (Config, faults) {
 	f.duration(&s.DrainTimeout, 30*time.Second, "server", "drain_timeout")
 	f.size(&s.MaxHeaderBytes, 32<<10, "server", "max_header_bytes")
 	f.size(&s.MaxBody, 10<<20, "server", "max_body")
+	s.TLS = s.TLS.withDefaults(&f)
+	s.TrustedProxies = slices.Clone(s.TrustedProxies)
 	if s.MaxHeaderFields == 0 {
 		s.MaxHeaderFields = 100
 	}
@@ -107,6 +130,13 @@ func (c Config) withDefaults() (Config, faults) {
 
 	if f.listen(&c.Admin.Listen, "127.0.0.1:8081", "admin", "listen") && !loopback(c.Admin.Listen) {
 		f.add("must be a loopback address: the admin server has no authentication", "admin", "listen")
+	}
+
+	c.Telemetry = c.Telemetry.withDefaults(&f)
+	c.Redis = c.Redis.withDefaults(&f)
+	c.Limits = maps.Clone(c.Limits)
+	for name, l := range c.Limits {
+		c.Limits[name] = l.withDefaults(name, c.Redis, &f)
 	}
 
 	if len(c.Upstreams) == 0 {
@@ -123,7 +153,7 @@ func (c Config) withDefaults() (Config, faults) {
 	c.Routes = slices.Clone(c.Routes)
 	taken := map[string]bool{}
 	for i, r := range c.Routes {
-		c.Routes[i] = r.withDefaults(i, c.Upstreams, &f)
+		c.Routes[i] = r.withDefaults(i, c, &f)
 		for _, key := range c.Routes[i].keys() {
 			if taken[key] {
 				f.add("another route has this host, path and method", "routes", i, "path")
@@ -131,6 +161,11 @@ func (c Config) withDefaults() (Config, faults) {
 			}
 			taken[key] = true
 		}
+	}
+
+	c.Objectives = maps.Clone(c.Objectives)
+	for name, o := range c.Objectives {
+		c.Objectives[name] = o.withDefaults(name, c.Routes, &f)
 	}
 	return c, f
 }
@@ -181,7 +216,7 @@ func (u Upstream) withDefaults(name string, f *faults) Upstream {
 	return u
 }
 
-func (r Route) withDefaults(i int, upstreams map[string]Upstream, f *faults) Route {
+func (r Route) withDefaults(i int, c Config, f *faults) Route {
 	at := func(key ...any) []any { return append([]any{"routes", i}, key...) }
 	f.duration(&r.Timeout, 0, at("timeout")...)
 	if r.Path == "" {
@@ -205,11 +240,37 @@ func (r Route) withDefaults(i int, upstreams map[string]Upstream, f *faults) Rou
 			f.add(fmt.Sprintf("%q is not a method such as GET; CONNECT cannot be proxied", m), at("methods", j)...)
 		}
 	}
-	if _, ok := upstreams[r.Upstream]; !ok {
-		f.add(fmt.Sprintf("%q is not one of the upstreams: %s", r.Upstream,
-			strings.Join(slices.Sorted(maps.Keys(upstreams)), ", ")), at("upstream")...)
+	if _, ok := c.Upstreams[r.Upstream]; !ok {
+		f.add(fmt.Sprintf("%q is not one of the upstreams: %s", r.Upstream, names(c.Upstreams)), at("upstream")...)
+	}
+	r.Limits = slices.Clone(r.Limits)
+	if len(r.Limits) > maxLimits {
+		f.add(fmt.Sprintf("has more than %d", maxLimits), at("limits")...)
+	}
+	for j, name := range r.Limits {
+		l, ok := c.Limits[name]
+		switch {
+		case !ok:
+			f.add(fmt.Sprintf("%q is not one of the limits: %s", name, names(c.Limits)), at("limits", j)...)
+		case slices.Contains(r.Limits[:j], name):
+			f.add(fmt.Sprintf("%q stands here twice", name), at("limits", j)...)
+		case l.Store != c.Limits[r.Limits[0]].Store && c.Limits[r.Limits[0]].Store != "":
+			f.add(fmt.Sprintf("%q counts in %s, but %q in %s: those of one route are decided together, so in one store",
+				name, l.Store, r.Limits[0], c.Limits[r.Limits[0]].Store), at("limits", j)...)
+		}
+	}
+	if r.Concurrency < 0 {
+		f.add("must be positive", at("concurrency")...)
 	}
 	return r
+}
+
+// names lists what a name can stand for.
+func names[V any](m map[string]V) string {
+	if len(m) == 0 {
+		return "there are none"
+	}
+	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
 }
 
 // keys tells apart what no two routes may share.
@@ -259,6 +320,20 @@ type fault struct {
 type faults []fault
 
 func (f *faults) add(text string, path ...any) { *f = append(*f, fault{path, text}) }
+
+// wrapped adds the faults that a package's New found in its configuration ("pkg: Config.Field: reason"), under the
+// keys that the fields have here.
+func (f *faults) wrapped(err error, keys map[string]string, path ...any) {
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		_, rest, _ := strings.Cut(line, "Config.")
+		field, reason, _ := strings.Cut(rest, ": ")
+		if key, ok := keys[field]; ok {
+			f.add(reason, append(slices.Clone(path), key)...)
+		} else {
+			f.add(cmp.Or(reason, line), path...)
+		}
+	}
+}
 
 func (f *faults) duration(d *Duration, def time.Duration, path ...any) {
 	switch {

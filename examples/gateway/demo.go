@@ -52,12 +52,17 @@ func (d *demo) close() {
 // config is the configuration that describes the demo, in the same form as a file.
 func (d *demo) config() string {
 	return fmt.Sprintf(`
+objectives:
+  demo: {availability: 0.999, latency: 250ms, latency_target: 0.99}
+limits:
+  per-address: {rate: 5/s, burst: 10, by: address}
 upstreams:
   demo:
     hosts: [%s]
     health: {path: /healthz, interval: 1s, timeout: 500ms}
 routes:
   - upstream: demo
+  - {path: /limited/, upstream: demo, limits: [per-address]}
 `, strings.Join(d.addrs, ", "))
 }
 
@@ -103,8 +108,11 @@ func demoHints(w io.Writer, public, admin string) {
   curl -i http://%[1]s/hello       # X-Backend says who answered
   for i in $(seq 50); do curl -s http://%[1]s/; done | sort | uniq -c
   curl -N http://%[1]s/events      # streams
+  for i in $(seq 20); do curl -s -o /dev/null -w '%%{http_code}\n' http://%[1]s/limited/; done | sort | uniq -c    # 429 after 10
   curl http://%[2]s/upstreams      # what the balancer knows of each backend
+  curl http://%[2]s/limits         # and /objectives, /metrics, /readyz
 
-Ctrl-C drains and ends. For backends of your own: -config; examples/gateway/gateway.yaml is a commented configuration.
+The access log follows. Ctrl-C drains and ends. For backends of your own: -config; examples/gateway/gateway.yaml is a commented configuration.
+
 `, public, admin)
 }

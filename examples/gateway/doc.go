@@ -4,8 +4,9 @@
 //	gateway                     three demo backends and a gateway before them, on loopback
 //	gateway -config file.yaml   the gateway that the file describes; gateway.yaml is a commented one
 //	gateway -check -config f    only check the file
+//	gateway -rules -config f    only write Prometheus rules for its objectives
 //
-// Signals: SIGHUP reloads the file (a bad one changes nothing), SIGTERM and SIGINT drain and end; a
+// Signals: SIGHUP reloads the file and its certificates (a bad one changes nothing), SIGTERM and SIGINT drain and end; a
 // second one ends at once. Exit status: 0 after a drain, 1 if something failed, 2 for a wrong
 // command line or configuration.
 //
@@ -15,10 +16,14 @@
 //   - config.go: what can be configured, its defaults and its rules
 //   - yaml.go: strict YAML, with line and field in every error
 //   - gateway.go: a configuration made live, and its replacement while running
-//   - upstream.go: one upstream, on balancer
 //   - server.go: the public server and the way of a request
-//   - limits.go: bounds on header, body and time without progress
+//   - tls.go: certificates, and which proxies are trusted
+//   - bounds.go: bounds on header, body and time without progress
+//   - limits.go, gate.go: what consumers may ask for, on ratelimit, and what stands before each route
+//   - upstream.go: one upstream, on balancer
+//   - observe.go: metrics, traces, access log, objectives and health, on telemetry
 //   - drain.go: the end without a lost request
 //   - admin.go: the admin server
 //   - demo.go: the demo backends
+//   - deploy: a Grafana dashboard, Prometheus alerts and a scrape configuration
 package main

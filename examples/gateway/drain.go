@@ -27,6 +27,8 @@ func drain(s *running, signals <-chan os.Signal) error {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), time.Duration(limits.DrainDelay+limits.DrainTimeout),
 		errors.New("requests were still in flight at the end of server.drain_timeout: they have been cut"))
 	defer cancel()
+	s.gateway.draining.Store(true)
+	_ = s.gateway.observer.health.Drain(ctx) // /readyz fails from here on
 	drained := make(chan error, 1)
 	go func() {
 		sleep(ctx, time.Duration(limits.DrainDelay))
@@ -47,7 +49,7 @@ func drain(s *running, signals <-chan os.Signal) error {
 		}
 	}()
 	s.close()
-	end, cancelEnd := context.WithTimeout(context.Background(), time.Second)
+	end, cancelEnd := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancelEnd()
 	s.gateway.close(end)
 	return err

@@ -2,23 +2,33 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/trivet-go/trivet/telemetry"
 )
 
 // A gateway serves requests by its current configuration, which can be replaced meanwhile.
 // It is safe for concurrent use.
 type gateway struct {
 	log      *slog.Logger
+	observer *observer
+	counts   *counts
+	handler  http.Handler               // serve, observed
+	tls      atomic.Pointer[tls.Config] // of the current generation; nil in clear
 	draining atomic.Bool
 
-	reloads sync.Mutex // held by reload: one at a time
+	reloads    sync.Mutex // held by reload: one at a time
+	unregister []func() error
 
 	mu      sync.Mutex // guards the fields below, and use and retired of each generation
 	current *generation
@@ -27,8 +37,10 @@ type gateway struct {
 // A generation is one configuration, live.
 type generation struct {
 	cfg       Config
+	tls       *tls.Config // nil in clear
 	routes    *http.ServeMux
 	upstreams map[string]*upstream
+	gates     map[string]*gate // by the label of their route
 
 	use      int           // requests that run in it
 	retired  bool          // it gets no more
@@ -36,31 +48,67 @@ type generation struct {
 	makeIdle func()        // closes idle
 }
 
-// newGateway returns a gateway of cfg, which loadConfig or withDefaults has completed.
-func newGateway(cfg Config, log *slog.Logger) (*gateway, error) {
-	gen, _, err := newGeneration(cfg, nil, log)
-	if err != nil {
+// newGateway returns a gateway of cfg, which loadConfig or withDefaults has completed. Its access log
+// goes to stdout or stderr. It does nothing before start.
+func newGateway(cfg Config, log *slog.Logger, stdout, stderr io.Writer) (*gateway, error) {
+	g := &gateway{log: log}
+	var err error
+	if g.counts, err = newCounts(cfg.Redis); err != nil {
 		return nil, err
 	}
-	for _, u := range gen.upstreams {
+	if g.observer, err = newObserver(cfg, g.counts, stdout, stderr, log); err != nil {
+		g.counts.close()
+		return nil, err
+	}
+	if g.current, _, err = g.newGeneration(cfg, nil); err != nil {
+		g.observer.discard()
+		g.counts.close()
+		return nil, err
+	}
+	g.tls.Store(g.current.tls)
+	g.handler = g.observer.tel.Middleware(http.HandlerFunc(g.serve))
+	return g, nil
+}
+
+// start resolves the hosts and begins to check them and to export their statistics.
+func (g *gateway) start() {
+	for _, u := range g.current.upstreams {
 		u.start()
 	}
-	return &gateway{log: log, current: gen}, nil
+	g.register(g.current)
 }
 
 // newGeneration makes cfg live. What has not changed since old goes on as it is. Nothing
 // that old uses is touched before commit is called.
-func newGeneration(cfg Config, old *generation, log *slog.Logger) (gen *generation, commit func(), err error) {
-	gen = &generation{cfg: cfg, routes: http.NewServeMux(), upstreams: map[string]*upstream{}, idle: make(chan struct{})}
+func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, commit func(), err error) {
+	gen = &generation{
+		cfg: cfg, routes: http.NewServeMux(), upstreams: map[string]*upstream{}, gates: map[string]*gate{}, idle: make(chan struct{}),
+	}
 	gen.makeIdle = sync.OnceFunc(func() { close(gen.idle) })
 	var changes []func()
 	var errs []error
+	if gen.tls, err = cfg.Server.TLS.load(); err != nil {
+		errs = append(errs, err)
+	}
+	trusted := prefixes(cfg.Server.TrustedProxies)
+	for _, r := range cfg.Routes {
+		var before *gate
+		if old != nil {
+			before = old.gates[r.label()]
+		}
+		gate, err := newGate(newGateSettings(r, cfg), before, g.counts, trusted, g.observer.tel, g.log)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		gen.gates[r.label()] = gate
+	}
 	for name, u := range cfg.Upstreams {
 		if old != nil && old.upstreams[name] != nil && reflect.DeepEqual(old.cfg.Upstreams[name], u) {
 			gen.upstreams[name] = old.upstreams[name]
 			continue
 		}
-		fresh, err := newUpstream(name, u, log)
+		fresh, err := newUpstream(name, u, trusted, g.observer.tel, g.log)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("upstreams.%s: %w", name, err))
 			continue
@@ -88,7 +136,7 @@ func newGeneration(cfg Config, old *generation, log *slog.Logger) (gen *generati
 			routes[at] = methods{}
 			gen.routes.Handle(r.Host+r.Path, routes[at])
 		}
-		h := withTimeout(gen.upstreams[r.Upstream], r)
+		h := gen.gates[r.label()].wrap(withTimeout(gen.upstreams[r.Upstream], r))
 		if len(r.Methods) == 0 {
 			routes[at][""] = h
 		}
@@ -112,7 +160,7 @@ func (g *gateway) reload(cfg Config) error {
 	if fixed := fixedChanges(old.cfg, cfg); len(fixed) > 0 {
 		return fmt.Errorf("needs a restart to change: %s", strings.Join(fixed, ", "))
 	}
-	next, commit, err := newGeneration(cfg, old, g.log)
+	next, commit, err := g.newGeneration(cfg, old)
 	if err != nil {
 		return err
 	}
@@ -120,6 +168,8 @@ func (g *gateway) reload(cfg Config) error {
 	for _, u := range next.upstreams {
 		u.start()
 	}
+	g.register(next)
+	g.tls.Store(next.tls)
 	g.mu.Lock()
 	g.current = next
 	g.retireLocked(old)
@@ -135,6 +185,29 @@ func (g *gateway) reload(cfg Config) error {
 	return nil
 }
 
+// register exports the statistics of gen, and no longer those of the generation before.
+func (g *gateway) register(gen *generation) {
+	for _, f := range g.unregister {
+		if err := f(); err != nil {
+			g.log.Warn("statistics", "err", err)
+		}
+	}
+	g.unregister = nil
+	add := func(f func() error, err error) {
+		if err != nil { // they are not served, and that is no reason to serve nothing
+			g.log.Warn("statistics", "err", err)
+			return
+		}
+		g.unregister = append(g.unregister, f)
+	}
+	for name, u := range gen.upstreams {
+		add(telemetry.Register(g.observer.tel, name, u.balancer.Stats))
+	}
+	for _, gate := range gen.gates {
+		gate.register(g.observer.tel, add)
+	}
+}
+
 // fixedChanges names the fields that differ and that a running server cannot change.
 func fixedChanges(a, b Config) []string {
 	var names []string
@@ -146,7 +219,12 @@ func fixedChanges(a, b Config) []string {
 		{"server.read_header_timeout", a.Server.ReadHeaderTimeout == b.Server.ReadHeaderTimeout},
 		{"server.idle_timeout", a.Server.IdleTimeout == b.Server.IdleTimeout},
 		{"server.max_header_bytes", a.Server.MaxHeaderBytes == b.Server.MaxHeaderBytes},
+		{"server.tls, on or off", a.Server.TLS.on() == b.Server.TLS.on()},
+		{"server.trusted_proxies", slices.Equal(a.Server.TrustedProxies, b.Server.TrustedProxies)},
 		{"admin.listen", a.Admin.Listen == b.Admin.Listen},
+		{"telemetry", reflect.DeepEqual(a.Telemetry, b.Telemetry)},
+		{"objectives", reflect.DeepEqual(a.Objectives, b.Objectives)},
+		{"redis", a.Redis == b.Redis},
 	} {
 		if !field.same {
 			names = append(names, field.name)
@@ -197,4 +275,8 @@ func (g *gateway) close(ctx context.Context) {
 	for _, u := range gen.upstreams {
 		u.close(ctx)
 	}
+	if err := g.observer.close(ctx); err != nil {
+		g.log.Warn("telemetry has not been sent whole", "err", err)
+	}
+	g.counts.close()
 }

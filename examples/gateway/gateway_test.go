@@ -21,6 +21,7 @@ import (
 
 	"github.com/trivet-go/trivet/balancer"
 	"github.com/trivet-go/trivet/internal/backend"
+	"github.com/trivet-go/trivet/telemetry"
 )
 
 func TestMain(m *testing.M) {
@@ -39,10 +40,17 @@ type live struct {
 // start runs a gateway of the YAML text, with the admin server's handler for its status.
 func start(t *testing.T, text string) *live {
 	t.Helper()
+	return startLogged(t, text, io.Discard)
+}
+
+// startLogged is start with an access log.
+func startLogged(t *testing.T, text string, accessLog io.Writer) *live {
+	t.Helper()
 	cfg, err := parseConfig("test", []byte(text))
 	require.NoError(t, err)
-	g, err := newGateway(cfg, discardLog)
+	g, err := newGateway(cfg, discardLog, accessLog, io.Discard)
 	require.NoError(t, err)
+	g.start()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	s := startServer(g, cfg.Server, ln)
@@ -437,7 +445,9 @@ func TestG20_NilAndZeroValuesAreRefusedWhenBuilt(t *testing.T) {
 	_, faults := Config{}.withDefaults()
 	require.Len(t, faults, 2, "routes and upstreams")
 
-	_, err := newUpstream("u", Upstream{URL: "http://a", Hosts: []Host{{}}}, discardLog)
+	tel, err := telemetry.New(telemetry.Config{})
+	require.NoError(t, err)
+	_, err = newUpstream("u", Upstream{URL: "http://a", Hosts: []Host{{}}}, nil, tel, discardLog)
 	require.ErrorContains(t, err, "endpoint 0 has no address")
 
 	var pushed *balancer.Pushed

@@ -1,158 +1,247 @@
 package main
 
 import (
-	"io"
+	"fmt"
 	"net/http"
+	"net/netip"
+	"regexp"
+	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/trivet-go/trivet/ratelimit"
+	"github.com/trivet-go/trivet/ratelimit/redislimit"
 )
 
-// limitHeader refuses a request with more than limit header fields; each cookie counts as one. Their
-// bytes are bounded by http.Server.MaxHeaderBytes, which also answers 431.
-func limitHeader(w http.ResponseWriter, r *http.Request, limit int) bool {
-	n := 0
-	for name, values := range r.Header {
-		n += len(values)
-		if name == "Cookie" {
-			for _, v := range values {
-				n += strings.Count(v, ";")
+// A Limit is how much each consumer may ask for. Routes that name the same limit share its counts.
+type Limit struct {
+	Rate     Rate   `yaml:"rate"`      // "100/s", "1000/h", "5/10s"; required
+	Burst    int64  `yaml:"burst"`     // how much may be used at once after a pause; a tenth of the rate's number
+	Sliding  bool   `yaml:"sliding"`   // count in windows of the rate's time, for quotas that a contract names; no burst
+	By       string `yaml:"by"`        // who is a consumer: an "address", the value of a "header", or "all" are one; required
+	Header   string `yaml:"header"`    // with by: header
+	Missing  string `yaml:"missing"`   // a request without the header: "reject" with 400, "skip" the limit, or count them as one, "shared"; required with by: header
+	PerRoute bool   `yaml:"per_route"` // each route counts for itself
+	Store    string `yaml:"store"`     // "memory" of this process, or "redis" for all gateways; memory
+	OnError  string `yaml:"on_error"`  // while Redis fails: count "local"ly, or leave the limit "open" or "closed" (503); local
+	Share    Share  `yaml:"share"`     // of the rate for this process while it counts locally; 1
+}
+
+// A Redis is where limits are counted that several gateways share.
+type Redis struct {
+	Addr        string   `yaml:"addr"`         // "127.0.0.1:6379"; without it there is none
+	TLS         bool     `yaml:"tls"`          // speak TLS, with the system's authorities
+	Username    string   `yaml:"username"`     // of Redis' ACL
+	PasswordEnv string   `yaml:"password_env"` // the environment variable that holds the password
+	Prefix      string   `yaml:"prefix"`       // begins every key: gateways that share it share counts; "gateway:"
+	Timeout     Duration `yaml:"timeout"`      // the most that a decision may wait for Redis; 25ms
+}
+
+const (
+	maxLimits = 8 // of a route
+
+	memoryStore = "memory"
+	redisStore  = "redis"
+)
+
+func (r Redis) withDefaults(f *faults) Redis {
+	f.duration(&r.Timeout, 25*time.Millisecond, "redis", "timeout")
+	if r.Prefix == "" {
+		r.Prefix = "gateway:"
+	}
+	if strings.ContainsAny(r.Prefix, "{}") {
+		f.add("must not contain braces", "redis", "prefix")
+	}
+	if r.Addr != "" && !validAddr(r.Addr) {
+		f.add(fmt.Sprintf("%q is not an address such as 127.0.0.1:6379", r.Addr), "redis", "addr")
+	}
+	if r.Addr == "" && (r.TLS || r.Username != "" || r.PasswordEnv != "") {
+		f.add("is required", "redis", "addr")
+	}
+	return r
+}
+
+func (l Limit) withDefaults(name string, r Redis, f *faults) Limit {
+	before := len(*f)
+	at := func(path ...any) []any { return append([]any{"limits", name}, path...) }
+	// oneOf is the value, def if it is empty. Without a default it is required.
+	oneOf := func(key, value, def string, others ...string) string {
+		for _, v := range append([]string{def}, others...) {
+			if value == v && v != "" {
+				return v
 			}
 		}
+		if value == "" && def != "" {
+			return def
+		}
+		choice := strings.Join(append(others, def), ", ")
+		f.add(fmt.Sprintf("%q is not one of: %s", value, strings.TrimSuffix(choice, ", ")), at(key)...)
+		return value
 	}
-	if n <= limit {
-		return true
+	l.Store = oneOf("store", l.Store, memoryStore, redisStore)
+	l.By = oneOf("by", l.By, "", "address", "header", "all")
+	switch {
+	case l.By == "header":
+		if !fieldName.MatchString(l.Header) {
+			f.add(fmt.Sprintf("%q is not a header field such as X-Api-Key", l.Header), at("header")...)
+		}
+		l.Missing = oneOf("missing", l.Missing, "", "reject", "skip", "shared")
+	case l.Header != "" || l.Missing != "":
+		f.add("has a meaning only with by: header", at(map[bool]string{true: "header", false: "missing"}[l.Header != ""])...)
 	}
-	w.Header().Set("Connection", "close")
-	writeProblem(w, http.StatusRequestHeaderFieldsTooLarge, "too many header fields or cookies")
-	return false
-}
-
-// limitBody refuses a body that says that it is too large, and cuts one that turns out to be:
-// reading it fails with an *http.MaxBytesError, for which writeProxyError answers.
-func limitBody(w http.ResponseWriter, r *http.Request, limit int64) bool {
-	if r.ContentLength > limit {
-		w.Header().Set("Connection", "close") // rather than read on to the end of it
-		writeProblem(w, http.StatusRequestEntityTooLarge, "the body is too large")
-		return false
+	switch {
+	case l.Store == redisStore:
+		if r.Addr == "" {
+			f.add("there is no redis.addr", at("store")...)
+		}
+		l.OnError = oneOf("on_error", l.OnError, "local", "open", "closed")
+		if l.OnError != "local" && l.Share != 0 {
+			f.add("has a meaning only with on_error: local", at("share")...)
+		}
+		if l.OnError == "local" && l.Share == 0 {
+			l.Share = 1
+		}
+		if l.Share < 0 || l.Share > 1 {
+			f.add("must be more than 0 and at most 1", at("share")...)
+		}
+	case l.OnError != "" || l.Share != 0:
+		f.add("has a meaning only with store: redis", at(map[bool]string{true: "on_error", false: "share"}[l.OnError != ""])...)
 	}
-	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = http.MaxBytesReader(w, r.Body, limit)
+	if l.Rate == (Rate{}) {
+		f.add("is required, such as 100/s", at("rate")...)
 	}
-	return true
-}
-
-// limitStalls gives every read of the request's body and every write of the response its own
-// deadline: a body may take as long as it likes while it moves. net/http's ReadTimeout and
-// WriteTimeout bound the whole instead, which is too much for a slow drip and too little for a
-// large upload or an event stream. done must be called before the handler returns.
-func limitStalls(w http.ResponseWriter, r *http.Request, stall time.Duration, draining func() bool) (_ http.ResponseWriter, _ *http.Request, done func()) {
-	rc := http.NewResponseController(w)
-	done = func() {}
-	steady := &steadyWriter{ResponseWriter: w, rc: rc, stall: stall, draining: draining}
-	if r.Body != nil && r.Body != http.NoBody {
-		// Now, too: a body that nobody reads is discarded by net/http after the response.
-		_ = rc.SetReadDeadline(time.Now().Add(stall))
-		body := &steadyBody{ReadCloser: r.Body, rc: rc, stall: stall}
-		steady.body, done = body, body.stop
-		r2 := *r // a handler must not change its request
-		r2.Body = body
-		r = &r2
-	}
-	return steady, r, done
-}
-
-// A steadyBody fails when a Read takes too long.
-type steadyBody struct {
-	io.ReadCloser
-	rc    *http.ResponseController
-	stall time.Duration
-	eof   atomic.Bool
-
-	mu      sync.Mutex // guards the fields below: a transport may still read when the handler has returned
-	stopped bool
-}
-
-func (b *steadyBody) Read(p []byte) (int, error) {
-	b.setDeadline(time.Now().Add(b.stall))
-	n, err := b.ReadCloser.Read(p) // a timeout cancels the request's context: to net/http the client has gone
-	if err == io.EOF {
-		b.stop() // net/http has lifted the deadline: it reads on only to notice that the client leaves
-		b.eof.Store(true)
-	}
-	return n, err
-}
-
-// ended reports whether the body has been read to its end.
-func (b *steadyBody) ended() bool { return b.eof.Load() }
-
-func (b *steadyBody) Close() error {
-	b.stop()
-	return b.ReadCloser.Close()
-}
-
-func (b *steadyBody) setDeadline(t time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !b.stopped {
-		_ = b.rc.SetReadDeadline(t)
-	}
-}
-
-// stop leaves the connection's deadline as it is, for good.
-func (b *steadyBody) stop() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.stopped = true
-}
-
-// A steadyWriter fails when a write takes too long. While the gateway drains, it asks
-// the client to use another connection for its next request.
-type steadyWriter struct {
-	http.ResponseWriter
-	rc       *http.ResponseController
-	stall    time.Duration
-	draining func() bool
-	body     *steadyBody // of the request; nil without one
-	header   bool        // the final header is out
-}
-
-// Unwrap serves http.ResponseController: hijacking and deadlines.
-func (w *steadyWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-func (w *steadyWriter) WriteHeader(status int) {
-	if !w.header && (status >= 200 || status == http.StatusSwitchingProtocols) {
-		w.header = true
-		if w.draining() && status != http.StatusSwitchingProtocols {
-			w.Header().Set("Connection", "close")
+	if len(*f) == before {
+		for _, fault := range l.check(name) {
+			f.add(fault.text, at(fault.path...)...)
 		}
 	}
-	w.extend()
-	w.ResponseWriter.WriteHeader(status)
+	return l
 }
 
-func (w *steadyWriter) Write(p []byte) (int, error) {
-	if !w.header {
-		w.WriteHeader(http.StatusOK)
+var fieldName = regexp.MustCompile("^[-!#$%&'*+.^_`|~0-9A-Za-z]+$") // RFC 9110, section 5.1
+
+// check returns what the packages have to say about l.
+func (l Limit) check(name string) (f faults) {
+	policy, err := l.policy(name, "", nil)
+	if err == nil {
+		var counts ratelimit.Store
+		counts, err = ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{MaxKeys: 1})
+		if err == nil && l.Store == redisStore {
+			client := redis.NewClient(&redis.Options{})
+			defer client.Close() // it has never been connected
+			counts, err = redislimit.New(client, redislimit.Config{})
+		}
+		if err == nil {
+			_, err = ratelimit.New(ratelimit.Config{Policies: []ratelimit.Policy{policy}, Store: counts, Local: tinyStore()})
+		}
 	}
-	w.extend()
-	return w.ResponseWriter.Write(p)
+	if err == nil {
+		return nil
+	}
+	for _, line := range strings.Split(err.Error(), "\n") {
+		switch _, after, ok := strings.Cut(line, "Rate."); {
+		case strings.Contains(line, ".Name: "):
+			f.add("the name must be 1 to 64 letters, digits, '_', '-' and '.'")
+		case ok && strings.HasPrefix(after, "Burst: "):
+			f.add(strings.TrimPrefix(after, "Burst: "), "burst")
+		case ok:
+			_, text, _ := strings.Cut(after, ": ")
+			f.add(text, "rate")
+		default:
+			f.add(line)
+		}
+	}
+	return f
 }
 
-// FlushError is found by http.ResponseController before Unwrap.
-func (w *steadyWriter) FlushError() error {
-	if !w.header {
-		w.WriteHeader(http.StatusOK)
+func tinyStore() *ratelimit.MemoryStore {
+	m, err := ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{MaxKeys: 1})
+	if err != nil {
+		return nil // ratelimit makes one itself
 	}
-	w.extend()
-	return w.rc.Flush()
+	return m
 }
 
-func (w *steadyWriter) extend() {
-	d := w.stall
-	if w.body != nil && !w.body.ended() {
-		d *= 2 // before it writes the header, net/http waits for the rest of the request's body, until that one's deadline
+// policy is l as ratelimit has it, for a route if each counts for itself.
+func (l Limit) policy(name, route string, trusted []netip.Prefix) (ratelimit.Policy, error) {
+	p := ratelimit.Policy{
+		Name:    name,
+		Rate:    ratelimit.Rate{Limit: l.Rate.Limit, Window: l.Rate.Window, Burst: l.Burst},
+		Missing: ratelimit.MissingShared, // who has no address comes through a Unix socket
 	}
-	_ = w.rc.SetWriteDeadline(time.Now().Add(d))
+	if l.Sliding {
+		p.Window = ratelimit.SlidingWindow
+	}
+	switch l.By {
+	case "address":
+		key, err := ratelimit.NewIPKey(ratelimit.IPConfig{Trusted: trusted})
+		if err != nil {
+			return p, err
+		}
+		p.Key = key
+	case "header":
+		p.Key = ratelimit.ByHeader(l.Header) // hashed: it may be a credential
+		p.Missing = map[string]ratelimit.Missing{"reject": ratelimit.MissingReject, "skip": ratelimit.MissingSkip}[l.Missing]
+		if l.Missing == "shared" {
+			p.Missing = ratelimit.MissingShared
+		}
+	default:
+		p.Key = constant("all")
+		p.Hidden = true // what is left for all tells each about the others
+	}
+	if l.PerRoute {
+		p.Key = ratelimit.Join(constant(route), p.Key)
+	}
+	switch l.OnError {
+	case "open":
+		p.OnError = ratelimit.FailOpen
+	case "closed":
+		p.OnError = ratelimit.FailClosed
+	case "local":
+		p.OnError = ratelimit.FailLocal(float64(l.Share))
+	}
+	return p, nil
+}
+
+func constant(key string) func(*http.Request) (string, bool) {
+	return func(*http.Request) (string, bool) { return key, true }
+}
+
+// A Rate is so many requests in a time: "100/s", "30/m", "1000/h", "10000/d", "5/10s".
+type Rate struct {
+	Limit  int64
+	Window time.Duration
+}
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (r *Rate) UnmarshalYAML(n *yaml.Node) error {
+	number, per, _ := strings.Cut(n.Value, "/")
+	limit, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64)
+	window, unit := map[string]time.Duration{
+		"s": time.Second, "m": time.Minute, "h": time.Hour, "d": 24 * time.Hour,
+	}[strings.TrimSpace(per)]
+	if !unit && err == nil {
+		window, err = time.ParseDuration(strings.TrimSpace(per))
+	}
+	if err != nil || limit <= 0 || window <= 0 {
+		return fmt.Errorf("must be a rate such as 100/s, 1000/h or 5/10s, not %s", describeNode(n))
+	}
+	*r = Rate{limit, window}
+	return nil
+}
+
+// A Share is a part of a whole: 0.25.
+type Share float64
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (s *Share) UnmarshalYAML(n *yaml.Node) error {
+	v, err := strconv.ParseFloat(n.Value, 64)
+	if err != nil || !(v > 0 && v <= 1) {
+		return fmt.Errorf("must be a share such as 0.25, more than 0 and at most 1, not %s", describeNode(n))
+	}
+	*s = Share(v)
+	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -23,7 +24,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 // options are the command line.
 type options struct {
 	config, listen, admin string
-	check                 bool
+	check, rules          bool
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -32,6 +33,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	fs.SetOutput(stderr)
 	fs.StringVar(&opt.config, "config", "", "configuration `file`; without one, a demo with its own backends")
 	fs.BoolVar(&opt.check, "check", false, "only check the configuration")
+	fs.BoolVar(&opt.rules, "rules", false, "only write Prometheus rules for the objectives of the configuration")
 	fs.StringVar(&opt.listen, "listen", "", "`address` to listen on, instead of server.listen")
 	fs.StringVar(&opt.admin, "admin", "", "`address` of the admin server, instead of admin.listen")
 	switch err := fs.Parse(args); {
@@ -57,17 +59,28 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	cfg, err := load()
 	if err != nil {
-		fmt.Fprintln(stderr, err)
+		fmt.Fprintln(stderr, describe(err))
 		return exitUsage
 	}
-	if opt.check {
-		fmt.Fprintln(stdout, "the configuration is good")
+	if opt.rules {
+		if err := writeRules(stdout, cfg); err != nil {
+			fmt.Fprintln(stderr, "gateway:", err)
+			return exitFailed
+		}
 		return exitOK
 	}
-	g, err := newGateway(cfg, log)
+	if opt.check {
+		cfg.Telemetry.OTLP.Endpoint = "" // there is nothing to send
+	}
+	g, err := newGateway(cfg, log, stdout, stderr)
 	if err != nil {
 		fmt.Fprintln(stderr, "gateway:", err)
 		return exitUsage
+	}
+	if opt.check {
+		g.close(context.Background())
+		fmt.Fprintln(stdout, "the configuration is good")
+		return exitOK
 	}
 	hints := io.Discard
 	if opt.config == "" {
@@ -78,6 +91,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitFailed
 	}
 	return exitOK
+}
+
+// describe is what a person reads who gave a configuration. What the file says wrong names the file already.
+func describe(err error) string {
+	var bad *ConfigError
+	if errors.As(err, &bad) {
+		return err.Error()
+	}
+	return "gateway: " + err.Error()
 }
 
 // override lets the command line win over the file.
@@ -92,7 +114,7 @@ func (o options) override(cfg Config, err error) (Config, error) {
 		cfg.Admin.Listen = o.admin
 	}
 	if cfg, faults := cfg.withDefaults(); len(faults) > 0 {
-		return cfg, fmt.Errorf("gateway: %s: %s", pathString(faults[0].path), faults[0].text)
+		return cfg, fmt.Errorf("%s: %s", pathString(faults[0].path), faults[0].text)
 	}
 	return cfg, nil
 }
@@ -105,15 +127,16 @@ func serve(g *gateway, cfg Config, load func() (Config, error), hints io.Writer)
 
 	public, err := net.Listen("tcp", cfg.Server.Listen)
 	if err != nil {
-		return err
+		return fmt.Errorf("server.listen: %w (-listen takes another address)", err)
 	}
 	defer public.Close()
 	operator, err := net.Listen("tcp", cfg.Admin.Listen)
 	if err != nil {
-		return err
+		return fmt.Errorf("admin.listen: %w (-admin takes another address)", err)
 	}
 	defer operator.Close()
 
+	g.start()
 	s := startServer(g, cfg.Server, public)
 	admin := newAdmin(g)
 	adminServed := make(chan error, 1)
@@ -133,7 +156,6 @@ func serve(g *gateway, cfg Config, load func() (Config, error), hints io.Writer)
 				reloadFrom(g, load)
 				continue
 			}
-			g.draining.Store(true)
 			g.log.Info("draining", "signal", sig.String())
 			err := drain(s, signals)
 			g.log.Info("ended")

@@ -150,6 +150,13 @@ func (p *process) status(t *testing.T) int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
+// stop terminates the process, and returns its status.
+func (p *process) stop(t *testing.T) int {
+	t.Helper()
+	p.signal(t, syscall.SIGTERM)
+	return p.status(t)
+}
+
 func TestExitStatus(t *testing.T) {
 	path, err := binary()
 	require.NoError(t, err)
@@ -176,6 +183,11 @@ func TestExitStatus(t *testing.T) {
 		{"no such file", []string{"-config", filepath.Join(dir, "none.yaml")}, 2, "no such file"},
 		{"unknown key", []string{"-config", write("a.yaml", "server:\n  lisen: x\n")}, 2, "a.yaml:2: server.lisen: unknown key"},
 		{"bad value", []string{"-config", write("b.yaml", simple("server: {max_body: 1}", "127.0.0.1:1"))}, 2, "b.yaml:5: server.max_body: must be a size"},
+		{"no such certificate", []string{"-check", "-config", write("c.yaml", simple("server: {tls: {certificates: [{cert: c.pem, key: c.key}]}}", "127.0.0.1:1"))}, 2,
+			"server.tls.certificates[0]: open " + filepath.Join(dir, "c.pem")},
+		{"no such password", []string{"-check", "-config", write("d.yaml", simple("redis: {addr: a, password_env: NO_SUCH_PASSWORD}", "127.0.0.1:1"))}, 2,
+			"redis.password_env: the environment has no NO_SUCH_PASSWORD"},
+		{"rules without objectives", []string{"-rules", "-config", good}, 1, "there are no objectives"},
 		{"bad flag value", []string{"-check", "-config", good, "-admin", "0.0.0.0:1"}, 2, "admin.listen: must be a loopback address"},
 		{"address in use", []string{"-config", good, "-listen", busy.Addr().String()}, 1, "address already in use"},
 	} {
@@ -210,7 +222,7 @@ func TestDemoWithoutArguments(t *testing.T) {
 	resp, body := get(t, c, "http://"+p.admin+"/upstreams")
 	require.Equal(t, "application/json", resp.Header.Get("Content-Type"))
 	require.Equal(t, 3, strings.Count(body, `"state": "healthy"`), body)
-	for path, want := range map[string]string{"/healthz": "ok\n", "/readyz": "ready\n"} {
+	for path, want := range map[string]string{"/healthz": "{\"status\":\"pass\"}\n", "/readyz": "{\"status\":\"pass\"}\n"} {
 		resp, body := get(t, c, "http://"+p.admin+path)
 		require.Equal(t, 200, resp.StatusCode)
 		require.Equal(t, want, body)
@@ -225,7 +237,7 @@ func TestDemoWithoutArguments(t *testing.T) {
 	require.Equal(t, 0, p.status(t))
 }
 
-func TestSigtermLosesNoAcceptedRequest(t *testing.T) {
+func TestL34_SigtermLosesNoAcceptedRequest(t *testing.T) {
 	b := backend.Start(t, backend.Config{Behaviour: backend.Behaviour{Delay: 5 * time.Millisecond}})
 	p, _ := launchWith(t, simple("server: {drain_delay: 500ms}", b.Addr))
 	c := client(t)
@@ -275,7 +287,7 @@ func TestSigtermLosesNoAcceptedRequest(t *testing.T) {
 	p.await(t, p.stderr, "msg=draining")
 	resp, body := get(t, client(t), "http://"+p.admin+"/readyz")
 	require.Equal(t, 503, resp.StatusCode)
-	require.Equal(t, "draining\n", body)
+	require.Equal(t, "{\"status\":\"fail\"}\n", body)
 	resp, _ = get(t, client(t), "http://"+p.addr)
 	require.True(t, resp.Close, "clients are told to go elsewhere")
 	wg.Wait()
@@ -289,7 +301,7 @@ func TestSigtermLosesNoAcceptedRequest(t *testing.T) {
 	t.Logf("%d requests answered, 0 lost", answered.Load()+2)
 }
 
-func TestDrainEndsWhatWouldNotEnd(t *testing.T) {
+func TestL34_DrainEndsWhatWouldNotEnd(t *testing.T) {
 	hijack := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		conn, rw, err := http.NewResponseController(w).Hijack()
 		if err != nil {

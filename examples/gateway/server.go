@@ -38,7 +38,14 @@ func startServer(g *gateway, cfg Server, ln net.Listener) *running {
 		ConnState:    s.conns.track,
 		ErrorLog:     slog.NewLogLogger(g.log.Handler(), slog.LevelWarn),
 	}
-	go func() { s.served <- s.server.Serve(ln) }()
+	go func() {
+		if g.tls.Load() == nil {
+			s.served <- s.server.Serve(ln)
+			return
+		}
+		s.server.TLSConfig = listenerTLS(&g.tls)
+		s.served <- s.server.ServeTLS(ln, "", "")
+	}()
 	return s
 }
 
@@ -48,10 +55,14 @@ func (s *running) close() {
 	s.server.Close()
 }
 
-// ServeHTTP takes a request through the limits to its route.
-func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP serves a request, observed.
+func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.handler.ServeHTTP(w, r) }
+
+// serve takes a request through the bounds to its route.
+func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 	gen, release := g.acquire()
 	defer release()
+	observed := r // what follows may copy it
 	w, r, done := limitStalls(w, r, time.Duration(gen.cfg.Server.StallTimeout), g.draining.Load)
 	defer done()
 	if !limitHeader(w, r, gen.cfg.Server.MaxHeaderFields) || !limitBody(w, r, int64(gen.cfg.Server.MaxBody)) {
@@ -69,7 +80,9 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, http.StatusBadRequest, "the path has encoded dot segments")
 		return
 	}
-	gen.route(r).ServeHTTP(w, r)
+	h, pattern := gen.route(r)
+	observed.Pattern = pattern // as http.ServeMux does
+	h.ServeHTTP(w, r)
 }
 
 // hiddenDots reports whether the path, once decoded, has a segment "." or ".." that it does not show.
@@ -87,22 +100,22 @@ func hiddenDots(u *url.URL) bool {
 	return dots(u.Path) && !dots(u.EscapedPath())
 }
 
-// route returns the handler of r's host and path. Host names are compared without
+// route returns the handler of r's host and path, and the pattern that led to it. Host names are compared without
 // case, port and final dot (RFC 9110, section 4.2.3; RFC 3986, section 3.2.2).
-func (gen *generation) route(r *http.Request) http.Handler {
+func (gen *generation) route(r *http.Request) (h http.Handler, pattern string) {
 	lookup := *r
 	lookup.Host = strings.ToLower(r.Host)
 	if host, _, err := net.SplitHostPort(lookup.Host); err == nil {
 		lookup.Host = host
 	}
 	lookup.Host = strings.TrimSuffix(lookup.Host, ".")
-	h, pattern := gen.routes.Handler(&lookup)
+	h, pattern = gen.routes.Handler(&lookup)
 	if pattern == "" {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			writeProblem(w, http.StatusNotFound, "no route for this host and path")
-		})
+		}), ""
 	}
-	return h // of the route, or ServeMux's redirect to the clean path
+	return h, pattern // of the route, or ServeMux's redirect to the clean path
 }
 
 // methods are the routes that share host and path; that of "" gets the other methods.

@@ -7,11 +7,16 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/http/httputil"
+	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/trivet-go/trivet/balancer"
+	"github.com/trivet-go/trivet/telemetry"
 )
 
 // An upstream is a service behind the gateway: a handler that proxies to its hosts.
@@ -20,18 +25,24 @@ type upstream struct {
 	target   *url.URL
 	balancer *balancer.Balancer
 	settings balancer.Config // of the balancer
+	handler  balancer.HandlerConfig
 	proxy    http.Handler
 }
 
-func newUpstream(name string, cfg Upstream, log *slog.Logger) (*upstream, error) {
+func newUpstream(name string, cfg Upstream, trusted []netip.Prefix, tel *telemetry.Telemetry, log *slog.Logger) (*upstream, error) {
 	target, err := url.Parse(cfg.URL)
 	if err != nil {
 		return nil, err
 	}
 	u := &upstream{cfg: cfg, target: &url.URL{Scheme: target.Scheme, Host: target.Host}}
+	u.handler = balancer.HandlerConfig{
+		TrustForwarded: trusted, Rewrite: rewrite(trusted), ModifyResponse: modifyResponse, ErrorHandler: writeProxyError,
+	}
+	report := telemetry.Observer[balancer.Event](tel, name)
 	u.settings = balancer.Config{
 		Resolver:  resolver(cfg.Hosts),
 		Transport: transport(cfg),
+		Wrap:      func(_ balancer.Endpoint, next http.RoundTripper) http.RoundTripper { return tel.Transport(next) },
 		Health: balancer.Health{
 			Path:     cfg.Health.Path,
 			Interval: time.Duration(cfg.Health.Interval),
@@ -41,8 +52,9 @@ func newUpstream(name string, cfg Upstream, log *slog.Logger) (*upstream, error)
 		},
 		IdleTimeout: -1, // it is known as long as it is configured
 		Observe: func(ctx context.Context, e balancer.Event) {
+			report(ctx, e)
 			if e.Kind != balancer.Attempted {
-				log.LogAttrs(ctx, slog.LevelInfo, "balancer", slog.String("upstream", name), slog.Any("event", e))
+				log.LogAttrs(ctx, slog.LevelInfo, "balancer", slog.String("upstream", name), inline(e))
 			}
 		},
 	}
@@ -50,7 +62,7 @@ func newUpstream(name string, cfg Upstream, log *slog.Logger) (*upstream, error)
 	if err != nil {
 		return nil, err
 	}
-	u.proxy, err = u.balancer.Handler(u.target, balancer.HandlerConfig{ErrorHandler: writeProxyError})
+	u.proxy, err = u.balancer.Handler(u.target, u.handler)
 	return u, err
 }
 
@@ -63,7 +75,7 @@ func (u *upstream) inherit(old *upstream) {
 	if u.cfg.ConnectTimeout == old.cfg.ConnectTimeout && u.cfg.ResponseTimeout == old.cfg.ResponseTimeout && u.cfg.H2C == old.cfg.H2C {
 		settings.Transport = old.settings.Transport
 	}
-	proxy, err := old.balancer.Handler(u.target, balancer.HandlerConfig{ErrorHandler: writeProxyError})
+	proxy, err := old.balancer.Handler(u.target, u.handler)
 	if err != nil || old.balancer.Reload(settings) != nil {
 		return // what New has accepted Reload accepts; should it not, u goes on with a balancer of its own
 	}
@@ -117,6 +129,50 @@ func transport(cfg Upstream) *http.Transport {
 		t.Protocols.SetUnencryptedHTTP2(true)
 	}
 	return t
+}
+
+// rewrite makes the request to the upstream say nothing that the gateway does not stand for. balancer has seen to X-Forwarded-For,
+// -Host and -Proto; the others of that family, which some servers believe as well, and the ways to spell them with
+// underscores, which CGI cannot tell from hyphens, go unless the peer is trusted.
+func rewrite(trusted []netip.Prefix) func(*httputil.ProxyRequest) {
+	return func(r *httputil.ProxyRequest) {
+		h := r.Out.Header
+		peer, _ := netip.ParseAddrPort(r.In.RemoteAddr)
+		addr := peer.Addr().Unmap().WithZone("")
+		believed := slices.ContainsFunc(trusted, func(p netip.Prefix) bool { return p.Contains(addr) })
+		for name := range h {
+			switch plain := http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-")); plain {
+			case "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto":
+				if name != plain {
+					delete(h, name)
+				}
+			default:
+				if forwarded(plain) && (!believed || name != plain) {
+					delete(h, name)
+				}
+			}
+		}
+		// The trace begins here, and telemetry's transport says so; baggage of strangers goes nowhere.
+		for _, name := range [...]string{"Traceparent", "Tracestate", "Baggage"} {
+			delete(h, name)
+		}
+		h.Set(requestID, telemetry.RequestID(r.In.Context()))
+	}
+}
+
+// forwarded reports whether a field tells of the request that a proxy got.
+func forwarded(name string) bool {
+	switch name {
+	case "X-Real-Ip", "True-Client-Ip", "X-Client-Ip", "X-Original-Url", "X-Rewrite-Url", "X-Host":
+		return true
+	}
+	return strings.HasPrefix(name, "X-Forwarded-")
+}
+
+// modifyResponse removes what the gateway itself has said in the header.
+func modifyResponse(resp *http.Response) error {
+	resp.Header.Del(requestID)
+	return nil
 }
 
 // writeProxyError answers a request that got no response from the upstream.

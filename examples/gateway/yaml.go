@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -35,7 +36,9 @@ func loadConfig(file string) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	return parseConfig(file, text)
+	cfg, err := parseConfig(file, text)
+	cfg.Server.TLS = cfg.Server.TLS.relativeTo(filepath.Dir(file))
+	return cfg, err
 }
 
 // parseConfig is loadConfig without the file system; name stands in the errors.

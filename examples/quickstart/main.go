@@ -1,17 +1,23 @@
-// Quickstart is a client whose requests are spread over three servers, one of which fails.
+// Quickstart is one handler and one client, each wrapped by the packages that belong around it. Three servers, of which one
+// fails, provide greetings; a site in front of them limits its clients, remembers greetings and tells what it does.
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
-	"sync"
-	"sync/atomic"
+	"time"
 
 	"github.com/trivet-go/trivet/balancer"
+	"github.com/trivet-go/trivet/cache"
+	"github.com/trivet-go/trivet/ratelimit"
+	"github.com/trivet-go/trivet/telemetry"
 )
 
 func main() {
@@ -29,44 +35,95 @@ func run(out io.Writer) error {
 				http.Error(w, "broken", http.StatusInternalServerError)
 				return
 			}
-			fmt.Fprintf(w, "hello from %s", name)
+			fmt.Fprintf(w, "hello %s, says %s", r.URL.Query().Get("name"), name)
 		}))
 		defer server.Close()
 		addrs = append(addrs, server.Listener.Addr().String())
 	}
 
-	// A Balancer is an http.RoundTripper: it sends each request to one of them.
-	b, err := balancer.New(balancer.Config{Resolver: balancer.Static(addrs...)})
+	// Telemetry sees all. An access log is enough here; with OpenTelemetry's providers there are metrics and traces, too.
+	lines, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: slog.NewTextHandler(out, nil), SampleEvery: 100})
 	if err != nil {
 		return err
 	}
-	client := &http.Client{Transport: b}
-	defer client.CloseIdleConnections()
-
-	// Ten users, a hundred requests each.
-	var good, bad atomic.Int64
-	var users sync.WaitGroup
-	for range 10 {
-		users.Go(func() {
-			for range 100 {
-				resp, err := client.Get("http://greetings.internal/")
-				if err != nil {
-					bad.Add(1)
-					continue
-				}
-				_, _ = io.Copy(io.Discard, resp.Body)
-				resp.Body.Close()
-				if resp.StatusCode == http.StatusOK {
-					good.Add(1)
-				} else {
-					bad.Add(1)
-				}
-			}
-		})
+	tel, err := telemetry.New(telemetry.Config{AccessLog: lines, Public: true, RequestID: "X-Request-Id"})
+	if err != nil {
+		return err
 	}
-	users.Wait()
-	fmt.Fprintf(out, "%d requests answered, %d failed\n", good.Load(), bad.Load())
-	for _, host := range b.Hosts("http://greetings.internal") {
+
+	// The client. The balancer sends each request to one of the three, and learns to leave "b" out.
+	lb, err := balancer.New(balancer.Config{
+		Resolver: balancer.Static(addrs...),
+		Wrap:     func(_ balancer.Endpoint, next http.RoundTripper) http.RoundTripper { return tel.Transport(next) },
+		Observe:  telemetry.Observer[balancer.Event](tel, "greetings"),
+	})
+	if err != nil {
+		return err
+	}
+	defer lb.Close(context.Background())
+	client := &http.Client{Transport: lb}
+
+	// Greetings are kept for a minute. Who asks for one that is being fetched waits for that.
+	greetings, err := cache.NewMemory(cache.MemoryConfig[string, string]{
+		MaxEntries: 1000,
+		TTL:        func(string, string) time.Duration { return time.Minute },
+		Observe:    telemetry.Observer[cache.MemoryEvent[string, string]](tel, "cache"),
+	})
+	if err != nil {
+		return err
+	}
+	fetch := func(ctx context.Context, name string) (string, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://greetings.internal/?name="+url.QueryEscape(name), nil)
+		if err != nil {
+			return "", err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err == nil && resp.StatusCode != http.StatusOK {
+			err = fmt.Errorf("greetings: %s", resp.Status)
+		}
+		return string(body), err
+	}
+
+	// The handler, behind a limit of 500 requests at once and then one a second for each address.
+	limiter, err := ratelimit.New(ratelimit.Config{
+		Policies: []ratelimit.Policy{{
+			Name: "address", Rate: ratelimit.PerMinute(60).WithBurst(500), Key: ratelimit.ByIP(), Missing: ratelimit.MissingReject,
+		}},
+		Observe: telemetry.Observer[ratelimit.Event](tel, "limit"),
+	})
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /hello/{name}", func(w http.ResponseWriter, r *http.Request) {
+		greeting, err := greetings.Load(r.Context(), r.PathValue("name"), fetch)
+		if err != nil {
+			http.Error(w, "no greeting today", http.StatusBadGateway)
+			return
+		}
+		fmt.Fprintln(w, greeting)
+	})
+	site := httptest.NewServer(tel.Middleware(limiter.Middleware(telemetry.Route(mux))))
+	defer site.Close()
+
+	// A user who asks too much.
+	answers := map[int]int{}
+	for i := range 600 {
+		resp, err := site.Client().Get(fmt.Sprintf("%s/hello/user%d", site.URL, i%200))
+		if err != nil {
+			return err
+		}
+		resp.Body.Close()
+		answers[resp.StatusCode]++
+	}
+	fmt.Fprintf(out, "%d answered, %d failed, %d refused by the limit, %d greetings from the cache\n",
+		answers[http.StatusOK], answers[http.StatusBadGateway], answers[http.StatusTooManyRequests], greetings.Stats().Hits)
+	for _, host := range lb.Hosts("http://greetings.internal") {
 		fmt.Fprintf(out, "%s: %d requests, %s %s\n", host.Addr, host.Requests, host.State, host.Reason)
 	}
 	return nil

@@ -311,7 +311,7 @@ func TestR19_RedisStopped(t *testing.T) {
 func testFailing(t *testing.T, fell, raise func(*server)) {
 	server := startRedis(t)
 	client := quick(t, server.addr)
-	var changes [2]atomic.Int64 // events: degraded, recovered
+	var changes [2]atomic.Int64 // events: store_failed, store_recovered
 	limiter := func(name string, rate ratelimit.Rate, onError ratelimit.Failure) (*ratelimit.Limiter, *redislimit.Store) {
 		p := policyOf(name, rate)
 		p.OnError = onError
@@ -320,9 +320,9 @@ func testFailing(t *testing.T, fell, raise func(*server)) {
 			Store: store, Policies: []ratelimit.Policy{p},
 			Observe: func(_ context.Context, e ratelimit.Event) {
 				switch e.Kind {
-				case "degraded":
+				case "store_failed":
 					changes[0].Add(1)
-				case "recovered":
+				case "store_recovered":
 					changes[1].Add(1)
 				}
 			},
@@ -493,7 +493,7 @@ func TestDenialsAreNoSignOfHealth(t *testing.T) {
 		take(t, l, "b")
 		require.False(t, take(t, l, "a").Allowed)
 	}
-	require.Equal(t, []string{"degraded"}, events)
+	require.Equal(t, []string{"store_failed"}, events)
 	require.EqualValues(t, 1, l.Stats().Degraded)
 }
 

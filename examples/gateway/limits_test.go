@@ -1,0 +1,298 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/internal/backend"
+	"github.com/trivet-go/trivet/internal/freeport"
+	"github.com/trivet-go/trivet/ratelimit"
+	"github.com/trivet-go/trivet/ratelimit/redislimit"
+)
+
+// startRedis runs a redis-server that keeps nothing.
+func startRedis(t *testing.T) (addr string, kill func()) {
+	t.Helper()
+	path, err := exec.LookPath("redis-server")
+	if err != nil {
+		if os.Getenv("TRIVET_REQUIRE_SERVERS") == "1" {
+			t.Fatal("redis-server is not installed")
+		}
+		t.Skip("redis-server is not installed")
+	}
+	addr = freeport.Reserve(t)
+	_, port, _ := strings.Cut(addr, ":")
+	cmd := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
+	require.NoError(t, cmd.Start())
+	kill = func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
+	t.Cleanup(kill)
+	c := redis.NewClient(&redis.Options{Addr: addr})
+	defer c.Close()
+	require.Eventually(t, func() bool { return c.Ping(t.Context()).Err() == nil }, 20*time.Second, 5*time.Millisecond)
+	return addr, kill
+}
+
+// statuses counts the answers to n requests, which change may change.
+func statuses(t *testing.T, c *http.Client, url string, n int, change func(i int, r *http.Request)) map[int]int {
+	t.Helper()
+	count := map[int]int{}
+	for i := range n {
+		req, err := http.NewRequest("GET", url, nil)
+		require.NoError(t, err)
+		if change != nil {
+			change(i, req)
+		}
+		resp, _ := do(t, c, req)
+		count[resp.StatusCode]++
+	}
+	return count
+}
+
+// page returns an admin page.
+func page(t *testing.T, g *live, path string, into any) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	r := httptest.NewRequest("GET", "http://127.0.0.1"+path, nil)
+	newAdmin(g.gateway).Handler.ServeHTTP(w, r)
+	require.Equal(t, 200, w.Code, w.Body)
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), into))
+}
+
+type limitsPage struct {
+	Routes map[string]struct {
+		Limits      *ratelimit.Stats
+		Concurrency *ratelimit.ConcurrencyStats
+	}
+	Redis *redislimit.Stats
+}
+
+func TestLimitsRefuseWith429(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, simple("    limits: [per-address]\nlimits: {per-address: {rate: 3/h, burst: 3, by: address}}", b.Addr))
+	c := client(t)
+	require.Equal(t, map[int]int{200: 3}, statuses(t, c, g.url, 3, nil))
+	resp, body := get(t, c, g.url)
+	require.Equal(t, 429, resp.StatusCode)
+	require.Equal(t, "application/problem+json", resp.Header.Get("Content-Type"))
+	require.Contains(t, body, "quota-exceeded")
+	require.Contains(t, body, `"violated-policies":["per-address"]`)
+	require.Equal(t, `"per-address";q=3;w=3600`, resp.Header.Get("RateLimit-Policy"))
+	require.Contains(t, resp.Header.Get("RateLimit"), `"per-address";r=0;t=`)
+	wait, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+	require.NoError(t, err)
+	require.InDelta(t, 1200, wait, 5)
+	require.Equal(t, 3, b.Requests(), "what is refused reaches nobody")
+
+	var p limitsPage
+	page(t, g, "/limits", &p)
+	require.Equal(t, uint64(3), p.Routes["/"].Limits.Admitted)
+	require.Equal(t, map[string]uint64{"per-address": 1}, p.Routes["/"].Limits.Refused)
+	require.Nil(t, p.Redis)
+}
+
+func TestLimitsByAddressBelieveTrustedProxiesOnly(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	limited := "    limits: [l]\nlimits: {l: {rate: 1/h, burst: 2, by: address}}\n"
+	forged := func(i int, r *http.Request) { r.Header.Set("X-Forwarded-For", fmt.Sprintf("203.0.113.%d", i)) }
+	c := client(t)
+
+	g := start(t, simple(limited, b.Addr))
+	require.Equal(t, map[int]int{200: 2, 429: 4}, statuses(t, c, g.url, 6, forged), "a client names itself anew each time")
+
+	g = start(t, simple(limited+"server: {trusted_proxies: [127.0.0.0/8]}", b.Addr))
+	require.Equal(t, map[int]int{200: 6}, statuses(t, c, g.url, 6, forged), "the proxy says who the clients are")
+	// Left of the hop that the proxy has added stands what the client made up.
+	require.Equal(t, map[int]int{200: 1, 429: 5}, statuses(t, c, g.url, 6, func(i int, r *http.Request) {
+		r.Header.Set("X-Forwarded-For", fmt.Sprintf("198.51.100.%d, 203.0.113.1", i))
+	}))
+	require.Equal(t, map[int]int{200: 2, 429: 4}, statuses(t, c, g.url, 6, func(i int, r *http.Request) {
+		r.Header.Set("X-Forwarded-For", fmt.Sprintf("2001:db8::%d", i)) // one client's network
+	}))
+}
+
+func TestLimitsByHeader(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, fmt.Sprintf(`
+limits:
+  rejects: {rate: 1/h, burst: 2, by: header, header: x-api-key, missing: reject}
+  skips: {rate: 1/h, burst: 2, by: header, header: x-api-key, missing: skip}
+  shares: {rate: 1/h, burst: 2, by: header, header: x-api-key, missing: shared}
+upstreams: {u: {hosts: [%s]}}
+routes:
+  - {upstream: u, path: /rejects, limits: [rejects]}
+  - {upstream: u, path: /skips, limits: [skips]}
+  - {upstream: u, path: /shares, limits: [shares]}
+`, b.Addr))
+	c := client(t)
+	for _, path := range []string{"/rejects", "/skips", "/shares"} {
+		key := func(k string) func(int, *http.Request) {
+			return func(_ int, r *http.Request) { r.Header.Set("X-Api-Key", k) }
+		}
+		require.Equal(t, map[int]int{200: 2, 429: 3}, statuses(t, c, g.url+path, 5, key("a")), path)
+		require.Equal(t, map[int]int{200: 2, 429: 3}, statuses(t, c, g.url+path, 5, key("b")), path)
+	}
+	require.Equal(t, map[int]int{400: 4}, statuses(t, c, g.url+"/rejects", 4, nil))
+	require.Equal(t, map[int]int{200: 4}, statuses(t, c, g.url+"/skips", 4, nil))
+	require.Equal(t, map[int]int{200: 2, 429: 2}, statuses(t, c, g.url+"/shares", 4, nil))
+}
+
+func TestRoutesShareLimitsUnlessEachCountsForItself(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, fmt.Sprintf(`
+limits:
+  shared: {rate: 1/h, burst: 3, by: address}
+  each: {rate: 1/h, burst: 3, by: address, per_route: true}
+  all: {rate: 1/h, burst: 5, by: all}
+upstreams: {u: {hosts: [%s]}}
+routes:
+  - {upstream: u, path: /a, limits: [shared]}
+  - {upstream: u, path: /b, limits: [shared]}
+  - {upstream: u, path: /c, limits: [each]}
+  - {upstream: u, path: /d, limits: [each, all]}
+  - {upstream: u, path: /e, limits: [all]}
+  - {upstream: u, path: /free}
+`, b.Addr))
+	c := client(t)
+	get := func(path string, n int) map[int]int { return statuses(t, c, g.url+path, n, nil) }
+	require.Equal(t, map[int]int{200: 2}, get("/a", 2))
+	require.Equal(t, map[int]int{200: 1, 429: 1}, get("/b", 2))
+	require.Equal(t, map[int]int{200: 3, 429: 1}, get("/c", 4))
+	// All or none: what "each" refuses costs nothing of "all".
+	require.Equal(t, map[int]int{200: 3, 429: 7}, get("/d", 10))
+	require.Equal(t, map[int]int{200: 2, 429: 1}, get("/e", 3))
+	require.Equal(t, map[int]int{200: 20}, get("/free", 20))
+}
+
+func TestConcurrencyOfARoute(t *testing.T) {
+	release := make(chan struct{})
+	b := backend.Start(t, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			<-release
+		}
+	})})
+	g := start(t, fmt.Sprintf("upstreams: {u: {hosts: [%s]}}\nroutes:\n- {upstream: u, path: /slow, concurrency: 2}\n- {upstream: u}", b.Addr))
+	c := client(t)
+	done := make(chan int, 2)
+	for range 2 {
+		go func() {
+			resp, err := c.Get(g.url + "/slow")
+			if err != nil {
+				done <- 0
+				return
+			}
+			resp.Body.Close()
+			done <- resp.StatusCode
+		}()
+	}
+	require.Eventually(t, func() bool {
+		var p limitsPage
+		page(t, g, "/limits", &p)
+		return p.Routes["/slow"].Concurrency.InFlight == 2
+	}, 10*time.Second, time.Millisecond)
+	resp, body := get(t, c, g.url+"/slow")
+	require.Equal(t, 503, resp.StatusCode)
+	require.Equal(t, "1", resp.Header.Get("Retry-After"))
+	require.Contains(t, body, "too many requests are in flight")
+	require.Equal(t, map[int]int{200: 3}, statuses(t, c, g.url+"/", 3, nil), "other routes do not notice")
+	close(release)
+	require.Equal(t, 200, <-done)
+	require.Equal(t, 200, <-done)
+	require.Equal(t, map[int]int{200: 3}, statuses(t, c, g.url+"/slow", 3, nil))
+}
+
+func TestReloadGrantsNoFreshBurst(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	text := func(rate, more string) string {
+		return simple("    limits: [l]\n    concurrency: 5\n"+more+"limits: {l: {rate: "+rate+", by: address}}", b.Addr)
+	}
+	g := start(t, text("3/h, burst: 3", ""))
+	c := client(t)
+	reload := func(text string) {
+		t.Helper()
+		cfg, err := parseConfig("f", []byte(text))
+		require.NoError(t, err)
+		require.NoError(t, g.reload(cfg))
+	}
+	require.Equal(t, map[int]int{200: 3, 429: 1}, statuses(t, c, g.url, 4, nil))
+	before := g.generation().gates["/"]
+
+	reload(text("3/h, burst: 3", "    timeout: 5s\n"))
+	require.Same(t, before, g.generation().gates["/"], "what is counted goes on, too")
+	require.Equal(t, map[int]int{429: 3}, statuses(t, c, g.url, 3, nil))
+
+	reload(text("3/h, burst: 3", "  - {upstream: app, path: /new, limits: [l]}\n"))
+	require.Equal(t, map[int]int{429: 2}, statuses(t, c, g.url+"/new", 2, nil))
+
+	// Who had used up all of a burst has used up all of another one.
+	reload(text("6/h, burst: 6", ""))
+	require.NotSame(t, before, g.generation().gates["/"])
+	require.Equal(t, map[int]int{429: 3}, statuses(t, c, g.url, 3, nil))
+
+	cfg, err := parseConfig("f", []byte(text("6/h, sliding: true", "")))
+	require.NoError(t, err)
+	require.ErrorContains(t, g.reload(cfg), "restart or give it another name")
+	require.Equal(t, map[int]int{429: 1}, statuses(t, c, g.url, 1, nil))
+
+	cfg, err = parseConfig("f", []byte(text("6/h", "")+"\nredis: {addr: a}"))
+	require.NoError(t, err)
+	require.EqualError(t, g.reload(cfg), "needs a restart to change: redis")
+}
+
+func TestGatewaysShareLimitsInRedisAndOutliveIt(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	addr, kill := startRedis(t)
+	text := fmt.Sprintf(`
+redis: {addr: "%s", timeout: 1s}
+limits:
+  shared: {rate: 1/h, burst: 6, by: address, store: redis, share: 0.5}
+  open: {rate: 1/h, burst: 2, by: address, store: redis, on_error: open}
+  closed: {rate: 1/h, burst: 1000, by: address, store: redis, on_error: closed}
+upstreams: {u: {hosts: [%s]}}
+routes:
+  - {upstream: u, path: /shared, limits: [shared]}
+  - {upstream: u, path: /fresh, limits: [shared]}
+  - {upstream: u, path: /open, limits: [open]}
+  - {upstream: u, path: /closed, limits: [closed]}
+`, addr, b.Addr)
+	one, two := start(t, text), start(t, text)
+	c := client(t)
+	require.Equal(t, map[int]int{200: 3}, statuses(t, c, one.url+"/shared", 3, nil))
+	require.Equal(t, map[int]int{200: 3, 429: 1}, statuses(t, c, two.url+"/shared", 4, nil))
+	require.Equal(t, map[int]int{429: 1}, statuses(t, c, one.url+"/shared", 1, nil))
+	require.Equal(t, map[int]int{200: 1}, statuses(t, c, one.url+"/closed", 1, nil))
+	require.Equal(t, map[int]int{200: 2, 429: 1}, statuses(t, c, one.url+"/open", 3, nil))
+	var p limitsPage
+	page(t, one, "/limits", &p)
+	require.Zero(t, p.Routes["/shared"].Limits.Degraded)
+	require.NotZero(t, p.Redis.Calls)
+	require.Zero(t, p.Redis.Failures)
+
+	kill()
+	require.Equal(t, map[int]int{503: 5}, statuses(t, c, one.url+"/closed", 5, nil))
+	// The denial of a moment ago is still known; of others, nothing is.
+	require.Equal(t, map[int]int{200: 5}, statuses(t, c, two.url+"/open", 5, nil))
+	require.Equal(t, map[int]int{429: 5}, statuses(t, c, one.url+"/shared", 5, nil), "a failure grants no fresh burst")
+	page(t, one, "/limits", &p)
+	require.Equal(t, 1.0, p.Routes["/closed"].Limits.Degraded)
+	require.NotZero(t, p.Redis.Failures)
+
+	// Redis is no reason to be taken out.
+	w := httptest.NewRecorder()
+	newAdmin(one.gateway).Handler.ServeHTTP(w, httptest.NewRequest("GET", "http://127.0.0.1/readyz", nil))
+	require.Equal(t, 200, w.Code)
+	require.Contains(t, w.Body.String(), `{"name":"redis","ok":false,"optional":true}`)
+}

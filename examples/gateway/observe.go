@@ -1,0 +1,324 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	goruntime "go.opentelemetry.io/contrib/instrumentation/runtime"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	otelprometheus "go.opentelemetry.io/otel/exporters/prometheus"
+	"go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/trivet-go/trivet/telemetry"
+)
+
+// requestID is the field of a request's id. A client's is kept if it is harmless.
+const requestID = "X-Request-Id"
+
+// A Telemetry is what the gateway tells about itself. Its metrics are always at /metrics of the admin server.
+type Telemetry struct {
+	Service   string    `yaml:"service"` // the resource's service.name; "gateway"
+	AccessLog AccessLog `yaml:"access_log"`
+	OTLP      OTLP      `yaml:"otlp"`
+}
+
+// An AccessLog is a line of JSON for each request.
+type AccessLog struct {
+	Output          string   `yaml:"output"`           // "stdout", "stderr" or "none"; stdout
+	SampleEvery     int      `yaml:"sample_every"`     // write one in so many of those that neither failed nor were slow; 1
+	Slow            Duration `yaml:"slow"`             // from which time on a request is slow; 1s
+	Client          string   `yaml:"client"`           // the client's "network" (/24, /48), "full" address, or "none"; network
+	RequestHeaders  []string `yaml:"request_headers"`  // fields to show; none
+	ResponseHeaders []string `yaml:"response_headers"` // likewise
+	Query           []string `yaml:"query"`            // query parameters whose values to show; none
+}
+
+// An OTLP is an OpenTelemetry collector that gets traces and metrics, by HTTP. The environment variables
+// OTEL_EXPORTER_OTLP_HEADERS and _CERTIFICATE hold, too.
+type OTLP struct {
+	Endpoint string   `yaml:"endpoint"` // "http://127.0.0.1:4318"; without it there are no traces
+	Sample   Share    `yaml:"sample"`   // of requests that are traced; 0.01
+	Interval Duration `yaml:"interval"` // at which metrics are sent; 30s
+}
+
+// An Objective is what users are promised of some routes: at least one of the two.
+type Objective struct {
+	Routes        []string `yaml:"routes"`         // their host and path, such as "api.example.com/users/"; empty: all requests
+	Availability  Share    `yaml:"availability"`   // of requests that must not fail by the server's fault, such as 0.999
+	Latency       Duration `yaml:"latency"`        // within which latency_target of them must be done
+	LatencyTarget Share    `yaml:"latency_target"` // such as 0.99
+	MinEvents     int      `yaml:"min_events"`     // bad requests before an alert fires; 5
+}
+
+func (t Telemetry) withDefaults(f *faults) Telemetry {
+	t.Service = cmp.Or(t.Service, "gateway")
+	l := &t.AccessLog
+	l.Output = cmp.Or(l.Output, "stdout")
+	if !slices.Contains([]string{"stdout", "stderr", "none"}, l.Output) {
+		f.add(fmt.Sprintf("%q is not one of: stdout, stderr, none", l.Output), "telemetry", "access_log", "output")
+	}
+	l.Client = cmp.Or(l.Client, "network")
+	if _, ok := clientPolicies[l.Client]; !ok {
+		f.add(fmt.Sprintf("%q is not one of: network, full, none", l.Client), "telemetry", "access_log", "client")
+	}
+	l.SampleEvery = cmp.Or(l.SampleEvery, 1)
+	if l.SampleEvery < 0 {
+		f.add("must be positive", "telemetry", "access_log", "sample_every")
+	}
+	f.duration(&l.Slow, time.Second, "telemetry", "access_log", "slow")
+	if _, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{
+		Handler: slog.DiscardHandler, RequestHeaders: l.RequestHeaders, ResponseHeaders: l.ResponseHeaders,
+	}); err != nil {
+		f.wrapped(err, map[string]string{"RequestHeaders": "request_headers", "ResponseHeaders": "response_headers"}, "telemetry", "access_log")
+	}
+
+	o := &t.OTLP
+	f.duration(&o.Interval, 30*time.Second, "telemetry", "otlp", "interval")
+	if o.Sample == 0 {
+		o.Sample = 0.01
+	}
+	if o.Endpoint != "" {
+		u, err := url.Parse(o.Endpoint)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+			f.add("is not a URL such as http://127.0.0.1:4318", "telemetry", "otlp", "endpoint")
+		}
+	}
+	return t
+}
+
+var clientPolicies = map[string]telemetry.ClientPolicy{
+	"network": telemetry.ClientNetwork, "full": telemetry.ClientFull, "none": telemetry.ClientNone,
+}
+
+func (o Objective) withDefaults(name string, routes []Route, f *faults) Objective {
+	known := map[string]bool{}
+	for _, r := range routes {
+		known[r.Host+r.Path] = true
+	}
+	for i, r := range o.Routes {
+		if !known[r] {
+			f.add(fmt.Sprintf("%q is not host and path of a route: %s", r, names(known)), "objectives", name, "routes", i)
+		}
+	}
+	if _, err := o.slo(name, "any"); err != nil {
+		f.wrapped(err, map[string]string{
+			"Availability": "availability", "Latency": "latency", "LatencyTarget": "latency_target", "MinEvents": "min_events",
+		}, "objectives", name)
+	}
+	return o
+}
+
+// slo is the objective as telemetry has it, and as Prometheus does that scrapes the service under its name.
+func (o Objective) slo(name, service string) (*telemetry.SLO, error) {
+	return telemetry.NewSLO(telemetry.SLOConfig{
+		Name: name, Routes: o.Routes, Availability: float64(o.Availability),
+		Latency: time.Duration(o.Latency), LatencyTarget: float64(o.LatencyTarget), MinEvents: o.MinEvents,
+		Selector: "job=" + strconv.Quote(service), // others have requests, too
+	})
+}
+
+// writeRules writes Prometheus rules that alert when an objective's budget burns too fast.
+func writeRules(w io.Writer, cfg Config) error {
+	var all bytes.Buffer
+	for _, name := range slices.Sorted(maps.Keys(cfg.Objectives)) {
+		slo, err := cfg.Objectives[name].slo(name, cfg.Telemetry.Service)
+		if err != nil {
+			return err
+		}
+		var one bytes.Buffer
+		if err := slo.WriteRules(&one); err != nil {
+			return err
+		}
+		text := one.String()
+		if all.Len() > 0 {
+			text = strings.TrimPrefix(text, "groups:\n") // one list of them all
+		}
+		all.WriteString(text)
+	}
+	if all.Len() == 0 {
+		return errors.New("there are no objectives")
+	}
+	_, err := w.Write(all.Bytes())
+	return err
+}
+
+// An observer is what sees everything.
+type observer struct {
+	tel        *telemetry.Telemetry
+	health     *telemetry.Health
+	objectives map[string]*telemetry.SLO
+	metrics    http.Handler
+	shutdown   []func(context.Context) error
+}
+
+// newObserver returns the observer of a gateway whose access log goes to stdout or stderr.
+func newObserver(cfg Config, c *counts, stdout, stderr io.Writer, log *slog.Logger) (*observer, error) {
+	o := &observer{objectives: map[string]*telemetry.SLO{}}
+	if err := o.start(cfg, c, stdout, stderr, log); err != nil {
+		o.discard()
+		return nil, err
+	}
+	return o, nil
+}
+
+func (o *observer) start(cfg Config, c *counts, stdout, stderr io.Writer, log *slog.Logger) error {
+	tracers, meters, err := o.providers(cfg.Telemetry, log)
+	if err != nil {
+		return err
+	}
+	var slos []*telemetry.SLO
+	for _, name := range slices.Sorted(maps.Keys(cfg.Objectives)) {
+		slo, err := cfg.Objectives[name].slo(name, cfg.Telemetry.Service)
+		if err != nil {
+			return fmt.Errorf("objectives.%s: %w", name, err)
+		}
+		o.objectives[name] = slo
+		slos = append(slos, slo)
+	}
+	lines, err := newAccessLog(cfg.Telemetry.AccessLog, stdout, stderr)
+	if err != nil {
+		return err
+	}
+	o.tel, err = telemetry.New(telemetry.Config{
+		TracerProvider: tracers,
+		MeterProvider:  meters,
+		Public:         true, // a stranger's trace context is linked, not continued
+		TrustedProxies: prefixes(cfg.Server.TrustedProxies),
+		RequestID:      requestID,
+		Query:          cfg.Telemetry.AccessLog.Query,
+		AccessLog:      lines,
+		SLOs:           slos,
+		// http.route as a mux of one host has it would mix two hosts with the same path.
+		RouteFunc: func(r *http.Request) string { return r.Pattern },
+	})
+	if err != nil {
+		return err
+	}
+	// The delay of a drain is drain's, since a reload may change it.
+	health := telemetry.HealthConfig{DrainDelay: -1}
+	if c.client != nil {
+		health.Checks = []telemetry.Check{{
+			Name: "redis", Func: func(ctx context.Context) error { return c.client.Ping(ctx).Err() },
+			Optional: true, // without it, limits go on as their on_error says
+		}}
+	}
+	if o.health, err = telemetry.NewHealth(health); err != nil {
+		return err
+	}
+	return o.register(c)
+}
+
+// register exports the statistics that live as long as the gateway.
+func (o *observer) register(c *counts) error {
+	_, err := telemetry.Register(o.tel, "", o.tel.Stats)
+	_, e := telemetry.Register(o.tel, "", o.health.Stats)
+	err = errors.Join(err, e)
+	for name, slo := range o.objectives {
+		_, e := telemetry.Register(o.tel, name, slo.Stats)
+		err = errors.Join(err, e)
+	}
+	if c.redis != nil {
+		_, e := telemetry.Register(o.tel, "", c.redis.Stats)
+		err = errors.Join(err, e)
+	}
+	return err
+}
+
+// providers returns where traces and metrics go: metrics to Prometheus, and both to a collector if there is one.
+func (o *observer) providers(cfg Telemetry, log *slog.Logger) (trace.TracerProvider, *metric.MeterProvider, error) {
+	ctx := context.Background()
+	about := resource.NewSchemaless(attribute.String("service.name", cfg.Service))
+	registry := prometheus.NewRegistry()
+	scheduling := goruntime.NewProducer() // how long goroutines waited for a processor
+	reader, err := otelprometheus.New(otelprometheus.WithRegisterer(registry), otelprometheus.WithoutScopeInfo(), otelprometheus.WithProducer(scheduling))
+	if err != nil {
+		return nil, nil, err
+	}
+	o.metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		EnableOpenMetrics: true,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorHandling:     promhttp.ContinueOnError, // one bad series shall not blind us
+	})
+	options := []metric.Option{metric.WithResource(about), metric.WithReader(reader)}
+	var tracers trace.TracerProvider = noop.NewTracerProvider()
+	if cfg.OTLP.Endpoint != "" {
+		base := strings.TrimSuffix(cfg.OTLP.Endpoint, "/")
+		spans, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(base+"/v1/traces"))
+		if err != nil {
+			return nil, nil, err
+		}
+		sdk := sdktrace.NewTracerProvider(
+			sdktrace.WithResource(about),
+			sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(float64(cfg.OTLP.Sample)))),
+			sdktrace.WithBatcher(spans)) // drops when its queue is full: requests do not wait
+		o.shutdown = append(o.shutdown, sdk.Shutdown)
+		tracers = sdk
+		exporter, err := otlpmetrichttp.New(ctx, otlpmetrichttp.WithEndpointURL(base+"/v1/metrics"))
+		if err != nil {
+			return nil, nil, err
+		}
+		options = append(options, metric.WithReader(metric.NewPeriodicReader(exporter, metric.WithInterval(time.Duration(cfg.OTLP.Interval)))))
+	}
+	meters := metric.NewMeterProvider(options...)
+	o.shutdown = append(o.shutdown, meters.Shutdown)
+	return tracers, meters, goruntime.Start(goruntime.WithMeterProvider(meters))
+}
+
+func newAccessLog(cfg AccessLog, stdout, stderr io.Writer) (*telemetry.AccessLog, error) {
+	var to io.Writer
+	switch cfg.Output {
+	case "stdout":
+		to = stdout
+	case "stderr":
+		to = stderr
+	default:
+		return nil, nil
+	}
+	return telemetry.NewAccessLog(telemetry.AccessLogConfig{
+		Handler:         slog.NewJSONHandler(to, nil),
+		SampleEvery:     cfg.SampleEvery,
+		Slow:            time.Duration(cfg.Slow),
+		Client:          clientPolicies[cfg.Client],
+		RequestHeaders:  cfg.RequestHeaders,
+		ResponseHeaders: cfg.ResponseHeaders,
+	})
+}
+
+// close sends what has not been sent, or gives up when ctx ends.
+func (o *observer) close(ctx context.Context) error {
+	var errs []error
+	for _, f := range o.shutdown {
+		errs = append(errs, f(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// discard ends o, which has seen nothing, without sending that.
+func (o *observer) discard() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = o.close(ctx)
+}
+
+// inline is an event's attributes, to stand beside others on a line.
+func inline(e slog.LogValuer) slog.Attr { return slog.Attr{Value: e.LogValue()} }

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// A TLS is what HTTPS needs. Without certificates the gateway speaks HTTP/1.1 in clear.
+type TLS struct {
+	Certificates []Certificate `yaml:"certificates"` // the one that fits the client's SNI and algorithms is taken, else the first
+	MinVersion   string        `yaml:"min_version"`  // "1.2" or "1.3"; 1.2
+}
+
+// A Certificate is a chain and its key, in PEM. Relative names begin at the configuration file's folder.
+type Certificate struct {
+	Cert string `yaml:"cert"` // the server's own first
+	Key  string `yaml:"key"`
+}
+
+func (t TLS) on() bool { return len(t.Certificates) > 0 }
+
+func (t TLS) withDefaults(f *faults) TLS {
+	switch t.MinVersion {
+	case "":
+		t.MinVersion = "1.2"
+	case "1.2", "1.3":
+	default:
+		f.add(fmt.Sprintf(`%q is neither "1.2" nor "1.3"`, t.MinVersion), "server", "tls", "min_version")
+	}
+	t.Certificates = slices.Clone(t.Certificates)
+	for i, c := range t.Certificates {
+		if c.Cert == "" || c.Key == "" {
+			f.add("needs both cert and key", "server", "tls", "certificates", i)
+		}
+	}
+	return t
+}
+
+// relativeTo makes the names of files begin at a folder.
+func (t TLS) relativeTo(folder string) TLS {
+	t.Certificates = slices.Clone(t.Certificates)
+	for i := range t.Certificates {
+		for _, name := range []*string{&t.Certificates[i].Cert, &t.Certificates[i].Key} {
+			if *name != "" && !filepath.IsAbs(*name) {
+				*name = filepath.Join(folder, *name)
+			}
+		}
+	}
+	return t
+}
+
+// load reads the certificates. It returns nil if there are none.
+func (t TLS) load() (*tls.Config, error) {
+	if !t.on() {
+		return nil, nil
+	}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	if t.MinVersion == "1.3" {
+		cfg.MinVersion = tls.VersionTLS13
+	}
+	var errs []error
+	for i, c := range t.Certificates {
+		pair, err := tls.LoadX509KeyPair(c.Cert, c.Key)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("server.tls.certificates[%d]: %w", i, err))
+		}
+		cfg.Certificates = append(cfg.Certificates, pair)
+	}
+	return cfg, errors.Join(errs...)
+}
+
+// listenerTLS returns the configuration of a listener that always takes the current one.
+func listenerTLS(current *atomic.Pointer[tls.Config]) *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return current.Load(), nil },
+	}
+}
+
+// A Network is a set of addresses: "10.0.0.0/8", or one address.
+type Network netip.Prefix
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (n *Network) UnmarshalYAML(node *yaml.Node) error {
+	p, err := netip.ParsePrefix(node.Value)
+	if err != nil {
+		var addr netip.Addr
+		if addr, err = netip.ParseAddr(node.Value); err == nil {
+			p, err = addr.Prefix(addr.BitLen())
+		}
+	}
+	if err != nil || p.Addr().Is4In6() || p.Addr().Zone() != "" {
+		return fmt.Errorf("must be a network such as 10.0.0.0/8 or an address, not %s", describeNode(node))
+	}
+	*n = Network(p.Masked())
+	return nil
+}
+
+func prefixes(networks []Network) []netip.Prefix {
+	var all []netip.Prefix
+	for _, n := range networks {
+		all = append(all, netip.Prefix(n))
+	}
+	return all
+}
