@@ -30,7 +30,7 @@ func (l *Limiter) Middleware(next http.Handler) http.Handler {
 				return
 			}
 			if !empty {
-				dropBodyFields(h)
+				problem.DropBodyFields(h)
 			}
 			l.writeLimited(w, d.violated, room)
 			return
@@ -72,13 +72,6 @@ func (d *Decision) shown() []string {
 		}
 	}
 	return names
-}
-
-// dropBodyFields removes the fields that describe another body, as problem.Write does.
-func dropBodyFields(h http.Header) {
-	for _, name := range [...]string{"Content-Length", "Content-Encoding", "Content-Range", "Trailer", "Etag", "Last-Modified"} {
-		delete(h, name)
-	}
 }
 
 // writeLimited is problem.Write for the document of 429, but from prepared bytes and with the

@@ -37,17 +37,22 @@ func (d Details) MarshalJSON() ([]byte, error) {
 	return json.Marshal(m)
 }
 
-// Write sends d as the whole response. It removes the fields that describe the
-// body which the handler had in mind, as [http.Error] does; set others on w first.
-func Write(w http.ResponseWriter, d Details) {
-	h := w.Header()
+// DropBodyFields removes the fields that describe a body which another is about to take the place of.
+func DropBodyFields(h http.Header) {
 	for _, name := range [...]string{
 		"Content-Length", "Content-Encoding", "Content-Range", "Content-Language", "Content-Location", "Content-Disposition",
 		"Content-Digest", "Repr-Digest", "Digest", "Content-Md5", // RFC 9530: a client that checks would reject the document
 		"Trailer", "Etag", "Last-Modified",
 	} {
-		h.Del(name)
+		delete(h, name)
 	}
+}
+
+// Write sends d as the whole response. It removes the fields that describe the
+// body which the handler had in mind, as [http.Error] does; set others on w first.
+func Write(w http.ResponseWriter, d Details) {
+	h := w.Header()
+	DropBodyFields(h)
 	body, err := json.Marshal(d)
 	if err != nil { // an extension that JSON cannot express: the document is worth more than the extension
 		d.Extensions = nil
