@@ -191,7 +191,7 @@ func TestLimitersShareAStore(t *testing.T) {
 	for range 4 {
 		for _, l := range []*ratelimit.Limiter{one, two} {
 			wg.Go(func() {
-				for range 500 {
+				for range 20_000 {
 					if _, err := l.TakeKeys(t.Context(), []string{"k", "k"}); err != nil {
 						t.Error(err)
 					}
