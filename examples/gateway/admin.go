@@ -21,7 +21,7 @@ func newAdmin(g *gateway) *http.Server {
 	mux.Handle("GET /metrics", g.observer.metrics)
 	mux.HandleFunc("GET /upstreams", func(w http.ResponseWriter, _ *http.Request) {
 		upstreams := map[string]any{}
-		for name, u := range g.generation().upstreams {
+		for name, u := range g.current.Load().upstreams {
 			upstreams[name] = u.status()
 		}
 		writeJSON(w, upstreams)
@@ -31,7 +31,7 @@ func newAdmin(g *gateway) *http.Server {
 			Routes map[string]any    `json:"routes"`
 			Redis  *redislimit.Stats `json:"redis,omitempty"`
 		}{Routes: map[string]any{}}
-		for label, gate := range g.generation().gates {
+		for label, gate := range g.current.Load().gates {
 			if gate.limiter != nil || gate.concurrency != nil {
 				status.Routes[label] = gate.status()
 			}

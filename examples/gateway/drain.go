@@ -23,7 +23,7 @@ import (
 //
 // A second signal ends it at once.
 func drain(s *running, signals <-chan os.Signal) error {
-	limits := s.gateway.generation().cfg.Server
+	limits := s.gateway.current.Load().cfg.Server
 	ctx, cancel := context.WithTimeoutCause(context.Background(), time.Duration(limits.DrainDelay+limits.DrainTimeout),
 		errors.New("requests were still in flight at the end of server.drain_timeout: they have been cut"))
 	defer cancel()

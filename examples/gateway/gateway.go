@@ -27,11 +27,10 @@ type gateway struct {
 	tls      atomic.Pointer[tls.Config] // of the current generation; nil in clear
 	draining atomic.Bool
 
+	current atomic.Pointer[generation]
+
 	reloads    sync.Mutex // held by reload: one at a time
 	unregister []func() error
-
-	mu      sync.Mutex // guards the fields below, and use and retired of each generation
-	current *generation
 }
 
 // A generation is one configuration, live.
@@ -42,8 +41,8 @@ type generation struct {
 	upstreams map[string]*upstream
 	gates     map[string]*gate // by the label of their route
 
-	use      int           // requests that run in it
-	retired  bool          // it gets no more
+	use      atomic.Int64  // requests that run in it
+	retired  atomic.Bool   // it gets no more
 	idle     chan struct{} // closed when retired and not in use
 	makeIdle func()        // closes idle
 }
@@ -60,22 +59,25 @@ func newGateway(cfg Config, log *slog.Logger, stdout, stderr io.Writer) (*gatewa
 		g.counts.close()
 		return nil, err
 	}
-	if g.current, _, err = g.newGeneration(cfg, nil); err != nil {
+	first, _, err := g.newGeneration(cfg, nil)
+	if err != nil {
 		g.observer.discard()
 		g.counts.close()
 		return nil, err
 	}
-	g.tls.Store(g.current.tls)
+	g.current.Store(first)
+	g.tls.Store(first.tls)
 	g.handler = g.observer.tel.Middleware(http.HandlerFunc(g.serve))
 	return g, nil
 }
 
 // start resolves the hosts and begins to check them and to export their statistics.
 func (g *gateway) start() {
-	for _, u := range g.current.upstreams {
+	gen := g.current.Load()
+	for _, u := range gen.upstreams {
 		u.start()
 	}
-	g.register(g.current)
+	g.register(gen)
 }
 
 // newGeneration makes cfg live. What has not changed since old goes on as it is. Nothing
@@ -156,7 +158,7 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 func (g *gateway) reload(cfg Config) error {
 	g.reloads.Lock()
 	defer g.reloads.Unlock()
-	old := g.generation()
+	old := g.current.Load()
 	if fixed := fixedChanges(old.cfg, cfg); len(fixed) > 0 {
 		return fmt.Errorf("needs a restart to change: %s", strings.Join(fixed, ", "))
 	}
@@ -170,10 +172,8 @@ func (g *gateway) reload(cfg Config) error {
 	}
 	g.register(next)
 	g.tls.Store(next.tls)
-	g.mu.Lock()
-	g.current = next
-	g.retireLocked(old)
-	g.mu.Unlock()
+	g.current.Store(next)
+	old.retire()
 	go func() { // ends with the last request of the old generation
 		<-old.idle
 		for name, u := range old.upstreams {
@@ -233,41 +233,36 @@ func fixedChanges(a, b Config) []string {
 	return names
 }
 
-func (g *gateway) generation() *generation {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.current
-}
-
-// acquire returns the current generation, which stays live until release is called.
-func (g *gateway) acquire() (gen *generation, release func()) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	gen = g.current
-	gen.use++
-	return gen, func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		gen.use--
-		if gen.retired && gen.use == 0 {
-			gen.makeIdle()
+// acquire returns the current generation, which stays live until its release is called.
+func (g *gateway) acquire() *generation {
+	for {
+		gen := g.current.Load()
+		gen.use.Add(1)
+		if g.current.Load() == gen {
+			return gen
 		}
+		gen.release() // replaced meanwhile, and perhaps idle already
 	}
 }
 
-func (g *gateway) retireLocked(gen *generation) {
-	gen.retired = true
-	if gen.use == 0 {
+func (gen *generation) release() {
+	if gen.use.Add(-1) == 0 && gen.retired.Load() {
+		gen.makeIdle()
+	}
+}
+
+// retire is called when no more requests can acquire gen.
+func (gen *generation) retire() {
+	gen.retired.Store(true)
+	if gen.use.Load() == 0 {
 		gen.makeIdle()
 	}
 }
 
 // close ends the upstreams after the last request, or when ctx ends. No new requests may come.
 func (g *gateway) close(ctx context.Context) {
-	g.mu.Lock()
-	gen := g.current
-	g.retireLocked(gen)
-	g.mu.Unlock()
+	gen := g.current.Load()
+	gen.retire()
 	select {
 	case <-gen.idle:
 	case <-ctx.Done():

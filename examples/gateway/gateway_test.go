@@ -343,7 +343,7 @@ func TestG11_HeaderAndBodyFloodsAreRefused(t *testing.T) {
 			})
 		}
 	}
-	for _, h := range g.generation().upstreams["app"].balancer.Hosts("http://app") {
+	for _, h := range g.current.Load().upstreams["app"].balancer.Hosts("http://app") {
 		require.Equal(t, balancer.Healthy, h.State)
 		require.Zero(t, h.Failures, "the client's fault is not the host's")
 	}
@@ -359,7 +359,7 @@ func TestG18_ReloadIsWholeOrNotAtAll(t *testing.T) {
 		return strings.TrimSpace(body)
 	}
 	require.Equal(t, "a", answered())
-	before := g.generation()
+	before := g.current.Load()
 
 	t.Run("a file with a fault", func(t *testing.T) {
 		_, err := parseConfig("f", []byte(simple("  - {upstream: none, path: /x}", b.Addr)))
@@ -378,7 +378,7 @@ func TestG18_ReloadIsWholeOrNotAtAll(t *testing.T) {
 		cfg.Upstreams["bad"] = bad
 		require.ErrorContains(t, g.reload(cfg), "upstreams.bad: balancer: Config.Health.Path")
 	})
-	require.Same(t, before, g.generation())
+	require.Same(t, before, g.current.Load())
 	require.Equal(t, "a", answered(), "nothing of the refused configurations is in force")
 
 	t.Run("a good one", func(t *testing.T) {
@@ -386,7 +386,7 @@ func TestG18_ReloadIsWholeOrNotAtAll(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, g.reload(cfg))
 		require.Eventually(t, func() bool { return answered() == "b" }, 10*time.Second, time.Millisecond)
-		require.Same(t, before.upstreams["app"].balancer, g.generation().upstreams["app"].balancer, "what is known of hosts stays")
+		require.Same(t, before.upstreams["app"].balancer, g.current.Load().upstreams["app"].balancer, "what is known of hosts stays")
 	})
 }
 

@@ -228,10 +228,10 @@ func TestReloadGrantsNoFreshBurst(t *testing.T) {
 		require.NoError(t, g.reload(cfg))
 	}
 	require.Equal(t, map[int]int{200: 3, 429: 1}, statuses(t, c, g.url, 4, nil))
-	before := g.generation().gates["/"]
+	before := g.current.Load().gates["/"]
 
 	reload(text("3/h, burst: 3", "    timeout: 5s\n"))
-	require.Same(t, before, g.generation().gates["/"], "what is counted goes on, too")
+	require.Same(t, before, g.current.Load().gates["/"], "what is counted goes on, too")
 	require.Equal(t, map[int]int{429: 3}, statuses(t, c, g.url, 3, nil))
 
 	reload(text("3/h, burst: 3", "  - {upstream: app, path: /new, limits: [l]}\n"))
@@ -239,7 +239,7 @@ func TestReloadGrantsNoFreshBurst(t *testing.T) {
 
 	// Who had used up all of a burst has used up all of another one.
 	reload(text("6/h, burst: 6", ""))
-	require.NotSame(t, before, g.generation().gates["/"])
+	require.NotSame(t, before, g.current.Load().gates["/"])
 	require.Equal(t, map[int]int{429: 3}, statuses(t, c, g.url, 3, nil))
 
 	cfg, err := parseConfig("f", []byte(text("6/h, sliding: true", "")))

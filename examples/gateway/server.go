@@ -60,8 +60,8 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.handler.
 
 // serve takes a request through the bounds to its route.
 func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
-	gen, release := g.acquire()
-	defer release()
+	gen := g.acquire()
+	defer gen.release()
 	observed := r // what follows may copy it
 	w, r, done := limitStalls(w, r, time.Duration(gen.cfg.Server.StallTimeout), g.draining.Load)
 	defer done()
