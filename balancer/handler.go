@@ -140,6 +140,9 @@ func (t outbound) RoundTrip(r *http.Request) (*http.Response, error) {
 		// The ReverseProxy forgets about the connection if the client's cannot be taken over.
 		context.AfterFunc(r.Context(), func() { resp.Body.Close() })
 	}
+	if err == nil && len(resp.Trailer) > 0 {
+		resp.Header.Del("Content-Length") // HTTP/2 can have both; HTTP/1.1 has trailers after chunks only
+	}
 	return resp, err
 }
 
@@ -191,6 +194,10 @@ func (h *handler) rewrite(r *httputil.ProxyRequest) {
 	if _, ok := r.Out.Header["Accept-Encoding"]; !ok {
 		// The transport would ask for gzip and unpack it: another response than the client asked for, under the same ETag.
 		r.Out.Header.Set("Accept-Encoding", "identity")
+	}
+	if scheme, _, _ := strings.Cut(r.Out.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Negotiate") || strings.EqualFold(scheme, "NTLM") {
+		// These schemes vouch for whatever else comes over the connection: nobody else may get it afterwards.
+		r.Out.Close = true
 	}
 	if h.cfg.Rewrite != nil {
 		h.cfg.Rewrite(r)
