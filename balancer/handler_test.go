@@ -499,12 +499,13 @@ func TestHandlerErrors(t *testing.T) {
 		tr.ResponseHeaderTimeout = 50 * time.Millisecond
 		p := balancer.NewPushed(balancer.Endpoint{Addr: be.Addr})
 		b := newBalancer(t, balancer.Config{Resolver: p, Transport: tr})
-		f := newFront(t, false, b, balancer.HandlerConfig{ModifyResponse: func(r *http.Response) error {
+		hc := balancer.HandlerConfig{ModifyResponse: func(r *http.Response) error {
 			if r.Request.URL.Path == "/bad" {
 				return errors.New("refused by ModifyResponse")
 			}
 			return nil
-		}}, func(next http.Handler) http.Handler {
+		}}
+		limit := func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				r.Body = http.MaxBytesReader(w, r.Body, 1000)
 				if r.URL.Path == "/impatient" {
@@ -512,7 +513,8 @@ func TestHandlerErrors(t *testing.T) {
 				}
 				next.ServeHTTP(w, r)
 			})
-		})
+		}
+		f := newFront(t, false, b, hc, limit)
 		status := func(raw string) int {
 			s, _ := ask(t, f, raw)
 			return s
@@ -520,7 +522,13 @@ func TestHandlerErrors(t *testing.T) {
 		require.Equal(t, 502, status("GET /bad HTTP/1.1\r\nHost: a\r\n\r\n"))
 		require.Equal(t, 413, status("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n"+strings.Repeat("x", 2000)))
 		require.Equal(t, 400, status("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n"))
-		require.Equal(t, 408, status("POST /impatient HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nx"))
+		f2 := newFront(t, true, b, hc, limit) // HTTP/1.1 ends the connection when a read deadline has passed
+		body, halt := io.Pipe()
+		defer halt.Close()
+		late, err := f2.client.Post(f2.URL+"/impatient", "text/plain", body)
+		require.NoError(t, err)
+		late.Body.Close()
+		require.Equal(t, 408, late.StatusCode)
 		require.Zero(t, b.Stats().Failures, "clients cannot have endpoints blamed")
 		be.Set(backend.Behaviour{Hang: true})
 		require.Equal(t, 504, status("GET / HTTP/1.1\r\nHost: a\r\n\r\n"))
