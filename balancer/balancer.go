@@ -176,7 +176,7 @@ func (b *Balancer) CloseIdleConnections() {
 }
 
 // Close refuses new requests, waits until those running have ended, or ctx ends, and stops all goroutines. It returns
-// context.Cause(ctx) if requests were still running; they go on.
+// context.Cause(ctx) if requests, or a resolver or a check that does not heed its context, were still running; they go on.
 func (b *Balancer) Close(ctx context.Context) error {
 	b.mu.Lock()
 	if !b.closed {
@@ -186,7 +186,17 @@ func (b *Balancer) Close(ctx context.Context) error {
 	pools := *b.pools.Load()
 	b.mu.Unlock()
 	defer b.CloseIdleConnections()
-	b.wg.Wait() // none of these goroutines waits for a request
+	// None of these goroutines waits for a request, but a user's resolver or check may be slow to leave.
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		b.wg.Wait()
+	}()
+	select {
+	case <-stopped:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {

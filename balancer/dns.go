@@ -118,6 +118,7 @@ func (d *dns) Resolve(ctx context.Context, target *url.URL, refresh <-chan struc
 			if l.cfg.MaxStale > 0 && now.Sub(good) >= l.cfg.MaxStale && !dropped {
 				update(nil, nil)
 				clear(l.seen)
+				clear(l.good)
 				dropped = true
 			}
 			update(nil, err)
@@ -154,7 +155,8 @@ func pause(ctx context.Context, long, short time.Duration, refresh <-chan struct
 type lookup struct {
 	cfg    DNSConfig
 	target *url.URL
-	seen   map[string]seen // by address
+	seen   map[string]seen         // by address
+	good   map[string][]netip.Addr // by target of an SRV record: its last good answer
 }
 
 type seen struct {
@@ -213,6 +215,7 @@ func (l *lookup) ask(ctx context.Context) ([]Endpoint, error) {
 	order = slices.Compact(order)
 	var all []Endpoint
 	var errs []error
+	good := make(map[string][]netip.Addr, len(records))
 	for i, r := range records {
 		if i == l.cfg.MaxEndpoints { // each costs a lookup
 			break
@@ -220,8 +223,14 @@ func (l *lookup) ask(ctx context.Context) ([]Endpoint, error) {
 		addrs, err := l.addrs(ctx, r.Target)
 		if err != nil {
 			errs = append(errs, err)
-			continue
+			// That this name could not be looked up says nothing against its servers. That there is none does.
+			var answer *net.DNSError
+			if errors.As(err, &answer) && answer.IsNotFound {
+				continue
+			}
+			addrs = l.good[r.Target]
 		}
+		good[r.Target] = addrs
 		rank, _ := slices.BinarySearch(order, r.Priority)
 		e := Endpoint{Weight: uint32(r.Weight), Priority: uint8(min(rank, 255))}
 		all = append(all, l.endpoints(addrs, strconv.Itoa(int(r.Port)), e)...)
@@ -229,6 +238,7 @@ func (l *lookup) ask(ctx context.Context) ([]Endpoint, error) {
 	if len(all) == 0 {
 		return nil, errors.Join(errs...)
 	}
+	l.good = good
 	return all, nil
 }
 
@@ -245,7 +255,8 @@ func (l *lookup) endpoints(addrs []netip.Addr, port string, e Endpoint) []Endpoi
 	all := make([]Endpoint, 0, len(addrs))
 	for _, a := range addrs {
 		a = a.Unmap() // else ::ffff:127.0.0.1 would pass an Allow that looks for 127.0.0.0/8
-		if l.cfg.Allow == nil || l.cfg.Allow(a) {
+		// Nor must a zone keep an address out of the prefixes that Allow compares it with: no prefix contains one with a zone.
+		if l.cfg.Allow == nil || l.cfg.Allow(a.WithZone("")) {
 			e.Addr = net.JoinHostPort(a.String(), port)
 			all = append(all, e)
 		}

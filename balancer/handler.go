@@ -8,12 +8,15 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
 	"net/netip"
+	"net/textproto"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/trivet-go/trivet/internal/problem"
@@ -42,13 +45,13 @@ type HandlerConfig struct {
 	Transport func(next http.RoundTripper) http.RoundTripper
 
 	// ErrorHandler answers requests that got no response. If nil, they get a problem document (RFC 9457): 503 with
-	// Retry-After if the request was not sent, 504 after a timeout, else 502. It is not called for
-	// clients that have gone.
+	// Retry-After if the request was not sent, 504 after a timeout, 413, 408 or 400 if the client's body was at fault, else 502. It is
+	// not called for clients that have gone.
 	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 }
 
 // Handler returns a reverse proxy to target through b. Requests keep their path and query behind target's path, and their method, body
-// and streaming. Fields of the connection are removed before the proxy's own are added, so no client can name
+// and streaming; query parameters that net/url cannot parse are removed, so that nobody here or there reads them otherwise. Fields of the connection are removed before the proxy's own are added, so no client can name
 // one of those away (RFC 9110, section 7.6.1). Only upgrades to websocket are passed on. CONNECT gets 405.
 func (b *Balancer) Handler(target *url.URL, cfg HandlerConfig) (http.Handler, error) {
 	var errs []error
@@ -77,7 +80,7 @@ func (b *Balancer) Handler(target *url.URL, cfg HandlerConfig) (http.Handler, er
 	}
 	h.proxy = &httputil.ReverseProxy{
 		Rewrite:        h.rewrite,
-		Transport:      transport,
+		Transport:      outbound{transport},
 		ModifyResponse: cfg.ModifyResponse,
 		ErrorHandler:   h.error,
 		FlushInterval:  -1, // each write of the server reaches the client at once: SSE, gRPC
@@ -112,6 +115,38 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	h.proxy.ServeHTTP(w, r)
 }
+
+// maxInformational is how many informational responses a request may have. net/http has no limit once somebody looks at them.
+const maxInformational = 100
+
+// outbound mends what httputil.ReverseProxy leaves open.
+type outbound struct{ next http.RoundTripper }
+
+func (t outbound) RoundTrip(r *http.Request) (*http.Response, error) {
+	// The trace is the ReverseProxy's own, made for this request. Another one around it would cost far more, and its error
+	// would not count.
+	if trace := httptrace.ContextClientTrace(r.Context()); trace != nil && trace.Got1xxResponse != nil {
+		pass := trace.Got1xxResponse
+		var n atomic.Int32 // hedged attempts share the trace
+		trace.Got1xxResponse = func(code int, header textproto.MIMEHeader) error {
+			if n.Add(1) > maxInformational {
+				return errInformational
+			}
+			return pass(code, header)
+		}
+	}
+	resp, err := t.next.RoundTrip(r)
+	if err == nil && resp.StatusCode == http.StatusSwitchingProtocols {
+		// The ReverseProxy forgets about the connection if the client's cannot be taken over.
+		context.AfterFunc(r.Context(), func() { resp.Body.Close() })
+	}
+	if err == nil && len(resp.Trailer) > 0 {
+		resp.Header.Del("Content-Length") // HTTP/2 can have both; HTTP/1.1 has trailers after chunks only
+	}
+	return resp, err
+}
+
+var errInformational = errors.New("balancer: too many informational responses")
 
 // informed keeps what handlers around the proxy have put into the header: httputil.ReverseProxy clears it after
 // each informational response.
@@ -160,6 +195,10 @@ func (h *handler) rewrite(r *httputil.ProxyRequest) {
 		// The transport would ask for gzip and unpack it: another response than the client asked for, under the same ETag.
 		r.Out.Header.Set("Accept-Encoding", "identity")
 	}
+	if scheme, _, _ := strings.Cut(r.Out.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Negotiate") || strings.EqualFold(scheme, "NTLM") {
+		// These schemes vouch for whatever else comes over the connection: nobody else may get it afterwards.
+		r.Out.Close = true
+	}
 	if h.cfg.Rewrite != nil {
 		h.cfg.Rewrite(r)
 	}
@@ -192,9 +231,15 @@ func writeProblem(w http.ResponseWriter, _ *http.Request, err error) {
 	var wait interface{ RetryAfter() time.Duration }
 	var timeout net.Error
 	var tooLarge *http.MaxBytesError
+	var body *bodyError
 	switch {
 	case errors.As(err, &tooLarge):
 		d = problem.Details{Status: http.StatusRequestEntityTooLarge, Title: "The request's body is too large"}
+	case errors.As(err, &body):
+		d = problem.Details{Status: http.StatusBadRequest, Title: "The request's body could not be read"}
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			d = problem.Details{Status: http.StatusRequestTimeout, Title: "The request's body took too long"}
+		}
 	case errors.As(err, &unsent) && unsent.NotSent():
 		d = problem.Details{Status: http.StatusServiceUnavailable, Title: "No server is available for this request"}
 		after := time.Second

@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"context"
+	"fmt"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,7 @@ type pool struct {
 	streams   atomic.Int64 // upgraded connections
 	repicked  atomic.Uint64
 	refused   atomic.Uint64 // requests without a host
+	waiting   atomic.Int64  // requests that wait for the resolver
 
 	// The group's mutex guards the fields below.
 	cfg     *Config
@@ -102,9 +104,15 @@ func (p *pool) update(ctx context.Context, endpoints []Endpoint, err error) {
 		return
 	}
 	p.problem.Store(nil)
-	set := make([]Endpoint, len(endpoints))
+	set := make([]Endpoint, 0, len(endpoints))
 	for i, e := range endpoints {
-		set[i] = e.withPort(p.target)
+		if e.nowhere() {
+			err := fmt.Errorf("balancer: endpoint %d has no address", i)
+			p.problem.Store(&err)
+			p.g.emitLocked(Event{Kind: TargetResolved, Err: err, Endpoints: len(p.g.hosts)})
+			continue
+		}
+		set = append(set, e.withPort(p.target))
 	}
 	added, changed, removed := p.g.updateLocked(set, p.b.now(), func(h *host) { h.wire.Store(newWire(p.cfg, h.endpoint())) })
 	for _, h := range changed {
@@ -141,6 +149,9 @@ func (p *pool) unlock() {
 }
 
 func (p *pool) send(ctx context.Context, observe func(context.Context, Event), events []Event) {
+	if observe == nil { // since a Reload: the events are from before
+		return
+	}
 	for _, e := range events {
 		e.Target = p.name
 		observe(ctx, e)
@@ -152,6 +163,8 @@ func (p *pool) wait(ctx context.Context) error {
 	if p.g.current.Load() != nil {
 		return nil
 	}
+	p.waiting.Add(1) // the target is not idle
+	defer p.waiting.Add(-1)
 	select {
 	case <-p.ready:
 	case <-ctx.Done():
@@ -216,6 +229,7 @@ func (p *pool) upkeep(ctx context.Context) {
 			p.g.mu.Lock()
 			p.cancel()
 			p.g.mu.Unlock()
+			p.readyOnce.Do(func() { close(p.ready) }) // for a request that came at this moment
 			p.closeIdle()
 			return
 		} else if quiet > idleTick {
@@ -283,7 +297,7 @@ func (p *pool) reload(cfg *Config) {
 func (p *pool) inflight() int64 {
 	p.g.mu.Lock()
 	defer p.g.mu.Unlock()
-	n := p.streams.Load()
+	n := p.streams.Load() + p.waiting.Load()
 	for _, h := range p.g.hosts {
 		n += h.inflight.Load()
 	}

@@ -41,7 +41,8 @@ func NewPushed(endpoints ...Endpoint) *Pushed {
 	return &Pushed{endpoints: slices.Clone(endpoints), changed: make(chan struct{})}
 }
 
-// Set replaces the endpoints. Requests under way at those that are gone run to their end.
+// Set replaces the endpoints. Requests under way at those that are gone run to their end. An endpoint without an
+// address is left out, and reported as an [Event].
 func (p *Pushed) Set(endpoints ...Endpoint) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -55,7 +56,7 @@ func (p *Pushed) validate() error {
 	defer p.mu.Unlock()
 	var errs []error
 	for i, e := range p.endpoints {
-		if e.Addr == "" || e.Addr == "unix:" {
+		if e.nowhere() {
 			errs = append(errs, fmt.Errorf("endpoint %d has no address", i))
 		}
 	}

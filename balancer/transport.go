@@ -3,10 +3,12 @@ package balancer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -37,7 +39,7 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 		out = shallow(req, hold)
 		defer hold.release()
 	}
-	a := &attempt{pool: p, ctx: ctx}
+	a := &attempt{pool: p, req: req, ctx: ctx}
 	redials := 0
 	var last error
 	for try := 0; ; try++ {
@@ -126,7 +128,8 @@ func again(req, out *http.Request, hold *guard) (*http.Request, bool) {
 // An attempt is one request at one host, from pick to the end of its body.
 type attempt struct {
 	pool   *pool
-	ctx    context.Context // of the request
+	req    *http.Request   // as the caller gave it
+	ctx    context.Context // of req
 	picked picked
 	body   io.ReadCloser
 	ended  atomic.Bool
@@ -138,15 +141,24 @@ func (a *attempt) do(out *http.Request, hold *guard, try int) (resp *http.Respon
 	p := a.pool
 	set := p.g.set.Load()
 	start := p.b.now()
-	returned := false
+	returned, done := false, false
 	defer func() {
-		if !returned { // a wrapper panicked: the request must not count for ever
-			p.g.reply(&a.picked, p.b.now(), p.b.now()-start, failure, 0)
-			p.g.finish(&a.picked, 0, false)
+		if done {
+			return
 		}
+		// A wrapper or an observer panicked: the request must not count for ever.
+		if !returned {
+			p.g.reply(&a.picked, p.b.now(), p.b.now()-start, failure, 0)
+		}
+		p.g.finish(&a.picked, 0, false)
 	}()
 	resp, err = a.picked.host.wire.Load().rt.RoundTrip(out)
 	returned = true
+	if err == nil && resp.StatusCode == http.StatusSwitchingProtocols {
+		if err = checkUpgrade(out, resp); err != nil {
+			resp.Body.Close()
+		}
+	}
 	now := p.b.now()
 	took := now - start
 	var result outcome
@@ -166,19 +178,51 @@ func (a *attempt) do(out *http.Request, hold *guard, try int) (resp *http.Respon
 	if result == failure {
 		p.flush(a.ctx, set)
 	}
+	done = true
 	if err != nil {
 		p.g.finish(&a.picked, now, false)
+		if cause := hold.failure(); cause != nil && !unsent && a.ctx.Err() == nil {
+			err = &bodyError{cause} // what the transport says of it is that its connection broke
+		}
 		return nil, unsent, err
 	}
-	resp.Request = out
+	resp.Request = a.req
 	p.g.heard(a.picked.host, resp.Header, now)
 	if s, ok := set.cfg.Policy.(interface {
 		replied(h *host, r *http.Request, resp *http.Response)
 	}); ok {
-		s.replied(a.picked.host, out, resp)
+		s.replied(a.picked.host, a.req, resp)
 	}
 	a.follow(resp)
 	return resp, false, nil
+}
+
+// A bodyError says that the request's body could not be read: the fault is its sender's.
+type bodyError struct{ error }
+
+func (e *bodyError) Error() string { return "balancer: reading the request's body: " + e.error.Error() }
+func (e *bodyError) Unwrap() error { return e.error }
+
+// checkUpgrade returns an error if the server switches to a protocol that it was not asked for (RFC 9110, section
+// 7.8): whoever gets the raw connection then would speak past what everybody else believes it carries.
+func checkUpgrade(req *http.Request, resp *http.Response) error {
+	to := resp.Header["Upgrade"]
+	if len(to) == 1 && listHas(req.Header["Connection"], "upgrade") && listHas(req.Header["Upgrade"], to[0]) {
+		return nil
+	}
+	return fmt.Errorf("balancer: the server switched to protocol %q when %q was asked for", to, req.Header["Upgrade"])
+}
+
+// listHas reports whether token is among the members of a field with a list, in whatever case.
+func listHas(field []string, token string) bool {
+	for _, line := range field {
+		for member := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.Trim(member, " \t"), token) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // flush sends what a failure may have caused.
@@ -258,7 +302,7 @@ func (a *attempt) classifyError(err error, took int64, hold *guard) (result outc
 		return unsentOutcome, true
 	case a.ctx.Err() != nil:
 		return a.classifyEnd(took), false
-	case hold != nil && hold.failed():
+	case hold.failure() != nil:
 		return canceled, false
 	}
 	return failure, false

@@ -253,8 +253,12 @@ func (g *guard) release() {
 	}
 }
 
-func (g *guard) failed() bool {
+// failure returns why the body could not be read, if it could not. g may be nil.
+func (g *guard) failure() error {
+	if g == nil {
+		return nil
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.readErr != nil
+	return g.readErr
 }

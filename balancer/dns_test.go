@@ -1,0 +1,607 @@
+package balancer_test
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/trivet-go/trivet/balancer"
+	"github.com/trivet-go/trivet/internal/backend"
+)
+
+// A zone is a DNS server whose answers a test sets. It serves sockets, or pipes inside a synctest bubble.
+type zone struct {
+	mu    sync.Mutex // guards the fields below
+	addrs map[string][]netip.Addr
+	srv   map[string][]dnsmessage.SRVResource
+	fail  map[string]dnsmessage.RCode // instead of an answer
+	mute  bool                        // no answer at all
+	asked map[string][]time.Time      // by name, for A and SRV
+	tcp   int                         // queries over streams
+}
+
+func newZone() *zone {
+	return &zone{
+		addrs: map[string][]netip.Addr{}, srv: map[string][]dnsmessage.SRVResource{},
+		fail: map[string]dnsmessage.RCode{}, asked: map[string][]time.Time{},
+	}
+}
+
+// set makes addrs the addresses of name.
+func (z *zone) set(name string, addrs ...string) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.addrs[name] = nil
+	for _, a := range addrs {
+		z.addrs[name] = append(z.addrs[name], netip.MustParseAddr(a))
+	}
+	delete(z.fail, name)
+}
+
+func (z *zone) setFail(name string, code dnsmessage.RCode) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.fail[name] = code
+}
+
+func (z *zone) times(name string) []time.Time {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return slices.Clone(z.asked[name])
+}
+
+// reply answers a query in at most limit bytes; nil is no answer.
+func (z *zone) reply(query []byte, limit int) []byte {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	var m dnsmessage.Message
+	if m.Unpack(query) != nil || len(m.Questions) != 1 {
+		return nil
+	}
+	q := m.Questions[0]
+	name := strings.TrimSuffix(q.Name.String(), ".")
+	if q.Type != dnsmessage.TypeAAAA {
+		z.asked[name] = append(z.asked[name], time.Now())
+	}
+	if z.mute {
+		return nil
+	}
+	addrs, known := z.addrs[name]
+	records, service := z.srv[name]
+	answer := dnsmessage.Message{
+		Header:    dnsmessage.Header{ID: m.ID, Response: true, Authoritative: true, RecursionAvailable: true, RCode: z.fail[name]},
+		Questions: m.Questions,
+	}
+	if !known && !service && answer.RCode == 0 {
+		answer.RCode = dnsmessage.RCodeNameError
+	}
+	if answer.RCode == 0 {
+		head := dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: 1}
+		for _, a := range addrs {
+			switch {
+			case q.Type == dnsmessage.TypeA && a.Is4():
+				answer.Answers = append(answer.Answers, dnsmessage.Resource{Header: head, Body: &dnsmessage.AResource{A: a.As4()}})
+			case q.Type == dnsmessage.TypeAAAA && a.Is6():
+				answer.Answers = append(answer.Answers, dnsmessage.Resource{Header: head, Body: &dnsmessage.AAAAResource{AAAA: a.As16()}})
+			}
+		}
+		for _, r := range records {
+			if q.Type == dnsmessage.TypeSRV {
+				answer.Answers = append(answer.Answers, dnsmessage.Resource{Header: head, Body: &r})
+			}
+		}
+	}
+	packed, err := answer.Pack()
+	if err != nil {
+		return nil
+	}
+	if len(packed) > limit {
+		answer.Answers, answer.Truncated = nil, true
+		packed, _ = answer.Pack()
+	}
+	return packed
+}
+
+// stream answers the queries of one connection (RFC 1035, section 4.2.2).
+func (z *zone) stream(c net.Conn) {
+	defer c.Close()
+	for {
+		var size [2]byte
+		if _, err := io.ReadFull(c, size[:]); err != nil {
+			return
+		}
+		query := make([]byte, binary.BigEndian.Uint16(size[:]))
+		if _, err := io.ReadFull(c, query); err != nil {
+			return
+		}
+		z.mu.Lock()
+		z.tcp++
+		z.mu.Unlock()
+		if answer := z.reply(query, 65535); answer != nil {
+			if _, err := c.Write(binary.BigEndian.AppendUint16(nil, uint16(len(answer)))); err != nil {
+				return
+			}
+			if _, err := c.Write(answer); err != nil {
+				return
+			}
+		}
+	}
+}
+
+// piped returns a resolver that asks z without sockets, inside a synctest bubble.
+func (z *zone) piped(t *testing.T) *net.Resolver {
+	t.Cleanup(func() { time.Sleep(time.Minute) }) // net's queries end with their own deadline, not with ours
+	return &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		client, server := net.Pipe()
+		go z.stream(server)
+		return client, nil
+	}}
+}
+
+// listen serves z on a UDP and a TCP socket, and returns a resolver that asks there.
+func (z *zone) listen(t *testing.T) *net.Resolver {
+	t.Helper()
+	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	t.Cleanup(func() {
+		udp.Close()
+		tcp.Close()
+		wg.Wait()
+	})
+	wg.Go(func() {
+		query := make([]byte, 1500)
+		for {
+			n, from, err := udp.ReadFrom(query)
+			if err != nil {
+				return
+			}
+			if answer := z.reply(query[:n], 512); answer != nil {
+				_, _ = udp.WriteTo(answer, from)
+			}
+		}
+	})
+	wg.Go(func() {
+		for {
+			c, err := tcp.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { z.stream(c) })
+		}
+	})
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		addr := udp.LocalAddr()
+		if strings.HasPrefix(network, "tcp") {
+			addr = tcp.Addr()
+		}
+		return new(net.Dialer).DialContext(ctx, addr.Network(), addr.String())
+	}}
+}
+
+// A watch collects what a resolver says.
+type watch struct {
+	mu      sync.Mutex // guards the fields below
+	sets    [][]balancer.Endpoint
+	errs    []error
+	refresh chan struct{}
+	spoken  chan struct{} // one value after each word
+}
+
+// observe runs r for target until the test ends.
+func observe(t *testing.T, r balancer.Resolver, target string) *watch {
+	t.Helper()
+	u, err := url.Parse(target)
+	require.NoError(t, err)
+	w := &watch{refresh: make(chan struct{}, 1), spoken: make(chan struct{}, 1000)}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.Resolve(ctx, u, w.refresh, func(set []balancer.Endpoint, err error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if err != nil {
+				w.errs = append(w.errs, err)
+			} else {
+				w.sets = append(w.sets, slices.SortedFunc(slices.Values(set), func(a, b balancer.Endpoint) int { return cmp.Compare(a.Addr, b.Addr) }))
+			}
+			w.spoken <- struct{}{}
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return w
+}
+
+// last returns the addresses of the last set.
+func (w *watch) last() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.sets) == 0 {
+		return nil
+	}
+	all := []string{}
+	for _, e := range w.sets[len(w.sets)-1] {
+		all = append(all, e.Addr)
+	}
+	return all
+}
+
+func (w *watch) counts() (sets, errs int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.sets), len(w.errs)
+}
+
+func TestDNSOverSockets(t *testing.T) {
+	z := newZone()
+	z.set("users.test", "127.0.0.1", "127.0.0.2", "::1")
+	many := []string{}
+	for i := range 100 {
+		many = append(many, fmt.Sprintf("10.1.0.%d", i))
+	}
+	z.set("many.test", many...)
+	r := z.listen(t)
+	t.Run("A and AAAA", func(t *testing.T) {
+		for network, want := range map[string][]string{
+			"":    {"127.0.0.1:8080", "127.0.0.2:8080", "[::1]:8080"},
+			"ip4": {"127.0.0.1:8080", "127.0.0.2:8080"},
+			"ip6": {"[::1]:8080"},
+		} {
+			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: r, Network: network}), "http://users.test:8080")
+			<-w.spoken
+			require.Equal(t, want, w.last(), "network %q", network)
+		}
+	})
+	t.Run("the scheme's port", func(t *testing.T) {
+		w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: r, Network: "ip6"}), "https://users.test")
+		<-w.spoken
+		require.Equal(t, []string{"[::1]:443"}, w.last())
+	})
+	t.Run("an answer too long for UDP", func(t *testing.T) {
+		w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: r}), "http://many.test")
+		<-w.spoken
+		require.Len(t, w.last(), 100)
+		z.mu.Lock()
+		defer z.mu.Unlock()
+		require.NotZero(t, z.tcp)
+	})
+	t.Run("addresses need no lookup", func(t *testing.T) {
+		for host, want := range map[string]string{"192.0.2.7": "192.0.2.7:80", "[2001:db8::7]": "[2001:db8::7]:80", "[::ffff:192.0.2.7]:81": "192.0.2.7:81"} {
+			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: r}), "http://"+host)
+			<-w.spoken
+			require.Equal(t, []string{want}, w.last())
+		}
+	})
+	t.Run("requests", func(t *testing.T) {
+		be := backend.Start(t, backend.Config{Name: "a"})
+		_, port, err := net.SplitHostPort(be.Addr)
+		require.NoError(t, err)
+		z.set("one.test", "127.0.0.1")
+		b := newBalancer(t, balancer.Config{Resolver: balancer.DNS(balancer.DNSConfig{Resolver: r})})
+		resp, err := (&http.Client{Transport: b}).Get("http://one.test:" + port)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		require.Equal(t, "a\n", string(body))
+	})
+}
+
+func TestDNSServiceRecords(t *testing.T) {
+	z := newZone()
+	record := func(priority, weight, port uint16, target string) dnsmessage.SRVResource {
+		return dnsmessage.SRVResource{Priority: priority, Weight: weight, Port: port, Target: dnsmessage.MustNewName(target + ".")}
+	}
+	z.srv["_http._tcp.users.test"] = []dnsmessage.SRVResource{
+		record(1000, 0, 8001, "a.test"), record(10, 60, 8002, "b.test"), record(10, 20, 8003, "c.test"),
+	}
+	z.set("a.test", "192.0.2.1")
+	z.set("b.test", "192.0.2.2", "192.0.2.22")
+	z.set("c.test", "192.0.2.3")
+	synctest.Test(t, func(t *testing.T) {
+		w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Service: "http", Interval: 10 * time.Second}), "http://users.test:1")
+		synctest.Wait()
+		require.Equal(t, []balancer.Endpoint{
+			{Addr: "192.0.2.1:8001", Priority: 1},
+			{Addr: "192.0.2.22:8002", Weight: 60},
+			{Addr: "192.0.2.2:8002", Weight: 60},
+			{Addr: "192.0.2.3:8003", Weight: 20},
+		}, w.sets[0], "of priorities only the order counts")
+
+		// One name that cannot be looked up at the moment does not lose its servers; one that is no more does.
+		z.setFail("b.test", dnsmessage.RCodeServerFailure)
+		z.setFail("c.test", dnsmessage.RCodeNameError)
+		time.Sleep(12 * time.Second)
+		synctest.Wait()
+		require.Equal(t, []string{"192.0.2.1:8001", "192.0.2.22:8002", "192.0.2.2:8002"}, w.last())
+		time.Sleep(12 * time.Second)
+		synctest.Wait()
+		require.Equal(t, []string{"192.0.2.1:8001", "192.0.2.22:8002", "192.0.2.2:8002"}, w.last(), "nor later")
+
+		// A service whose names are all unknown keeps the last good set, with an error.
+		for _, name := range []string{"a.test", "b.test"} {
+			z.setFail(name, dnsmessage.RCodeNameError)
+		}
+		sets, errs := w.counts()
+		time.Sleep(12 * time.Second)
+		synctest.Wait()
+		after, failed := w.counts()
+		require.Equal(t, sets, after)
+		require.Greater(t, failed, errs)
+	})
+}
+
+func TestL08_DNSTroubleKeepsTheLastGoodSet(t *testing.T) {
+	for name, trouble := range map[string]func(*zone){
+		"NXDOMAIN": func(z *zone) { z.setFail("users.test", dnsmessage.RCodeNameError) },
+		"SERVFAIL": func(z *zone) { z.setFail("users.test", dnsmessage.RCodeServerFailure) },
+		"REFUSED":  func(z *zone) { z.setFail("users.test", dnsmessage.RCodeRefused) },
+		"empty":    func(z *zone) { z.set("users.test") },
+		"silence": func(z *zone) {
+			z.mu.Lock()
+			defer z.mu.Unlock()
+			z.mute = true
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				z := newZone()
+				z.set("users.test", "192.0.2.1", "192.0.2.2")
+				var seen events
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), MaxStale: 10 * time.Minute}), Wrap: ok200, Observe: seen.observe, IdleTimeout: -1,
+				})
+				send := func() error {
+					req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://users.test/", nil)
+					require.NoError(t, err)
+					_, err = b.RoundTrip(req)
+					return err
+				}
+				require.NoError(t, send())
+				trouble(z)
+				for range 18 {
+					time.Sleep(30 * time.Second)
+					require.NoError(t, send())
+					require.Len(t, b.Hosts("http://users.test"), 2)
+				}
+				alarms := 0
+				for _, e := range seen.of(balancer.TargetResolved) {
+					if e.Err != nil {
+						alarms++
+						require.Equal(t, 2, e.Endpoints)
+					}
+				}
+				require.NotZero(t, alarms, "somebody is told")
+
+				time.Sleep(2 * time.Minute)
+				synctest.Wait()
+				require.Empty(t, b.Hosts("http://users.test"), "it is used no longer than MaxStale")
+				err := send()
+				require.ErrorIs(t, err, balancer.ErrNoHosts)
+				require.ErrorContains(t, err, "users.test")
+
+				z.mu.Lock()
+				z.mute = false
+				z.mu.Unlock()
+				z.set("users.test", "192.0.2.3")
+				time.Sleep(time.Minute)
+				require.NoError(t, send(), "and all is well when DNS is")
+			})
+		})
+	}
+	t.Run("a part of the answer", func(t *testing.T) {
+		// Servers that answer with some of many addresses, others each time.
+		synctest.Test(t, func(t *testing.T) {
+			z := newZone()
+			z.set("users.test", "192.0.2.1", "192.0.2.2")
+			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Linger: time.Minute, Interval: 10 * time.Second}), "http://users.test")
+			synctest.Wait()
+			z.set("users.test", "192.0.2.2", "192.0.2.3")
+			time.Sleep(12 * time.Second)
+			synctest.Wait()
+			require.Equal(t, []string{"192.0.2.1:80", "192.0.2.2:80", "192.0.2.3:80"}, w.last())
+			time.Sleep(75 * time.Second)
+			synctest.Wait()
+			require.Equal(t, []string{"192.0.2.2:80", "192.0.2.3:80"}, w.last(), "what is gone for good does go")
+		})
+	})
+}
+
+func TestDNSIsAskedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		z := newZone()
+		z.set("users.test", "192.0.2.1")
+		w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t)}), "http://users.test")
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		require.InDelta(t, 20, len(z.times("users.test")), 3, "every 30 s, give or take a tenth")
+
+		// A hint brings the next lookup forward, but not to less than 5 s after the last, and a hundred hints are as one.
+		before := len(z.times("users.test"))
+		start := time.Now()
+		for range 100 {
+			select {
+			case w.refresh <- struct{}{}:
+			default:
+			}
+		}
+		time.Sleep(5*time.Second + time.Millisecond)
+		synctest.Wait()
+		at := z.times("users.test")
+		require.GreaterOrEqual(t, len(at), before+1)
+		require.LessOrEqual(t, len(at), before+2)
+		for i := before; i < len(at); i++ {
+			require.GreaterOrEqual(t, at[i].Sub(at[i-1]), 5*time.Second)
+		}
+		require.Less(t, at[before].Sub(start), 5*time.Second+time.Millisecond)
+	})
+	t.Run("backoff", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			z := newZone()
+			z.setFail("users.test", dnsmessage.RCodeNameError)
+			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t)}), "http://users.test")
+			var at []time.Time
+			for range 8 {
+				<-w.spoken
+				at = append(at, time.Now())
+			}
+			for i, want := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
+				require.InDelta(t, want*time.Second, at[i+1].Sub(at[i]), float64(want*time.Second)/10+1)
+			}
+			z.set("users.test", "192.0.2.1")
+			for len(w.last()) == 0 {
+				<-w.spoken
+			}
+			z.setFail("users.test", dnsmessage.RCodeNameError)
+			<-w.spoken
+			failed := time.Now()
+			<-w.spoken
+			require.InDelta(t, time.Second, time.Since(failed), float64(time.Second)/10+1, "a success forgets it")
+		})
+	})
+}
+
+func TestDNSWaitsRespectTheRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		z := newZone()
+		z.mute = true
+		b := newBalancer(t, balancer.Config{Resolver: balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t)})})
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		_, err := get(ctx, b)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, 100*time.Millisecond, time.Since(start))
+	})
+}
+
+func TestL09_HostileAnswersOfDNS(t *testing.T) {
+	t.Run("too many", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			z := newZone()
+			var all []string
+			for i := range 4000 {
+				all = append(all, fmt.Sprintf("10.0.%d.%d", i/200, i%200))
+			}
+			for i := range 2000 {
+				all = append(all, fmt.Sprintf("2001:db8::%x", i))
+			}
+			z.set("users.test", all...)
+			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Linger: time.Hour}), "http://users.test")
+			synctest.Wait()
+			first := w.last()
+			require.Len(t, first, 1000)
+			slices.Reverse(all)
+			z.set("users.test", all[1:]...)
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			require.Equal(t, first, w.last(), "the same part of the same answer, in whatever order it comes")
+		})
+	})
+	t.Run("too many, ever new ones", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			z := newZone()
+			z.set("users.test", "10.0.0.1")
+			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Linger: time.Hour, MaxEndpoints: 10, Interval: 5 * time.Second}), "http://users.test")
+			for i := range 200 {
+				z.set("users.test", fmt.Sprintf("10.1.%d.1", i), fmt.Sprintf("10.1.%d.2", i))
+				time.Sleep(5 * time.Second)
+				synctest.Wait()
+				require.LessOrEqual(t, len(w.last()), 10)
+			}
+		})
+	})
+	t.Run("a service with too many names", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			z := newZone()
+			for i := range 200 {
+				name := fmt.Sprintf("h%d.test", i)
+				z.srv["_http._tcp.users.test"] = append(z.srv["_http._tcp.users.test"], dnsmessage.SRVResource{Port: 80, Target: dnsmessage.MustNewName(name + ".")})
+				z.set(name, fmt.Sprintf("10.0.0.%d", i))
+			}
+			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Service: "http", MaxEndpoints: 10}), "http://users.test")
+			synctest.Wait()
+			require.Len(t, w.last(), 10)
+			z.mu.Lock()
+			defer z.mu.Unlock()
+			require.LessOrEqual(t, len(z.asked), 11, "no more names are looked up")
+		})
+	})
+	t.Run("where strangers must not get", func(t *testing.T) {
+		public := func(a netip.Addr) bool {
+			for _, bad := range []string{"127.0.0.0/8", "10.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10"} {
+				if netip.MustParsePrefix(bad).Contains(a) {
+					return false
+				}
+			}
+			return true
+		}
+		synctest.Test(t, func(t *testing.T) {
+			z := newZone()
+			z.set("mixed.test", "192.0.2.1", "127.0.0.1", "10.9.8.7", "169.254.169.254", "::1", "::ffff:127.0.0.1")
+			z.set("bad.test", "127.0.0.1", "::ffff:10.0.0.1")
+			cfg := balancer.DNSConfig{Resolver: z.piped(t), Allow: public}
+			w := observe(t, balancer.DNS(cfg), "http://mixed.test")
+			synctest.Wait()
+			require.Equal(t, []string{"192.0.2.1:80"}, w.last())
+			for _, host := range []string{"bad.test", "127.0.0.1", "[::ffff:127.0.0.1]", "[::1]", "[fe80::1%25eth0]"} {
+				w := observe(t, balancer.DNS(cfg), "http://"+host)
+				synctest.Wait()
+				require.Empty(t, w.last(), "%s", host)
+				_, errs := w.counts()
+				require.NotZero(t, errs)
+			}
+			// The name that was good first and bad later (rebinding) does not get there either.
+			w = observe(t, balancer.DNS(cfg), "http://rebound.test")
+			z.set("rebound.test", "192.0.2.5")
+			time.Sleep(30 * time.Second)
+			synctest.Wait()
+			require.Equal(t, []string{"192.0.2.5:80"}, w.last())
+			z.set("rebound.test", "127.0.0.1")
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			require.Equal(t, []string{"192.0.2.5:80"}, w.last())
+		})
+	})
+}
+
+// Endpoints that a control plane gives no address must not become this very machine.
+func TestPushedEndpointsWithoutAnAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen events
+		p := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
+		b := newBalancer(t, balancer.Config{Resolver: p, Wrap: ok200, Observe: seen.observe})
+		pickOf(t, b)
+		p.Set(balancer.Endpoint{}, balancer.Endpoint{Addr: "b:1"}, balancer.Endpoint{Addr: "unix:"})
+		synctest.Wait()
+		require.Equal(t, []string{"b:1"}, addrsOf(b))
+		var errs []error
+		for _, e := range seen.of(balancer.TargetResolved) {
+			errs = append(errs, e.Err)
+		}
+		require.ErrorContains(t, errors.Join(errs...), "endpoint 0 has no address")
+		require.ErrorContains(t, errors.Join(errs...), "endpoint 2 has no address")
+	})
+}
