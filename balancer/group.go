@@ -339,7 +339,7 @@ func (g *group) reply(p *picked, now, took int64, out outcome, cool time.Duratio
 	case canceled:
 		// The reply would have taken longer still.
 		if c := h.cost.Load(); c > 0 && float64(took) > c*float64(p.inflight) {
-			g.setCost(h, g.sampleOf(took, p.inflight))
+			g.setCost(h, g.set.Load().est.sampleOf(took, p.inflight))
 		}
 	case busy:
 		h.coolUntil.Store(now + int64(min(cool, 10*time.Second)))
@@ -376,8 +376,8 @@ func (g *group) fail(p *picked, now, took int64) {
 	}
 }
 
-func (g *group) sampleOf(took, inflight int64) float64 {
-	if g.set.Load().est.perInflight {
+func (e *estimator) sampleOf(took, inflight int64) float64 {
+	if e.perInflight && inflight > 1 {
 		return float64(took) / float64(inflight)
 	}
 	return float64(took)
@@ -388,7 +388,7 @@ func (g *group) sample(h *host, now, took, inflight int64) {
 	if set.est.decay == 0 {
 		return
 	}
-	s := max(g.sampleOf(took, inflight), 1)
+	s := max(set.est.sampleOf(took, inflight), 1)
 	if typical := g.typical.Load(); typical > 0 && s > shunFactor*typical {
 		h.slow.Add(1)
 	} else if h.slow.Load() != 0 {
@@ -440,7 +440,10 @@ func (g *group) rescore(h *host, set *settings) {
 	} else if p := h.penalty.Load(); p > 1 {
 		score *= set.est.term(p)
 	}
-	h.score.Store(score / h.weight())
+	if w := h.weight(); w != 1 {
+		score /= w
+	}
+	h.score.Store(score)
 }
 
 // seen ends h's probation after its first reply. A ramp goes on.
@@ -527,7 +530,7 @@ func (g *group) tickCostLocked(h *host, now, since int64, typical float64) {
 			h.silentSince = now
 		}
 	} else if silent := now - h.silentSince; silent >= int64(silence) {
-		s := g.sampleOf(silent, awaiting)
+		s := g.set.Load().est.sampleOf(silent, awaiting)
 		if cost := max(h.cost.Load(), typical); s > 2*cost && typical > 0 {
 			g.setCost(h, min(s, maxCost*typical))
 			h.sampled.Store(now)

@@ -3,6 +3,7 @@ package balancer
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/bits"
 	"net/http"
 	"slices"
@@ -182,25 +183,54 @@ func (adaptive) estimator() estimator {
 func (adaptive) Pick(v *View, _ *http.Request) int {
 	v.reason = "cost"
 	if len(v.hosts) > scanLimit {
-		return v.leastOf(sampleSize, v.about)
+		return v.sample()
 	}
-	best, least := -1, 0.0
-	for i := range v.hosts {
+	// The sign bit is never set, so scores compare as their bits do. The last ones tell the host instead: a branch
+	// that is taken at random would cost more than the rest.
+	least, seed := uint64(math.MaxUint64), v.bits
+	for i, h := range v.hosts {
+		s := float64(h.inflight.Load()+1) * h.score.Load() * about(seed)
+		seed += aboutStep
 		if v.avoids && v.Avoided(i) {
 			continue
 		}
-		if s := v.about(i); best < 0 || s < least {
+		least = min(least, math.Float64bits(s)&^(scanLimit-1)|uint64(i))
+	}
+	if least == math.MaxUint64 {
+		return -1
+	}
+	return int(least % scanLimit)
+}
+
+// sample returns the best of sampleSize hosts drawn at random.
+func (v *View) sample() int {
+	best, least, random := -1, 0.0, uint64(0)
+	for k := range sampleSize {
+		if random <<= 32; k%2 == 0 {
+			random = v.group.random()
+		}
+		i := part(uint32(random>>32), len(v.hosts))
+		if v.avoids && v.Avoided(i) {
+			continue
+		}
+		if s := v.score(i) * about(v.bits+uint64(i)*aboutStep); best < 0 || s < least {
 			best, least = i, s
 		}
+	}
+	if best < 0 {
+		return v.any()
 	}
 	return best
 }
 
-// about returns host i's score, give or take indifference.
-func (v *View) about(i int) float64 {
-	hi, lo := bits.Mul64(v.bits+uint64(i)*0x9e3779b97f4a7c15, 0xd1b54a32d192ed03)
-	return v.score(i) * (1 + float64(int32((hi^lo)>>32))*(indifference/(1<<31)))
+// about returns 1, give or take indifference, by a hash of x.
+func about(x uint64) float64 {
+	hi, lo := bits.Mul64(x, 0xd1b54a32d192ed03)
+	return 1 + float64(int32((hi^lo)>>32))*(indifference/(1<<31))
 }
+
+// aboutStep is between the arguments of about for one host and the next.
+const aboutStep = 0x9e3779b97f4a7c15
 
 // leastOf returns the host with the least value of d drawn at random, which are distinct if d is
 // small against their number.
