@@ -81,6 +81,7 @@ func newSettings(cfg *Config) *settings {
 	if s.est.decay == 0 && cfg.Outlier.Latency > 0 {
 		s.est.decay = time.Second // the policy does not need latencies, but the ejection does
 	}
+	s.est.perDecay = 1 / max(float64(s.est.decay), 1)
 	s.finder, _ = cfg.Policy.(interface {
 		find(s *snapshot, r *http.Request) (tier, index int)
 	})

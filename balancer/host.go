@@ -119,6 +119,7 @@ func (f *atomicFloat32) Store(v float64) { f.bits.Store(math.Float32bits(float32
 // An estimator turns latencies into the cost of a host.
 type estimator struct {
 	decay       time.Duration // time constant of the moving average
+	perDecay    float64       // 1/decay, in 1/ns
 	perInflight bool          // divide the latency by the requests in flight at dispatch
 	peak        bool          // a latency above the average replaces it
 	root        bool          // average the cube roots, and score by them
@@ -140,9 +141,10 @@ func (e estimator) latency(term float64) float64 {
 	return term
 }
 
-// keep returns the weight of what is known against a sample that comes dt nanoseconds later.
-func (e estimator) keep(dt int64) float64 {
-	return math.Exp(-float64(max(dt, 0)) / float64(e.decay))
+// keep returns the weight of what is known against a sample that comes dt nanoseconds later: about exp(-dt/decay), for less.
+func (e *estimator) keep(dt int64) float64 {
+	x := float64(max(dt, 0)) * e.perDecay
+	return 1 / (1 + x*(1+x*(1.0/2+x*(1.0/6))))
 }
 
 // update returns the mean of terms after a further one.

@@ -223,7 +223,7 @@ func verdicts(cells []*cell) (lines [][2]string) {
 	} {
 		for _, c := range cells {
 			if strings.HasPrefix(c.scenario.Name, f.name) {
-				say(fmt.Sprintf("%s (%d clients)", f.bar, c.scenario.Clients), "Adaptive %.4f %%, Probing %.4f %%, round robin %.4f %%",
+				say(fmt.Sprintf("%s (×%d)", f.bar, c.scenario.Clients), "Adaptive %.4f %%, Probing %.4f %%, round robin %.4f %%",
 					100*c.mean("adaptive", errorShare), 100*c.mean("probing", errorShare), 100*c.mean("round robin", errorShare))
 			}
 		}
