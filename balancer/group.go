@@ -161,7 +161,7 @@ func (g *group) updateLocked(endpoints []Endpoint, now int64, connect func(*host
 func (g *group) newHost(e Endpoint, now int64) *host {
 	h := &host{hash: hashString(e.Addr), probationAt: now}
 	h.ramp.Store(1)
-	h.novelty.Store(1)
+	h.cost.set(0, 1)
 	h.probation.Store(true)
 	h.held.Store(true)
 	g.held.Add(1)
@@ -396,17 +396,16 @@ func (g *group) sample(h *host, now, took, inflight int64) {
 		h.slow.Store(0)
 	}
 	est := &set.est
-	keep := est.keep(now - h.sampled.Load())
+	keep, n := est.keep(now-h.sampled.Load()), h.cost.novelty()
 	if !est.peak {
 		// Until there are as many replies as the time constant covers they count alike: one that comes after long, or is
 		// the first of many in a row, does not stand for all.
-		n := h.novelty.Load()
 		keep = min(keep, 1/(1+n))
-		h.novelty.Store(n*keep*keep + (1-keep)*(1-keep))
+		n = n*keep*keep + (1-keep)*(1-keep)
 	}
 	mean := est.update(h.mean.Load(), est.term(s), keep)
 	h.mean.Store(mean)
-	h.cost.Store(est.latency(mean))
+	h.cost.set(est.latency(mean), n)
 	h.sampled.Store(now)
 	g.rescore(h, set)
 }

@@ -16,9 +16,8 @@ type host struct {
 	replied   atomic.Uint64 // attempts that ended with a header or an error
 	sampled   atomic.Int64  // when cost was last updated by a reply
 	mean      atomicFloat   // EWMA of the latency, in the estimator's terms; zero when unseen
-	cost      atomicFloat32 // ns: the same as a latency
+	cost      costs         // the same as a latency
 	score     atomicFloat32 // what a policy of estimates multiplies by inflight+1: mean/weight
-	novelty   atomicFloat32 // 1/n if mean is worth n replies
 	held      atomic.Bool   // in probation or ramping up: the pick has to look closer
 	probation atomic.Bool   // nothing is known: one request at a time until the first reply
 	_         [4]byte
@@ -115,6 +114,17 @@ type atomicFloat32 struct{ bits atomic.Uint32 }
 
 func (f *atomicFloat32) Load() float64   { return float64(math.Float32frombits(f.bits.Load())) }
 func (f *atomicFloat32) Store(v float64) { f.bits.Store(math.Float32bits(float32(v))) }
+
+// costs are what a host's replies say: the latency in ns, and how new that is: 1/n if it is worth n replies. One
+// word holds both, since a store takes as long as a cube root.
+type costs struct{ bits atomic.Uint64 }
+
+func (c *costs) Load() float64    { return float64(math.Float32frombits(uint32(c.bits.Load()))) }
+func (c *costs) novelty() float64 { return float64(math.Float32frombits(uint32(c.bits.Load() >> 32))) }
+func (c *costs) Store(v float64)  { c.set(v, c.novelty()) }
+func (c *costs) set(latency, novelty float64) {
+	c.bits.Store(uint64(math.Float32bits(float32(novelty)))<<32 | uint64(math.Float32bits(float32(latency))))
+}
 
 // An estimator turns latencies into the cost of a host.
 type estimator struct {
