@@ -52,9 +52,14 @@ consumer: ## build and run README's program in a module of its own
 	@.ci/consumer
 
 .PHONY: bench
-bench: ## run the benchmarks, and those beside rivals in benchmarks/ (BENCH, BENCHTIME, COUNT)
+bench: ## write the golden table of the balancer's simulation anew, run the benchmarks, and those beside rivals in benchmarks/ (BENCH, BENCHTIME, COUNT)
+	go test -count=1 -run '^TestSimulationFast$$' ./balancer -update
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(COUNT) -timeout 1h ./...
 	cd benchmarks && GOWORK=off go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(COUNT) -timeout 1h ./...
+
+.PHONY: simulate
+simulate: ## write balancer/testdata anew: the golden table, and sim.md from the whole simulation (20 minutes of two processors)
+	go test -count=1 -run '^TestSimulation(Fast|All)$$' -timeout 2h ./balancer -update -sim
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target of both modules for FUZZTIME (30s)

@@ -32,7 +32,7 @@ func pickGroup(tb testing.TB, policy Policy, hosts int) *group {
 
 // pickOnce is what a request costs the group. Reading the clock is the caller's.
 func pickOnce(g *group, v *View, now int64) {
-	p, ok := g.pick(v, nil, nil)
+	p, ok := g.pick(v, nil, nil, now)
 	if !ok {
 		panic("no host")
 	}

@@ -32,6 +32,9 @@ const (
 	probationTime = 10 * time.Second
 
 	tickInterval = 100 * time.Millisecond
+
+	// checkKeep is the weight of earlier checks against a further one in the average of their latencies.
+	checkKeep = 1 / math.E
 )
 
 // A group decides which of a target's hosts gets a request, and learns from what became of it. It
@@ -78,6 +81,7 @@ func newSettings(cfg *Config) *settings {
 	if s.est.decay == 0 && cfg.Outlier.Latency > 0 {
 		s.est.decay = time.Second // the policy does not need latencies, but the ejection does
 	}
+	s.est.perDecay = 1 / max(float64(s.est.decay), 1)
 	s.finder, _ = cfg.Policy.(interface {
 		find(s *snapshot, r *http.Request) (tier, index int)
 	})
@@ -157,6 +161,7 @@ func (g *group) updateLocked(endpoints []Endpoint, now int64, connect func(*host
 func (g *group) newHost(e Endpoint, now int64) *host {
 	h := &host{hash: hashString(e.Addr), probationAt: now}
 	h.ramp.Store(1)
+	h.cost.set(0, 1)
 	h.probation.Store(true)
 	h.held.Store(true)
 	g.held.Add(1)
@@ -203,6 +208,7 @@ func (g *group) releaseLocked(h *host) {
 // A picked is one attempt that a group has dispatched.
 type picked struct {
 	host     *host
+	at       int64 // when
 	inflight int64 // of the host, this attempt included
 	reason   string
 	others   int // hosts that the policy chose from
@@ -211,7 +217,7 @@ type picked struct {
 
 // pick chooses a host for r (nil in simulations) that is not among tried, if any is left. It returns
 // false if the group has no host to offer.
-func (g *group) pick(v *View, r *http.Request, tried []*host) (picked, bool) {
+func (g *group) pick(v *View, r *http.Request, tried []*host, now int64) (picked, bool) {
 	set, s := g.set.Load(), g.current.Load()
 	t, i := 0, -1
 	if set.finder != nil && len(tried) == 0 {
@@ -220,14 +226,14 @@ func (g *group) pick(v *View, r *http.Request, tried []*host) (picked, bool) {
 	if i < 0 {
 		t = g.draw(set, s, r)
 	}
-	v.reset(g, &s.tiers[t])
+	v.reset(g, &s.tiers[t], now)
 	if len(v.hosts) == 0 {
 		return picked{}, false
 	}
 	if len(tried) > 0 {
 		g.avoid(v, s, t, tried)
 	} else if i < 0 && g.held.Load() != 0 {
-		g.hold(v, nil)
+		v.avoid(nil)
 	}
 	if i >= 0 {
 		v.reason = "sticky"
@@ -236,7 +242,7 @@ func (g *group) pick(v *View, r *http.Request, tried []*host) (picked, bool) {
 	}
 	h := v.hosts[i]
 	h.picked.Add(1)
-	return picked{host: h, inflight: h.inflight.Add(1), reason: v.reason, others: len(v.hosts), panic: s.panic}, true
+	return picked{host: h, at: now, inflight: h.inflight.Add(1), reason: v.reason, others: len(v.hosts), panic: s.panic}, true
 }
 
 // draw chooses a tier.
@@ -263,7 +269,7 @@ func (g *group) choose(v *View, set *settings, r *http.Request) int {
 		v.reason = "only"
 		return 0
 	}
-	if set.est.decay > 0 && !set.health && g.random()%explore == 0 {
+	if set.est.decay > 0 && !set.health && v.bits%explore == 0 {
 		if i := g.exploreShunned(v); i >= 0 {
 			v.reason = "explore"
 			return i
@@ -287,41 +293,11 @@ func (g *group) avoid(v *View, s *snapshot, t int, tried []*host) {
 		for _, h := range other.hosts {
 			if !slices.Contains(tried, h) {
 				v.tier, v.hosts = other, other.hosts
-				g.hold(v, tried)
+				v.avoid(tried)
 				return
 			}
 		}
 	}
-}
-
-// hold marks the hosts that this pick should pass over: those tried; those in probation with a
-// request in flight; those ramping up, but for their share. If that leaves none, the latter two stay in.
-func (g *group) hold(v *View, tried []*host) {
-	skip := v.skipBuffer[:0]
-	left := 0
-	for _, h := range v.hosts {
-		s := slices.Contains(tried, h)
-		if !s && h.held.Load() {
-			s = h.probation.Load() && h.inflight.Load() > 0 ||
-				!h.probation.Load() && h.ramp.Load() < 1 && unit(v.Rand()) >= h.ramp.Load()
-		}
-		if !s {
-			left++
-		}
-		skip = append(skip, s)
-	}
-	if left == 0 {
-		for i, h := range v.hosts {
-			skip[i] = slices.Contains(tried, h)
-		}
-		if !slices.Contains(skip, false) {
-			skip = nil
-		}
-	}
-	if skip != nil {
-		v.skipBuffer = skip
-	}
-	v.skip = skip
 }
 
 // exploreShunned returns the shunned host that has gone longest without a reply, or -1.
@@ -364,7 +340,7 @@ func (g *group) reply(p *picked, now, took int64, out outcome, cool time.Duratio
 	case canceled:
 		// The reply would have taken longer still.
 		if c := h.cost.Load(); c > 0 && float64(took) > c*float64(p.inflight) {
-			g.setCost(h, g.sampleOf(took, p.inflight))
+			g.setCost(h, g.set.Load().est.sampleOf(took, p.inflight))
 		}
 	case busy:
 		h.coolUntil.Store(now + int64(min(cool, 10*time.Second)))
@@ -401,49 +377,73 @@ func (g *group) fail(p *picked, now, took int64) {
 	}
 }
 
-func (g *group) sampleOf(took, inflight int64) float64 {
-	if g.set.Load().est.perInflight {
+func (e *estimator) sampleOf(took, inflight int64) float64 {
+	if e.perInflight && inflight > 1 {
 		return float64(took) / float64(inflight)
 	}
 	return float64(took)
 }
 
 func (g *group) sample(h *host, now, took, inflight int64) {
-	if g.set.Load().est.decay == 0 {
+	set := g.set.Load()
+	if set.est.decay == 0 {
 		return
 	}
-	s := max(g.sampleOf(took, inflight), 1)
+	s := max(set.est.sampleOf(took, inflight), 1)
 	if typical := g.typical.Load(); typical > 0 && s > shunFactor*typical {
 		h.slow.Add(1)
 	} else if h.slow.Load() != 0 {
 		h.slow.Store(0)
 	}
-	cost := h.cost.Load()
-	g.setCost(h, g.set.Load().est.update(cost, s, now-h.sampled.Load()))
+	est := &set.est
+	keep, n := est.keep(now-h.sampled.Load()), h.cost.novelty()
+	if !est.peak {
+		// Until there are as many replies as the time constant covers they count alike: one that comes after long, or is
+		// the first of many in a row, does not stand for all.
+		keep = min(keep, 1/(1+n))
+		n = n*keep*keep + (1-keep)*(1-keep)
+	}
+	mean := est.update(h.mean.Load(), est.term(s), keep)
+	h.mean.Store(mean)
+	h.cost.set(est.latency(mean), n)
 	h.sampled.Store(now)
+	g.rescore(h, set)
 }
 
 // penalize makes h look worse than its latency says, and more so with every failure in a row: a host that fails at once
 // must not look fast.
 func (g *group) penalize(h *host) {
-	if g.set.Load().est.decay == 0 {
+	set := g.set.Load()
+	if set.est.decay == 0 {
 		return
 	}
 	h.penalty.Store(max(h.penalty.Load(), math.Exp2(float64(min(h.failures.Load()+1, maxPenalty)))))
-	g.setCost(h, h.cost.Load())
+	g.rescore(h, set)
 }
 
+// setCost sets what is known of h's latency; zero for nothing.
 func (g *group) setCost(h *host, cost float64) {
+	set := g.set.Load()
+	h.mean.Store(set.est.term(cost))
 	h.cost.Store(cost)
-	if cost == 0 { // unseen: typical until proven otherwise
-		cost = max(g.typical.Load(), 1)
+	g.rescore(h, set)
+}
+
+// rescore enters what is known of h for picks to go by.
+func (g *group) rescore(h *host, set *settings) {
+	score := h.mean.Load()
+	if score == 0 { // unseen: typical until proven otherwise
+		score = set.est.term(max(g.typical.Load(), 1))
 	}
 	if h.coolUntil.Load() != 0 {
-		cost *= maxCost
+		score *= set.est.term(maxCost)
 	} else if p := h.penalty.Load(); p > 1 {
-		cost *= p
+		score *= set.est.term(p)
 	}
-	h.score.Store(g.set.Load().est.score(cost, h.weight()))
+	if w := h.weight(); w != 1 {
+		score /= w
+	}
+	h.score.Store(score)
 }
 
 // seen ends h's probation after its first reply. A ramp goes on.
@@ -483,9 +483,6 @@ func (g *group) tickLocked(now int64) {
 		}
 	}
 	g.tickFailuresLocked(now)
-	if p := g.set.Load().probes; p != nil {
-		p.tick(now)
-	}
 	if o := g.set.Load().cfg.Outlier; now-g.lastInterval >= int64(o.Interval) {
 		g.lastInterval = now
 		g.judgeLocked(now)
@@ -533,18 +530,19 @@ func (g *group) tickCostLocked(h *host, now, since int64, typical float64) {
 			h.silentSince = now
 		}
 	} else if silent := now - h.silentSince; silent >= int64(silence) {
-		s := g.sampleOf(silent, awaiting)
+		s := g.set.Load().est.sampleOf(silent, awaiting)
 		if cost := max(h.cost.Load(), typical); s > 2*cost && typical > 0 {
 			g.setCost(h, min(s, maxCost*typical))
 			h.sampled.Store(now)
 		}
 		return
 	}
-	cost := h.cost.Load()
+	set, cost := g.set.Load(), h.cost.Load()
 	if cost > 0 && typical > 0 && h.slow.Load() < 2 && now-h.sampled.Load() > int64(drift)/2 {
-		cost = typical + (cost-typical)*math.Exp(-float64(since)/float64(drift))
+		h.cost.Store(typical + (cost-typical)*math.Exp(-float64(since)/float64(drift)))
+		h.mean.Store(set.est.term(h.cost.Load()))
 	}
-	g.setCost(h, cost)
+	g.rescore(h, set)
 }
 
 // medianLocked returns the lower median of the costs that are known: of two hosts, the faster one's.
@@ -595,7 +593,7 @@ func (g *group) checked(h *host, err error, took, now int64) {
 		return
 	}
 	h.checks, h.checkError = max(h.checks, 0)+1, ""
-	h.probeCost = estimator{decay: time.Duration(set.cfg.Health.Interval)}.update(h.probeCost, float64(max(took, 1)), int64(set.cfg.Health.Interval))
+	h.probeCost = estimator{}.update(h.probeCost, float64(max(took, 1)), checkKeep)
 	if h.down && (first || h.checks >= set.cfg.Health.Rise) {
 		h.down = false
 		h.failures.Store(0)

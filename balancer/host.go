@@ -9,25 +9,27 @@ import (
 // A host is what a group knows of one endpoint. It outlives changes of the set and of the configuration
 // as long as the endpoint's address stays. All times are nanoseconds since the group's origin.
 type host struct {
-	// What every pick reads comes first, in a cache line of its own: a scan of many hosts is
-	// as fast as the memory it touches.
+	// What picks read and replies write comes first, in one cache line: a scan of many hosts is as fast as the memory it
+	// touches, and a line that another processor has written has to be fetched from there.
 	inflight  atomic.Int64
-	score     atomicFloat // what a policy of estimates multiplies by inflight+1: f(cost)/weight
-	held      atomic.Bool // in probation or ramping up: the pick has to look closer
-	probation atomic.Bool // nothing is known: one request at a time until the first reply
-	_         [38]byte
-
-	// Written by every reply.
-	cost      atomicFloat   // ns: EWMA of the latency, by the policy's estimator; zero when unseen
-	penalty   atomicFloat   // factor of cost for failures; at most 1 is none
-	sampled   atomic.Int64  // when cost was last updated by a reply
+	picked    atomic.Uint64 // attempts sent; with replied it tells how many await their header
 	replied   atomic.Uint64 // attempts that ended with a header or an error
-	failed    atomic.Uint64 // of these, the failures
+	sampled   atomic.Int64  // when cost was last updated by a reply
+	mean      atomicFloat   // EWMA of the latency, in the estimator's terms; zero when unseen
+	cost      costs         // the same as a latency
+	score     atomicFloat32 // what a policy of estimates multiplies by inflight+1: mean/weight
+	held      atomic.Bool   // in probation or ramping up: the pick has to look closer
+	probation atomic.Bool   // nothing is known: one request at a time until the first reply
+	_         [4]byte
+
+	report report // for Probing: what its picks read besides
+
+	// Rarely written.
+	failed    atomic.Uint64 // of the replies, the failures
 	failures  atomic.Uint32 // failures in a row
 	slow      atomic.Uint32 // replies in a row that took more than shunFactor times the typical cost
+	penalty   atomicFloat   // factor of cost for failures; at most 1 is none
 	coolUntil atomic.Int64  // the server asked for a pause (503 with Retry-After) until then
-
-	picked atomic.Uint64 // attempts sent; with replied it tells how many await their header
 
 	ramp atomicFloat // share of picks that may consider the host while it is held; 0 to 1
 
@@ -57,6 +59,8 @@ type host struct {
 	lateSince   int64 // since when cost has been above Outlier.Latency times the typical one
 
 	windowReplied, windowFailed uint64 // the counters at the last interval
+
+	_ [8]byte // up to a size that the allocator aligns to cache lines
 }
 
 // A role is what the resolver and the configuration make of a host.
@@ -105,31 +109,58 @@ type atomicFloat struct{ bits atomic.Uint64 }
 func (f *atomicFloat) Load() float64   { return math.Float64frombits(f.bits.Load()) }
 func (f *atomicFloat) Store(v float64) { f.bits.Store(math.Float64bits(v)) }
 
+// atomicFloat32 is an atomicFloat for values that need seven digits.
+type atomicFloat32 struct{ bits atomic.Uint32 }
+
+func (f *atomicFloat32) Load() float64   { return float64(math.Float32frombits(f.bits.Load())) }
+func (f *atomicFloat32) Store(v float64) { f.bits.Store(math.Float32bits(float32(v))) }
+
+// costs are what a host's replies say: the latency in ns, and how new that is: 1/n if it is worth n replies. One
+// word holds both, since a store takes as long as a cube root.
+type costs struct{ bits atomic.Uint64 }
+
+func (c *costs) Load() float64    { return float64(math.Float32frombits(uint32(c.bits.Load()))) }
+func (c *costs) novelty() float64 { return float64(math.Float32frombits(uint32(c.bits.Load() >> 32))) }
+func (c *costs) Store(v float64)  { c.set(v, c.novelty()) }
+func (c *costs) set(latency, novelty float64) {
+	c.bits.Store(uint64(math.Float32bits(float32(novelty)))<<32 | uint64(math.Float32bits(float32(latency))))
+}
+
 // An estimator turns latencies into the cost of a host.
 type estimator struct {
 	decay       time.Duration // time constant of the moving average
+	perDecay    float64       // 1/decay, in 1/ns
 	perInflight bool          // divide the latency by the requests in flight at dispatch
 	peak        bool          // a latency above the average replaces it
 	root        bool          // average the cube roots, and score by them
 }
 
-// update returns cost after a sample that comes dt nanoseconds after the previous one.
-func (e estimator) update(cost, sample float64, dt int64) float64 {
-	if cost == 0 || e.peak && sample > cost {
-		return sample
-	}
-	w := math.Exp(-float64(max(dt, 0)) / float64(e.decay))
+// term returns what the estimator averages instead of the latency ns.
+func (e estimator) term(ns float64) float64 {
 	if e.root {
-		root := math.Cbrt(cost)*w + math.Cbrt(sample)*(1-w)
-		return root * root * root
+		return math.Cbrt(ns)
 	}
-	return cost*w + sample*(1-w)
+	return ns
 }
 
-// score returns what one request in flight on a host of this cost counts.
-func (e estimator) score(cost, weight float64) float64 {
+// latency undoes term.
+func (e estimator) latency(term float64) float64 {
 	if e.root {
-		cost = math.Cbrt(cost)
+		return term * term * term
 	}
-	return cost / weight
+	return term
+}
+
+// keep returns the weight of what is known against a sample that comes dt nanoseconds later: about exp(-dt/decay), for less.
+func (e *estimator) keep(dt int64) float64 {
+	x := float64(max(dt, 0)) * e.perDecay
+	return 1 / (1 + x*(1+x*(1.0/2+x*(1.0/6))))
+}
+
+// update returns the mean of terms after a further one.
+func (e estimator) update(mean, term, keep float64) float64 {
+	if mean == 0 || e.peak && term > mean {
+		return term
+	}
+	return mean*keep + term*(1-keep)
 }

@@ -3,7 +3,10 @@ package balancer
 import (
 	"errors"
 	"fmt"
+	"math"
+	"math/bits"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -19,16 +22,61 @@ type Policy interface {
 // A View is what a [Policy] sees: the hosts that may get a request. It is valid
 // during Pick only.
 type View struct {
-	group      *group
-	tier       *tier
-	hosts      []*host
-	skip       []bool // nil if there is nothing to avoid
+	group  *group
+	tier   *tier
+	hosts  []*host
+	now    int64
+	bits   uint64 // random, drawn once a pick
+	reason string
+
+	tried      []*host
+	avoids     bool   // some hosts may have to be passed over
+	skip       []bool // which, if that is known
 	skipBuffer []bool
-	reason     string
 }
 
-func (v *View) reset(g *group, t *tier) {
-	v.group, v.tier, v.hosts, v.skip, v.reason = g, t, t.hosts, nil, "policy"
+func (v *View) reset(g *group, t *tier, now int64) {
+	v.group, v.tier, v.hosts, v.now, v.bits, v.reason = g, t, t.hosts, now, g.random(), "policy"
+	v.tried, v.avoids, v.skip = nil, false, nil
+}
+
+// avoid makes the pick pass over the hosts tried, those in probation with a request in flight, and those ramping up but for
+// their share. If that leaves none, the latter two stay in. Of many hosts it is found out when one is looked at: a policy that
+// draws a few must not pay for all.
+func (v *View) avoid(tried []*host) {
+	v.tried, v.avoids = tried, true
+	if len(v.hosts) > scanLimit {
+		return
+	}
+	skip, left := v.skipBuffer[:0], false
+	for _, h := range v.hosts {
+		s := v.passOver(h)
+		left = left || !s
+		skip = append(skip, s)
+	}
+	v.skipBuffer = skip
+	if !left {
+		for i, h := range v.hosts {
+			skip[i] = slices.Contains(tried, h)
+			left = left || !skip[i]
+		}
+	}
+	if v.avoids = left; left {
+		v.skip = skip
+	}
+}
+
+func (v *View) passOver(h *host) bool {
+	if h.held.Load() {
+		if h.probation.Load() {
+			if h.inflight.Load() > 0 {
+				return true
+			}
+		} else if ramp := h.ramp.Load(); ramp < 1 && unit(mix(v.bits, h.hash)) >= ramp {
+			return true
+		}
+	}
+	return slices.Contains(v.tried, h)
 }
 
 // Len returns the number of hosts.
@@ -49,7 +97,9 @@ func (v *View) Failures(i int) int { return int(v.hosts[i].failures.Load()) }
 
 // Avoided reports whether host i should be passed over this time: the request has been there already, or the host is new
 // or coming back and has its share.
-func (v *View) Avoided(i int) bool { return v.skip != nil && v.skip[i] }
+func (v *View) Avoided(i int) bool {
+	return v.avoids && (v.skip != nil && v.skip[i] || v.skip == nil && v.passOver(v.hosts[i]))
+}
 
 // Rand returns random bits.
 func (v *View) Rand() uint64 { return v.group.random() }
@@ -58,26 +108,34 @@ func (v *View) Rand() uint64 { return v.group.random() }
 func (v *View) Sequence() uint64 { return v.group.sequence.Add(1) }
 
 // below returns a random index below n.
-func (v *View) below(n int) int {
-	return int((v.group.random() >> 32) * uint64(n) >> 32)
-}
+func (v *View) below(n int) int { return part(uint32(v.group.random()>>32), n) }
+
+// part maps 32 random bits to an index below n.
+func part(bits uint32, n int) int { return int(uint64(bits) * uint64(n) >> 32) }
 
 // any returns a random host.
 func (v *View) any() int {
 	n := len(v.hosts)
 	i := v.below(n)
-	if v.skip != nil {
-		for k := range n {
-			if j := (i + k) % n; !v.skip[j] {
-				return j
-			}
+	if !v.avoids {
+		return i
+	}
+	for k := range min(n, scanLimit) {
+		if j := (i + k) % n; !v.Avoided(j) {
+			return j
+		}
+	}
+	for k := range n { // at least one that it has not been to
+		if j := (i + k) % n; !slices.Contains(v.tried, v.hosts[j]) {
+			return j
 		}
 	}
 	return i
 }
 
 // score is what policies of estimates compare: least is best.
-func (v *View) score(h *host) float64 {
+func (v *View) score(i int) float64 {
+	h := v.hosts[i]
 	return float64(h.inflight.Load()+1) * h.score.Load()
 }
 
@@ -103,17 +161,19 @@ func validatePolicy(p Policy) error {
 // the one with the least (requests in flight + 1) · ∛cost / weight. The cost is a moving average over 1.5 s of
 // latency to the header divided by the requests in flight at dispatch. The root keeps an old latency
 // from outweighing what is known for sure, the requests in flight; averaging roots keeps a few
-// expensive requests from making their host look slow.
+// expensive requests from making their host look slow. Hosts whose costs differ by less than a third share the requests, the
+// more evenly the less they differ: a caller that sends one after the other would else leave all but one host cold.
 func Adaptive() Policy { return adaptive{} }
 
 type adaptive struct{}
 
 const (
-	// tie is the difference that rounding makes: hosts that are equally fast must not differ by it for good.
-	tie = 1e-6
-
 	scanLimit  = 64
 	sampleSize = 16
+
+	// indifference is by how much a score may come out better or worse than it is. Rounding and the noise of estimates would
+	// else decide between hosts that are equally fast, for good.
+	indifference = 0.05
 )
 
 func (adaptive) estimator() estimator {
@@ -122,44 +182,76 @@ func (adaptive) estimator() estimator {
 
 func (adaptive) Pick(v *View, _ *http.Request) int {
 	v.reason = "cost"
-	n := len(v.hosts)
-	if n > scanLimit {
-		return v.leastOf(sampleSize, v.score)
+	if len(v.hosts) > scanLimit {
+		return v.sample()
 	}
-	// Start anywhere, so that equals share.
-	start := v.below(n)
-	best, least := -1, 0.0
-	scan := func(from, to int) {
-		for i, h := range v.hosts[from:to] {
-			if v.skip != nil && v.skip[from+i] {
-				continue
-			}
-			if s := float64(h.inflight.Load()+1) * h.score.Load(); best < 0 || s < least*(1-tie) {
-				best, least = from+i, s
-			}
+	// The sign bit is never set, so scores compare as their bits do. The last ones tell the host instead: a branch
+	// that is taken at random would cost more than the rest.
+	least, seed := uint64(math.MaxUint64), v.bits
+	for i, h := range v.hosts {
+		s := float64(h.inflight.Load()+1) * h.score.Load() * about(seed)
+		seed += aboutStep
+		if v.avoids && v.Avoided(i) {
+			continue
+		}
+		least = min(least, math.Float64bits(s)&^(scanLimit-1)|uint64(i))
+	}
+	if least == math.MaxUint64 {
+		return -1
+	}
+	return int(least % scanLimit)
+}
+
+// sample returns the best of sampleSize hosts drawn at random.
+func (v *View) sample() int {
+	best, least, random := -1, 0.0, uint64(0)
+	for k := range sampleSize {
+		if random <<= 32; k%2 == 0 {
+			random = v.group.random()
+		}
+		i := part(uint32(random>>32), len(v.hosts))
+		if v.avoids && v.Avoided(i) {
+			continue
+		}
+		if s := v.score(i) * about(v.bits+uint64(i)*aboutStep); best < 0 || s < least {
+			best, least = i, s
 		}
 	}
-	scan(start, n)
-	scan(0, start)
+	if best < 0 {
+		return v.any()
+	}
 	return best
 }
 
+// about returns 1, give or take indifference, by a hash of x.
+func about(x uint64) float64 {
+	hi, lo := bits.Mul64(x, 0xd1b54a32d192ed03)
+	return 1 + float64(int32((hi^lo)>>32))*(indifference/(1<<31))
+}
+
+// aboutStep is between the arguments of about for one host and the next.
+const aboutStep = 0x9e3779b97f4a7c15
+
 // leastOf returns the host with the least value of d drawn at random, which are distinct if d is
 // small against their number.
-func (v *View) leastOf(d int, value func(*host) float64) int {
+func (v *View) leastOf(d int, value func(i int) float64) int {
 	n := len(v.hosts)
 	best, least := -1, 0.0
 	last := -1
-	for range d {
-		i := v.below(n)
+	var random uint64
+	for k := range d {
+		if random <<= 32; k%2 == 0 {
+			random = v.group.random()
+		}
+		i := part(uint32(random>>32), n)
 		if i == last {
 			i = (i + 1) % n
 		}
 		last = i
-		if v.skip != nil && v.skip[i] {
+		if v.avoids && v.Avoided(i) {
 			continue
 		}
-		if s := value(v.hosts[i]); best < 0 || s < least {
+		if s := value(i); best < 0 || s < least {
 			best, least = i, s
 		}
 	}
@@ -186,7 +278,10 @@ func (leastRequest) estimator() estimator { return estimator{} }
 
 func (p leastRequest) Pick(v *View, _ *http.Request) int {
 	v.reason = "least request"
-	load := func(h *host) float64 { return float64(h.inflight.Load()+1) / h.weight() }
+	load := func(i int) float64 {
+		h := v.hosts[i]
+		return float64(h.inflight.Load()+1) / h.weight()
+	}
 	n := len(v.hosts)
 	if p.d > 0 && p.d < n {
 		return v.leastOf(p.d, load)
@@ -198,10 +293,10 @@ func (p leastRequest) Pick(v *View, _ *http.Request) int {
 		if i >= n {
 			i -= n
 		}
-		if v.skip != nil && v.skip[i] {
+		if v.avoids && v.Avoided(i) {
 			continue
 		}
-		if s := load(v.hosts[i]); best < 0 || s < least {
+		if s := load(i); best < 0 || s < least {
 			best, least = i, s
 		}
 	}
@@ -240,16 +335,21 @@ func (roundRobin) estimator() estimator { return estimator{} }
 func (roundRobin) Pick(v *View, _ *http.Request) int {
 	v.reason = "turn"
 	n, top := uint64(len(v.hosts)), uint64(v.tier.maxWeight)
+	if v.tier.uniform {
+		for range min(n, scanLimit) {
+			if i := int(v.Sequence() % n); !v.avoids || !v.Avoided(i) {
+				return i
+			}
+		}
+		return v.any()
+	}
 	// The heaviest host is taken whenever it comes up. Longer searches mean that it is to be avoided,
 	// or that weights are changing under our feet: the tier's are those of when it was made.
 	for range 2 * n {
 		seq := v.Sequence()
 		i, round := seq%n, seq/n
-		if v.skip != nil && v.skip[i] {
+		if v.Avoided(int(i)) {
 			continue
-		}
-		if v.tier.uniform {
-			return int(i)
 		}
 		// Both factors are below 2^32. The offset keeps hosts of the same weight out of step.
 		w := min(uint64(max(v.hosts[i].endpoint().Weight, 1)), top)

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math"
 	"net/http"
-	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,7 +15,7 @@ type ProbingConfig struct {
 	// invalid. What is below 1 makes too few answers to go by.
 	Rate float64
 
-	// MaxAge is how long an answer counts. Zero means 1 s.
+	// MaxAge is how long an answer counts at all. Zero means 1 s.
 	MaxAge time.Duration
 
 	// Next picks while no answers are at hand: at first, or if the hosts have no [Reporter]. If nil, it is [Adaptive].
@@ -25,10 +23,11 @@ type ProbingConfig struct {
 }
 
 // Probing returns a policy after Prequal (Wydrowski et al., NSDI 2024): with every request sent, hosts drawn at random are
-// asked for their load, and the next requests go by the answers, each of which is used once. Probes
-// do not delay requests. It is for many clients of which each sees little of what the hosts do; the hosts
-// need a [Reporter]. Where Prequal takes the least latency of the hosts that are not among the busiest, Probing takes the least
-// of what [Adaptive] computes, with the host's own figures: in simulations that halves p99.9.
+// asked for their load, and every response tells its host's. Probes do not delay requests. It is for many clients of which each
+// sees little of what the hosts do; the hosts need a [Reporter]. Where Prequal takes the least latency of those among a few
+// answers that are not the busiest, Probing takes the least (requests in flight + 1)² · latency / weight³, the third
+// power of what [Adaptive] computes. Of the requests in flight, the client's own are known exactly and those of others as the host last
+// said. An answer loses its force within the time that a request takes, since other clients go by what they have heard too.
 func Probing(cfg ProbingConfig) Policy {
 	if cfg.Rate == 0 {
 		cfg.Rate = 3
@@ -68,7 +67,9 @@ func proberOf(p Policy) *probing {
 }
 
 func (p probing) Pick(v *View, r *http.Request) int {
-	if i := v.group.set.Load().probes.pick(v); i >= 0 {
+	probes := v.group.set.Load().probes
+	probes.want(v)
+	if i := probes.pick(v); i >= 0 {
 		v.reason = "probe"
 		return i
 	}
@@ -76,106 +77,122 @@ func (p probing) Pick(v *View, r *http.Request) int {
 }
 
 const (
-	// The pool holds a sixth of the hosts, within these bounds: of more, the best would often be an old answer.
-	minAnswers, maxAnswers = 2, 16
 	// probeWorkers bounds the probes of a target at once.
 	probeWorkers = 8
 	// After so many probes without an answer only one in so many is sent.
 	probePatience = 64
+	// answerShare is what an answer counts in the mean of all.
+	answerShare = 1.0 / 64
 )
 
-// probes are the answers that a group has, and the questions it wants to ask.
+// probes are what a group knows of all hosts by their answers, and the questions it wants to ask.
 type probes struct {
 	cfg ProbingConfig
 	ask chan *host // who is to be asked now; full when probes take too long
 
-	mu     sync.Mutex // guards the fields below
-	pool   []answer   // the oldest first, one a host
-	owed   float64    // probes
-	silent int        // probes asked for since the last answer
+	silent  atomic.Int64 // probes asked for since the last answer
+	last    atomic.Int64 // when that came; zero if none has
+	others  atomicFloat  // mean of the answers: requests of other clients at a host
+	latency atomicFloat  // ns: mean of the answers
 }
 
-type answer struct {
-	host *host
-	load
-	at int64
+// A report is what a host has last said.
+type report struct {
+	at      atomic.Int64  // when; zero if it has not
+	others  atomicFloat32 // requests there that were not ours
+	latency atomicFloat32 // ns
 }
 
 func newProbes(cfg ProbingConfig) *probes {
 	return &probes{cfg: cfg, ask: make(chan *host, 2*probeWorkers)}
 }
 
-// pick returns the best host of v that has answered, or -1, and asks for more answers. It uses an answer once.
+// pick returns the best host by what the hosts have said, or -1 if none has of late.
 func (p *probes) pick(v *View) int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.askLocked(v)
-	for len(p.pool) > 0 {
-		best, least := 0, math.Inf(1)
-		for k := range p.pool {
-			if s := p.pool[k].score(v); s < least {
-				best, least = k, s
+	if p.last.Load() < v.now-int64(p.cfg.MaxAge) || p.last.Load() == 0 {
+		return -1
+	}
+	mean, typical := p.others.Load(), max(p.latency.Load(), 1)
+	shared := v.group.shared.Load()
+	best, least := -1, 0.0
+	look := func(i int) {
+		h := v.hosts[i]
+		at := h.report.at.Load()
+		if at == 0 || v.now-at > int64(p.cfg.MaxAge) || v.avoids && v.Avoided(i) {
+			return
+		}
+		// Older news are nearer to the mean: the best of many answers would else be an old one, and many would go by it.
+		age := float64(max(v.now-at, 0)) / typical
+		fresh := 1 / (1 + age + age*age/2) // about exp(-age)
+		others := mean + (h.report.others.Load()-mean)*fresh
+		latency := typical + (h.report.latency.Load()-typical)*fresh
+		if f := h.penalty.Load(); f > 1 { // who fails at once must not look idle and fast
+			others = max(others, mean)
+			if !shared {
+				latency = max(latency, typical)
 			}
+			latency *= f
 		}
-		h := p.pool[best].host
-		p.pool = slices.Delete(p.pool, best, best+1)
-		if i := slices.Index(v.hosts, h); i >= 0 && !v.Avoided(i) {
-			return i
+		if h.coolUntil.Load() != 0 {
+			latency *= maxCost
+		}
+		w := h.weight()
+		n := (float64(h.inflight.Load()) + others + 1) / w
+		if s := n * n * latency / w; best < 0 || s < least {
+			best, least = i, s
 		}
 	}
-	return -1
-}
-
-// score is the third power of Adaptive's score, by what the host itself has said: (n+1) · ∛(latency/(n+1)) / weight.
-// A host that has failed requests counts as that much slower.
-func (a *answer) score(v *View) float64 {
-	latency := float64(a.latency)
-	if latency == 0 {
-		latency = max(v.group.typical.Load(), 1)
+	if n := len(v.hosts); n > scanLimit {
+		start := v.below(n)
+		for k := range scanLimit {
+			look((start + k) % n)
+		}
+		return best
 	}
-	n, w := float64(a.inflight+1), a.host.weight()
-	return n * n * latency * max(a.host.penalty.Load(), 1) / (w * w * w)
+	for i := range v.hosts {
+		look(i)
+	}
+	return best
 }
 
-func answers(n int) int { return min(max(n/6, minAnswers), maxAnswers) }
-
-// askLocked draws the hosts to be asked.
-func (p *probes) askLocked(v *View) {
+// want draws the hosts to be asked.
+func (p *probes) want(v *View) {
 	rate := p.cfg.Rate
-	if p.silent > probePatience {
+	if p.silent.Load() > probePatience {
 		rate /= probePatience
 	}
-	for p.owed += rate; p.owed >= 1; p.owed-- {
+	for n := int(rate + unit(v.Rand())); n > 0; n-- {
 		select {
 		case p.ask <- v.hosts[v.below(len(v.hosts))]:
-			p.silent++
+			p.silent.Add(1)
 		default:
-			p.owed = 1
+			return
 		}
 	}
 }
 
-// answered enters what h, one of so many hosts, has said of itself.
-func (p *probes) answered(h *host, l load, now int64, hosts int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.silent = 0
-	p.pool = slices.DeleteFunc(p.pool, func(a answer) bool { return a.host == h })
-	for len(p.pool) >= answers(hosts) {
-		p.pool = slices.Delete(p.pool, 0, 1)
+// answered enters what h has said of itself when it had own requests of ours.
+func (p *probes) answered(h *host, l load, own, now int64) {
+	others, latency := float64(max(l.inflight-own, 0)), float64(l.latency)
+	share := answerShare
+	if p.last.Load() == 0 {
+		share = 1
 	}
-	p.pool = append(p.pool, answer{host: h, load: l, at: now})
+	if latency == 0 { // nothing is known yet
+		latency = p.latency.Load()
+	}
+	p.others.Store(p.others.Load() + (others-p.others.Load())*share)
+	p.latency.Store(p.latency.Load() + (latency-p.latency.Load())*share)
+	h.report.others.Store(others)
+	h.report.latency.Store(latency)
+	h.report.at.Store(now)
+	p.last.Store(max(now, 1))
+	p.silent.Store(0)
 }
 
-// tick forgets answers that are too old.
-func (p *probes) tick(now int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.pool = slices.DeleteFunc(p.pool, func(a answer) bool { return now-a.at > int64(p.cfg.MaxAge) })
-}
-
-// heard takes note of the load that a response of h brings, and keeps it from going further.
-func (g *group) heard(h *host, header http.Header, now int64) {
+// heard takes note of the load that a response of h brings, and keeps it from going further. own is how many requests of ours h
+// had when it spoke.
+func (g *group) heard(h *host, header http.Header, own, now int64) {
 	values := header[LoadHeader]
 	if len(values) == 0 {
 		return
@@ -186,7 +203,7 @@ func (g *group) heard(h *host, header http.Header, now int64) {
 		return
 	}
 	if l, err := parseLoad(values[0]); err == nil {
-		probes.answered(h, l, now, len(g.current.Load().all))
+		probes.answered(h, l, own, now)
 	}
 }
 
@@ -214,7 +231,7 @@ func (p *pool) askLoad(ctx context.Context, probes *probes, h *host) {
 	if err != nil {
 		return // who does not answer is not in the pool
 	}
-	p.g.heard(h, resp.Header, p.b.now())
+	p.g.heard(h, resp.Header, h.inflight.Load(), p.b.now())
 	io.Copy(io.Discard, io.LimitReader(resp.Body, 4<<10)) // so that the connection can be used again
 	resp.Body.Close()
 }

@@ -54,7 +54,7 @@ func (c *simClient) Pick(now int64, tried []int) (server, token int, ok bool) {
 			}
 		}
 	}
-	p, ok := c.g.pick(&c.view, nil, been)
+	p, ok := c.g.pick(&c.view, nil, been, now)
 	if !ok {
 		return 0, 0, false
 	}
@@ -77,7 +77,7 @@ func (c *simClient) Reply(token int, now, took int64, o lbsim.Outcome, l lbsim.L
 	p := &c.open[token]
 	c.g.reply(p, now, took, out, 0)
 	if l != (lbsim.Load{}) {
-		c.Probed(c.index[p.host], now, l)
+		c.told(p.host, p.inflight-1, now, l)
 	}
 }
 
@@ -103,8 +103,13 @@ func (c *simClient) Probes(int64) []int {
 }
 
 func (c *simClient) Probed(server int, now int64, l lbsim.Load) {
+	h := c.host[server]
+	c.told(h, h.inflight.Load(), now, l)
+}
+
+func (c *simClient) told(h *host, own, now int64, l lbsim.Load) {
 	if p := c.g.set.Load().probes; p != nil {
-		p.answered(c.host[server], load{int64(l.InFlight), time.Duration(l.Latency)}, now, len(c.g.current.Load().all))
+		p.answered(h, load{int64(l.InFlight), time.Duration(l.Latency)}, own, now)
 	}
 }
 

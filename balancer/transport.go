@@ -44,7 +44,7 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 	var last error
 	for try := 0; ; try++ {
 		v := b.views.Get().(*View)
-		picked, ok := p.g.pick(v, req, been)
+		picked, ok := p.g.pick(v, req, been, b.now())
 		b.views.Put(v)
 		if !ok || try > 0 && slices.Contains(been, picked.host) {
 			if ok { // it has been there: give back what pick took
@@ -140,7 +140,7 @@ type attempt struct {
 func (a *attempt) do(out *http.Request, hold *guard, try int) (resp *http.Response, unsent bool, err error) {
 	p := a.pool
 	set := p.g.set.Load()
-	start := p.b.now()
+	start := a.picked.at
 	returned, done := false, false
 	defer func() {
 		if done {
@@ -187,7 +187,7 @@ func (a *attempt) do(out *http.Request, hold *guard, try int) (resp *http.Respon
 		return nil, unsent, err
 	}
 	resp.Request = a.req
-	p.g.heard(a.picked.host, resp.Header, now)
+	p.g.heard(a.picked.host, resp.Header, a.picked.inflight-1, now)
 	if s, ok := set.cfg.Policy.(interface {
 		replied(h *host, r *http.Request, resp *http.Response)
 	}); ok {

@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/Yiling-J/theine-go v0.6.3
+	github.com/bufbuild/httplb v0.4.1
 	github.com/dgraph-io/ristretto/v2 v2.4.2
 	github.com/didip/tollbooth/v7 v7.0.2
 	github.com/go-chi/chi/v5 v5.5.0
@@ -39,7 +40,10 @@ require (
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
 	go.opentelemetry.io/otel/log v1.47.0 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	golang.org/x/net v0.59.0 // indirect
+	golang.org/x/sync v0.23.0 // indirect
 	golang.org/x/sys v0.48.0 // indirect
+	golang.org/x/text v0.42.0 // indirect
 	golang.org/x/time v0.16.0 // indirect
 )
 

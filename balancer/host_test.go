@@ -1,0 +1,21 @@
+package balancer
+
+import (
+	"math/bits"
+	"testing"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+)
+
+// What a scan reads of a host, and what a reply writes, is one cache line, and no other host's.
+func TestHostsAreAlignedToCacheLines(t *testing.T) {
+	if bits.UintSize < 64 { // pointers are shorter: there it is not worth the memory
+		return
+	}
+	const line = 64
+	require.LessOrEqual(t, unsafe.Offsetof(host{}.report), uintptr(line))
+	for range 100 {
+		require.Zero(t, uintptr(unsafe.Pointer(new(host)))%line, "hosts of %d bytes need padding", unsafe.Sizeof(host{}))
+	}
+}

@@ -1,0 +1,115 @@
+package balancer
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// alone sends n requests, each after the reply to the one before, and returns how many each of two hosts got.
+func alone(seed uint64, n int, latency func(host int, r *rand.Rand) float64) (counts [2]int) {
+	r := rand.New(rand.NewPCG(seed, 1))
+	c := newSimClient(Config{}, r)
+	c.SetServers(0, []int{0, 1})
+	now, tick := int64(0), int64(0)
+	for range n {
+		for ; tick <= now; tick += int64(tickInterval) {
+			c.Tick(tick)
+		}
+		host, token, _ := c.Pick(now, nil)
+		took := int64(latency(host, r))
+		now += took
+		c.g.reply(&c.open[token], now, took, success, 0)
+		c.Finish(token, now)
+		counts[host]++
+	}
+	return counts
+}
+
+// Who sends one request after the other has no requests in flight to compare, only latencies, and those are never quite the same.
+func TestCallerOfOneRequestAtATimeSharesEqualHosts(t *testing.T) {
+	const n = 10_000
+	for name, noise := range map[string]func(*rand.Rand) float64{
+		"the same":     func(*rand.Rand) float64 { return 1 },
+		"a tenth more": func(r *rand.Rand) float64 { return 0.9 + 0.2*r.Float64() },
+		"exponential":  func(r *rand.Rand) float64 { return 0.1 + 0.9*r.ExpFloat64() },
+	} {
+		for _, mean := range []float64{1e6, 1e7, 1e8} {
+			t.Run(fmt.Sprintf("%s/%gms", name, mean/1e6), func(t *testing.T) {
+				for seed := range uint64(5) {
+					equal := alone(seed, n, func(_ int, r *rand.Rand) float64 { return mean * noise(r) })
+					require.Greater(t, slices.Min(equal[:]), n/4)
+					slightly := alone(seed, n, func(host int, r *rand.Rand) float64 { return mean * noise(r) * (1 + 0.05*float64(host)) })
+					require.Greater(t, slices.Min(slightly[:]), n/8, "5 %% slower: %v", slightly)
+					much := alone(seed, n, func(host int, r *rand.Rand) float64 { return mean * noise(r) * (1 + float64(host)) })
+					require.Less(t, much[1], n/6, "twice as slow")
+				}
+			})
+		}
+	}
+}
+
+// heldGroup returns a group of n hosts of which every second one is in probation, with a request in flight.
+func heldGroup(t *testing.T, policy Policy, n int) *group {
+	g := pickGroup(t, policy, n)
+	for i, h := range g.hosts {
+		if i%2 == 1 {
+			h.probation.Store(true)
+			h.held.Store(true)
+			h.inflight.Store(1)
+			g.held.Add(1)
+		}
+	}
+	return g
+}
+
+// Up to 64 hosts are looked at beforehand, of more only those that a policy asks about: the answers are the same.
+func TestHostsArePassedOver(t *testing.T) {
+	for _, p := range pickPolicies {
+		for _, n := range []int{2, 64, 65, 300} {
+			t.Run(fmt.Sprintf("%s/%d", p.name, n), func(t *testing.T) {
+				g := heldGroup(t, p.policy, n)
+				var v View
+				for range 1000 {
+					p, ok := g.pick(&v, nil, nil, 1e9)
+					require.True(t, ok)
+					require.False(t, p.host.probation.Load())
+					require.Equal(t, n > scanLimit, v.skip == nil)
+					g.finish(&p, 0, false)
+				}
+				// Who has been everywhere but at one that is held gets that one, and who has been everywhere gets any.
+				tried := slices.Delete(slices.Clone(g.hosts), 1, 2)
+				p, ok := g.pick(&v, nil, tried, 1e9)
+				require.True(t, ok)
+				require.Same(t, g.hosts[1], p.host)
+				_, ok = g.pick(&v, nil, g.hosts, 1e9)
+				require.True(t, ok)
+			})
+		}
+	}
+}
+
+// A share of a slow start is the share of the picks that may consider the host, in large groups as in small ones.
+func TestShareOfARampingHost(t *testing.T) {
+	for _, n := range []int{10, 100} {
+		g := pickGroup(t, Random(), n)
+		h := g.hosts[3]
+		h.ramp.Store(0.25)
+		h.held.Store(true)
+		g.held.Add(1)
+		var v View
+		const picks = 100_000
+		got := 0
+		for range picks {
+			p, _ := g.pick(&v, nil, nil, 1e9)
+			if p.host == h {
+				got++
+			}
+			g.finish(&p, 0, false)
+		}
+		require.InDelta(t, 0.25, float64(got)/picks*float64(n), 0.07, "%d hosts", n)
+	}
+}
