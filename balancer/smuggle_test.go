@@ -199,7 +199,8 @@ func TestL22_AmbiguousFramingReachesNobody(t *testing.T) {
 			// The next one is read as what it is.
 			require.Contains(t, exchange(t, f.Listener.Addr().String(), "GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"), "HTTP/1.1 200 ")
 			_, seen = p.take()
-			require.Equal(t, []string{"GET /next "}, seen)
+			require.Contains(t, seen, "GET /next ") // one that broke off may be noted late
+			require.NotContains(t, strings.Join(seen, "|"), "GET /smuggled")
 			mu.Lock()
 			handled = nil
 			mu.Unlock()
@@ -334,7 +335,7 @@ func TestL23_NoFieldBecomesTwo(t *testing.T) {
 		require.Equal(t, "ok", body, "one response")
 		for _, line := range strings.FieldsFunc(head, func(r rune) bool { return r == '\r' || r == '\n' })[1:] {
 			name, _, _ := strings.Cut(line, ":")
-			require.Contains(t, append([]string{"Content-Length", "Date", "Connection"}, fields...), name)
+			require.Contains(t, append([]string{"Content-Length", "Content-Type", "Date", "Connection"}, fields...), name)
 		}
 		p.take()
 		_ = exchange(t, f.Listener.Addr().String(), "GET /request HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
