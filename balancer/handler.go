@@ -138,7 +138,8 @@ func (t outbound) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := t.next.RoundTrip(r)
 	if err == nil && resp.StatusCode == http.StatusSwitchingProtocols {
 		// The ReverseProxy forgets about the connection if the client's cannot be taken over.
-		context.AfterFunc(r.Context(), func() { resp.Body.Close() })
+		conn := resp.Body // the ReverseProxy takes it out of resp
+		context.AfterFunc(r.Context(), func() { conn.Close() })
 	}
 	if err == nil && len(resp.Trailer) > 0 {
 		resp.Header.Del("Content-Length") // HTTP/2 can have both; HTTP/1.1 has trailers after chunks only

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -184,6 +185,8 @@ func pinned(template *http.Transport, e Endpoint) *http.Transport {
 	if t.TLSClientConfig == nil {
 		t.TLSClientConfig = &tls.Config{}
 	}
+	// Clones share the slice's array, and net/http changes it in place.
+	t.TLSClientConfig.NextProtos = slices.Clone(t.TLSClientConfig.NextProtos)
 	if t.TLSClientConfig.ClientSessionCache == nil {
 		t.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(16)
 	}

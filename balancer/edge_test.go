@@ -1,0 +1,220 @@
+package balancer_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/balancer"
+	"github.com/trivet-go/trivet/internal/backend"
+)
+
+func TestUnixSockets(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	ln, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Host) })}
+	go func() { _ = srv.Serve(ln) }()
+	t.Cleanup(func() { srv.Close() })
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static("unix:" + path), Health: balancer.Health{Path: "/", Interval: 10 * time.Millisecond}})
+	resp, err := (&http.Client{Transport: b}).Get("http://users.internal/")
+	require.NoError(t, err)
+	require.Equal(t, "users.internal", readAll(t, resp))
+	require.Equal(t, "unix:"+path, b.Hosts("http://users.internal")[0].Addr)
+	require.Eventually(t, func() bool { return b.Hosts("http://users.internal")[0].CheckLatency > 0 }, 10*time.Second, time.Millisecond)
+}
+
+// TLS names, HTTP/2 and warm-up are the target's, whatever the endpoint's address is.
+func TestTransportsOverTLS(t *testing.T) {
+	be := backend.Start(t, backend.Config{Protocol: backend.HTTP2, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.Proto, " ", r.Host, " ", r.TLS.ServerName)
+	})})
+	counted := countConns(t, be.Addr)
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(counted.addr), Transport: &http.Transport{TLSClientConfig: backend.TLS()}, Conns: 2})
+	require.NoError(t, b.Warm(t.Context(), "https://app.test", 4))
+	warm := counted.count()
+	require.GreaterOrEqual(t, warm, 2, "one for each transport at least")
+	for range 10 {
+		resp, err := (&http.Client{Transport: b}).Get("https://app.test/")
+		require.NoError(t, err)
+		require.Equal(t, "HTTP/2.0 app.test app.test", readAll(t, resp))
+	}
+	require.Equal(t, warm, counted.count(), "requests use what is warm")
+	_, err := (&http.Client{Transport: b}).Get("https://other.example/")
+	require.ErrorContains(t, err, "certificate")
+	require.True(t, notSent(err))
+}
+
+func TestConnectionsHaveALifeOverHTTP2(t *testing.T) {
+	be := backend.Start(t, backend.Config{Protocol: backend.H2C})
+	counted := countConns(t, be.Addr)
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(counted.addr), Transport: backend.Transport(backend.H2C), ConnLife: 100 * time.Millisecond})
+	require.Eventually(t, func() bool {
+		status, err := get(t.Context(), b)
+		require.NoError(t, err)
+		require.Equal(t, 200, status)
+		return counted.count() >= 4
+	}, 20*time.Second, time.Millisecond)
+}
+
+func TestTheCallersRequestIsTheResponses(t *testing.T) {
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static("a:1"), Wrap: ok200})
+	for _, body := range []io.Reader{nil, strings.NewReader("x"), &closing{Reader: strings.NewReader("x")}} {
+		req, err := http.NewRequest(http.MethodPost, "http://users.internal/", body)
+		require.NoError(t, err)
+		resp, err := b.RoundTrip(req)
+		require.NoError(t, err)
+		require.Same(t, req, resp.Request)
+	}
+}
+
+// Events that are still to be sent when a Reload takes the observer away are dropped.
+func TestReloadTakesTheObserverAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := balancer.Config{
+			Resolver: balancer.Static("a:1", "b:1", "c:1"), Observe: new(events).observe, Policy: first{}, Outlier: balancer.Outlier{Consecutive: 1},
+			Wrap: upstream(func(e balancer.Endpoint, _ *http.Request) (*http.Response, error) {
+				resp := answer(200)
+				resp.Body = io.NopCloser(broken{}) // ejects at the end of the body, where no event is sent
+				return resp, nil
+			}).wrap,
+		}
+		b := newBalancer(t, cfg)
+		_, err := get(t.Context(), b)
+		require.Error(t, err)
+		require.Equal(t, uint64(1), b.Stats().Ejections)
+		cfg.Observe = nil
+		require.NoError(t, b.Reload(cfg))
+		time.Sleep(time.Second)
+		require.Equal(t, 1, b.Stats().Targets)
+	})
+}
+
+func TestObserversThatPanicDoNotLeak(t *testing.T) {
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static("a:1"), Wrap: ok200,
+		Observe: func(_ context.Context, e balancer.Event) {
+			if e.Kind == balancer.Attempted {
+				panic("bug")
+			}
+		},
+	})
+	require.PanicsWithValue(t, "bug", func() { _, _ = get(t.Context(), b) })
+	require.Zero(t, b.Stats().InFlight)
+	require.Equal(t, uint64(1), b.Stats().Requests)
+}
+
+// A target that somebody waits for is not idle.
+func TestWaitingTargetsAreNotForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		late := lateResolver{after: 10 * time.Minute}
+		b := newBalancer(t, balancer.Config{Resolver: late, Wrap: ok200, IdleTimeout: time.Minute})
+		start := time.Now()
+		status, err := get(t.Context(), b)
+		require.NoError(t, err)
+		require.Equal(t, 200, status)
+		require.Equal(t, 10*time.Minute, time.Since(start))
+	})
+}
+
+type lateResolver struct{ after time.Duration }
+
+func (l lateResolver) Resolve(ctx context.Context, _ *url.URL, _ <-chan struct{}, update func([]balancer.Endpoint, error)) {
+	select {
+	case <-time.After(l.after):
+		update([]balancer.Endpoint{{Addr: "a:1"}}, nil)
+	case <-ctx.Done():
+	}
+	<-ctx.Done()
+}
+
+// Close ends with its context, though a check does not end with its own.
+func TestCloseDoesNotWaitForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := balancer.New(balancer.Config{
+			Resolver: balancer.Static("a:1"), Wrap: ok200,
+			Health: balancer.Health{Check: func(context.Context, balancer.Endpoint, http.RoundTripper) error {
+				time.Sleep(time.Hour) // heeds nothing
+				return nil
+			}},
+		})
+		require.NoError(t, err)
+		_, err = get(t.Context(), b)
+		require.NoError(t, err)
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start := time.Now()
+		require.ErrorIs(t, b.Close(ctx), context.DeadlineExceeded)
+		require.Equal(t, time.Second, time.Since(start))
+		require.NoError(t, b.Close(t.Context()))
+	})
+}
+
+// Whatever made a host bad, 10 s after it is well again it has a quarter of its fair share at least.
+func TestRecoveredHostsAreNotStarved(t *testing.T) {
+	for name, fault := range map[string]server{
+		"fails": {delay: 10 * time.Millisecond, status: 500},
+		"slow":  {delay: 500 * time.Millisecond},
+		"hangs": {delay: time.Hour},
+	} {
+		for policy, p := range map[string]balancer.Policy{"adaptive": balancer.Adaptive(), "peak": balancer.PeakEWMA(10 * time.Second), "least request": balancer.LeastRequest(2)} {
+			for _, checks := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%s/checks=%v", name, policy, checks), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						f := newFleet(addrs(5)...)
+						for _, a := range addrs(5) {
+							f.set(a, server{delay: 10 * time.Millisecond})
+						}
+						cfg := balancer.Config{Resolver: balancer.Static(addrs(5)...), Wrap: f.wrap, Policy: p}
+						if checks {
+							cfg.Health = balancer.Health{Interval: time.Second, Check: func(ctx context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
+								req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://users.internal/", nil)
+								resp, err := f.wrap(e, nil).RoundTrip(req)
+								if err == nil && resp.StatusCode >= 400 {
+									err = errCheck
+								}
+								return err
+							}}
+						}
+						b := newBalancer(t, cfg)
+						bad := addrs(5)[2]
+						send := func(d time.Duration) (sent int) {
+							tick := time.NewTicker(2 * time.Millisecond)
+							defer tick.Stop()
+							for end := time.Now().Add(d); time.Now().Before(end); <-tick.C {
+								sent++
+								go func() {
+									ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+									defer cancel()
+									_, _ = get(ctx, b)
+								}()
+							}
+							return sent
+						}
+						send(3 * time.Second)
+						f.set(bad, fault)
+						send(10 * time.Second)
+						f.set(bad, server{delay: 10 * time.Millisecond})
+						send(10 * time.Second)
+						before := statusOf(t, b, bad).Requests
+						sent := send(2 * time.Second)
+						time.Sleep(3 * time.Second)
+						got := float64(statusOf(t, b, bad).Requests-before) / (float64(sent) / 5)
+						require.GreaterOrEqual(t, got, 0.25, "of its fair share")
+					})
+				})
+			}
+		}
+	}
+}

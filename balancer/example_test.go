@@ -1,0 +1,172 @@
+package balancer_test
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+
+	"github.com/trivet-go/trivet/balancer"
+)
+
+// named starts a server that answers with its name.
+func named(name string) *httptest.Server {
+	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s serves %s%s", name, r.Host, r.URL.Path)
+	}))
+}
+
+func Example() {
+	one, two := named("one"), named("two")
+	defer one.Close()
+	defer two.Close()
+
+	b, err := balancer.New(balancer.Config{
+		Resolver: balancer.Static(one.Listener.Addr().String(), two.Listener.Addr().String()),
+		Health:   balancer.Health{Path: "/healthz"},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	client := &http.Client{Transport: b}
+
+	two.Close() // a server going down is not an outage
+	for range 3 {
+		resp, err := client.Get("http://users.internal/42")
+		if err != nil {
+			log.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		fmt.Println(string(body))
+	}
+	// Output:
+	// one serves users.internal/42
+	// one serves users.internal/42
+	// one serves users.internal/42
+}
+
+func ExampleNew() {
+	_, err := balancer.New(balancer.Config{
+		Conns:   -1,
+		Outlier: balancer.Outlier{MaxEjected: 2},
+	})
+	fmt.Println(err)
+	// Output:
+	// balancer: Config.Resolver: is required
+	// balancer: Config.Conns: -1 is negative
+	// balancer: Config.Outlier.MaxEjected: 2 is not a share
+}
+
+func ExampleBalancer_Handler() {
+	app := named("app")
+	defer app.Close()
+	b, err := balancer.New(balancer.Config{Resolver: balancer.Static(app.Listener.Addr().String())})
+	if err != nil {
+		log.Fatal(err)
+	}
+	proxy, err := b.Handler(&url.URL{Scheme: "http", Host: "app.internal"}, balancer.HandlerConfig{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	front := httptest.NewServer(proxy)
+	defer front.Close()
+
+	req, _ := http.NewRequest("GET", front.URL+"/cart", nil)
+	req.Host = "shop.example"
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	fmt.Println(string(body))
+	// Output: app serves shop.example/cart
+}
+
+// A retry layer asks for another endpoint each time.
+func ExampleAvoid() {
+	one, two := named("one"), named("two")
+	defer one.Close()
+	defer two.Close()
+	b, err := balancer.New(balancer.Config{Resolver: balancer.Static(one.Listener.Addr().String(), two.Listener.Addr().String())})
+	if err != nil {
+		log.Fatal(err)
+	}
+	req, _ := http.NewRequest("GET", "http://users.internal/42", nil)
+	req = req.WithContext(balancer.Avoid(req.Context())) // once for all attempts
+	seen := map[string]bool{}
+	for range 2 {
+		var pick balancer.Pick
+		resp, err := b.RoundTrip(req.WithContext(balancer.WithPick(req.Context(), &pick)))
+		if err != nil {
+			log.Fatal(err)
+		}
+		resp.Body.Close()
+		seen[pick.Endpoint.Addr] = true
+	}
+	fmt.Println(len(seen), "endpoints have had the request")
+	// Output: 2 endpoints have had the request
+}
+
+// A context of its own for each attempt remembers nothing: the second attempt may go where the first one failed.
+func ExampleAvoid_incorrect() {
+	one, two := named("one"), named("two")
+	defer one.Close()
+	defer two.Close()
+	b, err := balancer.New(balancer.Config{Resolver: balancer.Static(one.Listener.Addr().String(), two.Listener.Addr().String())})
+	if err != nil {
+		log.Fatal(err)
+	}
+	seen := map[string]bool{}
+	repeated := false
+	for range 20 {
+		var pick balancer.Pick
+		req, _ := http.NewRequest("GET", "http://users.internal/42", nil)
+		ctx := balancer.Avoid(req.Context()) // wrong: it belongs before the loop
+		resp, err := b.RoundTrip(req.WithContext(balancer.WithPick(ctx, &pick)))
+		if err != nil {
+			log.Fatal(err)
+		}
+		resp.Body.Close()
+		repeated = repeated || seen[pick.Endpoint.Addr]
+		seen[pick.Endpoint.Addr] = true
+	}
+	fmt.Println("an endpoint had it twice:", repeated)
+	// Output: an endpoint had it twice: true
+}
+
+func ExampleWithPick() {
+	app := named("app")
+	defer app.Close()
+	b, err := balancer.New(balancer.Config{Resolver: balancer.NewPushed(
+		balancer.Endpoint{Addr: app.Listener.Addr().String(), Zone: "eu-1a"},
+	)})
+	if err != nil {
+		log.Fatal(err)
+	}
+	var pick balancer.Pick
+	req, _ := http.NewRequest("GET", "http://users.internal/42", nil)
+	resp, err := b.RoundTrip(req.WithContext(balancer.WithPick(req.Context(), &pick)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp.Body.Close()
+	fmt.Println(pick.Endpoint.Zone, pick.Reason, pick.Among, pick.Repicked)
+	// Output: eu-1a only 1 0
+}
+
+// On the server's side: clients with the Probing policy read what the Reporter says.
+func ExampleReporter() {
+	srv := httptest.NewServer(balancer.Reporter(http.NotFoundHandler()))
+	defer srv.Close()
+	resp, err := http.Get(srv.URL + balancer.LoadPath)
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp.Body.Close()
+	fmt.Println(resp.StatusCode, resp.Header.Get(balancer.LoadHeader))
+	// Output: 204 in-flight=0, latency=0
+}
