@@ -1,6 +1,7 @@
 package balancer_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log"
@@ -30,6 +31,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	defer b.Close(context.Background())
 	client := &http.Client{Transport: b}
 
 	two.Close() // a server going down is not an outage
@@ -67,6 +69,7 @@ func ExampleBalancer_Handler() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	defer b.Close(context.Background())
 	proxy, err := b.Handler(&url.URL{Scheme: "http", Host: "app.internal"}, balancer.HandlerConfig{})
 	if err != nil {
 		log.Fatal(err)
@@ -95,6 +98,7 @@ func ExampleAvoid() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	defer b.Close(context.Background())
 	req, _ := http.NewRequest("GET", "http://users.internal/42", nil)
 	req = req.WithContext(balancer.Avoid(req.Context())) // once for all attempts
 	seen := map[string]bool{}
@@ -120,6 +124,7 @@ func ExampleAvoid_incorrect() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	defer b.Close(context.Background())
 	seen := map[string]bool{}
 	repeated := false
 	for range 20 {
@@ -147,6 +152,7 @@ func ExampleWithPick() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	defer b.Close(context.Background())
 	var pick balancer.Pick
 	req, _ := http.NewRequest("GET", "http://users.internal/42", nil)
 	resp, err := b.RoundTrip(req.WithContext(balancer.WithPick(req.Context(), &pick)))
