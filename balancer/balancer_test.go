@@ -23,6 +23,9 @@ import (
 
 func TestMain(m *testing.M) {
 	backend.Main()
+	// net makes a channel at its first lookup. It must not belong to a synctest bubble.
+	broken := net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed }}
+	_, _ = broken.LookupHost(context.Background(), "first.test")
 	goleak.VerifyTestMain(m)
 }
 

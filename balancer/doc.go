@@ -34,7 +34,7 @@
 // # Limits
 //
 // Connection-bound authentication (NTLM, Negotiate) does not work through a pool: a connection
-// serves many clients' requests. CONNECT is not supported. The net/http transport repeats some
+// serves many clients' requests; [Balancer.Handler] closes a connection after a request with such credentials. CONNECT is not supported. The net/http transport repeats some
 // idempotent requests by itself when a reused connection turns out to be dead; such a repeat goes
 // to the same endpoint and is not counted.
 package balancer
