@@ -400,7 +400,7 @@ func (m *Memory[K, V]) land(s *shard[K, V], hash uint64, key K, f *flight[V], l 
 	case err == nil:
 		f.value = l.entry.load(m.storage)
 		if current {
-			m.storeLoadedLocked(s, hash, old, f, l, now, &events)
+			m.storeLoadedLocked(s, old, f, l, now, &events)
 		}
 	case old != nil && !old.failed() && m.condition(old, now) != gone:
 		f.value = old.load(m.storage)
@@ -414,7 +414,7 @@ func (m *Memory[K, V]) land(s *shard[K, V], hash uint64, key K, f *flight[V], l 
 			var none V
 			e := m.newEntry(hash, key, none, now, 0, &details{err: err})
 			e.full().expires.Store(after(now, keep))
-			s.storeLocked(hash, old, e, m.errorWeight, now, &events)
+			s.storeLocked(old, e, m.errorWeight, now, &events)
 		}
 	}
 	if len(l.names) > 0 {
@@ -436,7 +436,7 @@ func (m *Memory[K, V]) land(s *shard[K, V], hash uint64, key K, f *flight[V], l 
 	}
 }
 
-func (m *Memory[K, V]) storeLoadedLocked(s *shard[K, V], hash uint64, old *entry[K, V], f *flight[V], l landing[K, V], now int64, events *[]MemoryEvent[K, V]) {
+func (m *Memory[K, V]) storeLoadedLocked(s *shard[K, V], old *entry[K, V], f *flight[V], l landing[K, V], now int64, events *[]MemoryEvent[K, V]) {
 	if len(l.names) > 0 {
 		tags, ok := m.tags.acquire(l.names, f.call.seq)
 		if !ok {
@@ -444,7 +444,7 @@ func (m *Memory[K, V]) storeLoadedLocked(s *shard[K, V], hash uint64, old *entry
 		}
 		l.entry.full().more.tags = tags
 	}
-	s.storeLocked(hash, old, l.entry, l.weight, now, events)
+	s.storeLocked(old, l.entry, l.weight, now, events)
 }
 
 // errorTTL calls the user's function, which must not bring the waiters to grief.

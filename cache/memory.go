@@ -285,7 +285,7 @@ func (m *Memory[K, V]) SetItem(key K, item Item[V]) bool {
 		now = m.now()
 	}
 	s.expireLocked(now, &events)
-	ok := s.storeLocked(hash, s.table.Load().find(hash, key), e, weight, now, &events)
+	ok := s.storeLocked(s.table.Load().find(hash, key), e, weight, now, &events)
 	s.mu.Unlock()
 	m.notify(context.Background(), events)
 	return ok
@@ -324,7 +324,7 @@ func (m *Memory[K, V]) Delete(key K) bool {
 	e := s.table.Load().find(hash, key)
 	found := e != nil && !e.failed() && m.condition(e, m.now()) == fresh
 	if e != nil {
-		s.removeLocked(hash, e, Deleted, &events)
+		s.removeLocked(e, Deleted, &events)
 	}
 	s.mu.Unlock()
 	m.notify(context.Background(), events)
@@ -342,7 +342,7 @@ func (m *Memory[K, V]) Clear() {
 		}
 		for _, e := range s.slots {
 			if e != nil {
-				s.removeLocked(m.hash(e.key), e, Deleted, &events)
+				s.removeLocked(e, Deleted, &events)
 			}
 		}
 		s.mu.Unlock()

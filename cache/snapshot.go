@@ -228,7 +228,7 @@ func (m *Memory[K, V]) restore(r record[K, V], elapsed time.Duration) {
 	old := s.table.Load().find(hash, r.Key)
 	if s.flights[r.Key] != nil || old != nil && m.condition(old, now) == fresh || m.condition(e, now) == gone {
 		m.tags.release(e.tags())
-	} else if s.storeLocked(hash, old, e, weight, now, &events) {
+	} else if s.storeLocked(old, e, weight, now, &events) {
 		s.policy.recall(e.tag, int(r.Frequency)-1) // storing it was one use
 	}
 	s.mu.Unlock()
