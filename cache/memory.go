@@ -32,6 +32,7 @@ type Memory[K comparable, V any] struct {
 	total       atomic.Int64 // weight, if there are several shards
 	heaviest    int64        // weight of an entry that is not refused
 	errorWeight int64
+	idleStep    int64          // least prolongation of an entry's life that is worth a write
 	random      func() float64 // in [0, 1)
 	tags        tagIndex
 	loads       loads
@@ -87,7 +88,8 @@ const (
 	Loaded MemoryEventKind = iota
 	// Removed: Key with Value is no longer in the cache, for Reason.
 	Removed
-	// Refused: Key with Value was too heavy to be stored.
+	// Refused: Key with Value was not stored, for it was too heavy or Key is not equal
+	// to itself (NaN).
 	Refused
 )
 
@@ -140,9 +142,9 @@ type MemoryStats struct {
 	HitRatio   float64           // (Hits + StaleHits) / all; 0 if nothing was read
 	Loads      uint64            // loader calls that have returned; of keys, for LoadMany
 	LoadErrors uint64            // of these, failed
-	Loading    int               // loader calls under way
+	Loading    int               // calls of loaders, and of Restore, under way
 	Removals   map[string]uint64 // by Reason
-	Refusals   uint64            // values too heavy to be stored
+	Refusals   uint64            // values not stored, for they were too heavy or their keys NaN
 	Entries    int               // including invalidated ones not met since
 	Weight     int64             // of these; without a Weigher the same number
 }
@@ -168,7 +170,11 @@ func NewMemory[K comparable, V any](cfg MemoryConfig[K, V]) (*Memory[K, V], erro
 	}
 	m.storage = storageFor[V]()
 	m.timed = cfg.TTL != nil || cfg.IdleTTL > 0
-	m.plainSets = m.storage != asValue && cfg.Weigher == nil && cfg.Tags == nil && !m.timed
+	// An observer hears of each value that leaves exactly once; overwriting in place while
+	// another removes the entry could not promise that.
+	m.plainSets = m.storage != asValue && cfg.Weigher == nil && cfg.Tags == nil && cfg.Observe == nil && !m.timed
+	m.idleStep = max(1, min(int64(time.Millisecond), int64(cfg.IdleTTL/16)))
+	m.tags.softFor = int64(max(cfg.Stale, cfg.StaleIfError))
 	m.loads.init()
 	// Weights are not shared out: how many entries there will be is not known, and one
 	// may be as heavy as a shard's share.
@@ -261,6 +267,9 @@ func (m *Memory[K, V]) SetItem(key K, item Item[V]) bool {
 		m.overwrite(s, old, item.Value)
 		return true
 	}
+	if !findable(key) {
+		return m.refuse(s, key, item.Value)
+	}
 	weight := m.weight(key, item.Value)
 	var more *details
 	names := item.Tags
@@ -295,14 +304,29 @@ func (m *Memory[K, V]) SetItem(key K, item Item[V]) bool {
 // meanwhile, this came before that. No load of its key can be under way: there
 // is none of what is plain.
 func (m *Memory[K, V]) overwrite(s *shard[K, V], e *entry[K, V], value V) {
-	old := e.swap(m.storage, value)
+	e.store(m.storage, value)
 	self := self()
 	if s.counter(self).swaps.Add(1)&s.sparse.Load() == 0 {
 		s.note(self, e)
 	}
+}
+
+// findable reports whether key is equal to itself. One with a floating-point NaN is
+// not: nobody could find it in a table, nor take it out again.
+func findable[K comparable](key K) bool {
+	same := key
+	return key == same
+}
+
+// refuse accounts for an entry whose key is not findable.
+func (m *Memory[K, V]) refuse(s *shard[K, V], key K, value V) bool {
+	s.mu.Lock()
+	s.refused++
+	s.mu.Unlock()
 	if m.cfg.Observe != nil {
-		m.cfg.Observe(context.Background(), MemoryEvent[K, V]{Kind: Removed, Key: e.key, Value: old, Reason: Replaced})
+		m.cfg.Observe(context.Background(), MemoryEvent[K, V]{Kind: Refused, Key: key, Value: value})
 	}
+	return false
 }
 
 // weight of an entry, at least 1.

@@ -82,6 +82,7 @@ type tinyLFU struct {
 const (
 	windowShare    = 0.01
 	protectedShare = 0.8 // of the main part
+	manyVictims    = 1024
 )
 
 func newTinyLFU(max int64, weights *[]int64) *tinyLFU {
@@ -227,11 +228,14 @@ func (p *tinyLFU) last(q *queue, keep uint32) uint32 {
 // ones that together are used more.
 func (p *tinyLFU) admit(candidate uint32, excess int64, keep uint32) bool {
 	uses := p.sketch.frequency(p.links[candidate].tag)
-	victims := 0
+	victims, seen := 0, 0
 	for _, q := range []*queue{&p.probation, &p.protected} {
 		for slot := p.last(q, keep); slot != 0 && excess > 0; slot = p.links[slot].prev {
 			excess -= p.weigh(slot)
 			victims += p.sketch.frequency(p.links[slot].tag)
+			if seen++; seen > manyVictims {
+				victims++ // or else large entries, one after the other, could have us count small unused ones for ever
+			}
 			if victims > uses {
 				return false
 			}

@@ -137,13 +137,17 @@ func orMinus1(t int64) int64 {
 // cache is as it was. Restore is for files of one's own, not for those of
 // strangers: see the security notes of [encoding/gob].
 func (m *Memory[K, V]) Restore(r io.Reader) error {
+	// As a load does: what is invalidated from now on is not brought back.
+	m.tags.loading.Add(1)
+	defer m.tags.loading.Add(-1)
+	seq := m.tags.clock.Load()
 	records, elapsed, err := m.readSnapshot(r)
 	if err != nil {
 		return err
 	}
 	// The best last: it is then the most recently used.
 	for i := len(records) - 1; i >= 0; i-- {
-		m.restore(records[i], elapsed)
+		m.restore(records[i], elapsed, seq)
 	}
 	return nil
 }
@@ -195,34 +199,40 @@ func (m *Memory[K, V]) readSnapshot(r io.Reader) (records []record[K, V], elapse
 			return nil, 0, err
 		}
 		// What does not fit is read all the same: it may be damaged.
-		if weight := m.weight(rec.Key, rec.Value); weight <= m.heaviest && weight <= room {
+		weight := m.weight(rec.Key, rec.Value)
+		switch {
+		case weight > m.heaviest || !findable(rec.Key): // would be refused
+		case weight <= room:
 			room -= weight
 			records = append(records, rec)
-		} else {
+		default:
 			room = 0
 		}
 	}
 }
 
 // restore adds one record.
-func (m *Memory[K, V]) restore(r record[K, V], elapsed time.Duration) {
+func (m *Memory[K, V]) restore(r record[K, V], elapsed time.Duration, seq uint64) {
 	hash := m.hash(r.Key)
 	s := m.shard(hash)
 	now := m.now()
 	var until int64
 	if r.Left != 0 {
-		until = orMinus1(after(now, time.Duration(r.Left)-elapsed))
+		until = orMinus1(after(now, time.Duration(max(r.Left, -math.MaxInt64/2))-min(elapsed, math.MaxInt64/2)))
 	}
+	weight := m.weight(r.Key, r.Value)
 	var more *details
 	if len(r.Tags) > 0 {
-		more = &details{seq: m.tags.clock.Load()}
-		more.tags, _ = m.tags.acquire(r.Tags, math.MaxUint64)
+		tags, ok := m.tags.acquire(r.Tags, seq)
+		if !ok {
+			return
+		}
+		more = &details{seq: seq, tags: tags}
 	}
 	e := m.newEntry(hash, r.Key, r.Value, now, until, more)
 	if f := e.full(); f != nil {
 		f.took = r.Took
 	}
-	weight := m.weight(r.Key, r.Value)
 	var events []MemoryEvent[K, V]
 	s.mu.Lock()
 	old := s.table.Load().find(hash, r.Key)
