@@ -1,4 +1,4 @@
-package benchmarks
+package benchmarks_test
 
 import (
 	"fmt"
@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A trace is a sequence of keys, as public cache studies use them.
-type trace struct {
+// A keyTrace is a sequence of keys, as public cache studies use them.
+type keyTrace struct {
 	name    string
 	keys    []int64
 	entries []int // capacities
@@ -19,8 +19,8 @@ type trace struct {
 
 // traces are made by the same recipes each time, from fixed seeds. The shapes
 // of public traces are imitated: their files are too large to carry.
-func traces() []trace {
-	return []trace{
+func traces() []keyTrace {
+	return []keyTrace{
 		{"zipf1.01", zipfTrace(700_000, 100_000), []int{500, 1000, 10_000, 50_000}},
 		{"zipf1.01+scans", scanTrace(700_000), []int{500, 1000, 10_000, 50_000}},
 		{"loop", loopTrace(700_000, 2000), []int{500, 1000, 1900}},

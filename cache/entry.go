@@ -175,18 +175,18 @@ func (d *details) invalidated() (softAt int64, hard bool) {
 			return 0, true
 		}
 		if t.soft.Load() > d.seq {
-			// The first invalidation that was noticed counts, or else repeated ones
-			// would prolong the stale time.
 			at := t.softAt.Load()
 			if t.first.Load() > d.seq {
 				at = t.firstAt.Load()
 			}
-			if d.softAt.CompareAndSwap(0, at) {
+			if softAt == 0 || at < softAt {
 				softAt = at
-			} else {
-				softAt = d.softAt.Load()
 			}
 		}
+	}
+	// The first that was noticed counts, or else repeated ones would prolong the stale time.
+	if softAt != 0 && !d.softAt.CompareAndSwap(0, softAt) {
+		softAt = d.softAt.Load()
 	}
 	return softAt, false
 }
