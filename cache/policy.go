@@ -94,7 +94,7 @@ func newTinyLFU(max int64, weights *[]int64) *tinyLFU {
 		probation: queue{id: inProbation},
 		protected: queue{id: inProtected},
 		sketch:    newSketch(minSketch),
-		climber:   newClimber(),
+		climber:   newClimber(rand.Float64),
 		random:    rand.Uint32,
 		links:     make(links, 1),
 	}
@@ -255,6 +255,9 @@ func (p *tinyLFU) admit(candidate uint32, excess int64, keep uint32) bool {
 // adapt lets the climber move the border between window and main part.
 func (p *tinyLFU) adapt() {
 	amount := int64(p.climber.climb(p.entries()) * float64(p.max))
+	if amount != 0 {
+		p.climber.pinned = amount < 0 && p.windowMax <= 1
+	}
 	switch {
 	case amount > 0:
 		amount = min(amount, p.protectedMax)
