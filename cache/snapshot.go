@@ -48,6 +48,13 @@ type record[K comparable, V any] struct {
 // unexported fields are lost. Kept errors are not saved. The cache stays in use
 // meanwhile. The format is versioned and checksummed.
 func (m *Memory[K, V]) Save(w io.Writer) error {
+	// Gob leaves out fields of these kinds without a word.
+	if t := reflect.TypeFor[K](); lost(t) {
+		return fmt.Errorf("cache: save: keys of type %v cannot be encoded", t)
+	}
+	if t := reflect.TypeFor[V](); lost(t) {
+		return fmt.Errorf("cache: save: values of type %v cannot be encoded", t)
+	}
 	header := binary.BigEndian.AppendUint16([]byte(snapshotMagic), snapshotVersion)
 	if _, err := w.Write(header); err != nil {
 		return fmt.Errorf("cache: save: %w", err)
@@ -96,6 +103,13 @@ func (m *Memory[K, V]) Save(w io.Writer) error {
 		return fmt.Errorf("cache: save: %w", err)
 	}
 	return nil
+}
+
+func lost(t reflect.Type) bool {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return t.Kind() == reflect.Func || t.Kind() == reflect.Chan
 }
 
 // record returns what is to be saved of e.
