@@ -25,7 +25,8 @@ const (
 	// themselves; it adapts the window to the traffic (adaptive W-TinyLFU). A
 	// scan does not flush it.
 	TinyLFU Eviction = iota
-	// LRU evicts what was not used for the longest time.
+	// LRU evicts what was not used for the longest time. Of reads between two
+	// writes it does not always know which was the last.
 	LRU
 )
 
