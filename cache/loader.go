@@ -26,11 +26,12 @@ var (
 	errRecursive = errors.New("loader waits for the load that it is part of")
 )
 
-// A LoadError is what all callers of [Memory.Load] get when the loader fails.
+// A LoadError is what all callers of [Memory.Load] get when the loader fails: the same one,
+// so it must not be changed.
 type LoadError struct {
-	Err   error // the loader's, or a panic's
-	Panic any   // what the loader panicked with; nil if it did not
-	Stack []byte
+	Err   error  // the loader's, or a panic's
+	Panic any    // what the loader panicked with; nil if it did not
+	Stack []byte // of that panic, as text; nil if there was none
 }
 
 func (e *LoadError) Error() string { return "cache: load: " + e.Err.Error() }
@@ -190,7 +191,9 @@ func (m *Memory[K, V]) leave(c *call) {
 
 // Close ends all loads: their contexts are cancelled, their callers get
 // [ErrClosed]. It returns when all loaders have returned or ctx ends, then
-// with its cause. What is stored stays readable; Load no longer calls loaders.
+// with its cause. What is stored stays readable; Load no longer calls loaders. It must not
+// be called by a loader. Without loads under way it does nothing that must be done: a
+// Memory that is no longer used needs no Close.
 func (m *Memory[K, V]) Close(ctx context.Context) error {
 	m.loads.mu.Lock()
 	m.loads.closed = true

@@ -47,7 +47,7 @@ type Item[V any] struct {
 	TTL time.Duration
 
 	// Tags are names for [Memory.InvalidateTag]. If nil, the value has those
-	// that [MemoryConfig.Tags] gives it.
+	// that [MemoryConfig.Tags] gives it; if empty and not nil, none. They are not kept.
 	Tags []string
 }
 
@@ -135,7 +135,7 @@ func (e MemoryEvent[K, V]) LogValue() slog.Value {
 
 // MemoryStats is a snapshot of the counters and gauges of a [Memory].
 type MemoryStats struct {
-	Hits       uint64            // a fresh value was there
+	Hits       uint64            // a fresh value or a kept error was there
 	StaleHits  uint64            // a stale value was returned without waiting
 	Misses     uint64            // neither
 	Fallbacks  uint64            // loads that failed and were answered with a stale value
@@ -228,8 +228,8 @@ func (m *Memory[K, V]) shard(hash uint64) *shard[K, V] {
 // set back or forth makes nothing fresh for ever.
 func (m *Memory[K, V]) now() int64 { return int64(time.Since(m.start)) + 1 }
 
-// Get returns the value of key, if there is a fresh one. It takes no lock and
-// allocates nothing.
+// Get returns the value of key, if there is a fresh one; otherwise the zero value and
+// false. It takes no lock, unless tables grow at that moment, and allocates nothing.
 func (m *Memory[K, V]) Get(key K) (value V, ok bool) {
 	hash := m.hash(key)
 	s := m.shard(hash)
@@ -253,7 +253,9 @@ func (m *Memory[K, V]) usable(e *entry[K, V]) bool {
 
 // Set stores value under key, with the TTL and the tags that the configuration
 // gives it. A load of key under way will not overwrite it. Set reports whether
-// value was stored: it was unless it is too heavy. What key had is gone either way.
+// value was stored: it was unless it is too heavy, or key is not equal to itself
+// (NaN). What key had is gone either way. A value read from a database is better stored
+// by [Memory.Load]: Set may bring back what was invalidated since it was read.
 func (m *Memory[K, V]) Set(key K, value V) bool {
 	return m.SetItem(key, Item[V]{Value: value})
 }
@@ -337,8 +339,8 @@ func (m *Memory[K, V]) weight(key K, value V) int64 {
 	return max(1, m.cfg.Weigher(key, value))
 }
 
-// Delete removes key and reports whether it was there. A load of key under way
-// will not bring it back.
+// Delete removes key and reports whether [Memory.Get] would have found it. A load
+// of key under way will not bring it back.
 func (m *Memory[K, V]) Delete(key K) bool {
 	hash := m.hash(key)
 	s := m.shard(hash)
@@ -355,7 +357,7 @@ func (m *Memory[K, V]) Delete(key K) bool {
 	return found
 }
 
-// Clear removes everything. Loads under way will not bring anything back.
+// Clear removes everything, shard by shard: what others set meanwhile may stay. Loads under way will not bring anything back.
 func (m *Memory[K, V]) Clear() {
 	for i := range m.shards {
 		s := &m.shards[i]

@@ -41,8 +41,9 @@ type MemoryConfig[K comparable, V any] struct {
 	// return the same for the same arguments, and not use the cache.
 	Weigher func(key K, value V) int64
 
-	// MaxWeight bounds the sum of the weights. Required with Weigher, invalid
-	// without. An entry heavier than a quarter of it is refused.
+	// MaxWeight bounds the sum of the weights, in the Weigher's unit. Required with
+	// Weigher, invalid without; at most 1<<62. An entry heavier than a quarter
+	// of it is refused.
 	MaxWeight int64
 
 	// Eviction chooses what leaves a full cache. Zero is [TinyLFU].

@@ -46,7 +46,9 @@ type record[K comparable, V any] struct {
 // Save writes the values and what the cache knows about them to w, in the
 // encoding of [encoding/gob]: so K and V must be types that gob can encode, and
 // unexported fields are lost. Kept errors are not saved. The cache stays in use
-// meanwhile. The format is versioned and checksummed.
+// meanwhile: what is set, removed or invalidated after Save has begun may be in the
+// snapshot as it was. The format is versioned and checksummed, and not encrypted. Write
+// to a new file and rename it, for an error leaves half of one behind.
 func (m *Memory[K, V]) Save(w io.Writer) error {
 	// Gob leaves out fields of these kinds without a word.
 	if t := reflect.TypeFor[K](); lost(t) {
@@ -148,7 +150,8 @@ func orMinus1(t int64) int64 {
 // while the snapshot lay about, by the wall clock; idle times start anew. Of more
 // than the cache can hold it takes the best. If the snapshot is damaged, or of
 // another version or other types, the error wraps [ErrSnapshot] and the
-// cache is as it was. Restore is for files of one's own, not for those of
+// cache is as it was; an error of r is wrapped as it is. Call it before the cache is used: it
+// does not know what was deleted since Save, nor which tags were invalidated before it began. Restore is for files of one's own, not for those of
 // strangers: see the security notes of [encoding/gob].
 func (m *Memory[K, V]) Restore(r io.Reader) error {
 	// As a load does: what is invalidated from now on is not brought back.
