@@ -511,12 +511,11 @@ func (m *Memory[K, V]) land(s *shard[K, V], hash uint64, key K, f *flight[V], l 
 		f.invalidated = m.tags.invalidatedSince(l.names, f.call.seq)
 	}
 	s.mu.Unlock()
-	close(f.done)
-
 	m.loads.done.Add(1)
 	if err != nil {
 		m.loads.failed.Add(1)
 	}
+	close(f.done)
 	if m.cfg.Observe != nil {
 		m.loads.mu.Lock()
 		background := f.call.background

@@ -239,6 +239,7 @@ func TestWhatEndsALoaderReachesEveryWaiterWrappedOnce(t *testing.T) {
 						require.Nil(t, e.Panic)
 					}
 				}
+				synctest.Wait() // the load's goroutine has ended
 				st := m.Stats()
 				require.Equal(t, uint64(1), st.LoadErrors)
 				require.Zero(t, st.Loading)

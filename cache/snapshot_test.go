@@ -173,7 +173,7 @@ func TestRestoreRefusesWhatItCannotUse(t *testing.T) {
 		require.Equal(t, map[string]int{"mine": 1}, maps.Collect(m.All()))
 		require.Equal(t, 1, m.Stats().Entries)
 	}
-	for at := 0; at < len(file); at += 1 + at/50 { // each byte of the beginning, some of the rest
+	for at := 0; at < len(file); at += 1 + at/15 { // each byte of the beginning, some of the rest
 		damaged := bytes.Clone(file)
 		damaged[at] ^= 1 << (at % 8)
 		refused(bytes.NewReader(damaged), "")
