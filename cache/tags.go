@@ -129,6 +129,7 @@ func (x *tagIndex) invalidate(name string, how Invalidation, now int64) {
 		// A load increments loading before it reads the clock. So if there is
 		// none here, one that comes will read seq, and needs no trace of it.
 		if x.loading.Load() == 0 {
+			x.trimLocked()
 			return
 		}
 		t = &tag{name: name}
