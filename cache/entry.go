@@ -175,15 +175,18 @@ func (d *details) invalidated() (softAt int64, hard bool) {
 			return 0, true
 		}
 		if t.soft.Load() > d.seq {
-			// The tag knows its latest invalidation only. The first one that
-			// was noticed counts, or else repeated ones would prolong the stale time.
 			at := t.softAt.Load()
-			if d.softAt.CompareAndSwap(0, at) {
+			if t.first.Load() > d.seq {
+				at = t.firstAt.Load()
+			}
+			if softAt == 0 || at < softAt {
 				softAt = at
-			} else {
-				softAt = d.softAt.Load()
 			}
 		}
+	}
+	// The first that was noticed counts, or else repeated ones would prolong the stale time.
+	if softAt != 0 && !d.softAt.CompareAndSwap(0, softAt) {
+		softAt = d.softAt.Load()
 	}
 	return softAt, false
 }
@@ -221,7 +224,7 @@ func (m *Memory[K, V]) touch(f *fullEntry[K, V], now int64) {
 		expires = min(expires, f.more.until)
 	}
 	// Not at every read: a hot entry would go from processor to processor.
-	if old := f.expires.Load(); expires-old >= int64(time.Millisecond) {
+	if old := f.expires.Load(); expires-old >= m.idleStep {
 		f.expires.CompareAndSwap(old, expires)
 	}
 }

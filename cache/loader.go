@@ -20,15 +20,18 @@ var (
 	// reports it by leaving the key out.
 	ErrNotFound = errors.New("cache: not found")
 
-	errAbandoned = errors.New("cache: load abandoned by all its callers")
-	errGoexit    = errors.New("cache: loader ended its goroutine")
+	errAbandoned = errors.New("load abandoned by all its callers")
+	errGoexit    = errors.New("loader ended its goroutine")
+	errTimeout   = fmt.Errorf("loader did not return within LoadTimeout: %w", context.DeadlineExceeded)
+	errRecursive = errors.New("loader waits for the load that it is part of")
 )
 
-// A LoadError is what all callers of [Memory.Load] get when the loader fails.
+// A LoadError is what all callers of [Memory.Load] get when the loader fails: the same one,
+// so it must not be changed.
 type LoadError struct {
-	Err   error // the loader's, or a panic's
-	Panic any   // what the loader panicked with; nil if it did not
-	Stack []byte
+	Err   error  // the loader's, or a panic's
+	Panic any    // what the loader panicked with; nil if it did not
+	Stack []byte // of that panic, as text; nil if there was none
 }
 
 func (e *LoadError) Error() string { return "cache: load: " + e.Err.Error() }
@@ -69,6 +72,7 @@ func (l *loads) init() { l.ctx, l.stop = context.WithCancel(context.Background()
 type call struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
+	outer   *call  // the call whose loader waits for this one; may be nil
 	seq     uint64 // reading of tagIndex.clock: what is loaded is not older
 	started int64
 
@@ -81,12 +85,23 @@ type call struct {
 // A flight is the load of one key. It is in its shard's flights until it has
 // landed, or until key was set or removed: then it no longer stores anything.
 type flight[V any] struct {
-	call *call
-	done chan struct{} // closed when the fields below are set
+	call   *call
+	landed bool          // guarded by the shard's lock
+	done   chan struct{} // closed when the fields below are set
 	// They are read-only after.
 	value       V
 	err         error
 	invalidated uint64 // when a tag of value last was, if after the call began
+}
+
+// over reports whether f has landed.
+func (f *flight[V]) over() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // newCall returns a call for the sake of one waiter, or for none if it is in the background.
@@ -105,13 +120,34 @@ func (m *Memory[K, V]) newCall(ctx context.Context, background bool) (*call, err
 	}
 	l.running.Add(1)
 	c := &call{background: background}
+	if !background {
+		c.outer = callOf(ctx)
+	}
 	// The load outlives the caller that happens to be first, but keeps its
 	// values: the trace of a request, say.
-	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	c.ctx, c.cancel = context.WithCancelCause(context.WithValue(context.WithoutCancel(ctx), callKey{}, c))
 	m.tags.loading.Add(1) // before the clock is read: see tagIndex.invalidate
 	c.seq = m.tags.clock.Load()
 	c.started = m.now()
 	return c, nil
+}
+
+type callKey struct{}
+
+// callOf returns the call that ctx was made for, or nil.
+func callOf(ctx context.Context) *call {
+	c, _ := ctx.Value(callKey{}).(*call)
+	return c
+}
+
+// within reports whether c is part of the call other: waiting for that would be for ever.
+func (c *call) within(other *call) bool {
+	for ; c != nil; c = c.outer {
+		if c == other {
+			return true
+		}
+	}
+	return false
 }
 
 // over ends a call.
@@ -125,6 +161,17 @@ func (m *Memory[K, V]) over(c *call) {
 	}
 	m.loads.mu.Unlock()
 	m.loads.running.Done()
+}
+
+// board makes its caller a waiter of c, unless c has been given up.
+func (l *loads) board(c *call) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.ctx.Err() != nil {
+		return false
+	}
+	c.waiters++
+	return true
 }
 
 // leave is called by a waiter that gives up.
@@ -144,7 +191,9 @@ func (m *Memory[K, V]) leave(c *call) {
 
 // Close ends all loads: their contexts are cancelled, their callers get
 // [ErrClosed]. It returns when all loaders have returned or ctx ends, then
-// with its cause. What is stored stays readable; Load no longer calls loaders.
+// with its cause. What is stored stays readable; Load no longer calls loaders. It must not
+// be called by a loader. Without loads under way it does nothing that must be done: a
+// Memory that is no longer used needs no Close.
 func (m *Memory[K, V]) Close(ctx context.Context) error {
 	m.loads.mu.Lock()
 	m.loads.closed = true
@@ -169,7 +218,11 @@ func (m *Memory[K, V]) Close(ctx context.Context) error {
 // goroutine of its own, with the values of the first caller's ctx but not its
 // end. A value that is stale or about to expire is returned at once, and
 // refreshed in the background. An error is a [*LoadError], unless it is the
-// cause of ctx or [ErrClosed]. The loader must not load the same key again.
+// cause of ctx or [ErrClosed].
+//
+// A loader may load other keys, with the ctx that it was given; if it loads its
+// own again it gets an error. A key that is not equal to itself (NaN) is loaded
+// for each caller and not stored.
 func (m *Memory[K, V]) Load(ctx context.Context, key K, load func(ctx context.Context, key K) (V, error)) (V, error) {
 	hash := m.hash(key)
 	s := m.shard(hash)
@@ -237,8 +290,11 @@ func (m *Memory[K, V]) early(f *fullEntry[K, V], now int64) bool {
 	if until == 0 || f.took == 0 || m.cfg.EarlyRefresh <= 0 || f.waits(now) {
 		return false
 	}
-	ahead := -math.Log(1-m.random()) * m.cfg.EarlyRefresh * float64(f.took)
-	return ahead >= float64(until-now)
+	typical, left := m.cfg.EarlyRefresh*float64(f.took), float64(until-now)
+	if left > 37*typical {
+		return false // the logarithm below is not that large
+	}
+	return -math.Log(1-m.random())*typical >= left
 }
 
 // refresh loads key in the background, unless that is being done or too much is.
@@ -264,7 +320,7 @@ func (m *Memory[K, V]) refresh(ctx context.Context, s *shard[K, V], hash uint64,
 // must look afresh: the key was stored meanwhile, or what it would get was
 // invalidated before it asked.
 func (m *Memory[K, V]) wait(ctx context.Context, s *shard[K, V], hash uint64, key K, load func(context.Context, K) (V, error)) (value V, err error, again bool) {
-	f, mine, seq, err := m.join(s, hash, key, func() (*call, error) { return m.newCall(ctx, false) })
+	f, mine, seq, err := m.join(ctx, s, hash, key, func() (*call, error) { return m.newCall(ctx, false) })
 	if err != nil {
 		return value, err, false
 	}
@@ -282,37 +338,47 @@ func (m *Memory[K, V]) wait(ctx context.Context, s *shard[K, V], hash uint64, ke
 // newCall returns if there is none. It returns no flight if there is no need
 // to wait. Of a caller's own flight it has to run the loader. seq is the reading
 // of the tags' clock when the caller came.
-func (m *Memory[K, V]) join(s *shard[K, V], hash uint64, key K, newCall func() (*call, error)) (f *flight[V], mine bool, seq uint64, err error) {
+func (m *Memory[K, V]) join(ctx context.Context, s *shard[K, V], hash uint64, key K, newCall func() (*call, error)) (f *flight[V], mine bool, seq uint64, err error) {
+	if ctx.Err() != nil {
+		return nil, false, 0, context.Cause(ctx)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.table.Load().find(hash, key); e != nil && m.condition(e, m.now()) == fresh {
 		return nil, false, 0, nil
 	}
 	seq = m.tags.clock.Load()
-	if f = s.flights[key]; f == nil || f.call.ctx.Err() != nil {
-		c, err := newCall()
-		if err != nil {
-			return nil, false, 0, err
-		}
-		f, mine = &flight[V]{call: c, done: make(chan struct{})}, true
+	f = s.flights[key]
+	if f != nil && callOf(ctx).within(f.call) {
+		return nil, false, 0, loadError(errRecursive)
+	}
+	if f != nil && m.loads.board(f.call) {
+		return f, false, seq, nil
+	}
+	c, err := newCall()
+	if err != nil {
+		return nil, false, 0, err
+	}
+	m.loads.board(c)
+	f = &flight[V]{call: c, done: make(chan struct{})}
+	if findable(key) {
 		s.flights[key] = f
 	}
-	m.loads.mu.Lock()
-	f.call.waiters++
-	m.loads.mu.Unlock()
-	return f, mine, seq, nil
+	return f, true, seq, nil
 }
 
 // await waits for f on behalf of a caller that came at seq.
 func (m *Memory[K, V]) await(ctx context.Context, f *flight[V], seq uint64) (value V, err error, again bool) {
-	select {
-	case <-f.done:
-	case <-ctx.Done():
-		m.leave(f.call)
-		return value, context.Cause(ctx), false
-	case <-m.loads.ctx.Done():
-		m.leave(f.call)
-		return value, ErrClosed, false
+	if !f.over() { // first: what is there is not lost to a ctx that ends just now
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			m.leave(f.call)
+			return value, context.Cause(ctx), false
+		case <-m.loads.ctx.Done():
+			m.leave(f.call)
+			return value, ErrClosed, false
+		}
 	}
 	if f.invalidated != 0 && seq >= f.invalidated {
 		return value, nil, true
@@ -330,20 +396,38 @@ func (m *Memory[K, V]) run(s *shard[K, V], hash uint64, key K, f *flight[V], loa
 			l = m.prepare(key, hash, value, f.call)
 		}
 		return err
-	}, func(err error) { m.land(s, hash, key, f, l, err) })
+	}, func(err error) {
+		if err != nil { // l may still be written to
+			m.land(s, hash, key, f, landing[K, V]{}, err)
+			return
+		}
+		m.land(s, hash, key, f, l, nil)
+	})
 }
 
 // protect calls fn with the context of c, and then done with fn's error or with
-// what else ended it.
+// what else ended it. If fn goes on beyond the end of its time, done is called
+// then already, and once more when fn has returned.
 func (m *Memory[K, V]) protect(c *call, fn func(context.Context) error, done func(error)) {
 	ctx := c.ctx
 	if m.cfg.LoadTimeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, m.cfg.LoadTimeout)
 		defer cancel()
+		settled := make(chan struct{})
+		stop := context.AfterFunc(ctx, func() {
+			defer close(settled)
+			if c.ctx.Err() == nil {
+				done(loadError(errTimeout))
+			}
+		})
+		defer func() {
+			if !stop() {
+				<-settled
+			}
+		}()
 	}
-	stop := context.AfterFunc(m.loads.ctx, func() { c.cancel(ErrClosed) })
-	defer stop()
+	defer context.AfterFunc(m.loads.ctx, func() { c.cancel(ErrClosed) })()
 	err := errGoexit
 	defer func() {
 		if p := recover(); p != nil {
@@ -385,11 +469,17 @@ func (m *Memory[K, V]) prepare(key K, hash uint64, value V, c *call) (l landing[
 func (m *Memory[K, V]) land(s *shard[K, V], hash uint64, key K, f *flight[V], l landing[K, V], err error) {
 	now := m.now()
 	var keep time.Duration
-	if err != nil && m.cfg.ErrorTTL != nil && m.loads.ctx.Err() == nil {
+	// That a load was ended by Close, or because nobody waited for it, says nothing about the key.
+	if err != nil && m.cfg.ErrorTTL != nil && f.call.ctx.Err() == nil {
 		keep = m.errorTTL(key, err)
 	}
 	var events []MemoryEvent[K, V]
 	s.mu.Lock()
+	if f.landed { // when its time was over
+		s.mu.Unlock()
+		return
+	}
+	f.landed = true
 	current := s.flights[key] == f
 	if current {
 		delete(s.flights, key)
@@ -400,7 +490,7 @@ func (m *Memory[K, V]) land(s *shard[K, V], hash uint64, key K, f *flight[V], l 
 	case err == nil:
 		f.value = l.entry.load(m.storage)
 		if current {
-			m.storeLoadedLocked(s, hash, old, f, l, now, &events)
+			m.storeLoadedLocked(s, old, f, l, now, &events)
 		}
 	case old != nil && !old.failed() && m.condition(old, now) != gone:
 		f.value = old.load(m.storage)
@@ -414,19 +504,18 @@ func (m *Memory[K, V]) land(s *shard[K, V], hash uint64, key K, f *flight[V], l 
 			var none V
 			e := m.newEntry(hash, key, none, now, 0, &details{err: err})
 			e.full().expires.Store(after(now, keep))
-			s.storeLocked(hash, old, e, m.errorWeight, now, &events)
+			s.storeLocked(old, e, m.errorWeight, now, &events)
 		}
 	}
 	if len(l.names) > 0 {
 		f.invalidated = m.tags.invalidatedSince(l.names, f.call.seq)
 	}
 	s.mu.Unlock()
-	close(f.done)
-
 	m.loads.done.Add(1)
 	if err != nil {
 		m.loads.failed.Add(1)
 	}
+	close(f.done)
 	if m.cfg.Observe != nil {
 		m.loads.mu.Lock()
 		background := f.call.background
@@ -436,7 +525,7 @@ func (m *Memory[K, V]) land(s *shard[K, V], hash uint64, key K, f *flight[V], l 
 	}
 }
 
-func (m *Memory[K, V]) storeLoadedLocked(s *shard[K, V], hash uint64, old *entry[K, V], f *flight[V], l landing[K, V], now int64, events *[]MemoryEvent[K, V]) {
+func (m *Memory[K, V]) storeLoadedLocked(s *shard[K, V], old *entry[K, V], f *flight[V], l landing[K, V], now int64, events *[]MemoryEvent[K, V]) {
 	if len(l.names) > 0 {
 		tags, ok := m.tags.acquire(l.names, f.call.seq)
 		if !ok {
@@ -444,7 +533,7 @@ func (m *Memory[K, V]) storeLoadedLocked(s *shard[K, V], hash uint64, old *entry
 		}
 		l.entry.full().more.tags = tags
 	}
-	s.storeLocked(hash, old, l.entry, l.weight, now, events)
+	s.storeLocked(old, l.entry, l.weight, now, events)
 }
 
 // errorTTL calls the user's function, which must not bring the waiters to grief.
@@ -459,4 +548,8 @@ func (m *Memory[K, V]) errorTTL(key K, err error) (keep time.Duration) {
 
 // detachLocked sees to it that a load of key under way stores nothing, and that
 // later callers do not wait for it.
-func (s *shard[K, V]) detachLocked(key K) { delete(s.flights, key) }
+func (s *shard[K, V]) detachLocked(key K) {
+	if len(s.flights) > 0 {
+		delete(s.flights, key)
+	}
+}

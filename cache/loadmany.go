@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"errors"
+	"slices"
 )
 
 // LoadMany is [Memory.Load] for many keys. What is missing is loaded with one call
@@ -12,26 +13,40 @@ import (
 // the error says what went wrong.
 func (m *Memory[K, V]) LoadMany(ctx context.Context, keys []K, load func(ctx context.Context, keys []K) (map[K]V, error)) (map[K]V, error) {
 	found := make(map[K]V, len(keys))
-	var errs []error
+	var failed failures
 	for len(keys) > 0 {
 		b := batch[K, V]{m: m, ctx: ctx, load: load, found: found, waits: make(map[K]awaited[V])}
+		var end error // of ctx, or of the cache
 		for _, key := range keys {
-			if err := b.add(key); err != nil {
-				b.leave()
-				return found, errors.Join(append(errs, err)...)
+			err := b.add(key)
+			if err != nil && !failed.take(err) {
+				end = err
+				break
 			}
 		}
-		b.start()
-		if keys = b.again; len(b.waits) == 0 {
-			continue
-		}
-		again, err := b.await(&errs)
+		b.start() // in any case: others may have joined its flights
+		again, err := b.await(&failed, end)
 		if err != nil {
-			return found, errors.Join(append(errs, err)...)
+			return found, errors.Join(append(failed, err)...)
 		}
-		keys = append(keys, again...)
+		keys = append(b.again, again...)
 	}
-	return found, errors.Join(errs...)
+	return found, errors.Join(failed...)
+}
+
+// failures are the errors of loaders, each once: a call has the same for all its keys.
+type failures []error
+
+// take notes err, if it is a loader's and not that there is nothing under a key.
+// It reports whether it is a loader's.
+func (f *failures) take(err error) bool {
+	if _, ok := err.(*LoadError); !ok {
+		return false
+	}
+	if !errors.Is(err, ErrNotFound) && !slices.Contains(*f, err) {
+		*f = append(*f, err)
+	}
+	return true
 }
 
 // A batch is one round of LoadMany.
@@ -85,13 +100,11 @@ func (b *batch[K, V]) add(key K) error {
 		if a.ok {
 			if a.err == nil {
 				b.found[key] = a.value
-			} else if !errors.Is(a.err, ErrNotFound) {
-				return a.err
 			}
-			return nil
+			return a.err
 		}
 	}
-	f, mine, seq, err := m.join(s, hash, key, func() (*call, error) { return b.call(b.mine, false) })
+	f, mine, seq, err := m.join(b.ctx, s, hash, key, func() (*call, error) { return b.call(b.mine, false) })
 	if err != nil {
 		return err
 	}
@@ -140,21 +153,12 @@ func (b *batch[K, V]) start() {
 	}
 }
 
-// leave gives up all waiting. Flights of the batch's own set off all the same:
-// others may have joined them.
-func (b *batch[K, V]) leave() {
-	b.start()
-	for _, w := range b.waits {
-		b.m.leave(w.flight.call)
-	}
-}
-
-// await waits for the flights. It returns the keys to look at afresh, and an
-// error if there is no use in that.
-func (b *batch[K, V]) await(errs *[]error) (again []K, err error) {
-	seen := make(map[error]bool)
+// await waits for the flights, or not if end is not nil. It returns the keys to look
+// at afresh, and an error if there is no use in that.
+func (b *batch[K, V]) await(failed *failures, end error) (again []K, err error) {
+	err = end
 	for key, w := range b.waits {
-		if err != nil {
+		if err != nil && !w.flight.over() {
 			b.m.leave(w.flight.call)
 			continue
 		}
@@ -164,22 +168,11 @@ func (b *batch[K, V]) await(errs *[]error) (again []K, err error) {
 			again = append(again, key)
 		case failure == nil:
 			b.found[key] = value
-		case isLoadError(failure):
-			// One call has the same error for all its keys.
-			if !errors.Is(failure, ErrNotFound) && !seen[failure] {
-				seen[failure] = true
-				*errs = append(*errs, failure)
-			}
-		default: // ctx has ended, or the cache was closed
+		case !failed.take(failure): // ctx has ended, or the cache was closed
 			err = failure
 		}
 	}
 	return again, err
-}
-
-func isLoadError(err error) bool {
-	_, ok := err.(*LoadError)
-	return ok
 }
 
 // runMany calls load for flights of one call.
@@ -204,11 +197,14 @@ func (m *Memory[K, V]) runMany(flights []departure[K, V], load func(context.Cont
 		return nil
 	}, func(err error) {
 		for i, d := range flights {
+			var l landing[K, V]
 			missing := err
-			if err == nil && landings[i].entry == nil {
-				missing = loadError(ErrNotFound)
+			if err == nil { // or else landings may still be written to
+				if l = landings[i]; l.entry == nil {
+					missing = loadError(ErrNotFound)
+				}
 			}
-			m.land(d.shard, d.hash, d.key, d.flight, landings[i], missing)
+			m.land(d.shard, d.hash, d.key, d.flight, l, missing)
 		}
 	})
 }

@@ -32,6 +32,7 @@ type Memory[K comparable, V any] struct {
 	total       atomic.Int64 // weight, if there are several shards
 	heaviest    int64        // weight of an entry that is not refused
 	errorWeight int64
+	idleStep    int64          // least prolongation of an entry's life that is worth a write
 	random      func() float64 // in [0, 1)
 	tags        tagIndex
 	loads       loads
@@ -46,7 +47,7 @@ type Item[V any] struct {
 	TTL time.Duration
 
 	// Tags are names for [Memory.InvalidateTag]. If nil, the value has those
-	// that [MemoryConfig.Tags] gives it.
+	// that [MemoryConfig.Tags] gives it; if empty and not nil, none. They are not kept.
 	Tags []string
 }
 
@@ -87,7 +88,8 @@ const (
 	Loaded MemoryEventKind = iota
 	// Removed: Key with Value is no longer in the cache, for Reason.
 	Removed
-	// Refused: Key with Value was too heavy to be stored.
+	// Refused: Key with Value was not stored, for it was too heavy or Key is not equal
+	// to itself (NaN).
 	Refused
 )
 
@@ -133,16 +135,16 @@ func (e MemoryEvent[K, V]) LogValue() slog.Value {
 
 // MemoryStats is a snapshot of the counters and gauges of a [Memory].
 type MemoryStats struct {
-	Hits       uint64            // a fresh value was there
+	Hits       uint64            // a fresh value or a kept error was there
 	StaleHits  uint64            // a stale value was returned without waiting
 	Misses     uint64            // neither
 	Fallbacks  uint64            // loads that failed and were answered with a stale value
 	HitRatio   float64           // (Hits + StaleHits) / all; 0 if nothing was read
 	Loads      uint64            // loader calls that have returned; of keys, for LoadMany
 	LoadErrors uint64            // of these, failed
-	Loading    int               // loader calls under way
+	Loading    int               // calls of loaders, and of Restore, under way
 	Removals   map[string]uint64 // by Reason
-	Refusals   uint64            // values too heavy to be stored
+	Refusals   uint64            // values not stored, for they were too heavy or their keys NaN
 	Entries    int               // including invalidated ones not met since
 	Weight     int64             // of these; without a Weigher the same number
 }
@@ -168,7 +170,11 @@ func NewMemory[K comparable, V any](cfg MemoryConfig[K, V]) (*Memory[K, V], erro
 	}
 	m.storage = storageFor[V]()
 	m.timed = cfg.TTL != nil || cfg.IdleTTL > 0
-	m.plainSets = m.storage != asValue && cfg.Weigher == nil && cfg.Tags == nil && !m.timed
+	// An observer hears of each value that leaves exactly once; overwriting in place while
+	// another removes the entry could not promise that.
+	m.plainSets = m.storage != asValue && cfg.Weigher == nil && cfg.Tags == nil && cfg.Observe == nil && !m.timed
+	m.idleStep = max(1, min(int64(time.Millisecond), int64(cfg.IdleTTL/16)))
+	m.tags.softFor = int64(max(cfg.Stale, cfg.StaleIfError))
 	m.loads.init()
 	// Weights are not shared out: how many entries there will be is not known, and one
 	// may be as heavy as a shard's share.
@@ -222,8 +228,8 @@ func (m *Memory[K, V]) shard(hash uint64) *shard[K, V] {
 // set back or forth makes nothing fresh for ever.
 func (m *Memory[K, V]) now() int64 { return int64(time.Since(m.start)) + 1 }
 
-// Get returns the value of key, if there is a fresh one. It takes no lock and
-// allocates nothing.
+// Get returns the value of key, if there is a fresh one; otherwise the zero value and
+// false. It takes no lock, unless tables grow at that moment, and allocates nothing.
 func (m *Memory[K, V]) Get(key K) (value V, ok bool) {
 	hash := m.hash(key)
 	s := m.shard(hash)
@@ -247,7 +253,9 @@ func (m *Memory[K, V]) usable(e *entry[K, V]) bool {
 
 // Set stores value under key, with the TTL and the tags that the configuration
 // gives it. A load of key under way will not overwrite it. Set reports whether
-// value was stored: it was unless it is too heavy. What key had is gone either way.
+// value was stored: it was unless it is too heavy, or key is not equal to itself
+// (NaN). What key had is gone either way. A value read from a database is better stored
+// by [Memory.Load]: Set may bring back what was invalidated since it was read.
 func (m *Memory[K, V]) Set(key K, value V) bool {
 	return m.SetItem(key, Item[V]{Value: value})
 }
@@ -260,6 +268,9 @@ func (m *Memory[K, V]) SetItem(key K, item Item[V]) bool {
 	if old != nil && m.plainSets && item.TTL <= 0 && item.Tags == nil && old.plain() {
 		m.overwrite(s, old, item.Value)
 		return true
+	}
+	if !findable(key) {
+		return m.refuse(s, key, item.Value)
 	}
 	weight := m.weight(key, item.Value)
 	var more *details
@@ -285,7 +296,7 @@ func (m *Memory[K, V]) SetItem(key K, item Item[V]) bool {
 		now = m.now()
 	}
 	s.expireLocked(now, &events)
-	ok := s.storeLocked(hash, s.table.Load().find(hash, key), e, weight, now, &events)
+	ok := s.storeLocked(s.table.Load().find(hash, key), e, weight, now, &events)
 	s.mu.Unlock()
 	m.notify(context.Background(), events)
 	return ok
@@ -295,14 +306,29 @@ func (m *Memory[K, V]) SetItem(key K, item Item[V]) bool {
 // meanwhile, this came before that. No load of its key can be under way: there
 // is none of what is plain.
 func (m *Memory[K, V]) overwrite(s *shard[K, V], e *entry[K, V], value V) {
-	old := e.swap(m.storage, value)
+	e.store(m.storage, value)
 	self := self()
 	if s.counter(self).swaps.Add(1)&s.sparse.Load() == 0 {
 		s.note(self, e)
 	}
+}
+
+// findable reports whether key is equal to itself. One with a floating-point NaN is
+// not: nobody could find it in a table, nor take it out again.
+func findable[K comparable](key K) bool {
+	same := key
+	return key == same
+}
+
+// refuse accounts for an entry whose key is not findable.
+func (m *Memory[K, V]) refuse(s *shard[K, V], key K, value V) bool {
+	s.mu.Lock()
+	s.refused++
+	s.mu.Unlock()
 	if m.cfg.Observe != nil {
-		m.cfg.Observe(context.Background(), MemoryEvent[K, V]{Kind: Removed, Key: e.key, Value: old, Reason: Replaced})
+		m.cfg.Observe(context.Background(), MemoryEvent[K, V]{Kind: Refused, Key: key, Value: value})
 	}
+	return false
 }
 
 // weight of an entry, at least 1.
@@ -313,8 +339,8 @@ func (m *Memory[K, V]) weight(key K, value V) int64 {
 	return max(1, m.cfg.Weigher(key, value))
 }
 
-// Delete removes key and reports whether it was there. A load of key under way
-// will not bring it back.
+// Delete removes key and reports whether [Memory.Get] would have found it. A load
+// of key under way will not bring it back.
 func (m *Memory[K, V]) Delete(key K) bool {
 	hash := m.hash(key)
 	s := m.shard(hash)
@@ -324,14 +350,14 @@ func (m *Memory[K, V]) Delete(key K) bool {
 	e := s.table.Load().find(hash, key)
 	found := e != nil && !e.failed() && m.condition(e, m.now()) == fresh
 	if e != nil {
-		s.removeLocked(hash, e, Deleted, &events)
+		s.removeLocked(e, Deleted, &events)
 	}
 	s.mu.Unlock()
 	m.notify(context.Background(), events)
 	return found
 }
 
-// Clear removes everything. Loads under way will not bring anything back.
+// Clear removes everything, shard by shard: what others set meanwhile may stay. Loads under way will not bring anything back.
 func (m *Memory[K, V]) Clear() {
 	for i := range m.shards {
 		s := &m.shards[i]
@@ -342,7 +368,7 @@ func (m *Memory[K, V]) Clear() {
 		}
 		for _, e := range s.slots {
 			if e != nil {
-				s.removeLocked(m.hash(e.key), e, Deleted, &events)
+				s.removeLocked(e, Deleted, &events)
 			}
 		}
 		s.mu.Unlock()

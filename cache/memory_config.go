@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -12,6 +13,8 @@ const (
 	defaultEarlyRefresh  = 1
 	defaultLoadTimeout   = time.Minute
 	defaultMaxBackground = 64
+
+	maxMaxWeight = 1 << 62 // with one entry more, of a quarter of it, there is no overflow
 )
 
 // An Eviction is a way to choose the entry that leaves a full cache.
@@ -22,7 +25,8 @@ const (
 	// themselves; it adapts the window to the traffic (adaptive W-TinyLFU). A
 	// scan does not flush it.
 	TinyLFU Eviction = iota
-	// LRU evicts what was not used for the longest time.
+	// LRU evicts what was not used for the longest time. Of reads between two
+	// writes it does not always know which was the last.
 	LRU
 )
 
@@ -37,8 +41,9 @@ type MemoryConfig[K comparable, V any] struct {
 	// return the same for the same arguments, and not use the cache.
 	Weigher func(key K, value V) int64
 
-	// MaxWeight bounds the sum of the weights. Required with Weigher, invalid
-	// without. An entry heavier than a quarter of it is refused.
+	// MaxWeight bounds the sum of the weights, in the Weigher's unit. Required with
+	// Weigher, invalid without; at most 1<<62. An entry heavier than a quarter
+	// of it is refused.
 	MaxWeight int64
 
 	// Eviction chooses what leaves a full cache. Zero is [TinyLFU].
@@ -53,8 +58,8 @@ type MemoryConfig[K comparable, V any] struct {
 	// must be below 1.
 	Jitter float64
 
-	// IdleTTL removes an entry that was not read for so long, to the
-	// millisecond. Zero means never. Negative is invalid.
+	// IdleTTL removes an entry that was not read for so long, to a
+	// millisecond or, if that is less, a sixteenth. Zero means never. Negative is invalid.
 	IdleTTL time.Duration
 
 	// Stale is for how long beyond its TTL, or beyond a soft invalidation,
@@ -85,7 +90,8 @@ type MemoryConfig[K comparable, V any] struct {
 	Tags func(key K, value V) []string
 
 	// LoadTimeout ends the context of a loader, which outlives the callers that
-	// wait for it. Zero means one minute. Negative means no limit.
+	// wait for it. A loader that goes on all the same has failed: its callers get
+	// an error and the next one loads anew. Zero means one minute. Negative means no limit.
 	LoadTimeout time.Duration
 
 	// MaxBackground is the most loads at once that no caller waits for: refreshes,
@@ -110,6 +116,8 @@ func (c MemoryConfig[K, V]) withDefaults() (MemoryConfig[K, V], error) {
 		fault("MaxWeight", "%d without a Weigher", c.MaxWeight)
 	case c.Weigher != nil && c.MaxWeight <= 0:
 		fault("MaxWeight", "%d is not positive, and there is a Weigher", c.MaxWeight)
+	case c.MaxWeight > maxMaxWeight:
+		fault("MaxWeight", "%d is more than %d", c.MaxWeight, int64(maxMaxWeight))
 	}
 	switch {
 	case c.MaxEntries < 0:
@@ -134,8 +142,8 @@ func (c MemoryConfig[K, V]) withDefaults() (MemoryConfig[K, V], error) {
 	if c.StaleIfError < 0 {
 		fault("StaleIfError", "%v is negative", c.StaleIfError)
 	}
-	if c.EarlyRefresh != c.EarlyRefresh {
-		fault("EarlyRefresh", "is not a number")
+	if math.IsNaN(c.EarlyRefresh) || math.IsInf(c.EarlyRefresh, 1) {
+		fault("EarlyRefresh", "%v is not finite", c.EarlyRefresh)
 	}
 	if c.MaxEntries == 0 {
 		c.MaxEntries = defaultMaxEntries

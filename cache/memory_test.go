@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	golanglru "github.com/hashicorp/golang-lru/v2"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
@@ -559,11 +560,66 @@ func TestReadersFindEverythingWhileTablesGrow(t *testing.T) {
 			}
 		})
 	}
-	for k := range 150_000 {
+	entries := 150_000
+	if raceEnabled {
+		entries /= 5
+	}
+	for k := range entries {
 		m.Set(1000+k, k)
 	}
 	close(done)
 	wg.Wait()
+}
+
+// The margins over plain LRU that the admission is for.
+func TestHitRatioAheadOfGolangLRU(t *testing.T) {
+	n, share := 200_000, 1.0
+	if raceEnabled {
+		n, share = 50_000, 0.5 // the policies are no others then, and have learned less
+	}
+	random := rand.New(rand.NewPCG(3, 1))
+	zipf := rand.NewZipf(random, 1.01, 1, 1_000_000)
+	once := 1 << 40
+	traces := []struct {
+		name   string
+		size   int
+		key    func(i int) int
+		points float64 // ahead, at least
+	}{
+		{"Zipf", 1000, func(int) int { return int(zipf.Uint64()) }, 6},
+		{"Zipf and scans", 1000, func(i int) int {
+			if i%4000 < 1000 {
+				once++
+				return once
+			}
+			return int(zipf.Uint64())
+		}, 5},
+		{"a loop", 1000, func(i int) int { return i % 2000 }, 40},
+		{"a loop that nearly fits, over shards", 20_000, func(i int) int { return i % 25_000 }, 50},
+	}
+	for _, tt := range traces {
+		if tt.size > n/4 {
+			continue
+		}
+		m := newMemory(t, cache.MemoryConfig[int, int]{MaxEntries: tt.size})
+		plain, err := golanglru.New[int, int](tt.size)
+		require.NoError(t, err)
+		ours, theirs := 0, 0
+		for i := range n {
+			k := tt.key(i)
+			if _, ok := m.Get(k); ok {
+				ours++
+			} else {
+				m.Set(k, k)
+			}
+			if _, ok := plain.Get(k); ok {
+				theirs++
+			} else {
+				plain.Add(k, k)
+			}
+		}
+		require.GreaterOrEqual(t, 100*float64(ours-theirs)/float64(n), tt.points*share, "%s: %d against %d", tt.name, ours, theirs)
+	}
 }
 
 func TestEventLogValue(t *testing.T) {

@@ -82,6 +82,7 @@ type tinyLFU struct {
 const (
 	windowShare    = 0.01
 	protectedShare = 0.8 // of the main part
+	manyVictims    = 1024
 )
 
 func newTinyLFU(max int64, weights *[]int64) *tinyLFU {
@@ -93,7 +94,7 @@ func newTinyLFU(max int64, weights *[]int64) *tinyLFU {
 		probation: queue{id: inProbation},
 		protected: queue{id: inProtected},
 		sketch:    newSketch(minSketch),
-		climber:   newClimber(),
+		climber:   newClimber(rand.Float64),
 		random:    rand.Uint32,
 		links:     make(links, 1),
 	}
@@ -227,11 +228,14 @@ func (p *tinyLFU) last(q *queue, keep uint32) uint32 {
 // ones that together are used more.
 func (p *tinyLFU) admit(candidate uint32, excess int64, keep uint32) bool {
 	uses := p.sketch.frequency(p.links[candidate].tag)
-	victims := 0
+	victims, seen := 0, 0
 	for _, q := range []*queue{&p.probation, &p.protected} {
 		for slot := p.last(q, keep); slot != 0 && excess > 0; slot = p.links[slot].prev {
 			excess -= p.weigh(slot)
 			victims += p.sketch.frequency(p.links[slot].tag)
+			if seen++; seen > manyVictims {
+				victims++ // or else large entries, one after the other, could have us count small unused ones for ever
+			}
 			if victims > uses {
 				return false
 			}
@@ -251,6 +255,9 @@ func (p *tinyLFU) admit(candidate uint32, excess int64, keep uint32) bool {
 // adapt lets the climber move the border between window and main part.
 func (p *tinyLFU) adapt() {
 	amount := int64(p.climber.climb(p.entries()) * float64(p.max))
+	if amount != 0 {
+		p.climber.pinned = amount < 0 && p.windowMax <= 1
+	}
 	switch {
 	case amount > 0:
 		amount = min(amount, p.protectedMax)

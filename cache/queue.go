@@ -1,5 +1,10 @@
 package cache
 
+// The default policy has lists of its own rather than golang-lru's (simplelru, on which LRU
+// stands), for what BenchmarkMemoryQueues measures: 77 bytes of heap per entry instead of
+// 160 (int64 to int64, a million), 152 ns instead of 394 on average when one read in eight misses and
+// replaces an entry, 12.8 instead of 14.8 when all hit.
+
 // links is the storage that the queues of one shard share: slot numbers instead
 // of pointers, in half the memory, and away from the entries that readers on
 // other processors look at. Link 0 is never a slot.

@@ -130,7 +130,7 @@ func (s *shard[K, V]) drainLocked() {
 // storeLocked puts e in place of old, or adds it if old is nil, and evicts
 // what has become too much. It reports false if e weighs too much for the
 // cache; then old is removed all the same, for it was to be replaced.
-func (s *shard[K, V]) storeLocked(hash uint64, old, e *entry[K, V], weight int64, now int64, events *[]MemoryEvent[K, V]) bool {
+func (s *shard[K, V]) storeLocked(old, e *entry[K, V], weight int64, now int64, events *[]MemoryEvent[K, V]) bool {
 	if weight > s.m.heaviest {
 		s.refused++
 		s.m.tags.release(e.tags())
@@ -138,7 +138,7 @@ func (s *shard[K, V]) storeLocked(hash uint64, old, e *entry[K, V], weight int64
 			*events = append(*events, MemoryEvent[K, V]{Kind: Refused, Key: e.key, Value: e.load(s.m.storage)})
 		}
 		if old != nil {
-			s.removeLocked(hash, old, s.m.whyReplaced(old), events)
+			s.removeLocked(old, s.m.whyReplaced(old), events)
 		}
 		return false
 	}
@@ -146,7 +146,7 @@ func (s *shard[K, V]) storeLocked(hash uint64, old, e *entry[K, V], weight int64
 		slot := old.slot()
 		e.number |= slot
 		s.slots[slot] = e
-		s.table.Load().replace(hash, old, e)
+		s.table.Load().replace(old, e)
 		s.policy.touch(slot, e.tag)
 		if s.weights != nil && s.weights[slot] != weight {
 			from := s.weights[slot]
@@ -156,17 +156,17 @@ func (s *shard[K, V]) storeLocked(hash uint64, old, e *entry[K, V], weight int64
 		}
 		s.leftLocked(old, s.m.whyReplaced(old), events)
 	} else {
-		s.addLocked(hash, e, weight)
+		s.addLocked(e, weight)
 	}
 	s.scheduleLocked(e, now)
 	for excess := s.excess(); excess > 0; excess = s.excess() {
 		victim := s.slots[s.policy.evict(excess, e.slot())]
-		s.dropLocked(s.m.hash(victim.key), victim, Evicted, events)
+		s.dropLocked(victim, Evicted, events)
 	}
 	return true
 }
 
-func (s *shard[K, V]) addLocked(hash uint64, e *entry[K, V], weight int64) {
+func (s *shard[K, V]) addLocked(e *entry[K, V], weight int64) {
 	var slot uint32
 	if n := len(s.free); n > 0 {
 		slot, s.free = s.free[n-1], s.free[:n-1]
@@ -190,11 +190,11 @@ func (s *shard[K, V]) addLocked(hash uint64, e *entry[K, V], weight int64) {
 	t := s.table.Load()
 	if s.count > len(t.buckets) {
 		s.growing.Store(true)
-		t = t.grown(s.m.hash)
+		t = t.grown()
 		s.table.Store(t)
 		s.growing.Store(false)
 	}
-	t.insert(hash, e)
+	t.insert(e)
 	s.drainLocked()
 	s.policy.add(slot, e.tag, weight, s.excess() > 0)
 }
@@ -221,14 +221,14 @@ func (s *shard[K, V]) excess() int64 {
 }
 
 // removeLocked takes e out for another reason than a full cache.
-func (s *shard[K, V]) removeLocked(hash uint64, e *entry[K, V], why Reason, events *[]MemoryEvent[K, V]) {
+func (s *shard[K, V]) removeLocked(e *entry[K, V], why Reason, events *[]MemoryEvent[K, V]) {
 	s.policy.remove(e.slot(), s.slotWeight(e.slot()))
-	s.dropLocked(hash, e, why, events)
+	s.dropLocked(e, why, events)
 }
 
 // dropLocked takes out e, which the policy has forgotten already.
-func (s *shard[K, V]) dropLocked(hash uint64, e *entry[K, V], why Reason, events *[]MemoryEvent[K, V]) {
-	s.table.Load().replace(hash, e, nil)
+func (s *shard[K, V]) dropLocked(e *entry[K, V], why Reason, events *[]MemoryEvent[K, V]) {
+	s.table.Load().replace(e, nil)
 	s.gainLocked(-s.slotWeight(e.slot()))
 	s.count--
 	s.slots[e.slot()] = nil
@@ -273,7 +273,7 @@ func (s *shard[K, V]) expireLocked(now int64, events *[]MemoryEvent[K, V]) {
 		if leaves := s.m.leaves(e); leaves > now {
 			return leaves
 		}
-		s.removeLocked(s.m.hash(e.key), e, Expired, events)
+		s.removeLocked(e, Expired, events)
 		return 0
 	})
 }

@@ -46,8 +46,17 @@ type record[K comparable, V any] struct {
 // Save writes the values and what the cache knows about them to w, in the
 // encoding of [encoding/gob]: so K and V must be types that gob can encode, and
 // unexported fields are lost. Kept errors are not saved. The cache stays in use
-// meanwhile. The format is versioned and checksummed.
+// meanwhile: what is set, removed or invalidated after Save has begun may be in the
+// snapshot as it was. The format is versioned and checksummed, and not encrypted. Write
+// to a new file and rename it, for an error leaves half of one behind.
 func (m *Memory[K, V]) Save(w io.Writer) error {
+	// Gob leaves out fields of these kinds without a word.
+	if t := reflect.TypeFor[K](); lost(t) {
+		return fmt.Errorf("cache: save: keys of type %v cannot be encoded", t)
+	}
+	if t := reflect.TypeFor[V](); lost(t) {
+		return fmt.Errorf("cache: save: values of type %v cannot be encoded", t)
+	}
 	header := binary.BigEndian.AppendUint16([]byte(snapshotMagic), snapshotVersion)
 	if _, err := w.Write(header); err != nil {
 		return fmt.Errorf("cache: save: %w", err)
@@ -98,6 +107,13 @@ func (m *Memory[K, V]) Save(w io.Writer) error {
 	return nil
 }
 
+func lost(t reflect.Type) bool {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return t.Kind() == reflect.Func || t.Kind() == reflect.Chan
+}
+
 // record returns what is to be saved of e.
 func (m *Memory[K, V]) record(e *entry[K, V], now int64) record[K, V] {
 	r := record[K, V]{Key: e.key, Value: e.load(m.storage)}
@@ -134,16 +150,21 @@ func orMinus1(t int64) int64 {
 // while the snapshot lay about, by the wall clock; idle times start anew. Of more
 // than the cache can hold it takes the best. If the snapshot is damaged, or of
 // another version or other types, the error wraps [ErrSnapshot] and the
-// cache is as it was. Restore is for files of one's own, not for those of
+// cache is as it was; an error of r is wrapped as it is. Call it before the cache is used: it
+// does not know what was deleted since Save, nor which tags were invalidated before it began. Restore is for files of one's own, not for those of
 // strangers: see the security notes of [encoding/gob].
 func (m *Memory[K, V]) Restore(r io.Reader) error {
+	// As a load does: what is invalidated from now on is not brought back.
+	m.tags.loading.Add(1)
+	defer m.tags.loading.Add(-1)
+	seq := m.tags.clock.Load()
 	records, elapsed, err := m.readSnapshot(r)
 	if err != nil {
 		return err
 	}
 	// The best last: it is then the most recently used.
 	for i := len(records) - 1; i >= 0; i-- {
-		m.restore(records[i], elapsed)
+		m.restore(records[i], elapsed, seq)
 	}
 	return nil
 }
@@ -195,40 +216,46 @@ func (m *Memory[K, V]) readSnapshot(r io.Reader) (records []record[K, V], elapse
 			return nil, 0, err
 		}
 		// What does not fit is read all the same: it may be damaged.
-		if weight := m.weight(rec.Key, rec.Value); weight <= m.heaviest && weight <= room {
+		weight := m.weight(rec.Key, rec.Value)
+		switch {
+		case weight > m.heaviest || !findable(rec.Key): // would be refused
+		case weight <= room:
 			room -= weight
 			records = append(records, rec)
-		} else {
+		default:
 			room = 0
 		}
 	}
 }
 
 // restore adds one record.
-func (m *Memory[K, V]) restore(r record[K, V], elapsed time.Duration) {
+func (m *Memory[K, V]) restore(r record[K, V], elapsed time.Duration, seq uint64) {
 	hash := m.hash(r.Key)
 	s := m.shard(hash)
 	now := m.now()
 	var until int64
 	if r.Left != 0 {
-		until = orMinus1(after(now, time.Duration(r.Left)-elapsed))
+		until = orMinus1(after(now, time.Duration(max(r.Left, -math.MaxInt64/2))-min(elapsed, math.MaxInt64/2)))
 	}
+	weight := m.weight(r.Key, r.Value)
 	var more *details
 	if len(r.Tags) > 0 {
-		more = &details{seq: m.tags.clock.Load()}
-		more.tags, _ = m.tags.acquire(r.Tags, math.MaxUint64)
+		tags, ok := m.tags.acquire(r.Tags, seq)
+		if !ok {
+			return
+		}
+		more = &details{seq: seq, tags: tags}
 	}
 	e := m.newEntry(hash, r.Key, r.Value, now, until, more)
 	if f := e.full(); f != nil {
 		f.took = r.Took
 	}
-	weight := m.weight(r.Key, r.Value)
 	var events []MemoryEvent[K, V]
 	s.mu.Lock()
 	old := s.table.Load().find(hash, r.Key)
 	if s.flights[r.Key] != nil || old != nil && m.condition(old, now) == fresh || m.condition(e, now) == gone {
 		m.tags.release(e.tags())
-	} else if s.storeLocked(hash, old, e, weight, now, &events) {
+	} else if s.storeLocked(old, e, weight, now, &events) {
 		s.policy.recall(e.tag, int(r.Frequency)-1) // storing it was one use
 	}
 	s.mu.Unlock()

@@ -15,15 +15,18 @@ func newTable[K comparable, V any](buckets int) *table[K, V] {
 	return &table[K, V]{buckets: make([]atomic.Pointer[entry[K, V]], buckets)}
 }
 
-func (t *table[K, V]) bucket(hash uint32) *atomic.Pointer[entry[K, V]] {
-	return &t.buckets[uint(hash)&uint(len(t.buckets)-1)]
+// bucket chooses by the part of the hash that an entry carries, so that the user's keys
+// are hashed for lookups only: never when the table grows or an entry leaves.
+func (t *table[K, V]) bucket(tag uint32) *atomic.Pointer[entry[K, V]] {
+	return &t.buckets[uint(tag)&uint(len(t.buckets)-1)]
 }
 
 // find returns the entry of key, or nil. While the table grows it may miss a
 // key that is there: see shard.find.
 func (t *table[K, V]) find(hash uint64, key K) *entry[K, V] {
-	for e := t.bucket(uint32(hash)).Load(); e != nil; e = e.next.Load() {
-		if e.tag == uint32(hash>>32) && e.key == key {
+	tag := uint32(hash >> 32)
+	for e := t.bucket(tag).Load(); e != nil; e = e.next.Load() {
+		if e.tag == tag && e.key == key {
 			return e
 		}
 	}
@@ -32,8 +35,8 @@ func (t *table[K, V]) find(hash uint64, key K) *entry[K, V] {
 
 // insert adds e at the end of its chain: what is used often tends to have
 // been there for longer, and is found first.
-func (t *table[K, V]) insert(hash uint64, e *entry[K, V]) {
-	p := t.bucket(uint32(hash))
+func (t *table[K, V]) insert(e *entry[K, V]) {
+	p := t.bucket(e.tag)
 	for next := p.Load(); next != nil; next = p.Load() {
 		p = &next.next
 	}
@@ -43,8 +46,8 @@ func (t *table[K, V]) insert(hash uint64, e *entry[K, V]) {
 
 // replace puts e in the place of old, or takes old out if e is nil. Readers that
 // stand on old go on from there: its next pointer stays as it is.
-func (t *table[K, V]) replace(hash uint64, old, e *entry[K, V]) {
-	p := t.bucket(uint32(hash))
+func (t *table[K, V]) replace(old, e *entry[K, V]) {
+	p := t.bucket(old.tag)
 	for p.Load() != old {
 		p = &p.Load().next
 	}
@@ -59,12 +62,12 @@ func (t *table[K, V]) replace(hash uint64, old, e *entry[K, V]) {
 // grown returns a table of twice the size that holds the same entries. It moves
 // them, so t is of no more use, and a reader in t may be led astray into
 // a chain of the new table: never into a loop, but past the key it seeks.
-func (t *table[K, V]) grown(hash func(K) uint64) *table[K, V] {
+func (t *table[K, V]) grown() *table[K, V] {
 	bigger := newTable[K, V](2 * len(t.buckets))
 	for i := range t.buckets {
 		for e := t.buckets[i].Load(); e != nil; {
 			next := e.next.Load()
-			bigger.insert(hash(e.key), e)
+			bigger.insert(e)
 			e = next
 		}
 	}

@@ -20,15 +20,19 @@ const (
 // is valid if its own reading of the clock is not older. That makes invalidation
 // a single store, however many entries there are; they are collected when met.
 type tag struct {
-	name   string
-	hard   atomic.Uint64
-	soft   atomic.Uint64
-	softAt atomic.Int64 // Memory.now of soft
-	refs   int          // entries that have it; guarded by tagIndex.mu
+	name string
+	hard atomic.Uint64
+	// Soft invalidations: the latest, and an earlier one whose entries may still be of
+	// use. What was stored between the two may pass for younger than it is, but
+	// not for ever: once the earlier one's time is over it becomes a hard one.
+	soft, first     atomic.Uint64
+	softAt, firstAt atomic.Int64 // Memory.now of these
+	refs            int          // entries that have it; guarded by tagIndex.mu
 }
 
 // A tagIndex holds the tags of a Memory.
 type tagIndex struct {
+	softFor int64         // nanoseconds for which what was invalidated softly is of use
 	clock   atomic.Uint64 // counts invalidations
 	loading atomic.Int64  // loads under way
 
@@ -125,6 +129,7 @@ func (x *tagIndex) invalidate(name string, how Invalidation, now int64) {
 		// A load increments loading before it reads the clock. So if there is
 		// none here, one that comes will read seq, and needs no trace of it.
 		if x.loading.Load() == 0 {
+			x.trimLocked()
 			return
 		}
 		t = &tag{name: name}
@@ -135,6 +140,13 @@ func (x *tagIndex) invalidate(name string, how Invalidation, now int64) {
 		x.empty = append(x.empty, t)
 	}
 	if how == Soft {
+		if first := t.first.Load(); first == 0 || now-t.firstAt.Load() >= x.softFor {
+			if t.hard.Load() < first {
+				t.hard.Store(first)
+			}
+			t.firstAt.Store(t.softAt.Load())
+			t.first.Store(t.soft.Load())
+		}
 		t.softAt.Store(now)
 		t.soft.Store(seq)
 	} else {

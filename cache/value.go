@@ -46,13 +46,12 @@ func (e *entry[K, V]) load(as storage) V {
 	return e.value
 }
 
-// swap overwrites the value of e, which must not be kept asValue, and returns the old one.
-func (e *entry[K, V]) swap(as storage, value V) V {
+// store overwrites the value of e, which must not be kept asValue.
+func (e *entry[K, V]) store(as storage, value V) {
 	p := unsafe.Pointer(&e.value)
 	if as == asWord {
-		word := atomic.SwapUint64((*uint64)(p), *(*uint64)(unsafe.Pointer(&value)))
-		return *(*V)(unsafe.Pointer(&word))
+		atomic.StoreUint64((*uint64)(p), *(*uint64)(unsafe.Pointer(&value)))
+		return
 	}
-	pointer := atomic.SwapPointer((*unsafe.Pointer)(p), *(*unsafe.Pointer)(unsafe.Pointer(&value)))
-	return *(*V)(unsafe.Pointer(&pointer))
+	atomic.StorePointer((*unsafe.Pointer)(p), *(*unsafe.Pointer)(unsafe.Pointer(&value)))
 }

@@ -1,0 +1,374 @@
+package cache
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	golanglru "github.com/hashicorp/golang-lru/v2"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// check panics unless the policy's queues and their sums agree with each other.
+func (p *tinyLFU) check(t require.TestingT, want map[uint32]int64) {
+	seen := map[uint32]int64{}
+	for _, q := range []*queue{&p.window, &p.probation, &p.protected} {
+		var weight int64
+		var prev uint32
+		n := 0
+		for slot := q.front; slot != 0; slot = p.links[slot].next {
+			require.Equal(t, prev, p.links[slot].prev)
+			require.Equal(t, q.id, p.links[slot].place&queueMask)
+			prev = slot
+			seen[slot] = p.weigh(slot)
+			weight += p.weigh(slot)
+			n++
+		}
+		require.Equal(t, prev, q.back)
+		require.Equal(t, n, q.len)
+		require.Equal(t, weight, q.weight)
+	}
+	require.Equal(t, want, seen)
+	require.GreaterOrEqual(t, p.windowMax, int64(1))
+	require.GreaterOrEqual(t, p.protectedMax, int64(0))
+	require.LessOrEqual(t, p.windowMax+p.protectedMax, p.max)
+	var ordered []uint32
+	p.order(func(slot uint32) { ordered = append(ordered, slot) })
+	require.Len(t, ordered, len(want))
+}
+
+func TestTinyLFUKeepsItsBooks(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		limit := rapid.Int64Range(1, 200).Draw(rt, "max")
+		weights := make([]int64, 64)
+		p := newTinyLFU(limit, &weights)
+		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
+		p.climber.random = random.Float64
+		in := map[uint32]int64{}
+		var total int64
+		for range 150 {
+			slot := uint32(1 + random.IntN(63))
+			weight := 1 + random.Int64N(max(1, limit/4))
+			_, there := in[slot]
+			switch op := random.IntN(10); {
+			case op < 5 && !there:
+				weights[slot], in[slot] = weight, weight
+				total += weight
+				p.add(slot, slot*7919, weight, total > limit)
+				for total > limit {
+					victim := p.evict(total-limit, slot)
+					require.NotEqual(rt, slot, victim, "what was just stored stays")
+					require.Contains(rt, in, victim)
+					total -= in[victim]
+					delete(in, victim)
+				}
+			case op == 5 && there:
+				p.remove(slot, weights[slot])
+				total -= in[slot]
+				delete(in, slot)
+			case op == 6 && there && total-in[slot]+weight <= limit:
+				from := weights[slot]
+				weights[slot], in[slot] = weight, weight
+				total += weight - from
+				p.reweigh(slot, from, weight)
+			default:
+				p.touch(slot, slot*7919) // there or not: notes come late
+			}
+			p.check(rt, in)
+		}
+	})
+}
+
+func TestAdmissionBoundsItsWork(t *testing.T) {
+	const small = 20_000
+	weights := make([]int64, small+10)
+	p := newTinyLFU(4*small, &weights)
+	for slot := uint32(1); slot <= small; slot++ {
+		weights[slot] = 1
+		p.add(slot, slot*7919, 1, false)
+	}
+	p.sketch = newSketch(small) // nobody has been used
+	p.links = append(p.links, link{tag: 5})
+	for range maxFrequency {
+		p.sketch.count(5)
+	}
+	require.True(t, p.admit(uint32(len(p.links)-1), manyVictims, 0), "worth more than so many unused ones")
+	require.False(t, p.admit(uint32(len(p.links)-1), small, 0), "and enough is enough")
+}
+
+func TestAWarmCandidateGetsInNowAndThen(t *testing.T) {
+	var none []int64
+	p := newTinyLFU(100, &none)
+	for slot := uint32(1); slot <= 50; slot++ {
+		p.add(slot, slot, 1, false)
+	}
+	p.links = append(p.links, link{tag: 999})
+	candidate := uint32(len(p.links) - 1)
+	victim := p.probation.back
+	count := func(tag uint32, n int) {
+		for p.sketch.frequency(tag) < n {
+			p.sketch.count(tag)
+		}
+	}
+	count(999, 5)
+	count(p.links[victim].tag, p.sketch.frequency(999))
+	p.random = func() uint32 { return 128 }
+	require.False(t, p.admit(candidate, 1, 0), "cold")
+	for p.sketch.frequency(999) < 10 {
+		p.sketch.count(999)
+	}
+	count(p.links[victim].tag, p.sketch.frequency(999))
+	for p.sketch.frequency(999) < p.sketch.frequency(p.links[victim].tag) {
+		p.sketch.count(999)
+	}
+	require.Equal(t, p.sketch.frequency(999), p.sketch.frequency(p.links[victim].tag))
+	require.True(t, p.admit(candidate, 1, 0), "warm, and in luck")
+	p.random = func() uint32 { return 1 }
+	require.False(t, p.admit(candidate, 1, 0), "warm")
+}
+
+func TestSketchNeverUnderestimatesAndForgets(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		s := newSketch(rapid.IntRange(1, 2000).Draw(rt, "keys"))
+		s.sample = math.MaxInt
+		counts := map[uint32]int{}
+		for _, tag := range rapid.SliceOfN(rapid.Uint32Range(0, 300), 0, 1000).Draw(rt, "tags") {
+			s.count(tag * 0x9e3779b1)
+			counts[tag]++
+		}
+		for tag, n := range counts {
+			require.GreaterOrEqual(rt, s.frequency(tag*0x9e3779b1), min(n, maxFrequency))
+		}
+		before := map[uint32]int{}
+		for tag := range counts {
+			before[tag] = s.frequency(tag * 0x9e3779b1)
+		}
+		s.halve()
+		for tag := range counts {
+			require.Equal(rt, before[tag]/2, s.frequency(tag*0x9e3779b1))
+		}
+	})
+	s := newSketch(1000)
+	for i := range 100_000 {
+		s.count(uint32(i % 10))
+	}
+	require.Less(t, s.uses, s.sample)
+	wrong := 0
+	s = newSketch(1024)
+	for i := range uint32(1024) {
+		s.count(i * 0x9e3779b1)
+	}
+	for i := uint32(2000); i < 3000; i++ {
+		wrong += s.frequency(i * 0x9e3779b1)
+	}
+	require.Less(t, wrong, 50, "of a thousand that never came")
+}
+
+func TestClimberWalksToTheBetterShare(t *testing.T) {
+	for _, best := range []float64{0.01, 0.4, 0.8} {
+		random := rand.New(rand.NewPCG(1, 2))
+		c := newClimber(random.Float64)
+		share, near := 0.01, 0
+		for range 400 {
+			ratio := 0.8 - math.Abs(share-best) + 0.002*random.Float64() // steep enough to see
+			c.hits, c.misses = int(ratio*20_000), int((1-ratio)*20_000)
+			amount := c.climb(1000)
+			share = min(0.8, max(0.01, share+amount))
+			c.pinned = amount < 0 && share == 0.01
+			if math.Abs(share-best) < 0.13 {
+				near++
+			}
+		}
+		require.Greater(t, near, 300, "best is %v", best)
+	}
+}
+
+func TestClimberIsPatientAtTheEnd(t *testing.T) {
+	turns := 0
+	c := newClimber(func() float64 { return 0.5 })
+	for i := range 200 {
+		c.hits, c.misses = 5000-i%2, 5000+i%2 // a falling ratio each other time, by chance
+		amount := c.climb(1000)
+		require.NotZero(t, amount)
+		if c.pinned = amount < 0; amount > 0 {
+			turns++
+		}
+	}
+	require.Less(t, turns, 20)
+	require.Positive(t, turns)
+	c.hits, c.misses = 9000, 1000 // other traffic
+	c.climb(1000)
+	require.Zero(t, c.patience)
+}
+
+func TestTimersCallNeitherEarlyNorMuchLate(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		now := int64(rapid.IntRange(1, 1<<40).Draw(rt, "now"))
+		w := newTimers(now)
+		due := map[uint32]int64{}
+		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
+		var longest int64 = 1 << 57
+		for range 200 {
+			switch slot := uint32(1 + random.IntN(30)); random.IntN(4) {
+			case 0, 1:
+				w.cancel(slot)
+				due[slot] = now + 1 + random.Int64N(1<<(20+random.IntN(37)))
+				w.schedule(slot, due[slot])
+			case 2:
+				w.cancel(slot)
+				delete(due, slot)
+			case 3:
+				now += random.Int64N(1 << (20 + random.IntN(37)))
+				w.advance(now, func(slot uint32) int64 {
+					require.Contains(rt, due, slot)
+					if due[slot] > now {
+						return due[slot]
+					}
+					delete(due, slot)
+					return 0
+				})
+				for _, at := range due {
+					require.Greater(rt, at, now-3<<tickBits)
+				}
+			}
+		}
+		w.advance(now+longest, func(slot uint32) int64 { delete(due, slot); return 0 })
+		for range 3 { // what lay beyond the highest level
+			now += longest
+			w.advance(now, func(slot uint32) int64 { delete(due, slot); return 0 })
+		}
+		require.Empty(rt, due)
+	})
+}
+
+// LRU evicts exactly what golang-lru would.
+func TestLRUEvictsWhatWasNotUsedForLongest(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		size := rapid.IntRange(1, 30).Draw(rt, "size")
+		m, err := NewMemory(MemoryConfig[int, int]{MaxEntries: size, Eviction: LRU})
+		require.NoError(rt, err)
+		m.shards[0].stripes = m.shards[0].stripes[:1] // reads of several stripes have no order
+		want, err := golanglru.New[int, int](size)
+		require.NoError(rt, err)
+		for _, op := range rapid.SliceOfN(rapid.IntRange(-40, 40), 0, 400).Draw(rt, "operations") {
+			if op < 0 {
+				m.Set(-op, op)
+				want.Add(-op, op)
+			} else {
+				got, ok := m.Get(op)
+				v, there := want.Get(op)
+				require.Equal(rt, there, ok)
+				require.Equal(rt, v, got)
+			}
+		}
+		var keys []int
+		s := &m.shards[0]
+		s.mu.Lock()
+		s.drainLocked()
+		s.policy.order(func(slot uint32) { keys = append(keys, s.slots[slot].key) })
+		s.mu.Unlock()
+		slices.Reverse(keys)
+		require.Equal(rt, len(keys), want.Len())
+		if len(keys) > 0 {
+			require.Equal(rt, want.Keys(), keys)
+		}
+	})
+}
+
+// A reader that was led astray while the table grew looks again when that is done.
+func TestAReaderLedAstrayLooksAgain(t *testing.T) {
+	m, err := NewMemory(MemoryConfig[int, int]{})
+	require.NoError(t, err)
+	m.Set(1, 1)
+	s := &m.shards[0]
+	for range 200 {
+		whole := s.table.Load()
+		s.mu.Lock()
+		s.growing.Store(true)
+		s.table.Store(newTable[int, int](minBuckets)) // what it sees of the old table
+		found := make(chan bool)
+		go func() {
+			_, ok := m.Get(1)
+			found <- ok
+		}()
+		for range 50 {
+			runtime.Gosched()
+		}
+		s.table.Store(whole)
+		s.growing.Store(false)
+		s.mu.Unlock()
+		require.True(t, <-found)
+	}
+}
+
+// XFetch: a load that takes ten seconds is repeated about as long before the end, at random.
+func TestEarlyRefreshBeginsAboutOneLoadAhead(t *testing.T) {
+	for _, eagerness := range []float64{0, 2, -1} { // 0 is 1
+		var ahead []float64
+		for seed := range uint64(40) {
+			synctest.Test(t, func(t *testing.T) {
+				m, err := NewMemory(MemoryConfig[string, int]{
+					TTL: func(string, int) time.Duration { return 1000 * time.Second }, EarlyRefresh: eagerness,
+				})
+				require.NoError(t, err)
+				m.random = rand.New(rand.NewPCG(seed, 7)).Float64
+				began := make(chan time.Time, 2)
+				load := func(context.Context, string) (int, error) {
+					began <- time.Now()
+					time.Sleep(10 * time.Second)
+					return 1, nil
+				}
+				_, err = m.Load(t.Context(), "k", load)
+				require.NoError(t, err)
+				<-began
+				end := time.Now().Add(1000 * time.Second)
+				for len(began) == 0 && time.Now().Before(end) {
+					time.Sleep(10 * time.Second) // few readers
+					if time.Now().Before(end) {
+						_, err := m.Load(t.Context(), "k", load)
+						require.NoError(t, err)
+						synctest.Wait()
+					}
+				}
+				if len(began) > 0 {
+					ahead = append(ahead, end.Sub(<-began).Seconds())
+				}
+				time.Sleep(11 * time.Second)
+				require.NoError(t, m.Close(t.Context()))
+			})
+		}
+		if eagerness < 0 {
+			require.Empty(t, ahead)
+			continue
+		}
+		typical := 10 * max(1, eagerness)
+		require.Greater(t, len(ahead), 15, "of 40")
+		var sum float64
+		for _, a := range ahead {
+			require.Less(t, a, 8*typical)
+			sum += a
+		}
+		mean := sum / float64(len(ahead))
+		require.InDelta(t, 1.5*typical, mean, 0.8*typical)
+	}
+}
+
+// A set value was not loaded, so nobody knows how long that takes: it is not refreshed early.
+func TestEarlyRefreshIsForWhatWasLoaded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, err := NewMemory(MemoryConfig[string, int]{TTL: func(string, int) time.Duration { return time.Minute }})
+		require.NoError(t, err)
+		m.random = func() float64 { return 1 - 1e-16 }
+		m.Set("k", 1)
+		time.Sleep(time.Minute - 1)
+		v, err := m.Load(t.Context(), "k", nil)
+		require.NoError(t, err)
+		require.Equal(t, 1, v)
+	})
+}
