@@ -50,6 +50,19 @@ func TestR06_VariantsOfOneKey(t *testing.T) {
 	require.Empty(t, of(""))
 	require.Empty(t, of(" \t"))
 
+	byCredentials := ratelimit.ByHeader("Authorization")
+	ofCredentials := func(value string) string {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Authorization", value)
+		key, _ := byCredentials(r)
+		return key
+	}
+	for _, value := range []string{"bearer Token", "BEARER Token", "Bearer   Token", "bEARER\tToken", " Bearer Token "} {
+		require.Equal(t, ofCredentials("Bearer Token"), ofCredentials(value), value)
+	}
+	require.NotEqual(t, ofCredentials("Bearer Token"), ofCredentials("Bearer token"))
+	require.NotEqual(t, ofCredentials("token"), ofCredentials("Token"), "no scheme")
+
 	byHost := ratelimit.ByHeader("host")
 	ofHost := func(host string) string {
 		r := httptest.NewRequest("GET", "/", nil)
