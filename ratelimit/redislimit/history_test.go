@@ -288,6 +288,18 @@ func TestLeasesSaveRoundTrips(t *testing.T) {
 	require.EqualValues(t, server.calls()-before+1, store.Stats().Calls)
 }
 
+// TestLeasesEnd: what is not used in time is lost, so that a lease cannot be used long after it was charged.
+func TestLeasesEnd(t *testing.T) {
+	server := startRedis(t)
+	store := newStore(t, server.client(t), redislimit.Config{Timeout: 5 * time.Second, Leases: map[string]redislimit.Lease{"p": {Fraction: 0.5, TTL: 100 * time.Millisecond}}})
+	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerHour(3_600_000).WithBurst(1_000_000))}})
+	start := time.Now()
+	take(t, l, "a")
+	require.EqualValues(t, 499_999, store.Stats().Leased)
+	require.Eventually(t, func() bool { take(t, l, "a"); return store.Stats().Calls == 2 }, 5*time.Second, time.Millisecond)
+	require.GreaterOrEqual(t, time.Since(start), 100*time.Millisecond)
+}
+
 // TestLeasesWithCosts: what is left of a lease pays its part of the next cost and does not outlive its time.
 func TestLeasesWithCosts(t *testing.T) {
 	store := newStore(t, startRedis(t).client(t), redislimit.Config{Timeout: 5 * time.Second, Leases: map[string]redislimit.Lease{"p": {Fraction: 0.5, Max: 10, TTL: time.Hour}}})

@@ -199,6 +199,19 @@ func TestR28_ScriptWindowIsExact(t *testing.T) {
 	})
 }
 
+// TestRateChangesKeepTheDebtInTime: a change of plan grants no fresh burst, and does not lock out.
+func TestRateChangesKeepTheDebtInTime(t *testing.T) {
+	k := &clock{c: startRedis(t).client(t), now: 1_800_000_000_000_000}
+	k.advance(t, 0)
+	slow := asker(t, k.c, policyOf("p", ratelimit.PerMinute(10).WithBurst(10)))
+	fast := asker(t, k.c, policyOf("p", ratelimit.PerMinute(1001).WithBurst(1001)))
+	require.EqualValues(t, 5, slow("a", 5).Remaining)
+	require.EqualValues(t, 500, fast("a", 0).Remaining, "half of the burst, rounded against the caller")
+	require.EqualValues(t, 499, fast("a", 1).Remaining)
+	require.EqualValues(t, 4, slow("a", 0).Remaining)
+	require.InDelta(t, 30*time.Second+time.Minute/1001, slow("a", 0).Reset, float64(2*time.Microsecond), "the time stays")
+}
+
 // TestR11_IdleForYears: and Redis as well.
 func TestR11_IdleForYears(t *testing.T) {
 	k := &clock{c: startRedis(t).client(t), now: 1_800_000_000_000_000}
@@ -218,6 +231,8 @@ func TestR11_IdleForYears(t *testing.T) {
 // FuzzReply: what is no answer of the script is an error, and nothing in an answer is negative or beyond the rate.
 func FuzzReply(f *testing.F) {
 	f.Add(int64(0), int64(1), int64(0), int64(0), int64(0), 5)
+	f.Add(int64(0), int64(-1), int64(0), int64(0), int64(0), 5)
+	f.Add(int64(0), int64(1000), int64(0), int64(0), int64(0), 5)
 	f.Add(int64(1), int64(0), int64(-1), int64(math.MaxInt64), int64(0), 5)
 	f.Add(int64(-1), int64(math.MaxInt64), int64(math.MinInt64), int64(-1), int64(1<<62), 4)
 	f.Fuzz(func(t *testing.T, a, b, c, d, e int64, n int) {
