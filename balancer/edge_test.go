@@ -190,7 +190,7 @@ func TestRecoveredHostsAreNotStarved(t *testing.T) {
 						b := newBalancer(t, cfg)
 						bad := addrs(5)[2]
 						send := func(d time.Duration) (sent int) {
-							tick := time.NewTicker(2 * time.Millisecond)
+							tick := time.NewTicker(5 * time.Millisecond)
 							defer tick.Stop()
 							for end := time.Now().Add(d); time.Now().Before(end); <-tick.C {
 								sent++

@@ -217,6 +217,7 @@ func TestL13_RollingRestarts(t *testing.T) {
 	}
 	for _, proto := range []backend.Protocol{backend.HTTP1, backend.HTTP2, backend.H2C} {
 		t.Run("protocol="+string(proto), func(t *testing.T) {
+			t.Parallel() // most of it is waiting
 			var procs []*backend.Process
 			var eps []balancer.Endpoint
 			for i := range 3 {

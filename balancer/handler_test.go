@@ -285,9 +285,9 @@ func TestL26_AnswersBeforeTheBodyHasEnded(t *testing.T) {
 		_, _ = io.Copy(w, r.Body)
 	}), func(t *testing.T, f *front) {
 		var wg sync.WaitGroup
-		for range 8 {
+		for range 4 {
 			wg.Go(func() {
-				for range 5 {
+				for range 3 {
 					req, err := http.NewRequest("POST", f.URL, io.MultiReader(bytes.NewReader(make([]byte, 300_000))))
 					if err != nil {
 						t.Error(err)

@@ -71,8 +71,13 @@ func newTap(t *testing.T) *tap {
 	return p
 }
 
-// exchange sends raw and returns the first answer, and what follows it at once.
+// exchange sends raw and returns the first answer, and if the server closes the connection then, what follows it.
 func exchange(t *testing.T, addr, raw string) string {
+	t.Helper()
+	return exchangeWithin(t, addr, raw, 20*time.Second)
+}
+
+func exchangeWithin(t *testing.T, addr, raw string, d time.Duration) string {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
 	require.NoError(t, err)
@@ -80,7 +85,7 @@ func exchange(t *testing.T, addr, raw string) string {
 	_, err = io.WriteString(c, raw)
 	require.NoError(t, err)
 	var answer bytes.Buffer
-	require.NoError(t, c.SetReadDeadline(time.Now().Add(300*time.Millisecond))) // some wait for a body that does not come
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(d)))
 	buf := bufio.NewReader(io.TeeReader(c, &answer))
 	resp, err := http.ReadResponse(buf, nil)
 	if err == nil {
@@ -181,7 +186,11 @@ func TestL22_AmbiguousFramingReachesNobody(t *testing.T) {
 		"coding named as a hop": {post + "Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n\r\n23\r\n" + smuggled + "\r\n0\r\n\r\n", "200"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			answer := exchange(t, f.Listener.Addr().String(), tt.raw)
+			patience := 20 * time.Second
+			if tt.want == "" {
+				patience = 300 * time.Millisecond // it may wait for a body that does not come
+			}
+			answer := exchangeWithin(t, f.Listener.Addr().String(), tt.raw, patience)
 			require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, 10*time.Second, time.Millisecond)
 			raw, seen := p.take()
 			mu.Lock()
@@ -462,9 +471,8 @@ func TestHandlerUpgradesToWebsocket(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, fmt.Sprintf("echo hello %d\n", i), line)
 	}
-	s := b.Stats()
-	require.Equal(t, 1, s.Streams)
-	require.Zero(t, s.InFlight, "it says nothing of the endpoint's load")
+	require.Equal(t, 1, b.Stats().Streams)
+	require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, 10*time.Second, time.Millisecond, "it says nothing of the endpoint's load")
 	conn.Close()
 	require.Eventually(t, func() bool { return b.Stats().Streams == 0 }, 10*time.Second, time.Millisecond)
 }
@@ -481,8 +489,8 @@ func TestL18_TunnelsDoNotPoisonConnections(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := b.Stats().Requests
-			require.Contains(t, exchange(t, addr, raw+smuggled), "HTTP/1.1 405 ")
-			require.LessOrEqual(t, b.Stats().Requests-before, uint64(1), "what follows is a request of its own at most")
+			require.Contains(t, exchange(t, addr, raw), "HTTP/1.1 405 ")
+			require.Equal(t, before, b.Stats().Requests, "no endpoint hears of it")
 		})
 	}
 	t.Run("Upgrade", func(t *testing.T) {
