@@ -357,7 +357,7 @@ func TestEventsAndStatsBecomeMetrics(t *testing.T) {
 		"trivet.balancer.attempt":                "trivet.balancer.requests",
 		"trivet.balancer.attempt{failure}":       "trivet.balancer.failures",
 		"trivet.ratelimit.decision{admitted}":    "trivet.ratelimit.admitted",
-		"trivet.ratelimit.decision{limited}":     "trivet.ratelimit.refused{per-key}",
+		"trivet.ratelimit.decision{limited}":     "trivet.ratelimit.limited",
 		"trivet.ratelimit.decision{no_key}":      "trivet.ratelimit.no_key",
 		"trivet.ratelimit.store_failed":          "trivet.ratelimit.failures",
 		"trivet.ratelimit.concurrency{admitted}": "trivet.ratelimit.concurrency.admitted",
