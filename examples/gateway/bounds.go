@@ -47,15 +47,27 @@ func limitBody(w http.ResponseWriter, r *http.Request, limit int64) bool {
 // deadline: a body may take as long as it likes while it moves. net/http's ReadTimeout and
 // WriteTimeout bound the whole instead, which is too much for a slow drip and too little for a
 // large upload or an event stream. done must be called before the handler returns.
+//
+// A deadline of HTTP/1.1 is looked at by reads and writes only. One of HTTP/2 is a timer that resets the stream, even if
+// nobody reads or writes since the upstream takes its time: so there it is set for as long as a read or write lasts.
 func limitStalls(w http.ResponseWriter, r *http.Request, stall time.Duration, draining func() bool) (_ http.ResponseWriter, _ *http.Request, done func()) {
 	rc := http.NewResponseController(w)
 	done = func() {}
-	steady := &steadyWriter{ResponseWriter: w, rc: rc, stall: stall, draining: draining}
+	timers := r.ProtoMajor == 2
+	steady := &steadyWriter{ResponseWriter: w, rc: rc, stall: stall, draining: draining, timers: timers}
+	if timers {
+		_ = rc.SetWriteDeadline(time.Time{}) // that of http.Server.WriteTimeout
+		done = steady.extend                 // for what net/http still has to write then
+	}
 	if r.Body != nil && r.Body != http.NoBody {
-		// Now, too: a body that nobody reads is discarded by net/http after the response.
-		_ = rc.SetReadDeadline(time.Now().Add(stall))
-		body := &steadyBody{ReadCloser: r.Body, rc: rc, stall: stall}
-		steady.body, done = body, body.stop
+		body := &steadyBody{ReadCloser: r.Body, rc: rc, stall: stall, timers: timers}
+		if !timers {
+			// Now, too: a body that nobody reads is discarded by net/http after the response.
+			_ = rc.SetReadDeadline(time.Now().Add(stall))
+			steady.body = body
+		}
+		before := done
+		done = func() { body.stop(); before() }
 		r2 := *r // a handler must not change its request
 		r2.Body = body
 		r = &r2
@@ -66,9 +78,10 @@ func limitStalls(w http.ResponseWriter, r *http.Request, stall time.Duration, dr
 // A steadyBody fails when a Read takes too long.
 type steadyBody struct {
 	io.ReadCloser
-	rc    *http.ResponseController
-	stall time.Duration
-	eof   atomic.Bool
+	rc     *http.ResponseController
+	stall  time.Duration
+	timers bool // deadlines are timers
+	eof    atomic.Bool
 
 	mu      sync.Mutex // guards the fields below: a transport may still read when the handler has returned
 	stopped bool
@@ -77,6 +90,9 @@ type steadyBody struct {
 func (b *steadyBody) Read(p []byte) (int, error) {
 	b.setDeadline(time.Now().Add(b.stall))
 	n, err := b.ReadCloser.Read(p) // a timeout cancels the request's context: to net/http the client has gone
+	if b.timers {
+		b.setDeadline(time.Time{})
+	}
 	if err == io.EOF {
 		b.stop() // net/http has lifted the deadline: it reads on only to notice that the client leaves
 		b.eof.Store(true)
@@ -114,7 +130,8 @@ type steadyWriter struct {
 	rc       *http.ResponseController
 	stall    time.Duration
 	draining func() bool
-	body     *steadyBody // of the request; nil without one
+	timers   bool        // deadlines are timers
+	body     *steadyBody // of the request; nil without one, or where nothing is written later for its sake
 	header   bool        // the final header is out
 }
 
@@ -128,7 +145,9 @@ func (w *steadyWriter) WriteHeader(status int) {
 			w.Header().Set("Connection", "close")
 		}
 	}
-	w.extend()
+	if !w.timers { // HTTP/2's is only kept until there is more to send
+		w.extend()
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
@@ -137,6 +156,7 @@ func (w *steadyWriter) Write(p []byte) (int, error) {
 		w.WriteHeader(http.StatusOK)
 	}
 	w.extend()
+	defer w.relax()
 	return w.ResponseWriter.Write(p)
 }
 
@@ -146,6 +166,7 @@ func (w *steadyWriter) FlushError() error {
 		w.WriteHeader(http.StatusOK)
 	}
 	w.extend()
+	defer w.relax()
 	return w.rc.Flush()
 }
 
@@ -155,4 +176,11 @@ func (w *steadyWriter) extend() {
 		d *= 2 // before it writes the header, net/http waits for the rest of the request's body, until that one's deadline
 	}
 	_ = w.rc.SetWriteDeadline(time.Now().Add(d))
+}
+
+// relax lifts a deadline that would hold after the write, too.
+func (w *steadyWriter) relax() {
+	if w.timers {
+		_ = w.rc.SetWriteDeadline(time.Time{})
+	}
 }

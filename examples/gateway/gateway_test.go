@@ -144,6 +144,14 @@ routes:
 		{"GET", "", "/b%2f..%2fexact", 400, ""},
 		{"GET", "", "/b/%2e", 400, ""},
 		{"GET", "", "/b/...%2e", 200, "b"},
+		{"GET", "", "/b/./%2e%2e/exact", 400, ""},
+		{"GET", "", "/b/..;/exact", 400, ""},
+		{"GET", "", "/b/%2e%2e;a=b/exact", 400, ""},
+		{"GET", "", "/b/..%3bexact", 400, ""},
+		{"GET", "", "/b/..%5cexact", 400, ""},
+		{"GET", "", "/b/x%5C%2e%2e%5Cexact", 400, ""},
+		{"GET", "", "/b/x;a=..", 200, "b"},
+		{"GET", "", "/b/..x%5cy;z", 200, "b"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.method+" "+tt.host+tt.path, func(t *testing.T) {
@@ -157,6 +165,51 @@ routes:
 				require.Equal(t, "GET, HEAD, POST, PUT", resp.Header.Get("Allow"))
 				require.Equal(t, "application/problem+json", resp.Header.Get("Content-Type"))
 			}
+		})
+	}
+}
+
+func TestRedirectsToTheCleanPathKeepItsEncoding(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, fmt.Sprintf("upstreams: {app: {hosts: [%s]}}\nroutes: [{upstream: app, path: /a/}]", b.Addr))
+	c := client(t)
+	for target, want := range map[string]string{
+		"//a/b%20c?d=%20e": "/a/b%20c?d=%20e",
+		"/a/./b%2Fc":       "/a/b%2Fc",
+		"/x/../a//%25/":    "/a/%25/",
+		"//a/%C3%A4":       "/a/%C3%A4",
+		"/a?b":             "/a/?b",
+		"//c":              "", // no route
+	} {
+		resp, _ := get(t, c, g.url+target)
+		require.Equal(t, want, resp.Header.Get("Location"), target)
+		require.Equal(t, map[bool]int{false: 307, true: 404}[want == ""], resp.StatusCode, target)
+	}
+}
+
+func TestTargetsInEveryForm(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, fmt.Sprintf("upstreams: {app: {hosts: [%s]}}\nroutes: [{upstream: app, host: a.test}]", b.Addr))
+	for line, want := range map[string]int{
+		"GET http://A.test:1/x":   200, // the target's host, not the field's (RFC 9112, section 3.2.2)
+		"GET http://a.test":       200,
+		"GET http://b.test/x":     404,
+		"GET http://b@a.test/x":   200,
+		"GET a.test:80":           400,
+		"GET http:a.test":         400,
+		"GET *":                   400,
+		"CONNECT a.test:80":       405,
+		"CONNECT http://a.test/x": 405,
+	} {
+		t.Run(line, func(t *testing.T) {
+			conn, err := net.Dial("tcp", g.addr)
+			require.NoError(t, err)
+			defer conn.Close()
+			fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: c.test\r\n\r\n", line)
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			require.Equal(t, want, resp.StatusCode)
 		})
 	}
 }

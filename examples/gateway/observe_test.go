@@ -49,6 +49,8 @@ func TestG03_ForwardedFieldsOfStrangersAreReplaced(t *testing.T) {
 			"X-Forwarded-Port": {"444"}, "X-Forwarded-Prefix": {"/evil"}, "X-Forwarded-Uri": {"/evil"}, "X-Real-Ip": {"203.0.113.9"},
 			"X_forwarded_for": {"203.0.113.9"}, "X-Forwarded_host": {"evil.test"}, "X_real_ip": {"203.0.113.9"},
 			"X-Original-Url": {"/admin"}, "X-Rewrite-Url": {"/admin"}, "Forwarded": {"for=203.0.113.9;host=evil.test"},
+			"X.forwarded.for": {"203.0.113.9"}, "X-Forwarded": {"203.0.113.9"}, "Cf-Connecting-Ip": {"203.0.113.9"}, "X-Cluster_client~ip": {"203.0.113.9"},
+			"X_request_id": {"forged"}, "Proxy": {"http://evil.test"},
 			"X-Other": {"stays"},
 		}
 	}
@@ -69,7 +71,7 @@ func TestG03_ForwardedFieldsOfStrangersAreReplaced(t *testing.T) {
 		} {
 			require.Equal(t, want, strings.Join(got[name], ", "), name)
 		}
-		for _, name := range []string{"X_forwarded_for", "X-Forwarded_host", "X_real_ip"} {
+		for _, name := range []string{"X_forwarded_for", "X-Forwarded_host", "X_real_ip", "X.forwarded.for", "X_request_id", "Proxy"} {
 			require.NotContains(t, got, name, "no proxy spells it so")
 		}
 	})

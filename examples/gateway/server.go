@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -72,12 +73,12 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, http.StatusMethodNotAllowed, "CONNECT is not supported")
 		return
 	}
-	if r.URL.Path != "" && r.URL.Path[0] != '/' { // "PRI *", with which HTTP/2 in clear begins
+	if r.URL.Opaque != "" || r.URL.Path != "" && r.URL.Path[0] != '/' { // "PRI *", with which HTTP/2 in clear begins
 		writeProblem(w, http.StatusBadRequest, "the request's target is not a path")
 		return
 	}
 	if hiddenDots(r.URL) {
-		writeProblem(w, http.StatusBadRequest, "the path has encoded dot segments")
+		writeProblem(w, http.StatusBadRequest, "the path has hidden dot segments")
 		return
 	}
 	h, pattern := gen.route(r)
@@ -85,19 +86,26 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 	h.ServeHTTP(w, r)
 }
 
-// hiddenDots reports whether the path, once decoded, has a segment "." or ".." that it does not show.
-// ServeMux redirects to the clean form of those that it does show. The hidden ones it would
-// route as they are, and an upstream that decodes first could take them for another route's path.
+// hiddenDots reports whether the path has a segment that servers could take for "." or ".." and that does not look like it:
+// encoded, with parameters ("..;a=b", which servlet containers cut off), or behind a backslash. Those that do look like it,
+// route resolves. The hidden ones it would route as they are, and the upstream could find another route's path in them.
 func hiddenDots(u *url.URL) bool {
-	dots := func(path string) bool {
-		for segment := range strings.SplitSeq(path, "/") {
-			if segment == "." || segment == ".." {
+	for segment := range strings.SplitSeq(u.EscapedPath(), "/") {
+		if segment == "." || segment == ".." || !strings.ContainsAny(segment, "%;\\") {
+			continue
+		}
+		plain, err := url.PathUnescape(segment)
+		if err != nil {
+			return true
+		}
+		for part := range strings.FieldsFuncSeq(plain, func(r rune) bool { return r == '/' || r == '\\' }) {
+			part, _, _ = strings.Cut(part, ";")
+			if part == "." || part == ".." {
 				return true
 			}
 		}
-		return false
 	}
-	return dots(u.Path) && !dots(u.EscapedPath())
+	return false
 }
 
 // route returns the handler of r's host and path, and the pattern that led to it. Host names are compared without
@@ -109,13 +117,32 @@ func (gen *generation) route(r *http.Request) (h http.Handler, pattern string) {
 		lookup.Host = host
 	}
 	lookup.Host = strings.TrimSuffix(lookup.Host, ".")
+	escaped := r.URL.EscapedPath()
+	clean := cleanPath(escaped)
+	if clean != escaped {
+		// ServeMux would redirect to it, too, but encode what is encoded already: "//a%20b" to "/a%2520b".
+		plain, _ := url.PathUnescape(clean)
+		lookup.URL = &url.URL{Path: plain, RawPath: clean, RawQuery: r.URL.RawQuery}
+	}
 	h, pattern = gen.routes.Handler(&lookup)
 	if pattern == "" {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			writeProblem(w, http.StatusNotFound, "no route for this host and path")
 		}), ""
 	}
-	return h, pattern // of the route, or ServeMux's redirect to the clean path
+	if clean != escaped && escaped != "" { // the empty path is "/" (RFC 9110, section 4.2.3)
+		h = http.RedirectHandler(lookup.URL.String(), http.StatusTemporaryRedirect)
+	}
+	return h, pattern // of the route, or ServeMux's redirect to the path with a slash
+}
+
+// cleanPath is p without empty and dot segments.
+func cleanPath(p string) string {
+	clean := path.Clean("/" + p)
+	if strings.HasSuffix(p, "/") && clean != "/" {
+		clean += "/"
+	}
+	return clean
 }
 
 // methods are the routes that share host and path; that of "" gets the other methods.

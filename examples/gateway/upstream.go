@@ -132,8 +132,8 @@ func transport(cfg Upstream) *http.Transport {
 }
 
 // rewrite makes the request to the upstream say nothing that the gateway does not stand for. balancer has seen to X-Forwarded-For,
-// -Host and -Proto; the others of that family, which some servers believe as well, and the ways to spell them with
-// underscores, which CGI cannot tell from hyphens, go unless the peer is trusted.
+// -Host and -Proto; the others of that family, which some servers believe as well, go unless the peer is trusted. So do
+// other ways to spell any of them: CGI cannot tell underscores from hyphens, and some servers no sign at all from them.
 func rewrite(trusted []netip.Prefix) func(*httputil.ProxyRequest) {
 	return func(r *httputil.ProxyRequest) {
 		h := r.Out.Header
@@ -141,11 +141,13 @@ func rewrite(trusted []netip.Prefix) func(*httputil.ProxyRequest) {
 		addr := peer.Addr().Unmap().WithZone("")
 		believed := slices.ContainsFunc(trusted, func(p netip.Prefix) bool { return p.Contains(addr) })
 		for name := range h {
-			switch plain := http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-")); plain {
-			case "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto":
+			switch plain := http.CanonicalHeaderKey(strings.Map(hyphen, name)); plain {
+			case "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", requestID:
 				if name != plain {
 					delete(h, name)
 				}
+			case "Proxy": // CGI would make it the variable HTTP_PROXY, which clients of upstreams obey
+				delete(h, name)
 			default:
 				if forwarded(plain) && (!believed || name != plain) {
 					delete(h, name)
@@ -163,10 +165,20 @@ func rewrite(trusted []netip.Prefix) func(*httputil.ProxyRequest) {
 // forwarded reports whether a field tells of the request that a proxy got.
 func forwarded(name string) bool {
 	switch name {
-	case "X-Real-Ip", "True-Client-Ip", "X-Client-Ip", "X-Original-Url", "X-Rewrite-Url", "X-Host":
+	case "X-Real-Ip", "True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "Cf-Connecting-Ip", "Fastly-Client-Ip", "X-Proxyuser-Ip",
+		"X-Envoy-External-Address", "Forwarded-For", "X-Original-Forwarded-For", "X-Original-Host", "X-Original-Url", "X-Rewrite-Url", "X-Host",
+		"X-Url-Scheme", "Front-End-Https", "X-Forwarded":
 		return true
 	}
 	return strings.HasPrefix(name, "X-Forwarded-")
+}
+
+// hyphen makes a hyphen of what is neither letter nor digit.
+func hyphen(r rune) rune {
+	if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
+		return r
+	}
+	return '-'
 }
 
 // modifyResponse removes what the gateway itself has said in the header.

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/internal/backend"
+)
+
+// The two protocols' deadlines differ: one is looked at when something is read or written, the other ends the stream.
+func TestG10_StallTimeoutIsForClientsNotForSlowUpstreams(t *testing.T) {
+	const stall = 300 * time.Millisecond
+	const size = 8 << 20 // more than what stands in buffers
+	gone := make(chan struct{}, 10)
+	mux := http.NewServeMux()
+	mux.HandleFunc("/late", func(w http.ResponseWriter, r *http.Request) {
+		sleep(r.Context(), 3*stall)
+		_, _ = io.WriteString(w, "late")
+	})
+	mux.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) {
+		for i := range 3 {
+			fmt.Fprintf(w, "%d\n", i)
+			_ = http.NewResponseController(w).Flush()
+			sleep(r.Context(), 2*stall)
+		}
+	})
+	mux.HandleFunc("/upload", func(w http.ResponseWriter, r *http.Request) {
+		n, err := io.CopyN(io.Discard, r.Body, size/2)
+		sleep(r.Context(), 3*stall)
+		if err == nil {
+			var rest int64
+			rest, _ = io.Copy(io.Discard, r.Body)
+			n += rest
+		}
+		fmt.Fprint(w, n)
+	})
+	mux.HandleFunc("/endless", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(w, zeros{})
+		gone <- struct{}{}
+	})
+	b := backend.Start(t, backend.Config{Handler: mux})
+	folder := t.TempDir()
+	writeCertificate(t, folder, "one", 1, "one.test")
+	for _, h2 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("HTTP2=%t", h2), func(t *testing.T) {
+			g := start(t, simple(fmt.Sprintf("server: {stall_timeout: %s, tls: {certificates: [{cert: %[2]s.pem, key: %[2]s.key}]}}",
+				stall, filepath.Join(folder, "one")), b.Addr))
+			c := secureClient(t, "one.test", h2)
+			url := "https://" + g.addr
+			t.Run("a response that comes late", func(t *testing.T) {
+				_, body := get(t, c, url+"/late")
+				require.Equal(t, "late", body)
+			})
+			t.Run("events with pauses", func(t *testing.T) {
+				resp, err := c.Get(url + "/events")
+				require.NoError(t, err)
+				defer resp.Body.Close()
+				lines := bufio.NewScanner(resp.Body)
+				for range 3 {
+					require.True(t, lines.Scan(), lines.Err())
+				}
+			})
+			t.Run("an upload that the upstream reads with a pause", func(t *testing.T) {
+				req, err := http.NewRequest("POST", url+"/upload", io.LimitReader(zeros{}, size))
+				require.NoError(t, err)
+				req.ContentLength = size
+				resp, body := do(t, c, req)
+				require.Equal(t, 200, resp.StatusCode, body)
+				require.Equal(t, fmt.Sprint(size), body)
+			})
+			t.Run("a client that does not read is cut off", func(t *testing.T) {
+				resp, err := c.Get(url + "/endless")
+				require.NoError(t, err)
+				defer resp.Body.Close()
+				select {
+				case <-gone:
+				case <-time.After(20 * time.Second):
+					t.Fatal("the upstream still writes")
+				}
+			})
+		})
+	}
+}
+
+// zeros are endless.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
