@@ -90,3 +90,26 @@ func BenchmarkMiddleware(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkPacer(b *testing.B) {
+	for _, hosts := range []int{1, 256} {
+		b.Run(fmt.Sprintf("hosts=%d", hosts), func(b *testing.B) {
+			p := newPacer(b, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(1_000_000_000).WithBurst(1_000_000_000)})
+			names := make([]string, hosts)
+			for i := range names {
+				names[i] = fmt.Sprintf("host%d.example", i)
+			}
+			var next atomic.Uint32
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				i := int(next.Add(97))
+				for pb.Next() {
+					i++
+					if err := p.Wait(context.Background(), names[i%hosts]); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		})
+	}
+}

@@ -229,6 +229,24 @@ func TestR25_DebtSaturates(t *testing.T) {
 				require.Positive(t, reset)
 				require.LessOrEqual(t, retry, 6*366*24*time.Hour)
 			}
+			// In steps of which none saturates by itself.
+			for range 100 {
+				cell.Charge(now, 1<<24-2)
+				cell.Charge(now, 3)
+				ok, _, retry, _ := cell.Take(now, 1)
+				require.False(t, ok)
+				require.LessOrEqual(t, retry, 6*366*24*time.Hour)
+			}
+		}
+		r := ratelimit.PerSecond(10)
+		cell, err := ratelimit.NewCell(r, window)
+		require.NoError(t, err)
+		for range 5 {
+			cell.Charge(0, 10*3*366*24*3600) // three years of debt each
+			ok, _, retry, reset := cell.Take(0, 1)
+			require.False(t, ok)
+			require.LessOrEqual(t, retry, reset)
+			require.LessOrEqual(t, reset, 5*366*24*time.Hour)
 		}
 	}
 }

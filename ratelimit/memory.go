@@ -28,7 +28,8 @@ type MemoryStoreConfig struct {
 // A MemoryStore keeps counts in this process, in a table of fixed size for each policy. A key
 // whose debt is paid takes no room. When a key finds its part of the table full of
 // debtors, it takes over the place and the debt of the one that owes least: nobody
-// gets rid of his debt by making up keys, and a flood of them makes newcomers wait.
+// gets rid of his debt by making up keys, and a flood of them makes newcomers wait until
+// the least of those debts is paid far enough for their own rate.
 // Create one with [NewMemoryStore]. It starts no goroutines.
 type MemoryStore struct {
 	sets int       // per table
@@ -231,10 +232,7 @@ func (t *table) lock(now int64, w *charge) {
 	}
 	w.old = 0
 	if w.debt > 0 {
-		w.old = s.words[w.slot]
-		if t.length == 0 {
-			w.old = min(w.old, w.grid.atMost(now, 0)) // of a slower rate: no more than all of one's own
-		}
+		w.old = s.words[w.slot] // in full: else one key of a fast rate would wipe out debts of slow ones
 	}
 }
 

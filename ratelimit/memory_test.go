@@ -3,6 +3,7 @@ package ratelimit_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -70,6 +71,36 @@ func TestR07_NobodyEvictsHisOwnDebt(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestR07_NewcomersAreToldTheTruth: who finds everybody else deep in debt is told how long that lasts, and has a place then.
+func TestR07_NewcomersAreToldTheTruth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := policyOf("p", ratelimit.PerHour(1).WithBurst(1))
+		p.Key = func(r *http.Request) (string, bool) { return r.Host, true }
+		p.RateFor = func(r *http.Request) ratelimit.Rate {
+			if r.Host == "fast" {
+				return ratelimit.PerSecond(100).WithBurst(10)
+			}
+			return ratelimit.Rate{}
+		}
+		l := newLimiter(t, ratelimit.Config{Store: newMemory(t, 1), Policies: []ratelimit.Policy{p}}) // one set
+		ask := func(host string) ratelimit.Decision {
+			d, err := l.Take(t.Context(), &http.Request{Host: host})
+			require.NoError(t, err)
+			return d
+		}
+		time.Sleep(time.Second)
+		for i := range 7 {
+			require.True(t, ask(fmt.Sprint("slow ", i)).Allowed)
+		}
+		d := ask("fast")
+		require.False(t, d.Allowed)
+		time.Sleep(d.RetryAfter - 1)
+		require.False(t, ask("fast").Allowed)
+		time.Sleep(1)
+		require.True(t, ask("fast").Allowed, "after %v", d.RetryAfter)
+	})
 }
 
 // TestR07_MemoryIsFlat: ten million hostile keys, or a tenth of them under the race detector, take what the first took.

@@ -59,7 +59,7 @@ type PacerConfig struct {
 	MaxQueue int
 
 	// MaxHosts is how many hosts are paced separately. Zero means 1,024. Negative is invalid. The rest
-	// share one more pace.
+	// share one more pace. A host that gets a place later begins with what that one has used and was told.
 	MaxHosts int
 
 	// MaxRetryAfter is the longest that a server's Retry-After or RateLimit field is obeyed.
@@ -109,7 +109,7 @@ type Pacer struct {
 	cfg      PacerConfig // read-only after NewPacer
 	overflow *pace       // of the hosts beyond MaxHosts
 
-	mu    sync.Mutex // guards the fields below
+	mu    sync.RWMutex // guards the fields below; locked for writing only for a host that has no pace yet
 	hosts map[string]*pace
 
 	sent, waited, refused, cancelled, hints, overflowed atomic.Uint64
@@ -141,9 +141,9 @@ type PacerStats struct {
 
 // Stats returns a snapshot.
 func (p *Pacer) Stats() PacerStats {
-	p.mu.Lock()
+	p.mu.RLock()
 	hosts := len(p.hosts)
-	p.mu.Unlock()
+	p.mu.RUnlock()
 	return PacerStats{
 		Sent: p.sent.Load(), Waited: p.waited.Load(), Refused: p.refused.Load(), Cancelled: p.cancelled.Load(),
 		Hints: p.hints.Load(), Overflowed: p.overflowed.Load(), Hosts: hosts, Waiting: int(p.waiting.Load()),
@@ -172,7 +172,7 @@ func (e PacerEvent) LogValue() slog.Value {
 // the rate has been used.
 func (p *Pacer) Wait(ctx context.Context, host string) error {
 	h := p.pin(host)
-	defer p.unpin(h)
+	defer h.unpin()
 	return p.wait(ctx, host, h)
 }
 
@@ -209,18 +209,23 @@ func (p *Pacer) wait(ctx context.Context, host string, h *pace) error {
 
 // pin returns host's pace, which stays host's until unpin.
 func (p *Pacer) pin(host string) *pace {
+	p.mu.RLock()
+	h := p.hosts[host]
+	if h != nil {
+		h.pins.Add(1) // under mu, so that nobody takes the place away
+	}
+	p.mu.RUnlock()
+	if h != nil {
+		return h
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h := p.paceLocked(host)
-	h.pins++
+	h = p.paceLocked(host)
+	h.pins.Add(1)
 	return h
 }
 
-func (p *Pacer) unpin(h *pace) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	h.pins--
-}
+func (h *pace) unpin() { h.pins.Add(-1) }
 
 func (p *Pacer) paceLocked(host string) *pace {
 	if h := p.hosts[host]; h != nil {
@@ -230,7 +235,7 @@ func (p *Pacer) paceLocked(host string) *pace {
 		now := time.Now()
 		looked := 0
 		for name, h := range p.hosts {
-			if h.pins == 0 && h.idle(now) {
+			if h.pins.Load() == 0 && h.idle(now) {
 				delete(p.hosts, name)
 				break
 			}
@@ -244,6 +249,7 @@ func (p *Pacer) paceLocked(host string) *pace {
 		}
 	}
 	h := p.newPace()
+	h.inherit(p.overflow) // host may have used it, or have been told to wait
 	p.hosts[host] = h
 	return h
 }
@@ -264,7 +270,7 @@ type pace struct {
 	most  rate.Limit
 	burst int
 	turn  chan struct{} // a send takes the turn, in order of arrival; a receive passes it on
-	pins  int           // requests that use it; guarded by Pacer.mu
+	pins  atomic.Int64  // requests that use it; raised under Pacer.mu
 
 	mu           sync.Mutex // guards the fields below; x/time/rate mints tokens if its times go back, so they are read under it
 	limiter      *rate.Limiter
@@ -279,6 +285,22 @@ func (h *pace) idle(now time.Time) bool {
 	defer h.mu.Unlock()
 	h.restoreLocked(now)
 	return h.slowedUntil.IsZero() && !h.blockedUntil.After(now) && h.limiter.TokensAt(now) >= float64(h.burst)
+}
+
+// inherit makes h, which is new, owe what from owes and heed what from has been told.
+func (h *pace) inherit(from *pace) {
+	from.mu.Lock()
+	defer from.mu.Unlock()
+	now := time.Now()
+	from.restoreLocked(now)
+	if used := math.Ceil(float64(h.burst) - from.limiter.TokensAt(now)); used > 0 {
+		h.limiter.AllowN(now, min(int(used), h.burst))
+	}
+	h.blockedUntil = from.blockedUntil
+	if h.slowedUntil = from.slowedUntil; !h.slowedUntil.IsZero() {
+		h.limiter.SetLimitAt(now, from.limiter.Limit())
+		h.limiter.SetBurstAt(now, from.limiter.Burst())
+	}
 }
 
 // restoreLocked ends what the host's hint began when its time is over.

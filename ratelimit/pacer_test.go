@@ -415,6 +415,31 @@ func TestPacerHostsAreBounded(t *testing.T) {
 	})
 }
 
+// TestPacerLeavingTheOverflow: a host that gets a pace of its own after it shared the one of the rest has no second burst, and
+// what it has said is not forgotten.
+func TestPacerLeavingTheOverflow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(1).WithBurst(5), MaxHosts: 1, MaxQueue: -1})
+		require.NoError(t, p.Wait(t.Context(), "first"))
+		for range 5 {
+			require.NoError(t, p.Wait(t.Context(), "late"))
+		}
+		require.ErrorIs(t, p.Wait(t.Context(), "late"), ratelimit.ErrQueueFull)
+		time.Sleep(1500 * time.Millisecond) // the first is idle
+		require.NoError(t, p.Wait(t.Context(), "late"))
+		require.ErrorIs(t, p.Wait(t.Context(), "late"), ratelimit.ErrQueueFull, "six of five and one a second")
+		require.EqualValues(t, 6, p.Stats().Overflowed)
+
+		time.Sleep(time.Minute)
+		require.NoError(t, p.Wait(t.Context(), "second"))
+		require.NoError(t, send(t, p.TransportFor("ill", answer(429, "Retry-After", "60")), "http://ill/"))
+		time.Sleep(10 * time.Second)
+		require.ErrorIs(t, p.Wait(t.Context(), "ill"), ratelimit.ErrQueueFull, "it said a minute")
+		time.Sleep(50 * time.Second)
+		require.NoError(t, p.Wait(t.Context(), "ill"))
+	})
+}
+
 // TestPacerOverRealServers: a client in front of a limiter, over both protocols.
 func TestPacerOverRealServers(t *testing.T) {
 	policy := policyOf("p", ratelimit.PerSecond(50).WithBurst(25))

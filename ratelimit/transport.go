@@ -58,7 +58,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		host = paceKey(req.URL)
 	}
 	h := t.pacer.pin(host)
-	defer t.pacer.unpin(h)
+	defer h.unpin()
 	if err := t.pacer.wait(req.Context(), host, h); err != nil {
 		if req.Body != nil {
 			_ = req.Body.Close() // RoundTrip owns the body even when it fails; next will not see it

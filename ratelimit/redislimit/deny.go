@@ -27,25 +27,37 @@ type denial struct {
 	cost  int64 // at least which is denied
 }
 
-// get returns what is known about a cost that is denied to tag; false if it is not known to be.
-func (d *denyCache) get(tag uint64, cost, now int64) (wait, reset time.Duration, ok bool) {
+// get returns when r's cost would fit if it is known to be denied; false if it is not.
+func (d *denyCache) get(r *request, now int64) (wait, reset time.Duration, ok bool) {
+	tag := r.denialTag()
 	s, mu := d.at(tag)
 	mu.Lock()
 	defer mu.Unlock()
-	if s.tag != tag || cost < s.cost || now >= s.ask {
+	if s.tag != tag || r.cost < s.cost || now >= s.ask {
 		return 0, 0, false
 	}
-	return time.Duration(s.until - now), time.Duration(s.reset - now), true
+	// What costs more fits later, by the time that the difference takes to earn.
+	return time.Duration(s.until-now) + r.rate.earned(r.cost-s.cost), time.Duration(s.reset - now), true
 }
 
-func (d *denyCache) put(tag uint64, cost, now int64, wait, reset time.Duration) {
+func (d *denyCache) put(r *request, now int64, wait, reset time.Duration) {
+	tag := r.denialTag()
 	s, mu := d.at(tag)
 	mu.Lock()
 	defer mu.Unlock()
 	*s = denial{
-		tag: tag, cost: cost,
+		tag: tag, cost: r.cost,
 		ask: now + int64(min(wait, maxDeny)), until: now + int64(wait), reset: now + int64(max(reset, wait)),
 	}
+}
+
+// denialTag returns the tag of what is remembered of r's denial. When another cost would fit into a sliding window, the
+// denial of one does not tell: there each cost is a matter of its own.
+func (r *request) denialTag() uint64 {
+	if r.rate.kind == "w" {
+		return r.tag ^ uint64(r.cost)*0x9e3779b97f4a7c15
+	}
+	return r.tag
 }
 
 func (d *denyCache) at(tag uint64) (*denial, *sync.Mutex) {

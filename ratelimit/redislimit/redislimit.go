@@ -227,7 +227,7 @@ func (s *Store) ask(ctx context.Context, deadline time.Time, requests []request,
 		c := claims[i]
 		c.Denied, c.Remaining, c.Reset, c.RetryAfter = a.denied, a.remaining, a.reset, a.retry
 		if a.denied && a.retry > 0 {
-			s.denials.put(requests[i].tag, requests[i].cost, now, a.retry, a.reset)
+			s.denials.put(&requests[i], now, a.retry, a.reset)
 		}
 	}
 	return answers[0].leased, nil
@@ -238,7 +238,7 @@ func (s *Store) deniedHere(requests []request, claims []*ratelimit.Claim) (any b
 	now := s.now()
 	for i := range requests {
 		r, c := &requests[i], claims[i]
-		wait, reset, known := s.denials.get(r.tag, r.cost, now)
+		wait, reset, known := s.denials.get(r, now)
 		never := r.cost > r.rate.costsOfMost
 		if never {
 			wait = 0

@@ -193,6 +193,36 @@ func TestKnownDenialsSayTheTruth(t *testing.T) {
 	require.True(t, ask(0).Allowed, "what costs nothing is not denied with the rest")
 }
 
+// TestKnownDenialsOfOtherCosts: what a small cost's denial tells about a greater one comes no earlier than the truth.
+func TestKnownDenialsOfOtherCosts(t *testing.T) {
+	for _, window := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
+		client := startRedis(t).client(t)
+		p := policyOf("p", ratelimit.PerDay(10))
+		if p.Window = window; window == ratelimit.GCRA {
+			p.Rate.Burst = 10
+		}
+		p.Cost = func(r *http.Request) int64 { return r.ContentLength }
+		ask := func(l *ratelimit.Limiter, cost int64) ratelimit.Decision {
+			d, err := l.Take(t.Context(), &http.Request{ContentLength: cost})
+			require.NoError(t, err)
+			require.False(t, d.Degraded)
+			return d
+		}
+		newOne := func() *ratelimit.Limiter {
+			return newLimiter(t, ratelimit.Config{Store: newStore(t, client, redislimit.Config{Timeout: 5 * time.Second}), Policies: []ratelimit.Policy{p}})
+		}
+		one := newOne()
+		require.True(t, ask(one, 10).Allowed)
+		require.False(t, ask(one, 1).Allowed)
+		for _, cost := range []int64{10, 7, 1} {
+			here, there := ask(one, cost), ask(newOne(), cost)
+			require.False(t, here.Allowed)
+			require.False(t, there.Allowed)
+			require.InDelta(t, there.RetryAfter, here.RetryAfter, float64(10*time.Second), "cost %d", cost)
+		}
+	}
+}
+
 func TestNewNamesEveryFault(t *testing.T) {
 	_, err := redislimit.New(nil, redislimit.Config{
 		Prefix: "{", HashTag: "}", Timeout: -1, Leases: map[string]redislimit.Lease{"a": {Fraction: 0.6, Max: -1, TTL: -1}, "b": {Fraction: -1}},
@@ -223,6 +253,7 @@ func TestRatesAreExactOrRefused(t *testing.T) {
 		{ratelimit.Rate{Limit: 1, Window: time.Second + 1}, "policy \"p\": Rate.Window: 1.000000001s is not in whole microseconds"},
 		{ratelimit.Rate{Limit: 999_983, Window: 365 * 24 * time.Hour}, "policy \"p\": Rate.Burst: times Window"},
 		{ratelimit.Rate{Limit: 999_983, Window: 365 * 24 * time.Hour, Burst: 100}, ""},
+		{ratelimit.Rate{Limit: 1<<52 + 1, Window: 365 * 24 * time.Hour, Burst: 100}, "policy \"p\": Rate.Limit: "},
 	} {
 		_, err := ratelimit.New(ratelimit.Config{Store: newStore(t, c, redislimit.Config{}), Policies: []ratelimit.Policy{policyOf("p", tt.rate)}})
 		if tt.want == "" {

@@ -178,12 +178,22 @@ func newUnitRate(r ratelimit.Rate, window ratelimit.Algorithm) (unitRate, error)
 		return unitRate{}, errors.New("Burst: times Window in microseconds, over the common divisor of Window and Limit, is more than 2^52: " +
 			"the script could not count it exactly; choose a Limit with more factors in common with Window, or a smaller Burst")
 	}
+	if u.y > maxUnits {
+		return unitRate{}, errors.New("Limit: over its common divisor with Window in microseconds, is more than 2^52: " +
+			"the script could not count it exactly; choose a Limit with more factors in common with Window")
+	}
 	u.z = r.Burst * u.x
 	u.mostDebt = maxUnits
 	if maxDebtUS < (maxUnits-u.z)/u.y {
 		u.mostDebt = u.z + maxDebtUS*u.y
 	}
 	return u, nil
+}
+
+// earned returns the time in which a bucket's tokens are earned, rounded up; at most a burst's.
+func (u *unitRate) earned(tokens int64) time.Duration {
+	tokens = min(tokens, u.costsOfMost) // so that the product is at most maxUnits
+	return time.Duration((tokens*u.x+u.y-1)/u.y) * time.Microsecond
 }
 
 func gcd(a, b int64) int64 {
