@@ -95,7 +95,7 @@ func (b *batch[K, V]) add(key K) error {
 		}
 		a := m.answer(s, e)
 		if a.refresh {
-			b.refresh(s, hash, key)
+			b.refresh(s, e, hash, key)
 		}
 		if a.ok {
 			if a.err == nil {
@@ -129,19 +129,10 @@ func (b *batch[K, V]) call(flights []departure[K, V], background bool) (*call, e
 }
 
 // refresh is Memory.refresh for one key of the batch.
-func (b *batch[K, V]) refresh(s *shard[K, V], hash uint64, key K) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.flights[key] != nil {
-		return
+func (b *batch[K, V]) refresh(s *shard[K, V], e *entry[K, V], hash uint64, key K) {
+	if f := b.m.depart(s, e, hash, key, func() (*call, error) { return b.call(b.stale, true) }); f != nil {
+		b.stale = append(b.stale, departure[K, V]{s, hash, key, f})
 	}
-	c, err := b.call(b.stale, true)
-	if err != nil {
-		return // closed, or too much is done in the background
-	}
-	f := &flight[V]{call: c, done: make(chan struct{})}
-	s.flights[key] = f
-	b.stale = append(b.stale, departure[K, V]{s, hash, key, f})
 }
 
 // start runs the loader for the batch's own flights.
