@@ -112,20 +112,20 @@ func (m *Memory[K, V]) newCall(ctx context.Context, background bool) (*call, err
 	if l.closed {
 		return nil, ErrClosed
 	}
-	if background {
-		if l.background >= m.cfg.MaxBackground {
-			return nil, errAbandoned
-		}
-		l.background++
+	if background && l.background >= m.cfg.MaxBackground {
+		return nil, errAbandoned
 	}
-	l.running.Add(1)
 	c := &call{background: background}
 	if !background {
 		c.outer = callOf(ctx)
 	}
 	// The load outlives the caller that happens to be first, but keeps its
-	// values: the trace of a request, say.
+	// values: the trace of a request, say. A nil ctx panics here, where nothing is counted yet.
 	c.ctx, c.cancel = context.WithCancelCause(context.WithValue(context.WithoutCancel(ctx), callKey{}, c))
+	if background {
+		l.background++
+	}
+	l.running.Add(1)
 	m.tags.loading.Add(1) // before the clock is read: see tagIndex.invalidate
 	c.seq = m.tags.clock.Load()
 	c.started = m.now()
@@ -385,6 +385,9 @@ func (m *Memory[K, V]) await(ctx context.Context, f *flight[V], seq uint64) (val
 			m.leave(f.call)
 			return value, ErrClosed, false
 		}
+	}
+	if f.err != nil && context.Cause(f.call.ctx) == ErrClosed {
+		return value, ErrClosed, false // whatever the loader made of that
 	}
 	if f.invalidated != 0 && seq >= f.invalidated {
 		return value, nil, true

@@ -16,15 +16,7 @@ func (m *Memory[K, V]) LoadMany(ctx context.Context, keys []K, load func(ctx con
 	var failed failures
 	for len(keys) > 0 {
 		b := batch[K, V]{m: m, ctx: ctx, load: load, found: found, waits: make(map[K]awaited[V])}
-		var end error // of ctx, or of the cache
-		for _, key := range keys {
-			err := b.add(key)
-			if err != nil && !failed.take(err) {
-				end = err
-				break
-			}
-		}
-		b.start() // in any case: others may have joined its flights
+		end := b.begin(keys, &failed)
 		again, err := b.await(&failed, end)
 		if err != nil {
 			return found, errors.Join(append(failed, err)...)
@@ -74,6 +66,18 @@ type departure[K comparable, V any] struct {
 	hash   uint64
 	key    K
 	flight *flight[V]
+}
+
+// begin answers keys or sees to it that they are loaded, up to an error of ctx or of the cache.
+func (b *batch[K, V]) begin(keys []K, failed *failures) (end error) {
+	// In any case, and be it that a key cannot be compared: others may have joined the flights.
+	defer b.start()
+	for _, key := range keys {
+		if err := b.add(key); err != nil && !failed.take(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // add answers key, or joins or makes its flight.

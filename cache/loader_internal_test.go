@@ -51,3 +51,19 @@ func TestARefreshDecidedBeforeASetDoesNotOverwriteWhatComesAfter(t *testing.T) {
 		})
 	}
 }
+
+// Whoever Close ends gets ErrClosed, also when the loader has returned before its caller looks.
+func TestC42_CloseDoesNotLookLikeAFailureOfTheLoader(t *testing.T) {
+	m, err := NewMemory(MemoryConfig[string, int]{})
+	require.NoError(t, err)
+	hash := m.hash("k")
+	s := m.shard(hash)
+	f, mine, seq, err := m.join(t.Context(), s, hash, "k", func() (*call, error) { return m.newCall(t.Context(), false) })
+	require.NoError(t, err)
+	require.True(t, mine)
+	go m.run(s, hash, "k", f, func(ctx context.Context, _ string) (int, error) { <-ctx.Done(); return 0, ctx.Err() })
+	require.NoError(t, m.Close(t.Context()))
+	_, err, again := m.await(t.Context(), f, seq)
+	require.False(t, again)
+	require.Equal(t, ErrClosed, err)
+}
