@@ -112,20 +112,20 @@ func (m *Memory[K, V]) newCall(ctx context.Context, background bool) (*call, err
 	if l.closed {
 		return nil, ErrClosed
 	}
-	if background {
-		if l.background >= m.cfg.MaxBackground {
-			return nil, errAbandoned
-		}
-		l.background++
+	if background && l.background >= m.cfg.MaxBackground {
+		return nil, errAbandoned
 	}
-	l.running.Add(1)
 	c := &call{background: background}
 	if !background {
 		c.outer = callOf(ctx)
 	}
 	// The load outlives the caller that happens to be first, but keeps its
-	// values: the trace of a request, say.
+	// values: the trace of a request, say. A nil ctx panics here, where nothing is counted yet.
 	c.ctx, c.cancel = context.WithCancelCause(context.WithValue(context.WithoutCancel(ctx), callKey{}, c))
+	if background {
+		l.background++
+	}
+	l.running.Add(1)
 	m.tags.loading.Add(1) // before the clock is read: see tagIndex.invalidate
 	c.seq = m.tags.clock.Load()
 	c.started = m.now()
@@ -235,7 +235,7 @@ func (m *Memory[K, V]) Load(ctx context.Context, key K, load func(ctx context.Co
 		if e != nil {
 			a := m.answer(s, e)
 			if a.refresh {
-				m.refresh(ctx, s, hash, key, load)
+				m.refresh(ctx, s, e, hash, key, load)
 			}
 			if a.ok {
 				return a.value, a.err
@@ -297,23 +297,29 @@ func (m *Memory[K, V]) early(f *fullEntry[K, V], now int64) bool {
 	return -math.Log(1-m.random())*typical >= left
 }
 
-// refresh loads key in the background, unless that is being done or too much is.
-func (m *Memory[K, V]) refresh(ctx context.Context, s *shard[K, V], hash uint64, key K, load func(context.Context, K) (V, error)) {
+// refresh loads key in the background, for the sake of e, unless that is being done or too much is.
+func (m *Memory[K, V]) refresh(ctx context.Context, s *shard[K, V], e *entry[K, V], hash uint64, key K, load func(context.Context, K) (V, error)) {
+	if f := m.depart(s, e, hash, key, func() (*call, error) { return m.newCall(ctx, true) }); f != nil {
+		go m.run(s, hash, key, f, load)
+	}
+}
+
+// depart makes a flight that refreshes e, with what newCall returns, unless there is one or e
+// has been replaced or removed: a plain entry in its place may be overwritten
+// without the lock, so there must be no flight of its key.
+func (m *Memory[K, V]) depart(s *shard[K, V], e *entry[K, V], hash uint64, key K, newCall func() (*call, error)) *flight[V] {
 	s.mu.Lock()
-	f := s.flights[key]
-	if f != nil {
-		s.mu.Unlock()
-		return
+	defer s.mu.Unlock()
+	if s.flights[key] != nil || s.table.Load().find(hash, key) != e {
+		return nil
 	}
-	c, err := m.newCall(ctx, true)
+	c, err := newCall()
 	if err != nil {
-		s.mu.Unlock()
-		return
+		return nil // closed, or too much is done in the background
 	}
-	f = &flight[V]{call: c, done: make(chan struct{})}
+	f := &flight[V]{call: c, done: make(chan struct{})}
 	s.flights[key] = f
-	s.mu.Unlock()
-	go m.run(s, hash, key, f, load)
+	return f
 }
 
 // wait joins the flight of key, or starts one. It returns again if the caller
@@ -379,6 +385,9 @@ func (m *Memory[K, V]) await(ctx context.Context, f *flight[V], seq uint64) (val
 			m.leave(f.call)
 			return value, ErrClosed, false
 		}
+	}
+	if f.err != nil && context.Cause(f.call.ctx) == ErrClosed {
+		return value, ErrClosed, false // whatever the loader made of that
 	}
 	if f.invalidated != 0 && seq >= f.invalidated {
 		return value, nil, true

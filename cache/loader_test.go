@@ -834,3 +834,40 @@ func TestEachValueLeavesOnce(t *testing.T) {
 		require.Equal(t, 1, n, v)
 	}
 }
+
+// A key that cannot be compared makes LoadMany panic, as it would a map; that must not leave
+// loads behind that never end.
+func TestLoadManyThatPanicsLeavesNoLoadBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, cache.MemoryConfig[any, int]{})
+		load := func(context.Context, []any) (map[any]int, error) { return map[any]int{"a": 1}, nil }
+		require.Panics(t, func() { _, _ = m.LoadMany(t.Context(), []any{"a", []int{1}}, load) })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		v, err := m.Load(ctx, "a", func(context.Context, any) (int, error) { return 1, nil })
+		require.NoError(t, err)
+		require.Equal(t, 1, v)
+		require.NoError(t, m.Close(ctx))
+	})
+}
+
+// nil contexts: a fault of the caller, that must not lock others out.
+func TestANilContextLocksNobodyOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, cache.MemoryConfig[string, int]{Stale: time.Hour})
+		m.SetItem("k", cache.Item[int]{Value: 1, TTL: time.Second})
+		time.Sleep(2 * time.Second)
+		var none context.Context
+		load := func(context.Context, string) (int, error) { return 2, nil }
+		require.Panics(t, func() { _, _ = m.Load(none, "k", load) })
+		v, err := m.Load(t.Context(), "k", load)
+		require.NoError(t, err)
+		require.Equal(t, 1, v)
+		synctest.Wait()
+		v, _ = m.Get("k")
+		require.Equal(t, 2, v)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.NoError(t, m.Close(ctx))
+	})
+}

@@ -16,15 +16,7 @@ func (m *Memory[K, V]) LoadMany(ctx context.Context, keys []K, load func(ctx con
 	var failed failures
 	for len(keys) > 0 {
 		b := batch[K, V]{m: m, ctx: ctx, load: load, found: found, waits: make(map[K]awaited[V])}
-		var end error // of ctx, or of the cache
-		for _, key := range keys {
-			err := b.add(key)
-			if err != nil && !failed.take(err) {
-				end = err
-				break
-			}
-		}
-		b.start() // in any case: others may have joined its flights
+		end := b.begin(keys, &failed)
 		again, err := b.await(&failed, end)
 		if err != nil {
 			return found, errors.Join(append(failed, err)...)
@@ -76,6 +68,18 @@ type departure[K comparable, V any] struct {
 	flight *flight[V]
 }
 
+// begin answers keys or sees to it that they are loaded, up to an error of ctx or of the cache.
+func (b *batch[K, V]) begin(keys []K, failed *failures) (end error) {
+	// In any case, and be it that a key cannot be compared: others may have joined the flights.
+	defer b.start()
+	for _, key := range keys {
+		if err := b.add(key); err != nil && !failed.take(err) {
+			return err
+		}
+	}
+	return nil
+}
+
 // add answers key, or joins or makes its flight.
 func (b *batch[K, V]) add(key K) error {
 	if _, ok := b.found[key]; ok {
@@ -95,7 +99,7 @@ func (b *batch[K, V]) add(key K) error {
 		}
 		a := m.answer(s, e)
 		if a.refresh {
-			b.refresh(s, hash, key)
+			b.refresh(s, e, hash, key)
 		}
 		if a.ok {
 			if a.err == nil {
@@ -129,19 +133,10 @@ func (b *batch[K, V]) call(flights []departure[K, V], background bool) (*call, e
 }
 
 // refresh is Memory.refresh for one key of the batch.
-func (b *batch[K, V]) refresh(s *shard[K, V], hash uint64, key K) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.flights[key] != nil {
-		return
+func (b *batch[K, V]) refresh(s *shard[K, V], e *entry[K, V], hash uint64, key K) {
+	if f := b.m.depart(s, e, hash, key, func() (*call, error) { return b.call(b.stale, true) }); f != nil {
+		b.stale = append(b.stale, departure[K, V]{s, hash, key, f})
 	}
-	c, err := b.call(b.stale, true)
-	if err != nil {
-		return // closed, or too much is done in the background
-	}
-	f := &flight[V]{call: c, done: make(chan struct{})}
-	s.flights[key] = f
-	b.stale = append(b.stale, departure[K, V]{s, hash, key, f})
 }
 
 // start runs the loader for the batch's own flights.

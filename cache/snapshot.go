@@ -2,6 +2,7 @@ package cache
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/binary"
 	"encoding/gob"
 	"errors"
@@ -44,14 +45,15 @@ type record[K comparable, V any] struct {
 }
 
 // Save writes the values and what the cache knows about them to w, in the
-// encoding of [encoding/gob]: so K and V must be types that gob can encode, and
-// unexported fields are lost. Kept errors are not saved. The cache stays in use
+// encoding of [encoding/gob]: so K and V must be types that gob can encode; unexported
+// fields of values are lost, and pointers in them to zeros become nil. It refuses keys that are or have pointers or unexported fields,
+// and values that are pointers to anything but structs, unless their types encode themselves. Kept errors are not saved. The cache stays in use
 // meanwhile: what is set, removed or invalidated after Save has begun may be in the
 // snapshot as it was. The format is versioned and checksummed, and not encrypted. Write
 // to a new file and rename it, for an error leaves half of one behind.
 func (m *Memory[K, V]) Save(w io.Writer) error {
-	// Gob leaves out fields of these kinds without a word.
-	if t := reflect.TypeFor[K](); lost(t) {
+	// Gob leaves out what it cannot encode, and zeros, without a word.
+	if t := reflect.TypeFor[K](); ambiguous(t) {
 		return fmt.Errorf("cache: save: keys of type %v cannot be encoded", t)
 	}
 	if t := reflect.TypeFor[V](); lost(t) {
@@ -107,11 +109,40 @@ func (m *Memory[K, V]) Save(w io.Writer) error {
 	return nil
 }
 
+// lost reports whether gob would encode nothing of a value of type t, or make nil of a pointer to zero.
 func lost(t reflect.Type) bool {
-	for t.Kind() == reflect.Pointer {
-		t = t.Elem()
+	switch t.Kind() {
+	case reflect.Func, reflect.Chan:
+		return !encodesItself(t)
+	case reflect.Pointer:
+		return t.Elem().Kind() != reflect.Struct && !encodesItself(t)
 	}
-	return t.Kind() == reflect.Func || t.Kind() == reflect.Chan
+	return false
+}
+
+// ambiguous reports whether two keys of type t may be the same once they were encoded: then one
+// would get the other's value. Nobody can have a pointer that is restored.
+func ambiguous(t reflect.Type) bool {
+	if encodesItself(t) {
+		return false
+	}
+	switch t.Kind() {
+	case reflect.Func, reflect.Chan, reflect.Pointer:
+		return true
+	case reflect.Array:
+		return ambiguous(t.Elem())
+	case reflect.Struct:
+		for i := range t.NumField() {
+			if f := t.Field(i); !f.IsExported() || ambiguous(f.Type) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func encodesItself(t reflect.Type) bool {
+	return t.Implements(reflect.TypeFor[gob.GobEncoder]()) || t.Implements(reflect.TypeFor[encoding.BinaryMarshaler]())
 }
 
 // record returns what is to be saved of e.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"net/netip"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -294,4 +295,30 @@ func FuzzRestore(f *testing.F) {
 		require.LessOrEqual(t, m.Stats().Entries, 10)
 		require.NoError(t, m.Save(io.Discard))
 	})
+}
+
+// Gob says nothing when two keys become one, or a pointer to zero becomes nil: a cache that was
+// restored would return another's value, or nil for what was not.
+func TestSaveRefusesWhatWouldComeBackAsSomethingElse(t *testing.T) {
+	type key struct{ A, b int }
+	type nested struct{ Keys [2]key }
+	type pointing struct{ P *int }
+	require.EqualError(t, newMemory(t, cache.MemoryConfig[key, int]{}).Save(io.Discard), "cache: save: keys of type cache_test.key cannot be encoded")
+	require.Error(t, newMemory(t, cache.MemoryConfig[nested, int]{}).Save(io.Discard))
+	require.Error(t, newMemory(t, cache.MemoryConfig[pointing, int]{}).Save(io.Discard))
+	require.Error(t, newMemory(t, cache.MemoryConfig[*int, int]{}).Save(io.Discard))
+	require.EqualError(t, newMemory(t, cache.MemoryConfig[string, *int]{}).Save(io.Discard), "cache: save: values of type *int cannot be encoded")
+	require.Error(t, newMemory(t, cache.MemoryConfig[string, **key]{}).Save(io.Discard))
+
+	type address struct {
+		netip.AddrPort // encodes itself, whatever its fields
+	}
+	a := netip.MustParseAddrPort("[::1]:80")
+	cfg := cache.MemoryConfig[address, *key]{}
+	data := saved(t, cfg, func(m *cache.Memory[address, *key]) { m.Set(address{a}, &key{}) })
+	m := newMemory(t, cfg)
+	require.NoError(t, m.Restore(bytes.NewReader(data)))
+	v, ok := m.Get(address{a})
+	require.True(t, ok)
+	require.Equal(t, &key{}, v, "a pointer to a struct is kept, be it zero")
 }

@@ -1,0 +1,69 @@
+package cache
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A caller of Load finds an entry that asks for a refresh, and before it starts that
+// the key is set. The refresh has lost its reason, and must not overwrite what is set
+// in place while it is under way.
+func TestARefreshDecidedBeforeASetDoesNotOverwriteWhatComesAfter(t *testing.T) {
+	for _, many := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			m, err := NewMemory(MemoryConfig[string, int]{})
+			require.NoError(t, err)
+			m.SetItem("k", Item[int]{Value: -1, TTL: time.Minute})
+			hash := m.hash("k")
+			m.shard(hash).find(hash, "k").full().took = time.Hour
+			m.random = func() float64 { // called between the decision and the refresh
+				m.Set("k", 1)
+				return 0.999
+			}
+			database := 1
+			release := make(chan struct{})
+			if many {
+				_, err = m.LoadMany(t.Context(), []string{"k"}, func(context.Context, []string) (map[string]int, error) {
+					old := database
+					<-release
+					return map[string]int{"k": old}, nil
+				})
+			} else {
+				_, err = m.Load(t.Context(), "k", func(context.Context, string) (int, error) {
+					old := database
+					<-release
+					return old, nil
+				})
+			}
+			require.NoError(t, err)
+			synctest.Wait()
+			database = 2
+			m.Set("k", 2)
+			close(release)
+			synctest.Wait()
+			v, ok := m.Get("k")
+			require.True(t, ok)
+			require.Equal(t, 2, v)
+		})
+	}
+}
+
+// Whoever Close ends gets ErrClosed, also when the loader has returned before its caller looks.
+func TestC42_CloseDoesNotLookLikeAFailureOfTheLoader(t *testing.T) {
+	m, err := NewMemory(MemoryConfig[string, int]{})
+	require.NoError(t, err)
+	hash := m.hash("k")
+	s := m.shard(hash)
+	f, mine, seq, err := m.join(t.Context(), s, hash, "k", func() (*call, error) { return m.newCall(t.Context(), false) })
+	require.NoError(t, err)
+	require.True(t, mine)
+	go m.run(s, hash, "k", f, func(ctx context.Context, _ string) (int, error) { <-ctx.Done(); return 0, ctx.Err() })
+	require.NoError(t, m.Close(t.Context()))
+	_, err, again := m.await(t.Context(), f, seq)
+	require.False(t, again)
+	require.Equal(t, ErrClosed, err)
+}
