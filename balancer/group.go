@@ -52,6 +52,7 @@ type group struct {
 	hosts        []*host    // sorted by address
 	panicking    bool
 	spill        float64 // share moved from the first tier to the next by load
+	loadRatio    float64 // of those tiers, lately
 	lastInterval int64
 	lastTick     int64
 	ejectTotal   uint64
@@ -543,6 +544,10 @@ func (g *group) tickCostLocked(h *host, now, since int64, typical float64) {
 	cost := h.cost.Load()
 	if cost > 0 && typical > 0 && h.slow.Load() < 2 && now-h.sampled.Load() > int64(drift)/2 {
 		cost = typical + (cost-typical)*math.Exp(-float64(since)/float64(drift))
+		// Where the others have little to do, a host that looks the least bit slower gets nothing, and is never found out.
+		if cost > typical && cost < 1.5*typical {
+			cost = typical
+		}
 	}
 	g.setCost(h, cost)
 }
