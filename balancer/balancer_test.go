@@ -198,6 +198,13 @@ type closing struct {
 	closes int
 }
 
+func (c *closing) Read(p []byte) (int, error) {
+	if c.closed() { // as real bodies do
+		return 0, http.ErrBodyReadAfterClose
+	}
+	return c.Reader.Read(p)
+}
+
 func (c *closing) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

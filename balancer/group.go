@@ -55,6 +55,7 @@ type group struct {
 	hosts        []*host    // sorted by address
 	panicking    bool
 	spill        float64 // share moved from the first tier to the next by load
+	loadRatio    float64 // of those tiers, lately
 	lastInterval int64
 	lastTick     int64
 	ejectTotal   uint64

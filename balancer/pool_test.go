@@ -304,6 +304,7 @@ func TestReloadOfTheTransport(t *testing.T) {
 			_, err := get(t.Context(), b)
 			done <- err
 		}()
+		synctest.Wait() // it is on its way; the warm-up takes no time, since servers answer OPTIONS * by themselves
 		require.NoError(t, b.Warm(t.Context(), "http://users.internal", 2))
 		cfg.Transport = net.transport()
 		require.NoError(t, b.Reload(cfg))

@@ -133,18 +133,6 @@ func requireCanonical(t *testing.T, raw string) {
 
 // Framing that two servers could read in two ways is refused, or written anew in the one way there is.
 func TestL22_AmbiguousFramingReachesNobody(t *testing.T) {
-	p := newTap(t)
-	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(p.addr)})
-	var mu sync.Mutex
-	var handled []string // what the front has taken for requests
-	f := newFront(t, false, b, balancer.HandlerConfig{}, func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			mu.Lock()
-			handled = append(handled, r.Method+" "+r.RequestURI)
-			mu.Unlock()
-			next.ServeHTTP(w, r)
-		})
-	})
 	post := "POST /first HTTP/1.1\r\nHost: a\r\n"
 	for name, tt := range map[string]struct {
 		raw  string
@@ -186,6 +174,18 @@ func TestL22_AmbiguousFramingReachesNobody(t *testing.T) {
 		"coding named as a hop": {post + "Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n\r\n23\r\n" + smuggled + "\r\n0\r\n\r\n", "200"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			p := newTap(t)
+			b := newBalancer(t, balancer.Config{Resolver: balancer.Static(p.addr)})
+			var mu sync.Mutex
+			var handled []string // what the front has taken for requests
+			f := newFront(t, false, b, balancer.HandlerConfig{}, func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					mu.Lock()
+					handled = append(handled, r.Method+" "+r.RequestURI)
+					mu.Unlock()
+					next.ServeHTTP(w, r)
+				})
+			})
 			patience := 20 * time.Second
 			if tt.want == "" {
 				patience = 300 * time.Millisecond // it may wait for a body that does not come
@@ -195,7 +195,6 @@ func TestL22_AmbiguousFramingReachesNobody(t *testing.T) {
 			raw, seen := p.take()
 			mu.Lock()
 			got := handled
-			handled = nil
 			mu.Unlock()
 			if tt.want != "" {
 				require.Regexp(t, `^HTTP/1\.[01] `+tt.want+" ", answer)
@@ -210,9 +209,6 @@ func TestL22_AmbiguousFramingReachesNobody(t *testing.T) {
 			_, seen = p.take()
 			require.Contains(t, seen, "GET /next ") // one that broke off may be noted late
 			require.NotContains(t, strings.Join(seen, "|"), "GET /smuggled")
-			mu.Lock()
-			handled = nil
-			mu.Unlock()
 		})
 	}
 }

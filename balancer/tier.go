@@ -12,6 +12,9 @@ const (
 	spillRatio = 2
 	spillStep  = 0.02
 	spillMax   = 0.9
+	// The ratio is a moving average over about two seconds, of moments that count as spillCap at most.
+	spillWeight = 0.05
+	spillCap    = 10
 )
 
 // publishLocked makes a new snapshot of the hosts' states.
@@ -97,10 +100,14 @@ func newTier(hosts []*host, upTo float64) tier {
 func (g *group) spillLocked() bool {
 	s := g.current.Load()
 	if len(s.tiers) < 2 {
+		g.loadRatio = 0
 		return false
 	}
 	before := g.spill
-	if g.loadLocked(s.tiers[0].hosts) > spillRatio*g.loadLocked(s.tiers[1].hosts) {
+	// One moment says little: a single request in flight at each host already doubles what the next would meet.
+	ratio := min(g.loadLocked(s.tiers[0].hosts)/g.loadLocked(s.tiers[1].hosts), spillCap)
+	g.loadRatio += (ratio - g.loadRatio) * spillWeight
+	if g.loadRatio > spillRatio {
 		g.spill = min(g.spill+spillStep, spillMax)
 	} else if g.spill *= 0.95; g.spill < spillStep/2 {
 		g.spill = 0
