@@ -177,8 +177,11 @@ func TestL34_SigtermOverHTTP2LosesNoAcceptedRequest(t *testing.T) {
 		for range 4 { // streams
 			wg.Go(func() {
 				for {
-					connected := false
-					ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }})
+					connected := false // in the last attempt: what GOAWAY refused is sent anew, on another connection
+					ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+						GetConn: func(string) { connected = false },
+						GotConn: func(httptrace.GotConnInfo) { connected = true },
+					})
 					req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+p.addr, nil)
 					resp, err := c.Do(req)
 					if err != nil && !connected && draining.Load() {
