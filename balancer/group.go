@@ -59,6 +59,8 @@ type group struct {
 	lastTick     int64
 	ejectTotal   uint64
 	events       []Event // collected under mu, sent by whoever unlocks
+
+	pending atomic.Bool // there are events: who has no other business with mu need not look
 }
 
 // settings are what a group reads of its configuration. Reload replaces them as a whole.
@@ -372,7 +374,7 @@ func (g *group) fail(p *picked, now, took int64) {
 	case took > 0: // that it fails is nothing special
 		g.sample(h, now, took, p.inflight)
 	}
-	if limit := g.set.Load().cfg.Outlier.Consecutive; limit > 0 && (int64(n) >= int64(limit) || h.probation.Load()) {
+	if limit := g.set.Load().cfg.Outlier.Consecutive; limit > 0 && (int64(n) >= int64(limit) || h.probation.Load()) && now >= h.spared.Load() {
 		g.trip(h, now)
 	}
 }
@@ -563,6 +565,7 @@ func (g *group) medianLocked() float64 {
 func (g *group) emitLocked(e Event) {
 	if g.set.Load().cfg.Observe != nil {
 		g.events = append(g.events, e)
+		g.pending.Store(true)
 	}
 }
 
@@ -570,6 +573,7 @@ func (g *group) emitLocked(e Event) {
 func (g *group) takeEventsLocked() []Event {
 	e := g.events
 	g.events = nil
+	g.pending.Store(false)
 	return e
 }
 

@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"math/bits"
+	"runtime"
 	"testing"
 	"unsafe"
 
@@ -15,7 +16,10 @@ func TestHostsAreAlignedToCacheLines(t *testing.T) {
 	}
 	const line = 64
 	require.LessOrEqual(t, unsafe.Offsetof(host{}.report), uintptr(line))
-	for range 100 {
-		require.Zero(t, uintptr(unsafe.Pointer(new(host)))%line, "hosts of %d bytes need padding", unsafe.Sizeof(host{}))
+	hosts := make([]*host, 100) // kept, so that they are not on the stack, which knows of no lines
+	for i := range hosts {
+		hosts[i] = new(host)
+		require.Zero(t, uintptr(unsafe.Pointer(hosts[i]))%line, "hosts of %d bytes need padding", unsafe.Sizeof(host{}))
 	}
+	runtime.KeepAlive(hosts)
 }

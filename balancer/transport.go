@@ -227,7 +227,7 @@ func listHas(field []string, token string) bool {
 
 // flush sends what a failure may have caused.
 func (p *pool) flush(ctx context.Context, set *settings) {
-	if set.cfg.Observe == nil {
+	if set.cfg.Observe == nil || !p.g.pending.Load() {
 		return
 	}
 	p.g.mu.Lock()
