@@ -320,7 +320,7 @@ const (
 	success       outcome = iota
 	failure               // gateway errors, other 5xx, broken connections, expired deadlines
 	busy                  // 503 with Retry-After: the host says so itself, which is no fault
-	refused               // 429: it speaks of the client, and the reply says nothing of the host's speed
+	refused               // 429, or net/http would not send it: that speaks of the client, and says nothing of the host's speed
 	canceled              // by the caller
 	unsentOutcome         // refused by a wrapper: says nothing of the host
 )
