@@ -207,6 +207,7 @@ func TestRecoveredHostsAreNotStarved(t *testing.T) {
 		for policy, p := range map[string]balancer.Policy{"adaptive": balancer.Adaptive(), "peak": balancer.PeakEWMA(10 * time.Second), "least request": balancer.LeastRequest(2)} {
 			for _, checks := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%s/checks=%v", name, policy, checks), func(t *testing.T) {
+					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
 						f := newFleet(addrs(5)...)
 						for _, a := range addrs(5) {

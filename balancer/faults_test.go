@@ -217,6 +217,7 @@ func TestL13_RollingRestarts(t *testing.T) {
 	}
 	for _, proto := range []backend.Protocol{backend.HTTP1, backend.HTTP2, backend.H2C} {
 		t.Run("protocol="+string(proto), func(t *testing.T) {
+			t.Parallel()
 			var procs []*backend.Process
 			var eps []balancer.Endpoint
 			for i := range 3 {
@@ -512,6 +513,7 @@ func TestL32_FloodsOfFrames(t *testing.T) {
 		"GOAWAY": func(fr *http2.Framer) error { return fr.WriteGoAway(0, http2.ErrCodeEnhanceYourCalm, nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			addr := serveRaw(t, func(c net.Conn) {
 				if _, err := io.ReadFull(c, make([]byte, len(http2.ClientPreface))); err != nil {
 					return

@@ -44,6 +44,7 @@ func TestCallerOfOneRequestAtATimeSharesEqualHosts(t *testing.T) {
 	} {
 		for _, mean := range []float64{1e6, 1e7, 1e8} {
 			t.Run(fmt.Sprintf("%s/%gms", name, mean/1e6), func(t *testing.T) {
+				t.Parallel()
 				for seed := range uint64(5) {
 					equal := alone(seed, n, func(_ int, r *rand.Rand) float64 { return mean * noise(r) })
 					require.Greater(t, slices.Min(equal[:]), n/4)
@@ -76,6 +77,7 @@ func TestHostsArePassedOver(t *testing.T) {
 	for _, p := range pickPolicies {
 		for _, n := range []int{2, 64, 65, 300} {
 			t.Run(fmt.Sprintf("%s/%d", p.name, n), func(t *testing.T) {
+				t.Parallel()
 				g := heldGroup(t, p.policy, n)
 				var v View
 				for range 1000 {
