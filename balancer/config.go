@@ -49,8 +49,8 @@ type Config struct {
 	// endpoint, HTTP/2 where the server offers it. For h2c set Protocols.
 	Transport *http.Transport
 
-	// Wrap, if not nil, wraps every endpoint's transport once: the place for what belongs to one
-	// endpoint. An error from it that has NotSent() bool and says true sends the request to
+	// Wrap, if not nil, wraps every endpoint's transport once, before the endpoint's first request: the place for what
+	// belongs to one endpoint. An error from it that has NotSent() bool and says true sends the request to
 	// another endpoint and counts against none.
 	Wrap func(e Endpoint, next http.RoundTripper) http.RoundTripper
 

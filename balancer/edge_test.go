@@ -115,8 +115,12 @@ func TestReloadTakesTheObserverAway(t *testing.T) {
 }
 
 func TestObserversThatPanicDoNotLeak(t *testing.T) {
+	body := &closing{}
 	b := newBalancer(t, balancer.Config{
-		Resolver: balancer.Static("a:1"), Wrap: ok200,
+		Resolver: balancer.Static("a:1"),
+		Wrap: upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: body}, nil
+		}).wrap,
 		Observe: func(_ context.Context, e balancer.Event) {
 			if e.Kind == balancer.Attempted {
 				panic("bug")
@@ -126,6 +130,38 @@ func TestObserversThatPanicDoNotLeak(t *testing.T) {
 	require.PanicsWithValue(t, "bug", func() { _, _ = get(t.Context(), b) })
 	require.Zero(t, b.Stats().InFlight)
 	require.Equal(t, uint64(1), b.Stats().Requests)
+	require.True(t, body.closed(), "nobody else can")
+}
+
+// A wrapper is the user's code: it may ask the Balancer, and when it panics, that is one request's end.
+func TestWrappersOfAllKinds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
+		var b *balancer.Balancer
+		wrapped := 0
+		cfg := balancer.Config{Resolver: r, Wrap: func(e balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
+			wrapped++
+			require.Len(t, b.Hosts("http://users.internal"), 1)
+			require.Equal(t, 1, b.Stats().Targets)
+			return ok200(e, next)
+		}}
+		b = newBalancer(t, cfg)
+		for range 3 {
+			pickOf(t, b)
+		}
+		require.Equal(t, 1, wrapped)
+
+		bad := cfg
+		bad.Wrap = func(balancer.Endpoint, http.RoundTripper) http.RoundTripper { panic("bug") }
+		require.NoError(t, b.Reload(bad))
+		for range 3 {
+			require.PanicsWithValue(t, "bug", func() { _, _ = get(t.Context(), b) })
+		}
+		require.Zero(t, b.Stats().InFlight)
+		require.NoError(t, b.Reload(cfg))
+		pickOf(t, b)
+		require.Equal(t, 2, wrapped)
+	})
 }
 
 // A target that somebody waits for is not idle.
@@ -185,6 +221,7 @@ func TestRecoveredHostsAreNotStarved(t *testing.T) {
 		for policy, p := range map[string]balancer.Policy{"adaptive": balancer.Adaptive(), "peak": balancer.PeakEWMA(10 * time.Second), "least request": balancer.LeastRequest(2)} {
 			for _, checks := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%s/checks=%v", name, policy, checks), func(t *testing.T) {
+					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
 						f := newFleet(addrs(5)...)
 						for _, a := range addrs(5) {

@@ -513,6 +513,7 @@ func TestL32_FloodsOfFrames(t *testing.T) {
 		"GOAWAY": func(fr *http2.Framer) error { return fr.WriteGoAway(0, http2.ErrCodeEnhanceYourCalm, nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			addr := serveRaw(t, func(c net.Conn) {
 				if _, err := io.ReadFull(c, make([]byte, len(http2.ClientPreface))); err != nil {
 					return
@@ -618,4 +619,35 @@ func TestResponsesThatBreakOff(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A server whose limit no request could keep is a black hole, and is treated as one.
+func TestHeaderLimitsThatNobodyCouldKeep(t *testing.T) {
+	addr := serveRaw(t, func(c net.Conn) {
+		fr := http2.NewFramer(c, c)
+		if _, err := io.ReadFull(c, make([]byte, len(http2.ClientPreface))); err != nil {
+			return
+		}
+		if fr.WriteSettings(http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: 1}) != nil {
+			return
+		}
+		for {
+			f, err := fr.ReadFrame()
+			if err != nil {
+				return
+			}
+			if f, ok := f.(*http2.HeadersFrame); ok { // the one that was sent before the settings came
+				_ = fr.WriteRSTStream(f.StreamID, http2.ErrCodeInternal)
+			}
+		}
+	})
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr), Transport: backend.Transport(backend.H2C)})
+	require.Eventually(t, func() bool {
+		_, err := get(t.Context(), b)
+		return err != nil && strings.Contains(err.Error(), "header list")
+	}, 10*time.Second, time.Millisecond)
+	before := b.Stats().Failures
+	_, err := get(t.Context(), b)
+	require.Error(t, err)
+	require.Equal(t, before+1, b.Stats().Failures)
 }

@@ -60,6 +60,8 @@ type group struct {
 	lastTick     int64
 	ejectTotal   uint64
 	events       []Event // collected under mu, sent by whoever unlocks
+
+	pending atomic.Bool // there are events: who has no other business with mu need not look
 }
 
 // settings are what a group reads of its configuration. Reload replaces them as a whole.
@@ -319,7 +321,7 @@ const (
 	success       outcome = iota
 	failure               // gateway errors, other 5xx, broken connections, expired deadlines
 	busy                  // 503 with Retry-After: the host says so itself, which is no fault
-	refused               // 429: it speaks of the client, and the reply says nothing of the host's speed
+	refused               // 429, or net/http would not send it: that speaks of the client, and says nothing of the host's speed
 	canceled              // by the caller
 	unsentOutcome         // refused by a wrapper: says nothing of the host
 )
@@ -373,7 +375,7 @@ func (g *group) fail(p *picked, now, took int64) {
 	case took > 0: // that it fails is nothing special
 		g.sample(h, now, took, p.inflight)
 	}
-	if limit := g.set.Load().cfg.Outlier.Consecutive; limit > 0 && (int64(n) >= int64(limit) || h.probation.Load()) {
+	if limit := g.set.Load().cfg.Outlier.Consecutive; limit > 0 && (int64(n) >= int64(limit) || h.probation.Load()) && now >= h.spared.Load() {
 		g.trip(h, now)
 	}
 }
@@ -564,6 +566,7 @@ func (g *group) medianLocked() float64 {
 func (g *group) emitLocked(e Event) {
 	if g.set.Load().cfg.Observe != nil {
 		g.events = append(g.events, e)
+		g.pending.Store(true)
 	}
 }
 
@@ -571,6 +574,7 @@ func (g *group) emitLocked(e Event) {
 func (g *group) takeEventsLocked() []Event {
 	e := g.events
 	g.events = nil
+	g.pending.Store(false)
 	return e
 }
 

@@ -30,6 +30,7 @@ type host struct {
 	slow      atomic.Uint32 // replies in a row that took more than shunFactor times the typical cost
 	penalty   atomicFloat   // factor of cost for failures; at most 1 is none
 	coolUntil atomic.Int64  // the server asked for a pause (503 with Retry-After) until then
+	spared    atomic.Int64  // until then failures in a row do not eject: so it was found, under the group's lock
 
 	ramp atomicFloat // share of picks that may consider the host while it is held; 0 to 1
 
@@ -59,8 +60,6 @@ type host struct {
 	lateSince   int64 // since when cost has been above Outlier.Latency times the typical one
 
 	windowReplied, windowFailed uint64 // the counters at the last interval
-
-	_ [8]byte // up to a size that the allocator aligns to cache lines
 }
 
 // A role is what the resolver and the configuration make of a host.

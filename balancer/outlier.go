@@ -47,8 +47,17 @@ func (g *group) trip(h *host, now int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	n := int(h.failures.Load())
-	if n == 0 || n < g.set.Load().cfg.Outlier.Consecutive && !h.returning || h.ejectedUntil > now || !g.memberLocked(h) {
-		return // another goroutine was here first, or the host has left
+	if n == 0 || n < g.set.Load().cfg.Outlier.Consecutive && !h.returning {
+		return // another goroutine was here first
+	}
+	// While all hosts fail, every request comes as far as this: now and then one that finds out is enough.
+	if h.ejectedUntil > now {
+		h.spared.Store(h.ejectedUntil)
+		return
+	}
+	h.spared.Store(now + int64(tickInterval))
+	if !g.memberLocked(h) {
+		return
 	}
 	// If the others fail as well, the fault is in what they share, and fewer hosts would only have
 	// more to do.

@@ -1,10 +1,15 @@
 package balancer
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 )
@@ -39,6 +44,7 @@ func TestCallerOfOneRequestAtATimeSharesEqualHosts(t *testing.T) {
 	} {
 		for _, mean := range []float64{1e6, 1e7, 1e8} {
 			t.Run(fmt.Sprintf("%s/%gms", name, mean/1e6), func(t *testing.T) {
+				t.Parallel()
 				for seed := range uint64(5) {
 					equal := alone(seed, n, func(_ int, r *rand.Rand) float64 { return mean * noise(r) })
 					require.Greater(t, slices.Min(equal[:]), n/4)
@@ -71,6 +77,7 @@ func TestHostsArePassedOver(t *testing.T) {
 	for _, p := range pickPolicies {
 		for _, n := range []int{2, 64, 65, 300} {
 			t.Run(fmt.Sprintf("%s/%d", p.name, n), func(t *testing.T) {
+				t.Parallel()
 				g := heldGroup(t, p.policy, n)
 				var v View
 				for range 1000 {
@@ -111,5 +118,75 @@ func TestShareOfARampingHost(t *testing.T) {
 			g.finish(&p, 0, false)
 		}
 		require.InDelta(t, 0.25, float64(got)/picks*float64(n), 0.07, "%d hosts", n)
+	}
+}
+
+type always500 struct{}
+
+func (always500) RoundTrip(*http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: 500, Header: http.Header{}, Body: http.NoBody}, nil
+}
+
+func failing(tb testing.TB, hosts int) *Balancer {
+	addrs := make([]string, hosts)
+	for i := range addrs {
+		addrs[i] = fmt.Sprintf("10.0.0.%d:80", i)
+	}
+	b, err := New(Config{
+		Resolver: Static(addrs...), Observe: func(context.Context, Event) {},
+		Wrap: func(Endpoint, http.RoundTripper) http.RoundTripper { return always500{} },
+	})
+	require.NoError(tb, err)
+	return b
+}
+
+// While every host fails, requests do not queue for the group's lock. Here somebody holds it.
+func TestFailuresDoNotWaitForTheLock(t *testing.T) {
+	for _, hosts := range []int{1, 4, 32} {
+		synctest.Test(t, func(t *testing.T) {
+			b := failing(t, hosts)
+			defer b.Close(t.Context())
+			req, err := http.NewRequest("GET", "http://a.test/", nil)
+			require.NoError(t, err)
+			for range 100 * hosts {
+				_, err := b.RoundTrip(req)
+				require.NoError(t, err)
+			}
+			p, err := b.pool(req.URL)
+			require.NoError(t, err)
+			var done atomic.Int32
+			p.g.mu.Lock()
+			go func() {
+				for range 1000 {
+					_, _ = b.RoundTrip(req)
+					done.Add(1)
+				}
+			}()
+			for i := 0; i < 1_000_000 && done.Load() < 1000; i++ {
+				runtime.Gosched()
+			}
+			p.g.mu.Unlock()
+			require.Equal(t, int32(1000), done.Load(), "%d hosts", hosts)
+		})
+	}
+}
+
+// BenchmarkRoundTripAllFail measures requests of which every one fails, with an observer.
+func BenchmarkRoundTripAllFail(b *testing.B) {
+	for _, hosts := range []int{4, 32} {
+		b.Run(fmt.Sprintf("hosts=%d", hosts), func(b *testing.B) {
+			bal := failing(b, hosts)
+			defer bal.Close(b.Context())
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				req, _ := http.NewRequest("GET", "http://a.test/", nil)
+				for pb.Next() {
+					if _, err := bal.RoundTrip(req); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		})
 	}
 }

@@ -116,8 +116,7 @@ func (p *pool) update(ctx context.Context, endpoints []Endpoint, err error) {
 	}
 	added, changed, removed := p.g.updateLocked(set, p.b.now(), func(h *host) { h.wire.Store(newWire(p.cfg, h.endpoint())) })
 	for _, h := range changed {
-		w := h.wire.Load()
-		h.wire.Store(&wire{rt: wrap(p.cfg, h.endpoint(), w.conns), conns: w.conns})
+		h.wire.Store(rewire(p.cfg, h.endpoint(), h.wire.Load().conns))
 	}
 	for _, h := range removed {
 		p.dismissLocked(h)
@@ -271,7 +270,7 @@ func (p *pool) reload(cfg *Config) {
 	for _, h := range p.g.hosts {
 		p.g.castLocked(h, h.endpoint())
 		if w := h.wire.Load(); sameConns {
-			h.wire.Store(&wire{rt: wrap(cfg, h.endpoint(), w.conns), conns: w.conns})
+			h.wire.Store(rewire(cfg, h.endpoint(), w.conns))
 		} else {
 			h.wire.Store(newWire(cfg, h.endpoint()))
 			h.wire.Load().conns.inherit(w.conns, time.Now())
@@ -310,8 +309,10 @@ func (p *pool) inflight() int64 {
 func closeIdle(h *host) {
 	w := h.wire.Load()
 	w.conns.CloseIdleConnections()
-	if c, ok := w.rt.(interface{ CloseIdleConnections() }); ok {
-		c.CloseIdleConnections()
+	if rt := w.wrapped.Load(); rt != nil {
+		if c, ok := (*rt).(interface{ CloseIdleConnections() }); ok {
+			c.CloseIdleConnections()
+		}
 	}
 }
 

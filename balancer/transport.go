@@ -151,8 +151,11 @@ func (a *attempt) do(out *http.Request, hold *guard, try int) (resp *http.Respon
 			p.g.reply(&a.picked, p.b.now(), p.b.now()-start, failure, 0)
 		}
 		p.g.finish(&a.picked, 0, false)
+		if resp != nil && resp.Body != nil { // nobody will get it
+			resp.Body.Close()
+		}
 	}()
-	resp, err = a.picked.host.wire.Load().rt.RoundTrip(out)
+	resp, err = a.picked.host.wire.Load().transport().RoundTrip(out)
 	returned = true
 	if err == nil && resp.StatusCode == http.StatusSwitchingProtocols {
 		if err = checkUpgrade(out, resp); err != nil {
@@ -227,7 +230,7 @@ func listHas(field []string, token string) bool {
 
 // flush sends what a failure may have caused.
 func (p *pool) flush(ctx context.Context, set *settings) {
-	if set.cfg.Observe == nil {
+	if set.cfg.Observe == nil || !p.g.pending.Load() {
 		return
 	}
 	p.g.mu.Lock()
@@ -304,6 +307,8 @@ func (a *attempt) classifyError(err error, took int64, hold *guard) (result outc
 		return a.classifyEnd(took), false
 	case hold.failure() != nil:
 		return canceled, false
+	case callersFault(a.req, err):
+		return refused, false
 	}
 	return failure, false
 }

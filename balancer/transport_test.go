@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/trivet-go/trivet/balancer"
+	"github.com/trivet-go/trivet/internal/backend"
 )
 
 // unsent is what a wrapper such as a breaker says of a request it has refused.
@@ -516,5 +517,58 @@ type mute struct{ returns bool }
 func (m mute) Resolve(ctx context.Context, _ *url.URL, _ <-chan struct{}, _ func([]balancer.Endpoint, error)) {
 	if !m.returns {
 		<-ctx.Done()
+	}
+}
+
+// Requests that net/http does not send are their caller's fault: nobody can have hosts ejected by them.
+func TestRequestsThatNobodyCouldSend(t *testing.T) {
+	all := []backend.Protocol{backend.HTTP1, backend.HTTP2, backend.H2C}
+	for name, c := range map[string]struct {
+		spoil func(r *http.Request)
+		over  []backend.Protocol
+	}{
+		"field value": {func(r *http.Request) { r.Header["X"] = []string{"a\nb"} }, all},
+		"field name":  {func(r *http.Request) { r.Header["X Y"] = []string{"b"} }, all},
+		"method":      {func(r *http.Request) { r.Method = "A B" }, all[:1]},
+		"trailer":     {func(r *http.Request) { r.Trailer = http.Header{"A\n": {"x"}} }, all},
+		"shorter than said": {func(r *http.Request) {
+			r.Method, r.ContentLength, r.Body = "POST", 10, io.NopCloser(strings.NewReader("abc"))
+		}, all[:1]},
+		"longer than said": {func(r *http.Request) {
+			r.Method, r.ContentLength, r.Body = "POST", 1, io.NopCloser(strings.NewReader("abc"))
+		}, all[1:]},
+		"connection": {func(r *http.Request) { r.Header.Set("Connection", "foo") }, all[1:]},
+		"large":      {func(r *http.Request) { r.Header.Set("X", strings.Repeat("x", 2<<20)) }, all[2:]},
+		"websocket": {func(r *http.Request) {
+			r.Header.Set("Connection", "Upgrade")
+			r.Header.Set("Upgrade", "websocket")
+		}, all[2:]},
+	} {
+		for _, proto := range c.over {
+			t.Run(fmt.Sprintf("%s/protocol=%s", name, proto), func(t *testing.T) {
+				be := backend.Start(t, backend.Config{Protocol: proto})
+				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr), Transport: backend.Transport(proto)})
+				target := be.URL.Scheme + "://users.test/"
+				send := func(spoil func(r *http.Request)) error {
+					req, err := http.NewRequestWithContext(t.Context(), "GET", target, nil)
+					require.NoError(t, err)
+					spoil(req)
+					resp, err := b.RoundTrip(req)
+					if err == nil {
+						_, err = io.Copy(io.Discard, resp.Body)
+						resp.Body.Close()
+					}
+					return err
+				}
+				require.NoError(t, send(func(*http.Request) {})) // the server's settings are known from here on
+				for range 10 {
+					require.Error(t, send(c.spoil))
+				}
+				require.Zero(t, b.Stats().Failures)
+				require.Zero(t, b.Stats().Ejections)
+				require.Zero(t, b.Stats().InFlight)
+				require.NoError(t, send(func(*http.Request) {}))
+			})
+		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,20 +22,40 @@ const drain = 30 * time.Second
 
 // A wire is how requests get to a host.
 type wire struct {
-	rt    http.RoundTripper // conns as Config.Wrap sees fit
 	conns *conns
+
+	wrapped atomic.Pointer[http.RoundTripper] // conns as Config.Wrap sees fit; nil before the first request
+
+	mu       sync.Mutex // is held while wrap runs
+	wrap     func(e Endpoint, next http.RoundTripper) http.RoundTripper
+	endpoint Endpoint
 }
 
 func newWire(cfg *Config, e Endpoint) *wire {
-	c := &conns{cfg: cfg, endpoint: e, slots: make([]slot, cfg.Conns)}
-	return &wire{rt: wrap(cfg, e, c), conns: c}
+	return rewire(cfg, e, &conns{cfg: cfg, endpoint: e, slots: make([]slot, cfg.Conns)})
 }
 
-func wrap(cfg *Config, e Endpoint, c *conns) http.RoundTripper {
-	if cfg.Wrap != nil {
-		return cfg.Wrap(e, c)
+// rewire returns a wire with connections that there are.
+func rewire(cfg *Config, e Endpoint, c *conns) *wire {
+	return &wire{conns: c, wrap: cfg.Wrap, endpoint: e}
+}
+
+// transport returns the host's transport. The first request calls Config.Wrap: it is the user's code, and no other lock
+// than w's is held here. Should it panic, that is this request's end and nobody else's.
+func (w *wire) transport() http.RoundTripper {
+	if rt := w.wrapped.Load(); rt != nil {
+		return *rt
 	}
-	return c
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.wrapped.Load() == nil {
+		rt := http.RoundTripper(w.conns)
+		if w.wrap != nil {
+			rt = w.wrap(w.endpoint, rt)
+		}
+		w.wrapped.Store(&rt)
+	}
+	return *w.wrapped.Load()
 }
 
 // conns are the transports of one endpoint, each pinned to its address. It takes them in
@@ -153,6 +174,37 @@ func neverSent(err error) bool {
 	var verify *tls.CertificateVerificationError
 	var record tls.RecordHeaderError // the answer to our greeting is not TLS
 	return errors.As(err, &dial) || errors.As(err, &verify) || errors.As(err, &record)
+}
+
+// callersFault reports whether err says that req is one that cannot be sent to anybody, or not over this protocol: no endpoint
+// is to blame, or callers could have them ejected. net/http has no types for these errors. Only their beginnings
+// are looked at: what follows may be what an endpoint wrote.
+func callersFault(req *http.Request, err error) bool {
+	s := err.Error()
+	if strings.HasPrefix(s, "http2: request header list larger than ") {
+		return fieldBytes(req.Header) >= wellSized // with less the limit is to blame
+	}
+	return slices.ContainsFunc(requestErrors[:], func(prefix string) bool { return strings.HasPrefix(s, prefix) })
+}
+
+var requestErrors = [...]string{
+	"net/http: invalid ", // method, field name or value
+	"net/http: HTTP/1.x transport connection broken: http: ContentLength=",
+	"http2: invalid ", // fields of the connection; an upgrade, which only HTTP/1.1 has
+	"http2: request body larger than ",
+}
+
+// wellSized is what a server may be expected to take.
+const wellSized = 8 << 10
+
+// fieldBytes is the size of h as RFC 9113, section 6.5.2 counts it.
+func fieldBytes(h http.Header) (n int) {
+	for name, values := range h {
+		for _, v := range values {
+			n += len(name) + len(v) + 32
+		}
+	}
+	return n
 }
 
 // pinned clones template for one endpoint.
