@@ -871,3 +871,35 @@ func TestANilContextLocksNobodyOut(t *testing.T) {
 		require.NoError(t, m.Close(ctx))
 	})
 }
+
+// To the nanosecond, and without background loads: fresh, stale, good for a failure, gone.
+func TestTheEdgesOfTTLStaleAndStaleIfError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, cache.MemoryConfig[string, int]{TTL: minute, Stale: time.Minute, StaleIfError: 2 * time.Minute, MaxBackground: -1})
+		s := source{}
+		s.fail(cache.ErrNotFound)
+		start := time.Now()
+		m.Set("k", 1)
+		for _, at := range []struct {
+			age   time.Duration
+			fresh bool
+			calls int64 // of the loader, in all
+			fails bool
+		}{
+			{time.Minute - 1, true, 0, false},
+			{time.Minute, false, 0, false},
+			{2*time.Minute - 1, false, 0, false},
+			{2 * time.Minute, false, 1, false},
+			{3*time.Minute - 1, false, 2, false},
+			{3 * time.Minute, false, 3, true},
+		} {
+			time.Sleep(time.Until(start.Add(at.age)))
+			_, ok := m.Get("k")
+			require.Equal(t, at.fresh, ok, at.age)
+			v, err := m.Load(t.Context(), "k", s.load)
+			require.Equal(t, at.fails, err != nil, at.age)
+			require.Equal(t, !at.fails, v == 1, at.age)
+			require.Equal(t, at.calls, s.calls.Load(), at.age)
+		}
+	})
+}
