@@ -579,7 +579,7 @@ func TestHitRatioAheadOfGolangLRU(t *testing.T) {
 	}
 	random := rand.New(rand.NewPCG(3, 1))
 	zipf := rand.NewZipf(random, 1.01, 1, 1_000_000)
-	once := 1 << 40
+	once := 1 << 30
 	traces := []struct {
 		name   string
 		size   int

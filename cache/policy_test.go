@@ -209,7 +209,7 @@ func TestClimberIsPatientAtTheEnd(t *testing.T) {
 
 func TestTimersCallNeitherEarlyNorMuchLate(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		now := int64(rapid.IntRange(1, 1<<40).Draw(rt, "now"))
+		now := rapid.Int64Range(1, 1<<40).Draw(rt, "now")
 		w := newTimers(now)
 		due := map[uint32]int64{}
 		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
