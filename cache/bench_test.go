@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/stretchr/testify/require"
@@ -165,6 +166,40 @@ func BenchmarkMemoryQueues(b *testing.B) {
 				})
 			})
 		}
+	}
+}
+
+// BenchmarkMemoryEntry measures what an entry costs in a full cache besides its key and value, of
+// 16 bytes, and what is left of it in one that was emptied: the figures in the package comment.
+func BenchmarkMemoryEntry(b *testing.B) {
+	const entries = 1_000_000
+	hour := func(int, int) time.Duration { return time.Hour }
+	tags := func(int, int) []string { return []string{"a", "b"} }
+	for _, e := range []struct {
+		kind string
+		cfg  MemoryConfig[int, int]
+	}{
+		{"plain", MemoryConfig[int, int]{}},
+		{"TTL", MemoryConfig[int, int]{TTL: hour}},
+		{"TTL+tags", MemoryConfig[int, int]{TTL: hour, Tags: tags}},
+		{"LRU", MemoryConfig[int, int]{Eviction: LRU}},
+		{"LRU+TTL", MemoryConfig[int, int]{Eviction: LRU, TTL: hour}},
+	} {
+		b.Run("entry="+e.kind, func(b *testing.B) {
+			e.cfg.MaxEntries = entries
+			for b.Loop() {
+				before := liveHeap()
+				m, err := NewMemory(e.cfg)
+				require.NoError(b, err)
+				for i := range entries {
+					m.Set(i, i)
+				}
+				b.ReportMetric(float64(liveHeap()-before)/entries-16, "B/entry")
+				m.Clear()
+				b.ReportMetric(float64(liveHeap()-before)/entries, "emptied-B/entry")
+				runtime.KeepAlive(m)
+			}
+		})
 	}
 }
 

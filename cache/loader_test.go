@@ -871,3 +871,58 @@ func TestANilContextLocksNobodyOut(t *testing.T) {
 		require.NoError(t, m.Close(ctx))
 	})
 }
+
+// To the nanosecond, and without background loads: fresh, stale, good for a failure, gone.
+func TestTheEdgesOfTTLStaleAndStaleIfError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, cache.MemoryConfig[string, int]{TTL: minute, Stale: time.Minute, StaleIfError: 2 * time.Minute, MaxBackground: -1})
+		s := source{}
+		s.fail(cache.ErrNotFound)
+		start := time.Now()
+		m.Set("k", 1)
+		for _, at := range []struct {
+			age   time.Duration
+			fresh bool
+			calls int64 // of the loader, in all
+			fails bool
+		}{
+			{time.Minute - 1, true, 0, false},
+			{time.Minute, false, 0, false},
+			{2*time.Minute - 1, false, 0, false},
+			{2 * time.Minute, false, 1, false},
+			{3*time.Minute - 1, false, 2, false},
+			{3 * time.Minute, false, 3, true},
+		} {
+			time.Sleep(time.Until(start.Add(at.age)))
+			_, ok := m.Get("k")
+			require.Equal(t, at.fresh, ok, at.age)
+			v, err := m.Load(t.Context(), "k", s.load)
+			require.Equal(t, at.fails, err != nil, at.age)
+			require.Equal(t, !at.fails, v == 1, at.age)
+			require.Equal(t, at.calls, s.calls.Load(), at.age)
+		}
+	})
+}
+
+// As the package comment says: nobody finds out that two loaders wait for each other, but LoadTimeout ends it.
+func TestLoadersThatWaitForEachOtherEndInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, cache.MemoryConfig[int, int]{LoadTimeout: time.Second})
+		other := func(ctx context.Context, k int) (int, error) {
+			time.Sleep(time.Millisecond) // until both are under way
+			return m.Load(ctx, 1-k, func(context.Context, int) (int, error) { return 0, cache.ErrNotFound })
+		}
+		start := time.Now()
+		errs := make(chan error)
+		for k := range 2 {
+			go func() {
+				_, err := m.Load(context.Background(), k, other)
+				errs <- err
+			}()
+		}
+		for range 2 {
+			require.ErrorIs(t, <-errs, context.DeadlineExceeded)
+		}
+		require.Equal(t, time.Second, time.Since(start))
+	})
+}

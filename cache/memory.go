@@ -112,7 +112,7 @@ type MemoryEvent[K comparable, V any] struct {
 	Value      V
 	Reason     Reason        // of a removal
 	Duration   time.Duration // of a load
-	Background bool          // a load that refreshed a value still in use
+	Background bool          // a load that no caller waited for: a refresh, or one that all have left
 	Err        error         // of a load
 }
 
@@ -229,7 +229,7 @@ func (m *Memory[K, V]) shard(hash uint64) *shard[K, V] {
 func (m *Memory[K, V]) now() int64 { return int64(time.Since(m.start)) + 1 }
 
 // Get returns the value of key, if there is a fresh one; otherwise the zero value and
-// false. It takes no lock, unless tables grow at that moment, and allocates nothing.
+// false. It waits for no lock, unless tables grow at that moment, and allocates nothing.
 func (m *Memory[K, V]) Get(key K) (value V, ok bool) {
 	hash := m.hash(key)
 	s := m.shard(hash)

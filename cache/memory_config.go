@@ -25,8 +25,8 @@ const (
 	// themselves; it adapts the window to the traffic (adaptive W-TinyLFU). A
 	// scan does not flush it.
 	TinyLFU Eviction = iota
-	// LRU evicts what was not used for the longest time. Of reads between two
-	// writes it does not always know which was the last.
+	// LRU evicts what was not used for the longest time. Of reads and overwrites between two
+	// additions it does not always know which was the last.
 	LRU
 )
 
@@ -75,7 +75,7 @@ type MemoryConfig[K comparable, V any] struct {
 	// ErrorTTL returns for how long a loader's error is kept and returned
 	// instead of loading again; with a value to return by StaleIfError, for how
 	// long that is done without another try. Zero or negative means not at all.
-	// If nil, no error is kept. A kept error weighs 1 or, with a Weigher, a
+	// If nil, no error is kept. An error has no tags: Set, Delete or Clear end it sooner, InvalidateTag does not. It weighs 1 or, with a Weigher, a
 	// ten-thousandth of MaxWeight.
 	ErrorTTL func(key K, err error) time.Duration
 

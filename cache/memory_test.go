@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/bits"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -461,7 +462,9 @@ func TestGetAllocatesNothing(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(10_000, func() {
 		k++
 		numbers.Get(k % 2000)
-		numbers.Set(k%1000, k)
+		if bits.UintSize == 64 { // only there are they overwritten in place
+			numbers.Set(k%1000, k)
+		}
 		texts.Get("key-7")
 		texts.Get("absent")
 		texts.Load(t.Context(), "key-8", load)

@@ -322,3 +322,25 @@ func TestSaveRefusesWhatWouldComeBackAsSomethingElse(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, &key{}, v, "a pointer to a struct is kept, be it zero")
 }
+
+// Nor does a key come back that is being loaded: Set could overwrite it in place, and then the load would overwrite that.
+func TestRestoreLeavesAloneWhatIsBeingLoaded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := cache.MemoryConfig[string, int]{}
+		data := saved(t, cfg, func(m *cache.Memory[string, int]) { m.Set("k", 1) })
+		m := newMemory(t, cfg)
+		release := make(chan struct{})
+		go func() {
+			_, _ = m.Load(t.Context(), "k", func(context.Context, string) (int, error) { <-release; return 2, nil })
+		}()
+		synctest.Wait()
+		require.NoError(t, m.Restore(bytes.NewReader(data)))
+		_, ok := m.Get("k")
+		require.False(t, ok)
+		m.Set("k", 3)
+		close(release)
+		synctest.Wait()
+		v, _ := m.Get("k")
+		require.Equal(t, 3, v)
+	})
+}
