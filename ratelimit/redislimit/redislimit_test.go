@@ -278,6 +278,27 @@ func TestRatesAreExactOrRefused(t *testing.T) {
 	require.Zero(t, store.Stats().Calls)
 }
 
+// TestRateChangesKeepTheDebtInTime: in Redis as in memory, a change of plan grants no fresh burst and does not lock out.
+func TestRateChangesKeepTheDebtInTime(t *testing.T) {
+	slow, fast := ratelimit.PerDay(10).WithBurst(10), ratelimit.PerDay(1000).WithBurst(1000)
+	p := policyOf("p", slow)
+	var plan ratelimit.Rate
+	p.RateFor = func(*http.Request) ratelimit.Rate { return plan }
+	l := newLimiter(t, ratelimit.Config{Store: newStore(t, startRedis(t).client(t), redislimit.Config{Timeout: 5 * time.Second}), Policies: []ratelimit.Policy{p}})
+	left := func(r ratelimit.Rate) int64 {
+		plan = r
+		d, err := l.Take(t.Context(), new(http.Request))
+		require.NoError(t, err)
+		require.True(t, d.Allowed)
+		return d.Remaining
+	}
+	for i := range int64(5) {
+		require.Equal(t, 9-i, left(slow))
+	}
+	require.EqualValues(t, 499, left(fast), "half, less the one that was asked for")
+	require.EqualValues(t, 3, left(slow))
+}
+
 // TestCharge: into debt, saturating, in Redis and in the local count.
 func TestCharge(t *testing.T) {
 	server := startRedis(t)
