@@ -278,9 +278,10 @@ func TestRatesAreExactOrRefused(t *testing.T) {
 	require.Zero(t, store.Stats().Calls)
 }
 
-// TestRateChangesKeepTheDebtInTime: in Redis as in memory, a change of plan grants no fresh burst and does not lock out.
+// TestRateChangesKeepTheDebtInTime: in Redis as in memory, a change of plan grants no fresh burst and does not lock out,
+// and a denial of one plan is none of another.
 func TestRateChangesKeepTheDebtInTime(t *testing.T) {
-	slow, fast := ratelimit.PerDay(10).WithBurst(10), ratelimit.PerDay(1000).WithBurst(1000)
+	slow, fast := ratelimit.PerDay(7).WithBurst(10), ratelimit.PerDay(1100).WithBurst(2000) // that is 1.43 and 1.82 days
 	p := policyOf("p", slow)
 	var plan ratelimit.Rate
 	p.RateFor = func(*http.Request) ratelimit.Rate { return plan }
@@ -295,8 +296,17 @@ func TestRateChangesKeepTheDebtInTime(t *testing.T) {
 	for i := range int64(5) {
 		require.Equal(t, 9-i, left(slow))
 	}
-	require.EqualValues(t, 499, left(fast), "half, less the one that was asked for")
-	require.EqualValues(t, 3, left(slow))
+	require.EqualValues(t, 1213, left(fast), "2000 - 1100×5/7, less the one that was asked for")
+	for i := range int64(4) {
+		require.Equal(t, 3-i, left(slow), "what the fast plan took is some of the next token")
+	}
+	plan = slow
+	for range 2 {
+		d, err := l.Take(t.Context(), new(http.Request))
+		require.NoError(t, err)
+		require.False(t, d.Allowed)
+	}
+	require.InDelta(t, 2000-1100*9./7-2, left(fast), 1)
 }
 
 // TestCharge: into debt, saturating, in Redis and in the local count.
