@@ -195,8 +195,9 @@ func TestKnownDenialsSayTheTruth(t *testing.T) {
 
 // TestKnownDenialsOfOtherCosts: what a small cost's denial tells about a greater one comes no earlier than the truth.
 func TestKnownDenialsOfOtherCosts(t *testing.T) {
+	const day = int64(24 * time.Hour / time.Microsecond)
 	for _, window := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
-		client := startRedis(t).client(t)
+		k := &clock{c: startRedis(t).client(t), now: 20_000 * day}
 		p := policyOf("p", ratelimit.PerDay(10))
 		if p.Window = window; window == ratelimit.GCRA {
 			p.Rate.Burst = 10
@@ -209,12 +210,19 @@ func TestKnownDenialsOfOtherCosts(t *testing.T) {
 			return d
 		}
 		newOne := func() *ratelimit.Limiter {
-			return newLimiter(t, ratelimit.Config{Store: newStore(t, client, redislimit.Config{Timeout: 5 * time.Second}), Policies: []ratelimit.Policy{p}})
+			store := newStore(t, k.c, redislimit.Config{Timeout: 5 * time.Second})
+			store.ReadClock()
+			return newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{p}})
 		}
 		one := newOne()
-		require.True(t, ask(one, 10).Allowed)
+		k.advance(t, 0)
+		require.True(t, ask(one, 6).Allowed)
+		if window == ratelimit.SlidingWindow { // so that some wait for what weighs of this day, and some for the next
+			k.advance(t, day)
+		}
+		require.True(t, ask(one, 4).Allowed)
 		require.False(t, ask(one, 1).Allowed)
-		for _, cost := range []int64{10, 7, 1} {
+		for _, cost := range []int64{10, 7, 6, 1} {
 			here, there := ask(one, cost), ask(newOne(), cost)
 			require.False(t, here.Allowed)
 			require.False(t, there.Allowed)
