@@ -200,6 +200,26 @@ func TestR23_RetryAfter(t *testing.T) {
 	})
 }
 
+// TestR23_RetryAfterTheEffectiveWindow: draft-11, section 6: a cost that fits in two seconds, while what is left takes three.
+func TestR23_RetryAfterTheEffectiveWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := policyOf("p", ratelimit.PerMinute(60).WithBurst(10))
+		p.Cost = func(r *http.Request) int64 { return r.ContentLength }
+		l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{p}})
+		for _, cost := range []int64{7, 5} {
+			d, err := l.Take(t.Context(), &http.Request{ContentLength: cost})
+			require.NoError(t, err)
+			h := http.Header{}
+			d.SetHeaders(h)
+			if cost == 5 {
+				require.Equal(t, 2*time.Second, d.RetryAfter)
+				require.Equal(t, `"p";r=3;t=3`, h.Get("RateLimit"))
+				require.Equal(t, "3", h.Get("Retry-After"))
+			}
+		}
+	})
+}
+
 // TestR23_NothingAboutOthers: a shared or hidden policy limits, but its state is not told.
 func TestR23_NothingAboutOthers(t *testing.T) {
 	hidden := policyOf("all", ratelimit.PerDay(1).WithBurst(2))

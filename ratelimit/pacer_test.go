@@ -394,6 +394,57 @@ func TestPacerWaitersHeedABlock(t *testing.T) {
 	})
 }
 
+// TestPacerLateHints: a hint finds its host's pace however long the answer took, never shortens a longer one, and who
+// waits at its end is not kept by the slow pace.
+func TestPacerLateHints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10).WithBurst(1), MaxHosts: 1, MaxWait: -1})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_ = send(t, p.TransportFor("a", roundTripFunc(func(r *http.Request) (*http.Response, error) {
+				time.Sleep(time.Minute)
+				return answer(429, "Retry-After", "60").RoundTrip(r)
+			})), "http://a/")
+		})
+		time.Sleep(30 * time.Second)
+		require.NoError(t, p.Wait(t.Context(), "b"))
+		wg.Wait()
+		start := time.Now()
+		wg.Go(func() {
+			if err := p.Wait(t.Context(), "a"); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Wait()
+		require.Equal(t, time.Minute, time.Since(start).Round(time.Millisecond), "what was in flight kept its pace")
+	})
+	synctest.Test(t, func(t *testing.T) {
+		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10).WithBurst(3), MaxWait: -1})
+		start := time.Now()
+		var wg sync.WaitGroup
+		for i, fields := range [][]string{{"Retry-After", "60"}, {"Retry-After", "5"}} {
+			wg.Go(func() {
+				_ = send(t, p.TransportFor("a", roundTripFunc(func(r *http.Request) (*http.Response, error) {
+					time.Sleep(time.Duration(i+1) * time.Second)
+					return answer(429, fields...).RoundTrip(r)
+				})), "http://a/")
+			})
+		}
+		wg.Wait()
+		require.NoError(t, p.Wait(t.Context(), "a"))
+		require.Equal(t, 61*time.Second, time.Since(start).Round(time.Millisecond))
+	})
+	synctest.Test(t, func(t *testing.T) {
+		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10).WithBurst(2), MaxWait: -1})
+		require.NoError(t, send(t, p.TransportFor("a", answer(200, "RateLimit", `"p";r=1;t=60`)), "http://a/"))
+		start := time.Now()
+		time.Sleep(30 * time.Second)
+		require.NoError(t, p.Wait(t.Context(), "a"))
+		require.NoError(t, p.Wait(t.Context(), "a")) // half of a token is there at the end, the rest comes at the full pace
+		require.InDelta(t, time.Minute, time.Since(start), float64(100*time.Millisecond))
+	})
+}
+
 func TestPacerHostsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerMinute(1).WithBurst(1), MaxHosts: 10, MaxQueue: -1})

@@ -116,6 +116,16 @@ func TestR15_TheServersClockDecides(t *testing.T) {
 	d := take(t, l, "a")
 	require.False(t, d.Allowed)
 	require.LessOrEqual(t, d.RetryAfter, 20*time.Minute)
+	p := policyOf("w", ratelimit.PerHour(3))
+	p.Window = ratelimit.SlidingWindow
+	for i, back := range []int64{0, 0, 0, 5 * 3_600_000_000, 5 * 3_600_000_000} {
+		clock(1e15 - back)
+		store := newStore(t, c, redislimit.Config{Timeout: 5 * time.Second})
+		store.ReadClock()
+		d := take(t, newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{p}}), "a")
+		require.Equal(t, i < 3, d.Allowed, "request %d", i)
+		require.LessOrEqual(t, d.RetryAfter, 2*time.Hour)
+	}
 }
 
 // TestR16_ScriptFlushUnderLoad: NOSCRIPT is nobody's error.

@@ -329,3 +329,40 @@ func TestLeasesWithCosts(t *testing.T) {
 	require.False(t, ask(101).Allowed, "more than the burst")
 	require.True(t, ask(0).Allowed)
 }
+
+// TestLeasesEnd: what was bought pays for nothing after its time, and a cost beyond the burst is never admitted bit by bit.
+func TestLeasesEnd(t *testing.T) {
+	client := startRedis(t).client(t)
+	limiter := func(rate ratelimit.Rate, cost *int64, lease redislimit.Lease) *ratelimit.Limiter {
+		p := policyOf("p", rate)
+		p.Key = func(r *http.Request) (string, bool) { return r.Host, true }
+		p.Cost = func(*http.Request) int64 { return *cost }
+		cfg := redislimit.Config{Timeout: 5 * time.Second}
+		if lease != (redislimit.Lease{}) {
+			cfg.Leases = map[string]redislimit.Lease{"p": lease}
+		}
+		return newLimiter(t, ratelimit.Config{Store: newStore(t, client, cfg), Policies: []ratelimit.Policy{p}})
+	}
+	ask := func(l *ratelimit.Limiter, host string) ratelimit.Decision {
+		d, err := l.Take(t.Context(), &http.Request{Host: host})
+		require.NoError(t, err)
+		require.False(t, d.Degraded)
+		return d
+	}
+	day := ratelimit.PerDay(1).WithBurst(100)
+	cost := int64(3)
+	short := limiter(day, &cost, redislimit.Lease{Fraction: 0.5, Max: 2, TTL: 1}) // over before its answer comes
+	for range 4 {
+		require.True(t, ask(short, "short").Allowed)
+	}
+	nothing := int64(0)
+	require.EqualValues(t, 100-4*(3+2), ask(limiter(day, &nothing, redislimit.Lease{}), "short").Remaining)
+
+	quick := ratelimit.PerSecond(1_000_000).WithBurst(10)
+	long := limiter(quick, &cost, redislimit.Lease{Fraction: 0.5, TTL: time.Hour})
+	require.True(t, ask(long, "long").Allowed)
+	cost = 11
+	d := ask(long, "long")
+	require.False(t, d.Allowed)
+	require.Zero(t, d.RetryAfter, "never")
+}

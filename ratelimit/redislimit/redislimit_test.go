@@ -195,8 +195,9 @@ func TestKnownDenialsSayTheTruth(t *testing.T) {
 
 // TestKnownDenialsOfOtherCosts: what a small cost's denial tells about a greater one comes no earlier than the truth.
 func TestKnownDenialsOfOtherCosts(t *testing.T) {
+	const day = int64(24 * time.Hour / time.Microsecond)
 	for _, window := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
-		client := startRedis(t).client(t)
+		k := &clock{c: startRedis(t).client(t), now: 20_000 * day}
 		p := policyOf("p", ratelimit.PerDay(10))
 		if p.Window = window; window == ratelimit.GCRA {
 			p.Rate.Burst = 10
@@ -209,12 +210,19 @@ func TestKnownDenialsOfOtherCosts(t *testing.T) {
 			return d
 		}
 		newOne := func() *ratelimit.Limiter {
-			return newLimiter(t, ratelimit.Config{Store: newStore(t, client, redislimit.Config{Timeout: 5 * time.Second}), Policies: []ratelimit.Policy{p}})
+			store := newStore(t, k.c, redislimit.Config{Timeout: 5 * time.Second})
+			store.ReadClock()
+			return newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{p}})
 		}
 		one := newOne()
-		require.True(t, ask(one, 10).Allowed)
+		k.advance(t, 0)
+		require.True(t, ask(one, 6).Allowed)
+		if window == ratelimit.SlidingWindow { // so that some wait for what weighs of this day, and some for the next
+			k.advance(t, day)
+		}
+		require.True(t, ask(one, 4).Allowed)
 		require.False(t, ask(one, 1).Allowed)
-		for _, cost := range []int64{10, 7, 1} {
+		for _, cost := range []int64{10, 7, 6, 1} {
 			here, there := ask(one, cost), ask(newOne(), cost)
 			require.False(t, here.Allowed)
 			require.False(t, there.Allowed)
@@ -276,6 +284,37 @@ func TestRatesAreExactOrRefused(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, d.Degraded)
 	require.Zero(t, store.Stats().Calls)
+}
+
+// TestRateChangesKeepTheDebtInTime: in Redis as in memory, a change of plan grants no fresh burst and does not lock out,
+// and a denial of one plan is none of another.
+func TestRateChangesKeepTheDebtInTime(t *testing.T) {
+	slow, fast := ratelimit.PerDay(7).WithBurst(10), ratelimit.PerDay(1100).WithBurst(2000) // that is 1.43 and 1.82 days
+	p := policyOf("p", slow)
+	var plan ratelimit.Rate
+	p.RateFor = func(*http.Request) ratelimit.Rate { return plan }
+	l := newLimiter(t, ratelimit.Config{Store: newStore(t, startRedis(t).client(t), redislimit.Config{Timeout: 5 * time.Second}), Policies: []ratelimit.Policy{p}})
+	left := func(r ratelimit.Rate) int64 {
+		plan = r
+		d, err := l.Take(t.Context(), new(http.Request))
+		require.NoError(t, err)
+		require.True(t, d.Allowed)
+		return d.Remaining
+	}
+	for i := range int64(5) {
+		require.Equal(t, 9-i, left(slow))
+	}
+	require.EqualValues(t, 1213, left(fast), "2000 - 1100×5/7, less the one that was asked for")
+	for i := range int64(4) {
+		require.Equal(t, 3-i, left(slow), "what the fast plan took is some of the next token")
+	}
+	plan = slow
+	for range 2 {
+		d, err := l.Take(t.Context(), new(http.Request))
+		require.NoError(t, err)
+		require.False(t, d.Allowed)
+	}
+	require.InDelta(t, 2000-1100*9./7-2, left(fast), 1)
 }
 
 // TestCharge: into debt, saturating, in Redis and in the local count.
