@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
@@ -87,6 +89,33 @@ func TestG10_StallTimeoutIsForClientsNotForSlowUpstreams(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A response that stands in net/http's buffer when the handler returns is not waited for without end.
+func TestG10_HTTP2ClientWithoutAWindowIsCutOff(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	folder := t.TempDir()
+	writeCertificate(t, folder, "one", 1, "one.test")
+	g := start(t, simple(fmt.Sprintf("server: {stall_timeout: 300ms, tls: {certificates: [{cert: %[1]s.pem, key: %[1]s.key}]}}", filepath.Join(folder, "one")), b.Addr))
+	conn, err := tls.Dial("tcp", g.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+	_, err = io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"+
+		"\x00\x00\x06\x04\x00\x00\x00\x00\x00"+"\x00\x04\x00\x00\x00\x00"+ // SETTINGS_INITIAL_WINDOW_SIZE 0
+		"\x00\x00\x12\x01\x05\x00\x00\x00\x01"+"\x82\x87\x04\x04/%2e\x41\x08one.test") // GET /%2e, which gets 400, in stream 1
+	require.NoError(t, err)
+	var frames []byte // their types
+	for !bytes.Contains(frames, []byte{3}) {
+		head := make([]byte, 9)
+		_, err := io.ReadFull(conn, head)
+		require.NoError(t, err, "RST_STREAM has not come after %v", frames)
+		_, err = io.CopyN(io.Discard, conn, int64(head[0])<<16|int64(head[1])<<8|int64(head[2]))
+		require.NoError(t, err)
+		frames = append(frames, head[3])
+	}
+	require.Contains(t, frames, byte(1), "HEADERS")
+	require.NotContains(t, frames, byte(0), "DATA")
 }
 
 // zeros are endless.

@@ -9,12 +9,14 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 )
 
-// A Config is the whole configuration. A zero field means its default.
+// A Config is the whole configuration. A zero field means its default; a file that says zero is refused, since it may mean another thing.
 type Config struct {
 	Server     Server               `yaml:"server"`
 	Admin      Admin                `yaml:"admin"`
@@ -90,10 +92,10 @@ type Route struct {
 	Path     string   `yaml:"path"`     // "/users/" and all below, "/users" only that; "/"
 	Methods  []string `yaml:"methods"`  // GET includes HEAD; empty: those that no other route with this host and path has
 	Upstream string   `yaml:"upstream"` // required
-	Timeout  Duration `yaml:"timeout"`  // for the whole exchange; zero: without limit
+	Timeout  Duration `yaml:"timeout"`  // for the whole exchange; none: without limit
 
 	Limits      []string `yaml:"limits"`      // what its requests must keep, all together
-	Concurrency int      `yaml:"concurrency"` // its requests in flight at once, more get 503; zero: without limit
+	Concurrency int      `yaml:"concurrency"` // its requests in flight at once, more get 503; none: without limit
 }
 
 // label names the route to people, and in metrics: "GET,PUT api.example.com/users/".
@@ -227,16 +229,16 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 	if r.Path != "/" && strings.HasSuffix(r.Path, "/") {
 		clean += "/"
 	}
-	if clean != r.Path || r.Path[0] != '/' || strings.ContainsAny(r.Path, "{} \t?#%") {
+	if clean != r.Path || r.Path[0] != '/' || strings.ContainsAny(r.Path, "{} ?#%") || strings.ContainsFunc(r.Path, unicode.IsControl) {
 		f.add(fmt.Sprintf("%q is not a clean path that begins with a slash", r.Path), at("path")...)
 	}
 	r.Host = strings.ToLower(r.Host)
-	if strings.ContainsAny(r.Host, "/:{}* \t") {
-		f.add(fmt.Sprintf("%q is not a host name without port", r.Host), at("host")...)
+	if r.Host != "" && !hostName.MatchString(r.Host) {
+		f.add(fmt.Sprintf("%q is not a host name without port and final dot, in ASCII", r.Host), at("host")...)
 	}
 	r.Methods = slices.Clone(r.Methods)
 	for j, m := range r.Methods {
-		if m == "" || m != strings.ToUpper(m) || strings.ContainsAny(m, " \t/") || m == http.MethodConnect {
+		if !fieldName.MatchString(m) || m != strings.ToUpper(m) || m == http.MethodConnect {
 			f.add(fmt.Sprintf("%q is not a method such as GET; CONNECT cannot be proxied", m), at("methods", j)...)
 		}
 	}
@@ -264,6 +266,9 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 	}
 	return r
 }
+
+// hostName is what route makes of a request's Host: others would never match.
+var hostName = regexp.MustCompile(`^[a-z0-9_-]+(\.[a-z0-9_-]+)*$`)
 
 // names lists what a name can stand for.
 func names[V any](m map[string]V) string {

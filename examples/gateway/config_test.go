@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -125,7 +126,12 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 		{"admin server on all addresses", "admin: {listen: \"0.0.0.0:8081\"}", []string{"f:6: admin.listen: must be a loopback address: the admin server has no authentication"}},
 		{"unclean path", "    path: /a/../b", []string{`f:6: routes[0].path: "/a/../b" is not a clean path that begins with a slash`}},
 		{"wildcard", "    path: /{id}", []string{`f:6: routes[0].path: "/{id}" is not a clean path that begins with a slash`}},
-		{"host with port", "    host: a.test:80", []string{`f:6: routes[0].host: "a.test:80" is not a host name without port`}},
+		{"host with port", "    host: a.test:80", []string{`f:6: routes[0].host: "a.test:80" is not a host name without port and final dot, in ASCII`}},
+		{"host with final dot", "    host: a.test.", []string{`f:6: routes[0].host: "a.test." is not a host name without port and final dot, in ASCII`}},
+		{"host with umlaut", "    host: ä.test", []string{`f:6: routes[0].host: "ä.test" is not a host name without port and final dot, in ASCII`}},
+		{"host of two lines", "    host: \"a\\nb\"", []string{`f:6: routes[0].host: "a\nb" is not a host name without port and final dot, in ASCII`}},
+		{"path of two lines", "    path: \"/a\\nb\"", []string{`f:6: routes[0].path: "/a\nb" is not a clean path that begins with a slash`}},
+		{"method with a comma", "    methods: [\"GET,PUT\"]", []string{`f:6: routes[0].methods[0]: "GET,PUT" is not a method such as GET; CONNECT cannot be proxied`}},
 		{"method in lower case", "    methods: [GET, put]", []string{`f:6: routes[0].methods[1]: "put" is not a method such as GET; CONNECT cannot be proxied`}},
 		{"CONNECT", "    methods: [CONNECT]", []string{`f:6: routes[0].methods[0]: "CONNECT" is not a method such as GET; CONNECT cannot be proxied`}},
 		{"unknown upstream", "  - {upstream: ap, path: /a}", []string{`f:6: routes[1].upstream: "ap" is not one of the upstreams: app`}},
@@ -151,6 +157,17 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 		{"credentials in the log", "telemetry: {access_log: {request_headers: [Authorization]}}", []string{"f:6: telemetry.access_log.request_headers: Authorization holds credentials"}},
 		{"collector without scheme", "telemetry: {otlp: {endpoint: \"a:4318\"}}", []string{"f:6: telemetry.otlp.endpoint: is not a URL such as http://127.0.0.1:4318"}},
 		{"share beyond the whole", "telemetry: {otlp: {sample: 2}}", []string{"f:6: telemetry.otlp.sample: must be a share such as 0.25, more than 0 and at most 1, not `2`"}},
+		{"mapping without a value", "server:", []string{"f:6: server: has no value: without one, leave it out"}},
+		{"duration without a value", "server: {idle_timeout: }", []string{"f:6: server.idle_timeout: has no value: without one, leave it out"}},
+		{"limit without a value", "    limits: [~]", []string{"f:6: routes[0].limits[0]: has no value: without one, leave it out"}},
+		{"route without a value", "  - ", []string{"f:6: routes[1]: has no value: without one, leave it out"}},
+		{"network without a value", "server: {trusted_proxies: [null]}", []string{"f:6: server.trusted_proxies[0]: has no value: without one, leave it out"}},
+		{"empty key", "~: 2", []string{"f:1: : has an empty key"}},
+		{"zero duration", "server: {drain_delay: 0s}", []string{"f:6: server.drain_delay: must not be zero: for the default, leave it out"}},
+		{"zero size", "server: {max_body: 0KiB}", []string{"f:6: server.max_body: must not be zero: for the default, leave it out"}},
+		{"zero number", "server: {max_header_fields: 0}", []string{"f:6: server.max_header_fields: must not be zero: for the default, leave it out"}},
+		{"control character", "a: \x00", []string{"f:6: has bytes that are not text in UTF-8"}},
+		{"not UTF-8", "a:\n  b: \xff", []string{"f:7: has bytes that are not text in UTF-8"}},
 		{"several at once, in the order of the file", "    path: a\nserver:\n  max_body: -1B\n  listen: x",
 			[]string{
 				`f:6: routes[0].path: "a" is not a clean path that begins with a slash`,
@@ -171,6 +188,15 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 	}
 }
 
+func TestDeepNestingCostsNoMemory(t *testing.T) {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := parseConfig("f", []byte("server: "+strings.Repeat("[", 9000)+strings.Repeat("]", 9000)))
+	runtime.ReadMemStats(&after)
+	require.EqualError(t, err, "f:1: server: must be a mapping, not a list")
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(100<<20)) // without a bound 2.2 GiB
+}
+
 func TestUpstreamErrorsNameLineAndField(t *testing.T) {
 	for text, want := range map[string]string{
 		"{}":                                 `f:1: upstreams.u: either url or hosts is required`,
@@ -185,6 +211,7 @@ func TestUpstreamErrorsNameLineAndField(t *testing.T) {
 		"{hosts: [{adr: a}]}":                `f:1: upstreams.u.hosts[0].adr: unknown key`,
 		"{hosts: [{addr: a, priority: -1}]}": "f:1: upstreams.u.hosts[0].priority: must be a whole number from 0, not `-1`",
 		"{hosts: [a], health: {path: x}}":    `f:1: upstreams.u.health.path: must begin with a slash`,
+		"{hosts: [{addr: a, weight: 0}]}":    `f:1: upstreams.u.hosts[0].weight: must not be zero: for the default, leave it out`,
 		"{hosts: [a], health: {fall: -1}}":   `f:1: upstreams.u.health.fall: must be positive`,
 	} {
 		t.Run(text, func(t *testing.T) {

@@ -55,7 +55,7 @@ func (d *demo) config() string {
 objectives:
   demo: {availability: 0.999, latency: 250ms, latency_target: 0.99}
 limits:
-  per-address: {rate: 5/s, burst: 10, by: address}
+  per-address: {rate: 10/m, burst: 10, by: address}
 upstreams:
   demo:
     hosts: [%s]

@@ -246,7 +246,8 @@ func (g *gateway) acquire() *generation {
 }
 
 func (gen *generation) release() {
-	if gen.use.Add(-1) == 0 && gen.retired.Load() {
+	// The last condition again: another may have acquired gen between the first and its retirement.
+	if gen.use.Add(-1) == 0 && gen.retired.Load() && gen.use.Load() == 0 {
 		gen.makeIdle()
 	}
 }

@@ -494,6 +494,40 @@ func TestReloadUnderLoadLosesNoRequest(t *testing.T) {
 	}
 }
 
+func TestGenerationsInUseAreNotIdle(t *testing.T) {
+	g := start(t, simple("", "127.0.0.1:1"))
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				gen := g.acquire()
+				select {
+				case <-gen.idle:
+					t.Error("an idle generation, whose upstreams may be closed, was acquired")
+					gen.release()
+					return
+				case <-stop:
+					gen.release()
+					return
+				default:
+				}
+				gen.release()
+			}
+		})
+	}
+	registered := len(g.unregister)
+	require.NotZero(t, registered)
+	for i := range 300 {
+		cfg, err := parseConfig("f", []byte(simple("", "127.0.0.1:1", fmt.Sprint("127.0.0.1:", 2+i%2))))
+		require.NoError(t, err)
+		require.NoError(t, g.reload(cfg))
+	}
+	close(stop)
+	wg.Wait()
+	require.Len(t, g.unregister, registered, "statistics are not registered once more by each reload")
+}
+
 func TestG20_NilAndZeroValuesAreRefusedWhenBuilt(t *testing.T) {
 	_, faults := Config{}.withDefaults()
 	require.Len(t, faults, 2, "routes and upstreams")

@@ -121,7 +121,7 @@ func (l Limit) withDefaults(name string, r Redis, f *faults) Limit {
 	return l
 }
 
-var fieldName = regexp.MustCompile("^[-!#$%&'*+.^_`|~0-9A-Za-z]+$") // RFC 9110, section 5.1
+var fieldName = regexp.MustCompile("^[-!#$%&'*+.^_`|~0-9A-Za-z]+$") // RFC 9110, section 5.1: a token, as methods are
 
 // check returns what the packages have to say about l.
 func (l Limit) check(name string) (f faults) {

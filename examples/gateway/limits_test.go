@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -250,6 +251,31 @@ func TestReloadGrantsNoFreshBurst(t *testing.T) {
 	cfg, err = parseConfig("f", []byte(text("6/h", "")+"\nredis: {addr: a}"))
 	require.NoError(t, err)
 	require.EqualError(t, g.reload(cfg), "needs a restart to change: redis")
+}
+
+func TestWhatIsLeftForAllIsToldToNobody(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, fmt.Sprintf("limits: {l: {rate: 1/h, burst: 1, by: all}}\nupstreams: {u: {hosts: [%s]}}\nroutes: [{upstream: u, limits: [l]}]", b.Addr))
+	c := client(t)
+	for _, want := range []int{200, 429} {
+		resp, _ := get(t, c, g.url)
+		require.Equal(t, want, resp.StatusCode)
+		require.Empty(t, resp.Header.Get("RateLimit"))
+		require.Empty(t, resp.Header.Get("RateLimit-Policy"))
+	}
+}
+
+func TestRedisThatHangsDelaysByItsTimeoutOnly(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts, nobody answers
+	require.NoError(t, err)
+	defer ln.Close()
+	g := start(t, fmt.Sprintf("redis: {addr: %q}\nlimits: {l: {rate: 10/h, by: all, store: redis, burst: 10}}\nupstreams: {u: {hosts: [%s]}}\nroutes: [{upstream: u, limits: [l]}]",
+		ln.Addr(), b.Addr))
+	c := client(t)
+	begin := time.Now()
+	require.Equal(t, map[int]int{200: 10, 429: 2}, statuses(t, c, g.url, 12, nil))
+	require.Less(t, time.Since(begin), 2*time.Second)
 }
 
 func TestGatewaysShareLimitsInRedisAndOutliveIt(t *testing.T) {

@@ -45,6 +45,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "gateway: unexpected argument %q\n", fs.Arg(0))
 		return exitUsage
 	}
+	given := false
+	fs.Visit(func(f *flag.Flag) { given = given || f.Name == "config" })
+	if given && opt.config == "" {
+		fmt.Fprintln(stderr, "gateway: -config needs a file") // a script's empty variable shall not start a demo
+		return exitUsage
+	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 
 	load := func() (Config, error) { return opt.override(loadConfig(opt.config)) }

@@ -181,6 +181,7 @@ func TestExitStatus(t *testing.T) {
 		{"unknown flag", []string{"-confg", "x"}, 2, "flag provided but not defined"},
 		{"unexpected argument", []string{"gateway.yaml"}, 2, `unexpected argument "gateway.yaml"`},
 		{"no such file", []string{"-config", filepath.Join(dir, "none.yaml")}, 2, "no such file"},
+		{"empty name of a file", []string{"-check", "-config", ""}, 2, "-config needs a file"},
 		{"unknown key", []string{"-config", write("a.yaml", "server:\n  lisen: x\n")}, 2, "a.yaml:2: server.lisen: unknown key"},
 		{"bad value", []string{"-config", write("b.yaml", simple("server: {max_body: 1}", "127.0.0.1:1"))}, 2, "b.yaml:5: server.max_body: must be a size"},
 		{"no such certificate", []string{"-check", "-config", write("c.yaml", simple("server: {tls: {certificates: [{cert: c.pem, key: c.key}]}}", "127.0.0.1:1"))}, 2,

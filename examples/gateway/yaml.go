@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -45,6 +47,9 @@ func loadConfig(file string) (Config, error) {
 func parseConfig(name string, text []byte) (Config, error) {
 	var cfg Config
 	var root yaml.Node
+	if line := unreadable(text); line > 0 {
+		return Config{}, &ConfigError{[]string{fmt.Sprintf("%s:%d: has bytes that are not text in UTF-8", name, line)}}
+	}
 	if err := yaml.Load(text, &root); err != nil {
 		return Config{}, &ConfigError{syntaxFaults(name, err)}
 	}
@@ -53,10 +58,26 @@ func parseConfig(name string, text []byte) (Config, error) {
 		return Config{}, &ConfigError{pos.loadFaults(name, err)}
 	}
 	cfg, faults := cfg.withDefaults()
-	if len(faults) > 0 {
+	if faults = append(pos.unsaid, faults...); len(faults) > 0 {
 		return Config{}, &ConfigError{pos.describe(name, faults)}
 	}
 	return cfg, nil
+}
+
+// unreadable returns the first line that is not UTF-8 or has control characters, for which the YAML library has no line. 0: there is none.
+func unreadable(text []byte) int {
+	line := 1
+	for len(text) > 0 {
+		r, size := utf8.DecodeRune(text)
+		switch {
+		case r == utf8.RuneError && size == 1, unicode.IsControl(r) && !strings.ContainsRune("\t\n\r\u0085", r):
+			return line
+		case r == '\n':
+			line++
+		}
+		text = text[size:]
+	}
+	return 0
 }
 
 func syntaxFaults(name string, err error) []string {
@@ -73,17 +94,24 @@ func syntaxFaults(name string, err error) []string {
 
 // positions knows where each part of a document stands.
 type positions struct {
-	lines map[string]int    // of a field, by its path; of the key in a mapping
-	paths map[[2]int]string // the path that begins, or whose key begins, at line and column
+	lines  map[string]int    // of a field, by its path; of the key in a mapping
+	paths  map[[2]int]string // the path that begins, or whose key begins, at line and column
+	unsaid faults            // values that would silently become defaults
 }
 
+// maxDepth is deeper than any configuration. Deeper parts are wrong as a whole, and paths of paths would fill the memory.
+const maxDepth = 16
+
 func newPositions(root *yaml.Node) *positions {
-	p := &positions{map[string]int{}, map[[2]int]string{}}
+	p := &positions{lines: map[string]int{}, paths: map[[2]int]string{}}
 	p.walk(root, nil)
 	return p
 }
 
 func (p *positions) walk(n *yaml.Node, path []any) {
+	if len(path) > maxDepth {
+		return
+	}
 	at := [2]int{n.Line, n.Column}
 	if _, ok := p.paths[at]; !ok {
 		p.paths[at] = pathString(path)
@@ -92,6 +120,10 @@ func (p *positions) walk(n *yaml.Node, path []any) {
 		p.lines[pathString(path)] = n.Line
 	}
 	switch n.Kind {
+	case yaml.ScalarNode:
+		if len(path) > 0 {
+			p.scalar(n, path)
+		}
 	case yaml.DocumentNode:
 		for _, c := range n.Content {
 			p.walk(c, path)
@@ -103,10 +135,26 @@ func (p *positions) walk(n *yaml.Node, path []any) {
 	case yaml.MappingNode:
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			key := n.Content[i]
+			if key.ShortTag() == "!!null" {
+				p.unsaid.add("has an empty key", path...)
+			}
 			child := append(slices.Clone(path), key.Value)
 			p.paths[[2]int{key.Line, key.Column}] = pathString(child)
 			p.lines[pathString(child)] = key.Line
 			p.walk(n.Content[i+1], child)
+		}
+	}
+}
+
+// scalar refuses a value that says nothing and a zero, which would silently mean a field's default.
+func (p *positions) scalar(n *yaml.Node, path []any) {
+	switch n.ShortTag() {
+	case "!!null":
+		p.unsaid.add("has no value: without one, leave it out", path...)
+	case "!!int", "!!float":
+		v, err := strconv.ParseFloat(n.Value, 64)
+		if err == nil && v == 0 && path[len(path)-1] != "priority" { // there, it is the default
+			p.unsaid.add("must not be zero: for the default, leave it out", path...)
 		}
 	}
 }
@@ -207,6 +255,8 @@ func kindOf(goType string) string {
 	}
 }
 
+var errZero = errors.New("must not be zero: for the default, leave it out")
+
 // A Duration is written as time.ParseDuration reads it: "1.5s", "2m".
 type Duration time.Duration
 
@@ -215,6 +265,9 @@ func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
 	v, err := time.ParseDuration(n.Value)
 	if err != nil {
 		return fmt.Errorf("must be a duration such as 500ms, 5s or 1m30s, not %s", describeNode(n))
+	}
+	if v == 0 {
+		return errZero
 	}
 	*d = Duration(v)
 	return nil
@@ -236,6 +289,9 @@ func (s *Size) UnmarshalYAML(n *yaml.Node) error {
 		v, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 32)
 		if err != nil {
 			break
+		}
+		if v == 0 {
+			return errZero
 		}
 		*s = Size(v * unit.bytes)
 		return nil
