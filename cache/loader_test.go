@@ -677,7 +677,7 @@ func TestIdleEntriesAreLoadedAnew(t *testing.T) {
 	})
 }
 
-func TestShortIdleTTLsArePrologedByReads(t *testing.T) {
+func TestShortIdleTTLsAreProlongedByReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, cache.MemoryConfig[string, int]{IdleTTL: time.Millisecond})
 		m.Set("k", 1)

@@ -91,6 +91,18 @@ func TestTinyLFUKeepsItsBooks(t *testing.T) {
 	})
 }
 
+func TestWhatWasJustOverwrittenStaysThoughItIsLast(t *testing.T) {
+	weights := []int64{0, 3, 3}
+	p := newTinyLFU(10, &weights)
+	p.windowMax, p.protectedMax = 8, 1
+	p.add(1, 1, 3, false)
+	p.add(2, 2, 3, false)
+	p.move(2, &p.window, &p.probation)
+	weights[2] = 8
+	p.reweigh(2, 3, 8)
+	require.Equal(t, uint32(1), p.evict(1, 2))
+}
+
 func TestTheWindowStaysWithinTheCache(t *testing.T) {
 	var none []int64
 	p := newTinyLFU(200, &none)
@@ -157,6 +169,7 @@ func TestAWarmCandidateGetsInNowAndThen(t *testing.T) {
 	}
 	require.Equal(t, p.sketch.frequency(999), p.sketch.frequency(p.links[victim].tag))
 	require.True(t, p.admit(candidate, 1, 0), "warm, and in luck")
+	require.False(t, p.admit(candidate, 2, 0), "two together are worth more")
 	p.random = func() uint32 { return 1 }
 	require.False(t, p.admit(candidate, 1, 0), "warm")
 }
