@@ -176,6 +176,44 @@ func TestALoadThatAllHaveLeftGoesOnWithinABound(t *testing.T) {
 	})
 }
 
+// Whoever comes after a load was given up must not wait for it, though its loader has not
+// noticed yet.
+func TestNobodyJoinsALoadThatWasGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, cache.MemoryConfig[string, int]{MaxBackground: -1})
+		release := make(chan struct{})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := m.Load(ctx, "k", func(context.Context, string) (int, error) { <-release; return 1, nil })
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		start := time.Now()
+		v, err := m.Load(t.Context(), "k", func(context.Context, string) (int, error) { return 2, nil })
+		require.NoError(t, err)
+		require.Equal(t, 2, v)
+		require.Equal(t, start, time.Now())
+		close(release)
+		synctest.Wait()
+		v, _ = m.Get("k")
+		require.Equal(t, 2, v)
+	})
+}
+
+func TestABulkLoadThatIsGivenUpIsCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, cache.MemoryConfig[string, int]{MaxBackground: -1})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := m.LoadMany(ctx, []string{"k", "l", "k"}, func(ctx context.Context, _ []string) (map[string]int, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		synctest.Wait()
+		require.Zero(t, m.Stats().Loading)
+		require.Equal(t, uint64(2), m.Stats().Misses)
+	})
+}
+
 type ctxKey struct{}
 
 func TestALoadKeepsTheValuesOfItsFirstCallersContext(t *testing.T) {
@@ -465,6 +503,23 @@ func TestC41_AStaleKeyIsRefreshedOnceAndRefreshesAreBounded(t *testing.T) {
 		}
 		synctest.Wait()
 		require.Equal(t, int64(6), s.calls.Load())
+
+		one := newMemory(t, cache.MemoryConfig[string, int]{TTL: minute, Stale: time.Hour})
+		one.Set("k", -1)
+		time.Sleep(2 * time.Minute)
+		s.calls.Store(0)
+		bulk := func(ctx context.Context, _ []string) (map[string]int, error) {
+			v, err := s.load(ctx, "k")
+			return map[string]int{"k": v}, err
+		}
+		for range 10 {
+			_, err := one.Load(t.Context(), "k", s.load)
+			require.NoError(t, err)
+			_, err = one.LoadMany(t.Context(), []string{"k"}, bulk)
+			require.NoError(t, err)
+		}
+		synctest.Wait()
+		require.Equal(t, int64(1), s.calls.Load())
 	})
 }
 
@@ -622,7 +677,7 @@ func TestIdleEntriesAreLoadedAnew(t *testing.T) {
 	})
 }
 
-func TestShortIdleTTLsArePrologedByReads(t *testing.T) {
+func TestShortIdleTTLsAreProlongedByReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, cache.MemoryConfig[string, int]{IdleTTL: time.Millisecond})
 		m.Set("k", 1)

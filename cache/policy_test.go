@@ -38,6 +38,7 @@ func (p *tinyLFU) check(t require.TestingT, want map[uint32]int64) {
 	require.GreaterOrEqual(t, p.windowMax, int64(1))
 	require.GreaterOrEqual(t, p.protectedMax, int64(0))
 	require.LessOrEqual(t, p.windowMax+p.protectedMax, p.max)
+	require.LessOrEqual(t, p.protected.weight, p.protectedMax)
 	var ordered []uint32
 	p.order(func(slot uint32) { ordered = append(ordered, slot) })
 	require.Len(t, ordered, len(want))
@@ -52,6 +53,15 @@ func TestTinyLFUKeepsItsBooks(t *testing.T) {
 		p.climber.random = random.Float64
 		in := map[uint32]int64{}
 		var total int64
+		evict := func(keep uint32) {
+			for total > limit {
+				victim := p.evict(total-limit, keep)
+				require.NotEqual(rt, keep, victim, "what was just stored stays")
+				require.Contains(rt, in, victim)
+				total -= in[victim]
+				delete(in, victim)
+			}
+		}
 		for range 150 {
 			slot := uint32(1 + random.IntN(63))
 			weight := 1 + random.Int64N(max(1, limit/4))
@@ -61,28 +71,57 @@ func TestTinyLFUKeepsItsBooks(t *testing.T) {
 				weights[slot], in[slot] = weight, weight
 				total += weight
 				p.add(slot, slot*7919, weight, total > limit)
-				for total > limit {
-					victim := p.evict(total-limit, slot)
-					require.NotEqual(rt, slot, victim, "what was just stored stays")
-					require.Contains(rt, in, victim)
-					total -= in[victim]
-					delete(in, victim)
-				}
+				evict(slot)
 			case op == 5 && there:
 				p.remove(slot, weights[slot])
 				total -= in[slot]
 				delete(in, slot)
-			case op == 6 && there && total-in[slot]+weight <= limit:
+			case op >= 6 && op <= 8 && there:
 				from := weights[slot]
+				p.touch(slot, slot*7919)
 				weights[slot], in[slot] = weight, weight
 				total += weight - from
 				p.reweigh(slot, from, weight)
+				evict(slot)
 			default:
 				p.touch(slot, slot*7919) // there or not: notes come late
 			}
 			p.check(rt, in)
 		}
 	})
+}
+
+func TestWhatWasJustOverwrittenStaysThoughItIsLast(t *testing.T) {
+	weights := []int64{0, 3, 3}
+	p := newTinyLFU(10, &weights)
+	p.windowMax, p.protectedMax = 8, 1
+	p.add(1, 1, 3, false)
+	p.add(2, 2, 3, false)
+	p.move(2, &p.window, &p.probation)
+	weights[2] = 8
+	p.reweigh(2, 3, 8)
+	require.Equal(t, uint32(1), p.evict(1, 2))
+}
+
+func TestTheWindowStaysWithinTheCache(t *testing.T) {
+	var none []int64
+	p := newTinyLFU(200, &none)
+	want := map[uint32]int64{}
+	for slot := uint32(1); slot <= 200; slot++ {
+		p.add(slot, slot*7919, 1, false)
+		p.touch(slot, slot*7919)
+		want[slot] = 1
+	}
+	for i := range 100 {
+		p.climber = climber{hits: 1e6, step: 0.3, random: rand.Float64}
+		if i%20 >= 10 {
+			p.climber.step = -0.3
+		}
+		atEnd := p.windowMax == 1
+		p.adapt()
+		p.check(t, want)
+		require.Equal(t, atEnd && i%20 >= 10, p.climber.pinned)
+	}
 }
 
 func TestAdmissionBoundsItsWork(t *testing.T) {
@@ -99,7 +138,7 @@ func TestAdmissionBoundsItsWork(t *testing.T) {
 		p.sketch.count(5)
 	}
 	require.True(t, p.admit(uint32(len(p.links)-1), manyVictims, 0), "worth more than so many unused ones")
-	require.False(t, p.admit(uint32(len(p.links)-1), small, 0), "and enough is enough")
+	require.False(t, p.admit(uint32(len(p.links)-1), small/2, 0), "and enough is enough")
 }
 
 func TestAWarmCandidateGetsInNowAndThen(t *testing.T) {
@@ -120,6 +159,7 @@ func TestAWarmCandidateGetsInNowAndThen(t *testing.T) {
 	count(p.links[victim].tag, p.sketch.frequency(999))
 	p.random = func() uint32 { return 128 }
 	require.False(t, p.admit(candidate, 1, 0), "cold")
+	require.False(t, p.admit(candidate, 40, 0), "worth less than many")
 	for p.sketch.frequency(999) < 10 {
 		p.sketch.count(999)
 	}
@@ -129,6 +169,7 @@ func TestAWarmCandidateGetsInNowAndThen(t *testing.T) {
 	}
 	require.Equal(t, p.sketch.frequency(999), p.sketch.frequency(p.links[victim].tag))
 	require.True(t, p.admit(candidate, 1, 0), "warm, and in luck")
+	require.False(t, p.admit(candidate, 2, 0), "two together are worth more")
 	p.random = func() uint32 { return 1 }
 	require.False(t, p.admit(candidate, 1, 0), "warm")
 }
@@ -155,8 +196,8 @@ func TestSketchNeverUnderestimatesAndForgets(t *testing.T) {
 		}
 	})
 	s := newSketch(1000)
-	for i := range 100_000 {
-		s.count(uint32(i % 10))
+	for i := range uint32(100_000) {
+		s.count(i * 0x9e3779b1)
 	}
 	require.Less(t, s.uses, s.sample)
 	wrong := 0

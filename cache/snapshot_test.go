@@ -108,6 +108,15 @@ func TestRestoreTakesTheBestOfWhatFits(t *testing.T) {
 			_, ok := m.Get(k)
 			require.True(t, ok, k)
 		}
+		m = newMemory(t, cache.MemoryConfig[int, int]{MaxEntries: 100, Eviction: eviction})
+		require.NoError(t, m.Restore(bytes.NewReader(file)))
+		for k := range 45 {
+			m.Set(-1-k, k)
+		}
+		for k := 500; k < 550; k++ {
+			_, ok := m.Get(k)
+			require.True(t, ok, "the best is still the best: %d", k)
+		}
 	}
 	// What is too heavy by now does not take the room of others.
 	weigh := func(_ int, v string) int64 { return int64(len(v)) }
@@ -143,9 +152,14 @@ func TestRestoreDoesNotOverwriteWhatIsNewer(t *testing.T) {
 		// C45: invalidated while the file is read.
 		r := io.MultiReader(bytes.NewReader(file[:20]), readerFunc(func([]byte) (int, error) {
 			m.InvalidateTag("t", cache.Hard)
+			for k := range 2000 { // so many that it may be forgotten
+				m.InvalidateTag(fmt.Sprint(k), cache.Hard)
+			}
 			return 0, io.EOF
 		}), bytes.NewReader(file[20:]))
 		require.NoError(t, m.Restore(r))
+		_, ok := m.Get("loading")
+		require.False(t, ok)
 		close(release)
 		synctest.Wait()
 		require.Equal(t, map[string]int{"set": 2, "loading": 2, "other": 1}, maps.Collect(m.All()))
