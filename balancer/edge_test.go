@@ -114,6 +114,34 @@ func TestReloadTakesTheObserverAway(t *testing.T) {
 	})
 }
 
+// A check that a Reload cuts short says nothing of its endpoint.
+func TestReloadDuringAHealthCheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen events
+		cfg := balancer.Config{
+			Resolver: balancer.Static("a:1", "b:1"), Wrap: ok200, Observe: seen.observe, IdleTimeout: -1,
+			Health: balancer.Health{Fall: 1, Interval: time.Minute, Timeout: 30 * time.Second, Check: func(ctx context.Context, _ balancer.Endpoint, _ http.RoundTripper) error {
+				select {
+				case <-time.After(10 * time.Second):
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}},
+		}
+		b := newBalancer(t, cfg)
+		pickOf(t, b)
+		for range 3 {
+			time.Sleep(5 * time.Second)
+			require.NoError(t, b.Reload(cfg))
+			synctest.Wait()
+		}
+		time.Sleep(time.Minute)
+		require.Empty(t, seen.of(balancer.HostChanged))
+		require.Equal(t, balancer.Healthy, statusOf(t, b, "a:1").State)
+	})
+}
+
 func TestObserversThatPanicDoNotLeak(t *testing.T) {
 	body := &closing{}
 	b := newBalancer(t, balancer.Config{

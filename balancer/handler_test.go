@@ -123,6 +123,18 @@ func TestHandlerStreams(t *testing.T) {
 			}
 		}
 	})
+	mux.HandleFunc("/known", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "10")
+		for range 2 {
+			_, _ = io.WriteString(w, "tick\n")
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-read:
+			case <-r.Context().Done():
+				return
+			}
+		}
+	})
 	mux.HandleFunc("/hints", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Link", "</a.css>")
 		w.WriteHeader(http.StatusEarlyHints)
@@ -163,6 +175,18 @@ func TestHandlerStreams(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, fmt.Sprintf("data: %d\n", i), line)
 				_, _ = lines.ReadString('\n')
+				read <- struct{}{}
+			}
+		})
+		t.Run("so does what has a length and no such type", func(t *testing.T) {
+			resp, err := f.client.Get(f.URL + "/known")
+			require.NoError(t, err)
+			defer resp.Body.Close()
+			for range 2 {
+				line := make([]byte, 5)
+				_, err := io.ReadFull(resp.Body, line)
+				require.NoError(t, err)
+				require.Equal(t, "tick\n", string(line))
 				read <- struct{}{}
 			}
 		})
