@@ -79,7 +79,7 @@ func ExampleBalancer_Handler() {
 
 	req, _ := http.NewRequest("GET", front.URL+"/cart", nil)
 	req.Host = "shop.example"
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := front.Client().Do(req)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func ExampleWithPick() {
 func ExampleReporter() {
 	srv := httptest.NewServer(balancer.Reporter(http.NotFoundHandler()))
 	defer srv.Close()
-	resp, err := http.Get(srv.URL + balancer.LoadPath)
+	resp, err := srv.Client().Get(srv.URL + balancer.LoadPath)
 	if err != nil {
 		log.Fatal(err)
 	}
