@@ -330,8 +330,8 @@ func TestLeasesWithCosts(t *testing.T) {
 	require.True(t, ask(0).Allowed)
 }
 
-// TestLeasesEnd: what was bought pays for nothing after its time, and a cost beyond the burst is never admitted bit by bit.
-func TestLeasesEnd(t *testing.T) {
+// TestLeasesPayForNothingAfterTheirTime: what was bought pays for nothing after its time, and a cost beyond the burst is never admitted bit by bit.
+func TestLeasesPayForNothingAfterTheirTime(t *testing.T) {
 	client := startRedis(t).client(t)
 	limiter := func(rate ratelimit.Rate, cost *int64, lease redislimit.Lease) *ratelimit.Limiter {
 		p := policyOf("p", rate)

@@ -286,9 +286,9 @@ func TestRatesAreExactOrRefused(t *testing.T) {
 	require.Zero(t, store.Stats().Calls)
 }
 
-// TestRateChangesKeepTheDebtInTime: in Redis as in memory, a change of plan grants no fresh burst and does not lock out,
+// TestRateChangesWhereUnitsDiffer: in Redis as in memory, a change of plan grants no fresh burst and does not lock out,
 // and a denial of one plan is none of another.
-func TestRateChangesKeepTheDebtInTime(t *testing.T) {
+func TestRateChangesWhereUnitsDiffer(t *testing.T) {
 	slow, fast := ratelimit.PerDay(7).WithBurst(10), ratelimit.PerDay(1100).WithBurst(2000) // that is 1.43 and 1.82 days
 	p := policyOf("p", slow)
 	var plan ratelimit.Rate
