@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -19,7 +21,8 @@ import (
 //     the next request loses that request: this way there are few left to close.
 //  2. It accepts no more, and answers what it has accepted within DrainTimeout. Not by http.Server.Shutdown,
 //     which drops a request that it reads after the call. Requests that last longer are cut, an error.
-//  3. Connections without a request are closed, and upgraded ones, which would never end by themselves.
+//  3. Connections that have been without a request for a while are closed, and upgraded ones, which would never end by
+//     themselves.
 //
 // A second signal ends it at once.
 func drain(s *running, signals <-chan os.Signal) error {
@@ -55,26 +58,34 @@ func drain(s *running, signals <-chan os.Signal) error {
 	return err
 }
 
-// silence is how long a new connection may say nothing before it counts as one without a request.
+// silence is how long a connection must have been without a request to be closed. One that is new may be about to send
+// its first. One whose last response has just ended, net/http calls idle before it has flushed the frames of HTTP/2.
 const silence = time.Second
 
 // conns knows which connections of an http.Server have, or are about to have, a request.
 type conns struct {
-	mu   sync.Mutex             // guards the fields below
-	busy map[net.Conn]time.Time // until when; zero: until its state changes
+	busy sync.Map // from net.Conn to *atomic.Int64: until when, in Unix nanoseconds
 }
 
 // track is for http.Server.ConnState.
 func (c *conns) track(conn net.Conn, state http.ConnState) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	switch state {
 	case http.StateNew:
-		c.busy[conn] = time.Now().Add(silence)
+		until := new(atomic.Int64)
+		until.Store(time.Now().Add(silence).UnixNano())
+		c.busy.Store(conn, until)
 	case http.StateActive:
-		c.busy[conn] = time.Time{}
-	default: // idle, closed, or hijacked, hence upgraded
-		delete(c.busy, conn)
+		c.extend(conn, math.MaxInt64)
+	case http.StateIdle:
+		c.extend(conn, time.Now().Add(silence).UnixNano())
+	default: // closed, or hijacked, hence upgraded
+		c.busy.Delete(conn)
+	}
+}
+
+func (c *conns) extend(conn net.Conn, until int64) {
+	if v, ok := c.busy.Load(conn); ok {
+		v.(*atomic.Int64).Store(until)
 	}
 }
 
@@ -95,10 +106,8 @@ func (c *conns) wait(ctx context.Context) error {
 }
 
 func (c *conns) none(now time.Time) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, until := range c.busy {
-		if until.IsZero() || until.After(now) {
+	for _, until := range c.busy.Range {
+		if until.(*atomic.Int64).Load() > now.UnixNano() {
 			return false
 		}
 	}

@@ -27,7 +27,7 @@ type running struct {
 // startServer serves g on ln.
 func startServer(g *gateway, cfg Server, ln net.Listener) *running {
 	ctx, cut := context.WithCancel(context.Background())
-	s := &running{gateway: g, listener: ln, conns: conns{busy: map[net.Conn]time.Time{}}, served: make(chan error, 1), cut: cut}
+	s := &running{gateway: g, listener: ln, served: make(chan error, 1), cut: cut}
 	s.server = &http.Server{
 		Handler:           g,
 		ReadHeaderTimeout: time.Duration(cfg.ReadHeaderTimeout),

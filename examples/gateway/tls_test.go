@@ -11,7 +11,9 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"os"
 	"path/filepath"
@@ -213,4 +215,32 @@ func TestL34_SigtermOverHTTP2LosesNoAcceptedRequest(t *testing.T) {
 		t.Error(err)
 	}
 	t.Logf("%d requests answered, 0 lost", answered.Load())
+}
+
+// net/http calls a connection of HTTP/2 idle before it flushes the frames of its last response. Here it takes its time.
+func TestL34_FramesThatAreNotFlushedAreNotLost(t *testing.T) {
+	var c conns
+	called := make(chan struct{})
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { close(called) }))
+	s.EnableHTTP2 = true
+	s.Config.ConnState = func(conn net.Conn, state http.ConnState) {
+		c.track(conn, state)
+		if state == http.StateIdle {
+			time.Sleep(silence / 4)
+		}
+	}
+	s.StartTLS()
+	defer s.Close()
+	ended := make(chan error, 1)
+	go func() {
+		<-called
+		s.Listener.Close()
+		ended <- c.wait(t.Context())
+		s.Config.Close()
+	}()
+	resp, err := s.Client().Get(s.URL)
+	require.NoError(t, err)
+	resp.Body.Close()
+	require.Equal(t, 2, resp.ProtoMajor)
+	require.NoError(t, <-ended)
 }
