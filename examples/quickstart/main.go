@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -12,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/trivet-go/trivet/balancer"
@@ -35,6 +37,7 @@ func run(out io.Writer) error {
 				http.Error(w, "broken", http.StatusInternalServerError)
 				return
 			}
+			time.Sleep(time.Millisecond) // its work
 			fmt.Fprintf(w, "hello %s, says %s", r.URL.Query().Get("name"), name)
 		}))
 		defer server.Close()
@@ -111,15 +114,30 @@ func run(out io.Writer) error {
 	site := httptest.NewServer(tel.Middleware(limiter.Middleware(telemetry.Route(mux))))
 	defer site.Close()
 
-	// A user who asks too much.
+	// Four users who ask too much.
+	var statuses [600]int
+	var errs [4]error
+	var users sync.WaitGroup
+	for u := range errs {
+		users.Go(func() {
+			for i := u; i < len(statuses); i += len(errs) {
+				resp, err := site.Client().Get(fmt.Sprintf("%s/hello/user%d", site.URL, i%200))
+				if err != nil {
+					errs[u] = err
+					return
+				}
+				resp.Body.Close()
+				statuses[i] = resp.StatusCode
+			}
+		})
+	}
+	users.Wait()
+	if err := errors.Join(errs[:]...); err != nil {
+		return err
+	}
 	answers := map[int]int{}
-	for i := range 600 {
-		resp, err := site.Client().Get(fmt.Sprintf("%s/hello/user%d", site.URL, i%200))
-		if err != nil {
-			return err
-		}
-		resp.Body.Close()
-		answers[resp.StatusCode]++
+	for _, s := range statuses {
+		answers[s]++
 	}
 	fmt.Fprintf(out, "%d answered, %d failed, %d refused by the limit, %d greetings from the cache\n",
 		answers[http.StatusOK], answers[http.StatusBadGateway], answers[http.StatusTooManyRequests], greetings.Stats().Hits)
