@@ -27,7 +27,8 @@ type ProbingConfig struct {
 // sees little of what the hosts do; the hosts need a [Reporter]. Where Prequal takes the least latency of those among a few
 // answers that are not the busiest, Probing takes the least (requests in flight + 1)² · latency / weight³, the third
 // power of what [Adaptive] computes. Of the requests in flight, the client's own are known exactly and those of others as the host last
-// said. An answer loses its force within the time that a request takes, since other clients go by what they have heard too.
+// said. An answer loses its force within the time that a request takes, since other clients go by what they have heard too. A host
+// that fails the requests of others is passed over before it fails one's own.
 func Probing(cfg ProbingConfig) Policy {
 	if cfg.Rate == 0 {
 		cfg.Rate = 3
@@ -94,6 +95,7 @@ type probes struct {
 	last    atomic.Int64 // when that came; zero if none has
 	others  atomicFloat  // mean of the answers: requests of other clients at a host
 	latency atomicFloat  // ns: mean of the answers
+	failing atomicFloat  // mean of the answers
 }
 
 // A report is what a host has last said.
@@ -101,6 +103,7 @@ type report struct {
 	at      atomic.Int64  // when; zero if it has not
 	others  atomicFloat32 // requests there that were not ours
 	latency atomicFloat32 // ns
+	failing atomicFloat32 // share of the requests there that failed lately
 }
 
 func newProbes(cfg ProbingConfig) *probes {
@@ -112,7 +115,7 @@ func (p *probes) pick(v *View) int {
 	if p.last.Load() < v.now-int64(p.cfg.MaxAge) || p.last.Load() == 0 {
 		return -1
 	}
-	mean, typical := p.others.Load(), max(p.latency.Load(), 1)
+	mean, typical, failing := p.others.Load(), max(p.latency.Load(), 1), p.failing.Load()
 	shared := v.group.shared.Load()
 	best, least := -1, 0.0
 	look := func(i int) {
@@ -135,6 +138,9 @@ func (p *probes) pick(v *View) int {
 		}
 		if h.coolUntil.Load() != 0 {
 			latency *= maxCost
+		}
+		if !shared { // what most fail is the fault of what they share
+			latency *= 1 + (maxCost-1)*max(h.report.failing.Load()-3*failing, 0)
 		}
 		w := h.weight()
 		n := (float64(h.inflight.Load()) + others + 1) / w
@@ -183,8 +189,10 @@ func (p *probes) answered(h *host, l load, own, now int64) {
 	}
 	p.others.Store(p.others.Load() + (others-p.others.Load())*share)
 	p.latency.Store(p.latency.Load() + (latency-p.latency.Load())*share)
+	p.failing.Store(p.failing.Load() + (l.failing-p.failing.Load())*share)
 	h.report.others.Store(others)
 	h.report.latency.Store(latency)
+	h.report.failing.Store(l.failing)
 	h.report.at.Store(now)
 	p.last.Store(max(now, 1))
 	p.silent.Store(0)

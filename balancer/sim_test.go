@@ -109,18 +109,20 @@ func (c *simClient) Probed(server int, now int64, l lbsim.Load) {
 
 func (c *simClient) told(h *host, own, now int64, l lbsim.Load) {
 	if p := c.g.set.Load().probes; p != nil {
-		p.answered(h, load{int64(l.InFlight), time.Duration(l.Latency)}, own, now)
+		p.answered(h, load{int64(l.InFlight), time.Duration(l.Latency), l.Failing}, own, now)
 	}
 }
 
 // simReporter is a reporter in a simulated server.
 type simReporter struct{ r reporter }
 
-func (s *simReporter) Begin(now int64) int             { return int(s.r.begin()) }
-func (s *simReporter) End(others int, now, took int64) { s.r.end(int64(others), now, took) }
+func (s *simReporter) Begin(now int64) int { return int(s.r.begin()) }
+func (s *simReporter) End(others int, now, took int64, failed bool) {
+	s.r.end(int64(others), now, took, failed)
+}
 func (s *simReporter) Load(now int64) lbsim.Load {
 	l := s.r.load(now)
-	return lbsim.Load{InFlight: int(l.inflight), Latency: int64(l.latency)}
+	return lbsim.Load{InFlight: int(l.inflight), Latency: int64(l.latency), Failing: l.failing}
 }
 
 // A simPolicy is a way to pick that the figures compare. Without a config it is the oracle.

@@ -334,7 +334,7 @@ func classify(resp *http.Response) (result outcome, cool time.Duration) {
 			return busy, retryAfter(after)
 		}
 		return failure, 0
-	case code >= 500 && code != http.StatusNotImplemented && code != http.StatusHTTPVersionNotSupported:
+	case failedStatus(code):
 		return failure, 0
 	}
 	return success, 0

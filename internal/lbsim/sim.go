@@ -39,13 +39,14 @@ const (
 // Load is what a server says of itself.
 type Load struct {
 	InFlight int
-	Latency  int64 // ns; zero is unknown
+	Latency  int64   // ns; zero is unknown
+	Failing  float64 // share of the recent requests that it failed
 }
 
 // A Reporter keeps the load that a server reports.
 type Reporter interface {
 	Begin(now int64) (token int)
-	End(token int, now, took int64)
+	End(token int, now, took int64, failed bool)
 	Load(now int64) Load
 }
 
@@ -344,7 +345,7 @@ func (m *sim) leave(r int, o Outcome) {
 	}
 	q.outcome = o
 	if s := &m.servers[q.server]; s.report != nil {
-		s.report.End(int(q.reporting), m.now, m.now-q.sent-hop)
+		s.report.End(int(q.reporting), m.now, m.now-q.sent-hop, o == Failure)
 	}
 	m.toClient.push(timed{at: m.now + hop, r: r, dial: len(q.tried)})
 }
@@ -377,7 +378,7 @@ func (m *sim) expire(t timed) {
 		s.remove(m.reqs, q.position)
 		m.reschedule(i)
 		if s.report != nil {
-			s.report.End(int(q.reporting), m.now, m.now-q.sent-hop)
+			s.report.End(int(q.reporting), m.now, m.now-q.sent-hop, false) // its client has gone
 		}
 	}
 	c := m.clients[q.client]

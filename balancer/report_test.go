@@ -1,0 +1,246 @@
+package balancer
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const ms = int64(time.Millisecond)
+
+// served has r answer n requests, one after the other, which take so long.
+func (r *reporter) served(n int, now *int64, took int64, failed bool) {
+	for range n {
+		others := r.begin()
+		*now += took
+		r.end(others, *now, took, failed)
+	}
+}
+
+func TestReportedLatencyIsThatOfTheYoungAndAlike(t *testing.T) {
+	var r reporter
+	now := int64(0)
+	require.Equal(t, load{}, r.load(now), "nothing is known")
+	r.served(20, &now, 50*ms, false)
+	r.served(20, &now, 10*ms, false)
+	require.InDelta(t, 10, r.load(now).latency.Milliseconds(), 3)
+
+	others := make([]int64, 10)
+	for i := range others {
+		others[i] = r.begin()
+	}
+	now += 100 * ms
+	for _, o := range others {
+		r.end(o, now, 100*ms, false)
+	}
+	alone := r.load(now).latency
+	for range 9 {
+		r.begin()
+	}
+	crowd := r.load(now)
+	require.EqualValues(t, 9, crowd.inflight)
+	require.Greater(t, crowd.latency, 2*alone)
+}
+
+func TestReportedFailures(t *testing.T) {
+	var r reporter
+	now := int64(0)
+	r.served(63, &now, ms, false)
+	require.Zero(t, r.load(now).failing)
+	r.served(1, &now, ms, true)
+	require.InDelta(t, 1./65, r.load(now).failing, 0.002, "one is one of many")
+	r.served(64, &now, ms/100, true)
+	l := r.load(now)
+	require.InDelta(t, 1, l.failing, 0.02)
+	require.InDelta(t, ms, int64(l.latency), float64(ms)/50, "what fails at once does not make it look fast")
+	for seconds, want := range map[int64]float64{1: 0.97, 10: 0.39, 60: 0.02} {
+		require.InDelta(t, want, r.load(now+seconds*1000*ms).failing, 0.01, "after %d s without news", seconds)
+	}
+	r.served(64, &now, ms, false)
+	require.Zero(t, r.load(now).failing)
+
+	var broken reporter
+	broken.served(64, &now, ms/100, true)
+	require.Zero(t, broken.load(now).latency, "it is not known what a good answer takes")
+}
+
+// While somebody holds the lock, requests are told the last result, and do not wait.
+func TestReporterDoesNotWait(t *testing.T) {
+	var r reporter
+	now := int64(0)
+	r.served(10, &now, ms, true)
+	before := r.load(now)
+	r.mu.Lock()
+	r.served(10, &now, 5*ms, false)
+	require.Equal(t, before, r.load(now))
+	require.EqualValues(t, 0, r.begin())
+	require.EqualValues(t, 1, r.load(now).inflight)
+	r.mu.Unlock()
+}
+
+func TestReporter(t *testing.T) {
+	enter, leave := make(chan struct{}), make(chan struct{})
+	var gone sync.WaitGroup
+	mux := http.NewServeMux()
+	mux.HandleFunc("/wait", func(http.ResponseWriter, *http.Request) { enter <- struct{}{}; <-leave })
+	mux.HandleFunc("/gone", func(w http.ResponseWriter, r *http.Request) {
+		defer gone.Done()
+		enter <- struct{}{}
+		<-r.Context().Done()
+		w.WriteHeader(http.StatusBadGateway)
+	})
+	mux.HandleFunc("/status/{code}", func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(map[string]int{"200": 200, "404": 404, "500": 500, "501": 501, "503": 503}[r.PathValue("code")])
+	})
+	mux.HandleFunc("/panic", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	mux.HandleFunc("/flush", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "a")
+		if http.NewResponseController(w).Flush() == nil {
+			<-leave
+		}
+	})
+	for _, proto := range []string{"h1", "h2"} {
+		t.Run(proto, func(t *testing.T) {
+			s := httptest.NewUnstartedServer(Reporter(mux))
+			s.EnableHTTP2 = proto == "h2"
+			s.StartTLS()
+			defer s.Close()
+			get := func(path string) *http.Response {
+				resp, err := s.Client().Get(s.URL + path)
+				if err != nil {
+					return nil
+				}
+				resp.Body.Close()
+				return resp
+			}
+			loadNow := func() load {
+				resp := get(LoadPath)
+				require.Equal(t, http.StatusNoContent, resp.StatusCode)
+				require.Equal(t, "no-store", resp.Header.Get("Cache-Control"))
+				l, err := parseLoad(resp.Header.Get(LoadHeader))
+				require.NoError(t, err)
+				return l
+			}
+			require.Equal(t, load{}, loadNow())
+			go get("/wait")
+			<-enter
+			require.EqualValues(t, 1, loadNow().inflight)
+			resp := get("/status/200")
+			require.Contains(t, resp.Header.Get(LoadHeader), "in-flight=1, latency=", "those that were there before it")
+			leave <- struct{}{}
+			require.Eventually(t, func() bool { return loadNow().inflight == 0 }, 10*time.Second, time.Millisecond)
+			require.Positive(t, loadNow().latency)
+
+			for _, path := range []string{"/status/404", "/status/501"} {
+				get(path)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			gone.Add(1)
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/gone", nil)
+			require.NoError(t, err)
+			go func() { _, _ = s.Client().Do(req) }()
+			<-enter
+			cancel()
+			gone.Wait()
+			require.Eventually(t, func() bool { return loadNow().inflight == 0 }, 10*time.Second, time.Millisecond)
+			require.Zero(t, loadNow().failing, "neither the client's fault nor the protocol's, nor who leaves, speaks against the server")
+			for _, path := range []string{"/status/500", "/status/503", "/panic"} {
+				before := loadNow().failing
+				get(path)
+				require.Eventually(t, func() bool { return loadNow().failing > before }, 10*time.Second, time.Millisecond, path)
+			}
+
+			resp, err = s.Client().Get(s.URL + "/flush")
+			require.NoError(t, err)
+			b := make([]byte, 1)
+			_, err = io.ReadFull(resp.Body, b)
+			require.NoError(t, err, "flushed")
+			leave <- struct{}{}
+			resp.Body.Close()
+		})
+	}
+}
+
+// Probing over real connections: hosts are asked, what fails the requests of others is avoided, and who has no Reporter is
+// not asked for ever.
+func TestProbing(t *testing.T) {
+	var asked sync.Map // by server, a chan that is closed with its first probe
+	serve := func(reports bool, status int) string {
+		var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
+		if reports {
+			h = Reporter(h)
+		}
+		first := make(chan struct{})
+		var once sync.Once
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == LoadPath {
+				once.Do(func() { close(first) })
+			}
+			h.ServeHTTP(w, r)
+		}))
+		t.Cleanup(s.Close)
+		addr := s.Listener.Addr().String()
+		asked.Store(addr, first)
+		return addr
+	}
+	client := func(addrs ...string) *Balancer {
+		b, err := New(Config{Resolver: Static(addrs...), Policy: Probing(ProbingConfig{MaxAge: time.Minute}), Outlier: Outlier{Consecutive: -1}})
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, b.Close(context.WithoutCancel(t.Context()))) })
+		return b
+	}
+	send := func(b *Balancer, pick *Pick) int {
+		req, err := http.NewRequestWithContext(WithPick(t.Context(), pick), http.MethodGet, "http://users.internal/", nil)
+		require.NoError(t, err)
+		resp, err := b.RoundTrip(req)
+		require.NoError(t, err)
+		require.Empty(t, resp.Header[http.CanonicalHeaderKey(LoadHeader)])
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+
+	bad := serve(true, 500)
+	addrs := []string{bad, serve(true, 200), serve(true, 200), serve(true, 200), serve(true, 200)}
+	for range 30 { // other clients have met it
+		resp, err := http.Get("http://" + bad)
+		require.NoError(t, err)
+		resp.Body.Close()
+	}
+	b := client(addrs...)
+	var pick Pick
+	p, err := b.pool(&url.URL{Scheme: "http", Host: "users.internal"})
+	require.NoError(t, err)
+	send(b, &pick)
+	require.Eventually(t, func() bool { // until all have been asked
+		send(b, &pick)
+		for _, h := range p.g.current.Load().all {
+			if h.report.at.Load() == 0 {
+				return false
+			}
+		}
+		return true
+	}, 10*time.Second, time.Millisecond)
+	for _, a := range addrs {
+		first, _ := asked.Load(a)
+		<-first.(chan struct{})
+	}
+	before := b.Stats().Failures
+	for range 200 {
+		send(b, &pick)
+		require.Equal(t, "probe", pick.Reason)
+	}
+	require.Equal(t, before, b.Stats().Failures)
+
+	mute := client(serve(false, 204), serve(false, 204))
+	for range 100 {
+		send(mute, &pick)
+		require.NotEqual(t, "probe", pick.Reason, "nothing is known")
+	}
+}
