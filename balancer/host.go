@@ -41,6 +41,7 @@ type host struct {
 	// The fields below are read and written under the group's lock only.
 	checked    bool // an active check has passed or failed
 	down       bool // by active checks
+	returning  bool // from an ejection, until its next interval
 	checks     int  // passed (positive) or failed (negative) in a row
 	checkError string
 	probeCost  float64 // ns: EWMA of the latency of checks
@@ -48,7 +49,6 @@ type host struct {
 	ejectedUntil int64
 	ejections    int // grows with each ejection, falls with each good interval
 	reason       string
-	returning    bool // from an ejection, until its next interval
 
 	tickReplied, tickFailed uint64  // the counters at the last tick
 	lately, failedLately    float64 // replies and failures of the last seconds
