@@ -270,10 +270,16 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 // hostName is what route makes of a request's Host: others would never match.
 var hostName = regexp.MustCompile(`^[a-z0-9_-]+(\.[a-z0-9_-]+)*$`)
 
+// maxNames are as many as help against a slip. All of them for each of many faults would fill the memory.
+const maxNames = 20
+
 // names lists what a name can stand for.
 func names[V any](m map[string]V) string {
-	if len(m) == 0 {
+	switch {
+	case len(m) == 0:
 		return "there are none"
+	case len(m) > maxNames:
+		return fmt.Sprintf("there are %d", len(m))
 	}
 	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -188,13 +190,27 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 	}
 }
 
-func TestDeepNestingCostsNoMemory(t *testing.T) {
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	_, err := parseConfig("f", []byte("server: "+strings.Repeat("[", 9000)+strings.Repeat("]", 9000)))
-	runtime.ReadMemStats(&after)
-	require.EqualError(t, err, "f:1: server: must be a mapping, not a list")
-	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(100<<20)) // without a bound 2.2 GiB
+func TestFaultyFilesCostLittleMemory(t *testing.T) {
+	many := func(n int, line string) string { return strings.Repeat(line+"\n", n) }
+	var names strings.Builder
+	for i := range 2_000 {
+		fmt.Fprintf(&names, "  upstream-%d: {hosts: [a]}\n", i)
+	}
+	for name, tt := range map[string]struct{ text, want string }{
+		// Each took gigabytes.
+		"nesting":     {"server: " + strings.Repeat("[", 9000) + strings.Repeat("]", 9000), "f:1: server: must be a mapping, not a list"},
+		"long key":    {"? " + strings.Repeat("k", 20_000) + "\n: [" + strings.Repeat("1,", 20_000) + "]", "unknown key"},
+		"wrong names": {"upstreams:\n" + names.String() + "routes:\n" + many(20_000, "  - upstream: x"), `"x" is not one of the upstreams: there are 2000`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := parseConfig("f", []byte(tt.text))
+			runtime.ReadMemStats(&after)
+			require.ErrorContains(t, err, tt.want)
+			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(200<<20))
+		})
+	}
 }
 
 func TestUpstreamErrorsNameLineAndField(t *testing.T) {
@@ -263,6 +279,22 @@ func TestEmptyAndHugeFilesAreErrors(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte(strings.Repeat("# a comment\n", 100_000)), 0o600))
 	_, err = loadConfig(file)
 	require.ErrorContains(t, err, "larger than 1 MiB")
+
+	// What has no size.
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		_, _ = w.WriteString(strings.Repeat("# a comment\n", 100_000))
+		_ = w.Close()
+	})
+	defer writer.Wait()
+	_, err = loadConfig(fmt.Sprintf("/dev/fd/%d", r.Fd()))
+	require.ErrorContains(t, err, "larger than 1 MiB")
+	_, err = io.Copy(io.Discard, r)
+	require.NoError(t, err)
+
 	_, err = loadConfig(file + ".none")
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
