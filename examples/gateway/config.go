@@ -11,6 +11,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -183,8 +184,10 @@ func (u Upstream) withDefaults(name string, f *faults) Upstream {
 			f.add("must be positive", at("health", key)...)
 		}
 	}
-	if u.Health.Path != "" && !strings.HasPrefix(u.Health.Path, "/") {
-		f.add("must begin with a slash", at("health", "path")...)
+	if p := u.Health.Path; p != "" {
+		if target, err := url.ParseRequestURI(p); err != nil || p[0] != '/' || strings.ContainsAny(p, " #") || target.Host != "" {
+			f.add(fmt.Sprintf("%q is not a path that begins with a slash, encoded as in a URL", p), at("health", "path")...)
+		}
 	}
 
 	switch {
@@ -196,8 +199,8 @@ func (u Upstream) withDefaults(name string, f *faults) Upstream {
 	if u.URL != "" {
 		target, err := url.Parse(u.URL)
 		switch {
-		case err != nil || target.Scheme != "http" && target.Scheme != "https" || target.Hostname() == "":
-			f.add(fmt.Sprintf("%q is not a URL such as http://users.internal:8080", u.URL), at("url")...)
+		case err != nil || target.Scheme != "http" && target.Scheme != "https" || target.User == nil && !validAddr(target.Host):
+			f.add(unsecret(u.URL)+" is not a URL such as http://users.internal:8080", at("url")...)
 		case target.User != nil || target.Path != "" && target.Path != "/" || target.RawQuery != "" || target.Fragment != "":
 			f.add("must have no more than scheme, host and port", at("url")...)
 		case u.H2C && target.Scheme == "https":
@@ -209,7 +212,7 @@ func (u Upstream) withDefaults(name string, f *faults) Upstream {
 	for i, h := range u.Hosts {
 		switch {
 		case !validAddr(h.Addr):
-			f.add(fmt.Sprintf("%q is not an address such as 10.0.0.1:8080", h.Addr), at("hosts", i)...)
+			f.add(unsecret(h.Addr)+" is not an address such as 10.0.0.1:8080", at("hosts", i)...)
 		case seen[h.Addr]:
 			f.add(fmt.Sprintf("%q stands here twice", h.Addr), at("hosts", i)...)
 		}
@@ -296,21 +299,41 @@ func (r Route) keys() []string {
 	return keys
 }
 
+// validAddr reports whether addr is an address that can be dialled, with or without a port.
 func validAddr(addr string) bool {
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-		return strings.HasPrefix(path, "/")
+		return strings.HasPrefix(path, "/") && !strings.ContainsFunc(path, unicode.IsControl)
 	}
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		host, port = strings.Trim(addr, "[]"), "80"
-		if strings.Contains(host, ":") {
-			if _, err := netip.ParseAddr(host); err != nil {
-				return false
-			}
-		}
+	if host, port, err := net.SplitHostPort(addr); err == nil {
+		return validHost(host) && validPort(port) && port != "0"
 	}
-	_, err = net.LookupPort("tcp", port)
-	return host != "" && err == nil && port != "0" && !strings.ContainsAny(host, "/ \t@")
+	if inner, ok := strings.CutPrefix(addr, "["); ok {
+		inner, ok = strings.CutSuffix(inner, "]")
+		return ok && strings.Contains(inner, ":") && validHost(inner)
+	}
+	return validHost(addr)
+}
+
+func validHost(host string) bool {
+	if strings.Contains(host, ":") {
+		_, err := netip.ParseAddr(host)
+		return err == nil
+	}
+	return hostName.MatchString(strings.ToLower(strings.TrimSuffix(host, ".")))
+}
+
+// validPort reports whether port is a number or the name of a service.
+func validPort(port string) bool {
+	_, err := net.LookupPort("tcp", port)
+	return err == nil && port != "" && port[0] != '+'
+}
+
+// unsecret is a URL or address for an error, which logs keep.
+func unsecret(text string) string {
+	if strings.Contains(text, "@") {
+		return "what stands here" // there may be a password in it
+	}
+	return strconv.Quote(text)
 }
 
 func loopback(addr string) bool {
@@ -372,12 +395,10 @@ func (f *faults) listen(addr *string, def string, path ...any) bool {
 	if *addr == "" {
 		*addr = def
 	}
-	_, port, err := net.SplitHostPort(*addr)
-	if err == nil {
-		_, err = net.LookupPort("tcp", port)
-	}
-	if err != nil {
+	host, port, err := net.SplitHostPort(*addr)
+	valid := err == nil && (host == "" || validHost(host)) && validPort(port)
+	if !valid {
 		f.add(fmt.Sprintf("%q is not an address such as 127.0.0.1:8080", *addr), path...)
 	}
-	return err == nil
+	return valid
 }

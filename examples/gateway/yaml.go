@@ -160,6 +160,9 @@ func (p *positions) scalar(n *yaml.Node, path []any) {
 		p.unsaid.add("has no value: without one, leave it out", path...)
 	case "!!int", "!!float":
 		v, err := strconv.ParseFloat(n.Value, 64)
+		if i, bad := strconv.ParseInt(n.Value, 0, 64); bad == nil { // 0x0, too
+			v, err = float64(i), nil
+		}
 		if err == nil && v == 0 && path[len(path)-1] != "priority" { // there, it is the default
 			p.unsaid.add("must not be zero: for the default, leave it out", path...)
 		}
