@@ -214,6 +214,48 @@ func TestTargetsInEveryForm(t *testing.T) {
 	}
 }
 
+func TestHosts(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, fmt.Sprintf("upstreams: {app: {hosts: [%s]}}\nroutes: [{upstream: app, path: /any}, {upstream: app, host: a.test, path: /a}]", b.Addr))
+	for head, want := range map[string]int{
+		"GET /a HTTP/1.1\r\nHost: A.test.:80":         200,
+		"GET /a HTTP/1.1\r\nHost: a.test:":            200,
+		"GET /any HTTP/1.1\r\nHost: a.test":           200,
+		"GET /any HTTP/1.1\r\nHost: [::1]":            200,
+		"GET /any HTTP/1.1\r\nHost: [::1]:80":         200,
+		"GET /any HTTP/1.1\r\nHost: b_c,d":            200,
+		"GET /any HTTP/1.1\r\nHost:":                  200,
+		"GET /any HTTP/1.0":                           200,
+		"GET /any HTTP/1.1":                           400,
+		"GET /any HTTP/1.1\r\nHost: a\r\nHost: a":     400,
+		"GET /any HTTP/1.1\r\nHost: b@a.test":         400,
+		"GET /any HTTP/1.1\r\nHost: a.test:80:80":     400,
+		"GET /any HTTP/1.1\r\nHost: a.test:x":         400,
+		"GET /any HTTP/1.1\r\nHost: a.test:+80":       400,
+		"GET /any HTTP/1.1\r\nHost: a.test:65536":     400,
+		"GET /any HTTP/1.1\r\nHost: :80":              400,
+		"GET /any HTTP/1.1\r\nHost: ::1":              400,
+		"GET /any HTTP/1.1\r\nHost: [::1":             400,
+		"GET /any HTTP/1.1\r\nHost: [::1]80":          400,
+		"GET /any HTTP/1.1\r\nHost: [::1%25a]":        400,
+		"GET /a HTTP/1.1\r\nHost: [a.test]:80":        400,
+		"GET /any HTTP/1.1\r\nHost: a]:80":            400,
+		"GET http:///any HTTP/1.1\r\nHost: a.test":    400,
+		"GET http://a:b/any HTTP/1.1\r\nHost: a.test": 400,
+	} {
+		t.Run(head, func(t *testing.T) {
+			conn, err := net.Dial("tcp", g.addr)
+			require.NoError(t, err)
+			defer conn.Close()
+			fmt.Fprintf(conn, "%s\r\n\r\n", head)
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			require.Equal(t, want, resp.StatusCode)
+		})
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
 	g := start(t, fmt.Sprintf(`
@@ -258,6 +300,7 @@ routes:
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
 		require.Equal(t, 405, resp.StatusCode)
+		require.Equal(t, []string{""}, resp.Header["Allow"])
 	})
 }
 

@@ -7,9 +7,11 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -70,11 +72,18 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method == http.MethodConnect {
+		w.Header()["Allow"] = []string{""} // RFC 9110, sections 10.2.1 and 15.5.6: there is no method for this target
 		writeProblem(w, http.StatusMethodNotAllowed, "CONNECT is not supported")
 		return
 	}
 	if r.URL.Opaque != "" || r.URL.Path != "" && r.URL.Path[0] != '/' { // "PRI *", with which HTTP/2 in clear begins
 		writeProblem(w, http.StatusBadRequest, "the request's target is not a path")
+		return
+	}
+	if !validAuthority(r.Host) || r.URL.Scheme != "" && r.URL.Host == "" {
+		// RFC 9112, section 3.2; RFC 9110, section 4.2.1. net/http has looked at the bytes only. The upstream could find another
+		// name in it than route, and with it another route's host.
+		writeProblem(w, http.StatusBadRequest, "the host is not a name or address with or without a port")
 		return
 	}
 	if hiddenDots(r.URL) {
@@ -84,6 +93,29 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 	h, pattern := gen.route(r)
 	observed.Pattern = pattern // as http.ServeMux does
 	h.ServeHTTP(w, r)
+}
+
+// validAuthority reports whether host is an authority (RFC 3986, section 3.2) without user information. An empty one stands for
+// the default host (RFC 9112, section 3.3).
+func validAuthority(host string) bool {
+	port := ""
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+		host, port = host[:i], host[i+1:]
+		if host == "" {
+			return false
+		}
+	}
+	if port != "" {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return false
+		}
+	}
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		inner, ok = strings.CutSuffix(inner, "]")
+		ip, err := netip.ParseAddr(inner)
+		return ok && err == nil && ip.Is6() && ip.Zone() == ""
+	}
+	return !strings.ContainsAny(host, "[]:")
 }
 
 // hiddenDots reports whether the path has a segment that servers could take for "." or ".." and that does not look like it:
