@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
 	"strings"
@@ -569,6 +570,29 @@ func TestGenerationsInUseAreNotIdle(t *testing.T) {
 	close(stop)
 	wg.Wait()
 	require.Len(t, g.unregister, registered, "statistics are not registered once more by each reload")
+}
+
+// A request of the first generation may still choose a host when the second one, which shares the balancer, has ended.
+func TestBalancersOutliveEveryGenerationThatUsesThem(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, simple("", b.Addr))
+	first := g.acquire()
+	defer first.release()
+	reload := func(text string) {
+		cfg, err := parseConfig("f", []byte(text))
+		require.NoError(t, err)
+		require.NoError(t, g.reload(cfg))
+	}
+	reload(simple("", b.Addr, "127.0.0.1:1"))
+	second := g.current.Load()
+	require.Same(t, first.upstreams["app"].balancer, second.upstreams["app"].balancer)
+	reload(fmt.Sprintf("upstreams: {other: {hosts: [%s]}}\nroutes: [{upstream: other}]", b.Addr))
+	<-second.idle
+	for range 200 { // a goroutine would close the balancer soon
+		w := httptest.NewRecorder()
+		first.routes.ServeHTTP(w, httptest.NewRequest("GET", "http://a/", nil))
+		require.Equal(t, 200, w.Code)
+	}
 }
 
 func TestG20_NilAndZeroValuesAreRefusedWhenBuilt(t *testing.T) {
