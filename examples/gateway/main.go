@@ -127,9 +127,13 @@ func (o options) override(cfg Config, err error) (Config, error) {
 
 // serve runs the gateway until a signal ends it.
 func serve(g *gateway, cfg Config, load func() (Config, error), hints io.Writer) error {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
+	// A channel of their own: package signal drops what finds its channel full. Two that come during a reload are as good as one.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 
 	public, err := net.Listen("tcp", cfg.Server.Listen)
 	if err != nil {
@@ -157,11 +161,9 @@ func serve(g *gateway, cfg Config, load func() (Config, error), hints io.Writer)
 			return err
 		case err := <-adminServed:
 			return err
+		case <-hangups:
+			reloadFrom(g, load)
 		case sig := <-signals:
-			if sig == syscall.SIGHUP {
-				reloadFrom(g, load)
-				continue
-			}
 			g.log.Info("draining", "signal", sig.String())
 			err := drain(s, signals)
 			g.log.Info("ended")

@@ -389,6 +389,19 @@ func TestG18_SighupWithABadFileKeepsTheOldOne(t *testing.T) {
 	require.Equal(t, 0, p.status(t))
 }
 
+func TestL34_SigtermAmongManySighups(t *testing.T) {
+	var routes strings.Builder
+	for i := range 5000 { // so that a reload takes a while
+		fmt.Fprintf(&routes, "\n  - {upstream: app, path: /%d}", i)
+	}
+	p, _ := launchWith(t, "server: {drain_delay: 1ms}\n"+simple(routes.String(), "127.0.0.1:1"))
+	for range 20 {
+		p.signal(t, syscall.SIGHUP)
+		get(t, client(t), "http://"+p.admin+"/healthz") // so much time that two do not become one
+	}
+	require.Equal(t, 0, p.stop(t))
+}
+
 func TestG10_SlowClientsAreCutOff(t *testing.T) {
 	const limit = 700 * time.Millisecond
 	b := backend.Start(t, backend.Config{})
