@@ -446,6 +446,30 @@ func TestG11_HeaderAndBodyFloodsAreRefused(t *testing.T) {
 	}
 }
 
+func TestG11_BrokenBodiesAreTheClientsFault(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, simple("", b.Addr))
+	for _, body := range []string{"zz\r\n", "3\r\nabcd\r\n0\r\n\r\n", "fffffffffffffffff\r\n", "0\r\nno trailer\r\n\r\n"} {
+		t.Run(body, func(t *testing.T) {
+			for range 5 { // so often that a host which were blamed would be ejected
+				conn, err := net.Dial("tcp", g.addr)
+				require.NoError(t, err)
+				defer conn.Close()
+				fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n%s", body)
+				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+				require.Equal(t, 400, resp.StatusCode)
+				require.True(t, resp.Close, "where the next request begins is not known")
+			}
+		})
+	}
+	for _, h := range g.current.Load().upstreams["app"].balancer.Hosts("http://app") {
+		require.Equal(t, balancer.Healthy, h.State)
+		require.Zero(t, h.Failures)
+	}
+}
+
 func TestG18_ReloadIsWholeOrNotAtAll(t *testing.T) {
 	a := backend.Start(t, backend.Config{Name: "a"})
 	b := backend.Start(t, backend.Config{Name: "b"})
