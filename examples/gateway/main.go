@@ -52,6 +52,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
+	slog.SetDefault(log) // what net/http says of upstreams by package log, in their words, is quoted, too
 
 	load := func() (Config, error) { return opt.override(loadConfig(opt.config)) }
 	if opt.config == "" {

@@ -389,6 +389,30 @@ func TestG18_SighupWithABadFileKeepsTheOldOne(t *testing.T) {
 	require.Equal(t, 0, p.status(t))
 }
 
+func TestWhatUpstreamsSayIsQuotedInTheLog(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Read(make([]byte, 4096))
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\ntime=never msg=forged\n")
+			_ = conn.Close()
+		}
+	}()
+	p, _ := launchWith(t, simple("", ln.Addr().String()))
+	_, _ = get(t, client(t), "http://"+p.addr)
+	p.await(t, p.stderr, "Unsolicited response")
+	require.Equal(t, 0, p.stop(t))
+	for line := range strings.Lines(p.stderr.String()) {
+		require.Regexp(t, "^time=2", line)
+	}
+}
+
 func TestL34_SigtermAmongManySighups(t *testing.T) {
 	var routes strings.Builder
 	for i := range 5000 { // so that a reload takes a while
