@@ -107,6 +107,7 @@ func (r Route) label() string {
 const (
 	maxConfigDuration = Duration(24 * time.Hour)
 	maxConfigSize     = Size(1 << 40)
+	maxHeaderBytes    = Size(1 << 30) // more than 32 bits are another number to HTTP/2
 )
 
 // withDefaults validates c and returns it complete. It reports every fault.
@@ -121,6 +122,9 @@ func (c Config) withDefaults() (Config, faults) {
 	f.duration(&s.DrainDelay, time.Second, "server", "drain_delay")
 	f.duration(&s.DrainTimeout, 30*time.Second, "server", "drain_timeout")
 	f.size(&s.MaxHeaderBytes, 32<<10, "server", "max_header_bytes")
+	if s.MaxHeaderBytes > maxHeaderBytes {
+		f.add("must be at most 1GiB", "server", "max_header_bytes")
+	}
 	f.size(&s.MaxBody, 10<<20, "server", "max_body")
 	s.TLS = s.TLS.withDefaults(&f)
 	s.TrustedProxies = slices.Clone(s.TrustedProxies)

@@ -119,6 +119,7 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 		{"size without unit", "server: {max_body: 100}", []string{"f:6: server.max_body: must be a size such as 512B, 32KiB or 10MiB, not `100`"}},
 		{"size that overflows", "server: {max_body: 99999999999999GiB}", []string{"f:6: server.max_body: must be a size such as 512B, 32KiB or 10MiB, not `99999999999999GiB`"}},
 		{"negative size", "server: {max_body: -1KiB}", []string{"f:6: server.max_body: must be positive"}},
+		{"header beyond 32 bits", "server: {max_header_bytes: 4GiB}", []string{"f:6: server.max_header_bytes: must be at most 1GiB"}},
 		{"word for a number", "server: {max_header_fields: many}", []string{"f:6: server.max_header_fields: must be a whole number, not `many`"}},
 		{"negative number", "server: {max_header_fields: -1}", []string{"f:6: server.max_header_fields: must be positive"}},
 		{"list for a mapping", "server: [1]", []string{"f:6: server: must be a mapping, not a list"}},
