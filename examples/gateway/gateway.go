@@ -167,6 +167,7 @@ func (g *gateway) reload(cfg Config) error {
 	}
 	next, commit, err := g.newGeneration(cfg, old)
 	if err != nil {
+		g.counts.retain(old.cfg.Routes)
 		return err
 	}
 	commit()
@@ -176,6 +177,7 @@ func (g *gateway) reload(cfg Config) error {
 	g.register(next)
 	g.tls.Store(next.tls)
 	g.current.Store(next)
+	g.counts.retain(cfg.Routes)
 	old.retire()
 	go func() { // ends with the last request of the old generation and of those before
 		<-old.alone
