@@ -138,7 +138,7 @@ routes:
 		{"DELETE", "", "/other", 200, "b"},
 		{"GET", "", "/b/../exact", 307, ""},
 		{"GET", "", "//b/x", 307, ""},
-		{"GET", "", "/b%2fx", 200, "a"}, // an encoded slash is no separator
+		{"GET", "", "/c%2fx", 200, "a"}, // an encoded slash is no separator
 		// A server that decodes before it resolves would see a path of another route.
 		{"GET", "", "/b/%2e%2e/exact", 400, ""},
 		{"GET", "", "/b/%2E./exact", 400, ""},
@@ -185,6 +185,44 @@ func TestRedirectsToTheCleanPathKeepItsEncoding(t *testing.T) {
 		resp, _ := get(t, c, g.url+target)
 		require.Equal(t, want, resp.Header.Get("Location"), target)
 		require.Equal(t, map[bool]int{false: 307, true: 404}[want == ""], resp.StatusCode, target)
+	}
+}
+
+func TestG07_PathsThatReadAsAnotherRoutesAreRefused(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, simple("  - {upstream: app, path: /users/}\n  - {upstream: app, path: /one}", b.Addr))
+	for target, want := range map[string]int{
+		"/users/a%2Fb":       200, // the same route, however it is read
+		"/users/a;b=c/d":     200,
+		"/users/a%5Cb":       200,
+		"/a%2fb":             200,
+		"/a;users/":          200,
+		"/%75sers/a":         200,
+		"/one%20":            200,
+		"/users%2fa":         400,
+		"/%2Fusers%2fa":      400,
+		"/x/%2f%2fa":         200,
+		"/users%5ca":         400,
+		"/users\\a":          400,
+		"/users;a=b/c":       400,
+		"/users;a":           400,
+		"/users/;a":          200,
+		"/one;a":             400,
+		"/one%3Ba":           400,
+		"/users%252fa":       200, // who decodes twice?
+		"//users%2fa":        400,
+		"/%2f%2fusers%2f%2f": 400,
+	} {
+		t.Run(target, func(t *testing.T) {
+			conn, err := net.Dial("tcp", g.addr)
+			require.NoError(t, err)
+			defer conn.Close()
+			fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: a\r\n\r\n", target)
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			require.Equal(t, want, resp.StatusCode)
+		})
 	}
 }
 

@@ -91,6 +91,14 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h, pattern := gen.route(r)
+	if strings.ContainsAny(r.URL.EscapedPath(), "%;\\") {
+		plain := *r
+		plain.URL = &url.URL{Path: plainPath(r.URL.Path)}
+		if _, other := gen.route(&plain); other != pattern {
+			writeProblem(w, http.StatusBadRequest, "the path could be read as another route's")
+			return
+		}
+	}
 	observed.Pattern = pattern // as http.ServeMux does
 	h.ServeHTTP(w, r)
 }
@@ -138,6 +146,16 @@ func hiddenDots(u *url.URL) bool {
 		}
 	}
 	return false
+}
+
+// plainPath is what the most lenient server could make of a decoded path: encoded slashes and backslashes are slashes, and
+// parameters are cut off. What is in front of one route, such as a limit, must not be passed by writing its path like another's.
+func plainPath(p string) string {
+	segments := strings.Split(strings.ReplaceAll(p, "\\", "/"), "/")
+	for i, s := range segments {
+		segments[i], _, _ = strings.Cut(s, ";")
+	}
+	return cleanPath(strings.Join(segments, "/"))
 }
 
 // route returns the handler of r's host and path, and the pattern that led to it. Host names are compared without
