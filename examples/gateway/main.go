@@ -54,6 +54,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	slog.SetDefault(log) // what net/http says of upstreams by package log, in their words, is quoted, too
 
+	// A channel of their own: package signal drops what finds its channel full. Two that come during a reload are as good as one.
+	// From here on, since a SIGHUP that nobody wants to know of would end the process.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+
 	load := func() (Config, error) { return opt.override(loadConfig(opt.config)) }
 	if opt.config == "" {
 		d, err := startDemo()
@@ -93,7 +99,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if opt.config == "" {
 		hints = stdout
 	}
-	if err := serve(g, cfg, load, hints); err != nil {
+	if err := serve(g, cfg, load, hangups, hints); err != nil {
 		fmt.Fprintln(stderr, "gateway:", err)
 		return exitFailed
 	}
@@ -126,15 +132,11 @@ func (o options) override(cfg Config, err error) (Config, error) {
 	return cfg, nil
 }
 
-// serve runs the gateway until a signal ends it.
-func serve(g *gateway, cfg Config, load func() (Config, error), hints io.Writer) error {
+// serve runs the gateway until a signal ends it. Each of hangups reloads it.
+func serve(g *gateway, cfg Config, load func() (Config, error), hangups <-chan os.Signal, hints io.Writer) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
-	// A channel of their own: package signal drops what finds its channel full. Two that come during a reload are as good as one.
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(hangups)
 
 	public, err := net.Listen("tcp", cfg.Server.Listen)
 	if err != nil {

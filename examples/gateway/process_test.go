@@ -413,6 +413,40 @@ func TestWhatUpstreamsSayIsQuotedInTheLog(t *testing.T) {
 	}
 }
 
+func TestSighupWhileItStartsIsAReload(t *testing.T) {
+	path, err := binary()
+	require.NoError(t, err)
+	fifo := filepath.Join(t.TempDir(), "gateway.yaml")
+	require.NoError(t, syscall.Mkfifo(fifo, 0o600))
+	p := &process{
+		cmd:    exec.Command(path, "-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0", "-config", fifo),
+		stdout: &output{changed: make(chan struct{})}, stderr: &output{changed: make(chan struct{})}, exited: make(chan struct{}),
+	}
+	p.cmd.Stderr = p.stderr
+	require.NoError(t, p.cmd.Start())
+	go func() {
+		defer close(p.exited)
+		_ = p.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		<-p.exited
+	})
+	write := func(before func()) {
+		f, err := os.OpenFile(fifo, os.O_WRONLY, 0) // waits until it is being read
+		require.NoError(t, err)
+		before()
+		_, err = f.WriteString(simple("", "127.0.0.1:1"))
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+	}
+	write(func() { p.signal(t, syscall.SIGHUP) })
+	p.await(t, p.stderr, "msg=listening")
+	write(func() {})
+	p.await(t, p.stderr, "msg=reloaded")
+	require.Equal(t, 0, p.stop(t))
+}
+
 func TestL34_SigtermAmongManySighups(t *testing.T) {
 	var routes strings.Builder
 	for i := range 5000 { // so that a reload takes a while
