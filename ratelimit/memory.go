@@ -37,6 +37,7 @@ type MemoryStore struct {
 
 	mu     sync.Mutex // guards the fields below
 	tables map[string]*table
+	made   int // tables so far
 }
 
 // MemoryStoreStats is a snapshot of a [MemoryStore].
@@ -93,12 +94,27 @@ func (m *MemoryStore) Prepare(policies []Policy) error {
 		}
 		t := m.tables[p.Name]
 		if t == nil {
-			m.tables[p.Name] = newTable(len(m.tables), m.sets, length)
+			m.tables[p.Name] = newTable(m.made, m.sets, length)
+			m.made++
 		} else if t.length != length {
 			errs = append(errs, fmt.Errorf("the store counts policy %q in another way for another limiter", p.Name))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Retain forgets the policies that are not named, whose memory is free when no [Limiter] made before uses them any more. A Limiter
+// made later with a policy of the same name counts anew. It is for programs whose policies change while they run.
+func (m *MemoryStore) Retain(policies ...string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	kept := make(map[string]*table, len(policies))
+	for _, name := range policies {
+		if t := m.tables[name]; t != nil {
+			kept[name] = t
+		}
+	}
+	m.tables = kept
 }
 
 func (m *MemoryStore) table(name string) *table {

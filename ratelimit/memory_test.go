@@ -104,6 +104,26 @@ func TestR07_NewcomersAreToldTheTruth(t *testing.T) {
 }
 
 // TestR07_MemoryIsFlat: ten million hostile keys, or a tenth of them under the race detector, take what the first took.
+func TestMemoryStoreRetainsWhatItShall(t *testing.T) {
+	store := newMemory(t, 1000)
+	limiter := func(name string) *ratelimit.Limiter {
+		l, err := ratelimit.New(ratelimit.Config{Store: store, Policies: []ratelimit.Policy{{
+			Name: name, Rate: ratelimit.PerHour(1).WithBurst(1), Key: ratelimit.ByIP(), Missing: ratelimit.MissingReject,
+		}}})
+		require.NoError(t, err)
+		return l
+	}
+	a, b := limiter("a"), limiter("b")
+	require.True(t, allow(t, a, "k"))
+	require.True(t, allow(t, b, "k"))
+	bytes := store.Stats().Bytes
+	store.Retain("a", "none")
+	require.Equal(t, bytes/2, store.Stats().Bytes)
+	require.False(t, allow(t, b, "k"), "a limiter goes on with what it has")
+	require.False(t, allow(t, limiter("a"), "k"))
+	require.True(t, allow(t, limiter("b"), "k"))
+}
+
 func TestR07_MemoryIsFlat(t *testing.T) {
 	heap := func() uint64 {
 		runtime.GC()

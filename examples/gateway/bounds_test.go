@@ -118,6 +118,24 @@ func TestG10_HTTP2ClientWithoutAWindowIsCutOff(t *testing.T) {
 	require.NotContains(t, frames, byte(0), "DATA")
 }
 
+// HTTP/1.1 cuts the connection; over HTTP/2 there is an answer, and it blames the client.
+func TestG10_HTTP2BodyThatStandsStillGets408(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	folder := t.TempDir()
+	writeCertificate(t, folder, "one", 1, "one.test")
+	g := start(t, simple(fmt.Sprintf("server: {stall_timeout: 300ms, tls: {certificates: [{cert: %[1]s.pem, key: %[1]s.key}]}}", filepath.Join(folder, "one")), b.Addr))
+	body, w := io.Pipe()
+	defer w.Close()
+	req, err := http.NewRequest("POST", "https://"+g.addr, body)
+	require.NoError(t, err)
+	resp, text := do(t, secureClient(t, "one.test", true), req)
+	require.Equal(t, 2, resp.ProtoMajor)
+	require.Equal(t, http.StatusRequestTimeout, resp.StatusCode, text)
+	for _, h := range g.current.Load().upstreams["app"].balancer.Hosts("http://app") {
+		require.Zero(t, h.Failures)
+	}
+}
+
 // zeros are endless.
 type zeros struct{}
 

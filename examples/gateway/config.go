@@ -11,6 +11,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -106,6 +107,7 @@ func (r Route) label() string {
 const (
 	maxConfigDuration = Duration(24 * time.Hour)
 	maxConfigSize     = Size(1 << 40)
+	maxHeaderBytes    = Size(1 << 30) // more than 32 bits are another number to HTTP/2
 )
 
 // withDefaults validates c and returns it complete. It reports every fault.
@@ -120,6 +122,9 @@ func (c Config) withDefaults() (Config, faults) {
 	f.duration(&s.DrainDelay, time.Second, "server", "drain_delay")
 	f.duration(&s.DrainTimeout, 30*time.Second, "server", "drain_timeout")
 	f.size(&s.MaxHeaderBytes, 32<<10, "server", "max_header_bytes")
+	if s.MaxHeaderBytes > maxHeaderBytes {
+		f.add("must be at most 1GiB", "server", "max_header_bytes")
+	}
 	f.size(&s.MaxBody, 10<<20, "server", "max_body")
 	s.TLS = s.TLS.withDefaults(&f)
 	s.TrustedProxies = slices.Clone(s.TrustedProxies)
@@ -183,8 +188,10 @@ func (u Upstream) withDefaults(name string, f *faults) Upstream {
 			f.add("must be positive", at("health", key)...)
 		}
 	}
-	if u.Health.Path != "" && !strings.HasPrefix(u.Health.Path, "/") {
-		f.add("must begin with a slash", at("health", "path")...)
+	if p := u.Health.Path; p != "" {
+		if target, err := url.ParseRequestURI(p); err != nil || p[0] != '/' || strings.ContainsAny(p, " #") || target.Host != "" {
+			f.add(fmt.Sprintf("%q is not a path that begins with a slash, encoded as in a URL", p), at("health", "path")...)
+		}
 	}
 
 	switch {
@@ -196,8 +203,8 @@ func (u Upstream) withDefaults(name string, f *faults) Upstream {
 	if u.URL != "" {
 		target, err := url.Parse(u.URL)
 		switch {
-		case err != nil || target.Scheme != "http" && target.Scheme != "https" || target.Hostname() == "":
-			f.add(fmt.Sprintf("%q is not a URL such as http://users.internal:8080", u.URL), at("url")...)
+		case err != nil || target.Scheme != "http" && target.Scheme != "https" || target.User == nil && !validAddr(target.Host):
+			f.add(unsecret(u.URL)+" is not a URL such as http://users.internal:8080", at("url")...)
 		case target.User != nil || target.Path != "" && target.Path != "/" || target.RawQuery != "" || target.Fragment != "":
 			f.add("must have no more than scheme, host and port", at("url")...)
 		case u.H2C && target.Scheme == "https":
@@ -209,7 +216,7 @@ func (u Upstream) withDefaults(name string, f *faults) Upstream {
 	for i, h := range u.Hosts {
 		switch {
 		case !validAddr(h.Addr):
-			f.add(fmt.Sprintf("%q is not an address such as 10.0.0.1:8080", h.Addr), at("hosts", i)...)
+			f.add(unsecret(h.Addr)+" is not an address such as 10.0.0.1:8080", at("hosts", i)...)
 		case seen[h.Addr]:
 			f.add(fmt.Sprintf("%q stands here twice", h.Addr), at("hosts", i)...)
 		}
@@ -270,10 +277,16 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 // hostName is what route makes of a request's Host: others would never match.
 var hostName = regexp.MustCompile(`^[a-z0-9_-]+(\.[a-z0-9_-]+)*$`)
 
+// maxNames are as many as help against a slip. All of them for each of many faults would fill the memory.
+const maxNames = 20
+
 // names lists what a name can stand for.
 func names[V any](m map[string]V) string {
-	if len(m) == 0 {
+	switch {
+	case len(m) == 0:
 		return "there are none"
+	case len(m) > maxNames:
+		return fmt.Sprintf("there are %d", len(m))
 	}
 	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
 }
@@ -290,21 +303,41 @@ func (r Route) keys() []string {
 	return keys
 }
 
+// validAddr reports whether addr is an address that can be dialled, with or without a port.
 func validAddr(addr string) bool {
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-		return strings.HasPrefix(path, "/")
+		return strings.HasPrefix(path, "/") && !strings.ContainsFunc(path, unicode.IsControl)
 	}
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		host, port = strings.Trim(addr, "[]"), "80"
-		if strings.Contains(host, ":") {
-			if _, err := netip.ParseAddr(host); err != nil {
-				return false
-			}
-		}
+	if host, port, err := net.SplitHostPort(addr); err == nil {
+		return validHost(host) && validPort(port) && port != "0"
 	}
-	_, err = net.LookupPort("tcp", port)
-	return host != "" && err == nil && port != "0" && !strings.ContainsAny(host, "/ \t@")
+	if inner, ok := strings.CutPrefix(addr, "["); ok {
+		inner, ok = strings.CutSuffix(inner, "]")
+		return ok && strings.Contains(inner, ":") && validHost(inner)
+	}
+	return validHost(addr)
+}
+
+func validHost(host string) bool {
+	if strings.Contains(host, ":") {
+		_, err := netip.ParseAddr(host)
+		return err == nil
+	}
+	return hostName.MatchString(strings.ToLower(strings.TrimSuffix(host, ".")))
+}
+
+// validPort reports whether port is a number or the name of a service.
+func validPort(port string) bool {
+	_, err := net.LookupPort("tcp", port)
+	return err == nil && port != "" && port[0] != '+'
+}
+
+// unsecret is a URL or address for an error, which logs keep.
+func unsecret(text string) string {
+	if strings.Contains(text, "@") {
+		return "what stands here" // there may be a password in it
+	}
+	return strconv.Quote(text)
 }
 
 func loopback(addr string) bool {
@@ -366,12 +399,10 @@ func (f *faults) listen(addr *string, def string, path ...any) bool {
 	if *addr == "" {
 		*addr = def
 	}
-	_, port, err := net.SplitHostPort(*addr)
-	if err == nil {
-		_, err = net.LookupPort("tcp", port)
-	}
-	if err != nil {
+	host, port, err := net.SplitHostPort(*addr)
+	valid := err == nil && (host == "" || validHost(host)) && validPort(port)
+	if !valid {
 		f.add(fmt.Sprintf("%q is not an address such as 127.0.0.1:8080", *addr), path...)
 	}
-	return err == nil
+	return valid
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -117,11 +119,15 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 		{"size without unit", "server: {max_body: 100}", []string{"f:6: server.max_body: must be a size such as 512B, 32KiB or 10MiB, not `100`"}},
 		{"size that overflows", "server: {max_body: 99999999999999GiB}", []string{"f:6: server.max_body: must be a size such as 512B, 32KiB or 10MiB, not `99999999999999GiB`"}},
 		{"negative size", "server: {max_body: -1KiB}", []string{"f:6: server.max_body: must be positive"}},
+		{"header beyond 32 bits", "server: {max_header_bytes: 4GiB}", []string{"f:6: server.max_header_bytes: must be at most 1GiB"}},
 		{"word for a number", "server: {max_header_fields: many}", []string{"f:6: server.max_header_fields: must be a whole number, not `many`"}},
 		{"negative number", "server: {max_header_fields: -1}", []string{"f:6: server.max_header_fields: must be positive"}},
 		{"list for a mapping", "server: [1]", []string{"f:6: server: must be a mapping, not a list"}},
 		{"string for a list", "    methods: GET", []string{"f:6: routes[0].methods: must be a list, not `GET`"}},
 		{"address without port", "server: {listen: localhost}", []string{`f:6: server.listen: "localhost" is not an address such as 127.0.0.1:8080`}},
+		{"address with an empty port", "server: {listen: \"127.0.0.1:\"}", []string{`f:6: server.listen: "127.0.0.1:" is not an address such as 127.0.0.1:8080`}},
+		{"address that is none", "server: {listen: \"a b:80\"}", []string{`f:6: server.listen: "a b:80" is not an address such as 127.0.0.1:8080`}},
+		{"Redis with a password", "redis: {addr: \"redis://:secret@a:6379\"}", []string{"f:6: redis.addr: what stands here is not an address such as 127.0.0.1:6379"}},
 		{"public admin server", "admin: {listen: \":8081\"}", []string{"f:6: admin.listen: must be a loopback address: the admin server has no authentication"}},
 		{"admin server on all addresses", "admin: {listen: \"0.0.0.0:8081\"}", []string{"f:6: admin.listen: must be a loopback address: the admin server has no authentication"}},
 		{"unclean path", "    path: /a/../b", []string{`f:6: routes[0].path: "/a/../b" is not a clean path that begins with a slash`}},
@@ -188,13 +194,27 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 	}
 }
 
-func TestDeepNestingCostsNoMemory(t *testing.T) {
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	_, err := parseConfig("f", []byte("server: "+strings.Repeat("[", 9000)+strings.Repeat("]", 9000)))
-	runtime.ReadMemStats(&after)
-	require.EqualError(t, err, "f:1: server: must be a mapping, not a list")
-	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(100<<20)) // without a bound 2.2 GiB
+func TestFaultyFilesCostLittleMemory(t *testing.T) {
+	many := func(n int, line string) string { return strings.Repeat(line+"\n", n) }
+	var names strings.Builder
+	for i := range 2_000 {
+		fmt.Fprintf(&names, "  upstream-%d: {hosts: [a]}\n", i)
+	}
+	for name, tt := range map[string]struct{ text, want string }{
+		// Each took gigabytes.
+		"nesting":     {"server: " + strings.Repeat("[", 9000) + strings.Repeat("]", 9000), "f:1: server: must be a mapping, not a list"},
+		"long key":    {"? " + strings.Repeat("k", 20_000) + "\n: [" + strings.Repeat("1,", 20_000) + "]", "unknown key"},
+		"wrong names": {"upstreams:\n" + names.String() + "routes:\n" + many(20_000, "  - upstream: x"), `"x" is not one of the upstreams: there are 2000`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := parseConfig("f", []byte(tt.text))
+			runtime.ReadMemStats(&after)
+			require.ErrorContains(t, err, tt.want)
+			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(200<<20))
+		})
+	}
 }
 
 func TestUpstreamErrorsNameLineAndField(t *testing.T) {
@@ -210,7 +230,22 @@ func TestUpstreamErrorsNameLineAndField(t *testing.T) {
 		"{hosts: [a, b, a]}":                 `f:1: upstreams.u.hosts[2]: "a" stands here twice`,
 		"{hosts: [{adr: a}]}":                `f:1: upstreams.u.hosts[0].adr: unknown key`,
 		"{hosts: [{addr: a, priority: -1}]}": "f:1: upstreams.u.hosts[0].priority: must be a whole number from 0, not `-1`",
-		"{hosts: [a], health: {path: x}}":    `f:1: upstreams.u.health.path: must begin with a slash`,
+		"{hosts: [a], health: {path: x}}":    `f:1: upstreams.u.health.path: "x" is not a path that begins with a slash, encoded as in a URL`,
+		"{hosts: [a], health: {path: /%z}}":  `f:1: upstreams.u.health.path: "/%z" is not a path that begins with a slash, encoded as in a URL`,
+		"{hosts: [a], health: {path: /a b}}": `f:1: upstreams.u.health.path: "/a b" is not a path that begins with a slash, encoded as in a URL`,
+		"{hosts: [a, \"a:\"]}":               `f:1: upstreams.u.hosts[1]: "a:" is not an address such as 10.0.0.1:8080`,
+		"{hosts: [\"a:99999\"]}":             `f:1: upstreams.u.hosts[0]: "a:99999" is not an address such as 10.0.0.1:8080`,
+		"{hosts: [\"a:+80\"]}":               `f:1: upstreams.u.hosts[0]: "a:+80" is not an address such as 10.0.0.1:8080`,
+		"{hosts: [\"[::1\"]}":                `f:1: upstreams.u.hosts[0]: "[::1" is not an address such as 10.0.0.1:8080`,
+		"{hosts: [\"[a]\"]}":                 `f:1: upstreams.u.hosts[0]: "[a]" is not an address such as 10.0.0.1:8080`,
+		"{hosts: [\"a\\nb\"]}":               `f:1: upstreams.u.hosts[0]: "a\nb" is not an address such as 10.0.0.1:8080`,
+		"{hosts: [a?b]}":                     `f:1: upstreams.u.hosts[0]: "a?b" is not an address such as 10.0.0.1:8080`,
+		"{hosts: [ä]}":                       `f:1: upstreams.u.hosts[0]: "ä" is not an address such as 10.0.0.1:8080`,
+		"{url: \"http://a:99999\"}":          `f:1: upstreams.u.url: "http://a:99999" is not a URL such as http://users.internal:8080`,
+		"{url: \"http://a,b\"}":              `f:1: upstreams.u.url: "http://a,b" is not a URL such as http://users.internal:8080`,
+		"{url: \"ftp://me:secret@a\"}":       `f:1: upstreams.u.url: what stands here is not a URL such as http://users.internal:8080`,
+		"{hosts: [\"me:secret@a:80\"]}":      `f:1: upstreams.u.hosts[0]: what stands here is not an address such as 10.0.0.1:8080`,
+		"{hosts: [{addr: a, weight: 0x0}]}":  `f:1: upstreams.u.hosts[0].weight: must not be zero: for the default, leave it out`,
 		"{hosts: [{addr: a, weight: 0}]}":    `f:1: upstreams.u.hosts[0].weight: must not be zero: for the default, leave it out`,
 		"{hosts: [a], health: {fall: -1}}":   `f:1: upstreams.u.health.fall: must be positive`,
 	} {
@@ -218,6 +253,14 @@ func TestUpstreamErrorsNameLineAndField(t *testing.T) {
 			_, err := parseConfig("f", []byte("upstreams: {u: "+text+"}\nroutes: [{upstream: u}]"))
 			require.EqualError(t, err, want)
 		})
+	}
+}
+
+func TestAddressesThatAreGood(t *testing.T) {
+	for _, addr := range []string{
+		"a", "A.b.", "a_b:80", "a:http", "10.0.0.1", "10.0.0.1:80", "::1", "[::1]", "[::1]:80", "fe80::1%eth0", "[fe80::1%eth0]:80", "unix:/run/a.sock",
+	} {
+		require.True(t, validAddr(addr), addr)
 	}
 }
 
@@ -263,6 +306,22 @@ func TestEmptyAndHugeFilesAreErrors(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte(strings.Repeat("# a comment\n", 100_000)), 0o600))
 	_, err = loadConfig(file)
 	require.ErrorContains(t, err, "larger than 1 MiB")
+
+	// What has no size.
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		_, _ = w.WriteString(strings.Repeat("# a comment\n", 100_000))
+		_ = w.Close()
+	})
+	defer writer.Wait()
+	_, err = loadConfig(fmt.Sprintf("/dev/fd/%d", r.Fd()))
+	require.ErrorContains(t, err, "larger than 1 MiB")
+	_, err = io.Copy(io.Discard, r)
+	require.NoError(t, err)
+
 	_, err = loadConfig(file + ".none")
 	require.ErrorIs(t, err, os.ErrNotExist)
 }

@@ -10,7 +10,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -39,18 +38,12 @@ func drain(s *running, signals <-chan os.Signal) error {
 		<-s.served // what has been accepted is known to conns now
 		drained <- s.conns.wait(ctx)
 	}()
-	err := func() error {
-		for {
-			select {
-			case err := <-drained:
-				return err
-			case s := <-signals:
-				if s != syscall.SIGHUP {
-					return fmt.Errorf("ended by a second signal, %s", s)
-				}
-			}
-		}
-	}()
+	var err error
+	select {
+	case err = <-drained:
+	case s := <-signals:
+		err = fmt.Errorf("ended by a second signal, %s", s)
+	}
 	s.close()
 	end, cancelEnd := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancelEnd()

@@ -65,6 +65,18 @@ func newCounts(cfg Redis) (*counts, error) {
 	return c, nil
 }
 
+// retain forgets what routes no longer count.
+func (c *counts) retain(routes []Route) {
+	var names []string
+	for _, r := range routes {
+		names = append(names, r.Limits...)
+	}
+	c.memory.Retain(names...)
+	if c.local != nil {
+		c.local.Retain(names...)
+	}
+}
+
 func (c *counts) close() {
 	if c.client != nil {
 		_ = c.client.Close()

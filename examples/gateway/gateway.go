@@ -45,6 +45,7 @@ type generation struct {
 	retired  atomic.Bool   // it gets no more
 	idle     chan struct{} // closed when retired and not in use
 	makeIdle func()        // closes idle
+	alone    chan struct{} // closed when all generations before are idle: they may share its balancers
 }
 
 // newGateway returns a gateway of cfg, which loadConfig or withDefaults has completed. Its access log
@@ -65,6 +66,7 @@ func newGateway(cfg Config, log *slog.Logger, stdout, stderr io.Writer) (*gatewa
 		g.counts.close()
 		return nil, err
 	}
+	close(first.alone)
 	g.current.Store(first)
 	g.tls.Store(first.tls)
 	g.handler = g.observer.tel.Middleware(http.HandlerFunc(g.serve))
@@ -84,7 +86,8 @@ func (g *gateway) start() {
 // that old uses is touched before commit is called.
 func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, commit func(), err error) {
 	gen = &generation{
-		cfg: cfg, routes: http.NewServeMux(), upstreams: map[string]*upstream{}, gates: map[string]*gate{}, idle: make(chan struct{}),
+		cfg: cfg, routes: http.NewServeMux(), upstreams: map[string]*upstream{}, gates: map[string]*gate{},
+		idle: make(chan struct{}), alone: make(chan struct{}),
 	}
 	gen.makeIdle = sync.OnceFunc(func() { close(gen.idle) })
 	var changes []func()
@@ -164,6 +167,7 @@ func (g *gateway) reload(cfg Config) error {
 	}
 	next, commit, err := g.newGeneration(cfg, old)
 	if err != nil {
+		g.counts.retain(old.cfg.Routes)
 		return err
 	}
 	commit()
@@ -173,9 +177,12 @@ func (g *gateway) reload(cfg Config) error {
 	g.register(next)
 	g.tls.Store(next.tls)
 	g.current.Store(next)
+	g.counts.retain(cfg.Routes)
 	old.retire()
-	go func() { // ends with the last request of the old generation
+	go func() { // ends with the last request of the old generation and of those before
+		<-old.alone
 		<-old.idle
+		close(next.alone)
 		for name, u := range old.upstreams {
 			if heir := next.upstreams[name]; heir == nil || heir.balancer != u.balancer {
 				u.close(context.Background())

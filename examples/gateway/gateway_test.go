@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
 	"strings"
@@ -137,7 +138,7 @@ routes:
 		{"DELETE", "", "/other", 200, "b"},
 		{"GET", "", "/b/../exact", 307, ""},
 		{"GET", "", "//b/x", 307, ""},
-		{"GET", "", "/b%2fx", 200, "a"}, // an encoded slash is no separator
+		{"GET", "", "/c%2fx", 200, "a"}, // an encoded slash is no separator
 		// A server that decodes before it resolves would see a path of another route.
 		{"GET", "", "/b/%2e%2e/exact", 400, ""},
 		{"GET", "", "/b/%2E./exact", 400, ""},
@@ -187,6 +188,44 @@ func TestRedirectsToTheCleanPathKeepItsEncoding(t *testing.T) {
 	}
 }
 
+func TestG07_PathsThatReadAsAnotherRoutesAreRefused(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, simple("  - {upstream: app, path: /users/}\n  - {upstream: app, path: /one}", b.Addr))
+	for target, want := range map[string]int{
+		"/users/a%2Fb":       200, // the same route, however it is read
+		"/users/a;b=c/d":     200,
+		"/users/a%5Cb":       200,
+		"/a%2fb":             200,
+		"/a;users/":          200,
+		"/%75sers/a":         200,
+		"/one%20":            200,
+		"/users%2fa":         400,
+		"/%2Fusers%2fa":      400,
+		"/x/%2f%2fa":         200,
+		"/users%5ca":         400,
+		"/users\\a":          400,
+		"/users;a=b/c":       400,
+		"/users;a":           400,
+		"/users/;a":          200,
+		"/one;a":             400,
+		"/one%3Ba":           400,
+		"/users%252fa":       200, // who decodes twice?
+		"//users%2fa":        400,
+		"/%2f%2fusers%2f%2f": 400,
+	} {
+		t.Run(target, func(t *testing.T) {
+			conn, err := net.Dial("tcp", g.addr)
+			require.NoError(t, err)
+			defer conn.Close()
+			fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: a\r\n\r\n", target)
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			require.Equal(t, want, resp.StatusCode)
+		})
+	}
+}
+
 func TestTargetsInEveryForm(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
 	g := start(t, fmt.Sprintf("upstreams: {app: {hosts: [%s]}}\nroutes: [{upstream: app, host: a.test}]", b.Addr))
@@ -206,6 +245,48 @@ func TestTargetsInEveryForm(t *testing.T) {
 			require.NoError(t, err)
 			defer conn.Close()
 			fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: c.test\r\n\r\n", line)
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			require.Equal(t, want, resp.StatusCode)
+		})
+	}
+}
+
+func TestHosts(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, fmt.Sprintf("upstreams: {app: {hosts: [%s]}}\nroutes: [{upstream: app, path: /any}, {upstream: app, host: a.test, path: /a}]", b.Addr))
+	for head, want := range map[string]int{
+		"GET /a HTTP/1.1\r\nHost: A.test.:80":         200,
+		"GET /a HTTP/1.1\r\nHost: a.test:":            200,
+		"GET /any HTTP/1.1\r\nHost: a.test":           200,
+		"GET /any HTTP/1.1\r\nHost: [::1]":            200,
+		"GET /any HTTP/1.1\r\nHost: [::1]:80":         200,
+		"GET /any HTTP/1.1\r\nHost: b_c,d":            200,
+		"GET /any HTTP/1.1\r\nHost:":                  200,
+		"GET /any HTTP/1.0":                           200,
+		"GET /any HTTP/1.1":                           400,
+		"GET /any HTTP/1.1\r\nHost: a\r\nHost: a":     400,
+		"GET /any HTTP/1.1\r\nHost: b@a.test":         400,
+		"GET /any HTTP/1.1\r\nHost: a.test:80:80":     400,
+		"GET /any HTTP/1.1\r\nHost: a.test:x":         400,
+		"GET /any HTTP/1.1\r\nHost: a.test:+80":       400,
+		"GET /any HTTP/1.1\r\nHost: a.test:65536":     400,
+		"GET /any HTTP/1.1\r\nHost: :80":              400,
+		"GET /any HTTP/1.1\r\nHost: ::1":              400,
+		"GET /any HTTP/1.1\r\nHost: [::1":             400,
+		"GET /any HTTP/1.1\r\nHost: [::1]80":          400,
+		"GET /any HTTP/1.1\r\nHost: [::1%25a]":        400,
+		"GET /a HTTP/1.1\r\nHost: [a.test]:80":        400,
+		"GET /any HTTP/1.1\r\nHost: a]:80":            400,
+		"GET http:///any HTTP/1.1\r\nHost: a.test":    400,
+		"GET http://a:b/any HTTP/1.1\r\nHost: a.test": 400,
+	} {
+		t.Run(head, func(t *testing.T) {
+			conn, err := net.Dial("tcp", g.addr)
+			require.NoError(t, err)
+			defer conn.Close()
+			fmt.Fprintf(conn, "%s\r\n\r\n", head)
 			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			require.NoError(t, err)
 			require.NoError(t, resp.Body.Close())
@@ -258,6 +339,7 @@ routes:
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
 		require.Equal(t, 405, resp.StatusCode)
+		require.Equal(t, []string{""}, resp.Header["Allow"])
 	})
 }
 
@@ -402,6 +484,84 @@ func TestG11_HeaderAndBodyFloodsAreRefused(t *testing.T) {
 	}
 }
 
+func TestG11_BrokenBodiesAreTheClientsFault(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, simple("", b.Addr))
+	for _, body := range []string{"zz\r\n", "3\r\nabcd\r\n0\r\n\r\n", "fffffffffffffffff\r\n", "0\r\nno trailer\r\n\r\n"} {
+		t.Run(body, func(t *testing.T) {
+			for range 5 { // so often that a host which were blamed would be ejected
+				conn, err := net.Dial("tcp", g.addr)
+				require.NoError(t, err)
+				defer conn.Close()
+				fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n%s", body)
+				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				require.NoError(t, err)
+				require.NoError(t, resp.Body.Close())
+				require.Equal(t, 400, resp.StatusCode)
+				require.True(t, resp.Close, "where the next request begins is not known")
+			}
+		})
+	}
+	for _, h := range g.current.Load().upstreams["app"].balancer.Hosts("http://app") {
+		require.Equal(t, balancer.Healthy, h.State)
+		require.Zero(t, h.Failures)
+	}
+}
+
+// However ambiguous a request's framing is, the upstream gets as many requests as the gateway answers.
+func TestFraming(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, simple("", b.Addr))
+	const (
+		hidden = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"
+		last   = "GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+	)
+	for name, tt := range map[string]struct {
+		head, body string
+		want       []int
+	}{
+		"chunked beside a length":   {"Content-Length: 40\r\nTransfer-Encoding: chunked", "0\r\n\r\n" + hidden, []int{200, 200, 200}},
+		"hidden in a chunk":         {"Content-Length: 4\r\nTransfer-Encoding: chunked", fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(hidden), hidden), []int{200, 200}},
+		"the same length twice":     {"Content-Length: 1\r\nContent-Length: 1", "a" + hidden, []int{200, 200, 200}},
+		"two lengths":               {"Content-Length: 1\r\nContent-Length: 2", "ab" + hidden, []int{400}},
+		"a list of lengths":         {"Content-Length: 1, 1", "a" + hidden, []int{400}},
+		"a signed length":           {"Content-Length: +1", "a" + hidden, []int{400}},
+		"an empty length":           {"Content-Length:", hidden, []int{400}},
+		"chunked twice":             {"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "0\r\n\r\n" + hidden, []int{501}},
+		"another coding":            {"Transfer-Encoding: identity", hidden, []int{501}},
+		"a space before the colon":  {"Transfer-Encoding : chunked", "0\r\n\r\n" + hidden, []int{400}},
+		"a folded line":             {"Transfer-Encoding:\r\n chunked", "0\r\n\r\n" + hidden, []int{200, 200, 200}},
+		"a length that is folded":   {"X: a\r\n Content-Length: 40", hidden, []int{200, 200, 200}},
+		"a field with a null":       {"X: a\x00b", hidden, []int{400}},
+		"chunked in a trailer":      {"Transfer-Encoding: chunked", "0\r\nContent-Length: 40\r\n\r\n" + hidden, []int{200, 200, 200}},
+		"length ended by line feed": {fmt.Sprintf("X: a\nContent-Length: %d", len(hidden)), hidden, []int{200, 200}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := b.Requests()
+			conn, err := net.Dial("tcp", g.addr)
+			require.NoError(t, err)
+			defer conn.Close()
+			fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: a\r\n%s\r\n\r\n%s%s", tt.head, tt.body, last)
+			var got []int
+			proxied := 0
+			for answers := bufio.NewReader(conn); ; {
+				resp, err := http.ReadResponse(answers, nil)
+				if err != nil {
+					break
+				}
+				_, err = io.Copy(io.Discard, resp.Body)
+				require.NoError(t, err)
+				got = append(got, resp.StatusCode)
+				if resp.StatusCode == 200 {
+					proxied++
+				}
+			}
+			require.Equal(t, tt.want, got)
+			require.EqualValues(t, proxied, b.Requests()-before)
+		})
+	}
+}
+
 func TestG18_ReloadIsWholeOrNotAtAll(t *testing.T) {
 	a := backend.Start(t, backend.Config{Name: "a"})
 	b := backend.Start(t, backend.Config{Name: "b"})
@@ -526,6 +686,29 @@ func TestGenerationsInUseAreNotIdle(t *testing.T) {
 	close(stop)
 	wg.Wait()
 	require.Len(t, g.unregister, registered, "statistics are not registered once more by each reload")
+}
+
+// A request of the first generation may still choose a host when the second one, which shares the balancer, has ended.
+func TestBalancersOutliveEveryGenerationThatUsesThem(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, simple("", b.Addr))
+	first := g.acquire()
+	defer first.release()
+	reload := func(text string) {
+		cfg, err := parseConfig("f", []byte(text))
+		require.NoError(t, err)
+		require.NoError(t, g.reload(cfg))
+	}
+	reload(simple("", b.Addr, "127.0.0.1:1"))
+	second := g.current.Load()
+	require.Same(t, first.upstreams["app"].balancer, second.upstreams["app"].balancer)
+	reload(fmt.Sprintf("upstreams: {other: {hosts: [%s]}}\nroutes: [{upstream: other}]", b.Addr))
+	<-second.idle
+	for range 200 { // a goroutine would close the balancer soon
+		w := httptest.NewRecorder()
+		first.routes.ServeHTTP(w, httptest.NewRequest("GET", "http://a/", nil))
+		require.Equal(t, 200, w.Code)
+	}
 }
 
 func TestG20_NilAndZeroValuesAreRefusedWhenBuilt(t *testing.T) {

@@ -56,7 +56,7 @@ func (r Redis) withDefaults(f *faults) Redis {
 		f.add("must not contain braces", "redis", "prefix")
 	}
 	if r.Addr != "" && !validAddr(r.Addr) {
-		f.add(fmt.Sprintf("%q is not an address such as 127.0.0.1:6379", r.Addr), "redis", "addr")
+		f.add(unsecret(r.Addr)+" is not an address such as 127.0.0.1:6379", "redis", "addr")
 	}
 	if r.Addr == "" && (r.TLS || r.Username != "" || r.PasswordEnv != "") {
 		f.add("is required", "redis", "addr")

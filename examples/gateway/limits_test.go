@@ -253,6 +253,27 @@ func TestReloadGrantsNoFreshBurst(t *testing.T) {
 	require.EqualError(t, g.reload(cfg), "needs a restart to change: redis")
 }
 
+func TestLimitsThatAReloadRemovesFreeTheirMemory(t *testing.T) {
+	text := func(i int) string {
+		return fmt.Sprintf("limits: {all: {rate: 1/h, burst: 1, by: all}, l%[1]d: {rate: 1/h, burst: 1, by: all}}\n", i) +
+			simple(fmt.Sprintf("    limits: [all]\n  - {upstream: app, path: /x, limits: [l%d]}", i), "127.0.0.1:1")
+	}
+	g := start(t, text(0))
+	before := g.counts.memory.Stats().Bytes
+	for i := range 20 {
+		cfg, err := parseConfig("f", []byte(text(i)))
+		require.NoError(t, err)
+		bad := cfg
+		bad.Upstreams = map[string]Upstream{"app": {URL: "http://a", Health: Health{Path: "no slash"}}} // past withDefaults
+		require.Error(t, g.reload(bad))
+		require.NoError(t, g.reload(cfg))
+		require.Equal(t, before, g.counts.memory.Stats().Bytes)
+	}
+	c := client(t)
+	require.Equal(t, map[int]int{503: 1, 429: 1}, statuses(t, c, g.url, 2, nil))
+	require.Equal(t, map[int]int{503: 1, 429: 1}, statuses(t, c, g.url+"/x", 2, nil))
+}
+
 func TestWhatIsLeftForAllIsToldToNobody(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
 	g := start(t, fmt.Sprintf("limits: {l: {rate: 1/h, burst: 1, by: all}}\nupstreams: {u: {hosts: [%s]}}\nroutes: [{upstream: u, limits: [l]}]", b.Addr))

@@ -52,6 +52,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
+	slog.SetDefault(log) // what net/http says of upstreams by package log, in their words, is quoted, too
+
+	// A channel of their own: package signal drops what finds its channel full. Two that come during a reload are as good as one.
+	// From here on, since a SIGHUP that nobody wants to know of would end the process.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 
 	load := func() (Config, error) { return opt.override(loadConfig(opt.config)) }
 	if opt.config == "" {
@@ -92,7 +99,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if opt.config == "" {
 		hints = stdout
 	}
-	if err := serve(g, cfg, load, hints); err != nil {
+	if err := serve(g, cfg, load, hangups, hints); err != nil {
 		fmt.Fprintln(stderr, "gateway:", err)
 		return exitFailed
 	}
@@ -125,10 +132,10 @@ func (o options) override(cfg Config, err error) (Config, error) {
 	return cfg, nil
 }
 
-// serve runs the gateway until a signal ends it.
-func serve(g *gateway, cfg Config, load func() (Config, error), hints io.Writer) error {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+// serve runs the gateway until a signal ends it. Each of hangups reloads it.
+func serve(g *gateway, cfg Config, load func() (Config, error), hangups <-chan os.Signal, hints io.Writer) error {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
 
 	public, err := net.Listen("tcp", cfg.Server.Listen)
@@ -157,11 +164,9 @@ func serve(g *gateway, cfg Config, load func() (Config, error), hints io.Writer)
 			return err
 		case err := <-adminServed:
 			return err
+		case <-hangups:
+			reloadFrom(g, load)
 		case sig := <-signals:
-			if sig == syscall.SIGHUP {
-				reloadFrom(g, load)
-				continue
-			}
 			g.log.Info("draining", "signal", sig.String())
 			err := drain(s, signals)
 			g.log.Info("ended")

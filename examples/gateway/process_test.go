@@ -389,6 +389,77 @@ func TestG18_SighupWithABadFileKeepsTheOldOne(t *testing.T) {
 	require.Equal(t, 0, p.status(t))
 }
 
+func TestWhatUpstreamsSayIsQuotedInTheLog(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Read(make([]byte, 4096))
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\ntime=never msg=forged\n")
+			_ = conn.Close()
+		}
+	}()
+	p, _ := launchWith(t, simple("", ln.Addr().String()))
+	_, _ = get(t, client(t), "http://"+p.addr)
+	p.await(t, p.stderr, "Unsolicited response")
+	require.Equal(t, 0, p.stop(t))
+	for line := range strings.Lines(p.stderr.String()) {
+		require.Regexp(t, "^time=2", line)
+	}
+}
+
+func TestSighupWhileItStartsIsAReload(t *testing.T) {
+	path, err := binary()
+	require.NoError(t, err)
+	fifo := filepath.Join(t.TempDir(), "gateway.yaml")
+	require.NoError(t, syscall.Mkfifo(fifo, 0o600))
+	p := &process{
+		cmd:    exec.Command(path, "-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0", "-config", fifo),
+		stdout: &output{changed: make(chan struct{})}, stderr: &output{changed: make(chan struct{})}, exited: make(chan struct{}),
+	}
+	p.cmd.Stderr = p.stderr
+	require.NoError(t, p.cmd.Start())
+	go func() {
+		defer close(p.exited)
+		_ = p.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		<-p.exited
+	})
+	write := func(before func()) {
+		f, err := os.OpenFile(fifo, os.O_WRONLY, 0) // waits until it is being read
+		require.NoError(t, err)
+		before()
+		_, err = f.WriteString(simple("", "127.0.0.1:1"))
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+	}
+	write(func() { p.signal(t, syscall.SIGHUP) })
+	p.await(t, p.stderr, "msg=listening")
+	write(func() {})
+	p.await(t, p.stderr, "msg=reloaded")
+	require.Equal(t, 0, p.stop(t))
+}
+
+func TestL34_SigtermAmongManySighups(t *testing.T) {
+	var routes strings.Builder
+	for i := range 5000 { // so that a reload takes a while
+		fmt.Fprintf(&routes, "\n  - {upstream: app, path: /%d}", i)
+	}
+	p, _ := launchWith(t, "server: {drain_delay: 1ms}\n"+simple(routes.String(), "127.0.0.1:1"))
+	for range 20 {
+		p.signal(t, syscall.SIGHUP)
+		get(t, client(t), "http://"+p.admin+"/healthz") // so much time that two do not become one
+	}
+	require.Equal(t, 0, p.stop(t))
+}
+
 func TestG10_SlowClientsAreCutOff(t *testing.T) {
 	const limit = 700 * time.Millisecond
 	b := backend.Start(t, backend.Config{})

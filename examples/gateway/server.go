@@ -7,9 +7,11 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -70,6 +72,7 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method == http.MethodConnect {
+		w.Header()["Allow"] = []string{""} // RFC 9110, sections 10.2.1 and 15.5.6: there is no method for this target
 		writeProblem(w, http.StatusMethodNotAllowed, "CONNECT is not supported")
 		return
 	}
@@ -77,13 +80,50 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, http.StatusBadRequest, "the request's target is not a path")
 		return
 	}
+	if !validAuthority(r.Host) || r.URL.Scheme != "" && r.URL.Host == "" {
+		// RFC 9112, section 3.2; RFC 9110, section 4.2.1. net/http has looked at the bytes only. The upstream could find another
+		// name in it than route, and with it another route's host.
+		writeProblem(w, http.StatusBadRequest, "the host is not a name or address with or without a port")
+		return
+	}
 	if hiddenDots(r.URL) {
 		writeProblem(w, http.StatusBadRequest, "the path has hidden dot segments")
 		return
 	}
 	h, pattern := gen.route(r)
+	if strings.ContainsAny(r.URL.EscapedPath(), "%;\\") {
+		plain := *r
+		plain.URL = &url.URL{Path: plainPath(r.URL.Path)}
+		if _, other := gen.route(&plain); other != pattern {
+			writeProblem(w, http.StatusBadRequest, "the path could be read as another route's")
+			return
+		}
+	}
 	observed.Pattern = pattern // as http.ServeMux does
 	h.ServeHTTP(w, r)
+}
+
+// validAuthority reports whether host is an authority (RFC 3986, section 3.2) without user information. An empty one stands for
+// the default host (RFC 9112, section 3.3).
+func validAuthority(host string) bool {
+	port := ""
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+		host, port = host[:i], host[i+1:]
+		if host == "" {
+			return false
+		}
+	}
+	if port != "" {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return false
+		}
+	}
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		inner, ok = strings.CutSuffix(inner, "]")
+		ip, err := netip.ParseAddr(inner)
+		return ok && err == nil && ip.Is6() && ip.Zone() == ""
+	}
+	return !strings.ContainsAny(host, "[]:")
 }
 
 // hiddenDots reports whether the path has a segment that servers could take for "." or ".." and that does not look like it:
@@ -106,6 +146,16 @@ func hiddenDots(u *url.URL) bool {
 		}
 	}
 	return false
+}
+
+// plainPath is what the most lenient server could make of a decoded path: encoded slashes and backslashes are slashes, and
+// parameters are cut off. What is in front of one route, such as a limit, must not be passed by writing its path like another's.
+func plainPath(p string) string {
+	segments := strings.Split(strings.ReplaceAll(p, "\\", "/"), "/")
+	for i, s := range segments {
+		segments[i], _, _ = strings.Cut(s, ";")
+	}
+	return cleanPath(strings.Join(segments, "/"))
 }
 
 // route returns the handler of r's host and path, and the pattern that led to it. Host names are compared without

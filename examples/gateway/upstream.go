@@ -190,12 +190,20 @@ func modifyResponse(resp *http.Response) error {
 // writeProxyError answers a request that got no response from the upstream.
 func writeProxyError(w http.ResponseWriter, r *http.Request, err error) {
 	var tooLarge *http.MaxBytesError
+	var broken *brokenBodyError
 	var unsent interface{ NotSent() bool }
 	var wait interface{ RetryAfter() time.Duration }
 	var timeout net.Error
 	switch {
 	case errors.As(err, &tooLarge):
 		writeProblem(w, http.StatusRequestEntityTooLarge, "the body is too large")
+	case errors.As(err, &broken):
+		w.Header().Set("Connection", "close") // where the next request begins is not known
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			writeProblem(w, http.StatusRequestTimeout, "the body stood still for too long")
+			return
+		}
+		writeProblem(w, http.StatusBadRequest, "the body is broken")
 	case errors.As(err, &unsent) && unsent.NotSent():
 		seconds := 1
 		if errors.As(err, &wait) {

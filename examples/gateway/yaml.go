@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -27,16 +28,17 @@ func (e *ConfigError) Error() string { return strings.Join(e.Lines, "\n") }
 
 // loadConfig reads a configuration file. If the content is at fault, the error is a *ConfigError.
 func loadConfig(file string) (Config, error) {
-	info, err := os.Stat(file)
+	f, err := os.Open(file)
 	if err != nil {
 		return Config{}, err
 	}
-	if info.Size() > maxConfigFile {
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxConfigFile+1)) // a pipe or device has no size
+	if err != nil {
+		return Config{}, err
+	}
+	if len(text) > maxConfigFile {
 		return Config{}, &ConfigError{[]string{fmt.Sprintf("%s: is larger than 1 MiB", file)}}
-	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return Config{}, err
 	}
 	cfg, err := parseConfig(file, text)
 	cfg.Server.TLS = cfg.Server.TLS.relativeTo(filepath.Dir(file))
@@ -99,8 +101,12 @@ type positions struct {
 	unsaid faults            // values that would silently become defaults
 }
 
-// maxDepth is deeper than any configuration. Deeper parts are wrong as a whole, and paths of paths would fill the memory.
-const maxDepth = 16
+// Paths of more parts or bytes than any configuration has are not told apart, since all of them would fill the memory: what
+// stands deeper is wrong as a whole.
+const (
+	maxDepth = 16
+	maxPath  = 1000
+)
 
 func newPositions(root *yaml.Node) *positions {
 	p := &positions{lines: map[string]int{}, paths: map[[2]int]string{}}
@@ -109,15 +115,16 @@ func newPositions(root *yaml.Node) *positions {
 }
 
 func (p *positions) walk(n *yaml.Node, path []any) {
-	if len(path) > maxDepth {
+	here := pathString(path)
+	if len(path) > maxDepth || len(here) > maxPath {
 		return
 	}
 	at := [2]int{n.Line, n.Column}
 	if _, ok := p.paths[at]; !ok {
-		p.paths[at] = pathString(path)
+		p.paths[at] = here
 	}
-	if _, ok := p.lines[pathString(path)]; !ok {
-		p.lines[pathString(path)] = n.Line
+	if _, ok := p.lines[here]; !ok {
+		p.lines[here] = n.Line
 	}
 	switch n.Kind {
 	case yaml.ScalarNode:
@@ -153,6 +160,9 @@ func (p *positions) scalar(n *yaml.Node, path []any) {
 		p.unsaid.add("has no value: without one, leave it out", path...)
 	case "!!int", "!!float":
 		v, err := strconv.ParseFloat(n.Value, 64)
+		if i, bad := strconv.ParseInt(n.Value, 0, 64); bad == nil { // 0x0, too
+			v, err = float64(i), nil
+		}
 		if err == nil && v == 0 && path[len(path)-1] != "priority" { // there, it is the default
 			p.unsaid.add("must not be zero: for the default, leave it out", path...)
 		}
