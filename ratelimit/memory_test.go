@@ -103,7 +103,6 @@ func TestR07_NewcomersAreToldTheTruth(t *testing.T) {
 	})
 }
 
-// TestR07_MemoryIsFlat: ten million hostile keys, or a tenth of them under the race detector, take what the first took.
 func TestMemoryStoreRetainsWhatItShall(t *testing.T) {
 	store := newMemory(t, 1000)
 	limiter := func(name string) *ratelimit.Limiter {
@@ -124,6 +123,7 @@ func TestMemoryStoreRetainsWhatItShall(t *testing.T) {
 	require.True(t, allow(t, limiter("b"), "k"))
 }
 
+// TestR07_MemoryIsFlat: ten million hostile keys, or a tenth of them under the race detector, take what the first took.
 func TestR07_MemoryIsFlat(t *testing.T) {
 	heap := func() uint64 {
 		runtime.GC()

@@ -198,7 +198,6 @@ func writeProxyError(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &tooLarge):
 		writeProblem(w, http.StatusRequestEntityTooLarge, "the body is too large")
 	case errors.As(err, &broken):
-		w.Header().Set("Connection", "close") // where the next request begins is not known
 		if errors.As(err, &timeout) && timeout.Timeout() {
 			writeProblem(w, http.StatusRequestTimeout, "the body stood still for too long")
 			return
