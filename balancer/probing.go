@@ -28,7 +28,8 @@ type ProbingConfig struct {
 // answers that are not the busiest, Probing takes the least (requests in flight + 1)² · latency / weight³, the third
 // power of what [Adaptive] computes. Of the requests in flight, the client's own are known exactly and those of others as the host last
 // said. An answer loses its force within the time that a request takes, since other clients go by what they have heard too. A host
-// that fails the requests of others is passed over before it fails one's own.
+// that fails the requests of others is passed over before it fails one's own. Hosts are asked if the policy is that of a [Config],
+// itself or as the Next of one from this package; to a user's own policy that calls it, it is its Next.
 func Probing(cfg ProbingConfig) Policy {
 	if cfg.Rate == 0 {
 		cfg.Rate = 3
@@ -68,11 +69,13 @@ func proberOf(p Policy) *probing {
 }
 
 func (p probing) Pick(v *View, r *http.Request) int {
-	probes := v.group.set.Load().probes
-	probes.want(v)
-	if i := probes.pick(v); i >= 0 {
-		v.reason = "probe"
-		return i
+	// There are none if a Reload has just taken p away, or if it is a user's own policy that calls p.
+	if probes := v.group.set.Load().probes; probes != nil {
+		probes.want(v)
+		if i := probes.pick(v); i >= 0 {
+			v.reason = "probe"
+			return i
+		}
 	}
 	return p.cfg.Next.Pick(v, r)
 }

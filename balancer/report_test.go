@@ -247,3 +247,40 @@ func TestProbing(t *testing.T) {
 	require.Positive(t, probes)
 	require.Less(t, probes, int32(300), "of 3000 that would be: who does not answer is asked less")
 }
+
+// A Probing that has no probes, since a Reload takes it away during a pick or a user's own policy calls it, is its Next.
+func TestProbingWithoutProbes(t *testing.T) {
+	ok := func(Endpoint, http.RoundTripper) http.RoundTripper {
+		return tripper(func(*http.Request) (*http.Response, error) { return &http.Response{StatusCode: 200, Body: http.NoBody}, nil })
+	}
+	var b *Balancer
+	reload := Config{Resolver: Static("a:1", "b:1"), Wrap: ok}
+	for name, policy := range map[string]Policy{
+		"reloaded": Hash(HashConfig{Next: Probing(ProbingConfig{}), Key: func(*http.Request) (string, bool) {
+			return "", b.Reload(reload) != nil
+		}}),
+		"called": caller{Probing(ProbingConfig{})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var err error
+			b, err = New(Config{Resolver: Static("a:1", "b:1"), Wrap: ok, Policy: policy})
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, b.Close(context.WithoutCancel(t.Context()))) })
+			var pick Pick
+			req, err := http.NewRequestWithContext(WithPick(t.Context(), &pick), http.MethodGet, "http://users.internal/", nil)
+			require.NoError(t, err)
+			_, err = b.RoundTrip(req)
+			require.NoError(t, err)
+			require.Equal(t, "cost", pick.Reason)
+		})
+	}
+}
+
+type tripper func(*http.Request) (*http.Response, error)
+
+func (f tripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A caller is a user's policy that leaves the choice to another one.
+type caller struct{ next Policy }
+
+func (c caller) Pick(v *View, r *http.Request) int { return c.next.Pick(v, r) }
