@@ -45,7 +45,13 @@ func Probing(cfg ProbingConfig) Policy {
 
 type probing struct{ cfg ProbingConfig }
 
-func (p probing) estimator() estimator { return estimatorOf(p.cfg.Next) }
+// estimator is never one of nothing: what it keeps of failures and pauses, and forgives, is for hosts that have been asked too.
+func (p probing) estimator() estimator {
+	if e := estimatorOf(p.cfg.Next); e.decay > 0 {
+		return e
+	}
+	return adaptive{}.estimator()
+}
 
 func (p probing) prober() *probing { return &p }
 

@@ -284,3 +284,24 @@ func (f tripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r
 type caller struct{ next Policy }
 
 func (c caller) Pick(v *View, r *http.Request) int { return c.next.Pick(v, r) }
+
+// A host's pause ends, and its failures count, whatever Probing's Next makes of them.
+func TestProbingWithANextThatKeepsNothing(t *testing.T) {
+	cfg, err := Config{Resolver: Static("a:1"), Policy: Probing(ProbingConfig{Next: RoundRobin()})}.withDefaults()
+	require.NoError(t, err)
+	g := newGroup(&cfg)
+	g.updateLocked([]Endpoint{{Addr: "a:1"}, {Addr: "b:1"}}, 0, func(*host) {})
+	attempt := func(at int64, out outcome, cool time.Duration) *host {
+		p, ok := g.pick(new(View), nil, nil, at)
+		require.True(t, ok)
+		g.reply(&p, at+ms, ms, out, cool)
+		g.finish(&p, at+ms, false)
+		return p.host
+	}
+	h := attempt(ms, busy, time.Second)
+	require.NotZero(t, h.coolUntil.Load())
+	g.tickLocked(2 * int64(time.Second))
+	require.Zero(t, h.coolUntil.Load(), "the pause is over")
+	h = attempt(3*int64(time.Second), failure, 0)
+	require.Greater(t, h.penalty.Load(), 1.0)
+}
