@@ -17,6 +17,9 @@ import (
 func TestNewNamesEveryInvalidField(t *testing.T) {
 	key := func(*http.Request) (string, bool) { return "", false }
 	var nilPushed *balancer.Pushed
+	sticky := func(next balancer.Policy) balancer.Policy {
+		return balancer.Sticky(balancer.StickyConfig{Secret: make([]byte, 16), Next: next})
+	}
 	good := func() balancer.Config { return balancer.Config{Resolver: balancer.Static("a:1")} }
 	tests := map[string]struct {
 		change func(*balancer.Config)
@@ -56,6 +59,27 @@ func TestNewNamesEveryInvalidField(t *testing.T) {
 		"sticky next": {func(c *balancer.Config) {
 			c.Policy = balancer.Sticky(balancer.StickyConfig{Secret: make([]byte, 16), Next: balancer.PeakEWMA(-1)})
 		}, "Policy: StickyConfig.Next: PeakEWMA"},
+		"probing rate": {func(c *balancer.Config) {
+			c.Policy = balancer.Probing(balancer.ProbingConfig{Rate: math.NaN()})
+		}, "Policy: ProbingConfig.Rate:"},
+		"probing age": {func(c *balancer.Config) {
+			c.Policy = balancer.Probing(balancer.ProbingConfig{MaxAge: -1})
+		}, "Policy: ProbingConfig.MaxAge:"},
+		"probing next": {func(c *balancer.Config) {
+			c.Policy = balancer.Probing(balancer.ProbingConfig{Next: balancer.LeastRequest(1)})
+		}, "Policy: ProbingConfig.Next: LeastRequest(1)"},
+		"probing nil next": {func(c *balancer.Config) {
+			c.Policy = balancer.Probing(balancer.ProbingConfig{Next: (*customPolicy)(nil)})
+		}, "Policy: ProbingConfig.Next: is a nil"},
+		"probing twice": {func(c *balancer.Config) {
+			c.Policy = balancer.Probing(balancer.ProbingConfig{Next: balancer.Hash(balancer.HashConfig{Key: key, Next: balancer.Probing(balancer.ProbingConfig{})})})
+		}, "Policy: ProbingConfig.Next: is Probing"},
+		"sticky twice":        {func(c *balancer.Config) { c.Policy = sticky(sticky(nil)) }, "Policy: StickyConfig.Next: Sticky"},
+		"sticky after hash":   {func(c *balancer.Config) { c.Policy = balancer.Hash(balancer.HashConfig{Key: key, Next: sticky(nil)}) }, "Policy: HashConfig.Next: Sticky"},
+		"sticky after probes": {func(c *balancer.Config) { c.Policy = balancer.Probing(balancer.ProbingConfig{Next: sticky(nil)}) }, "Policy: ProbingConfig.Next: Sticky"},
+		"far within": {func(c *balancer.Config) {
+			c.Policy = sticky(balancer.Hash(balancer.HashConfig{Key: key, Next: balancer.Probing(balancer.ProbingConfig{Next: balancer.PeakEWMA(0)})}))
+		}, "Policy: StickyConfig.Next: HashConfig.Next: ProbingConfig.Next: PeakEWMA"},
 		"DialTLSContext": {func(c *balancer.Config) {
 			c.Transport = &http.Transport{DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return nil, nil }}
 		}, "Transport: only DialContext"},
@@ -97,6 +121,10 @@ func TestNewNamesEveryInvalidField(t *testing.T) {
 		cfg := balancer.Config{Conns: -1, Panic: 2, Health: balancer.Health{Rise: -1}, Outlier: balancer.Outlier{MinHosts: -1}}
 		_, err := balancer.New(cfg)
 		require.Len(t, strings.Split(err.Error(), "\n"), 5)
+		cfg = good()
+		cfg.Policy = balancer.Probing(balancer.ProbingConfig{Rate: -1, MaxAge: -1, Next: balancer.Hash(balancer.HashConfig{Bound: 1})})
+		_, err = balancer.New(cfg)
+		require.Len(t, strings.Split(err.Error(), "\n"), 4, "%v", err)
 	})
 	b := newBalancer(t, good())
 	require.Error(t, b.Reload(balancer.Config{Resolver: balancer.Static("a:1"), Conns: -1}), "Reload validates as New does")

@@ -145,33 +145,39 @@ func TestHash(t *testing.T) {
 		}
 		require.Len(t, got, 3)
 	})
-	t.Run("spilled tiers", func(t *testing.T) {
+	byKey := balancer.Hash(balancer.HashConfig{Key: byContext})
+	for name, policy := range map[string]balancer.Policy{
+		"spilled tiers":          byKey,
+		"spilled tiers, cookies": balancer.Sticky(balancer.StickyConfig{Secret: secret, Next: byKey}),
+	} {
 		// Half of the first priority is down, and the share of the second is chosen by the key too.
-		synctest.Test(t, func(t *testing.T) {
-			c := newChecks()
-			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.NewPushed(tiers()...), Wrap: ok200, Panic: -1,
-				Policy: balancer.Hash(balancer.HashConfig{Key: byContext}),
-				Health: balancer.Health{Check: c.check, Interval: time.Second},
-			})
-			pickOf(t, b)
-			c.set("p0-0:1", errCheck)
-			c.set("p0-1:1", errCheck)
-			time.Sleep(20 * time.Second)
-			second := 0
-			for k := range 200 {
-				first, err := pickFor(t.Context(), b, fmt.Sprint(k))
-				require.NoError(t, err)
-				for range 5 {
-					p, err := pickFor(t.Context(), b, fmt.Sprint(k))
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newChecks()
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.NewPushed(tiers()...), Wrap: ok200, Panic: -1,
+					Policy: policy,
+					Health: balancer.Health{Check: c.check, Interval: time.Second},
+				})
+				pickOf(t, b)
+				c.set("p0-0:1", errCheck)
+				c.set("p0-1:1", errCheck)
+				time.Sleep(20 * time.Second)
+				second := 0
+				for k := range 200 {
+					first, err := pickFor(t.Context(), b, fmt.Sprint(k))
 					require.NoError(t, err)
-					require.Equal(t, first.Endpoint.Addr, p.Endpoint.Addr)
+					for range 5 {
+						p, err := pickFor(t.Context(), b, fmt.Sprint(k))
+						require.NoError(t, err)
+						require.Equal(t, first.Endpoint.Addr, p.Endpoint.Addr)
+					}
+					if first.Endpoint.Priority == 1 {
+						second++
+					}
 				}
-				if first.Endpoint.Priority == 1 {
-					second++
-				}
-			}
-			require.InDelta(t, 60, second, 30)
+				require.InDelta(t, 60, second, 30)
+			})
 		})
-	})
+	}
 }

@@ -157,6 +157,14 @@ func validatePolicy(p Policy) error {
 	return nil
 }
 
+// validateNext says what is wrong with p as the Next of another policy.
+func validateNext(p Policy) error {
+	if _, ok := p.(sticky); ok {
+		return errors.New("Sticky sets no cookies as the Next of another policy; give it that one as its own Next")
+	}
+	return validatePolicy(p)
+}
+
 // Adaptive returns the default policy: of all hosts, or a sample of 16 where there are more than 64,
 // the one with the least (requests in flight + 1) · ∛cost / weight. The cost is a moving average over 1.5 s of
 // latency to the header divided by the requests in flight at dispatch. The root keeps an old latency

@@ -3,6 +3,7 @@ package balancer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"sync/atomic"
@@ -18,7 +19,8 @@ type ProbingConfig struct {
 	// MaxAge is how long an answer counts at all. Zero means 1 s.
 	MaxAge time.Duration
 
-	// Next picks while no answers are at hand: at first, or if the hosts have no [Reporter]. If nil, it is [Adaptive].
+	// Next picks while no answers are at hand: at first, or if the hosts have no [Reporter]. If nil, it is [Adaptive]. It cannot be
+	// [Sticky], or Probing.
 	Next Policy
 }
 
@@ -62,6 +64,11 @@ func (p probing) validate() error {
 	}
 	if p.cfg.MaxAge < 0 {
 		errs = append(errs, errors.New("ProbingConfig.MaxAge: is negative"))
+	}
+	if err := validateNext(p.cfg.Next); err != nil {
+		errs = append(errs, fmt.Errorf("ProbingConfig.Next: %w", err))
+	} else if proberOf(p.cfg.Next) != nil {
+		errs = append(errs, errors.New("ProbingConfig.Next: is Probing itself, and would ask no others"))
 	}
 	return errors.Join(errs...)
 }
@@ -198,7 +205,7 @@ func (p *probes) answered(h *host, l load, own, now int64) {
 	}
 	p.others.Store(p.others.Load() + (others-p.others.Load())*share)
 	p.latency.Store(p.latency.Load() + (latency-p.latency.Load())*share)
-	p.failing.Store(p.failing.Load() + (l.failing-p.failing.Load())*share)
+	p.failing.Store(p.failing.Load() + (l.failing-p.failing.Load())*answerShare) // one that fails does not stand for all
 	h.report.others.Store(others)
 	h.report.latency.Store(latency)
 	h.report.failing.Store(l.failing)

@@ -251,7 +251,9 @@ func TestProbing(t *testing.T) {
 // A Probing that has no probes, since a Reload takes it away during a pick or a user's own policy calls it, is its Next.
 func TestProbingWithoutProbes(t *testing.T) {
 	ok := func(Endpoint, http.RoundTripper) http.RoundTripper {
-		return tripper(func(*http.Request) (*http.Response, error) { return &http.Response{StatusCode: 200, Body: http.NoBody}, nil })
+		return tripper(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+		})
 	}
 	var b *Balancer
 	reload := Config{Resolver: Static("a:1", "b:1"), Wrap: ok}
@@ -304,4 +306,25 @@ func TestProbingWithANextThatKeepsNothing(t *testing.T) {
 	require.Zero(t, h.coolUntil.Load(), "the pause is over")
 	h = attempt(3*int64(time.Second), failure, 0)
 	require.Greater(t, h.penalty.Load(), 1.0)
+}
+
+// The first host heard of may be the one that fails: it does not say what is usual.
+func TestProbingHearsOfTheWorstFirst(t *testing.T) {
+	cfg, err := Config{Resolver: Static("a:1"), Policy: Probing(ProbingConfig{})}.withDefaults()
+	require.NoError(t, err)
+	g := newGroup(&cfg)
+	g.updateLocked([]Endpoint{{Addr: "a:1"}, {Addr: "b:1"}, {Addr: "c:1"}, {Addr: "d:1"}}, 0, func(*host) {})
+	set := g.set.Load()
+	for i, h := range g.hosts {
+		l := load{latency: time.Millisecond}
+		if i == 0 {
+			l = load{latency: time.Millisecond / 2, failing: 1}
+		}
+		set.probes.answered(h, l, 0, ms)
+	}
+	for range 20 {
+		v := new(View)
+		v.reset(g, &g.current.Load().tiers[0], ms)
+		require.Positive(t, set.probes.pick(v))
+	}
 }
