@@ -218,6 +218,12 @@ type picked struct {
 	panic    bool
 }
 
+// giveBack undoes what pick has counted.
+func (p *picked) giveBack() {
+	p.host.picked.Add(^uint64(0))
+	p.host.inflight.Add(-1)
+}
+
 // pick chooses a host for r (nil in simulations) that is not among tried, if any is left. It returns
 // false if the group has no host to offer.
 func (g *group) pick(v *View, r *http.Request, tried []*host, now int64) (picked, bool) {

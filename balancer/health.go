@@ -116,16 +116,25 @@ func (p *pool) warm(ctx context.Context, cfg *Config, h *host, n int) {
 
 // Warm resolves target ("https://users.internal") and opens n connections to each of its endpoints, so that the first
 // requests need not. It returns when that is done or has failed; the error is that of the resolver, or of ctx.
+// [Balancer.Close] stops it.
 func (b *Balancer) Warm(ctx context.Context, target string, n int) error {
 	u, err := parseTarget(target)
 	if err != nil {
 		return err
 	}
-	p, err := b.pool(u)
-	if err != nil {
-		return err
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return ErrClosed
 	}
-	if err := p.wait(ctx); err != nil {
+	b.wg.Add(1) // Close waits
+	b.mu.Unlock()
+	defer b.wg.Done()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(b.ctx, func() { cancel(ErrClosed) })()
+	p, err := b.resolved(ctx, u)
+	if err != nil {
 		return err
 	}
 	cfg := b.cfg.Load()

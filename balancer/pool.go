@@ -27,7 +27,11 @@ type pool struct {
 	streams   atomic.Int64 // upgraded connections
 	repicked  atomic.Uint64
 	refused   atomic.Uint64 // requests without a host
-	waiting   atomic.Int64  // requests that wait for the resolver
+	waiting   atomic.Int64  // requests that wait for the resolver, or are between two endpoints
+
+	// over says that requests which are not counted yet find no one to wait for them. It is written before they are counted for the
+	// last time, and read after a pick has counted its request in: one of the two sees the other.
+	over atomic.Bool
 
 	// The group's mutex guards the fields below.
 	cfg     *Config
@@ -171,10 +175,15 @@ func (p *pool) wait(ctx context.Context) error {
 	case <-p.b.ctx.Done():
 		return ErrClosed
 	}
-	if p.g.current.Load() == nil {
-		return p.noHosts(0, nil)
+	switch {
+	case p.g.current.Load() != nil:
+		return nil
+	case p.b.ctx.Err() != nil:
+		return ErrClosed
+	case p.over.Load():
+		return errForgotten
 	}
-	return nil
+	return p.noHosts(0, nil)
 }
 
 func (p *pool) noHosts(tried int, err error) error {
