@@ -365,9 +365,16 @@ func (g *group) reply(p *picked, now, took int64, out outcome, cool time.Duratio
 
 // finish tells the group that an attempt's body has ended. broken says that it broke off by the host's fault.
 func (g *group) finish(p *picked, now int64, broken bool) {
-	p.host.inflight.Add(-1)
+	h := p.host
+	h.inflight.Add(-1)
 	if broken {
+		// Its header was a success, which ended the failures in a row.
+		if cut := h.cut.Add(1); cut > h.failures.Load()+1 {
+			h.failures.Store(cut - 1)
+		}
 		g.fail(p, now, 0)
+	} else if h.cut.Load() != 0 {
+		h.cut.Store(0)
 	}
 }
 
@@ -474,6 +481,7 @@ func (g *group) tickLocked(now int64) {
 		if h.ejectedUntil != 0 && h.ejectedUntil <= now {
 			h.ejectedUntil = 0
 			h.failures.Store(0)
+			h.cut.Store(0)
 			h.reason = ""
 			h.returning = true
 			h.slow.Store(0)
@@ -608,6 +616,7 @@ func (g *group) checked(h *host, err error, took, now int64) {
 	if h.down && (first || h.checks >= set.cfg.Health.Rise) {
 		h.down = false
 		h.failures.Store(0)
+		h.cut.Store(0)
 		g.rampLocked(h, now)
 		g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: h.stateLocked(now), Reason: "health check"})
 		g.publishLocked(now)

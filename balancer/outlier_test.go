@@ -28,6 +28,7 @@ type server struct {
 	delay  time.Duration
 	status int   // zero means 200
 	err    error // instead of an answer
+	cut    bool  // the body breaks off
 }
 
 func newFleet(addrs ...string) *fleet {
@@ -71,7 +72,11 @@ func (f *fleet) wrap(e balancer.Endpoint, next http.RoundTripper) http.RoundTrip
 		if s.err != nil {
 			return nil, s.err
 		}
-		return answer(max(s.status, 200)), nil
+		resp := answer(max(s.status, 200))
+		if s.cut {
+			resp.Body = io.NopCloser(broken{})
+		}
+		return resp, nil
 	}).wrap(e, next)
 }
 
@@ -192,6 +197,7 @@ func TestFailuresInARowEject(t *testing.T) {
 		"502":     {status: 502},
 		"broken":  {err: io.ErrUnexpectedEOF},
 		"refused": {err: &balancerDial{}},
+		"cut":     {cut: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
