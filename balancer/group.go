@@ -604,7 +604,7 @@ func (g *group) checked(h *host, err error, took, now int64) {
 	h.checked = true
 	if err != nil {
 		h.checks, h.checkError = min(h.checks, 0)-1, err.Error()
-		if !h.down && -h.checks >= set.cfg.Health.Fall {
+		if h.down && first || !h.down && -h.checks >= set.cfg.Health.Fall { // pending or available until now
 			h.down = true
 			g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: Down, Reason: "health check", Err: err})
 			g.publishLocked(now)
@@ -661,6 +661,7 @@ func (g *group) admit(h *host, now int64) {
 	defer g.mu.Unlock()
 	if h.down && !g.set.Load().health {
 		h.down = false
+		g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: h.stateLocked(now), Reason: "warm-up"})
 		g.publishLocked(now)
 	}
 }

@@ -289,7 +289,10 @@ func (p *pool) reload(cfg *Config) {
 			delete(p.checks, h)
 		}
 		if !cfg.Health.enabled() {
-			h.down, h.checks, h.checkError = false, 0, ""
+			wasDown := h.down
+			if h.down, h.checks, h.checkError = false, 0, ""; wasDown {
+				p.g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: h.stateLocked(p.b.now()), Reason: "no health checks"})
+			}
 		}
 	}
 	p.resolveLocked(p.b.ctx)
