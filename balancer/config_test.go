@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -90,6 +91,8 @@ func TestNewNamesEveryInvalidField(t *testing.T) {
 		"panic NaN":            {func(c *balancer.Config) { c.Panic = math.NaN() }, "Panic: NaN is not a share"},
 		"targets":              {func(c *balancer.Config) { c.MaxTargets = -1 }, "MaxTargets: -1 is negative"},
 		"health path":          {func(c *balancer.Config) { c.Health.Path = "healthz" }, `Health.Path: "healthz" does not start`},
+		"health path escape":   {func(c *balancer.Config) { c.Health.Path = "/%zz" }, `Health.Path: parse "/%zz"`},
+		"health path and host": {func(c *balancer.Config) { c.Health.Path = "//other/healthz" }, `Health.Path: "//other/healthz" names a host`},
 		"health interval":      {func(c *balancer.Config) { c.Health.Interval = -1 }, "Health.Interval: -1ns is negative"},
 		"health timeout":       {func(c *balancer.Config) { c.Health.Timeout = -1 }, "Health.Timeout: -1ns is negative"},
 		"health rise":          {func(c *balancer.Config) { c.Health.Rise = -1 }, "Health.Rise: -1 is negative"},
@@ -150,4 +153,34 @@ func TestTheTemplateIsNotTouched(t *testing.T) {
 	require.Nil(t, template.DialContext)
 	require.Equal(t, 7, template.MaxIdleConnsPerHost)
 	require.False(t, template.ForceAttemptHTTP2)
+}
+
+// The longest of times are for ever, not none at all.
+func TestTimesDoNotOverflow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const always = time.Duration(math.MaxInt64)
+		net := newMemNet(t)
+		net.serve("a:1", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
+		net.serve("b:1", http.NotFoundHandler())
+		checks := make(chan string, 1000)
+		b := newBalancer(t, balancer.Config{
+			Resolver: balancer.Static("a:1", "b:1"), Policy: balancer.RoundRobin(), Transport: net.transport(),
+			ConnLife: always, SlowStart: always, IdleTimeout: always,
+			Health: balancer.Health{Interval: always, Timeout: always, Check: func(_ context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
+				checks <- e.Addr
+				return nil
+			}},
+			Outlier: balancer.Outlier{Interval: always, Base: always, Max: always},
+		})
+		for range 20 {
+			_, err := get(t.Context(), b)
+			require.NoError(t, err)
+			time.Sleep(time.Second)
+		}
+		require.Len(t, checks, 2)
+		require.Equal(t, 1, net.dialed("a:1"))
+		require.Equal(t, 1, net.dialed("b:1"))
+		require.Equal(t, balancer.Ejected, statusOf(t, b, "a:1").State)
+		require.Equal(t, uint64(1), b.Stats().Ejections)
+	})
 }
