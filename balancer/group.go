@@ -354,12 +354,24 @@ func (g *group) reply(p *picked, now, took int64, out outcome, cool time.Duratio
 	case busy:
 		h.coolUntil.Store(now + int64(min(cool, 10*time.Second)))
 		g.penalize(h)
+		if g.set.Load().est.decay == 0 && !h.held.Load() { // the policy looks at no score: picks have to pass h over
+			g.hold(h)
+		}
 	case failure:
 		g.fail(p, now, took)
 	}
 	h.replied.Add(1)
 	if out <= busy && h.probation.Load() {
 		g.seen(h)
+	}
+}
+
+// hold makes picks look closer at h.
+func (g *group) hold(h *host) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.memberLocked(h) && !h.held.Swap(true) {
+		g.held.Add(1)
 	}
 }
 
@@ -462,10 +474,10 @@ func (g *group) rescore(h *host, set *settings) {
 	h.score.Store(score)
 }
 
-// seen ends h's probation after its first reply. A ramp goes on.
+// seen ends h's probation after its first reply. A ramp goes on, and so does a pause.
 func (g *group) seen(h *host) {
 	h.probation.Store(false)
-	if h.ramp.Load() >= 1 && h.held.Swap(false) {
+	if h.ramp.Load() >= 1 && h.coolUntil.Load() == 0 && h.held.Swap(false) {
 		g.held.Add(-1)
 	}
 }
@@ -524,7 +536,10 @@ func (g *group) tickHeldLocked(h *host, now int64) {
 	if h.probation.Load() && now-h.probationAt > int64(probationTime) {
 		h.probation.Store(false)
 	}
-	if !h.probation.Load() && h.ramp.Load() >= 1 && h.held.Swap(false) {
+	if c := h.coolUntil.Load(); c != 0 && c <= now && g.set.Load().est.decay == 0 { // else tickCostLocked ends it
+		h.coolUntil.Store(0)
+	}
+	if !h.probation.Load() && h.ramp.Load() >= 1 && h.coolUntil.Load() == 0 && h.held.Swap(false) {
 		g.held.Add(-1)
 	}
 }

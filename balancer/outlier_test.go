@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -416,6 +417,45 @@ func TestBusyHostsCool(t *testing.T) {
 		sent, _ := load(t, b, 2*time.Millisecond, 10*time.Second)
 		require.Greater(t, statusOf(t, b, "10.0.0.0:80").Requests-before, uint64(sent/16))
 	})
+}
+
+// A host that answers at once that it is busy is idle to those who count requests in flight only.
+func TestBusyHostsCoolWithoutEstimates(t *testing.T) {
+	for name, policy := range map[string]balancer.Policy{
+		"LeastRequest(0)": balancer.LeastRequest(0),
+		"LeastRequest(2)": balancer.LeastRequest(2),
+		"RoundRobin":      balancer.RoundRobin(),
+		"Random":          balancer.Random(),
+		"Hash":            balancer.Hash(balancer.HashConfig{Key: byContext, Next: balancer.Random()}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var busy atomic.Bool
+				busy.Store(true)
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.Static(addrs(4)...), Policy: policy,
+					Wrap: upstream(func(e balancer.Endpoint, _ *http.Request) (*http.Response, error) {
+						if e.Addr == "10.0.0.0:80" && busy.Load() {
+							resp := answer(503)
+							resp.Header.Set("Retry-After", "2")
+							return resp, nil
+						}
+						time.Sleep(20 * time.Millisecond)
+						return answer(200), nil
+					}).wrap,
+				})
+				sent, failed := load(t, b, 5*time.Millisecond, 20*time.Second)
+				require.Less(t, failed, sent/100, "of %d", sent)
+				require.Zero(t, b.Stats().Ejections)
+				busy.Store(false)
+				time.Sleep(3 * time.Second)
+				before := statusOf(t, b, "10.0.0.0:80").Requests
+				sent, failed = load(t, b, 5*time.Millisecond, 20*time.Second)
+				require.Zero(t, failed)
+				require.Greater(t, statusOf(t, b, "10.0.0.0:80").Requests-before, uint64(sent/8))
+			})
+		})
+	}
 }
 
 func TestSuccessRateEjects(t *testing.T) {
