@@ -154,6 +154,7 @@ func TestRemovedEndpointsDrain(t *testing.T) {
 		require.Len(t, rows, 2)
 		require.Equal(t, balancer.Draining, rows[1].State)
 		require.Equal(t, 2, rows[1].InFlight)
+		require.Equal(t, 2, b.Stats().HostInFlight[addrs(3)[0]], "the parts are the whole")
 		require.Equal(t, 2, b.Stats().InFlight)
 		require.NoError(t, <-done)
 		require.NoError(t, <-done)
