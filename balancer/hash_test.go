@@ -80,15 +80,20 @@ func TestL27_BoundedLoad(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 12).Draw(rt, "hosts")
 		bound := rapid.SampledFrom([]float64{1.01, 1.25, 2, 5}).Draw(rt, "bound")
+		weights := rapid.SliceOfN(rapid.Uint32Range(1, 4), n, n).Draw(rt, "weights")
 		sends := rapid.SliceOfN(rapid.IntRange(0, 3), 1, 60).Draw(rt, "keys") // few keys: heavy skew
 		var fault error
 		synctest.Test(t, func(t *testing.T) {
 			f := newFleet(addrs(n)...)
-			for _, a := range f.addrs() {
+			var set []balancer.Endpoint
+			all := uint32(0)
+			for i, a := range addrs(n) {
 				f.set(a, server{delay: 5 * time.Second})
+				set = append(set, balancer.Endpoint{Addr: a, Weight: weights[i]})
+				all += weights[i]
 			}
 			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.Static(addrs(n)...), Wrap: f.wrap,
+				Resolver: balancer.NewPushed(set...), Wrap: f.wrap,
 				Policy: balancer.Hash(balancer.HashConfig{Key: byContext, Bound: bound}), SlowStart: -1, IdleTimeout: -1,
 			})
 			if err := b.Warm(t.Context(), "http://users.internal", 0); err != nil {
@@ -99,8 +104,8 @@ func TestL27_BoundedLoad(t *testing.T) {
 			for i, key := range sends {
 				go func() { _, _ = pickFor(t.Context(), b, fmt.Sprint(key)) }()
 				synctest.Wait()
-				limit := int(math.Ceil(bound * float64(i+1) / float64(n)))
 				for _, h := range b.Hosts("http://users.internal") {
+					limit := int(math.Ceil(bound * float64(i+1) / float64(all) * float64(h.Weight)))
 					if h.InFlight > limit {
 						fault = fmt.Errorf("%d of %d requests on one of %d hosts, allowed are %d", h.InFlight, i+1, n, limit)
 					}

@@ -3,6 +3,7 @@ package balancer
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"runtime"
@@ -188,5 +189,33 @@ func BenchmarkRoundTripAllFail(b *testing.B) {
 				}
 			})
 		})
+	}
+}
+
+// The turns of weights of whatever size come out right, also where counters of 31, 32, 63 and 64 bits come to their end.
+func TestL29_TurnsOfLargeWeights(t *testing.T) {
+	for _, weights := range [][]uint32{{1, 1, 1}, {1 << 31, 1 << 30, 1 << 30}, {math.MaxUint32, math.MaxUint32 / 2, math.MaxUint32 / 2}, {3e9, 2e9, 1e9}} {
+		for _, end := range []uint64{0, 1 << 31, 1 << 32, 1 << 63} { // the last counter comes to its end at 0
+			cfg, err := Config{Resolver: Static("unused"), Policy: RoundRobin()}.withDefaults()
+			require.NoError(t, err)
+			g := newGroup(&cfg)
+			set, sum := make([]Endpoint, len(weights)), 0.0
+			for i, w := range weights {
+				set[i] = Endpoint{Addr: fmt.Sprintf("10.0.0.%d:80", i), Weight: w}
+				sum += float64(w)
+			}
+			g.updateLocked(set, 0, func(*host) {})
+			const n = 6000
+			g.sequence.Store(end - n)
+			counts := make([]int, len(weights))
+			v := new(View)
+			for range n {
+				v.reset(g, &g.current.Load().tiers[0], 0)
+				counts[g.set.Load().cfg.Policy.Pick(v, nil)]++
+			}
+			for i, w := range weights {
+				require.InDelta(t, float64(w)/sum, float64(counts[i])/n, 0.05, "%v of %v, before %d", counts, weights, end)
+			}
+		}
 	}
 }

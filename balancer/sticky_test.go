@@ -62,7 +62,9 @@ func TestL30_ForgedCookies(t *testing.T) {
 	_, foreign := visit(t, newBalancer(t, cfg))
 	cfg.Resolver, cfg.Policy = balancer.Static("169.254.169.254:80"), balancer.Sticky(balancer.StickyConfig{Secret: secret})
 	_, gone := visit(t, newBalancer(t, cfg))
+	_, own := visit(t, b)
 	for name, value := range map[string]string{
+		"cut": own[0].Value[:4], "longer": own[0].Value + "A",
 		"address": "10.0.0.3:80", "metadata": "169.254.169.254:80", "url": "http://evil.example/", "empty": "",
 		"index": "3", "foreign secret": foreign[0].Value, "host that is not in the set": gone[0].Value,
 		"long": string(make([]byte, 4000)),
