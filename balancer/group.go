@@ -352,7 +352,7 @@ func (g *group) reply(p *picked, now, took int64, out outcome, cool time.Duratio
 			g.setCost(h, g.set.Load().est.sampleOf(took, p.inflight))
 		}
 	case busy:
-		h.coolUntil.Store(now + int64(min(cool, 10*time.Second)))
+		h.coolUntil.Store(now + int64(min(max(cool, tickInterval), 10*time.Second))) // one without length is none
 		g.penalize(h)
 		if g.set.Load().est.decay == 0 && !h.held.Load() { // the policy looks at no score: picks have to pass h over
 			g.hold(h)

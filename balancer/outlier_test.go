@@ -431,13 +431,14 @@ func TestBusyHostsCoolWithoutEstimates(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var busy atomic.Bool
+				pause := "2"
 				busy.Store(true)
 				b := newBalancer(t, balancer.Config{
 					Resolver: balancer.Static(addrs(4)...), Policy: policy,
 					Wrap: upstream(func(e balancer.Endpoint, _ *http.Request) (*http.Response, error) {
 						if e.Addr == "10.0.0.0:80" && busy.Load() {
 							resp := answer(503)
-							resp.Header.Set("Retry-After", "2")
+							resp.Header.Set("Retry-After", pause)
 							return resp, nil
 						}
 						time.Sleep(20 * time.Millisecond)
@@ -446,6 +447,9 @@ func TestBusyHostsCoolWithoutEstimates(t *testing.T) {
 				})
 				sent, failed := load(t, b, 5*time.Millisecond, 20*time.Second)
 				require.Less(t, failed, sent/100, "of %d", sent)
+				pause = "0"
+				sent, failed = load(t, b, 5*time.Millisecond, 20*time.Second)
+				require.Less(t, failed, sent/15, "of %d", sent)
 				require.Zero(t, b.Stats().Ejections)
 				busy.Store(false)
 				time.Sleep(3 * time.Second)
