@@ -210,11 +210,12 @@ func (p sticky) Pick(v *View, r *http.Request) int { return p.cfg.Next.Pick(v, r
 
 // replied sets the cookie if the response's host is another than the request asked for.
 func (p sticky) replied(h *host, r *http.Request, resp *http.Response) {
-	if c, err := r.Cookie(p.cfg.Name); err == nil && c.Value == h.role.Load().sticky {
-		return
+	id := h.role.Load().sticky
+	if c, err := r.Cookie(p.cfg.Name); id == "" || err == nil && c.Value == id {
+		return // a host has no id once a Reload has taken p away
 	}
 	c := http.Cookie{
-		Name: p.cfg.Name, Value: h.role.Load().sticky, Path: "/", MaxAge: int(p.cfg.MaxAge / time.Second),
+		Name: p.cfg.Name, Value: id, Path: "/", MaxAge: int(p.cfg.MaxAge / time.Second),
 		Secure: !p.cfg.Insecure, HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	}
 	resp.Header.Add("Set-Cookie", c.String())

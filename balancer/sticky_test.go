@@ -127,3 +127,18 @@ func TestStickyAndAvoid(t *testing.T) {
 		require.Equal(t, i == 0, pick.Endpoint.Addr == first.Endpoint.Addr)
 	}
 }
+
+// A Reload that takes Sticky away while a request runs leaves the client's cookie alone.
+func TestReloadTakesStickyAway(t *testing.T) {
+	cfg := balancer.Config{Resolver: balancer.Static(addrs(2)...), Policy: balancer.Sticky(balancer.StickyConfig{Secret: secret})}
+	var b *balancer.Balancer
+	cfg.Wrap = upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) {
+		next := cfg
+		next.Policy = nil
+		require.NoError(t, b.Reload(next))
+		return answer(200), nil
+	}).wrap
+	b = newBalancer(t, cfg)
+	_, set := visit(t, b)
+	require.Empty(t, set)
+}

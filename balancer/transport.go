@@ -155,13 +155,13 @@ func (a *attempt) do(out *http.Request, hold *guard, try int) (resp *http.Respon
 	p := a.pool
 	set := p.g.set.Load()
 	start := a.picked.at
-	returned, done := false, false
+	replied, done := false, false
 	defer func() {
 		if done {
 			return
 		}
-		// A wrapper or an observer panicked: the request must not count for ever.
-		if !returned {
+		// A wrapper or an observer panicked, or a wrapper returned nothing: the request must not count for ever.
+		if !replied {
 			p.g.reply(&a.picked, p.b.now(), p.b.now()-start, failure, 0)
 		}
 		p.g.finish(&a.picked, 0, false)
@@ -170,7 +170,6 @@ func (a *attempt) do(out *http.Request, hold *guard, try int) (resp *http.Respon
 		}
 	}()
 	resp, err = a.picked.host.wire.Load().transport().RoundTrip(out)
-	returned = true
 	if err == nil && resp.StatusCode == http.StatusSwitchingProtocols {
 		if err = checkUpgrade(out, resp); err != nil {
 			resp.Body.Close()
@@ -186,6 +185,7 @@ func (a *attempt) do(out *http.Request, hold *guard, try int) (resp *http.Respon
 		result, cool = classify(resp)
 	}
 	p.g.reply(&a.picked, now, took, result, cool)
+	replied = true
 	if observe := set.cfg.Observe; observe != nil {
 		observe(a.ctx, Event{
 			Kind: Attempted, Target: p.name, Endpoint: a.picked.host.endpoint(), Err: err,
