@@ -607,10 +607,8 @@ func (g *group) takeEventsLocked() []Event {
 	return e
 }
 
-// checked tells the group how an active check of h went.
-func (g *group) checked(h *host, err error, took, now int64) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+// checkedLocked tells the group how an active check of h went.
+func (g *group) checkedLocked(h *host, err error, took, now int64) {
 	if !g.memberLocked(h) {
 		return
 	}

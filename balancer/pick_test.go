@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -218,4 +219,27 @@ func TestL29_TurnsOfLargeWeights(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A check that ends as a Reload does away with checks says nothing: no further one would bring its endpoint back.
+func TestChecksDoNotOutliveTheReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failed := errors.New("failed")
+		cfg := Config{Resolver: Static("a:1", "b:1"), Health: Health{Fall: 1, Check: func(context.Context, Endpoint, http.RoundTripper) error { return nil }}}
+		b, err := New(cfg)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, b.Close(t.Context())) }()
+		require.NoError(t, b.Warm(t.Context(), "http://users.internal", 0))
+		synctest.Wait()
+		p := (*b.pools.Load())[targetKey{"http", "users.internal"}]
+		h := p.g.hosts[0]
+		p.g.mu.Lock()
+		ctx, cancel := context.WithCancel(t.Context())
+		stop := p.checks[h]
+		p.checks[h] = func() { cancel(); stop() } // ctx is that of a check which is just ending
+		p.g.mu.Unlock()
+		require.NoError(t, b.Reload(Config{Resolver: cfg.Resolver, Health: Health{Fall: 1}}))
+		require.False(t, p.checked(ctx, h, failed, 0))
+		require.Equal(t, Healthy, b.Hosts("http://users.internal")[0].State)
+	})
 }
