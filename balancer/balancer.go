@@ -131,12 +131,32 @@ func (b *Balancer) pool(u *url.URL) (*pool, error) {
 	return p, nil
 }
 
+// resolved returns the pool of u's target when its endpoints are known.
+func (b *Balancer) resolved(ctx context.Context, u *url.URL) (*pool, error) {
+	for {
+		p, err := b.pool(u)
+		if err != nil {
+			return nil, err
+		}
+		if err := p.wait(ctx); err != errForgotten {
+			return p, err
+		}
+	}
+}
+
+// errForgotten says that a pool was dropped when a request came for it.
+var errForgotten = errors.New("balancer: target forgotten")
+
 // drop forgets p, unless a request came meanwhile.
 func (b *Balancer) drop(p *pool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	pools := maps.Clone(*b.pools.Load())
-	if pools[p.key] != p || p.inflight() > 0 {
+	if pools[p.key] != p {
+		return false
+	}
+	if p.over.Store(true); p.inflight() > 0 {
+		p.over.Store(b.closed)
 		return false
 	}
 	delete(pools, p.key)
@@ -184,6 +204,9 @@ func (b *Balancer) Close(ctx context.Context) error {
 		b.cancel()
 	}
 	pools := *b.pools.Load()
+	for _, p := range pools {
+		p.over.Store(true)
+	}
 	b.mu.Unlock()
 	defer b.CloseIdleConnections()
 	// None of these goroutines waits for a request, but a user's resolver or check may be slow to leave.

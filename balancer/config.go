@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 )
 
@@ -33,6 +34,9 @@ const (
 	defaultMinHosts    = 5
 	defaultMinRequests = 100
 )
+
+// forever is a time that nobody sees the end of. With more, the sums that jitter and the present are part of would overflow.
+const forever = 100 * 365 * 24 * time.Hour
 
 // Config configures a [Balancer]. Only Resolver is required.
 type Config struct {
@@ -211,8 +215,13 @@ func (c Config) withDefaults() (Config, error) {
 	orDefault(&p, "Health.Timeout", &h.Timeout, min(defaultHealthTimeout, h.Interval), false)
 	orDefault(&p, "Health.Rise", &h.Rise, defaultRise, false)
 	orDefault(&p, "Health.Fall", &h.Fall, defaultFall, false)
-	if h.Path != "" && h.Path[0] != '/' {
+	switch u, err := (&url.URL{Scheme: "http", Host: "target"}).Parse(h.Path); {
+	case h.Path != "" && h.Path[0] != '/':
 		p.add("Health.Path", "%q does not start with a slash", h.Path)
+	case err != nil:
+		p.add("Health.Path", "%w", err)
+	case u.Host != "target":
+		p.add("Health.Path", "%q names a host", h.Path)
 	}
 
 	o := &c.Outlier
@@ -236,6 +245,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	orDefault(&p, "Outlier.MinHosts", &o.MinHosts, defaultMinHosts, false)
 	orDefault(&p, "Outlier.MinRequests", &o.MinRequests, defaultMinRequests, false)
+	for _, d := range []*time.Duration{&c.ConnLife, &c.SlowStart, &h.Interval, &h.Timeout, &o.Interval, &o.Base, &o.Max} {
+		*d = min(*d, forever)
+	}
 	return c, errors.Join(p...)
 }
 

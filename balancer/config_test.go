@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -17,6 +18,9 @@ import (
 func TestNewNamesEveryInvalidField(t *testing.T) {
 	key := func(*http.Request) (string, bool) { return "", false }
 	var nilPushed *balancer.Pushed
+	sticky := func(next balancer.Policy) balancer.Policy {
+		return balancer.Sticky(balancer.StickyConfig{Secret: make([]byte, 16), Next: next})
+	}
 	good := func() balancer.Config { return balancer.Config{Resolver: balancer.Static("a:1")} }
 	tests := map[string]struct {
 		change func(*balancer.Config)
@@ -56,6 +60,27 @@ func TestNewNamesEveryInvalidField(t *testing.T) {
 		"sticky next": {func(c *balancer.Config) {
 			c.Policy = balancer.Sticky(balancer.StickyConfig{Secret: make([]byte, 16), Next: balancer.PeakEWMA(-1)})
 		}, "Policy: StickyConfig.Next: PeakEWMA"},
+		"probing rate": {func(c *balancer.Config) {
+			c.Policy = balancer.Probing(balancer.ProbingConfig{Rate: math.NaN()})
+		}, "Policy: ProbingConfig.Rate:"},
+		"probing age": {func(c *balancer.Config) {
+			c.Policy = balancer.Probing(balancer.ProbingConfig{MaxAge: -1})
+		}, "Policy: ProbingConfig.MaxAge:"},
+		"probing next": {func(c *balancer.Config) {
+			c.Policy = balancer.Probing(balancer.ProbingConfig{Next: balancer.LeastRequest(1)})
+		}, "Policy: ProbingConfig.Next: LeastRequest(1)"},
+		"probing nil next": {func(c *balancer.Config) {
+			c.Policy = balancer.Probing(balancer.ProbingConfig{Next: (*customPolicy)(nil)})
+		}, "Policy: ProbingConfig.Next: is a nil"},
+		"probing twice": {func(c *balancer.Config) {
+			c.Policy = balancer.Probing(balancer.ProbingConfig{Next: balancer.Hash(balancer.HashConfig{Key: key, Next: balancer.Probing(balancer.ProbingConfig{})})})
+		}, "Policy: ProbingConfig.Next: is Probing"},
+		"sticky twice":        {func(c *balancer.Config) { c.Policy = sticky(sticky(nil)) }, "Policy: StickyConfig.Next: Sticky"},
+		"sticky after hash":   {func(c *balancer.Config) { c.Policy = balancer.Hash(balancer.HashConfig{Key: key, Next: sticky(nil)}) }, "Policy: HashConfig.Next: Sticky"},
+		"sticky after probes": {func(c *balancer.Config) { c.Policy = balancer.Probing(balancer.ProbingConfig{Next: sticky(nil)}) }, "Policy: ProbingConfig.Next: Sticky"},
+		"far within": {func(c *balancer.Config) {
+			c.Policy = sticky(balancer.Hash(balancer.HashConfig{Key: key, Next: balancer.Probing(balancer.ProbingConfig{Next: balancer.PeakEWMA(0)})}))
+		}, "Policy: StickyConfig.Next: HashConfig.Next: ProbingConfig.Next: PeakEWMA"},
 		"DialTLSContext": {func(c *balancer.Config) {
 			c.Transport = &http.Transport{DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return nil, nil }}
 		}, "Transport: only DialContext"},
@@ -66,6 +91,8 @@ func TestNewNamesEveryInvalidField(t *testing.T) {
 		"panic NaN":            {func(c *balancer.Config) { c.Panic = math.NaN() }, "Panic: NaN is not a share"},
 		"targets":              {func(c *balancer.Config) { c.MaxTargets = -1 }, "MaxTargets: -1 is negative"},
 		"health path":          {func(c *balancer.Config) { c.Health.Path = "healthz" }, `Health.Path: "healthz" does not start`},
+		"health path escape":   {func(c *balancer.Config) { c.Health.Path = "/%zz" }, `Health.Path: parse "/%zz"`},
+		"health path and host": {func(c *balancer.Config) { c.Health.Path = "//other/healthz" }, `Health.Path: "//other/healthz" names a host`},
 		"health interval":      {func(c *balancer.Config) { c.Health.Interval = -1 }, "Health.Interval: -1ns is negative"},
 		"health timeout":       {func(c *balancer.Config) { c.Health.Timeout = -1 }, "Health.Timeout: -1ns is negative"},
 		"health rise":          {func(c *balancer.Config) { c.Health.Rise = -1 }, "Health.Rise: -1 is negative"},
@@ -97,6 +124,10 @@ func TestNewNamesEveryInvalidField(t *testing.T) {
 		cfg := balancer.Config{Conns: -1, Panic: 2, Health: balancer.Health{Rise: -1}, Outlier: balancer.Outlier{MinHosts: -1}}
 		_, err := balancer.New(cfg)
 		require.Len(t, strings.Split(err.Error(), "\n"), 5)
+		cfg = good()
+		cfg.Policy = balancer.Probing(balancer.ProbingConfig{Rate: -1, MaxAge: -1, Next: balancer.Hash(balancer.HashConfig{Bound: 1})})
+		_, err = balancer.New(cfg)
+		require.Len(t, strings.Split(err.Error(), "\n"), 4, "%v", err)
 	})
 	b := newBalancer(t, good())
 	require.Error(t, b.Reload(balancer.Config{Resolver: balancer.Static("a:1"), Conns: -1}), "Reload validates as New does")
@@ -122,4 +153,34 @@ func TestTheTemplateIsNotTouched(t *testing.T) {
 	require.Nil(t, template.DialContext)
 	require.Equal(t, 7, template.MaxIdleConnsPerHost)
 	require.False(t, template.ForceAttemptHTTP2)
+}
+
+// The longest of times are for ever, not none at all.
+func TestTimesDoNotOverflow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const always = time.Duration(math.MaxInt64)
+		net := newMemNet(t)
+		net.serve("a:1", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
+		net.serve("b:1", http.NotFoundHandler())
+		checks := make(chan string, 1000)
+		b := newBalancer(t, balancer.Config{
+			Resolver: balancer.Static("a:1", "b:1"), Policy: balancer.RoundRobin(), Transport: net.transport(),
+			ConnLife: always, SlowStart: always, IdleTimeout: always,
+			Health: balancer.Health{Interval: always, Timeout: always, Check: func(_ context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
+				checks <- e.Addr
+				return nil
+			}},
+			Outlier: balancer.Outlier{Interval: always, Base: always, Max: always},
+		})
+		for range 20 {
+			_, err := get(t.Context(), b)
+			require.NoError(t, err)
+			time.Sleep(time.Second)
+		}
+		require.Len(t, checks, 2)
+		require.Equal(t, 1, net.dialed("a:1"))
+		require.Equal(t, 1, net.dialed("b:1"))
+		require.Equal(t, balancer.Ejected, statusOf(t, b, "a:1").State)
+		require.Equal(t, uint64(1), b.Stats().Ejections)
+	})
 }

@@ -301,3 +301,15 @@ func TestRecoveredHostsAreNotStarved(t *testing.T) {
 		}
 	}
 }
+
+// A wrapper that returns neither a response nor an error is broken, and leaves nothing behind either.
+func TestWrappersThatReturnNothing(t *testing.T) {
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static("a:1"),
+		Wrap:     upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) { return nil, nil }).wrap,
+	})
+	require.Panics(t, func() { _, _ = get(t.Context(), b) })
+	s := b.Stats()
+	require.Equal(t, uint64(1), s.Requests, "it does not await its header for ever")
+	require.Zero(t, s.InFlight)
+}

@@ -218,6 +218,12 @@ type picked struct {
 	panic    bool
 }
 
+// giveBack undoes what pick has counted.
+func (p *picked) giveBack() {
+	p.host.picked.Add(^uint64(0))
+	p.host.inflight.Add(-1)
+}
+
 // pick chooses a host for r (nil in simulations) that is not among tried, if any is left. It returns
 // false if the group has no host to offer.
 func (g *group) pick(v *View, r *http.Request, tried []*host, now int64) (picked, bool) {
@@ -346,8 +352,11 @@ func (g *group) reply(p *picked, now, took int64, out outcome, cool time.Duratio
 			g.setCost(h, g.set.Load().est.sampleOf(took, p.inflight))
 		}
 	case busy:
-		h.coolUntil.Store(now + int64(min(cool, 10*time.Second)))
+		h.coolUntil.Store(now + int64(min(max(cool, tickInterval), 10*time.Second))) // one without length is none
 		g.penalize(h)
+		if g.set.Load().est.decay == 0 && !h.held.Load() { // the policy looks at no score: picks have to pass h over
+			g.hold(h)
+		}
 	case failure:
 		g.fail(p, now, took)
 	}
@@ -357,11 +366,27 @@ func (g *group) reply(p *picked, now, took int64, out outcome, cool time.Duratio
 	}
 }
 
+// hold makes picks look closer at h.
+func (g *group) hold(h *host) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.memberLocked(h) && !h.held.Swap(true) {
+		g.held.Add(1)
+	}
+}
+
 // finish tells the group that an attempt's body has ended. broken says that it broke off by the host's fault.
 func (g *group) finish(p *picked, now int64, broken bool) {
-	p.host.inflight.Add(-1)
+	h := p.host
+	h.inflight.Add(-1)
 	if broken {
+		// Its header was a success, which ended the failures in a row.
+		if cut := h.cut.Add(1); cut > h.failures.Load()+1 {
+			h.failures.Store(cut - 1)
+		}
 		g.fail(p, now, 0)
+	} else if h.cut.Load() != 0 {
+		h.cut.Store(0)
 	}
 }
 
@@ -449,10 +474,10 @@ func (g *group) rescore(h *host, set *settings) {
 	h.score.Store(score)
 }
 
-// seen ends h's probation after its first reply. A ramp goes on.
+// seen ends h's probation after its first reply. A ramp goes on, and so does a pause.
 func (g *group) seen(h *host) {
 	h.probation.Store(false)
-	if h.ramp.Load() >= 1 && h.held.Swap(false) {
+	if h.ramp.Load() >= 1 && h.coolUntil.Load() == 0 && h.held.Swap(false) {
 		g.held.Add(-1)
 	}
 }
@@ -468,6 +493,7 @@ func (g *group) tickLocked(now int64) {
 		if h.ejectedUntil != 0 && h.ejectedUntil <= now {
 			h.ejectedUntil = 0
 			h.failures.Store(0)
+			h.cut.Store(0)
 			h.reason = ""
 			h.returning = true
 			h.slow.Store(0)
@@ -510,7 +536,10 @@ func (g *group) tickHeldLocked(h *host, now int64) {
 	if h.probation.Load() && now-h.probationAt > int64(probationTime) {
 		h.probation.Store(false)
 	}
-	if !h.probation.Load() && h.ramp.Load() >= 1 && h.held.Swap(false) {
+	if c := h.coolUntil.Load(); c != 0 && c <= now && g.set.Load().est.decay == 0 { // else tickCostLocked ends it
+		h.coolUntil.Store(0)
+	}
+	if !h.probation.Load() && h.ramp.Load() >= 1 && h.coolUntil.Load() == 0 && h.held.Swap(false) {
 		g.held.Add(-1)
 	}
 }
@@ -578,10 +607,8 @@ func (g *group) takeEventsLocked() []Event {
 	return e
 }
 
-// checked tells the group how an active check of h went.
-func (g *group) checked(h *host, err error, took, now int64) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+// checkedLocked tells the group how an active check of h went.
+func (g *group) checkedLocked(h *host, err error, took, now int64) {
 	if !g.memberLocked(h) {
 		return
 	}
@@ -590,7 +617,7 @@ func (g *group) checked(h *host, err error, took, now int64) {
 	h.checked = true
 	if err != nil {
 		h.checks, h.checkError = min(h.checks, 0)-1, err.Error()
-		if !h.down && -h.checks >= set.cfg.Health.Fall {
+		if h.down && first || !h.down && -h.checks >= set.cfg.Health.Fall { // pending or available until now
 			h.down = true
 			g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: Down, Reason: "health check", Err: err})
 			g.publishLocked(now)
@@ -602,6 +629,7 @@ func (g *group) checked(h *host, err error, took, now int64) {
 	if h.down && (first || h.checks >= set.cfg.Health.Rise) {
 		h.down = false
 		h.failures.Store(0)
+		h.cut.Store(0)
 		g.rampLocked(h, now)
 		g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: h.stateLocked(now), Reason: "health check"})
 		g.publishLocked(now)
@@ -646,6 +674,7 @@ func (g *group) admit(h *host, now int64) {
 	defer g.mu.Unlock()
 	if h.down && !g.set.Load().health {
 		h.down = false
+		g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: h.stateLocked(now), Reason: "warm-up"})
 		g.publishLocked(now)
 	}
 }

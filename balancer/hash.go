@@ -34,7 +34,7 @@ type HashConfig struct {
 	// their next choice. Zero means 1.25. Negative means without bound. Otherwise it must exceed 1.
 	Bound float64
 
-	// Next picks for requests without a key. If nil, it is [Adaptive].
+	// Next picks for requests without a key. If nil, it is [Adaptive]. It cannot be [Sticky].
 	Next Policy
 }
 
@@ -64,7 +64,7 @@ func (p hash) validate() error {
 	if b := p.cfg.Bound; b >= 0 && b <= 1 || math.IsNaN(b) {
 		errs = append(errs, fmt.Errorf("HashConfig.Bound: %v does not exceed 1", b))
 	}
-	if err := validatePolicy(p.cfg.Next); err != nil {
+	if err := validateNext(p.cfg.Next); err != nil {
 		errs = append(errs, fmt.Errorf("HashConfig.Next: %w", err))
 	}
 	return errors.Join(errs...)
@@ -132,7 +132,7 @@ type StickyConfig struct {
 	// Insecure leaves out the Secure attribute, for sites without TLS.
 	Insecure bool
 
-	// Next picks the host of requests without a valid cookie. If nil, it is [Adaptive].
+	// Next picks the host of requests without a valid cookie. If nil, it is [Adaptive]. It cannot be Sticky.
 	Next Policy
 }
 
@@ -155,6 +155,13 @@ func (p sticky) estimator() estimator { return estimatorOf(p.cfg.Next) }
 
 func (p sticky) prober() *probing { return proberOf(p.cfg.Next) }
 
+func (p sticky) draw(r *http.Request) (uint64, bool) {
+	if next, ok := p.cfg.Next.(hash); ok {
+		return next.draw(r)
+	}
+	return 0, false
+}
+
 func (p sticky) validate() error {
 	var errs []error
 	if len(p.cfg.Secret) < 16 {
@@ -166,7 +173,7 @@ func (p sticky) validate() error {
 	if p.cfg.MaxAge < 0 {
 		errs = append(errs, fmt.Errorf("StickyConfig.MaxAge: %v is negative", p.cfg.MaxAge))
 	}
-	if err := validatePolicy(p.cfg.Next); err != nil {
+	if err := validateNext(p.cfg.Next); err != nil {
 		errs = append(errs, fmt.Errorf("StickyConfig.Next: %w", err))
 	}
 	return errors.Join(errs...)
@@ -203,11 +210,12 @@ func (p sticky) Pick(v *View, r *http.Request) int { return p.cfg.Next.Pick(v, r
 
 // replied sets the cookie if the response's host is another than the request asked for.
 func (p sticky) replied(h *host, r *http.Request, resp *http.Response) {
-	if c, err := r.Cookie(p.cfg.Name); err == nil && c.Value == h.role.Load().sticky {
-		return
+	id := h.role.Load().sticky
+	if c, err := r.Cookie(p.cfg.Name); id == "" || err == nil && c.Value == id {
+		return // a host has no id once a Reload has taken p away
 	}
 	c := http.Cookie{
-		Name: p.cfg.Name, Value: h.role.Load().sticky, Path: "/", MaxAge: int(p.cfg.MaxAge / time.Second),
+		Name: p.cfg.Name, Value: id, Path: "/", MaxAge: int(p.cfg.MaxAge / time.Second),
 		Secure: !p.cfg.Insecure, HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	}
 	resp.Header.Add("Set-Cookie", c.String())

@@ -80,15 +80,20 @@ func TestL27_BoundedLoad(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 12).Draw(rt, "hosts")
 		bound := rapid.SampledFrom([]float64{1.01, 1.25, 2, 5}).Draw(rt, "bound")
+		weights := rapid.SliceOfN(rapid.Uint32Range(1, 4), n, n).Draw(rt, "weights")
 		sends := rapid.SliceOfN(rapid.IntRange(0, 3), 1, 60).Draw(rt, "keys") // few keys: heavy skew
 		var fault error
 		synctest.Test(t, func(t *testing.T) {
 			f := newFleet(addrs(n)...)
-			for _, a := range f.addrs() {
+			var set []balancer.Endpoint
+			all := uint32(0)
+			for i, a := range addrs(n) {
 				f.set(a, server{delay: 5 * time.Second})
+				set = append(set, balancer.Endpoint{Addr: a, Weight: weights[i]})
+				all += weights[i]
 			}
 			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.Static(addrs(n)...), Wrap: f.wrap,
+				Resolver: balancer.NewPushed(set...), Wrap: f.wrap,
 				Policy: balancer.Hash(balancer.HashConfig{Key: byContext, Bound: bound}), SlowStart: -1, IdleTimeout: -1,
 			})
 			if err := b.Warm(t.Context(), "http://users.internal", 0); err != nil {
@@ -99,8 +104,8 @@ func TestL27_BoundedLoad(t *testing.T) {
 			for i, key := range sends {
 				go func() { _, _ = pickFor(t.Context(), b, fmt.Sprint(key)) }()
 				synctest.Wait()
-				limit := int(math.Ceil(bound * float64(i+1) / float64(n)))
 				for _, h := range b.Hosts("http://users.internal") {
+					limit := int(math.Ceil(bound * float64(i+1) / float64(all) * float64(h.Weight)))
 					if h.InFlight > limit {
 						fault = fmt.Errorf("%d of %d requests on one of %d hosts, allowed are %d", h.InFlight, i+1, n, limit)
 					}
@@ -145,33 +150,39 @@ func TestHash(t *testing.T) {
 		}
 		require.Len(t, got, 3)
 	})
-	t.Run("spilled tiers", func(t *testing.T) {
+	byKey := balancer.Hash(balancer.HashConfig{Key: byContext})
+	for name, policy := range map[string]balancer.Policy{
+		"spilled tiers":          byKey,
+		"spilled tiers, cookies": balancer.Sticky(balancer.StickyConfig{Secret: secret, Next: byKey}),
+	} {
 		// Half of the first priority is down, and the share of the second is chosen by the key too.
-		synctest.Test(t, func(t *testing.T) {
-			c := newChecks()
-			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.NewPushed(tiers()...), Wrap: ok200, Panic: -1,
-				Policy: balancer.Hash(balancer.HashConfig{Key: byContext}),
-				Health: balancer.Health{Check: c.check, Interval: time.Second},
-			})
-			pickOf(t, b)
-			c.set("p0-0:1", errCheck)
-			c.set("p0-1:1", errCheck)
-			time.Sleep(20 * time.Second)
-			second := 0
-			for k := range 200 {
-				first, err := pickFor(t.Context(), b, fmt.Sprint(k))
-				require.NoError(t, err)
-				for range 5 {
-					p, err := pickFor(t.Context(), b, fmt.Sprint(k))
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newChecks()
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.NewPushed(tiers()...), Wrap: ok200, Panic: -1,
+					Policy: policy,
+					Health: balancer.Health{Check: c.check, Interval: time.Second},
+				})
+				pickOf(t, b)
+				c.set("p0-0:1", errCheck)
+				c.set("p0-1:1", errCheck)
+				time.Sleep(20 * time.Second)
+				second := 0
+				for k := range 200 {
+					first, err := pickFor(t.Context(), b, fmt.Sprint(k))
 					require.NoError(t, err)
-					require.Equal(t, first.Endpoint.Addr, p.Endpoint.Addr)
+					for range 5 {
+						p, err := pickFor(t.Context(), b, fmt.Sprint(k))
+						require.NoError(t, err)
+						require.Equal(t, first.Endpoint.Addr, p.Endpoint.Addr)
+					}
+					if first.Endpoint.Priority == 1 {
+						second++
+					}
 				}
-				if first.Endpoint.Priority == 1 {
-					second++
-				}
-			}
-			require.InDelta(t, 60, second, 30)
+				require.InDelta(t, 60, second, 30)
+			})
 		})
-	})
+	}
 }

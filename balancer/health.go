@@ -46,15 +46,24 @@ func (p *pool) check(ctx context.Context, cfg *Config, h *host) {
 		}
 		start := p.b.now()
 		err := p.checkOnce(ctx, cfg, h)
-		if ctx.Err() != nil {
-			return // it failed because we are leaving
+		if !p.checked(ctx, h, err, start) {
+			return
 		}
-		now := p.b.now()
-		p.g.checked(h, err, now-start, now)
-		p.g.mu.Lock()
-		p.unlock()
 		timer.Reset(time.Duration((0.8 + 0.4*rand.Float64()) * float64(cfg.Health.Interval)))
 	}
+}
+
+// checked enters how the check of h went that began at start. It returns false if ctx has ended: the check failed because we are leaving,
+// or nobody is left to take back what it says.
+func (p *pool) checked(ctx context.Context, h *host, err error, start int64) bool {
+	now := p.b.now()
+	p.g.mu.Lock()
+	defer p.unlock()
+	if ctx.Err() != nil { // with the lock held, since Reload ends checks under it
+		return false
+	}
+	p.g.checkedLocked(h, err, now-start, now)
+	return true
 }
 
 func (p *pool) checkOnce(ctx context.Context, cfg *Config, h *host) (err error) {
@@ -116,16 +125,25 @@ func (p *pool) warm(ctx context.Context, cfg *Config, h *host, n int) {
 
 // Warm resolves target ("https://users.internal") and opens n connections to each of its endpoints, so that the first
 // requests need not. It returns when that is done or has failed; the error is that of the resolver, or of ctx.
+// [Balancer.Close] stops it.
 func (b *Balancer) Warm(ctx context.Context, target string, n int) error {
 	u, err := parseTarget(target)
 	if err != nil {
 		return err
 	}
-	p, err := b.pool(u)
-	if err != nil {
-		return err
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return ErrClosed
 	}
-	if err := p.wait(ctx); err != nil {
+	b.wg.Add(1) // Close waits
+	b.mu.Unlock()
+	defer b.wg.Done()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(b.ctx, func() { cancel(ErrClosed) })()
+	p, err := b.resolved(ctx, u)
+	if err != nil {
 		return err
 	}
 	cfg := b.cfg.Load()

@@ -377,3 +377,67 @@ func TestWarmUp(t *testing.T) {
 		require.ErrorContains(t, b.Warm(t.Context(), "users.internal", 1), "want scheme://host")
 	})
 }
+
+// Whoever counts endpoints by their state hears of every change.
+func TestEveryChangeOfStateIsObserved(t *testing.T) {
+	changes := func(seen *events) (all []string) {
+		for _, e := range seen.of(balancer.HostChanged) {
+			all = append(all, e.Endpoint.Addr+" "+string(e.State)+", "+e.Reason)
+		}
+		return all
+	}
+	t.Run("a new endpoint that is bad, and checks that end", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c, seen := newChecks(), new(events)
+			c.set("b:1", errCheck)
+			resolver := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
+			cfg := balancer.Config{
+				Resolver: resolver, Wrap: ok200, Observe: seen.observe,
+				Health: balancer.Health{Check: c.check, Interval: time.Hour},
+			}
+			b := newBalancer(t, cfg)
+			pickOf(t, b)
+			resolver.Set(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"}, balancer.Endpoint{Addr: "c:1"})
+			time.Sleep(time.Second)
+			require.ElementsMatch(t, []string{"b:1 down, health check", "c:1 healthy, health check"}, changes(seen))
+			resolver.Set(balancer.Endpoint{Addr: "b:1"})
+			synctest.Wait()
+			require.Len(t, seen.of(balancer.PanicChanged), 1, "the only one left is down, not pending")
+			cfg.Health = balancer.Health{}
+			require.NoError(t, b.Reload(cfg))
+			time.Sleep(time.Second)
+			require.Contains(t, changes(seen), "b:1 healthy, no health checks")
+		})
+	})
+	t.Run("warm-up", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			net, seen := newMemNet(t), new(events)
+			net.serve("a:1", http.NotFoundHandler())
+			net.serve("b:1", http.NotFoundHandler())
+			resolver := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
+			b := newBalancer(t, balancer.Config{Resolver: resolver, Transport: net.transport(), Observe: seen.observe, Warm: 1})
+			pickOf(t, b)
+			resolver.Set(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"})
+			time.Sleep(time.Second)
+			require.Equal(t, []string{"b:1 healthy, warm-up"}, changes(seen))
+		})
+	})
+	// A set in which most endpoints are found to be bad at their first check is in panic at once, not at the next interval.
+	t.Run("panic", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c, seen := newChecks(), new(events)
+			for _, a := range []string{"b:1", "c:1", "d:1"} {
+				c.set(a, errCheck)
+			}
+			resolver := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
+			b := newBalancer(t, balancer.Config{
+				Resolver: resolver, Wrap: ok200, Observe: seen.observe,
+				Health: balancer.Health{Check: c.check, Interval: time.Hour}, Outlier: balancer.Outlier{Interval: time.Hour},
+			})
+			pickOf(t, b)
+			resolver.Set(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"}, balancer.Endpoint{Addr: "c:1"}, balancer.Endpoint{Addr: "d:1"})
+			time.Sleep(time.Second)
+			require.Len(t, seen.of(balancer.PanicChanged), 1)
+		})
+	})
+}

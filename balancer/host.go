@@ -37,6 +37,7 @@ type host struct {
 	hash uint64 // of the address
 	role atomic.Pointer[role]
 	wire atomic.Pointer[wire] // how requests get there; nil in simulations
+	cut  atomic.Uint32        // bodies in a row that broke off; here it costs no padding
 
 	// The fields below are read and written under the group's lock only.
 	checked    bool // an active check has passed or failed

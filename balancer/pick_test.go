@@ -2,7 +2,9 @@ package balancer
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"runtime"
@@ -189,4 +191,55 @@ func BenchmarkRoundTripAllFail(b *testing.B) {
 			})
 		})
 	}
+}
+
+// The turns of weights of whatever size come out right, also where counters of 31, 32, 63 and 64 bits come to their end.
+func TestL29_TurnsOfLargeWeights(t *testing.T) {
+	for _, weights := range [][]uint32{{1, 1, 1}, {1 << 31, 1 << 30, 1 << 30}, {math.MaxUint32, math.MaxUint32 / 2, math.MaxUint32 / 2}, {3e9, 2e9, 1e9}} {
+		for _, end := range []uint64{0, 1 << 31, 1 << 32, 1 << 63} { // the last counter comes to its end at 0
+			cfg, err := Config{Resolver: Static("unused"), Policy: RoundRobin()}.withDefaults()
+			require.NoError(t, err)
+			g := newGroup(&cfg)
+			set, sum := make([]Endpoint, len(weights)), 0.0
+			for i, w := range weights {
+				set[i] = Endpoint{Addr: fmt.Sprintf("10.0.0.%d:80", i), Weight: w}
+				sum += float64(w)
+			}
+			g.updateLocked(set, 0, func(*host) {})
+			const n = 6000
+			g.sequence.Store(end - n)
+			counts := make([]int, len(weights))
+			v := new(View)
+			for range n {
+				v.reset(g, &g.current.Load().tiers[0], 0)
+				counts[g.set.Load().cfg.Policy.Pick(v, nil)]++
+			}
+			for i, w := range weights {
+				require.InDelta(t, float64(w)/sum, float64(counts[i])/n, 0.05, "%v of %v, before %d", counts, weights, end)
+			}
+		}
+	}
+}
+
+// A check that ends as a Reload does away with checks says nothing: no further one would bring its endpoint back.
+func TestChecksDoNotOutliveTheReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failed := errors.New("failed")
+		cfg := Config{Resolver: Static("a:1", "b:1"), Health: Health{Fall: 1, Check: func(context.Context, Endpoint, http.RoundTripper) error { return nil }}}
+		b, err := New(cfg)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, b.Close(t.Context())) }()
+		require.NoError(t, b.Warm(t.Context(), "http://users.internal", 0))
+		synctest.Wait()
+		p := (*b.pools.Load())[targetKey{"http", "users.internal"}]
+		h := p.g.hosts[0]
+		p.g.mu.Lock()
+		ctx, cancel := context.WithCancel(t.Context())
+		stop := p.checks[h]
+		p.checks[h] = func() { cancel(); stop() } // ctx is that of a check which is just ending
+		p.g.mu.Unlock()
+		require.NoError(t, b.Reload(Config{Resolver: cfg.Resolver, Health: Health{Fall: 1}}))
+		require.False(t, p.checked(ctx, h, failed, 0))
+		require.Equal(t, Healthy, b.Hosts("http://users.internal")[0].State)
+	})
 }

@@ -40,8 +40,8 @@ func (v *View) reset(g *group, t *tier, now int64) {
 	v.tried, v.avoids, v.skip = nil, false, nil
 }
 
-// avoid makes the pick pass over the hosts tried, those in probation with a request in flight, and those ramping up but for
-// their share. If that leaves none, the latter two stay in. Of many hosts it is found out when one is looked at: a policy that
+// avoid makes the pick pass over the hosts tried, those in probation with a request in flight, those ramping up but for
+// their share, and, for policies without estimates, those that asked for a pause. If that leaves none, all but the tried stay in. Of many hosts it is found out when one is looked at: a policy that
 // draws a few must not pay for all.
 func (v *View) avoid(tried []*host) {
 	v.tried, v.avoids = tried, true
@@ -68,6 +68,9 @@ func (v *View) avoid(tried []*host) {
 
 func (v *View) passOver(h *host) bool {
 	if h.held.Load() {
+		if v.group.set.Load().est.decay == 0 && h.coolUntil.Load() > v.now {
+			return true
+		}
 		if h.probation.Load() {
 			if h.inflight.Load() > 0 {
 				return true
@@ -95,8 +98,8 @@ func (v *View) Cost(i int) time.Duration { return time.Duration(v.hosts[i].cost.
 // Failures returns how many requests host i has failed in a row.
 func (v *View) Failures(i int) int { return int(v.hosts[i].failures.Load()) }
 
-// Avoided reports whether host i should be passed over this time: the request has been there already, or the host is new
-// or coming back and has its share.
+// Avoided reports whether host i should be passed over this time: the request has been there already, the host is new
+// or coming back and has its share, or it asked for a pause and the policy is one that does not see that in the cost.
 func (v *View) Avoided(i int) bool {
 	return v.avoids && (v.skip != nil && v.skip[i] || v.skip == nil && v.passOver(v.hosts[i]))
 }
@@ -155,6 +158,14 @@ func validatePolicy(p Policy) error {
 		return v.validate()
 	}
 	return nil
+}
+
+// validateNext says what is wrong with p as the Next of another policy.
+func validateNext(p Policy) error {
+	if _, ok := p.(sticky); ok {
+		return errors.New("Sticky sets no cookies as the Next of another policy; give it that one as its own Next")
+	}
+	return validatePolicy(p)
 }
 
 // Adaptive returns the default policy: of all hosts, or a sample of 16 where there are more than 64,

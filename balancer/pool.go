@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,7 +28,11 @@ type pool struct {
 	streams   atomic.Int64 // upgraded connections
 	repicked  atomic.Uint64
 	refused   atomic.Uint64 // requests without a host
-	waiting   atomic.Int64  // requests that wait for the resolver
+	waiting   atomic.Int64  // requests that wait for the resolver, or are between two endpoints
+
+	// over says that requests which are not counted yet find no one to wait for them. It is written before they are counted for the
+	// last time, and read after a pick has counted its request in: one of the two sees the other.
+	over atomic.Bool
 
 	// The group's mutex guards the fields below.
 	cfg     *Config
@@ -171,10 +176,15 @@ func (p *pool) wait(ctx context.Context) error {
 	case <-p.b.ctx.Done():
 		return ErrClosed
 	}
-	if p.g.current.Load() == nil {
-		return p.noHosts(0, nil)
+	switch {
+	case p.g.current.Load() != nil:
+		return nil
+	case p.b.ctx.Err() != nil:
+		return ErrClosed
+	case p.over.Load():
+		return errForgotten
 	}
-	return nil
+	return p.noHosts(0, nil)
 }
 
 func (p *pool) noHosts(tried int, err error) error {
@@ -214,10 +224,14 @@ func (p *pool) upkeep(ctx context.Context) {
 		if p.g.current.Load() != nil {
 			p.g.tickLocked(now)
 		}
-		p.connsLocked(time.Now())
+		hosts, left := p.g.hosts, p.leaveLocked()
 		available, all := p.g.availableLocked(now)
 		idle := p.cfg.IdleTimeout
 		p.unlock()
+		for _, h := range hosts {
+			h.wire.Load().conns.upkeep(time.Now())
+		}
+		closeIdle(left)
 		if all > 0 && 2*available <= all {
 			p.hint()
 		}
@@ -239,14 +253,12 @@ func (p *pool) upkeep(ctx context.Context) {
 	}
 }
 
-// connsLocked looks after the connections of hosts, and of those that are leaving.
-func (p *pool) connsLocked(now time.Time) {
-	for _, h := range p.g.hosts {
-		h.wire.Load().conns.upkeep(now)
-	}
+// leaveLocked returns the hosts that are leaving, and lets go of those that are done.
+func (p *pool) leaveLocked() []*host {
+	hosts := make([]*host, 0, len(p.leaving))
 	kept := p.leaving[:0]
 	for _, l := range p.leaving {
-		closeIdle(l.h)
+		hosts = append(hosts, l.h)
 		if l.quiet++; l.h.inflight.Load() > 0 {
 			l.quiet = 0
 		}
@@ -258,6 +270,7 @@ func (p *pool) connsLocked(now time.Time) {
 	}
 	clear(p.leaving[len(kept):])
 	p.leaving = kept
+	return hosts
 }
 
 // reload applies cfg. It is called with the Balancer's lock held.
@@ -280,7 +293,10 @@ func (p *pool) reload(cfg *Config) {
 			delete(p.checks, h)
 		}
 		if !cfg.Health.enabled() {
-			h.down, h.checks, h.checkError = false, 0, ""
+			wasDown := h.down
+			if h.down, h.checks, h.checkError = false, 0, ""; wasDown {
+				p.g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: h.stateLocked(p.b.now()), Reason: "no health checks"})
+			}
 		}
 	}
 	p.resolveLocked(p.b.ctx)
@@ -306,23 +322,26 @@ func (p *pool) inflight() int64 {
 	return n
 }
 
-func closeIdle(h *host) {
-	w := h.wire.Load()
-	w.conns.CloseIdleConnections()
-	if rt := w.wrapped.Load(); rt != nil {
-		if c, ok := (*rt).(interface{ CloseIdleConnections() }); ok {
-			c.CloseIdleConnections()
+// closeIdle closes the idle connections of hosts. No lock may be held: wrappers are the user's, and a peer can make the end of a TLS
+// connection take seconds.
+func closeIdle(hosts []*host) {
+	for _, h := range hosts {
+		w := h.wire.Load()
+		w.conns.CloseIdleConnections()
+		if rt := w.wrapped.Load(); rt != nil {
+			if c, ok := (*rt).(interface{ CloseIdleConnections() }); ok {
+				c.CloseIdleConnections()
+			}
 		}
 	}
 }
 
 func (p *pool) closeIdle() {
 	p.g.mu.Lock()
-	defer p.g.mu.Unlock()
-	for _, h := range p.g.hosts {
-		closeIdle(h)
-	}
+	hosts := slices.Clone(p.g.hosts)
 	for _, l := range p.leaving {
-		closeIdle(l.h)
+		hosts = append(hosts, l.h)
 	}
+	p.g.mu.Unlock()
+	closeIdle(hosts)
 }

@@ -154,6 +154,7 @@ func TestRemovedEndpointsDrain(t *testing.T) {
 		require.Len(t, rows, 2)
 		require.Equal(t, balancer.Draining, rows[1].State)
 		require.Equal(t, 2, rows[1].InFlight)
+		require.Equal(t, 2, b.Stats().HostInFlight[addrs(3)[0]], "the parts are the whole")
 		require.Equal(t, 2, b.Stats().InFlight)
 		require.NoError(t, <-done)
 		require.NoError(t, <-done)
@@ -475,3 +476,38 @@ func TestRoundTripAllocates(t *testing.T) {
 	}
 	require.LessOrEqual(t, testing.AllocsPerRun(1000, send), 2.0)
 }
+
+// A wrapper that is asked to close its connections may ask the Balancer.
+func TestWrappersCloseConnectionsUnlocked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		resolver := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"})
+		var b *balancer.Balancer
+		var closes atomic.Int32
+		b = newBalancer(t, balancer.Config{
+			Resolver: resolver, Policy: balancer.RoundRobin(),
+			Wrap: func(balancer.Endpoint, http.RoundTripper) http.RoundTripper {
+				return closer{upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) { return answer(200), nil }), func() {
+					b.Stats()
+					closes.Add(1)
+				}}
+			},
+		})
+		pickOf(t, b)
+		pickOf(t, b)
+		b.CloseIdleConnections()
+		require.Equal(t, int32(2), closes.Load())
+		resolver.Set(balancer.Endpoint{Addr: "a:1"})
+		time.Sleep(time.Second)
+		require.Greater(t, closes.Load(), int32(2), "as one leaves")
+	})
+}
+
+type closer struct {
+	upstream
+	close func()
+}
+
+func (c closer) RoundTrip(r *http.Request) (*http.Response, error) {
+	return c.upstream(balancer.Endpoint{}, r)
+}
+func (c closer) CloseIdleConnections() { c.close() }

@@ -3,6 +3,7 @@ package balancer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"sync/atomic"
@@ -18,7 +19,8 @@ type ProbingConfig struct {
 	// MaxAge is how long an answer counts at all. Zero means 1 s.
 	MaxAge time.Duration
 
-	// Next picks while no answers are at hand: at first, or if the hosts have no [Reporter]. If nil, it is [Adaptive].
+	// Next picks while no answers are at hand: at first, or if the hosts have no [Reporter]. If nil, it is [Adaptive]. It cannot be
+	// [Sticky], or Probing.
 	Next Policy
 }
 
@@ -28,7 +30,8 @@ type ProbingConfig struct {
 // answers that are not the busiest, Probing takes the least (requests in flight + 1)² · latency / weight³, the third
 // power of what [Adaptive] computes. Of the requests in flight, the client's own are known exactly and those of others as the host last
 // said. An answer loses its force within the time that a request takes, since other clients go by what they have heard too. A host
-// that fails the requests of others is passed over before it fails one's own.
+// that fails the requests of others is passed over before it fails one's own. Hosts are asked if the policy is that of a [Config],
+// itself or as the Next of one from this package; to a user's own policy that calls it, it is its Next.
 func Probing(cfg ProbingConfig) Policy {
 	if cfg.Rate == 0 {
 		cfg.Rate = 3
@@ -44,7 +47,13 @@ func Probing(cfg ProbingConfig) Policy {
 
 type probing struct{ cfg ProbingConfig }
 
-func (p probing) estimator() estimator { return estimatorOf(p.cfg.Next) }
+// estimator is never one of nothing: what it keeps of failures and pauses, and forgives, is for hosts that have been asked too.
+func (p probing) estimator() estimator {
+	if e := estimatorOf(p.cfg.Next); e.decay > 0 {
+		return e
+	}
+	return adaptive{}.estimator()
+}
 
 func (p probing) prober() *probing { return &p }
 
@@ -55,6 +64,11 @@ func (p probing) validate() error {
 	}
 	if p.cfg.MaxAge < 0 {
 		errs = append(errs, errors.New("ProbingConfig.MaxAge: is negative"))
+	}
+	if err := validateNext(p.cfg.Next); err != nil {
+		errs = append(errs, fmt.Errorf("ProbingConfig.Next: %w", err))
+	} else if proberOf(p.cfg.Next) != nil {
+		errs = append(errs, errors.New("ProbingConfig.Next: is Probing itself, and would ask no others"))
 	}
 	return errors.Join(errs...)
 }
@@ -68,11 +82,13 @@ func proberOf(p Policy) *probing {
 }
 
 func (p probing) Pick(v *View, r *http.Request) int {
-	probes := v.group.set.Load().probes
-	probes.want(v)
-	if i := probes.pick(v); i >= 0 {
-		v.reason = "probe"
-		return i
+	// There are none if a Reload has just taken p away, or if it is a user's own policy that calls p.
+	if probes := v.group.set.Load().probes; probes != nil {
+		probes.want(v)
+		if i := probes.pick(v); i >= 0 {
+			v.reason = "probe"
+			return i
+		}
 	}
 	return p.cfg.Next.Pick(v, r)
 }
@@ -189,7 +205,7 @@ func (p *probes) answered(h *host, l load, own, now int64) {
 	}
 	p.others.Store(p.others.Load() + (others-p.others.Load())*share)
 	p.latency.Store(p.latency.Load() + (latency-p.latency.Load())*share)
-	p.failing.Store(p.failing.Load() + (l.failing-p.failing.Load())*share)
+	p.failing.Store(p.failing.Load() + (l.failing-p.failing.Load())*answerShare) // one that fails does not stand for all
 	h.report.others.Store(others)
 	h.report.latency.Store(latency)
 	h.report.failing.Store(l.failing)

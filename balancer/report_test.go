@@ -247,3 +247,84 @@ func TestProbing(t *testing.T) {
 	require.Positive(t, probes)
 	require.Less(t, probes, int32(300), "of 3000 that would be: who does not answer is asked less")
 }
+
+// A Probing that has no probes, since a Reload takes it away during a pick or a user's own policy calls it, is its Next.
+func TestProbingWithoutProbes(t *testing.T) {
+	ok := func(Endpoint, http.RoundTripper) http.RoundTripper {
+		return tripper(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+		})
+	}
+	var b *Balancer
+	reload := Config{Resolver: Static("a:1", "b:1"), Wrap: ok}
+	for name, policy := range map[string]Policy{
+		"reloaded": Hash(HashConfig{Next: Probing(ProbingConfig{}), Key: func(*http.Request) (string, bool) {
+			return "", b.Reload(reload) != nil
+		}}),
+		"called": caller{Probing(ProbingConfig{})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var err error
+			b, err = New(Config{Resolver: Static("a:1", "b:1"), Wrap: ok, Policy: policy})
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, b.Close(context.WithoutCancel(t.Context()))) })
+			var pick Pick
+			req, err := http.NewRequestWithContext(WithPick(t.Context(), &pick), http.MethodGet, "http://users.internal/", nil)
+			require.NoError(t, err)
+			_, err = b.RoundTrip(req)
+			require.NoError(t, err)
+			require.Equal(t, "cost", pick.Reason)
+		})
+	}
+}
+
+type tripper func(*http.Request) (*http.Response, error)
+
+func (f tripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A caller is a user's policy that leaves the choice to another one.
+type caller struct{ next Policy }
+
+func (c caller) Pick(v *View, r *http.Request) int { return c.next.Pick(v, r) }
+
+// A host's pause ends, and its failures count, whatever Probing's Next makes of them.
+func TestProbingWithANextThatKeepsNothing(t *testing.T) {
+	cfg, err := Config{Resolver: Static("a:1"), Policy: Probing(ProbingConfig{Next: RoundRobin()})}.withDefaults()
+	require.NoError(t, err)
+	g := newGroup(&cfg)
+	g.updateLocked([]Endpoint{{Addr: "a:1"}, {Addr: "b:1"}}, 0, func(*host) {})
+	attempt := func(at int64, out outcome, cool time.Duration) *host {
+		p, ok := g.pick(new(View), nil, nil, at)
+		require.True(t, ok)
+		g.reply(&p, at+ms, ms, out, cool)
+		g.finish(&p, at+ms, false)
+		return p.host
+	}
+	h := attempt(ms, busy, time.Second)
+	require.NotZero(t, h.coolUntil.Load())
+	g.tickLocked(2 * int64(time.Second))
+	require.Zero(t, h.coolUntil.Load(), "the pause is over")
+	h = attempt(3*int64(time.Second), failure, 0)
+	require.Greater(t, h.penalty.Load(), 1.0)
+}
+
+// The first host heard of may be the one that fails: it does not say what is usual.
+func TestProbingHearsOfTheWorstFirst(t *testing.T) {
+	cfg, err := Config{Resolver: Static("a:1"), Policy: Probing(ProbingConfig{})}.withDefaults()
+	require.NoError(t, err)
+	g := newGroup(&cfg)
+	g.updateLocked([]Endpoint{{Addr: "a:1"}, {Addr: "b:1"}, {Addr: "c:1"}, {Addr: "d:1"}}, 0, func(*host) {})
+	set := g.set.Load()
+	for i, h := range g.hosts {
+		l := load{latency: time.Millisecond}
+		if i == 0 {
+			l = load{latency: time.Millisecond / 2, failing: 1}
+		}
+		set.probes.answered(h, l, 0, ms)
+	}
+	for range 20 {
+		v := new(View)
+		v.reset(g, &g.current.Load().tiers[0], ms)
+		require.Positive(t, set.probes.pick(v))
+	}
+}

@@ -92,7 +92,9 @@ func (b *Balancer) Stats() Stats {
 			s.InFlight += n
 		}
 		for _, l := range p.leaving {
-			s.InFlight += int(l.h.inflight.Load())
+			n := int(l.h.inflight.Load())
+			s.HostInFlight[l.h.endpoint().Addr] += n
+			s.InFlight += n
 		}
 		p.g.mu.Unlock()
 	}

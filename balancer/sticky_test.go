@@ -62,7 +62,9 @@ func TestL30_ForgedCookies(t *testing.T) {
 	_, foreign := visit(t, newBalancer(t, cfg))
 	cfg.Resolver, cfg.Policy = balancer.Static("169.254.169.254:80"), balancer.Sticky(balancer.StickyConfig{Secret: secret})
 	_, gone := visit(t, newBalancer(t, cfg))
+	_, own := visit(t, b)
 	for name, value := range map[string]string{
+		"cut": own[0].Value[:4], "longer": own[0].Value + "A",
 		"address": "10.0.0.3:80", "metadata": "169.254.169.254:80", "url": "http://evil.example/", "empty": "",
 		"index": "3", "foreign secret": foreign[0].Value, "host that is not in the set": gone[0].Value,
 		"long": string(make([]byte, 4000)),
@@ -124,4 +126,19 @@ func TestStickyAndAvoid(t *testing.T) {
 		resp.Body.Close()
 		require.Equal(t, i == 0, pick.Endpoint.Addr == first.Endpoint.Addr)
 	}
+}
+
+// A Reload that takes Sticky away while a request runs leaves the client's cookie alone.
+func TestReloadTakesStickyAway(t *testing.T) {
+	cfg := balancer.Config{Resolver: balancer.Static(addrs(2)...), Policy: balancer.Sticky(balancer.StickyConfig{Secret: secret})}
+	var b *balancer.Balancer
+	cfg.Wrap = upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) {
+		next := cfg
+		next.Policy = nil
+		require.NoError(t, b.Reload(next))
+		return answer(200), nil
+	}).wrap
+	b = newBalancer(t, cfg)
+	_, set := visit(t, b)
+	require.Empty(t, set)
 }

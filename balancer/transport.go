@@ -40,16 +40,32 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 		defer hold.release()
 	}
 	a := &attempt{pool: p, req: req, ctx: ctx}
+	defer func() {
+		if a.repicked {
+			a.pool.waiting.Add(-1)
+		}
+	}()
 	redials := 0
 	var last error
 	for try := 0; ; try++ {
 		v := b.views.Get().(*View)
 		picked, ok := p.g.pick(v, req, been, b.now())
 		b.views.Put(v)
+		if ok && try == 0 && p.over.Load() {
+			picked.giveBack()
+			if p, err = b.poolOf(req); err != nil {
+				if out.Body != nil {
+					out.Body.Close()
+				}
+				return nil, err
+			}
+			a.pool = p
+			try--
+			continue
+		}
 		if !ok || try > 0 && slices.Contains(been, picked.host) {
-			if ok { // it has been there: give back what pick took
-				picked.host.picked.Add(^uint64(0))
-				picked.host.inflight.Add(-1)
+			if ok { // it has been there
+				picked.giveBack()
 			}
 			if out.Body != nil {
 				out.Body.Close()
@@ -96,11 +112,7 @@ func (b *Balancer) poolOf(req *http.Request) (*pool, error) {
 	case b.ctx.Err() != nil:
 		return nil, ErrClosed
 	}
-	p, err := b.pool(req.URL)
-	if err == nil {
-		err = p.wait(req.Context())
-	}
-	return p, err
+	return b.resolved(req.Context(), req.URL)
 }
 
 // shallow returns a copy of req with another body.
@@ -134,6 +146,8 @@ type attempt struct {
 	body   io.ReadCloser
 	ended  atomic.Bool
 	stream bool // upgraded: counted apart
+
+	repicked bool // counted as waiting: between two endpoints a request is none's, and still running
 }
 
 // do sends out. unsent reports whether another endpoint may have the request.
@@ -141,13 +155,13 @@ func (a *attempt) do(out *http.Request, hold *guard, try int) (resp *http.Respon
 	p := a.pool
 	set := p.g.set.Load()
 	start := a.picked.at
-	returned, done := false, false
+	replied, done := false, false
 	defer func() {
 		if done {
 			return
 		}
-		// A wrapper or an observer panicked: the request must not count for ever.
-		if !returned {
+		// A wrapper or an observer panicked, or a wrapper returned nothing: the request must not count for ever.
+		if !replied {
 			p.g.reply(&a.picked, p.b.now(), p.b.now()-start, failure, 0)
 		}
 		p.g.finish(&a.picked, 0, false)
@@ -156,7 +170,6 @@ func (a *attempt) do(out *http.Request, hold *guard, try int) (resp *http.Respon
 		}
 	}()
 	resp, err = a.picked.host.wire.Load().transport().RoundTrip(out)
-	returned = true
 	if err == nil && resp.StatusCode == http.StatusSwitchingProtocols {
 		if err = checkUpgrade(out, resp); err != nil {
 			resp.Body.Close()
@@ -172,6 +185,7 @@ func (a *attempt) do(out *http.Request, hold *guard, try int) (resp *http.Respon
 		result, cool = classify(resp)
 	}
 	p.g.reply(&a.picked, now, took, result, cool)
+	replied = true
 	if observe := set.cfg.Observe; observe != nil {
 		observe(a.ctx, Event{
 			Kind: Attempted, Target: p.name, Endpoint: a.picked.host.endpoint(), Err: err,
@@ -183,6 +197,10 @@ func (a *attempt) do(out *http.Request, hold *guard, try int) (resp *http.Respon
 	}
 	done = true
 	if err != nil {
+		if unsent && !a.repicked {
+			a.repicked = true
+			p.waiting.Add(1)
+		}
 		p.g.finish(&a.picked, now, false)
 		if cause := hold.failure(); cause != nil && !unsent && a.ctx.Err() == nil {
 			err = &bodyError{cause} // what the transport says of it is that its connection broke
