@@ -102,6 +102,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, problem.Details{Status: http.StatusMethodNotAllowed, Title: "CONNECT is not supported"})
 		return
 	}
+	if r.URL.Opaque != "" {
+		// "GET x:y HTTP/1.1" would go out as "GET y HTTP/1.1", past the target's path. RFC 9112, section 3.2 has no such form.
+		problem.Write(w, problem.Details{Status: http.StatusBadRequest, Title: "The request's target is malformed"})
+		return
+	}
 	if _, ok := r.Header["Upgrade"]; ok && !upgradesToWebsocket(r.Header) {
 		// A server may ignore an upgrade (RFC 9110, section 7.8), and an h2c connection through a proxy would carry requests that
 		// nobody has looked at.

@@ -530,6 +530,9 @@ func TestRequestsThatNobodyCouldSend(t *testing.T) {
 		"field value": {func(r *http.Request) { r.Header["X"] = []string{"a\nb"} }, all},
 		"field name":  {func(r *http.Request) { r.Header["X Y"] = []string{"b"} }, all},
 		"method":      {func(r *http.Request) { r.Method = "A B" }, all[:1]},
+		"host's name": {func(r *http.Request) { r.Host = "xn--a\u00e4.test" }, all},
+		"path":        {func(r *http.Request) { r.URL.Opaque = "/a\nb" }, all[:1]},
+		"no body":     {func(r *http.Request) { r.ContentLength = 3 }, all[:1]},
 		"trailer":     {func(r *http.Request) { r.Trailer = http.Header{"A\n": {"x"}} }, all},
 		"shorter than said": {func(r *http.Request) {
 			r.Method, r.ContentLength, r.Body = "POST", 10, io.NopCloser(strings.NewReader("abc"))

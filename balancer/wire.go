@@ -192,6 +192,9 @@ var requestErrors = [...]string{
 	"net/http: HTTP/1.x transport connection broken: http: ContentLength=",
 	"http2: invalid ", // fields of the connection; an upgrade, which only HTTP/1.1 has
 	"http2: request body larger than ",
+	"idna: ", "http2: idna: ", // a Host that is no name: an HTTP/2 client may send any
+	"net/http: can't write control character",
+	"http: Request.ContentLength=",
 }
 
 // wellSized is what a server may be expected to take.
