@@ -250,10 +250,7 @@ func (a *attempt) follow(resp *http.Response) {
 		a.body = resp.Body
 		resp.Body = a
 		if w, ok := a.body.(io.Writer); ok {
-			resp.Body = struct {
-				*attempt
-				io.Writer
-			}{a, w} // httputil.ReverseProxy writes to the body of a 101
+			resp.Body = tunnel{a, w}
 		}
 	case resp.Body == nil || resp.Body == http.NoBody:
 		a.pool.g.finish(&a.picked, 0, false)
@@ -263,9 +260,23 @@ func (a *attempt) follow(resp *http.Response) {
 	}
 }
 
+// A tunnel is the body of a 101: the connection itself.
+type tunnel struct {
+	*attempt
+	io.Writer
+}
+
+// CloseWrite lets httputil.ReverseProxy pass on that one side has finished, while the other still speaks.
+func (t tunnel) CloseWrite() error {
+	if c, ok := t.body.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return http.ErrNotSupported
+}
+
 func (a *attempt) Read(b []byte) (int, error) {
 	n, err := a.body.Read(b)
-	if err != nil {
+	if err != nil && !a.stream { // the other direction of a stream may go on: it ends when it is closed
 		a.end(err != io.EOF && a.ctx.Err() == nil && !errors.Is(err, http.ErrBodyReadAfterClose))
 	}
 	return n, err
