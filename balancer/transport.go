@@ -34,8 +34,8 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 		been = avoid.list()
 	}
 	out, hold := req, (*guard)(nil)
-	if req.Body != nil && req.Body != http.NoBody && req.GetBody == nil {
-		hold = &guard{rc: req.Body}
+	if req.Body != nil && req.Body != http.NoBody && (req.GetBody == nil || mayFail(req.Body)) {
+		hold = &guard{rc: req.Body, released: req.GetBody != nil}
 		out = shallow(req, hold)
 		defer hold.release()
 	}
@@ -76,7 +76,7 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 				return nil, p.noHosts(try+1, err)
 			}
 		}
-		if out, ok = again(req, out, hold); !ok {
+		if out, hold, ok = again(req, out, hold); !ok {
 			return nil, err
 		}
 		p.repicked.Add(1)
@@ -110,19 +110,23 @@ func shallow(req *http.Request, body io.ReadCloser) *http.Request {
 	return &out
 }
 
-// again returns the request for a further attempt; false if its body is spent.
-func again(req, out *http.Request, hold *guard) (*http.Request, bool) {
+// again returns the request for a further attempt, and its guard if it has one; false if its body is spent.
+func again(req, out *http.Request, hold *guard) (*http.Request, *guard, bool) {
 	switch {
 	case req.Body == nil || req.Body == http.NoBody:
-		return out, true
-	case hold != nil:
-		return out, hold.untouched()
+		return out, hold, true
+	case req.GetBody == nil:
+		return out, hold, hold.untouched()
 	}
 	body, err := req.GetBody()
 	if err != nil {
-		return nil, false
+		return nil, hold, false
 	}
-	return shallow(req, body), true
+	if hold != nil {
+		hold = &guard{rc: body, released: true}
+		body = hold
+	}
+	return shallow(req, body), hold, true
 }
 
 // An attempt is one request at one host, from pick to the end of its body.

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -263,6 +264,55 @@ func TestSpentBodiesAreNotSentAgain(t *testing.T) {
 	require.ErrorIs(t, err, unsent{})
 	require.Equal(t, int32(1), sent.Load())
 	require.True(t, body.closed())
+}
+
+// A body that fails is its sender's fault, also if it could be had again; one that a transport closed under its own
+// reader has not failed.
+func TestFailingBodiesBlameTheirSenders(t *testing.T) {
+	gone := errors.New("client gone")
+	for _, replayable := range []bool{false, true} {
+		for _, proto := range []backend.Protocol{backend.HTTP1, backend.HTTP2, backend.H2C} {
+			t.Run(fmt.Sprintf("replayable=%v/protocol=%s", replayable, proto), func(t *testing.T) {
+				be := backend.Start(t, backend.Config{Protocol: proto})
+				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr), Transport: backend.Transport(proto)})
+				for range 10 {
+					body := func() io.ReadCloser {
+						return &closing{Reader: io.MultiReader(strings.NewReader("hel"), iotest.ErrReader(gone))}
+					}
+					req, err := http.NewRequest(http.MethodPost, be.URL.Scheme+"://users.test/", body())
+					require.NoError(t, err)
+					if replayable {
+						req.GetBody = func() (io.ReadCloser, error) { return body(), nil }
+					}
+					req.ContentLength = 10
+					_, err = b.RoundTrip(req)
+					require.ErrorIs(t, err, gone)
+					require.ErrorContains(t, err, "balancer: reading the request's body: ")
+				}
+				require.Zero(t, b.Stats().Failures)
+			})
+		}
+	}
+	t.Run("closed by the transport", func(t *testing.T) {
+		reset := errors.New("connection reset")
+		b := newBalancer(t, balancer.Config{
+			Resolver: balancer.Static("a:1"),
+			Wrap: upstream(func(_ balancer.Endpoint, r *http.Request) (*http.Response, error) {
+				_, _ = r.Body.Read(make([]byte, 1))
+				_ = r.Body.Close()
+				_, err := r.Body.Read(make([]byte, 1))
+				require.Error(t, err)
+				return nil, reset
+			}).wrap,
+		})
+		r, w := io.Pipe()
+		go func() { _, _ = w.Write([]byte("hello")) }()
+		req, err := http.NewRequest(http.MethodPost, "http://users.internal/", r)
+		require.NoError(t, err)
+		_, err = b.RoundTrip(req)
+		require.Equal(t, reset, err)
+		require.Equal(t, uint64(1), b.Stats().Failures)
+	})
 }
 
 func TestNoHostsErrors(t *testing.T) {

@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -9,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -254,7 +256,14 @@ func hasDeprecatedDial(t *http.Transport) bool {
 	return t.Dial != nil || t.DialTLS != nil
 }
 
-// A guard is a request body that a failed dial must not close, so that another endpoint can have it.
+var memoryBodies = [...]reflect.Type{reflect.TypeOf(io.NopCloser(nil)), reflect.TypeOf(io.NopCloser(&bytes.Reader{}))}
+
+// mayFail reports whether reading body can fail, as a client's can that a layer above keeps for replays. Those that http.NewRequest
+// wraps are in memory, and net/http sends them together with the header only if it sees what they are.
+func mayFail(body io.ReadCloser) bool { return !slices.Contains(memoryBodies[:], reflect.TypeOf(body)) }
+
+// A guard is a request body whose failures are told from the host's, and that a failed dial must not close, so that another
+// endpoint can have it.
 type guard struct {
 	rc io.ReadCloser
 
@@ -262,7 +271,7 @@ type guard struct {
 	read     bool
 	readErr  error // other than io.EOF: the caller's body failed, not the host
 	closed   bool  // asked to close, while that was held back
-	released bool
+	released bool  // closes are let through
 }
 
 func (g *guard) Read(p []byte) (int, error) {
@@ -272,7 +281,9 @@ func (g *guard) Read(p []byte) (int, error) {
 	n, err := g.rc.Read(p)
 	if err != nil && err != io.EOF {
 		g.mu.Lock()
-		g.readErr = err
+		if !g.closed { // a transport that gives up closes the body under its own reader
+			g.readErr = err
+		}
 		g.mu.Unlock()
 	}
 	return n, err
