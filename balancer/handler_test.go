@@ -107,6 +107,35 @@ func TestHandlerPassesRequestsOn(t *testing.T) {
 	})
 }
 
+func TestHandlerPassesTrailersOfRequestsOn(t *testing.T) {
+	overProtocols(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		fmt.Fprint(w, string(body), err, r.Trailer, r.Header["Te"])
+	}), func(t *testing.T, f *front) {
+		for _, length := range []int64{-1, 2} {
+			req, err := http.NewRequest(http.MethodPost, f.URL, io.MultiReader(strings.NewReader("hi")))
+			require.NoError(t, err)
+			if f.EnableHTTP2 {
+				req.ContentLength = length
+			}
+			req.Trailer = http.Header{"Sum": {"42"}}
+			req.Header.Set("Te", "trailers")
+			resp, err := f.client.Do(req)
+			require.NoError(t, err)
+			require.Equal(t, "hi<nil> map[Sum:[42]] [trailers]", readAll(t, resp))
+		}
+	})
+	t.Run("unless they were not announced", func(t *testing.T) {
+		be := backend.Start(t, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			fmt.Fprint(w, r.Trailer)
+		})})
+		f := newFront(t, false, newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr)}), balancer.HandlerConfig{}, nil)
+		answer := exchange(t, f.Listener.Addr().String(), "POST / HTTP/1.1\r\nHost: a\r\nTrailer: Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nSum: 42\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n")
+		require.Contains(t, answer, "map[Sum:[42]]")
+	})
+}
+
 func TestHandlerStreams(t *testing.T) {
 	read := make(chan struct{})
 	gone := make(chan time.Time, 1)
