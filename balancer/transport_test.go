@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
 
 	"github.com/trivet-go/trivet/balancer"
 	"github.com/trivet-go/trivet/internal/backend"
@@ -502,6 +504,39 @@ func TestBrokenBodies(t *testing.T) {
 type broken struct{}
 
 func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+// An HTTP/2 set up elsewhere has one pool of connections, by the URL's host: endpoints would get each other's requests.
+func TestTemplatesDoNotShareConnections(t *testing.T) {
+	var addrs []string
+	for range 2 {
+		addrs = append(addrs, backend.Start(t, backend.Config{Protocol: backend.HTTP2}).Addr)
+	}
+	roots := backend.Transport(backend.HTTP2).TLSClientConfig
+	template := &http.Transport{TLSClientConfig: roots.Clone()}
+	used := &http.Transport{TLSClientConfig: roots.Clone(), ForceAttemptHTTP2: true}
+	_, err := http2.ConfigureTransports(template)
+	require.NoError(t, err)
+	_, err = balancer.New(balancer.Config{Resolver: balancer.Static(addrs...), Transport: template})
+	require.ErrorContains(t, err, "Config.Transport: TLSNextProto")
+
+	resp, err := (&http.Client{Transport: used}).Get("https://" + addrs[0])
+	require.NoError(t, err)
+	readAll(t, resp)
+	used.CloseIdleConnections()
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addrs...), Transport: used, Policy: balancer.RoundRobin()})
+	for range 4 {
+		var pick balancer.Pick
+		req, err := http.NewRequestWithContext(balancer.WithPick(t.Context(), &pick), http.MethodGet, "https://users.test/", nil)
+		require.NoError(t, err)
+		var at string
+		req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { at = c.Conn.RemoteAddr().String() }}))
+		resp, err := b.RoundTrip(req)
+		require.NoError(t, err)
+		require.Equal(t, 2, resp.ProtoMajor)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, pick.Endpoint.Addr, at)
+	}
+}
 
 // A server without TLS, or with a certificate that is not the target's, has not seen the request.
 func TestFailedHandshakesAreNotSent(t *testing.T) {
