@@ -562,6 +562,41 @@ func TestFailedHandshakesAreNotSent(t *testing.T) {
 	}
 }
 
+// rather picks the endpoint with its address while it may.
+type rather string
+
+func (p rather) Pick(v *balancer.View, r *http.Request) int {
+	for i := range v.Len() {
+		if v.Endpoint(i).Addr == string(p) && !v.Avoided(i) {
+			return i
+		}
+	}
+	return first{}.Pick(v, r)
+}
+
+// Nor has one that accepts connections and then says nothing, as a machine does whose processes hang.
+func TestHandshakesThatHangAreNotSent(t *testing.T) {
+	hanging := serveRaw(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+	good := backend.Start(t, backend.Config{Name: "good", Protocol: backend.HTTP2})
+	template := backend.Transport(backend.HTTP2).Clone()
+	template.TLSHandshakeTimeout = 100 * time.Millisecond
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static(hanging, good.Addr), Policy: rather(hanging), Transport: template,
+		Wrap: func(e balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
+			if e.Addr == good.Addr { // only the other one's handshake may be late
+				return backend.Transport(backend.HTTP2)
+			}
+			return next
+		},
+	})
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+good.Addr+"/", io.NopCloser(strings.NewReader("once")))
+	require.NoError(t, err)
+	resp, err := b.RoundTrip(req)
+	require.NoError(t, err)
+	require.Equal(t, "good\n", readAll(t, resp))
+	require.Equal(t, uint64(1), b.Stats().HostFailures[hanging])
+}
+
 // The wait for the first answer of a resolver ends with the request's context.
 func TestWaitingForAResolverHasAnEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

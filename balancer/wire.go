@@ -175,7 +175,13 @@ func neverSent(err error) bool {
 	var dial *dialError
 	var verify *tls.CertificateVerificationError
 	var record tls.RecordHeaderError // the answer to our greeting is not TLS
-	return errors.As(err, &dial) || errors.As(err, &verify) || errors.As(err, &record)
+	if errors.As(err, &dial) || errors.As(err, &verify) || errors.As(err, &record) {
+		return true
+	}
+	for err != nil && err.Error() != "net/http: TLS handshake timeout" { // it has no exported type
+		err = errors.Unwrap(err)
+	}
+	return err != nil
 }
 
 // callersFault reports whether err says that req is one that cannot be sent to anybody, or not over this protocol: no endpoint
