@@ -621,3 +621,32 @@ type notSentOnly struct{}
 
 func (notSentOnly) Error() string { return "not sent" }
 func (notSentOnly) NotSent() bool { return true }
+
+func TestHandlerLeavesTheRequestAlone(t *testing.T) {
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static("a:1"), Wrap: upstream(func(_ balancer.Endpoint, r *http.Request) (*http.Response, error) {
+		resp := answer(200)
+		resp.Header.Set("Got", r.Header.Get("X-Forwarded-For"))
+		return resp, nil
+	}).wrap})
+	h, err := b.Handler(&url.URL{Scheme: "http", Host: "app.test"}, balancer.HandlerConfig{TrustForwarded: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
+	require.NoError(t, err)
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	r.RemoteAddr = "[::ffff:10.0.0.1]:5" // as listeners on both protocols say
+	r.Header = http.Header{"Upgrade": {"h2c"}, "Connection": {"upgrade"}, "X-Forwarded-For": {"192.0.2.1"}}
+	before := r.Header.Clone()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	require.Equal(t, before, r.Header)
+	require.Contains(t, w.Header().Get("Got"), "192.0.2.1, ")
+}
+
+func TestHandlerDoesNotAnswerClientsThatHaveGone(t *testing.T) {
+	b := newBalancer(t, balancer.Config{Resolver: mute{}})
+	h, err := b.Handler(&url.URL{Scheme: "http", Host: "app.test"}, balancer.HandlerConfig{})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.PanicsWithValue(t, http.ErrAbortHandler, func() {
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
+	})
+}

@@ -695,3 +695,28 @@ func TestRequestsThatNobodyCouldSend(t *testing.T) {
 		}
 	}
 }
+
+// Who uses a Balancer without a Handler gets no connection that switched to what was not asked for.
+func TestL20_UnaskedUpgradesAreErrors(t *testing.T) {
+	addr := serveRaw(t, func(c net.Conn) {
+		_, _ = c.Read(make([]byte, 4096))
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+	})
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr)})
+	_, err := get(t.Context(), b)
+	require.ErrorContains(t, err, "switched to protocol")
+	require.Zero(t, b.Stats().Streams)
+}
+
+func TestResponsesNameTheCallersRequestAndProxiesAreIgnored(t *testing.T) {
+	be := backend.Start(t, backend.Config{})
+	template := backend.Transport(backend.HTTP1)
+	template.Proxy = func(*http.Request) (*url.URL, error) { return nil, errors.New("asked for a proxy") }
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr), Transport: template})
+	req, err := http.NewRequest(http.MethodPost, "http://users.test/", io.NopCloser(strings.NewReader("x")))
+	require.NoError(t, err)
+	resp, err := b.RoundTrip(req)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Same(t, req, resp.Request)
+}
