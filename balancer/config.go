@@ -46,11 +46,11 @@ type Config struct {
 	// Policy picks an endpoint for each request. If nil, it is [Adaptive].
 	Policy Policy
 
-	// Transport is the template of every endpoint's transport. It is cloned, never used or changed
-	// itself. Its DialContext, if set, is called with the endpoint's address. Its Proxy is ignored,
-	// since a proxy would pick the endpoint. DialTLSContext and the deprecated Dial and DialTLS are
-	// invalid. If nil: connect timeout 3 s, response header timeout 60 s, 256 idle connections an
-	// endpoint, HTTP/2 where the server offers it. For h2c set Protocols.
+	// Transport is the template of every endpoint's transport. It is cloned, never used or changed itself. Its DialContext, if
+	// set, is called with the endpoint's address. Its Proxy is ignored, since a proxy would pick the endpoint. DialTLSContext,
+	// the deprecated Dial and DialTLS, and an h2 in TLSNextProto (as golang.org/x/net/http2.ConfigureTransport sets it) are
+	// invalid. If nil: connect timeout 3 s, response header timeout 60 s, 256 idle connections an endpoint, HTTP/2 where the
+	// server offers it. For h2c set Protocols.
 	Transport *http.Transport
 
 	// Wrap, if not nil, wraps every endpoint's transport once, before the endpoint's first request: the place for what
@@ -198,6 +198,8 @@ func (c Config) withDefaults() (Config, error) {
 		c.Transport, c.defaultTransport = defaultTransport(), true
 	} else if t.DialTLSContext != nil || hasDeprecatedDial(t) {
 		p.add("Transport", "only DialContext can be pinned to an endpoint; DialTLSContext, Dial and DialTLS are invalid")
+	} else if t.Clone().TLSNextProto["h2"] != nil { // of the clone: net/http puts its own there in one that has been used
+		p.add("Transport", "TLSNextProto has an h2 that would send all endpoints' requests over one connection; for HTTP/2 set Protocols")
 	}
 	orDefault(&p, "Conns", &c.Conns, defaultConns, false)
 	orDefault(&p, "ConnLife", &c.ConnLife, 0, false)

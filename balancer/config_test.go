@@ -55,7 +55,7 @@ func TestNewNamesEveryInvalidField(t *testing.T) {
 			c.Policy = balancer.Sticky(balancer.StickyConfig{Secret: make([]byte, 16), Name: "a b"})
 		}, "Policy: StickyConfig.Name:"},
 		"sticky age": {func(c *balancer.Config) {
-			c.Policy = balancer.Sticky(balancer.StickyConfig{Secret: make([]byte, 16), MaxAge: -1})
+			c.Policy = balancer.Sticky(balancer.StickyConfig{Secret: make([]byte, 16), MaxAge: time.Second - 1})
 		}, "Policy: StickyConfig.MaxAge:"},
 		"sticky next": {func(c *balancer.Config) {
 			c.Policy = balancer.Sticky(balancer.StickyConfig{Secret: make([]byte, 16), Next: balancer.PeakEWMA(-1)})

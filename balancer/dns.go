@@ -1,15 +1,19 @@
 package balancer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,6 +27,8 @@ const (
 	firstBackoff = time.Second
 	// lookupTimeout bounds one lookup with all its names.
 	lookupTimeout = 10 * time.Second
+	// lookupWorkers is how many names of a service are looked up at once.
+	lookupWorkers = 16
 )
 
 // DNSConfig configures [DNS]. The zero DNSConfig is valid.
@@ -111,16 +117,18 @@ func (d *dns) Resolve(ctx context.Context, target *url.URL, refresh <-chan struc
 		}
 		now := time.Now()
 		wait := l.cfg.Interval
-		if err == nil {
-			good, failed, dropped = now, 0, false
+		if len(endpoints) > 0 {
+			good, dropped = now, false
 			update(endpoints, nil)
+		} else if l.cfg.MaxStale > 0 && now.Sub(good) >= l.cfg.MaxStale && !dropped {
+			update(nil, nil)
+			clear(l.seen)
+			clear(l.good)
+			dropped = true
+		}
+		if err == nil {
+			failed = 0
 		} else {
-			if l.cfg.MaxStale > 0 && now.Sub(good) >= l.cfg.MaxStale && !dropped {
-				update(nil, nil)
-				clear(l.seen)
-				clear(l.good)
-				dropped = true
-			}
 			update(nil, err)
 			wait = min(wait, firstBackoff<<min(failed, 20))
 			failed++
@@ -164,14 +172,15 @@ type seen struct {
 	last     time.Time
 }
 
+// do returns the endpoints, an error, or both: what is known of a service some of whose names could not be looked up.
 func (l *lookup) do(ctx context.Context) ([]Endpoint, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	answer, err := l.ask(ctx)
-	if err != nil {
-		return nil, err
-	}
 	if len(answer) == 0 {
+		if err != nil {
+			return nil, err
+		}
 		return nil, fmt.Errorf("balancer: no usable addresses for %s", l.target.Hostname())
 	}
 	now := time.Now()
@@ -186,7 +195,17 @@ func (l *lookup) do(ctx context.Context) ([]Endpoint, error) {
 		}
 		all = append(all, s.endpoint)
 	}
-	return (&subset{size: l.cfg.MaxEndpoints}).choose(all), nil
+	all = (&subset{size: l.cfg.MaxEndpoints}).choose(all)
+	divisor := uint32(0)
+	for _, e := range all {
+		for a := e.Weight; a > 0; {
+			divisor, a = a, divisor%a
+		}
+	}
+	for i := range all {
+		all[i].Weight /= max(divisor, 1)
+	}
+	return all, err
 }
 
 func (l *lookup) ask(ctx context.Context) ([]Endpoint, error) {
@@ -206,40 +225,82 @@ func (l *lookup) ask(ctx context.Context) ([]Endpoint, error) {
 	if err != nil && len(records) == 0 {
 		return nil, err
 	}
-	// Priorities have 16 bits there and 8 here; only their order matters.
+	// Priorities have 16 bits there and 8 here; only their order matters. Within one, LookupSRV shuffles.
+	slices.SortFunc(records, func(a, b *net.SRV) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(hashString(a.Target), hashString(b.Target)), cmp.Compare(a.Port, b.Port))
+	})
+	records = records[:min(len(records), l.cfg.MaxEndpoints)] // each costs a lookup
 	var order []uint16
+	weighted := make(map[uint16]bool) // priorities with a weight other than zero
 	for _, r := range records {
 		order = append(order, r.Priority)
+		weighted[r.Priority] = weighted[r.Priority] || r.Weight > 0
 	}
-	slices.Sort(order)
 	order = slices.Compact(order)
+	found, errs := l.names(ctx, records)
 	var all []Endpoint
-	var errs []error
+	index := make(map[string]int) // of all, by address
 	good := make(map[string][]netip.Addr, len(records))
 	for i, r := range records {
-		if i == l.cfg.MaxEndpoints { // each costs a lookup
-			break
-		}
-		addrs, err := l.addrs(ctx, r.Target)
-		if err != nil {
-			errs = append(errs, err)
+		addrs := found[i]
+		if errs[i] != nil {
 			// That this name could not be looked up says nothing against its servers. That there is none does.
 			var answer *net.DNSError
-			if errors.As(err, &answer) && answer.IsNotFound {
+			if errors.As(errs[i], &answer) && answer.IsNotFound {
 				continue
 			}
 			addrs = l.good[r.Target]
 		}
 		good[r.Target] = addrs
 		rank, _ := slices.BinarySearch(order, r.Priority)
-		e := Endpoint{Weight: uint32(r.Weight), Priority: uint8(min(rank, 255))}
-		all = append(all, l.endpoints(addrs, strconv.Itoa(int(r.Port)), e)...)
+		e := Endpoint{Weight: srvWeight(r.Weight, len(addrs), weighted[r.Priority]), Priority: uint8(min(rank, 255))}
+		for _, e := range l.endpoints(addrs, strconv.Itoa(int(r.Port)), e) {
+			at, twice := index[e.Addr]
+			switch {
+			case !twice:
+				index[e.Addr] = len(all)
+				all = append(all, e)
+			case all[at].Priority == e.Priority:
+				all[at].Weight = uint32(min(uint64(all[at].Weight)+uint64(e.Weight), math.MaxUint32))
+			} // else it has a better one already
+		}
 	}
-	if len(all) == 0 {
-		return nil, errors.Join(errs...)
+	err = errors.Join(errs...)
+	if len(all) > 0 {
+		l.good = good
 	}
-	l.good = good
-	return all, nil
+	return all, err
+}
+
+// names looks up the targets of records, several at once: one that nobody answers for must not use up the others' time.
+func (l *lookup) names(ctx context.Context, records []*net.SRV) ([][]netip.Addr, []error) {
+	found, errs := make([][]netip.Addr, len(records)), make([]error, len(records))
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(len(records), lookupWorkers) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(records); i = int(next.Add(1)) - 1 {
+				if records[i].Target == "." { // RFC 2782: the service is decidedly not available
+					errs[i] = &net.DNSError{Err: "service not available", Name: l.target.Hostname(), IsNotFound: true}
+					continue
+				}
+				found[i], errs[i] = l.addrs(ctx, records[i].Target)
+			}
+		})
+	}
+	wg.Wait()
+	return found, errs
+}
+
+// srvWeight returns the weight of each of a record's addresses. The record's is that of its target, however many addresses it
+// has. Zero is a very small chance beside other weights, and an equal one among zeros (RFC 2782).
+func srvWeight(weight uint16, addrs int, weighted bool) uint32 {
+	const one = 2520 // divisible by one to ten addresses
+	w := uint32(weight) * one
+	if !weighted {
+		w = one
+	}
+	return max(1, w/uint32(max(addrs, 1)))
 }
 
 func (l *lookup) addrs(ctx context.Context, host string) ([]netip.Addr, error) {

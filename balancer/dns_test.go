@@ -32,6 +32,7 @@ type zone struct {
 	srv   map[string][]dnsmessage.SRVResource
 	fail  map[string]dnsmessage.RCode // instead of an answer
 	mute  bool                        // no answer at all
+	muted map[string]bool             // nor for these names
 	asked map[string][]time.Time      // by name, for A and SRV
 	tcp   int                         // queries over streams
 }
@@ -79,7 +80,7 @@ func (z *zone) reply(query []byte, limit int) []byte {
 	if q.Type != dnsmessage.TypeAAAA {
 		z.asked[name] = append(z.asked[name], time.Now())
 	}
-	if z.mute {
+	if z.mute || z.muted[name] {
 		return nil
 	}
 	addrs, known := z.addrs[name]
@@ -324,11 +325,11 @@ func TestDNSServiceRecords(t *testing.T) {
 		w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Service: "http", Interval: 10 * time.Second}), "http://users.test:1")
 		synctest.Wait()
 		require.Equal(t, []balancer.Endpoint{
-			{Addr: "192.0.2.1:8001", Priority: 1},
-			{Addr: "192.0.2.22:8002", Weight: 60},
-			{Addr: "192.0.2.2:8002", Weight: 60},
+			{Addr: "192.0.2.1:8001", Weight: 1, Priority: 1},
+			{Addr: "192.0.2.22:8002", Weight: 30},
+			{Addr: "192.0.2.2:8002", Weight: 30},
 			{Addr: "192.0.2.3:8003", Weight: 20},
-		}, w.sets[0], "of priorities only the order counts")
+		}, w.sets[0], "of priorities only the order counts, and a target's addresses share its weight")
 
 		// One name that cannot be looked up at the moment does not lose its servers; one that is no more does.
 		z.setFail("b.test", dnsmessage.RCodeServerFailure)
@@ -350,6 +351,114 @@ func TestDNSServiceRecords(t *testing.T) {
 		after, failed := w.counts()
 		require.Equal(t, sets, after)
 		require.Greater(t, failed, errs)
+	})
+}
+
+// service returns a zone with SRV records of users.test, "priority weight target" each, on port 80.
+func service(records ...string) *zone {
+	z := newZone()
+	for _, r := range records {
+		var srv dnsmessage.SRVResource
+		var target string
+		_, err := fmt.Sscan(r, &srv.Priority, &srv.Weight, &target)
+		if err != nil {
+			panic(err)
+		}
+		srv.Port, srv.Target = 80, dnsmessage.MustNewName(target)
+		z.srv["_http._tcp.users.test"] = append(z.srv["_http._tcp.users.test"], srv)
+	}
+	return z
+}
+
+func TestDNSServiceWeights(t *testing.T) {
+	for name, tt := range map[string]struct {
+		records []string
+		want    []balancer.Endpoint
+	}{
+		"zero among others": {
+			[]string{"0 0 a.test.", "0 1 b.test."},
+			[]balancer.Endpoint{{Addr: "192.0.2.1:80", Weight: 1}, {Addr: "192.0.2.2:80", Weight: 2520}},
+		},
+		"all zero": {
+			[]string{"0 0 a.test.", "0 0 b.test."},
+			[]balancer.Endpoint{{Addr: "192.0.2.1:80", Weight: 1}, {Addr: "192.0.2.2:80", Weight: 1}},
+		},
+		"in two priorities": {
+			[]string{"0 5 a.test.", "1 5 b.test.", "2 7 a.test."},
+			[]balancer.Endpoint{{Addr: "192.0.2.1:80", Weight: 1}, {Addr: "192.0.2.2:80", Weight: 1, Priority: 1}},
+		},
+		"twice": {
+			[]string{"0 5 a.test.", "0 5 b.test.", "0 5 alias.test."},
+			[]balancer.Endpoint{{Addr: "192.0.2.1:80", Weight: 2}, {Addr: "192.0.2.2:80", Weight: 1}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				z := service(tt.records...)
+				z.set("a.test", "192.0.2.1")
+				z.set("alias.test", "192.0.2.1")
+				z.set("b.test", "192.0.2.2")
+				w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Service: "http"}), "http://users.test")
+				time.Sleep(5 * time.Minute) // records of one priority come in any order
+				synctest.Wait()
+				for _, set := range w.sets {
+					require.Equal(t, tt.want, set)
+				}
+			})
+		})
+	}
+}
+
+func TestDNSServiceNames(t *testing.T) {
+	t.Run("are looked up at once", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			z := service("0 1 mute.test.", "1 1 mute2.test.", "2 1 a.test.", "3 1 b.test.")
+			z.muted = map[string]bool{"mute.test": true, "mute2.test": true}
+			z.set("a.test", "192.0.2.1")
+			z.set("b.test", "192.0.2.2")
+			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Service: "http"}), "http://users.test")
+			<-w.spoken
+			require.Equal(t, []string{"192.0.2.1:80", "192.0.2.2:80"}, w.last(), "those that nobody answers for do not use up the others' time")
+			<-w.spoken
+			_, errs := w.counts()
+			require.Equal(t, 1, errs, "but somebody is told")
+			z.mu.Lock()
+			z.muted = nil
+			z.mu.Unlock()
+			z.set("mute.test", "192.0.2.3")
+			z.set("mute2.test", "192.0.2.4")
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			require.Len(t, w.last(), 4, "and they are soon asked for again")
+		})
+	})
+	t.Run("none", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			z := service("0 0 .")
+			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Service: "http"}), "http://users.test")
+			<-w.spoken
+			require.ErrorContains(t, w.errs[0], "users.test: service not available")
+			require.Empty(t, z.times(""), "the root is not looked up")
+		})
+	})
+	t.Run("a part of too many stays the same", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var records []string
+			for i := range 100 {
+				records = append(records, fmt.Sprintf("0 1 h%d.test.", i))
+			}
+			z := service(records...)
+			for i := range 100 {
+				z.set(fmt.Sprintf("h%d.test", i), fmt.Sprintf("10.0.0.%d", i))
+			}
+			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Service: "http", MaxEndpoints: 10}), "http://users.test")
+			synctest.Wait()
+			first := w.last()
+			require.Len(t, first, 10)
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			require.Equal(t, first, w.last())
+		})
 	})
 }
 

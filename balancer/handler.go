@@ -102,6 +102,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, problem.Details{Status: http.StatusMethodNotAllowed, Title: "CONNECT is not supported"})
 		return
 	}
+	if r.URL.Opaque != "" {
+		// "GET x:y HTTP/1.1" would go out as "GET y HTTP/1.1", past the target's path. RFC 9112, section 3.2 has no such form.
+		problem.Write(w, problem.Details{Status: http.StatusBadRequest, Title: "The request's target is malformed"})
+		return
+	}
 	if _, ok := r.Header["Upgrade"]; ok && !upgradesToWebsocket(r.Header) {
 		// A server may ignore an upgrade (RFC 9110, section 7.8), and an h2c connection through a proxy would carry requests that
 		// nobody has looked at.
@@ -192,6 +197,10 @@ func (h *handler) rewrite(r *httputil.ProxyRequest) {
 	} else {
 		r.SetXForwarded()
 	}
+	if len(r.Out.Trailer) > 0 && r.Out.Body != nil {
+		r.Out.Body = &trailed{r.Out.Body, r.In, r.Out.Trailer}
+		r.Out.ContentLength = -1 // HTTP/2 can have both; HTTP/1.1 has trailers after chunks only
+	}
 	if _, ok := r.Out.Header["Accept-Encoding"]; !ok {
 		// The transport would ask for gzip and unpack it: another response than the client asked for, under the same ETag.
 		r.Out.Header.Set("Accept-Encoding", "identity")
@@ -205,6 +214,23 @@ func (h *handler) rewrite(r *httputil.ProxyRequest) {
 	}
 	// No Via, though RFC 9110, section 7.6.3 wants one of gateways: nginx upstreams take it as a
 	// reason not to compress.
+}
+
+// A trailed body passes on the trailers that come after it: the outbound request's own copy has their names only.
+type trailed struct {
+	io.ReadCloser
+	in  *http.Request
+	out http.Header
+}
+
+func (b *trailed) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		for name := range b.out { // others were not announced
+			b.out[name] = b.in.Trailer[name]
+		}
+	}
+	return n, err
 }
 
 func (h *handler) trusts(remoteAddr string) bool {

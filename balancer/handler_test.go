@@ -107,6 +107,35 @@ func TestHandlerPassesRequestsOn(t *testing.T) {
 	})
 }
 
+func TestHandlerPassesTrailersOfRequestsOn(t *testing.T) {
+	overProtocols(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		fmt.Fprint(w, string(body), err, r.Trailer, r.Header["Te"])
+	}), func(t *testing.T, f *front) {
+		for _, length := range []int64{-1, 2} {
+			req, err := http.NewRequest(http.MethodPost, f.URL, io.MultiReader(strings.NewReader("hi")))
+			require.NoError(t, err)
+			if f.EnableHTTP2 {
+				req.ContentLength = length
+			}
+			req.Trailer = http.Header{"Sum": {"42"}}
+			req.Header.Set("Te", "trailers")
+			resp, err := f.client.Do(req)
+			require.NoError(t, err)
+			require.Equal(t, "hi<nil> map[Sum:[42]] [trailers]", readAll(t, resp))
+		}
+	})
+	t.Run("unless they were not announced", func(t *testing.T) {
+		be := backend.Start(t, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			fmt.Fprint(w, r.Trailer)
+		})})
+		f := newFront(t, false, newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr)}), balancer.HandlerConfig{}, nil)
+		answer := exchange(t, f.Listener.Addr().String(), "POST / HTTP/1.1\r\nHost: a\r\nTrailer: Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nSum: 42\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n")
+		require.Contains(t, answer, "map[Sum:[42]]")
+	})
+}
+
 func TestHandlerStreams(t *testing.T) {
 	read := make(chan struct{})
 	gone := make(chan time.Time, 1)
@@ -592,3 +621,32 @@ type notSentOnly struct{}
 
 func (notSentOnly) Error() string { return "not sent" }
 func (notSentOnly) NotSent() bool { return true }
+
+func TestHandlerLeavesTheRequestAlone(t *testing.T) {
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static("a:1"), Wrap: upstream(func(_ balancer.Endpoint, r *http.Request) (*http.Response, error) {
+		resp := answer(200)
+		resp.Header.Set("Got", r.Header.Get("X-Forwarded-For"))
+		return resp, nil
+	}).wrap})
+	h, err := b.Handler(&url.URL{Scheme: "http", Host: "app.test"}, balancer.HandlerConfig{TrustForwarded: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
+	require.NoError(t, err)
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	r.RemoteAddr = "[::ffff:10.0.0.1]:5" // as listeners on both protocols say
+	r.Header = http.Header{"Upgrade": {"h2c"}, "Connection": {"upgrade"}, "X-Forwarded-For": {"192.0.2.1"}}
+	before := r.Header.Clone()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	require.Equal(t, before, r.Header)
+	require.Contains(t, w.Header().Get("Got"), "192.0.2.1, ")
+}
+
+func TestHandlerDoesNotAnswerClientsThatHaveGone(t *testing.T) {
+	b := newBalancer(t, balancer.Config{Resolver: mute{}})
+	h, err := b.Handler(&url.URL{Scheme: "http", Host: "app.test"}, balancer.HandlerConfig{})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.PanicsWithValue(t, http.ErrAbortHandler, func() {
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
+	})
+}

@@ -126,7 +126,7 @@ type StickyConfig struct {
 	// Name is the cookie's. Empty means "trivet_host".
 	Name string
 
-	// MaxAge is how long a browser keeps the cookie. Zero means for its session.
+	// MaxAge is how long a browser keeps the cookie, in whole seconds. Zero means for its session.
 	MaxAge time.Duration
 
 	// Insecure leaves out the Secure attribute, for sites without TLS.
@@ -170,8 +170,8 @@ func (p sticky) validate() error {
 	if err := (&http.Cookie{Name: p.cfg.Name, Value: "x"}).Valid(); err != nil {
 		errs = append(errs, fmt.Errorf("StickyConfig.Name: %w", err))
 	}
-	if p.cfg.MaxAge < 0 {
-		errs = append(errs, fmt.Errorf("StickyConfig.MaxAge: %v is negative", p.cfg.MaxAge))
+	if p.cfg.MaxAge != 0 && p.cfg.MaxAge < time.Second {
+		errs = append(errs, fmt.Errorf("StickyConfig.MaxAge: %v is under 1 s, which a cookie cannot say", p.cfg.MaxAge))
 	}
 	if err := validateNext(p.cfg.Next); err != nil {
 		errs = append(errs, fmt.Errorf("StickyConfig.Next: %w", err))

@@ -473,6 +473,73 @@ func TestHandlerUpgradesToWebsocket(t *testing.T) {
 	require.Eventually(t, func() bool { return b.Stats().Streams == 0 }, 10*time.Second, time.Millisecond)
 }
 
+// Of an upgraded connection each side may finish while the other still speaks.
+func TestUpgradedConnectionsHalfClose(t *testing.T) {
+	for _, clientFirst := range []bool{true, false} {
+		t.Run(fmt.Sprintf("clientFirst=%v", clientFirst), func(t *testing.T) {
+			speak := func(c net.Conn, r io.Reader, first bool, word string) string {
+				var heard []byte
+				if !first {
+					heard, _ = io.ReadAll(r)
+				}
+				_, _ = io.WriteString(c, word)
+				_ = c.(*net.TCPConn).CloseWrite()
+				if first {
+					heard, _ = io.ReadAll(r)
+				}
+				return string(heard)
+			}
+			heard := make(chan string, 1)
+			var b *balancer.Balancer
+			addr := serveRaw(t, func(c net.Conn) {
+				buf := bufio.NewReader(c)
+				if _, err := http.ReadRequest(buf); err != nil {
+					return
+				}
+				_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+				heard <- speak(c, buf, !clientFirst, "from the server")
+			})
+			b = newBalancer(t, balancer.Config{Resolver: balancer.Static(addr)})
+			f := newFront(t, false, b, balancer.HandlerConfig{}, nil)
+			c, err := net.Dial("tcp", f.Listener.Addr().String())
+			require.NoError(t, err)
+			defer c.Close()
+			require.NoError(t, c.SetDeadline(time.Now().Add(20*time.Second)))
+			fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+			buf := bufio.NewReader(c)
+			resp, err := http.ReadResponse(buf, nil)
+			require.NoError(t, err)
+			require.Equal(t, 101, resp.StatusCode)
+			if !clientFirst {
+				said, err := buf.Peek(len("from the server"))
+				require.NoError(t, err)
+				require.Equal(t, "from the server", string(said))
+			}
+			require.Equal(t, 1, b.Stats().Streams, "it is counted until both have finished")
+			require.Equal(t, "from the server", speak(c, buf, clientFirst, "from the client"))
+			require.Equal(t, "from the client", <-heard)
+			require.Eventually(t, func() bool { return b.Stats().Streams == 0 }, 10*time.Second, time.Millisecond)
+		})
+	}
+}
+
+// A URI without a slash after its scheme has no path that could be put behind the target's.
+func TestRequestTargetsStayBehindTheTargetsPath(t *testing.T) {
+	be := backend.Start(t, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.RequestURI) })})
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr)})
+	f := newFrontTo(t, false, b, &url.URL{Scheme: "http", Host: "app.test", Path: "/base"}, balancer.HandlerConfig{}, nil)
+	for target, want := range map[string]string{"x:admin": "400 ", "http:admin": "400 ", "http:/admin": "200 ", "http://a/admin": "200 "} {
+		before := b.Stats().Requests
+		answer := exchange(t, f.Listener.Addr().String(), "GET "+target+" HTTP/1.1\r\nHost: a\r\n\r\n")
+		require.Regexp(t, "^HTTP/1.1 "+want, answer, target)
+		if want == "200 " {
+			require.Contains(t, answer, "/base/admin", target)
+		} else {
+			require.Equal(t, before, b.Stats().Requests, "no endpoint hears of it")
+		}
+	}
+}
+
 func TestL18_TunnelsDoNotPoisonConnections(t *testing.T) {
 	be := backend.Start(t, backend.Config{Handler: websocketEcho(true)})
 	counted := countConns(t, be.Addr)

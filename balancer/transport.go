@@ -34,8 +34,8 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 		been = avoid.list()
 	}
 	out, hold := req, (*guard)(nil)
-	if req.Body != nil && req.Body != http.NoBody && req.GetBody == nil {
-		hold = &guard{rc: req.Body}
+	if req.Body != nil && req.Body != http.NoBody && (req.GetBody == nil || mayFail(req.Body)) {
+		hold = &guard{rc: req.Body, released: req.GetBody != nil}
 		out = shallow(req, hold)
 		defer hold.release()
 	}
@@ -92,7 +92,7 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 				return nil, p.noHosts(try+1, err)
 			}
 		}
-		if out, ok = again(req, out, hold); !ok {
+		if out, hold, ok = again(req, out, hold); !ok {
 			return nil, err
 		}
 		p.repicked.Add(1)
@@ -122,19 +122,23 @@ func shallow(req *http.Request, body io.ReadCloser) *http.Request {
 	return &out
 }
 
-// again returns the request for a further attempt; false if its body is spent.
-func again(req, out *http.Request, hold *guard) (*http.Request, bool) {
+// again returns the request for a further attempt, and its guard if it has one; false if its body is spent.
+func again(req, out *http.Request, hold *guard) (*http.Request, *guard, bool) {
 	switch {
 	case req.Body == nil || req.Body == http.NoBody:
-		return out, true
-	case hold != nil:
-		return out, hold.untouched()
+		return out, hold, true
+	case req.GetBody == nil:
+		return out, hold, hold.untouched()
 	}
 	body, err := req.GetBody()
 	if err != nil {
-		return nil, false
+		return nil, hold, false
 	}
-	return shallow(req, body), true
+	if hold != nil {
+		hold = &guard{rc: body, released: true}
+		body = hold
+	}
+	return shallow(req, body), hold, true
 }
 
 // An attempt is one request at one host, from pick to the end of its body.
@@ -268,10 +272,7 @@ func (a *attempt) follow(resp *http.Response) {
 		a.body = resp.Body
 		resp.Body = a
 		if w, ok := a.body.(io.Writer); ok {
-			resp.Body = struct {
-				*attempt
-				io.Writer
-			}{a, w} // httputil.ReverseProxy writes to the body of a 101
+			resp.Body = tunnel{a, w}
 		}
 	case resp.Body == nil || resp.Body == http.NoBody:
 		a.pool.g.finish(&a.picked, 0, false)
@@ -281,9 +282,23 @@ func (a *attempt) follow(resp *http.Response) {
 	}
 }
 
+// A tunnel is the body of a 101: the connection itself.
+type tunnel struct {
+	*attempt
+	io.Writer
+}
+
+// CloseWrite lets httputil.ReverseProxy pass on that one side has finished, while the other still speaks.
+func (t tunnel) CloseWrite() error {
+	if c, ok := t.body.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return http.ErrNotSupported
+}
+
 func (a *attempt) Read(b []byte) (int, error) {
 	n, err := a.body.Read(b)
-	if err != nil {
+	if err != nil && !a.stream { // the other direction of a stream may go on: it ends when it is closed
 		a.end(err != io.EOF && a.ctx.Err() == nil && !errors.Is(err, http.ErrBodyReadAfterClose))
 	}
 	return n, err

@@ -8,15 +8,18 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
 
 	"github.com/trivet-go/trivet/balancer"
 	"github.com/trivet-go/trivet/internal/backend"
@@ -265,6 +268,55 @@ func TestSpentBodiesAreNotSentAgain(t *testing.T) {
 	require.True(t, body.closed())
 }
 
+// A body that fails is its sender's fault, also if it could be had again; one that a transport closed under its own
+// reader has not failed.
+func TestFailingBodiesBlameTheirSenders(t *testing.T) {
+	gone := errors.New("client gone")
+	for _, replayable := range []bool{false, true} {
+		for _, proto := range []backend.Protocol{backend.HTTP1, backend.HTTP2, backend.H2C} {
+			t.Run(fmt.Sprintf("replayable=%v/protocol=%s", replayable, proto), func(t *testing.T) {
+				be := backend.Start(t, backend.Config{Protocol: proto})
+				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr), Transport: backend.Transport(proto)})
+				for range 10 {
+					body := func() io.ReadCloser {
+						return &closing{Reader: io.MultiReader(strings.NewReader("hel"), iotest.ErrReader(gone))}
+					}
+					req, err := http.NewRequest(http.MethodPost, be.URL.Scheme+"://users.test/", body())
+					require.NoError(t, err)
+					if replayable {
+						req.GetBody = func() (io.ReadCloser, error) { return body(), nil }
+					}
+					req.ContentLength = 10
+					_, err = b.RoundTrip(req)
+					require.ErrorIs(t, err, gone)
+					require.ErrorContains(t, err, "balancer: reading the request's body: ")
+				}
+				require.Zero(t, b.Stats().Failures)
+			})
+		}
+	}
+	t.Run("closed by the transport", func(t *testing.T) {
+		reset := errors.New("connection reset")
+		b := newBalancer(t, balancer.Config{
+			Resolver: balancer.Static("a:1"),
+			Wrap: upstream(func(_ balancer.Endpoint, r *http.Request) (*http.Response, error) {
+				_, _ = r.Body.Read(make([]byte, 1))
+				_ = r.Body.Close()
+				_, err := r.Body.Read(make([]byte, 1))
+				require.Error(t, err)
+				return nil, reset
+			}).wrap,
+		})
+		r, w := io.Pipe()
+		go func() { _, _ = w.Write([]byte("hello")) }()
+		req, err := http.NewRequest(http.MethodPost, "http://users.internal/", r)
+		require.NoError(t, err)
+		_, err = b.RoundTrip(req)
+		require.Equal(t, reset, err)
+		require.Equal(t, uint64(1), b.Stats().Failures)
+	})
+}
+
 func TestNoHostsErrors(t *testing.T) {
 	t.Run("all refuse", func(t *testing.T) {
 		var sent atomic.Int32
@@ -453,6 +505,39 @@ type broken struct{}
 
 func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
+// An HTTP/2 set up elsewhere has one pool of connections, by the URL's host: endpoints would get each other's requests.
+func TestTemplatesDoNotShareConnections(t *testing.T) {
+	var addrs []string
+	for range 2 {
+		addrs = append(addrs, backend.Start(t, backend.Config{Protocol: backend.HTTP2}).Addr)
+	}
+	roots := backend.Transport(backend.HTTP2).TLSClientConfig
+	template := &http.Transport{TLSClientConfig: roots.Clone()}
+	used := &http.Transport{TLSClientConfig: roots.Clone(), ForceAttemptHTTP2: true}
+	_, err := http2.ConfigureTransports(template)
+	require.NoError(t, err)
+	_, err = balancer.New(balancer.Config{Resolver: balancer.Static(addrs...), Transport: template})
+	require.ErrorContains(t, err, "Config.Transport: TLSNextProto")
+
+	resp, err := (&http.Client{Transport: used}).Get("https://" + addrs[0])
+	require.NoError(t, err)
+	readAll(t, resp)
+	used.CloseIdleConnections()
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addrs...), Transport: used, Policy: balancer.RoundRobin()})
+	for range 4 {
+		var pick balancer.Pick
+		req, err := http.NewRequestWithContext(balancer.WithPick(t.Context(), &pick), http.MethodGet, "https://users.test/", nil)
+		require.NoError(t, err)
+		var at string
+		req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { at = c.Conn.RemoteAddr().String() }}))
+		resp, err := b.RoundTrip(req)
+		require.NoError(t, err)
+		require.Equal(t, 2, resp.ProtoMajor)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, pick.Endpoint.Addr, at)
+	}
+}
+
 // A server without TLS, or with a certificate that is not the target's, has not seen the request.
 func TestFailedHandshakesAreNotSent(t *testing.T) {
 	for name, err := range map[string]error{
@@ -475,6 +560,41 @@ func TestFailedHandshakesAreNotSent(t *testing.T) {
 			require.Equal(t, uint64(1), b.Stats().HostFailures["bad:1"])
 		})
 	}
+}
+
+// rather picks the endpoint with its address while it may.
+type rather string
+
+func (p rather) Pick(v *balancer.View, r *http.Request) int {
+	for i := range v.Len() {
+		if v.Endpoint(i).Addr == string(p) && !v.Avoided(i) {
+			return i
+		}
+	}
+	return first{}.Pick(v, r)
+}
+
+// Nor has one that accepts connections and then says nothing, as a machine does whose processes hang.
+func TestHandshakesThatHangAreNotSent(t *testing.T) {
+	hanging := serveRaw(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+	good := backend.Start(t, backend.Config{Name: "good", Protocol: backend.HTTP2})
+	template := backend.Transport(backend.HTTP2).Clone()
+	template.TLSHandshakeTimeout = 100 * time.Millisecond
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static(hanging, good.Addr), Policy: rather(hanging), Transport: template,
+		Wrap: func(e balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
+			if e.Addr == good.Addr { // only the other one's handshake may be late
+				return backend.Transport(backend.HTTP2)
+			}
+			return next
+		},
+	})
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+good.Addr+"/", io.NopCloser(strings.NewReader("once")))
+	require.NoError(t, err)
+	resp, err := b.RoundTrip(req)
+	require.NoError(t, err)
+	require.Equal(t, "good\n", readAll(t, resp))
+	require.Equal(t, uint64(1), b.Stats().HostFailures[hanging])
 }
 
 // The wait for the first answer of a resolver ends with the request's context.
@@ -530,6 +650,9 @@ func TestRequestsThatNobodyCouldSend(t *testing.T) {
 		"field value": {func(r *http.Request) { r.Header["X"] = []string{"a\nb"} }, all},
 		"field name":  {func(r *http.Request) { r.Header["X Y"] = []string{"b"} }, all},
 		"method":      {func(r *http.Request) { r.Method = "A B" }, all[:1]},
+		"host's name": {func(r *http.Request) { r.Host = "xn--a\u00e4.test" }, all},
+		"path":        {func(r *http.Request) { r.URL.Opaque = "/a\nb" }, all[:1]},
+		"no body":     {func(r *http.Request) { r.ContentLength = 3 }, all[:1]},
 		"trailer":     {func(r *http.Request) { r.Trailer = http.Header{"A\n": {"x"}} }, all},
 		"shorter than said": {func(r *http.Request) {
 			r.Method, r.ContentLength, r.Body = "POST", 10, io.NopCloser(strings.NewReader("abc"))
@@ -571,4 +694,29 @@ func TestRequestsThatNobodyCouldSend(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Who uses a Balancer without a Handler gets no connection that switched to what was not asked for.
+func TestL20_UnaskedUpgradesAreErrors(t *testing.T) {
+	addr := serveRaw(t, func(c net.Conn) {
+		_, _ = c.Read(make([]byte, 4096))
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+	})
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr)})
+	_, err := get(t.Context(), b)
+	require.ErrorContains(t, err, "switched to protocol")
+	require.Zero(t, b.Stats().Streams)
+}
+
+func TestResponsesNameTheCallersRequestAndProxiesAreIgnored(t *testing.T) {
+	be := backend.Start(t, backend.Config{})
+	template := backend.Transport(backend.HTTP1)
+	template.Proxy = func(*http.Request) (*url.URL, error) { return nil, errors.New("asked for a proxy") }
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr), Transport: template})
+	req, err := http.NewRequest(http.MethodPost, "http://users.test/", io.NopCloser(strings.NewReader("x")))
+	require.NoError(t, err)
+	resp, err := b.RoundTrip(req)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Same(t, req, resp.Request)
 }

@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -9,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -173,7 +175,13 @@ func neverSent(err error) bool {
 	var dial *dialError
 	var verify *tls.CertificateVerificationError
 	var record tls.RecordHeaderError // the answer to our greeting is not TLS
-	return errors.As(err, &dial) || errors.As(err, &verify) || errors.As(err, &record)
+	if errors.As(err, &dial) || errors.As(err, &verify) || errors.As(err, &record) {
+		return true
+	}
+	for err != nil && err.Error() != "net/http: TLS handshake timeout" { // it has no exported type
+		err = errors.Unwrap(err)
+	}
+	return err != nil
 }
 
 // callersFault reports whether err says that req is one that cannot be sent to anybody, or not over this protocol: no endpoint
@@ -192,6 +200,9 @@ var requestErrors = [...]string{
 	"net/http: HTTP/1.x transport connection broken: http: ContentLength=",
 	"http2: invalid ", // fields of the connection; an upgrade, which only HTTP/1.1 has
 	"http2: request body larger than ",
+	"idna: ", "http2: idna: ", // a Host that is no name: an HTTP/2 client may send any
+	"net/http: can't write control character",
+	"http: Request.ContentLength=",
 }
 
 // wellSized is what a server may be expected to take.
@@ -251,7 +262,14 @@ func hasDeprecatedDial(t *http.Transport) bool {
 	return t.Dial != nil || t.DialTLS != nil
 }
 
-// A guard is a request body that a failed dial must not close, so that another endpoint can have it.
+var memoryBodies = [...]reflect.Type{reflect.TypeOf(io.NopCloser(nil)), reflect.TypeOf(io.NopCloser(&bytes.Reader{}))}
+
+// mayFail reports whether reading body can fail, as a client's can that a layer above keeps for replays. Those that http.NewRequest
+// wraps are in memory, and net/http sends them together with the header only if it sees what they are.
+func mayFail(body io.ReadCloser) bool { return !slices.Contains(memoryBodies[:], reflect.TypeOf(body)) }
+
+// A guard is a request body whose failures are told from the host's, and that a failed dial must not close, so that another
+// endpoint can have it.
 type guard struct {
 	rc io.ReadCloser
 
@@ -259,7 +277,7 @@ type guard struct {
 	read     bool
 	readErr  error // other than io.EOF: the caller's body failed, not the host
 	closed   bool  // asked to close, while that was held back
-	released bool
+	released bool  // closes are let through
 }
 
 func (g *guard) Read(p []byte) (int, error) {
@@ -269,7 +287,9 @@ func (g *guard) Read(p []byte) (int, error) {
 	n, err := g.rc.Read(p)
 	if err != nil && err != io.EOF {
 		g.mu.Lock()
-		g.readErr = err
+		if !g.closed { // a transport that gives up closes the body under its own reader
+			g.readErr = err
+		}
 		g.mu.Unlock()
 	}
 	return n, err

@@ -172,8 +172,8 @@ func streamType(h http.Header) bool {
 }
 
 // staleFields belong to the response that the handler had in mind, beyond those that problem.Write removes: they
-// would start a session, redirect, or have the error cached (RFC 9213 goes before Cache-Control).
-var staleFields = [...]string{"Set-Cookie", "Location", "Expires", "Accept-Ranges", "Cdn-Cache-Control", "Surrogate-Control"}
+// would start a session or redirect.
+var staleFields = [...]string{"Set-Cookie", "Location"}
 
 // answer500 answers for a handler that panicked. It returns the panic to go on with, if any.
 func (x *exchange) answer500() any {

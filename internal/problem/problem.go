@@ -37,12 +37,14 @@ func (d Details) MarshalJSON() ([]byte, error) {
 	return json.Marshal(m)
 }
 
-// DropBodyFields removes the fields that describe a body which another is about to take the place of.
+// DropBodyFields removes the fields that describe a body which another is about to take the place of, and those that would have
+// the other cached as that one was to be: they go before Cache-Control (RFC 9213, section 2.2).
 func DropBodyFields(h http.Header) {
 	for _, name := range [...]string{
 		"Content-Length", "Content-Encoding", "Content-Range", "Content-Language", "Content-Location", "Content-Disposition",
 		"Content-Digest", "Repr-Digest", "Digest", "Content-Md5", // RFC 9530: a client that checks would reject the document
-		"Trailer", "Etag", "Last-Modified",
+		"Trailer", "Etag", "Last-Modified", "Accept-Ranges",
+		"Expires", "Cdn-Cache-Control", "Cloudflare-Cdn-Cache-Control", "Surrogate-Control",
 	} {
 		delete(h, name)
 	}

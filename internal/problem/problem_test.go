@@ -25,6 +25,19 @@ func TestWrite(t *testing.T) {
 	require.JSONEq(t, `{"type":"https://example.org/full","title":"Full","status":503,"detail":"try later","limit":3}`, w.Body.String())
 }
 
+// What shared caches obey before Cache-Control must not have them keep a refusal.
+func TestWriteIsNotCached(t *testing.T) {
+	w := httptest.NewRecorder()
+	for _, name := range []string{"Cache-Control", "CDN-Cache-Control", "Cloudflare-CDN-Cache-Control", "Surrogate-Control"} {
+		w.Header().Set(name, "max-age=3600")
+	}
+	w.Header().Set("Expires", "Thu, 01 Jan 2099 00:00:00 GMT")
+	problem.Write(w, problem.Details{Title: "Full", Status: 503})
+	require.Equal(t, http.Header{
+		"Cache-Control": {"no-store"}, "Content-Type": {"application/problem+json"}, "X-Content-Type-Options": {"nosniff"},
+	}, w.Header())
+}
+
 func TestWriteOverBothProtocols(t *testing.T) {
 	for _, proto := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		for _, method := range []string{"GET", "HEAD", "POST"} {
