@@ -72,14 +72,14 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 			return nil, p.noHosts(try, last)
 		}
-		a.picked = picked
+		a.picked, a.hold = picked, hold
 		if avoid != nil {
 			avoid.add(picked.host)
 		}
 		if pick, _ := ctx.Value(pickKey{}).(*Pick); pick != nil {
 			*pick = Pick{Endpoint: picked.host.endpoint(), Reason: picked.reason, Among: picked.others, Repicked: try, Panic: picked.panic}
 		}
-		resp, unsentErr, err := a.do(out, hold, try)
+		resp, unsentErr, err := a.do(out, try)
 		if err == nil {
 			return resp, nil
 		}
@@ -147,6 +147,7 @@ type attempt struct {
 	req    *http.Request   // as the caller gave it
 	ctx    context.Context // of req
 	picked picked
+	hold   *guard // of the request's body, which may outlast the reply's header
 	body   io.ReadCloser
 	ended  atomic.Bool
 	stream bool // upgraded: counted apart
@@ -155,7 +156,7 @@ type attempt struct {
 }
 
 // do sends out. unsent reports whether another endpoint may have the request.
-func (a *attempt) do(out *http.Request, hold *guard, try int) (resp *http.Response, unsent bool, err error) {
+func (a *attempt) do(out *http.Request, try int) (resp *http.Response, unsent bool, err error) {
 	p := a.pool
 	set := p.g.set.Load()
 	start := a.picked.at
@@ -184,7 +185,7 @@ func (a *attempt) do(out *http.Request, hold *guard, try int) (resp *http.Respon
 	var result outcome
 	var cool time.Duration
 	if err != nil {
-		result, unsent = a.classifyError(err, took, hold)
+		result, unsent = a.classifyError(err, took)
 	} else {
 		result, cool = classify(resp)
 	}
@@ -206,7 +207,7 @@ func (a *attempt) do(out *http.Request, hold *guard, try int) (resp *http.Respon
 			p.waiting.Add(1)
 		}
 		p.g.finish(&a.picked, now, false)
-		if cause := hold.failure(); cause != nil && !unsent && a.ctx.Err() == nil {
+		if cause := a.hold.failure(); cause != nil && !unsent && a.ctx.Err() == nil {
 			err = &bodyError{cause} // what the transport says of it is that its connection broke
 		}
 		return nil, unsent, err
@@ -299,7 +300,8 @@ func (t tunnel) CloseWrite() error {
 func (a *attempt) Read(b []byte) (int, error) {
 	n, err := a.body.Read(b)
 	if err != nil && !a.stream { // the other direction of a stream may go on: it ends when it is closed
-		a.end(err != io.EOF && a.ctx.Err() == nil && !errors.Is(err, http.ErrBodyReadAfterClose))
+		left := a.ctx.Err() != nil || a.hold.failure() != nil || errors.Is(err, http.ErrBodyReadAfterClose)
+		a.end(err != io.EOF && !left)
 	}
 	return n, err
 }
@@ -325,7 +327,7 @@ func (a *attempt) end(broken bool) {
 }
 
 // classifyError says what an error means for the host, and whether another endpoint may have the request.
-func (a *attempt) classifyError(err error, took int64, hold *guard) (result outcome, unsent bool) {
+func (a *attempt) classifyError(err error, took int64) (result outcome, unsent bool) {
 	if neverSent(err) {
 		if a.ctx.Err() != nil {
 			return a.classifyEnd(took), false
@@ -338,7 +340,7 @@ func (a *attempt) classifyError(err error, took int64, hold *guard) (result outc
 		return unsentOutcome, true
 	case a.ctx.Err() != nil:
 		return a.classifyEnd(took), false
-	case hold.failure() != nil:
+	case a.hold.failure() != nil:
 		return canceled, false
 	case callersFault(a.req, err):
 		return refused, false

@@ -1,6 +1,7 @@
 package balancer_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/url"
 	"strings"
@@ -19,7 +21,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/net/http2"
 
 	"github.com/trivet-go/trivet/balancer"
 	"github.com/trivet-go/trivet/internal/backend"
@@ -514,9 +515,10 @@ func TestTemplatesDoNotShareConnections(t *testing.T) {
 	roots := backend.Transport(backend.HTTP2).TLSClientConfig
 	template := &http.Transport{TLSClientConfig: roots.Clone()}
 	used := &http.Transport{TLSClientConfig: roots.Clone(), ForceAttemptHTTP2: true}
-	_, err := http2.ConfigureTransports(template)
-	require.NoError(t, err)
-	_, err = balancer.New(balancer.Config{Resolver: balancer.Static(addrs...), Transport: template})
+	template.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{
+		"h2": func(string, *tls.Conn) http.RoundTripper { return nil },
+	}
+	_, err := balancer.New(balancer.Config{Resolver: balancer.Static(addrs...), Transport: template})
 	require.ErrorContains(t, err, "Config.Transport: TLSNextProto")
 
 	resp, err := (&http.Client{Transport: used}).Get("https://" + addrs[0])
@@ -540,9 +542,10 @@ func TestTemplatesDoNotShareConnections(t *testing.T) {
 
 // A server without TLS, or with a certificate that is not the target's, has not seen the request.
 func TestFailedHandshakesAreNotSent(t *testing.T) {
+	conn, _ := net.Pipe()
 	for name, err := range map[string]error{
 		"certificate": &tls.CertificateVerificationError{Err: errors.New("expired")},
-		"not TLS":     tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"},
+		"not TLS":     tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake", Conn: conn},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBalancer(t, balancer.Config{
@@ -560,6 +563,62 @@ func TestFailedHandshakesAreNotSent(t *testing.T) {
 			require.Equal(t, uint64(1), b.Stats().HostFailures["bad:1"])
 		})
 	}
+}
+
+// A TLS record that makes no sense comes after the request, too: whoever sent it may have acted on what it read.
+func TestTLSBrokenAfterTheRequestIsNotSentAgain(t *testing.T) {
+	ts := httptest.NewTLSServer(http.NotFoundHandler())
+	defer ts.Close()
+	var requests atomic.Int32
+	var addrs []string
+	for range 2 {
+		addrs = append(addrs, serveRaw(t, func(c net.Conn) {
+			s := tls.Server(c, ts.TLS.Clone())
+			req, err := http.ReadRequest(bufio.NewReader(s))
+			if err != nil {
+				return
+			}
+			if _, err := io.Copy(io.Discard, req.Body); err == nil {
+				requests.Add(1)
+			}
+			_, _ = io.WriteString(c, "HTTP/1.1 500 of the process without TLS\r\n\r\n")
+			_, _ = io.Copy(io.Discard, c) // a reset might overtake it
+		}))
+	}
+	template := ts.Client().Transport.(*http.Transport).Clone()
+	template.Protocols = new(http.Protocols)
+	template.Protocols.SetHTTP1(true)
+	template.TLSNextProto = nil
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addrs...), Transport: template})
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://example.com/", strings.NewReader("once"))
+	require.NoError(t, err)
+	_, err = b.RoundTrip(req)
+	var record tls.RecordHeaderError
+	require.ErrorAs(t, err, &record)
+	require.EqualValues(t, 1, requests.Load())
+}
+
+// A client may break its own body off while the answer already flows: the response ends there, and no endpoint is to blame.
+func TestBodiesBrokenByTheirSenderBlameNobody(t *testing.T) {
+	addr := serveRaw(t, func(c net.Conn) {
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+		_, _ = io.Copy(io.Discard, c)
+	})
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr)})
+	body, client := io.Pipe()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://users.test/", body)
+	require.NoError(t, err)
+	resp, err := b.RoundTrip(req)
+	require.NoError(t, err)
+	require.NoError(t, client.CloseWithError(errors.New("the client is gone")))
+	_, err = io.ReadAll(resp.Body)
+	require.Error(t, err)
+	resp.Body.Close()
+	require.Zero(t, b.Stats().Failures)
+	require.Zero(t, b.Stats().InFlight)
 }
 
 // rather picks the endpoint with its address while it may.

@@ -174,8 +174,9 @@ func (e *dialError) Unwrap() error { return e.error }
 func neverSent(err error) bool {
 	var dial *dialError
 	var verify *tls.CertificateVerificationError
-	var record tls.RecordHeaderError // the answer to our greeting is not TLS
-	if errors.As(err, &dial) || errors.As(err, &verify) || errors.As(err, &record) {
+	var record tls.RecordHeaderError
+	notTLS := errors.As(err, &record) && record.Conn != nil // the answer to our greeting; it is nil after the handshake
+	if errors.As(err, &dial) || errors.As(err, &verify) || notTLS {
 		return true
 	}
 	for err != nil && err.Error() != "net/http: TLS handshake timeout" { // it has no exported type
