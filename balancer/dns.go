@@ -102,6 +102,7 @@ func (d *dns) Resolve(ctx context.Context, target *url.URL, refresh <-chan struc
 	if l.cfg.Interval == 0 {
 		l.cfg.Interval = defaultDNSInterval
 	}
+	l.cfg.Interval = min(l.cfg.Interval, forever)
 	if l.cfg.MaxEndpoints == 0 {
 		l.cfg.MaxEndpoints = defaultMaxEndpoints
 	}

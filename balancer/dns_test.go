@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -535,6 +536,24 @@ func TestL08_DNSTroubleKeepsTheLastGoodSet(t *testing.T) {
 			synctest.Wait()
 			require.Equal(t, []string{"192.0.2.2:80", "192.0.2.3:80"}, w.last(), "what is gone for good does go")
 		})
+	})
+}
+
+// The longest time there is must not turn negative with its jitter.
+func TestDNSIntervalsDoNotOverflow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		z := newZone()
+		z.set("users.test", "192.0.2.1")
+		r := z.piped(t)
+		var all []*watch
+		for range 20 { // as many jitters
+			all = append(all, observe(t, balancer.DNS(balancer.DNSConfig{Resolver: r, Interval: math.MaxInt64}), "http://users.test"))
+		}
+		time.Sleep(time.Minute)
+		for _, w := range all {
+			sets, _ := w.counts()
+			require.Equal(t, 1, sets)
+		}
 	})
 }
 
