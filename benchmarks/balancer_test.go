@@ -14,9 +14,13 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/bufbuild/httplb"
+	"github.com/bufbuild/httplb/conn"
+	"github.com/bufbuild/httplb/picker"
 	"github.com/stretchr/testify/require"
 
 	"github.com/trivet-go/trivet/balancer"
@@ -25,45 +29,32 @@ import (
 )
 
 // BenchmarkBalancerConnections counts the connections that 8,000 requests at concurrency 64 open to 4
-// backends that answer in 2 ms. maxidle=1 is the shape of clients with a transport per address that keeps one idle
-// connection each.
+// backends that answer in 2 ms.
 func BenchmarkBalancerConnections(b *testing.B) {
 	const requests, concurrency, backends = 8000, 64, 4
-	for _, policy := range []struct {
-		name   string
-		policy balancer.Policy
-		idle   int
-	}{
-		{"policy=adaptive", balancer.Adaptive(), 0},
-		{"policy=roundrobin", balancer.RoundRobin(), 0},
-		{"policy=adaptive/maxidle=1", balancer.Adaptive(), 1},
-		{"policy=roundrobin/maxidle=1", balancer.RoundRobin(), 1},
-	} {
-		b.Run(policy.name, func(b *testing.B) {
-			var opened atomic.Int64
-			var addrs []string
-			for range backends {
-				srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					time.Sleep(2 * time.Millisecond)
-					io.WriteString(w, "ok")
-				}))
-				srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
-					if s == http.StateNew {
-						opened.Add(1)
-					}
-				}
-				srv.Start()
-				defer srv.Close()
-				addrs = append(addrs, srv.Listener.Addr().String())
+	var opened atomic.Int64
+	var addrs []string
+	for range backends {
+		srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(2 * time.Millisecond)
+			io.WriteString(w, "ok")
+		}))
+		srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+			if s == http.StateNew {
+				opened.Add(1)
 			}
-			runs := 0
+		}
+		srv.Start()
+		defer srv.Close()
+		addrs = append(addrs, srv.Listener.Addr().String())
+	}
+	run := func(name string, start func(b *testing.B) (rt http.RoundTripper, stop func() error)) {
+		b.Run("client="+name, func(b *testing.B) {
+			before, runs := opened.Load(), 0
 			for b.Loop() {
 				runs++
-				bal, err := balancer.New(balancer.Config{
-					Resolver: balancer.Static(addrs...), Policy: policy.policy, Transport: &http.Transport{MaxIdleConnsPerHost: policy.idle},
-				})
-				require.NoError(b, err)
-				client := &http.Client{Transport: bal}
+				rt, stop := start(b)
+				client := &http.Client{Transport: rt}
 				var left atomic.Int64
 				left.Store(requests)
 				var wg sync.WaitGroup
@@ -75,9 +66,22 @@ func BenchmarkBalancerConnections(b *testing.B) {
 					})
 				}
 				wg.Wait()
-				require.NoError(b, bal.Close(context.Background()))
+				require.NoError(b, stop())
 			}
-			b.ReportMetric(float64(opened.Load())/float64(runs), "conns/run")
+			b.ReportMetric(float64(opened.Load()-before)/float64(runs), "conns/run")
+		})
+	}
+	for name, policy := range map[string]balancer.Policy{"adaptive": balancer.Adaptive(), "turn": balancer.RoundRobin()} {
+		run("trivet/policy="+name, func(b *testing.B) (http.RoundTripper, func() error) {
+			bal, err := balancer.New(balancer.Config{Resolver: balancer.Static(addrs...), Policy: policy})
+			require.NoError(b, err)
+			return bal, func() error { return bal.Close(context.Background()) }
+		})
+	}
+	for name, policy := range map[string]func(picker.Picker, conn.Conns) picker.Picker{"p2c": picker.NewPowerOfTwo, "turn": picker.NewRoundRobin} {
+		run("httplb/policy="+name, func(b *testing.B) (http.RoundTripper, func() error) {
+			client := httplb.NewClient(httplb.WithResolver(fixed(addrs)), httplb.WithPicker(policy))
+			return client.Transport, client.Close
 		})
 	}
 }
@@ -216,7 +220,7 @@ func run(b *testing.B, addr, file, conf, name string, args ...string) {
 	cmd.Stderr = os.Stderr
 	require.NoError(b, cmd.Start())
 	b.Cleanup(func() {
-		_ = cmd.Process.Kill()
+		_ = cmd.Process.Signal(syscall.SIGTERM) // killed, nginx would leave its worker behind
 		_ = cmd.Wait()
 	})
 	require.Eventually(b, func() bool {

@@ -3,6 +3,7 @@ package benchmarks_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -44,7 +45,10 @@ func httpLimiters(maxKeys int) []httpLimiter {
 			return l.Middleware(next)
 		}},
 		{"httprate", func(_ testing.TB, limit int, next http.Handler) http.Handler {
-			return httprate.Limit(limit, time.Minute, httprate.WithKeyFuncs(httprate.KeyByIP))(next)
+			return httprate.LimitBy(limit, time.Minute, func(r *http.Request) (string, error) {
+				host, _, err := net.SplitHostPort(r.RemoteAddr)
+				return host, err
+			})(next)
 		}},
 		{"go-limiter", func(tb testing.TB, limit int, next http.Handler) http.Handler {
 			store, err := memorystore.New(&memorystore.Config{Tokens: uint64(limit), Interval: time.Minute})
