@@ -300,8 +300,7 @@ func (t tunnel) CloseWrite() error {
 func (a *attempt) Read(b []byte) (int, error) {
 	n, err := a.body.Read(b)
 	if err != nil && !a.stream { // the other direction of a stream may go on: it ends when it is closed
-		left := a.ctx.Err() != nil || a.hold.failure() != nil || errors.Is(err, http.ErrBodyReadAfterClose)
-		a.end(err != io.EOF && !left)
+		a.end(err != io.EOF && a.ctx.Err() == nil && a.hold.failure() == nil && !errors.Is(err, http.ErrBodyReadAfterClose))
 	}
 	return n, err
 }

@@ -513,11 +513,10 @@ func TestTemplatesDoNotShareConnections(t *testing.T) {
 		addrs = append(addrs, backend.Start(t, backend.Config{Protocol: backend.HTTP2}).Addr)
 	}
 	roots := backend.Transport(backend.HTTP2).TLSClientConfig
-	template := &http.Transport{TLSClientConfig: roots.Clone()}
 	used := &http.Transport{TLSClientConfig: roots.Clone(), ForceAttemptHTTP2: true}
-	template.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{
+	template := &http.Transport{TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{
 		"h2": func(string, *tls.Conn) http.RoundTripper { return nil },
-	}
+	}}
 	_, err := balancer.New(balancer.Config{Resolver: balancer.Static(addrs...), Transport: template})
 	require.ErrorContains(t, err, "Config.Transport: TLSNextProto")
 
@@ -542,10 +541,9 @@ func TestTemplatesDoNotShareConnections(t *testing.T) {
 
 // A server without TLS, or with a certificate that is not the target's, has not seen the request.
 func TestFailedHandshakesAreNotSent(t *testing.T) {
-	conn, _ := net.Pipe()
 	for name, err := range map[string]error{
 		"certificate": &tls.CertificateVerificationError{Err: errors.New("expired")},
-		"not TLS":     tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake", Conn: conn},
+		"not TLS":     tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake", Conn: new(net.TCPConn)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBalancer(t, balancer.Config{
