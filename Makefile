@@ -26,6 +26,7 @@ help: ## list the targets
 .PHONY: test
 test: lint imports standalone consumer ## everything that must pass: the checks below and all tests of both modules
 	go test -shuffle=on $(RACE) -timeout 8m ./...
+	$(if $(RACE),go test -run Alloc ./... # built without the race detector: it allocates)
 	cd examples && go test -shuffle=on $(RACE) -timeout 8m ./...
 
 .PHONY: lint

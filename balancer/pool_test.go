@@ -1,10 +1,8 @@
 package balancer_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net/http"
 	"os"
@@ -444,37 +442,6 @@ func TestCloseIdleConnections(t *testing.T) {
 		synctest.Wait()
 		require.Zero(t, net.open("a:1"))
 	})
-}
-
-// Two allocations at most: the response's body, and what the transport below needs is its own affair.
-func TestRoundTripAllocates(t *testing.T) {
-	if raceEnabled {
-		return // the race detector allocates for itself
-	}
-	resp := answer(200)
-	body := io.NopCloser(http.NoBody)
-	b := newBalancer(t, balancer.Config{
-		Resolver: balancer.Static(addrs(8)...),
-		Wrap: func(balancer.Endpoint, http.RoundTripper) http.RoundTripper {
-			return roundTripper(func(*http.Request) (*http.Response, error) {
-				resp.Body = body
-				return resp, nil
-			})
-		},
-	})
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://users.internal/", nil)
-	require.NoError(t, err)
-	send := func() {
-		r, err := b.RoundTrip(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Body.Close()
-	}
-	for range 1000 {
-		send()
-	}
-	require.LessOrEqual(t, testing.AllocsPerRun(1000, send), 2.0)
 }
 
 // A wrapper that is asked to close its connections may ask the Balancer.

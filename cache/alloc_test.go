@@ -1,8 +1,11 @@
+//go:build !race
+
 package cache_test
 
 import (
 	"context"
 	"fmt"
+	"math/bits"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -17,10 +20,6 @@ import (
 // Bytes are counted exactly, over many reads: an average rounded down to 0 B/op would hide what
 // happens now and then.
 func TestReadHitsAllocateNotAByte(t *testing.T) {
-	if raceEnabled {
-		t.Log("allocations are counted without the race detector")
-		return
-	}
 	hour := func(_, _ string) time.Duration { return time.Hour }
 	tags := func(_, _ string) []string { return []string{"t"} }
 	load := func(context.Context, string) (string, error) { return "", nil }
@@ -67,4 +66,25 @@ func TestReadHitsAllocateNotAByte(t *testing.T) {
 			require.Less(t, after.Mallocs-before.Mallocs, uint64(60))
 		})
 	}
+}
+
+func TestGetAllocatesNothing(t *testing.T) {
+	numbers := newMemory(t, cache.MemoryConfig[int64, int64]{MaxEntries: 100_000})
+	texts := newMemory(t, cache.MemoryConfig[string, string]{TTL: func(_, _ string) time.Duration { return time.Hour }})
+	load := func(context.Context, string) (string, error) { return "", nil }
+	for k := range int64(1000) {
+		numbers.Set(k, k)
+		texts.Set(fmt.Sprint("key-", k), "value")
+	}
+	var k int64
+	require.Zero(t, testing.AllocsPerRun(10_000, func() {
+		k++
+		numbers.Get(k % 2000)
+		if bits.UintSize == 64 { // only there are they overwritten in place
+			numbers.Set(k%1000, k)
+		}
+		texts.Get("key-7")
+		texts.Get("absent")
+		texts.Load(t.Context(), "key-8", load)
+	}))
 }

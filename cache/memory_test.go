@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math/bits"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -444,31 +443,6 @@ func TestJitterShortensTTLs(t *testing.T) {
 		time.Sleep(25 * time.Second)
 		require.Zero(t, fresh())
 	})
-}
-
-func TestGetAllocatesNothing(t *testing.T) {
-	if raceEnabled {
-		t.Log("allocations are counted without the race detector")
-		return
-	}
-	numbers := newMemory(t, cache.MemoryConfig[int64, int64]{MaxEntries: 100_000})
-	texts := newMemory(t, cache.MemoryConfig[string, string]{TTL: func(_, _ string) time.Duration { return time.Hour }})
-	load := func(context.Context, string) (string, error) { return "", nil }
-	for k := range int64(1000) {
-		numbers.Set(k, k)
-		texts.Set(fmt.Sprint("key-", k), "value")
-	}
-	var k int64
-	require.Zero(t, testing.AllocsPerRun(10_000, func() {
-		k++
-		numbers.Get(k % 2000)
-		if bits.UintSize == 64 { // only there are they overwritten in place
-			numbers.Set(k%1000, k)
-		}
-		texts.Get("key-7")
-		texts.Get("absent")
-		texts.Load(t.Context(), "key-8", load)
-	}))
 }
 
 // Everything at once; the race detector looks on.

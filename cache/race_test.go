@@ -2,5 +2,4 @@
 
 package cache_test
 
-// The race detector allocates where the program does not.
 const raceEnabled = true

@@ -1,3 +1,5 @@
+//go:build !race
+
 package ratelimit_test
 
 import (
@@ -13,17 +15,12 @@ import (
 
 // TestAllocations: the bars are 2 for a request with headers, 3 for a denial, none without HTTP.
 func TestAllocations(t *testing.T) {
-	if raceEnabled {
-		t.Log("the race detector allocates, and drops what pools hold; without it the figures are checked")
-	}
 	check := func(name string, most float64, f func()) {
 		t.Helper()
 		f()
 		got := testing.AllocsPerRun(1000, f)
 		t.Logf("%s: %v", name, got)
-		if !raceEnabled {
-			require.LessOrEqual(t, got, most, name)
-		}
+		require.LessOrEqual(t, got, most, name)
 	}
 	wide := ratelimit.PerSecond(1_000_000_000).WithBurst(1_000_000_000)
 	byIP := func(r ratelimit.Rate) ratelimit.Policy {

@@ -1,0 +1,42 @@
+//go:build !race
+
+package balancer_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/balancer"
+)
+
+// Two allocations at most: the response's body, and what the transport below needs is its own affair.
+func TestRoundTripAllocates(t *testing.T) {
+	resp := answer(200)
+	body := io.NopCloser(http.NoBody)
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static(addrs(8)...),
+		Wrap: func(balancer.Endpoint, http.RoundTripper) http.RoundTripper {
+			return roundTripper(func(*http.Request) (*http.Response, error) {
+				resp.Body = body
+				return resp, nil
+			})
+		},
+	})
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://users.internal/", nil)
+	require.NoError(t, err)
+	send := func() {
+		r, err := b.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Body.Close()
+	}
+	for range 1000 {
+		send()
+	}
+	require.LessOrEqual(t, testing.AllocsPerRun(1000, send), 2.0)
+}
