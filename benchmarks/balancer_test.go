@@ -26,6 +26,7 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 	"github.com/trivet-go/trivet/internal/backend"
 	"github.com/trivet-go/trivet/internal/freeport"
+	"github.com/trivet-go/trivet/internal/program"
 )
 
 // BenchmarkBalancerConnections counts the connections that 8,000 requests at concurrency 64 open to 4
@@ -211,12 +212,8 @@ backend app
 
 // run starts a server with a configuration file and waits until it listens.
 func run(b *testing.B, addr, file, conf, name string, args ...string) {
-	path, err := exec.LookPath(name)
-	if err != nil {
-		path = "/usr/sbin/" + name
-	}
 	require.NoError(b, os.WriteFile(file, []byte(conf), 0o600))
-	cmd := exec.Command(path, append(args, file)...)
+	cmd := exec.Command(program.Path(b, name), append(args, file)...)
 	cmd.Stderr = os.Stderr
 	require.NoError(b, cmd.Start())
 	b.Cleanup(func() {

@@ -14,9 +14,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/trivet-go/trivet/telemetry"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/trivet-go/trivet/internal/program"
+	"github.com/trivet-go/trivet/telemetry"
 )
 
 func newSLO(t testing.TB, cfg telemetry.SLOConfig) *telemetry.SLO {
@@ -174,18 +176,6 @@ func TestNewSLONamesEveryFault(t *testing.T) {
 	require.ErrorContains(t, err, "no objective")
 }
 
-// promtool finds Prometheus' tool. Without it the test is skipped, unless all servers are required.
-func promtool(t *testing.T) string {
-	path, err := exec.LookPath("promtool")
-	if err != nil {
-		if os.Getenv("TRIVET_REQUIRE_SERVERS") == "1" {
-			t.Fatal("promtool is required: install the package prometheus")
-		}
-		t.Skip("promtool is not installed")
-	}
-	return path
-}
-
 func writeRules(t *testing.T, s *telemetry.SLO) (dir string) {
 	var b bytes.Buffer
 	require.NoError(t, s.WriteRules(&b))
@@ -195,7 +185,7 @@ func writeRules(t *testing.T, s *telemetry.SLO) (dir string) {
 }
 
 func TestRulesAreAccepted(t *testing.T) {
-	tool := promtool(t)
+	tool := program.Path(t, "promtool")
 	for _, cfg := range []telemetry.SLOConfig{
 		{Name: "a", Availability: 0.999},
 		{Name: "b", Latency: time.Second, LatencyTarget: 0.5},
@@ -211,7 +201,7 @@ func TestRulesAreAccepted(t *testing.T) {
 // The rules do what Burn does: an outage fires both pages, a quiet service with
 // one failure fires none, and a slow one fires the latency alert.
 func TestRulesFire(t *testing.T) {
-	tool := promtool(t)
+	tool := program.Path(t, "promtool")
 	s := newSLO(t, telemetry.SLOConfig{Name: "web", Availability: 0.99, Latency: time.Second, LatencyTarget: 0.99, Routes: []string{"/users/{id}"}})
 	dir := writeRules(t, s)
 	const route = `http_route="/users/{id}",http_request_method="GET"`
@@ -276,7 +266,7 @@ func TestRulesNameOnlyWhatIsEmitted(t *testing.T) {
 // And they fire for each kind of failure, and do not where they must not: below the threshold, once an outage is over, by a counter that a restart reset,
 // by clients' errors, by other routes, by other jobs.
 func TestRulesFireForFailuresOnly(t *testing.T) {
-	tool := promtool(t)
+	tool := program.Path(t, "promtool")
 	s := newSLO(t, telemetry.SLOConfig{Name: "web", Availability: 0.99, Latency: time.Second, LatencyTarget: 0.99, Routes: []string{"/users/{id}"}, Selector: `job="a"`})
 	dir := writeRules(t, s)
 	const count, bucket = "http_server_request_duration_seconds_count", "http_server_request_duration_seconds_bucket"

@@ -22,20 +22,8 @@ import (
 
 	"github.com/trivet-go/trivet/internal/backend"
 	"github.com/trivet-go/trivet/internal/freeport"
+	"github.com/trivet-go/trivet/internal/program"
 )
-
-// program finds one that Debian's package prometheus installs.
-func program(t *testing.T, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("TRIVET_REQUIRE_SERVERS") == "1" {
-			t.Fatalf("%s is not installed", name)
-		}
-		t.Skipf("%s is not installed", name)
-	}
-	return path
-}
 
 func TestRulesAreThoseOfTheCommentedConfiguration(t *testing.T) {
 	path, err := binary()
@@ -45,7 +33,7 @@ func TestRulesAreThoseOfTheCommentedConfiguration(t *testing.T) {
 	written, err := os.ReadFile("deploy/slo.rules.yml")
 	require.NoError(t, err)
 	require.Equal(t, string(written), string(out), "go run ./examples/gateway -rules -config examples/gateway/gateway.yaml > examples/gateway/deploy/slo.rules.yml")
-	promtool := program(t, "promtool")
+	promtool := program.Path(t, "promtool")
 	for _, args := range [][]string{
 		{"check", "rules", "deploy/slo.rules.yml", "deploy/gateway.rules.yml"},
 		{"check", "config", "deploy/prometheus.yml"},
@@ -166,7 +154,7 @@ type prometheusServer struct {
 // startPrometheus runs Prometheus on deploy/ for the admin server at target.
 func startPrometheus(t *testing.T, target string) *prometheusServer {
 	t.Helper()
-	path := program(t, "prometheus")
+	path := program.Path(t, "prometheus")
 	dir, addr := t.TempDir(), freeport.Reserve(t)
 	for _, file := range []string{"slo.rules.yml", "gateway.rules.yml", "prometheus.yml"} {
 		text, err := os.ReadFile("deploy/" + file)

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/trivet-go/trivet/internal/backend"
 	"github.com/trivet-go/trivet/internal/freeport"
+	"github.com/trivet-go/trivet/internal/program"
 	"github.com/trivet-go/trivet/ratelimit"
 	"github.com/trivet-go/trivet/ratelimit/redislimit"
 )
@@ -25,13 +25,7 @@ import (
 // startRedis runs a redis-server that keeps nothing.
 func startRedis(t *testing.T) (addr string, kill func()) {
 	t.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		if os.Getenv("TRIVET_REQUIRE_SERVERS") == "1" {
-			t.Fatal("redis-server is not installed")
-		}
-		t.Skip("redis-server is not installed")
-	}
+	path := program.Path(t, "redis-server")
 	addr = freeport.Reserve(t)
 	_, port, _ := strings.Cut(addr, ":")
 	cmd := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())

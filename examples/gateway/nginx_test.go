@@ -17,21 +17,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/trivet-go/trivet/internal/freeport"
+	"github.com/trivet-go/trivet/internal/program"
 )
 
 // startNginx runs an nginx that answers with its name, as one process that can be killed.
 func startNginx(t *testing.T, name string) (addr string, cmd *exec.Cmd) {
 	t.Helper()
-	path, err := exec.LookPath("nginx")
-	if err != nil {
-		path = "/usr/sbin/nginx"
-	}
-	if _, err := os.Stat(path); err != nil {
-		if os.Getenv("TRIVET_REQUIRE_SERVERS") == "1" {
-			t.Fatal("nginx is not installed")
-		}
-		t.Skip("nginx is not installed")
-	}
+	path := program.Path(t, "nginx")
 	addr, dir := freeport.Reserve(t), t.TempDir()
 	config := filepath.Join(dir, "nginx.conf")
 	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, `

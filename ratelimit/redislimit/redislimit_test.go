@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/trivet-go/trivet/internal/freeport"
+	"github.com/trivet-go/trivet/internal/program"
 	"github.com/trivet-go/trivet/ratelimit"
 	"github.com/trivet-go/trivet/ratelimit/redislimit"
 )
@@ -38,6 +39,7 @@ func soak() bool { return os.Getenv("TRIVET_SOAK") == "1" }
 type server struct {
 	t    testing.TB
 	addr string
+	path string
 	args []string
 	cmd  *exec.Cmd
 }
@@ -45,14 +47,9 @@ type server struct {
 // startRedis starts a redis-server on a free port, without persistence unless args say otherwise.
 func startRedis(t testing.TB, args ...string) *server {
 	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		if os.Getenv("TRIVET_REQUIRE_SERVERS") == "1" {
-			t.Fatal("TRIVET_REQUIRE_SERVERS is set and there is no redis-server")
-		}
-		t.Skip("no redis-server")
-	}
+	path := program.Path(t, "redis-server")
 	addr := freeport.Reserve(t) // no test of another package is given it meanwhile
-	s := &server{t: t, addr: addr, args: append([]string{
+	s := &server{t: t, addr: addr, path: path, args: append([]string{
 		"--port", addr[strings.LastIndexByte(addr, ':')+1:], "--bind", "127.0.0.1",
 		"--save", "", "--appendonly", "no", "--dir", t.TempDir(),
 	}, args...)}
@@ -63,7 +60,7 @@ func startRedis(t testing.TB, args ...string) *server {
 }
 
 func (s *server) start() {
-	s.cmd = exec.Command("redis-server", s.args...)
+	s.cmd = exec.Command(s.path, s.args...)
 	require.NoError(s.t, s.cmd.Start())
 }
 

@@ -1,0 +1,43 @@
+package program_test
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/internal/program"
+)
+
+func TestPathFindsWhatIsInstalled(t *testing.T) {
+	dir := t.TempDir()
+	want := filepath.Join(dir, "redis-of-this-test")
+	require.NoError(t, os.WriteFile(want, []byte("#!/bin/sh\n"), 0o755))
+	t.Setenv("PATH", dir)
+	require.Equal(t, want, program.Path(t, "redis-of-this-test"))
+}
+
+func TestMissingProgramsSkipUnlessServersAreRequired(t *testing.T) {
+	for required, want := range map[string]string{"": "skipped", "1": "failed"} {
+		t.Setenv("TRIVET_REQUIRE_SERVERS", required)
+		tb := &verdict{TB: t}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			program.Path(tb, "no-such-program")
+		}()
+		<-done
+		require.Equal(t, want, tb.word)
+	}
+}
+
+// A verdict is a test that notes how it ended.
+type verdict struct {
+	testing.TB
+	word string
+}
+
+func (v *verdict) Fatalf(string, ...any) { v.word = "failed"; runtime.Goexit() }
+func (v *verdict) Skipf(string, ...any)  { v.word = "skipped"; runtime.Goexit() }
