@@ -214,3 +214,22 @@ func subsetOf(all []balancer.Endpoint, key string, size int) []string {
 	})
 	return got
 }
+
+// Endpoints that a control plane gives no address must not become this very machine.
+func TestPushedEndpointsWithoutAnAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen events
+		p := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
+		b := newBalancer(t, balancer.Config{Resolver: p, Wrap: ok200, Observe: seen.observe})
+		pickOf(t, b)
+		p.Set(balancer.Endpoint{}, balancer.Endpoint{Addr: "b:1"}, balancer.Endpoint{Addr: "unix:"})
+		synctest.Wait()
+		require.Equal(t, []string{"b:1"}, addrsOf(b))
+		var errs []error
+		for _, e := range seen.of(balancer.TargetResolved) {
+			errs = append(errs, e.Err)
+		}
+		require.ErrorContains(t, errors.Join(errs...), "endpoint 0 has no address")
+		require.ErrorContains(t, errors.Join(errs...), "endpoint 2 has no address")
+	})
+}

@@ -1,13 +1,24 @@
 package balancer_test
 
 import (
+	"bufio"
+	"crypto/tls"
+	"errors"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/balancer"
+	"github.com/trivet-go/trivet/internal/backend"
 )
 
 // A connCounter counts the connections that it passes on.
@@ -57,4 +68,129 @@ func (c *connCounter) count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.n
+}
+
+// An HTTP/2 set up elsewhere has one pool of connections, by the URL's host: endpoints would get each other's requests.
+func TestTemplatesDoNotShareConnections(t *testing.T) {
+	var addrs []string
+	for range 2 {
+		addrs = append(addrs, backend.Start(t, backend.Config{Protocol: backend.HTTP2}).Addr)
+	}
+	roots := backend.Transport(backend.HTTP2).TLSClientConfig
+	used := &http.Transport{TLSClientConfig: roots.Clone(), ForceAttemptHTTP2: true}
+	template := &http.Transport{TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{
+		"h2": func(string, *tls.Conn) http.RoundTripper { return nil },
+	}}
+	_, err := balancer.New(balancer.Config{Resolver: balancer.Static(addrs...), Transport: template})
+	require.ErrorContains(t, err, "Config.Transport: TLSNextProto")
+
+	resp, err := (&http.Client{Transport: used}).Get("https://" + addrs[0])
+	require.NoError(t, err)
+	readAll(t, resp)
+	used.CloseIdleConnections()
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addrs...), Transport: used, Policy: balancer.RoundRobin()})
+	for range 4 {
+		var pick balancer.Pick
+		req, err := http.NewRequestWithContext(balancer.WithPick(t.Context(), &pick), http.MethodGet, "https://users.test/", nil)
+		require.NoError(t, err)
+		var at string
+		req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { at = c.Conn.RemoteAddr().String() }}))
+		resp, err := b.RoundTrip(req)
+		require.NoError(t, err)
+		require.Equal(t, 2, resp.ProtoMajor)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, pick.Endpoint.Addr, at)
+	}
+}
+
+// A server without TLS, or with a certificate that is not the target's, has not seen the request.
+func TestFailedHandshakesAreNotSent(t *testing.T) {
+	for name, err := range map[string]error{
+		"certificate": &tls.CertificateVerificationError{Err: errors.New("expired")},
+		"not TLS":     tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake", Conn: new(net.TCPConn)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBalancer(t, balancer.Config{
+				Resolver: balancer.Static("bad:1", "good:1"), Policy: first{}, SlowStart: -1,
+				Wrap: upstream(func(e balancer.Endpoint, _ *http.Request) (*http.Response, error) {
+					if e.Addr == "bad:1" {
+						return nil, err
+					}
+					return answer(200), nil
+				}).wrap,
+			})
+			status, err := get(t.Context(), b)
+			require.NoError(t, err)
+			require.Equal(t, 200, status)
+			require.Equal(t, uint64(1), b.Stats().HostFailures["bad:1"])
+		})
+	}
+}
+
+// A TLS record that makes no sense comes after the request, too: whoever sent it may have acted on what it read.
+func TestTLSBrokenAfterTheRequestIsNotSentAgain(t *testing.T) {
+	ts := httptest.NewTLSServer(http.NotFoundHandler())
+	defer ts.Close()
+	var requests atomic.Int32
+	var addrs []string
+	for range 2 {
+		addrs = append(addrs, serveRaw(t, func(c net.Conn) {
+			s := tls.Server(c, ts.TLS.Clone())
+			req, err := http.ReadRequest(bufio.NewReader(s))
+			if err != nil {
+				return
+			}
+			if _, err := io.Copy(io.Discard, req.Body); err == nil {
+				requests.Add(1)
+			}
+			_, _ = io.WriteString(c, "HTTP/1.1 500 of the process without TLS\r\n\r\n")
+			_, _ = io.Copy(io.Discard, c) // a reset might overtake it
+		}))
+	}
+	template := ts.Client().Transport.(*http.Transport).Clone()
+	template.Protocols = new(http.Protocols)
+	template.Protocols.SetHTTP1(true)
+	template.TLSNextProto = nil
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addrs...), Transport: template})
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://example.com/", strings.NewReader("once"))
+	require.NoError(t, err)
+	_, err = b.RoundTrip(req)
+	var record tls.RecordHeaderError
+	require.ErrorAs(t, err, &record)
+	require.EqualValues(t, 1, requests.Load())
+}
+
+// rather picks the endpoint with its address while it may.
+type rather string
+
+func (p rather) Pick(v *balancer.View, r *http.Request) int {
+	for i := range v.Len() {
+		if v.Endpoint(i).Addr == string(p) && !v.Avoided(i) {
+			return i
+		}
+	}
+	return first{}.Pick(v, r)
+}
+
+// Nor has one that accepts connections and then says nothing, as a machine does whose processes hang.
+func TestHandshakesThatHangAreNotSent(t *testing.T) {
+	hanging := serveRaw(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+	good := backend.Start(t, backend.Config{Name: "good", Protocol: backend.HTTP2})
+	template := backend.Transport(backend.HTTP2).Clone()
+	template.TLSHandshakeTimeout = 100 * time.Millisecond
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static(hanging, good.Addr), Policy: rather(hanging), Transport: template,
+		Wrap: func(e balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
+			if e.Addr == good.Addr { // only the other one's handshake may be late
+				return backend.Transport(backend.HTTP2)
+			}
+			return next
+		},
+	})
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+good.Addr+"/", io.NopCloser(strings.NewReader("once")))
+	require.NoError(t, err)
+	resp, err := b.RoundTrip(req)
+	require.NoError(t, err)
+	require.Equal(t, "good\n", readAll(t, resp))
+	require.Equal(t, uint64(1), b.Stats().HostFailures[hanging])
 }

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/internal/backend"
+)
+
+func TestG18_ReloadIsWholeOrNotAtAll(t *testing.T) {
+	a := backend.Start(t, backend.Config{Name: "a"})
+	b := backend.Start(t, backend.Config{Name: "b"})
+	g := start(t, simple("", a.Addr))
+	c := client(t)
+	answered := func() string {
+		_, body := get(t, c, g.url)
+		return strings.TrimSpace(body)
+	}
+	require.Equal(t, "a", answered())
+	before := g.current.Load()
+
+	t.Run("a file with a fault", func(t *testing.T) {
+		_, err := parseConfig("f", []byte(simple("  - {upstream: none, path: /x}", b.Addr)))
+		require.Error(t, err) // so there is nothing to reload
+	})
+	t.Run("a field that needs a restart", func(t *testing.T) {
+		cfg, err := parseConfig("f", []byte(simple("server: {listen: \"127.0.0.1:1\", max_header_bytes: 1KiB}", b.Addr)))
+		require.NoError(t, err)
+		require.EqualError(t, g.reload(cfg), "needs a restart to change: server.listen, server.max_header_bytes")
+	})
+	t.Run("an upstream that balancer refuses", func(t *testing.T) {
+		cfg, err := parseConfig("f", []byte(simple("", b.Addr)))
+		require.NoError(t, err)
+		bad := cfg.Upstreams["app"]
+		bad.Health.Path = "no slash" // past withDefaults, which would refuse it
+		cfg.Upstreams["bad"] = bad
+		require.ErrorContains(t, g.reload(cfg), "upstreams.bad: balancer: Config.Health.Path")
+	})
+	require.Same(t, before, g.current.Load())
+	require.Equal(t, "a", answered(), "nothing of the refused configurations is in force")
+
+	t.Run("a good one", func(t *testing.T) {
+		cfg, err := parseConfig("f", []byte(simple("", b.Addr)))
+		require.NoError(t, err)
+		require.NoError(t, g.reload(cfg))
+		require.Eventually(t, func() bool { return answered() == "b" }, 10*time.Second, time.Millisecond)
+		require.Same(t, before.upstreams["app"].balancer, g.current.Load().upstreams["app"].balancer, "what is known of hosts stays")
+	})
+}
+
+func TestReloadUnderLoadLosesNoRequest(t *testing.T) {
+	a := backend.Start(t, backend.Config{Name: "a", Behaviour: backend.Behaviour{Delay: time.Millisecond}})
+	b := backend.Start(t, backend.Config{Name: "b", Behaviour: backend.Behaviour{Delay: time.Millisecond}})
+	texts := []string{
+		simple("", a.Addr),
+		simple("", a.Addr, b.Addr),
+		simple("", b.Addr),
+		fmt.Sprintf("upstreams:\n  other: {hosts: [%s]}\nroutes: [{upstream: other}]", a.Addr),
+		fmt.Sprintf("upstreams:\n  app: {hosts: [%s], connect_timeout: 1s}\nroutes: [{upstream: app}]", a.Addr),
+	}
+	g := start(t, texts[0])
+	c := client(t)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	failures := make(chan string, 1000)
+	for range 8 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				resp, err := c.Post(g.url, "text/plain", strings.NewReader("x")) // POST: nobody repeats it
+				if err != nil {
+					failures <- err.Error()
+					return
+				}
+				body, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if err != nil || resp.StatusCode != 200 {
+					failures <- fmt.Sprint(resp.StatusCode, string(body), err)
+				}
+			}
+		})
+	}
+	for i := range 100 {
+		cfg, err := parseConfig("f", []byte(texts[(i+1)%len(texts)]))
+		require.NoError(t, err)
+		require.NoError(t, g.reload(cfg))
+		n := a.Requests() + b.Requests()
+		require.Eventually(t, func() bool { return a.Requests()+b.Requests() > n+20 }, 10*time.Second, time.Millisecond)
+	}
+	close(stop)
+	wg.Wait()
+	close(failures)
+	for f := range failures {
+		t.Error(f)
+	}
+}
+
+func TestGenerationsInUseAreNotIdle(t *testing.T) {
+	g := start(t, simple("", "127.0.0.1:1"))
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				gen := g.acquire()
+				select {
+				case <-gen.idle:
+					t.Error("an idle generation, whose upstreams may be closed, was acquired")
+					gen.release()
+					return
+				case <-stop:
+					gen.release()
+					return
+				default:
+				}
+				gen.release()
+			}
+		})
+	}
+	registered := len(g.unregister)
+	require.NotZero(t, registered)
+	for i := range 300 {
+		cfg, err := parseConfig("f", []byte(simple("", "127.0.0.1:1", fmt.Sprint("127.0.0.1:", 2+i%2))))
+		require.NoError(t, err)
+		require.NoError(t, g.reload(cfg))
+	}
+	close(stop)
+	wg.Wait()
+	require.Len(t, g.unregister, registered, "statistics are not registered once more by each reload")
+}
+
+// A request of the first generation may still choose a host when the second one, which shares the balancer, has ended.
+func TestBalancersOutliveEveryGenerationThatUsesThem(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	g := start(t, simple("", b.Addr))
+	first := g.acquire()
+	defer first.release()
+	reload := func(text string) {
+		cfg, err := parseConfig("f", []byte(text))
+		require.NoError(t, err)
+		require.NoError(t, g.reload(cfg))
+	}
+	reload(simple("", b.Addr, "127.0.0.1:1"))
+	second := g.current.Load()
+	require.Same(t, first.upstreams["app"].balancer, second.upstreams["app"].balancer)
+	reload(fmt.Sprintf("upstreams: {other: {hosts: [%s]}}\nroutes: [{upstream: other}]", b.Addr))
+	<-second.idle
+	for range 200 { // a goroutine would close the balancer soon
+		w := httptest.NewRecorder()
+		first.routes.ServeHTTP(w, httptest.NewRequest("GET", "http://a/", nil))
+		require.Equal(t, 200, w.Code)
+	}
+}
