@@ -115,6 +115,7 @@ func BenchmarkSlowBackend(b *testing.B) {
 		{"trivet-checks", startTrivetChecks},
 		{"nginx-least_conn", startNginx},
 		{"haproxy-leastconn", startHAProxy},
+		{"caddy-least_conn", startCaddy},
 	} {
 		b.Run("proxy="+proxy.name, func(b *testing.B) {
 			target := proxy.start(b, fast.Addr, slow.Addr)
@@ -207,6 +208,26 @@ backend app
 	server b %s
 `, addr, addrs[0], addrs[1])
 	run(b, addr, filepath.Join(dir, "haproxy.cfg"), conf, "haproxy", "-f")
+	return "http://" + addr
+}
+
+func startCaddy(b *testing.B, addrs ...string) string {
+	addr, dir := freeport.Reserve(b), b.TempDir()
+	conf := fmt.Sprintf(`{
+	admin off
+	auto_https off
+	storage file_system %[1]s
+}
+http://%[2]s {
+	reverse_proxy %[3]s %[4]s {
+		lb_policy least_conn
+		transport http {
+			keepalive_idle_conns_per_host 256
+		}
+	}
+}
+`, dir, addr, addrs[0], addrs[1])
+	run(b, addr, filepath.Join(dir, "caddy.conf"), conf, "caddy", "run", "--adapter", "caddyfile", "--config")
 	return "http://" + addr
 }
 
