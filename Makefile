@@ -59,7 +59,7 @@ bench: ## write the golden table of the balancer's simulation anew, run the benc
 	cd benchmarks && GOWORK=off go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(COUNT) -timeout 1h ./...
 
 .PHONY: simulate
-simulate: ## write balancer/testdata anew: the golden table, and sim.md from the whole simulation (20 minutes of two processors)
+simulate: ## write balancer/testdata anew: the golden table, and sim.md from the whole simulation (5 minutes of two processors)
 	go test -count=1 -run '^TestSimulation(Fast|All)$$' -timeout 2h ./balancer -update -sim
 
 .PHONY: fuzz
