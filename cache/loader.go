@@ -524,7 +524,6 @@ func (m *Memory[K, V]) land(s *shard[K, V], hash uint64, key K, f *flight[V], l 
 	if err != nil {
 		m.loads.failed.Add(1)
 	}
-	close(f.done)
 	if m.cfg.Observe != nil {
 		m.loads.mu.Lock()
 		background := f.call.background
@@ -532,6 +531,7 @@ func (m *Memory[K, V]) land(s *shard[K, V], hash uint64, key K, f *flight[V], l 
 		m.notify(f.call.ctx, append(events, MemoryEvent[K, V]{
 			Kind: Loaded, Key: key, Duration: time.Duration(now - f.call.started), Background: background, Err: err}))
 	}
+	close(f.done) // not before: a caller's log line would be written without the event
 }
 
 func (m *Memory[K, V]) storeLoadedLocked(s *shard[K, V], old *entry[K, V], f *flight[V], l landing[K, V], now int64, events *[]MemoryEvent[K, V]) {

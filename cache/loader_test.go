@@ -483,6 +483,25 @@ func TestAKeyThatIsNotEqualToItself(t *testing.T) {
 	m.Clear()
 }
 
+// A caller that writes its log line next must find the event there.
+func TestLoadsAreObservedBeforeTheirCallersGoOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen atomic.Int64
+		m := newMemory(t, cache.MemoryConfig[string, int]{Observe: func(context.Context, cache.MemoryEvent[string, int]) {
+			time.Sleep(time.Second)
+			seen.Add(1)
+		}})
+		var s source
+		_, err := m.Load(t.Context(), "good", s.load)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, seen.Load())
+		s.fail(errors.New("bad"))
+		_, err = m.Load(t.Context(), "bad", s.load)
+		require.Error(t, err)
+		require.EqualValues(t, 2, seen.Load())
+	})
+}
+
 func TestObserverMayUseTheCache(t *testing.T) {
 	var m *cache.Memory[string, int]
 	var seen []string

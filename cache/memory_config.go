@@ -101,7 +101,8 @@ type MemoryConfig[K comparable, V any] struct {
 
 	// Observe, if not nil, receives loads, removals and refusals, but not hits
 	// and misses: [Memory.Stats] counts those. It is called with no lock held,
-	// must be quick and safe for concurrent use, and may use the cache.
+	// must be quick, since the callers of a load wait for it, safe for concurrent use, and
+	// may use the cache.
 	Observe func(ctx context.Context, e MemoryEvent[K, V])
 }
 
