@@ -23,14 +23,15 @@ import (
 //  3. Connections that have been without a request for a while are closed, and upgraded ones, which would never end by
 //     themselves.
 //
-// A second signal ends it at once.
-func drain(s *running, signals <-chan os.Signal) error {
+// sig is what asked for that. A further signal ends it at once.
+func drain(s *running, sig os.Signal, signals <-chan os.Signal) error {
 	limits := s.gateway.current.Load().cfg.Server
 	ctx, cancel := context.WithTimeoutCause(context.Background(), time.Duration(limits.DrainDelay+limits.DrainTimeout),
 		errors.New("requests were still in flight at the end of server.drain_timeout: they have been cut"))
 	defer cancel()
 	s.gateway.draining.Store(true)
 	_ = s.gateway.observer.health.Drain(ctx) // /readyz fails from here on
+	s.gateway.log.Info("draining", "signal", sig.String())
 	drained := make(chan error, 1)
 	go func() {
 		sleep(ctx, time.Duration(limits.DrainDelay))

@@ -167,8 +167,7 @@ func serve(g *gateway, cfg Config, load func() (Config, error), hangups <-chan o
 		case <-hangups:
 			reloadFrom(g, load)
 		case sig := <-signals:
-			g.log.Info("draining", "signal", sig.String())
-			err := drain(s, signals)
+			err := drain(s, sig, signals)
 			g.log.Info("ended")
 			return err
 		}
