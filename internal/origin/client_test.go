@@ -33,7 +33,7 @@ func TestClient(t *testing.T) {
 		{"31 trusted hops", []string{"203.0.113.9" + strings.Repeat(",10.0.0.2", 30)}, "203.0.113.9"},
 		{"more hops than are read", []string{"203.0.113.9" + strings.Repeat(",10.0.0.2", 31)}, "10.0.0.2"},
 		{"more lines than are read", append([]string{"203.0.113.9"}, make([]string, 40)...), "10.0.0.1"},
-		{"an address that begins out of reach", []string{"203.0.113.9" + strings.Repeat(" ", 4092)}, "10.0.0.1"},
+		{"an address cut off", []string{"203.0.113.9" + strings.Repeat(" ", 4092)}, "10.0.0.1"},
 	}
 	p := proxies(t, false, "10.0.0.0/8")
 	for _, tt := range tests {
