@@ -279,7 +279,7 @@ func TestEventsKeepTheContractOfLogValue(t *testing.T) {
 		"attempt":     "outcome=failure reason=turn repicked=false ",
 		"endpoint":    "state=ejected reason=consecutive failures ",
 		"resolve":     "ok=true ",
-		"panic":       "on=true ",
+		"panic":       "panicking=true ",
 		"decision":    "outcome=limited policy=per-key degraded=false ",
 		"concurrency": "outcome=busy ",
 		"turn":        "outcome=queue_full ",
