@@ -242,11 +242,11 @@ func TestEjectionsGrowAndEnd(t *testing.T) {
 		var lengths []time.Duration
 		for _, e := range seen.of(balancer.EndpointChanged) {
 			if e.State == balancer.Ejected {
-				lengths = append(lengths, e.Duration)
+				lengths = append(lengths, e.EjectedFor)
 			}
 		}
 		require.GreaterOrEqual(t, len(lengths), 4)
-		for i, want := range []time.EjectedFor{10 * time.Second, 20 * time.Second, 25 * time.Second, 25 * time.Second} {
+		for i, want := range []time.Duration{10 * time.Second, 20 * time.Second, 25 * time.Second, 25 * time.Second} {
 			require.InDelta(t, want, lengths[i], float64(want)/10+1)
 		}
 		f.set("10.0.0.0:80", server{})
