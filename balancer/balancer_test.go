@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 // newBalancer returns a Balancer that is closed at the end of the test.
 func newBalancer(t *testing.T, cfg balancer.Config) *balancer.Balancer {
 	t.Helper()
-	b, err := balancer.New(cfg)
+	b, err := balancer.New(observed(cfg))
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		// Nothing may run any more: a leaked count of requests in flight fails here.
@@ -81,25 +81,46 @@ func get(ctx context.Context, b *balancer.Balancer) (int, error) {
 	return resp.StatusCode, errors.Join(err, resp.Body.Close())
 }
 
+type pickKey struct{}
+
+// withPick returns a context whose requests write the event of their last attempt to pick, if the
+// configuration is observed.
+func withPick(ctx context.Context, pick *balancer.Event) context.Context {
+	return context.WithValue(ctx, pickKey{}, pick)
+}
+
+func observed(cfg balancer.Config) balancer.Config {
+	observe := cfg.Observe
+	cfg.Observe = func(ctx context.Context, e balancer.Event) {
+		if pick, ok := ctx.Value(pickKey{}).(*balancer.Event); ok && e.Kind == balancer.Attempted {
+			*pick = e
+		}
+		if observe != nil {
+			observe(ctx, e)
+		}
+	}
+	return cfg
+}
+
 // pickOf sends a GET and returns where it went.
-func pickOf(t *testing.T, b *balancer.Balancer) balancer.Pick {
+func pickOf(t *testing.T, b *balancer.Balancer) balancer.Event {
 	t.Helper()
-	var pick balancer.Pick
-	_, err := get(balancer.WithPick(t.Context(), &pick), b)
+	var pick balancer.Event
+	_, err := get(withPick(t.Context(), &pick), b)
 	require.NoError(t, err)
 	return pick
 }
 
 // statusOf returns what the Balancer says of one endpoint of users.internal.
-func statusOf(t *testing.T, b *balancer.Balancer, addr string) balancer.HostStatus {
+func statusOf(t *testing.T, b *balancer.Balancer, addr string) balancer.EndpointStatus {
 	t.Helper()
-	for _, h := range b.Hosts("http://users.internal") {
+	for _, h := range b.Endpoints("http://users.internal") {
 		if h.Addr == addr {
 			return h
 		}
 	}
 	t.Fatalf("no endpoint %s", addr)
-	return balancer.HostStatus{}
+	return balancer.EndpointStatus{}
 }
 
 // events collects what a Balancer observes.
@@ -158,10 +179,10 @@ func TestTargetsAreOfSchemeAndHost(t *testing.T) {
 	err := send("http://orders.internal/")
 	require.ErrorIs(t, err, balancer.ErrTooManyTargets)
 	require.True(t, notSent(err))
-	require.Len(t, b.Hosts("http://Users.Internal"), 1)
-	require.Equal(t, uint64(2), b.Hosts("http://users.internal")[0].Requests)
-	require.Nil(t, b.Hosts("http://orders.internal"))
-	require.Nil(t, b.Hosts("users.internal"))
+	require.Len(t, b.Endpoints("http://Users.Internal"), 1)
+	require.Equal(t, uint64(2), b.Endpoints("http://users.internal")[0].Requests)
+	require.Nil(t, b.Endpoints("http://orders.internal"))
+	require.Nil(t, b.Endpoints("users.internal"))
 }
 
 func notSent(err error) bool {
@@ -222,7 +243,7 @@ func TestCloseWaitsForRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := balancer.New(balancer.Config{
 			Resolver: balancer.Static("a:1"),
-			Health:   balancer.Health{Path: "/healthz"},
+			Health:   balancer.HealthConfig{Path: "/healthz"},
 			Wrap: upstream(func(_ balancer.Endpoint, r *http.Request) (*http.Response, error) {
 				time.Sleep(time.Second)
 				return answer(200), nil
@@ -284,12 +305,12 @@ func TestStatsAndHostsAreJSON(t *testing.T) {
 	s := b.Stats()
 	require.Equal(t, uint64(1), s.Requests)
 	require.Equal(t, uint64(1), s.Failures)
-	require.Equal(t, map[string]uint64{"a:1": 1}, s.HostRequests)
-	require.Equal(t, map[string]uint64{"a:1": 1}, s.HostFailures)
-	require.Equal(t, map[string]int{"a:1": 0}, s.HostInFlight)
+	require.Equal(t, map[string]uint64{"a:1": 1}, s.EndpointRequests)
+	require.Equal(t, map[string]uint64{"a:1": 1}, s.EndpointFailures)
+	require.Equal(t, map[string]int{"a:1": 0}, s.EndpointInFlight)
 	_, err := json.Marshal(s)
 	require.NoError(t, err)
-	table, err := json.Marshal(b.Hosts("http://users.internal"))
+	table, err := json.Marshal(b.Endpoints("http://users.internal"))
 	require.NoError(t, err)
 	var rows []map[string]any
 	require.NoError(t, json.Unmarshal(table, &rows))

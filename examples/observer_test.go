@@ -117,7 +117,7 @@ func (s *scene) play(t *testing.T) {
 		Wrap: func(_ balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
 			return pacer.Transport(s.tel.Transport(next))
 		},
-		Health: balancer.Health{Interval: 20 * time.Millisecond, Fall: 1, Check: func(_ context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
+		Health: balancer.HealthConfig{Interval: 20 * time.Millisecond, Fall: 1, Check: func(_ context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
 			if unhealthy.Load() && e.Addr != addrs[2] {
 				return errors.New(hostile + "check")
 			}
@@ -272,14 +272,14 @@ func TestEventsKeepTheContractOfLogValue(t *testing.T) {
 		}
 	}
 	// All there are of balancer, ratelimit and the data cache, but for the refusal of what is too heavy.
-	for _, event := range []string{"attempt", "host", "resolve", "panic", "decision", "store_failed", "store_recovered", "concurrency", "turn", "load", "removal"} {
+	for _, event := range []string{"attempt", "endpoint", "resolve", "panic", "decision", "store_failed", "store_recovered", "concurrency", "turn", "load", "removal"} {
 		require.Contains(t, dimensions, event)
 	}
 	for event, tuple := range map[string]string{
 		"attempt":     "outcome=failure reason=turn repicked=false ",
-		"host":        "state=ejected reason=consecutive failures ",
+		"endpoint":    "state=ejected reason=consecutive failures ",
 		"resolve":     "ok=true ",
-		"panic":       "on=true ",
+		"panic":       "panicking=true ",
 		"decision":    "outcome=limited policy=per-key degraded=false ",
 		"concurrency": "outcome=busy ",
 		"turn":        "outcome=queue_full ",
@@ -308,7 +308,7 @@ func TestEventsAndStatsBecomeMetrics(t *testing.T) {
 			text := string(kv.Key) + "=" + kv.Value.String()
 			require.NotContains(t, text, hostile, name)
 			require.NotContains(t, text, "detail", name)
-			if strings.HasPrefix(name, "trivet.") && !strings.Contains(name, ".host_") {
+			if strings.HasPrefix(name, "trivet.") && !strings.Contains(name, ".endpoint_") {
 				require.NotContains(t, text, "127.0.0.1", name)
 			}
 			if kv.Key == "outcome" || kv.Key == "key" {
@@ -337,7 +337,7 @@ func TestEventsAndStatsBecomeMetrics(t *testing.T) {
 		}
 	}
 	for event, pkg := range map[string]string{
-		"attempt": "balancer", "host": "balancer", "resolve": "balancer", "panic": "balancer",
+		"attempt": "balancer", "endpoint": "balancer", "resolve": "balancer", "panic": "balancer",
 		"decision": "ratelimit", "store_failed": "ratelimit", "store_recovered": "ratelimit", "concurrency": "ratelimit", "turn": "ratelimit",
 		"load": "cache", "removal": "cache",
 	} {

@@ -90,8 +90,8 @@ func TestTemplatesDoNotShareConnections(t *testing.T) {
 	used.CloseIdleConnections()
 	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addrs...), Transport: used, Policy: balancer.RoundRobin()})
 	for range 4 {
-		var pick balancer.Pick
-		req, err := http.NewRequestWithContext(balancer.WithPick(t.Context(), &pick), http.MethodGet, "https://users.test/", nil)
+		var pick balancer.Event
+		req, err := http.NewRequestWithContext(withPick(t.Context(), &pick), http.MethodGet, "https://users.test/", nil)
 		require.NoError(t, err)
 		var at string
 		req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { at = c.Conn.RemoteAddr().String() }}))
@@ -122,7 +122,7 @@ func TestFailedHandshakesAreNotSent(t *testing.T) {
 			status, err := get(t.Context(), b)
 			require.NoError(t, err)
 			require.Equal(t, 200, status)
-			require.Equal(t, uint64(1), b.Stats().HostFailures["bad:1"])
+			require.Equal(t, uint64(1), b.Stats().EndpointFailures["bad:1"])
 		})
 	}
 }
@@ -192,5 +192,5 @@ func TestHandshakesThatHangAreNotSent(t *testing.T) {
 	resp, err := b.RoundTrip(req)
 	require.NoError(t, err)
 	require.Equal(t, "good\n", readAll(t, resp))
-	require.Equal(t, uint64(1), b.Stats().HostFailures[hanging])
+	require.Equal(t, uint64(1), b.Stats().EndpointFailures[hanging])
 }
