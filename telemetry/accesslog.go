@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/trivet-go/trivet/telemetry/internal/redact"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -97,7 +98,7 @@ func NewAccessLog(cfg AccessLogConfig) (*AccessLog, error) {
 			switch {
 			case !isToken(name):
 				fault(f.field, "%q is no field name", name)
-			case secretName(name):
+			case redact.IsSecret(name):
 				fault(f.field, "%s holds credentials", name)
 			}
 			*f.to = append(*f.to, headerField{http.CanonicalHeaderKey(name), strings.ToLower(name)})
@@ -169,13 +170,13 @@ func (l *AccessLog) attrs(x *exchange, o outcome) []slog.Attr {
 	attrs := make([]slog.Attr, 0, 24)
 	text := func(key, value string) {
 		if value != "" {
-			attrs = append(attrs, slog.String(key, escape(value)))
+			attrs = append(attrs, slog.String(key, redact.Escape(value)))
 		}
 	}
-	text(attrMethod, clip(r.Method, maxMethod))
+	text(attrMethod, redact.Clip(r.Method, maxMethod))
 	text(attrPath, x.path)
 	if x.query != "" {
-		text(attrQuery, redactQuery(x.query, t.query))
+		text(attrQuery, redact.Query(x.query, t.query))
 	}
 	text(attrRoute, x.key.route)
 	if x.key.status != 0 {
@@ -198,9 +199,9 @@ func (l *AccessLog) attrs(x *exchange, o outcome) []slog.Attr {
 	attrs = appendHeaders(attrs, "http.request.header", l.request, r.Header)
 	attrs = appendHeaders(attrs, "http.response.header", l.response, x.writer.Header())
 	if o.panic != nil && o.panic != http.ErrAbortHandler {
-		text("exception.message", scrub(fmt.Sprint(o.panic)))
+		text("exception.message", redact.Text(fmt.Sprint(o.panic)))
 		if o.stack != nil && t.cfg.Panics == Answer500 { // or else net/http's log has it
-			attrs = append(attrs, slog.String("exception.stacktrace", clip(string(o.stack), maxStack)))
+			attrs = append(attrs, slog.String("exception.stacktrace", redact.Clip(string(o.stack), maxStack)))
 		}
 	}
 	x.mu.Lock()
@@ -237,7 +238,7 @@ func appendHeaders(attrs []slog.Attr, group string, fields []headerField, h http
 	for _, f := range fields {
 		if v := h[f.name]; len(v) > 0 {
 			// Scrubbed, since an allowed one may quote a URL: Referer and Location do.
-			shown = append(shown, slog.String(f.key, escape(scrub(strings.Join(v, ", ")))))
+			shown = append(shown, slog.String(f.key, redact.Escape(redact.Text(strings.Join(v, ", ")))))
 		}
 	}
 	if shown == nil {
@@ -293,10 +294,10 @@ func logFields(attrs []slog.Attr, detail bool) []slog.Attr {
 // safeText returns a sibling's text, fit for logs and spans.
 func safeText(key, text string, detail bool) string {
 	if !detail {
-		return escape(text)
+		return redact.Escape(text)
 	}
-	if secretName(key) && text != "" {
-		return redacted
+	if redact.IsSecret(key) && text != "" {
+		return redact.Word
 	}
-	return escape(scrub(text))
+	return redact.Escape(redact.Text(text))
 }

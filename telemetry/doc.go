@@ -42,10 +42,8 @@
 //
 //	x                  instruments
 //	Telemetry          trivet.telemetry.in_flight .requests .errors .panics .series .overflow .log_skipped .faults
-//	Runtime            trivet.telemetry.runtime.goroutines .threads .heap_bytes .memory_bytes .gc_cycles
-//	                   .gc_pause_p99 .gc_cpu_percent .sched_latency_p50 .sched_latency_p99
 //	SLO                trivet.telemetry.slo.requests .failed .timed .slow .burn_rate{key} .firing{key}
-//	Health             trivet.telemetry.health.started .draining .up{key}
+//	health.Health      trivet.health.started .draining .up{key}
 //
 // In Prometheus, dots become underscores, counters end in _total, and durations in _seconds.
 //

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"fmt"
+	"github.com/trivet-go/trivet/telemetry/internal/redact"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -277,8 +278,8 @@ func (x *exchange) endSpan(s *series, o outcome) {
 	if o.panic != nil && o.panic != http.ErrAbortHandler {
 		x.span.AddEvent("exception", trace.WithAttributes(
 			attribute.String("exception.type", fmt.Sprintf("%T", o.panic)),
-			attribute.String("exception.message", spanText(scrub(fmt.Sprint(o.panic)), maxMessage)),
-			attribute.String("exception.stacktrace", clip(string(o.stack), maxStack))))
+			attribute.String("exception.message", redact.Valid(redact.Text(fmt.Sprint(o.panic)), maxMessage)),
+			attribute.String("exception.stacktrace", redact.Clip(string(o.stack), maxStack))))
 	}
 	// The description stays empty: error.type says it (conventions, "Status").
 	if x.key.err != "" || x.key.status >= 500 {

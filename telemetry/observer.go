@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"fmt"
+	"github.com/trivet-go/trivet/telemetry/internal/redact"
 	"hash/maphash"
 	"log/slog"
 	"maps"
@@ -65,7 +66,7 @@ func word(s string) string {
 			return r - 'A' + 'a'
 		}
 		return '_'
-	}, clip(s, 64))
+	}, redact.Clip(s, 64))
 	if s == "" {
 		return "unknown"
 	}
@@ -127,7 +128,7 @@ func (o *eventObserver) observe(ctx context.Context, v slog.Value) {
 		if o.name != "" {
 			kv = append(kv, attribute.String("name", o.name))
 		}
-		span.AddEvent(o.pkg+"."+escape(event), trace.WithAttributes(kv...))
+		span.AddEvent(o.pkg+"."+redact.Escape(event), trace.WithAttributes(kv...))
 	}
 	if o.tel.cfg.AccessLog != nil {
 		if x := exchangeFrom(ctx); x != nil {
@@ -264,7 +265,7 @@ func (o *eventObserver) make(event string, attrs []slog.Attr, overflow bool) *ev
 		case slog.KindString:
 			value := strings.Clone(a.Value.String())
 			s.shape = append(s.shape, slog.String(key, value))
-			kv = append(kv, attribute.String(key, escape(clip(value, maxRoute))))
+			kv = append(kv, attribute.String(key, redact.Escape(redact.Clip(value, maxRoute))))
 		case slog.KindBool:
 			s.shape = append(s.shape, slog.Bool(key, a.Value.Bool()))
 			kv = append(kv, attribute.Bool(key, a.Value.Bool()))
@@ -283,7 +284,7 @@ func (o *eventObserver) make(event string, attrs []slog.Attr, overflow bool) *ev
 	s.add, s.record = []metric.AddOption{set}, []metric.RecordOption{set}
 	var err error
 	s.count, err = o.tel.meter.Int64Counter(instrument, metric.WithUnit("{event}"),
-		metric.WithDescription("Events "+escape(event)+" of package "+o.pkg+"."))
+		metric.WithDescription("Events "+redact.Escape(event)+" of package "+o.pkg+"."))
 	if err != nil {
 		panic(fmt.Errorf("instrument %s: %w", instrument, err)) // reported by caught
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/trivet-go/trivet/telemetry"
+	"github.com/trivet-go/trivet/telemetry/health"
 )
 
 // pick is an event of the shape that STYLE.md, section 4, gives to all packages.
@@ -226,16 +227,15 @@ func TestRegister(t *testing.T) {
 	// Its own statistics, and those of its parts.
 	_, err = telemetry.Register(b.Telemetry, "", b.Stats)
 	require.NoError(t, err)
-	_, err = telemetry.Register(b.Telemetry, "", telemetry.NewRuntime().Stats)
+	probes, err := health.New(health.Config{})
 	require.NoError(t, err)
-	_, err = telemetry.Register(b.Telemetry, "", newHealth(t, telemetry.HealthConfig{}).Stats)
+	_, err = telemetry.Register(b.Telemetry, "", probes.Stats)
 	require.NoError(t, err)
 	_, err = telemetry.Register(b.Telemetry, "web", newSLO(t, telemetry.SLOConfig{Name: "web", Availability: 0.999}).Stats)
 	require.NoError(t, err)
-	require.Equal(t, []string{" = 0"}, b.points(t, "trivet.telemetry.health.draining"))
+	require.Equal(t, []string{" = 0"}, b.points(t, "trivet.health.draining"))
 	require.Equal(t, []string{"key=availability page name=web = 0", "key=availability ticket name=web = 0"}, b.points(t, "trivet.telemetry.slo.firing"))
 	require.Equal(t, []string{" = 0"}, b.points(t, "trivet.telemetry.requests"))
-	require.NotEqual(t, []string{" = 0"}, b.points(t, "trivet.telemetry.runtime.goroutines"))
 }
 
 // What finds no room loses its dimensions, not its measurements.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/trivet-go/trivet/telemetry/internal/redact"
 	"reflect"
 	"slices"
 	"strings"
@@ -178,7 +179,7 @@ func (g *gatherer) attributes(key string) metric.MeasurementOption {
 		kv = append(kv, attribute.String("name", g.name))
 	}
 	if key != "" {
-		kv = append(kv, attribute.String("key", escape(clip(key, maxRoute))))
+		kv = append(kv, attribute.String("key", redact.Escape(redact.Clip(key, maxRoute))))
 	}
 	return metric.WithAttributeSet(attribute.NewSet(kv...))
 }

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"github.com/trivet-go/trivet/telemetry/internal/redact"
 	"net/http"
 	"strings"
 )
@@ -68,7 +69,7 @@ func (x *exchange) mountLocked(path, pattern string) {
 	}
 	prefix := pattern[:strings.LastIndexByte(pattern, '/')]
 	if strings.Count(prefix, "/") == strings.Count(stripped, "/") && !strings.HasSuffix(stripped, "/") {
-		x.route, x.below = spanText(prefix+x.route, maxRoute), path
+		x.route, x.below = redact.Valid(prefix+x.route, maxRoute), path
 	}
 }
 
@@ -81,7 +82,7 @@ func (t *Telemetry) routeOf(r *http.Request) string {
 	if route == "" {
 		route = patternPath(r.Pattern)
 	}
-	return spanText(route, maxRoute)
+	return redact.Valid(route, maxRoute)
 }
 
 // patternPath returns the path of a ServeMux pattern, "[METHOD ][HOST]/[PATH]". The method has an attribute
@@ -98,5 +99,5 @@ type templateKey struct{}
 // WithURLTemplate returns a context that names the target of requests made with it, such as
 // /users/{id}, for the span names and metrics of [Telemetry.Transport]. It must be low in cardinality.
 func WithURLTemplate(ctx context.Context, template string) context.Context {
-	return context.WithValue(ctx, templateKey{}, spanText(template, maxRoute))
+	return context.WithValue(ctx, templateKey{}, redact.Valid(template, maxRoute))
 }

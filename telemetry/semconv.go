@@ -9,6 +9,13 @@ import (
 // Names of the HTTP semantic conventions, version 1.43.0. They are written here because
 // each release of otel renames its semconv package.
 const (
+	maxMethod  = 32       // bytes of an unknown method in a span
+	maxText    = 1024     // bytes of a path or field in a span
+	maxMessage = 1024     // bytes of an error's text
+	maxStack   = 16 << 10 // bytes of a stack
+)
+
+const (
 	schemaURL = "https://opentelemetry.io/schemas/1.43.0"
 
 	attrMethod         = "http.request.method"

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"github.com/trivet-go/trivet/telemetry/internal/redact"
 	"net/http"
 	"strconv"
 	"strings"
@@ -44,15 +45,15 @@ func (x *exchange) startSpan(r *http.Request) {
 	kv := append(o.kv[:0],
 		attribute.String(attrMethod, method),
 		attribute.String(attrScheme, x.key.scheme()),
-		attribute.String(attrPath, spanText(x.path, maxText)))
+		attribute.String(attrPath, redact.Valid(x.path, maxText)))
 	if x.key.method == 0 {
-		kv = append(kv, attribute.String(attrMethodOriginal, spanText(r.Method, maxMethod)))
+		kv = append(kv, attribute.String(attrMethodOriginal, redact.Valid(r.Method, maxMethod)))
 	}
 	if x.query != "" {
-		kv = append(kv, attribute.String(attrQuery, spanText(redactQuery(x.query, t.query), 2*maxText)))
+		kv = append(kv, attribute.String(attrQuery, redact.Valid(redact.Query(x.query, t.query), 2*maxText)))
 	}
 	if host, port := splitHost(t.host(r)); host != "" {
-		kv = append(kv, attribute.String(attrServerAddress, spanText(host, maxText)), attribute.Int(attrServerPort, portOr(port, x.key.tls)))
+		kv = append(kv, attribute.String(attrServerAddress, redact.Valid(host, maxText)), attribute.Int(attrServerPort, portOr(port, x.key.tls)))
 	}
 	peer, peerPort := splitHost(r.RemoteAddr)
 	if client := t.clientAddress(r, peer); client != "" {
@@ -68,9 +69,9 @@ func (x *exchange) startSpan(r *http.Request) {
 		kv = append(kv, attribute.String(attrProtocol, protocols[x.key.proto]))
 	}
 	if agent := r.Header["User-Agent"]; len(agent) > 0 && agent[0] != "" {
-		kv = append(kv, attribute.String(attrUserAgent, spanText(agent[0], maxText)))
+		kv = append(kv, attribute.String(attrUserAgent, redact.Valid(agent[0], maxText)))
 	}
-	route := spanText(patternPath(r.Pattern), maxRoute) // of a mux around us, for the sampler; one inside may know better
+	route := redact.Valid(patternPath(r.Pattern), maxRoute) // of a mux around us, for the sampler; one inside may know better
 	if route != "" {
 		kv = append(kv, attribute.String(attrRoute, route))
 	}

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"errors"
 	"fmt"
+	"github.com/trivet-go/trivet/telemetry/internal/redact"
 	"net/http"
 	"slices"
 	"sync/atomic"
@@ -213,5 +214,5 @@ func (t *Telemetry) caught() {
 		return // what panics may do so at each request: the log gets the 1st, 2nd, 4th, 8th ...
 	}
 	defer func() { _ = recover() }() // the error handler is not ours either
-	otel.Handle(fmt.Errorf("telemetry: caught panic, number %d: %s", n, escape(scrub(fmt.Sprint(v)))))
+	otel.Handle(fmt.Errorf("telemetry: caught panic, number %d: %s", n, redact.Escape(redact.Text(fmt.Sprint(v)))))
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"github.com/trivet-go/trivet/telemetry/internal/redact"
 	"io"
 	"maps"
 	"net"
@@ -139,9 +140,9 @@ func (c *call) startSpan(req *http.Request) {
 		attribute.String(attrMethod, c.method),
 		attribute.String(attrServerAddress, c.key.host),
 		attribute.Int(attrServerPort, int(c.key.port)),
-		attribute.String(attrFull, spanText(redactURL(req.URL, t.query), 2*maxText)))
+		attribute.String(attrFull, redact.Valid(redact.URL(req.URL, t.query), 2*maxText)))
 	if c.key.method == 0 {
-		kv = append(kv, attribute.String(attrMethodOriginal, spanText(req.Method, maxMethod)))
+		kv = append(kv, attribute.String(attrMethodOriginal, redact.Valid(req.Method, maxMethod)))
 	}
 	if c.key.route != "" {
 		kv = append(kv, attribute.String(attrTemplate, c.key.route))

@@ -30,6 +30,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/trivet-go/trivet/telemetry"
+	"github.com/trivet-go/trivet/telemetry/health"
 )
 
 // requestID is the field of a request's id. A client's is kept if it is harmless.
@@ -165,7 +166,7 @@ func writeRules(w io.Writer, cfg Config) error {
 // An observer is what sees everything.
 type observer struct {
 	tel        *telemetry.Telemetry
-	health     *telemetry.Health
+	health     *health.Health
 	objectives map[string]*telemetry.SLO
 	metrics    http.Handler
 	shutdown   []func(context.Context) error
@@ -215,14 +216,14 @@ func (o *observer) start(cfg Config, c *counts, stdout, stderr io.Writer, log *s
 		return err
 	}
 	// The delay of a drain is drain's, since a reload may change it.
-	health := telemetry.HealthConfig{DrainDelay: -1}
+	probes := health.Config{DrainDelay: -1}
 	if c.client != nil {
-		health.Checks = []telemetry.Check{{
+		probes.Checks = []health.CheckConfig{{
 			Name: "redis", Func: func(ctx context.Context) error { return c.client.Ping(ctx).Err() },
 			Optional: true, // without it, limits go on as their on_error says
 		}}
 	}
-	if o.health, err = telemetry.NewHealth(health); err != nil {
+	if o.health, err = health.New(probes); err != nil {
 		return err
 	}
 	return o.register(c)
