@@ -79,7 +79,7 @@ func (t Telemetry) withDefaults(f *faults) Telemetry {
 		f.add(fmt.Sprintf("%q is not one of: stdout, stderr, none", l.Output), "telemetry", "access_log", "output")
 	}
 	l.Client = cmp.Or(l.Client, "network")
-	if _, ok := clientPolicies[l.Client]; !ok {
+	if _, ok := clientDetails[l.Client]; !ok {
 		f.add(fmt.Sprintf("%q is not one of: network, full, none", l.Client), "telemetry", "access_log", "client")
 	}
 	l.SampleEvery = cmp.Or(l.SampleEvery, 1)
@@ -107,7 +107,7 @@ func (t Telemetry) withDefaults(f *faults) Telemetry {
 	return t
 }
 
-var clientPolicies = map[string]telemetry.ClientPolicy{
+var clientDetails = map[string]telemetry.ClientDetail{
 	"network": telemetry.ClientNetwork, "full": telemetry.ClientFull, "none": telemetry.ClientNone,
 }
 
@@ -299,7 +299,7 @@ func newAccessLog(cfg AccessLog, stdout, stderr io.Writer) (*telemetry.AccessLog
 		Handler:         slog.NewJSONHandler(to, nil),
 		SampleEvery:     cfg.SampleEvery,
 		Slow:            time.Duration(cfg.Slow),
-		Client:          clientPolicies[cfg.Client],
+		Client:          clientDetails[cfg.Client],
 		RequestHeaders:  cfg.RequestHeaders,
 		ResponseHeaders: cfg.ResponseHeaders,
 	})
