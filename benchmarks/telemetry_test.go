@@ -107,8 +107,8 @@ func telemetryGet(path string) *http.Request { return httptest.NewRequest("GET",
 
 const serverDuration = "http.server.request.duration"
 
-// The seven defects of otelhttp v0.72.0 that notes/versioning-telemetry.md, B1, names. Each test shows
-// that otelhttp has it and Trivet has not; one that fails says that otelhttp mended it.
+// Seven defects of otelhttp v0.72.0. Each test shows that otelhttp has it and Trivet has not; one that
+// fails says that otelhttp mended it.
 
 func TestOtelhttpDefect1_NoActiveRequests(t *testing.T) {
 	rival, ours := withOtelhttp(nil), withTrivet(t, nil, telemetry.Config{ActiveRequests: true})

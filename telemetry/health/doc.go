@@ -1,7 +1,9 @@
 // Package health answers the probes of an orchestrator or a load balancer: is the process alive,
 // has it started, and should it get requests now.
 //
-//	h, err := health.New(health.Config{Checks: []health.CheckConfig{{Name: "db", Func: db.PingContext}}})
+//	h, err := health.New(health.Config{Checks: []health.CheckConfig{
+//		{Name: "db", Func: db.PingContext},
+//	}})
 //	if err != nil {
 //		log.Fatal(err)
 //	}
@@ -17,8 +19,8 @@
 // or panics fails, and nothing else.
 //
 // The handlers belong on a listener that strangers do not reach, or at least outside of limits and
-// access logs. Their bodies name checks and tell no errors: [Health.Stats] has those, without secrets, for
-// an admin page.
+// access logs. Their bodies name checks and tell no errors: [Health.Stats] has those, without
+// secrets, for an admin page.
 //
 // Stats is fit for Register of package telemetry, which makes of it the instruments
 // trivet.health.started, trivet.health.draining and, by check, trivet.health.up{key}.
