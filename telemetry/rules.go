@@ -27,7 +27,8 @@ func (s *SLO) WriteRules(w io.Writer) error {
 			bad, total = s.slowExpr, s.timedExpr
 		}
 		for _, d := range distinctWindows(o.target) {
-			record(&b, ratioName(d), s.labels(o), fmt.Sprintf("(%s) / (%s)", bad("rate", d), total("rate", d)))
+			record(&b, ratioName(d), s.labels(o),
+				fmt.Sprintf("(%s) / (%s)", bad("rate", d), total("rate", d)))
 		}
 		for _, p := range windowPairs {
 			if p.reachable(o.target) {

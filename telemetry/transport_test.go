@@ -43,7 +43,10 @@ func TestTransportBodies(t *testing.T) {
 	}{
 		{"without a body", "/", func(*testing.T, *http.Response, func()) {}, true, ""},
 		{"stream", "/stream", func(*testing.T, *http.Response, func()) {}, true, ""},
-		{"closed early", "/long", func(t *testing.T, resp *http.Response, _ func()) { require.NoError(t, resp.Body.Close()) }, false, ""},
+		{"closed early", "/long", func(t *testing.T, resp *http.Response,
+			_ func()) {
+			require.NoError(t, resp.Body.Close())
+		}, false, ""},
 		{"broken", "/broken", func(t *testing.T, resp *http.Response, _ func()) {
 			_, err := io.ReadAll(resp.Body)
 			require.Error(t, err)
@@ -80,7 +83,8 @@ func TestTransportBodies(t *testing.T) {
 	}
 }
 
-// The body of a 101 is the connection: a ReverseProxy with our transport must be able to write to it.
+// The body of a 101 is the connection: a ReverseProxy with our transport must be able to write to
+// it.
 func TestTransportKeepsUpgrades(t *testing.T) {
 	backend := server(t, false, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, rw, err := http.NewResponseController(w).Hijack()
