@@ -120,7 +120,7 @@ func (b *bench) eventually(t testing.TB, name string, n int) []string {
 	require.Eventually(t, func() bool {
 		points = b.points(t, name)
 		return len(points) >= n
-	}, 10*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	return points
 }
 
@@ -362,7 +362,7 @@ func TestClientThatLeaves(t *testing.T) {
 		_, err := srv.Client().Do(req)
 		require.ErrorIs(t, err, context.Canceled)
 		require.Contains(t, b.eventually(t, "http.server.request.duration", 1)[0], "error.type=canceled")
-		require.Eventually(t, func() bool { return b.Stats().Requests == 1 }, 10*time.Second,
+		require.Eventually(t, func() bool { return b.Stats().Requests == 1 }, patience,
 			time.Millisecond)
 		require.Zero(t, b.Stats().Errors, "nobody knows what it would have got")
 		require.Equal(t, codes.Error, b.span(t).Status().Code)
