@@ -51,9 +51,9 @@ func (d ClientDetail) String() string {
 
 // AccessLogConfig configures an [AccessLog].
 type AccessLogConfig struct {
-	// Handler receives the lines. Required. It is called on the request's goroutine after the
-	// handler is done: one that blocks holds that goroutine. A client that has got all of a
-	// response of declared length does not wait for it, others do.
+	// Handler receives the lines. Required. It is called on the request's goroutine when the
+	// handler is done. One that blocks holds that goroutine, and the end of the response: net/http
+	// sends it when Middleware returns.
 	Handler slog.Handler
 
 	// SampleEvery n writes one in n of the requests that neither failed nor were slow, each marked

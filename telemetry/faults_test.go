@@ -112,8 +112,8 @@ func TestO13_NothingIsMountedOrInjected(t *testing.T) {
 	require.Equal(t, "application/json", w.Header().Get("Content-Type"))
 }
 
-// O15: requests that are cancelled leave no goroutine.
-func TestO15_CancelledRequestsLeaveNoGoroutine(t *testing.T) {
+// O15: requests that are canceled leave no goroutine.
+func TestO15_CanceledRequestsLeaveNoGoroutine(t *testing.T) {
 	l, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: slog.DiscardHandler})
 	require.NoError(t, err)
 	b := newBench(t, telemetry.Config{AccessLog: l, ActiveRequests: true, BodySizes: true, ServerTiming: true,

@@ -531,6 +531,7 @@ func TestNewNamesEveryFault(t *testing.T) {
 	}
 	_, err = telemetry.New(telemetry.Config{})
 	require.NoError(t, err)
-	require.Panics(t, func() { newBench(t, telemetry.Config{}).Middleware(nil) })
-	require.Panics(t, func() { telemetry.Route(nil) })
+	const nilHandler = "telemetry: nil handler"
+	require.PanicsWithValue(t, nilHandler, func() { newBench(t, telemetry.Config{}).Middleware(nil) })
+	require.PanicsWithValue(t, nilHandler, func() { telemetry.Route(nil) })
 }

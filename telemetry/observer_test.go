@@ -16,7 +16,7 @@ import (
 	"github.com/trivet-go/trivet/telemetry/health"
 )
 
-// pick is an event of the shape that STYLE.md, section 4, gives to all packages.
+// pick is an event that keeps the contract of Observer.
 type pick struct {
 	Backend  string
 	Retry    bool

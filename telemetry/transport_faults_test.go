@@ -32,12 +32,12 @@ func TestClientCancellation(t *testing.T) {
 		err   error // what the transport returns; the context's cause if nil
 		class string
 	}{
-		{"cancelled", func(ctx context.Context) (context.Context, context.CancelFunc) {
+		{"canceled", func(ctx context.Context) (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancel(ctx)
 			cancel()
 			return ctx, cancel
 		}, nil, ""},
-		{"cancelled with a cause", func(ctx context.Context) (context.Context, context.CancelFunc) {
+		{"canceled with a cause", func(ctx context.Context) (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancelCause(ctx)
 			cancel(mine)
 			return ctx, func() {}
@@ -45,12 +45,12 @@ func TestClientCancellation(t *testing.T) {
 		{"deadline with a cause", func(ctx context.Context) (context.Context, context.CancelFunc) {
 			return context.WithTimeoutCause(ctx, -1, mine)
 		}, nil, "timeout"},
-		{"cancelled after it failed", func(ctx context.Context) (context.Context, context.CancelFunc) {
+		{"canceled after it failed", func(ctx context.Context) (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancel(ctx)
 			cancel()
 			return ctx, cancel
 		}, &net.OpError{Op: "dial", Err: errors.New("refused")}, "connect"},
-		{"cancelled below", func(ctx context.Context) (context.Context, context.CancelFunc) {
+		{"canceled below", func(ctx context.Context) (context.Context, context.CancelFunc) {
 			return context.WithCancel(ctx)
 		}, context.Canceled, "canceled"},
 	}

@@ -51,7 +51,7 @@ func TestTransportBodies(t *testing.T) {
 			_, err := io.ReadAll(resp.Body)
 			require.Error(t, err)
 		}, false, "body"},
-		{"cancelled", "/long", func(t *testing.T, resp *http.Response, cancel func()) {
+		{"canceled", "/long", func(t *testing.T, resp *http.Response, cancel func()) {
 			cancel()
 			_, err := io.Copy(io.Discard, resp.Body)
 			require.Error(t, err)
