@@ -42,7 +42,7 @@
 // The attribute error.type is a status code or a word. A server's words are
 //
 //	panic      the handler panicked
-//	aborted    it panicked with http.ErrAbortHandler
+//	aborted    it panicked with http.ErrAbortHandler, or called runtime.Goexit
 //	canceled   the client left before it had its response
 //	timeout    the request's context had a deadline, which passed before that
 //
