@@ -47,12 +47,13 @@ func TestMiddlewareAllocations(t *testing.T) {
 
 // An event costs what its LogValue costs, and nothing more.
 func TestObserverAllocations(t *testing.T) {
-	tel, err := telemetry.New(telemetry.Config{TracerProvider: noop.NewTracerProvider(), MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))})
+	tel, err := telemetry.New(telemetry.Config{TracerProvider: noop.NewTracerProvider(),
+		MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))})
 	require.NoError(t, err)
 	ctx := context.Background()
 	flat := telemetry.Observer[decision](tel, "x")
 	require.LessOrEqual(t, testing.AllocsPerRun(1000, func() { flat(ctx, decision{"p", true}) }), 1.0)
-	e := pick{Backend: "b", Took: time.Second}
+	e := pick{Backend: "b", Duration: time.Second}
 	own := testing.AllocsPerRun(1000, func() { sink = e.LogValue() })
 	full := telemetry.Observer[pick](tel, "x")
 	require.LessOrEqual(t, testing.AllocsPerRun(1000, func() { full(ctx, e) }), own)

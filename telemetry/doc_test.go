@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/trivet-go/trivet/telemetry"
+	"github.com/trivet-go/trivet/telemetry/health"
 )
 
 // The package comment lists the metrics of this package: those and no others come out.
@@ -38,12 +39,14 @@ func TestDocListsTheMetrics(t *testing.T) {
 
 	slo := newSLO(t, telemetry.SLOConfig{Name: "web", Availability: 0.999})
 	b := newBench(t, telemetry.Config{SLOs: []*telemetry.SLO{slo}})
-	health := newHealth(t, telemetry.HealthConfig{Checks: []telemetry.Check{{Name: "a", Func: func(context.Context) error { return nil }}}})
+	probes, err := health.New(health.Config{Checks: []health.CheckConfig{
+		{Name: "a", Func: func(context.Context) error { return nil }},
+	}})
+	require.NoError(t, err)
 	for _, register := range []func() (func() error, error){
 		func() (func() error, error) { return telemetry.Register(b.Telemetry, "", b.Stats) },
-		func() (func() error, error) { return telemetry.Register(b.Telemetry, "", telemetry.NewRuntime().Stats) },
 		func() (func() error, error) { return telemetry.Register(b.Telemetry, "", slo.Stats) },
-		func() (func() error, error) { return telemetry.Register(b.Telemetry, "", health.Stats) },
+		func() (func() error, error) { return telemetry.Register(b.Telemetry, "", probes.Stats) },
 	} {
 		_, err := register()
 		require.NoError(t, err)
@@ -68,12 +71,14 @@ func TestDocListsTheMetrics(t *testing.T) {
 	}
 	var want []string
 	for _, side := range []string{"server", "client"} {
-		want = append(want, "http."+side+".request.duration", "http."+side+".active_requests", "http."+side+".request.body.size", "http."+side+".response.body.size")
+		want = append(want, "http."+side+".request.duration", "http."+side+".active_requests",
+			"http."+side+".request.body.size", "http."+side+".response.body.size")
 	}
 	require.ElementsMatch(t, want, names)
 
 	// The classes of error.type, too.
-	for _, class := range regexp.MustCompile(`err\w+\s+= "(\w+)"`).FindAllStringSubmatch(source(t, "semconv.go"), -1) {
+	for _, class := range regexp.MustCompile(`err\w+\s+= "(\w+)"`).FindAllStringSubmatch(
+		source(t, "semconv.go"), -1) {
 		require.Contains(t, f.Doc.Text(), class[1])
 	}
 }

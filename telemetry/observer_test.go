@@ -13,14 +13,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/trivet-go/trivet/telemetry"
+	"github.com/trivet-go/trivet/telemetry/health"
 )
 
-// pick is an event of the shape that STYLE.md, section 4, gives to all packages.
+// pick is an event that keeps the contract of Observer.
 type pick struct {
-	Backend string
-	Retry   bool
-	Took    time.Duration
-	Err     error
+	Backend  string
+	Retry    bool
+	Duration time.Duration
+	Err      error
 }
 
 func (e pick) LogValue() slog.Value {
@@ -28,7 +29,7 @@ func (e pick) LogValue() slog.Value {
 		slog.String("event", "pick"),
 		slog.String("backend", e.Backend),
 		slog.Bool("retry", e.Retry),
-		slog.Duration("took", e.Took),
+		slog.Duration("duration", e.Duration),
 		slog.GroupAttrs("detail", slog.Any("error", e.Err), slog.Int("inflight", 3)),
 	)
 }
@@ -40,7 +41,8 @@ type decision struct {
 }
 
 func (e decision) LogValue() slog.Value {
-	return slog.GroupValue(slog.String("event", "decision"), slog.String("policy", e.Policy), slog.Bool("allowed", e.Allowed))
+	return slog.GroupValue(slog.String("event", "decision"), slog.String("policy", e.Policy),
+		slog.Bool("allowed", e.Allowed))
 }
 
 func TestObserver(t *testing.T) {
@@ -48,11 +50,11 @@ func TestObserver(t *testing.T) {
 	b := newBench(t, telemetry.Config{AccessLog: l})
 	picked := telemetry.Observer[pick](b.Telemetry, "backends")
 	decided := telemetry.Observer[decision](b.Telemetry, "")
-	picked(context.Background(), pick{Backend: "b9", Took: time.Second}) // outside of any request
+	picked(context.Background(), pick{Backend: "b9", Duration: time.Second}) // outside of any request
 	serve(b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		decided(r.Context(), decision{"per-ip", true})
-		picked(r.Context(), pick{Backend: "b1", Took: time.Millisecond, Err: fmt.Errorf("refused")})
-		picked(r.Context(), pick{Backend: "b2", Retry: true, Took: 2 * time.Millisecond})
+		picked(r.Context(), pick{Backend: "b1", Duration: time.Millisecond, Err: fmt.Errorf("refused")})
+		picked(r.Context(), pick{Backend: "b2", Retry: true, Duration: 2 * time.Millisecond})
 	})), httptest.NewRequest("GET", "/", nil))
 
 	require.Equal(t, []string{
@@ -64,19 +66,21 @@ func TestObserver(t *testing.T) {
 		"backend=b1 name=backends retry=false = 1",
 		"backend=b2 name=backends retry=true = 1",
 		"backend=b9 name=backends retry=false = 1",
-	}, b.points(t, "trivet.telemetry.pick.took"))
-	require.Equal(t, "s", b.metrics(t)["trivet.telemetry.pick.took"].Unit)
+	}, b.points(t, "trivet.telemetry.pick.duration"))
+	require.Equal(t, "s", b.metrics(t)["trivet.telemetry.pick.duration"].Unit)
 	require.Equal(t, []string{"allowed=true policy=per-ip = 1"}, b.points(t, "trivet.telemetry.decision"))
 
 	events := b.span(t).Events()
 	require.Len(t, events, 3)
 	require.Equal(t, "telemetry.decision", events[0].Name)
-	require.Equal(t, "backend=b1 detail.error=refused detail.inflight=3 name=backends retry=false took=0.001", text(events[1].Attributes))
+	require.Equal(t, "backend=b1 detail.error=refused detail.inflight=3 duration=0.001 "+
+		"name=backends retry=false", text(events[1].Attributes))
 
 	line := out.all(t)[0]
-	require.Equal(t, map[string]any{"decision": map[string]any{"policy": "per-ip", "allowed": true}}, line["telemetry"])
+	require.Equal(t, map[string]any{"decision": map[string]any{"policy": "per-ip", "allowed": true}},
+		line["telemetry"])
 	require.Equal(t, map[string]any{"pick": map[string]any{
-		"backend": "b2", "retry": true, "took": float64(2 * time.Millisecond), "n": 2.0,
+		"backend": "b2", "retry": true, "duration": float64(2 * time.Millisecond), "n": 2.0,
 		"detail": map[string]any{"inflight": 3.0},
 	}}, line["backends"])
 
@@ -121,7 +125,8 @@ func TestObserverTakesAnything(t *testing.T) {
 	serve(b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for _, v := range []slog.Value{
 			{}, slog.StringValue("x"), slog.GroupValue(), slog.GroupValue(slog.Int("event", 1)),
-			slog.GroupValue(slog.String("event", "Odd Name\n"), slog.Any("any", nil), slog.Uint64("u", 1<<63), slog.Time("t", time.Now())),
+			slog.GroupValue(slog.String("event", "Odd Name\n"), slog.Any("any", nil), slog.Uint64("u", 1<<63),
+				slog.Time("t", time.Now())),
 			slog.AnyValue(loose{slog.GroupValue(slog.String("event", "nested"))}),
 		} {
 			observe(r.Context(), loose{v})
@@ -179,7 +184,8 @@ type endpoint struct {
 
 func TestRegister(t *testing.T) {
 	b := newBench(t, telemetry.Config{MaxSeries: 16})
-	s := Stats{Hits: 7, InFlight: 2, Share: 0.5, Oldest: 1500 * time.Millisecond, Open: true, hidden: 1, HTTP2Used: 4,
+	s := Stats{Hits: 7, InFlight: 2, Share: 0.5, Oldest: 1500 * time.Millisecond, Open: true, hidden: 1,
+		HTTP2Used: 4,
 		Endpoints: map[string]endpoint{"a": {Requests: 3, Latency: time.Second}, "b": {Requests: 4}},
 		Weights:   map[string]float64{}}
 	for i := range 100 {
@@ -226,16 +232,17 @@ func TestRegister(t *testing.T) {
 	// Its own statistics, and those of its parts.
 	_, err = telemetry.Register(b.Telemetry, "", b.Stats)
 	require.NoError(t, err)
-	_, err = telemetry.Register(b.Telemetry, "", telemetry.NewRuntime().Stats)
+	probes, err := health.New(health.Config{})
 	require.NoError(t, err)
-	_, err = telemetry.Register(b.Telemetry, "", newHealth(t, telemetry.HealthConfig{}).Stats)
+	_, err = telemetry.Register(b.Telemetry, "", probes.Stats)
 	require.NoError(t, err)
-	_, err = telemetry.Register(b.Telemetry, "web", newSLO(t, telemetry.SLOConfig{Name: "web", Availability: 0.999}).Stats)
+	_, err = telemetry.Register(b.Telemetry, "web",
+		newSLO(t, telemetry.SLOConfig{Name: "web", Availability: 0.999}).Stats)
 	require.NoError(t, err)
-	require.Equal(t, []string{" = 0"}, b.points(t, "trivet.telemetry.health.draining"))
-	require.Equal(t, []string{"key=availability page name=web = 0", "key=availability ticket name=web = 0"}, b.points(t, "trivet.telemetry.slo.firing"))
+	require.Equal(t, []string{" = 0"}, b.points(t, "trivet.health.draining"))
+	require.Equal(t, []string{"key=availability page name=web = 0", "key=availability ticket name=web = 0"},
+		b.points(t, "trivet.telemetry.slo.firing"))
 	require.Equal(t, []string{" = 0"}, b.points(t, "trivet.telemetry.requests"))
-	require.NotEqual(t, []string{" = 0"}, b.points(t, "trivet.telemetry.runtime.goroutines"))
 }
 
 // What finds no room loses its dimensions, not its measurements.
@@ -244,9 +251,9 @@ func TestObserverOverflowKeepsMeasurements(t *testing.T) {
 	observe := telemetry.Observer[pick](b.Telemetry, "x")
 	const n = 200
 	for i := range n {
-		observe(context.Background(), pick{Backend: fmt.Sprint(i), Took: time.Second})
+		observe(context.Background(), pick{Backend: fmt.Sprint(i), Duration: time.Second})
 	}
-	for _, name := range []string{"trivet.telemetry.pick", "trivet.telemetry.pick.took"} {
+	for _, name := range []string{"trivet.telemetry.pick", "trivet.telemetry.pick.duration"} {
 		points := b.points(t, name)
 		require.LessOrEqual(t, len(points), 16)
 		require.Contains(t, points, fmt.Sprintf("name=x otel.metric.overflow=true = %d", n-len(points)+1))
