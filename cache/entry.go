@@ -140,17 +140,17 @@ func (m *Memory[K, V]) condition(e *entry[K, V], now int64) condition {
 
 // whyReplaced returns the reason for which e, in whose place another is stored, leaves:
 // it may have been of no use already.
-func (m *Memory[K, V]) whyReplaced(e *entry[K, V]) Reason {
+func (m *Memory[K, V]) whyReplaced(e *entry[K, V]) cause {
 	f := e.full()
 	switch {
 	case f == nil || m.condition(e, m.now()) != gone:
-		return Replaced
+		return replaced
 	case f.more != nil:
 		if _, hard := f.more.invalidated(); hard {
-			return Invalidated
+			return invalidated
 		}
 	}
-	return Expired
+	return expired
 }
 
 // times returns the end of f's TTL, and when f leaves for idleness if that is sooner. 0 is never.

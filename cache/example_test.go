@@ -112,9 +112,9 @@ func ExampleMemory_InvalidateTag() {
 		log.Fatal(err)
 	}
 	defer pages.Close(context.Background())
-	pages.SetItem("/articles/7", cache.Item[string]{Value: "an article", Tags: []string{"article:7"}})
-	pages.SetItem("/", cache.Item[string]{Value: "a list of articles", Tags: []string{"article:7", "article:8"}})
-	pages.SetItem("/about", cache.Item[string]{Value: "about us", TTL: time.Hour})
+	pages.SetItem("/articles/7", cache.MemoryItem[string]{Value: "an article", Tags: []string{"article:7"}})
+	pages.SetItem("/", cache.MemoryItem[string]{Value: "a list of articles", Tags: []string{"article:7", "article:8"}})
+	pages.SetItem("/about", cache.MemoryItem[string]{Value: "about us", TTL: time.Hour})
 
 	pages.InvalidateTag("article:7", cache.Hard)
 	for _, path := range []string{"/articles/7", "/", "/about"} {

@@ -164,7 +164,7 @@ func histories[V any](t *testing.T, cfg cache.MemoryConfig[int, V], value func(i
 						m.Set(0, value(o.value))
 					case 2:
 						o.kind = "set"
-						m.SetItem(0, cache.Item[V]{Value: value(o.value), TTL: time.Hour})
+						m.SetItem(0, cache.MemoryItem[V]{Value: value(o.value), TTL: time.Hour})
 					case 3:
 						o.kind = "delete"
 						o.found = m.Delete(0)

@@ -20,6 +20,9 @@ var (
 	// reports it by leaving the key out.
 	ErrNotFound = errors.New("cache: not found")
 
+	// ErrLoad reports that a loader failed. A [*LoadError] says how.
+	ErrLoad = errors.New("cache: load failed")
+
 	errAbandoned = errors.New("load abandoned by all its callers")
 	errGoexit    = errors.New("loader ended its goroutine")
 	errTimeout   = fmt.Errorf("loader did not return within LoadTimeout: %w", context.DeadlineExceeded)
@@ -36,6 +39,9 @@ type LoadError struct {
 
 func (e *LoadError) Error() string { return "cache: load: " + e.Err.Error() }
 func (e *LoadError) Unwrap() error { return e.Err }
+
+// Is makes errors.Is(err, ErrLoad) true.
+func (e *LoadError) Is(target error) bool { return target == ErrLoad }
 
 // loadError wraps err once, even if loaders load from caches.
 func loadError(err error) error {
@@ -529,7 +535,7 @@ func (m *Memory[K, V]) land(s *shard[K, V], hash uint64, key K, f *flight[V], l 
 		background := f.call.background
 		m.loads.mu.Unlock()
 		m.notify(f.call.ctx, append(events, MemoryEvent[K, V]{
-			Kind: Loaded, Key: key, Duration: time.Duration(now - f.call.started), Background: background, Err: err}))
+			Kind: MemoryLoaded, Key: key, Duration: time.Duration(now - f.call.started), Background: background, Err: err}))
 	}
 	close(f.done) // not before: a caller's log line would be written without the event
 }

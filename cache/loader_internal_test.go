@@ -17,7 +17,7 @@ func TestARefreshDecidedBeforeASetDoesNotOverwriteWhatComesAfter(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			m, err := NewMemory(MemoryConfig[string, int]{})
 			require.NoError(t, err)
-			m.SetItem("k", Item[int]{Value: -1, TTL: time.Minute})
+			m.SetItem("k", MemoryItem[int]{Value: -1, TTL: time.Minute})
 			hash := m.hash("k")
 			m.shard(hash).find(hash, "k").full().took = time.Hour
 			m.random = func() float64 { // called between the decision and the refresh

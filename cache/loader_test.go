@@ -249,6 +249,7 @@ func TestWhatEndsALoaderReachesEveryWaiterWrappedOnce(t *testing.T) {
 					require.ErrorContains(t, err, tt.text)
 					require.Equal(t, 1, strings.Count(err.Error(), "cache: load"))
 					require.Same(t, errs[0], err)
+					require.ErrorIs(t, err, cache.ErrLoad)
 					var e *cache.LoadError
 					require.ErrorAs(t, err, &e)
 					if tt.is != nil {
@@ -302,7 +303,7 @@ func TestC27_ALoaderThatHangsBlocksNobodyBeyondLoadTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events atomic.Int64
 		m := newMemory(t, cache.MemoryConfig[string, int]{LoadTimeout: time.Second, Observe: func(_ context.Context, e cache.MemoryEvent[string, int]) {
-			if e.Kind == cache.Loaded {
+			if e.Kind == cache.MemoryLoaded {
 				events.Add(1)
 			}
 		}})
@@ -433,7 +434,9 @@ func TestC42_CloseEndsLoadsAndWaitsForThem(t *testing.T) {
 		short, cancel := context.WithTimeoutCause(t.Context(), time.Millisecond, errors.New("no time"))
 		defer cancel()
 		go func() { require.EqualError(t, m.Close(short), "no time") }()
-		require.ErrorIs(t, <-waiter, cache.ErrClosed)
+		err = <-waiter
+		require.ErrorIs(t, err, cache.ErrClosed)
+		require.NotErrorIs(t, err, cache.ErrLoad, "no loader has failed")
 		require.NoError(t, m.Close(t.Context()))
 		require.Len(t, ended, 2)
 		require.Equal(t, cache.ErrClosed, <-ended)
@@ -456,7 +459,7 @@ func TestC42_CloseEndsLoadsAndWaitsForThem(t *testing.T) {
 func TestAKeyThatIsNotEqualToItself(t *testing.T) {
 	var refused int
 	m := newMemory(t, cache.MemoryConfig[float64, int]{MaxEntries: 10, Observe: func(_ context.Context, e cache.MemoryEvent[float64, int]) {
-		if e.Kind == cache.Refused {
+		if e.Kind == cache.MemoryRefused {
 			refused++
 		}
 	}})
@@ -520,7 +523,7 @@ func TestObserverMayUseTheCache(t *testing.T) {
 	m.Clear()
 	require.Equal(t, []string{
 		"removal a 1 replaced <nil>", "removal a 2 evicted <nil>", "removal b 3 deleted <nil>",
-		"load c 0 evicted <nil>", "removal c 4 deleted <nil>",
+		"load c 0  <nil>", "removal c 4 deleted <nil>",
 	}, seen)
 }
 
@@ -530,7 +533,7 @@ func TestEachValueLeavesOnce(t *testing.T) {
 	var mu sync.Mutex
 	left := map[int]int{}
 	m := newMemory(t, cache.MemoryConfig[int, int]{MaxEntries: 20, Observe: func(_ context.Context, e cache.MemoryEvent[int, int]) {
-		if e.Kind == cache.Removed {
+		if e.Kind == cache.MemoryRemoved {
 			mu.Lock()
 			left[e.Value]++
 			mu.Unlock()
@@ -562,7 +565,7 @@ func TestEachValueLeavesOnce(t *testing.T) {
 func TestANilContextLocksNobodyOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, cache.MemoryConfig[string, int]{Stale: time.Hour})
-		m.SetItem("k", cache.Item[int]{Value: 1, TTL: time.Second})
+		m.SetItem("k", cache.MemoryItem[int]{Value: 1, TTL: time.Second})
 		time.Sleep(2 * time.Second)
 		var none context.Context
 		load := func(context.Context, string) (int, error) { return 2, nil }

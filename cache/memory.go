@@ -4,7 +4,6 @@ import (
 	"context"
 	"hash/maphash"
 	"iter"
-	"log/slog"
 	"math"
 	"math/bits"
 	"math/rand/v2"
@@ -38,8 +37,8 @@ type Memory[K comparable, V any] struct {
 	loads       loads
 }
 
-// An Item is a value with properties of its own, for [Memory.SetItem].
-type Item[V any] struct {
+// A MemoryItem is a value with properties of its own, for [Memory.SetItem].
+type MemoryItem[V any] struct {
 	Value V
 
 	// TTL is for how long the value is fresh. Zero means what
@@ -49,104 +48,6 @@ type Item[V any] struct {
 	// Tags are names for [Memory.InvalidateTag]. If nil, the value has those
 	// that [MemoryConfig.Tags] gives it; if empty and not nil, none. They are not kept.
 	Tags []string
-}
-
-// A Reason tells why an entry left a [Memory].
-type Reason int
-
-const (
-	Evicted     Reason = iota // the cache was full
-	Expired                   // its time was over
-	Replaced                  // it was overwritten
-	Deleted                   // Delete or Clear
-	Invalidated               // its tag was, and it was met later
-
-	reasons = iota
-)
-
-func (r Reason) String() string {
-	switch r {
-	case Evicted:
-		return "evicted"
-	case Expired:
-		return "expired"
-	case Replaced:
-		return "replaced"
-	case Deleted:
-		return "deleted"
-	case Invalidated:
-		return "invalidated"
-	}
-	return "unknown"
-}
-
-// A MemoryEventKind tells which kind of event a [MemoryEvent] is.
-type MemoryEventKind int
-
-const (
-	// Loaded: a loader has returned. Err is what went wrong, if anything did.
-	Loaded MemoryEventKind = iota
-	// Removed: Key with Value is no longer in the cache, for Reason.
-	Removed
-	// Refused: Key with Value was not stored, for it was too heavy or Key is not equal
-	// to itself (NaN).
-	Refused
-)
-
-func (k MemoryEventKind) String() string {
-	switch k {
-	case Loaded:
-		return "load"
-	case Removed:
-		return "removal"
-	case Refused:
-		return "refusal"
-	}
-	return "unknown"
-}
-
-// A MemoryEvent is something that happened in a [Memory].
-type MemoryEvent[K comparable, V any] struct {
-	Kind       MemoryEventKind
-	Key        K
-	Value      V
-	Reason     Reason        // of a removal
-	Duration   time.Duration // of a load
-	Background bool          // a load that no caller waited for: a refresh, or one that all have left
-	Err        error         // of a load
-}
-
-// LogValue implements [slog.LogValuer]. It does not show values.
-func (e MemoryEvent[K, V]) LogValue() slog.Value {
-	attrs := []slog.Attr{slog.String("event", e.Kind.String())}
-	detail := []any{slog.Any("key", e.Key)}
-	switch e.Kind {
-	case Loaded:
-		attrs = append(attrs, slog.Bool("failed", e.Err != nil), slog.Bool("background", e.Background),
-			slog.Duration("duration", e.Duration))
-		if e.Err != nil {
-			detail = append(detail, slog.Any("error", e.Err))
-		}
-	case Removed:
-		attrs = append(attrs, slog.String("reason", e.Reason.String()))
-	}
-	return slog.GroupValue(append(attrs, slog.Group("detail", detail...))...)
-}
-
-// MemoryStats is a snapshot of the counters and gauges of a [Memory].
-type MemoryStats struct {
-	Hits       uint64            // a fresh value or a kept error was there
-	StaleHits  uint64            // a stale value was returned without waiting
-	Misses     uint64            // neither
-	Fallbacks  uint64            // loads that failed and were answered with a stale value
-	HitRatio   float64           // (Hits + StaleHits) / all; 0 if nothing was read
-	Loads      uint64            // loader calls that have returned; of keys, for LoadMany
-	LoadErrors uint64            // of these, failed
-	Loading    int               // calls of loaders, and of Restore, under way
-	Removals   map[string]uint64 // by Reason
-	Refusals   uint64            // values not stored, for they were too heavy or their keys NaN
-	Entries    int               // including invalidated ones not met since
-	Weight     int64             // of these; without a Weigher the same number
 }
 
 // shardEntries is how many entries a shard has at least. Smaller ones cost hit
@@ -257,11 +158,11 @@ func (m *Memory[K, V]) usable(e *entry[K, V]) bool {
 // (NaN). What key had is gone either way. A value read from a database is better stored
 // by [Memory.Load]: Set may bring back what was invalidated since it was read.
 func (m *Memory[K, V]) Set(key K, value V) bool {
-	return m.SetItem(key, Item[V]{Value: value})
+	return m.SetItem(key, MemoryItem[V]{Value: value})
 }
 
 // SetItem is [Memory.Set] with properties of the item's own.
-func (m *Memory[K, V]) SetItem(key K, item Item[V]) bool {
+func (m *Memory[K, V]) SetItem(key K, item MemoryItem[V]) bool {
 	hash := m.hash(key)
 	s := m.shard(hash)
 	old := s.find(hash, key) // now, so that it is in the processor's cache when we have the lock
@@ -326,7 +227,7 @@ func (m *Memory[K, V]) refuse(s *shard[K, V], key K, value V) bool {
 	s.refused++
 	s.mu.Unlock()
 	if m.cfg.Observe != nil {
-		m.cfg.Observe(context.Background(), MemoryEvent[K, V]{Kind: Refused, Key: key, Value: value})
+		m.cfg.Observe(context.Background(), MemoryEvent[K, V]{Kind: MemoryRefused, Key: key, Value: value})
 	}
 	return false
 }
@@ -350,7 +251,7 @@ func (m *Memory[K, V]) Delete(key K) bool {
 	e := s.table.Load().find(hash, key)
 	found := e != nil && !e.failed() && m.condition(e, m.now()) == fresh
 	if e != nil {
-		s.removeLocked(e, Deleted, &events)
+		s.removeLocked(e, deleted, &events)
 	}
 	s.mu.Unlock()
 	m.notify(context.Background(), events)
@@ -368,7 +269,7 @@ func (m *Memory[K, V]) Clear() {
 		}
 		for _, e := range s.slots {
 			if e != nil {
-				s.removeLocked(e, Deleted, &events)
+				s.removeLocked(e, deleted, &events)
 			}
 		}
 		s.mu.Unlock()
@@ -379,9 +280,14 @@ func (m *Memory[K, V]) Clear() {
 // InvalidateTag makes all that has the tag gone or stale, in the same short time
 // however much that is. A load under way of a value with the tag will not bring
 // back what was loaded before. Entries that are gone still count, and are
-// evicted, until they are met.
-func (m *Memory[K, V]) InvalidateTag(tag string, how Invalidation) {
+// evicted, until they are met. InvalidateTag reports whether it did so: it does nothing if how is
+// neither [Soft] nor [Hard].
+func (m *Memory[K, V]) InvalidateTag(tag string, how Invalidation) bool {
+	if how != Soft && how != Hard {
+		return false
+	}
 	m.tags.invalidate(tag, how, m.now())
+	return true
 }
 
 // All returns an iterator over the fresh entries, in no order. It takes no
@@ -407,48 +313,4 @@ func (m *Memory[K, V]) All() iter.Seq2[K, V] {
 			}
 		}
 	}
-}
-
-// Stats returns a snapshot. It also removes what has expired, so that a cache
-// which nobody writes to shrinks whenever its figures are read.
-func (m *Memory[K, V]) Stats() MemoryStats {
-	st := MemoryStats{
-		StaleHits:  m.loads.stale.Load(),
-		Fallbacks:  m.loads.fallbacks.Load(),
-		Loads:      m.loads.done.Load(),
-		LoadErrors: m.loads.failed.Load(),
-		Loading:    int(m.tags.loading.Load()),
-		Removals:   make(map[string]uint64, reasons),
-	}
-	for i := range m.counters {
-		st.Hits += m.counters[i].hits.Load()
-		st.Misses += m.counters[i].misses.Load()
-		st.Removals[Replaced.String()] += m.counters[i].swaps.Load()
-	}
-	for i := range m.shards {
-		s := &m.shards[i]
-		var events []MemoryEvent[K, V]
-		s.mu.Lock()
-		s.expireLocked(m.now(), &events)
-		s.mu.Unlock()
-		m.notify(context.Background(), events)
-	}
-	// All at once, so that the sum is one that was.
-	for i := range m.shards {
-		m.shards[i].mu.Lock()
-	}
-	for i := range m.shards {
-		s := &m.shards[i]
-		for why, n := range s.removed {
-			st.Removals[Reason(why).String()] += n
-		}
-		st.Refusals += s.refused
-		st.Entries += s.count
-		st.Weight += s.weight
-		s.mu.Unlock()
-	}
-	if hits, all := st.Hits+st.StaleHits, st.Hits+st.StaleHits+st.Misses; all > 0 {
-		st.HitRatio = float64(hits) / float64(all)
-	}
-	return st
 }

@@ -266,7 +266,10 @@ func TestTimersCallNeitherEarlyNorMuchLate(t *testing.T) {
 				delete(due, slot)
 			case 3:
 				now += random.Int64N(1 << (20 + random.IntN(37)))
+				announced, called := []uint32{}, []uint32{}
+				w.due(now, func(slot uint32) { announced = append(announced, slot) })
 				w.advance(now, func(slot uint32) int64 {
+					called = append(called, slot)
 					require.Contains(rt, due, slot)
 					if due[slot] > now {
 						return due[slot]
@@ -274,6 +277,9 @@ func TestTimersCallNeitherEarlyNorMuchLate(t *testing.T) {
 					delete(due, slot)
 					return 0
 				})
+				slices.Sort(announced)
+				slices.Sort(called) // one that is set anew may come into a list that is called after
+				require.Equal(rt, slices.Compact(called), announced)
 				for _, at := range due {
 					require.Greater(rt, at, now-3<<tickBits)
 				}

@@ -31,7 +31,7 @@ type shard[K comparable, V any] struct {
 	max      int64 // of weight
 	flights  map[K]*flight[V]
 	unneeded int // notes since an entry was added
-	removed  [reasons]uint64
+	removed  [causes]uint64
 	refused  uint64
 }
 
@@ -135,7 +135,7 @@ func (s *shard[K, V]) storeLocked(old, e *entry[K, V], weight int64, now int64, 
 		s.refused++
 		s.m.tags.release(e.tags())
 		if s.m.cfg.Observe != nil {
-			*events = append(*events, MemoryEvent[K, V]{Kind: Refused, Key: e.key, Value: e.load(s.m.storage)})
+			*events = append(*events, MemoryEvent[K, V]{Kind: MemoryRefused, Key: e.key, Value: e.load(s.m.storage)})
 		}
 		if old != nil {
 			s.removeLocked(old, s.m.whyReplaced(old), events)
@@ -161,7 +161,7 @@ func (s *shard[K, V]) storeLocked(old, e *entry[K, V], weight int64, now int64, 
 	s.scheduleLocked(e, now)
 	for excess := s.excess(); excess > 0; excess = s.excess() {
 		victim := s.slots[s.policy.evict(excess, e.slot())]
-		s.dropLocked(victim, Evicted, events)
+		s.dropLocked(victim, evicted, events)
 	}
 	return true
 }
@@ -221,13 +221,13 @@ func (s *shard[K, V]) excess() int64 {
 }
 
 // removeLocked takes e out for another reason than a full cache.
-func (s *shard[K, V]) removeLocked(e *entry[K, V], why Reason, events *[]MemoryEvent[K, V]) {
+func (s *shard[K, V]) removeLocked(e *entry[K, V], why cause, events *[]MemoryEvent[K, V]) {
 	s.policy.remove(e.slot(), s.slotWeight(e.slot()))
 	s.dropLocked(e, why, events)
 }
 
 // dropLocked takes out e, which the policy has forgotten already.
-func (s *shard[K, V]) dropLocked(e *entry[K, V], why Reason, events *[]MemoryEvent[K, V]) {
+func (s *shard[K, V]) dropLocked(e *entry[K, V], why cause, events *[]MemoryEvent[K, V]) {
 	s.table.Load().replace(e, nil)
 	s.gainLocked(-s.slotWeight(e.slot()))
 	s.count--
@@ -240,11 +240,11 @@ func (s *shard[K, V]) dropLocked(e *entry[K, V], why Reason, events *[]MemoryEve
 }
 
 // leftLocked accounts for an entry that readers no longer find.
-func (s *shard[K, V]) leftLocked(e *entry[K, V], why Reason, events *[]MemoryEvent[K, V]) {
+func (s *shard[K, V]) leftLocked(e *entry[K, V], why cause, events *[]MemoryEvent[K, V]) {
 	s.removed[why]++
 	s.m.tags.release(e.tags())
 	if s.m.cfg.Observe != nil && !e.failed() {
-		*events = append(*events, MemoryEvent[K, V]{Kind: Removed, Key: e.key, Value: e.load(s.m.storage), Reason: why})
+		*events = append(*events, MemoryEvent[K, V]{Kind: MemoryRemoved, Key: e.key, Value: e.load(s.m.storage), Reason: why.reason()})
 	}
 }
 
@@ -273,9 +273,24 @@ func (s *shard[K, V]) expireLocked(now int64, events *[]MemoryEvent[K, V]) {
 		if leaves := s.m.leaves(e); leaves > now {
 			return leaves
 		}
-		s.removeLocked(e, Expired, events)
+		s.removeLocked(e, expired, events)
 		return 0
 	})
+}
+
+// expiredLocked returns how many entries have expired by now and are still here, and what they
+// weigh.
+func (s *shard[K, V]) expiredLocked(now int64) (entries int, weight int64) {
+	if s.timers == nil {
+		return 0, 0
+	}
+	s.timers.due(now, func(slot uint32) {
+		if s.m.leaves(s.slots[slot]) <= now {
+			entries++
+			weight += s.slotWeight(slot)
+		}
+	})
+	return entries, weight
 }
 
 func (s *shard[K, V]) slotWeight(slot uint32) int64 {

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"math"
 	"net/netip"
+	"os"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -35,11 +36,11 @@ func TestSaveAndRestore(t *testing.T) {
 		cfg := cache.MemoryConfig[string, int]{Stale: time.Hour, ErrorTTL: func(string, error) time.Duration { return time.Hour }}
 		file := saved(t, cfg, func(m *cache.Memory[string, int]) {
 			m.Set("for ever", 1)
-			m.SetItem("a minute", cache.Item[int]{Value: 2, TTL: time.Minute})
-			m.SetItem("an hour", cache.Item[int]{Value: 3, TTL: time.Hour})
-			m.SetItem("tagged", cache.Item[int]{Value: 4, Tags: []string{"t", "u"}})
-			m.SetItem("soft", cache.Item[int]{Value: 5, Tags: []string{"v"}})
-			m.SetItem("hard", cache.Item[int]{Value: 6, Tags: []string{"w"}})
+			m.SetItem("a minute", cache.MemoryItem[int]{Value: 2, TTL: time.Minute})
+			m.SetItem("an hour", cache.MemoryItem[int]{Value: 3, TTL: time.Hour})
+			m.SetItem("tagged", cache.MemoryItem[int]{Value: 4, Tags: []string{"t", "u"}})
+			m.SetItem("soft", cache.MemoryItem[int]{Value: 5, Tags: []string{"v"}})
+			m.SetItem("hard", cache.MemoryItem[int]{Value: 6, Tags: []string{"w"}})
 			m.InvalidateTag("v", cache.Soft)
 			m.InvalidateTag("w", cache.Hard)
 			_, err := m.Load(t.Context(), "error", func(context.Context, string) (int, error) { return 0, cache.ErrNotFound })
@@ -69,12 +70,31 @@ func TestSaveAndRestore(t *testing.T) {
 	})
 }
 
+type snapshotValue struct {
+	Name  string
+	Parts []int
+}
+
+// What an earlier build wrote is read by every later one that has the same version of the format.
+func TestRestoreReadsWhatAnEarlierBuildWrote(t *testing.T) {
+	file, err := os.Open("testdata/memory-v1.snapshot")
+	require.NoError(t, err)
+	defer file.Close()
+	m := newMemory(t, cache.MemoryConfig[string, snapshotValue]{})
+	require.NoError(t, m.Restore(file))
+	require.Equal(t, map[string]snapshotValue{"plain": {Name: "a", Parts: []int{1, 2}}, "tagged": {Name: "b"}},
+		maps.Collect(m.All()))
+	m.InvalidateTag("t", cache.Hard)
+	_, ok := m.Get("tagged")
+	require.False(t, ok)
+}
+
 func TestC69_AClockThatIsSetBackBetweenSaveAndRestoreChangesNoTTL(t *testing.T) {
 	var file []byte
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Hour) // each bubble's clock starts at the same time: the next one is behind
 		file = saved(t, cache.MemoryConfig[string, int]{}, func(m *cache.Memory[string, int]) {
-			m.SetItem("k", cache.Item[int]{Value: 1, TTL: time.Minute})
+			m.SetItem("k", cache.MemoryItem[int]{Value: 1, TTL: time.Minute})
 		})
 	})
 	synctest.Test(t, func(t *testing.T) {
@@ -141,7 +161,7 @@ func TestRestoreDoesNotOverwriteWhatIsNewer(t *testing.T) {
 		file := saved(t, cache.MemoryConfig[string, int]{}, func(m *cache.Memory[string, int]) {
 			m.Set("set", 1)
 			m.Set("loading", 1)
-			m.SetItem("tagged", cache.Item[int]{Value: 1, Tags: []string{"t"}})
+			m.SetItem("tagged", cache.MemoryItem[int]{Value: 1, Tags: []string{"t"}})
 			m.Set("other", 1)
 		})
 		m := newMemory(t, cache.MemoryConfig[string, int]{})
@@ -174,7 +194,7 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 func TestRestoreRefusesWhatItCannotUse(t *testing.T) {
 	fill := func(m *cache.Memory[string, int]) {
 		for k := range 5000 { // several frames
-			m.SetItem(fmt.Sprint("key ", k), cache.Item[int]{Value: k, TTL: time.Hour, Tags: []string{"t"}})
+			m.SetItem(fmt.Sprint("key ", k), cache.MemoryItem[int]{Value: k, TTL: time.Hour, Tags: []string{"t"}})
 		}
 	}
 	file := saved(t, cache.MemoryConfig[string, int]{}, fill)
@@ -287,7 +307,7 @@ func TestSaveWhileInUse(t *testing.T) {
 func FuzzRestore(f *testing.F) {
 	file := saved(f, cache.MemoryConfig[string, int64]{}, func(m *cache.Memory[string, int64]) {
 		m.Set("a", math.MaxInt64)
-		m.SetItem("b", cache.Item[int64]{Value: 2, TTL: time.Hour, Tags: []string{"t"}})
+		m.SetItem("b", cache.MemoryItem[int64]{Value: 2, TTL: time.Hour, Tags: []string{"t"}})
 	})
 	f.Add(file, false)
 	f.Add(file[14:len(file)-12], true)

@@ -20,7 +20,7 @@ func TestC41_AStaleKeyIsRefreshedOnceAndRefreshesAreBounded(t *testing.T) {
 		var background atomic.Int64
 		m := newMemory(t, cache.MemoryConfig[string, int]{TTL: minute, Stale: time.Hour, MaxBackground: 3,
 			Observe: func(_ context.Context, e cache.MemoryEvent[string, int]) {
-				if e.Kind == cache.Loaded && e.Background {
+				if e.Kind == cache.MemoryLoaded && e.Background {
 					background.Add(1)
 				}
 			}})
@@ -241,8 +241,8 @@ func TestShortIdleTTLsAreProlongedByReads(t *testing.T) {
 func TestTTLsBeyondTheEndOfTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, cache.MemoryConfig[string, int]{Jitter: 0.1, Stale: math.MaxInt64, StaleIfError: math.MaxInt64})
-		m.SetItem("long", cache.Item[int]{Value: 1, TTL: math.MaxInt64})
-		m.SetItem("short", cache.Item[int]{Value: 2, TTL: 1})
+		m.SetItem("long", cache.MemoryItem[int]{Value: 1, TTL: math.MaxInt64})
+		m.SetItem("short", cache.MemoryItem[int]{Value: 2, TTL: 1})
 		time.Sleep(100 * 365 * 24 * time.Hour)
 		v, ok := m.Get("long")
 		require.True(t, ok)

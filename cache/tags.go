@@ -5,16 +5,27 @@ import (
 	"sync/atomic"
 )
 
-// An Invalidation is what becomes of the entries that [Memory.InvalidateTag] meets.
+// An Invalidation is what becomes of the entries that an invalidation is about. Its zero value is
+// neither Soft nor Hard, and is refused: every caller says which.
 type Invalidation int
 
 const (
-	// Hard entries are gone.
-	Hard Invalidation = iota
 	// Soft entries are as if their TTL had just ended: [MemoryConfig.Stale] and
 	// [MemoryConfig.StaleIfError] apply.
-	Soft
+	Soft Invalidation = iota + 1
+	// Hard entries are gone.
+	Hard
 )
+
+func (i Invalidation) String() string {
+	switch i {
+	case Soft:
+		return "soft"
+	case Hard:
+		return "hard"
+	}
+	return "unknown"
+}
 
 // A tag knows when it was last invalidated, in terms of tagIndex.clock. An entry
 // is valid if its own reading of the clock is not older. That makes invalidation

@@ -13,7 +13,7 @@ func TestTagsWithoutEntriesAreForgotten(t *testing.T) {
 	require.NoError(t, err)
 	for k := range 10_000 {
 		m.Set(k, k)
-		m.InvalidateTag(fmt.Sprint(k-50), Invalidation(k%2))
+		m.InvalidateTag(fmt.Sprint(k-50), Soft+Invalidation(k%2))
 		m.InvalidateTag(fmt.Sprint("unknown ", k), Hard)
 	}
 	require.LessOrEqual(t, len(m.tags.tags), 101)

@@ -17,6 +17,25 @@ import (
 
 func tagged(string, int) []string { return []string{"t"} }
 
+// Nobody purges without saying how: the zero Invalidation is none.
+func TestAnInvalidationThatIsNeitherSoftNorHardDoesNothing(t *testing.T) {
+	m := newMemory(t, cache.MemoryConfig[string, int]{Tags: tagged})
+	m.Set("k", 1)
+	var zero cache.Invalidation
+	for _, how := range []cache.Invalidation{zero, -1, 3} {
+		require.False(t, m.InvalidateTag("t", how))
+		_, ok := m.Get("k")
+		require.True(t, ok, int(how))
+	}
+	require.True(t, m.InvalidateTag("t", cache.Soft))
+	_, ok := m.Get("k")
+	require.False(t, ok)
+	m.Set("k", 1)
+	require.True(t, m.InvalidateTag("t", cache.Hard))
+	_, ok = m.Get("k")
+	require.False(t, ok)
+}
+
 // A load is under way while its key or its tag is invalidated: what it brings is older.
 func TestC45_ALoadUnderWayDoesNotBringBackWhatWasInvalidated(t *testing.T) {
 	type memory = *cache.Memory[string, int]
@@ -29,7 +48,7 @@ func TestC45_ALoadUnderWayDoesNotBringBackWhatWasInvalidated(t *testing.T) {
 		old        int // what the load's own caller gets
 	}{
 		{"Set", cache.MemoryConfig[string, int]{}, nil, func(m memory) { m.Set("k", 9) }, 9, 1},
-		{"SetItem", cache.MemoryConfig[string, int]{}, nil, func(m memory) { m.SetItem("k", cache.Item[int]{Value: 9, TTL: time.Hour}) }, 9, 1},
+		{"SetItem", cache.MemoryConfig[string, int]{}, nil, func(m memory) { m.SetItem("k", cache.MemoryItem[int]{Value: 9, TTL: time.Hour}) }, 9, 1},
 		{"Delete", cache.MemoryConfig[string, int]{}, nil, func(m memory) { m.Delete("k") }, 0, 1},
 		{"Clear", cache.MemoryConfig[string, int]{}, nil, func(m memory) { m.Clear() }, 0, 1},
 		{"tag", cache.MemoryConfig[string, int]{Tags: tagged}, nil, func(m memory) { m.InvalidateTag("t", cache.Hard) }, 0, 1},
@@ -136,7 +155,7 @@ func TestC45_LoadsNeverReturnWhatWasInvalidatedBeforeThem(t *testing.T) {
 		defer close(done)
 		for i := range int64(5000) {
 			database.Store(i)
-			m.InvalidateTag("t", cache.Invalidation(i%2))
+			m.InvalidateTag("t", cache.Soft+cache.Invalidation(i%2))
 			invalidated.Store(i)
 		}
 	})
@@ -208,7 +227,7 @@ func TestSeveralTags(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, cache.MemoryConfig[string, int]{Stale: time.Minute})
 		s := source{takes: time.Second}
-		m.SetItem("k", cache.Item[int]{Value: -1, Tags: []string{"a", "b"}})
+		m.SetItem("k", cache.MemoryItem[int]{Value: -1, Tags: []string{"a", "b"}})
 		m.InvalidateTag("b", cache.Soft)
 		time.Sleep(40 * time.Second)
 		m.InvalidateTag("a", cache.Soft)
@@ -218,7 +237,7 @@ func TestSeveralTags(t *testing.T) {
 		require.Equal(t, 1, v, "a minute after the first")
 
 		for _, tag := range []string{"a", "b"} {
-			m.SetItem("k", cache.Item[int]{Value: -1, Tags: []string{"a", "b"}})
+			m.SetItem("k", cache.MemoryItem[int]{Value: -1, Tags: []string{"a", "b"}})
 			m.InvalidateTag(tag, cache.Hard)
 			v, err = m.Load(t.Context(), "k", s.load)
 			require.NoError(t, err)
@@ -231,7 +250,7 @@ func TestInvalidationTakesTheSameTimeHoweverManyEntries(t *testing.T) {
 	allocs := func(entries int) float64 {
 		m := newMemory(t, cache.MemoryConfig[int, int]{MaxEntries: entries})
 		for k := range entries {
-			m.SetItem(k, cache.Item[int]{Value: k, Tags: []string{"all"}})
+			m.SetItem(k, cache.MemoryItem[int]{Value: k, Tags: []string{"all"}})
 		}
 		n := testing.AllocsPerRun(10, func() { m.InvalidateTag("all", cache.Hard) })
 		_, ok := m.Get(entries / 2)
@@ -284,7 +303,7 @@ func TestTagsAndStalenessBehaveLikeTheModel(t *testing.T) {
 					items[k] = &item{value: values, since: time.Now()}
 				},
 				"invalidate": func(rt *rapid.T) {
-					k, how := rapid.IntRange(0, 1).Draw(rt, "tag"), cache.Invalidation(rapid.IntRange(0, 1).Draw(rt, "how"))
+					k, how := rapid.IntRange(0, 1).Draw(rt, "tag"), rapid.SampledFrom([]cache.Invalidation{cache.Hard, cache.Soft}).Draw(rt, "how")
 					third := rapid.Bool().Draw(rt, "third")
 					name, mod := fmt.Sprint(k), 2
 					if third {

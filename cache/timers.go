@@ -76,22 +76,40 @@ func (w *timers) advance(now int64, due func(slot uint32) (later int64)) {
 		return
 	}
 	w.now = now
+	passed(then, now, func(bucket int64) {
+		// Take the list first: a timer that is set anew may come to the same bucket.
+		slot := w.heads[bucket]
+		w.heads[bucket] = 0
+		for slot != 0 {
+			next := w.nodes[slot].next
+			w.nodes[slot] = timer{}
+			if later := due(slot); later != 0 {
+				w.schedule(slot, later)
+			}
+			slot = next
+		}
+	})
+}
+
+// due calls yield for every slot for which advance would call due, and changes nothing.
+func (w *timers) due(now int64, yield func(slot uint32)) {
+	passed(w.now, now, func(bucket int64) {
+		for slot := w.heads[bucket]; slot != 0; slot = w.nodes[slot].next {
+			yield(slot)
+		}
+	})
+}
+
+// passed calls yield for every bucket whose tick is over at now and was not at then, once.
+func passed(then, now int64, yield func(bucket int64)) {
+	if now>>tickBits <= then>>tickBits {
+		return
+	}
 	for level := range int64(levels) {
 		shift := tickBits + bucketBits*level
 		last := now >> shift
 		for tick := max(then>>shift, last-buckets) + 1; tick <= last; tick++ {
-			b := level<<bucketBits | tick&(buckets-1)
-			// Take the list first: a timer that is set anew may come to the same bucket.
-			slot := w.heads[b]
-			w.heads[b] = 0
-			for slot != 0 {
-				next := w.nodes[slot].next
-				w.nodes[slot] = timer{}
-				if later := due(slot); later != 0 {
-					w.schedule(slot, later)
-				}
-				slot = next
-			}
+			yield(level<<bucketBits | tick&(buckets-1))
 		}
 	}
 }
