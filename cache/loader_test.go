@@ -45,29 +45,32 @@ func (s *source) load(ctx context.Context, _ string) (int, error) {
 func minute(string, int) time.Duration { return time.Minute }
 
 func TestTenThousandLoadsOfAColdKeyAreOneCall(t *testing.T) {
-	m := newMemory(t, cache.MemoryConfig[string, int]{})
-	var calls atomic.Int64
-	release := make(chan struct{})
-	var wg sync.WaitGroup
-	var wrong atomic.Int64
-	for range 10_000 {
-		wg.Go(func() {
-			v, err := m.Load(context.Background(), "k", func(context.Context, string) (int, error) {
-				calls.Add(1)
-				<-release
-				return 7, nil
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, cache.MemoryConfig[string, int]{})
+		var calls atomic.Int64
+		release := make(chan struct{})
+		var wg sync.WaitGroup
+		var wrong atomic.Int64
+		for range 10_000 {
+			wg.Go(func() {
+				v, err := m.Load(context.Background(), "k", func(context.Context, string) (int, error) {
+					calls.Add(1)
+					<-release
+					return 7, nil
+				})
+				if v != 7 || err != nil {
+					wrong.Add(1)
+				}
 			})
-			if v != 7 || err != nil {
-				wrong.Add(1)
-			}
-		})
-	}
-	require.Eventually(t, func() bool { return m.Stats().Misses == 10_000 }, 30*time.Second, time.Millisecond)
-	close(release)
-	wg.Wait()
-	require.Equal(t, int64(1), calls.Load())
-	require.Zero(t, wrong.Load())
-	require.Equal(t, uint64(1), m.Stats().Loads)
+		}
+		synctest.Wait() // all wait for the one load
+		require.Equal(t, uint64(10_000), m.Stats().Misses)
+		close(release)
+		wg.Wait()
+		require.Equal(t, int64(1), calls.Load())
+		require.Zero(t, wrong.Load())
+		require.Equal(t, uint64(1), m.Stats().Loads)
+	})
 }
 
 // The same without holding the loader back: whoever comes late finds the value.
