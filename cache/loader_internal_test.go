@@ -19,7 +19,7 @@ func TestARefreshDecidedBeforeASetDoesNotOverwriteWhatComesAfter(t *testing.T) {
 			require.NoError(t, err)
 			m.SetItem("k", MemoryItem[int]{Value: -1, TTL: time.Minute})
 			hash := m.hash("k")
-			m.shard(hash).find(hash, "k").full().took = time.Hour
+			m.shard(hash).find(hash, "k").extended().took = time.Hour
 			m.random = func() float64 { // called between the decision and the refresh
 				m.Set("k", 1)
 				return 0.999
@@ -61,7 +61,7 @@ func TestC42_CloseDoesNotLookLikeAFailureOfTheLoader(t *testing.T) {
 	f, mine, seq, err := m.join(t.Context(), s, hash, "k", func() (*call, error) { return m.newCall(t.Context(), false) })
 	require.NoError(t, err)
 	require.True(t, mine)
-	go m.run(s, hash, "k", f, func(ctx context.Context, _ string) (int, error) { <-ctx.Done(); return 0, ctx.Err() })
+	go m.run(f, func(ctx context.Context, _ string) (int, error) { <-ctx.Done(); return 0, ctx.Err() })
 	require.NoError(t, m.Close(t.Context()))
 	_, err, again := m.await(t.Context(), f, seq)
 	require.False(t, again)

@@ -12,15 +12,14 @@ import (
 	"time"
 )
 
-// A Memory keeps values in memory, within a bound, for the code of one process:
-// the results of database queries and service calls. Create one with
-// [NewMemory]. It is safe for concurrent use.
+// A Memory keeps values in memory, within a bound, for the code of one process: the results of
+// database queries and service calls. Create one with [NewMemory]. It is safe for concurrent use.
 //
 // A Memory starts goroutines for loads only; [Memory.Close] ends those.
 type Memory[K comparable, V any] struct {
 	cfg         MemoryConfig[K, V] // read-only after NewMemory
 	seed        maphash.Seed
-	start       time.Time // now counts from here
+	start       time.Time // Memory.now counts from here
 	storage     storage
 	timed       bool // the configuration may make entries expire
 	plainSets   bool // a value set without properties can overwrite another in place
@@ -29,33 +28,33 @@ type Memory[K comparable, V any] struct {
 	shift       uint8        // of the hash, to the bits that choose a shard
 	max         int64        // bound of the weight
 	total       atomic.Int64 // weight, if there are several shards
-	heaviest    int64        // weight of an entry that is not refused
+	heaviest    int64        // weight above which an entry is refused
 	errorWeight int64
-	idleStep    int64          // least prolongation of an entry's life that is worth a write
+	idleStep    int64          // a read that would prolong an entry's life by less does not
 	random      func() float64 // in [0, 1)
 	tags        tagIndex
 	loads       loads
 }
 
-// A MemoryItem is a value with properties of its own, for [Memory.SetItem].
+// A MemoryItem is a value with properties of its own, for [Memory.SetItem]. It may be used by several
+// goroutines while none changes it.
 type MemoryItem[V any] struct {
 	Value V
 
-	// TTL is for how long the value is fresh. Zero means what
-	// [MemoryConfig.TTL] says. Negative means for ever.
+	// TTL is for how long the value is fresh. Zero means what [MemoryConfig.TTL] says. Negative
+	// means for ever.
 	TTL time.Duration
 
-	// Tags are names for [Memory.InvalidateTag]. If nil, the value has those
-	// that [MemoryConfig.Tags] gives it; if empty and not nil, none. They are not kept.
+	// Tags are names for [Memory.InvalidateTag]. If nil, the value has those that
+	// [MemoryConfig.Tags] gives it; if empty and not nil, none. The slice is not kept.
 	Tags []string
 }
 
-// shardEntries is how many entries a shard has at least. Smaller ones cost hit
-// ratio: up to five points at a thousand entries, nothing at ten thousand.
+// shardEntries is how many entries a shard has at least, if there are several. Smaller ones cost
+// hit ratio: up to five points at a thousand entries, nothing at ten thousand.
 const shardEntries = 8192
 
-// NewMemory returns an empty Memory. The error, if any, names every invalid
-// field of cfg.
+// NewMemory returns an empty Memory. The error, if any, names every invalid field of cfg.
 func NewMemory[K comparable, V any](cfg MemoryConfig[K, V]) (*Memory[K, V], error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -73,14 +72,16 @@ func NewMemory[K comparable, V any](cfg MemoryConfig[K, V]) (*Memory[K, V], erro
 	m.timed = cfg.TTL != nil || cfg.IdleTTL > 0
 	// An observer hears of each value that leaves exactly once; overwriting in place while
 	// another removes the entry could not promise that.
-	m.plainSets = m.storage != asValue && cfg.Weigher == nil && cfg.Tags == nil && cfg.Observe == nil && !m.timed
+	m.plainSets = m.storage != asValue && cfg.Weigher == nil && cfg.Tags == nil && cfg.Observe == nil &&
+		!m.timed
 	m.idleStep = max(1, min(int64(time.Millisecond), int64(cfg.IdleTTL/16)))
 	m.tags.softFor = int64(max(cfg.Stale, cfg.StaleIfError))
 	m.loads.init()
-	// Weights are not shared out: how many entries there will be is not known, and one
-	// may be as heavy as a shard's share.
-	total, shards := int64(cfg.MaxEntries), min(4*ceilPowerOf2(runtime.GOMAXPROCS(0)), floorPowerOf2(cfg.MaxEntries/shardEntries))
+	processors := ceilPowerOf2(runtime.GOMAXPROCS(0))
+	total, shards := int64(cfg.MaxEntries), min(4*processors, floorPowerOf2(cfg.MaxEntries/shardEntries))
 	if cfg.Weigher != nil {
+		// There is one shard: how many entries there will be is not known, and one may be as heavy
+		// as a shard's share.
 		total, shards = cfg.MaxWeight, 1
 		m.heaviest = max(1, cfg.MaxWeight/4)
 		m.errorWeight = max(1, cfg.MaxWeight/10_000)
@@ -88,7 +89,6 @@ func NewMemory[K comparable, V any](cfg MemoryConfig[K, V]) (*Memory[K, V], erro
 	m.max = total
 	m.shards = make([]shard[K, V], shards)
 	m.shift = uint8(64 - bits.Len(uint(shards-1)))
-	processors := ceilPowerOf2(runtime.GOMAXPROCS(0))
 	m.counters = make([]counter, min(256, 16*processors))
 	stripes := min(16, max(1, 4*processors/shards))
 	for i := range m.shards {
@@ -110,7 +110,7 @@ func NewMemory[K comparable, V any](cfg MemoryConfig[K, V]) (*Memory[K, V], erro
 		} else {
 			s.policy = newTinyLFU(s.max, &s.weights)
 		}
-		s.flights = make(map[K]*flight[V])
+		s.flights = make(map[K]*flight[K, V])
 	}
 	return m, nil
 }
@@ -121,16 +121,17 @@ func floorPowerOf2(n int) int { return 1 << (bits.Len(uint(max(n, 1))) - 1) }
 func (m *Memory[K, V]) hash(key K) uint64 { return maphash.Comparable(m.seed, key) }
 
 func (m *Memory[K, V]) shard(hash uint64) *shard[K, V] {
-	// Shifting by 64, for one shard, gives 0.
+	// If there is one shard, shift is 64, and a shift by 64 gives 0.
 	return &m.shards[hash>>m.shift&uint64(len(m.shards)-1)]
 }
 
-// now is the monotonic time since the cache was made, at least 1: a clock that is
-// set back or forth makes nothing fresh for ever.
+// now is the monotonic time since the cache was made, at least 1. A clock that is set back or forth
+// changes no entry's life.
 func (m *Memory[K, V]) now() int64 { return int64(time.Since(m.start)) + 1 }
 
-// Get returns the value of key, if there is a fresh one; otherwise the zero value and
-// false. It waits for no lock, unless tables grow at that moment, and allocates nothing.
+// Get returns the value of key, if there is a fresh one; otherwise the zero value and false. It
+// allocates nothing. It waits for no lock, unless it finds nothing and the table grows at that
+// moment.
 func (m *Memory[K, V]) Get(key K) (value V, ok bool) {
 	hash := m.hash(key)
 	s := m.shard(hash)
@@ -148,15 +149,16 @@ func (m *Memory[K, V]) usable(e *entry[K, V]) bool {
 	if e.failed() || m.condition(e, now) != fresh {
 		return false
 	}
-	m.touch(e.full(), now)
+	m.touch(e.extended(), now)
 	return true
 }
 
-// Set stores value under key, with the TTL and the tags that the configuration
-// gives it. A load of key under way will not overwrite it. Set reports whether
-// value was stored: it was unless it is too heavy, or key is not equal to itself
-// (NaN). What key had is gone either way. A value read from a database is better stored
-// by [Memory.Load]: Set may bring back what was invalidated since it was read.
+// Set stores value under key, with the TTL and the tags that the configuration gives it. A load of
+// key under way will not overwrite it. Set reports whether value was stored: it is refused if it is
+// too heavy, or if key is not equal to itself (NaN). What key had is gone either way.
+//
+// A value read from a database is better stored by [Memory.Load]: Set may bring back what was
+// invalidated since it was read.
 func (m *Memory[K, V]) Set(key K, value V) bool {
 	return m.SetItem(key, MemoryItem[V]{Value: value})
 }
@@ -174,7 +176,7 @@ func (m *Memory[K, V]) SetItem(key K, item MemoryItem[V]) bool {
 		return m.refuse(s, key, item.Value)
 	}
 	weight := m.weight(key, item.Value)
-	var more *details
+	var d *details
 	names := item.Tags
 	if names == nil && m.cfg.Tags != nil {
 		names = m.cfg.Tags(key, item.Value)
@@ -185,10 +187,10 @@ func (m *Memory[K, V]) SetItem(key K, item MemoryItem[V]) bool {
 	}
 	until := m.until(key, item.Value, item.TTL, now)
 	if len(names) > 0 { // the user's functions have all returned: what is acquired now will be stored
-		more = &details{seq: m.tags.clock.Load()}
-		more.tags, _ = m.tags.acquire(names, math.MaxUint64) // no tag was invalidated after the end of time
+		d = &details{seq: m.tags.clock.Load()}
+		d.tags, _ = m.tags.acquire(names, math.MaxUint64) // never refused: no clock reads more
 	}
-	e := m.newEntry(hash, key, item.Value, now, until, more)
+	e := m.newEntry(hash, key, item.Value, now, until, d)
 
 	var events []MemoryEvent[K, V]
 	s.mu.Lock()
@@ -203,9 +205,9 @@ func (m *Memory[K, V]) SetItem(key K, item MemoryItem[V]) bool {
 	return ok
 }
 
-// overwrite gives e, which is plain, another value, without the lock. If e is removed
-// meanwhile, this came before that. No load of its key can be under way: there
-// is none of what is plain.
+// overwrite gives e, which is plain, another value, without the lock. If e is removed meanwhile, the
+// overwrite counts as the earlier of the two. No load of its key can be under way: a plain entry is
+// fresh for ever.
 func (m *Memory[K, V]) overwrite(s *shard[K, V], e *entry[K, V], value V) {
 	e.store(m.storage, value)
 	self := self()
@@ -214,8 +216,8 @@ func (m *Memory[K, V]) overwrite(s *shard[K, V], e *entry[K, V], value V) {
 	}
 }
 
-// findable reports whether key is equal to itself. One with a floating-point NaN is
-// not: nobody could find it in a table, nor take it out again.
+// findable reports whether key is equal to itself. A key with a floating-point NaN is not: nobody
+// could find it in a table, nor take it out again.
 func findable[K comparable](key K) bool {
 	same := key
 	return key == same
@@ -232,7 +234,7 @@ func (m *Memory[K, V]) refuse(s *shard[K, V], key K, value V) bool {
 	return false
 }
 
-// weight of an entry, at least 1.
+// weight returns the weight of an entry, at least 1.
 func (m *Memory[K, V]) weight(key K, value V) int64 {
 	if m.cfg.Weigher == nil {
 		return 1
@@ -240,8 +242,8 @@ func (m *Memory[K, V]) weight(key K, value V) int64 {
 	return max(1, m.cfg.Weigher(key, value))
 }
 
-// Delete removes key and reports whether [Memory.Get] would have found it. A load
-// of key under way will not bring it back.
+// Delete removes key and reports whether [Memory.Get] would have found it. A load of key under way
+// will not bring it back.
 func (m *Memory[K, V]) Delete(key K) bool {
 	hash := m.hash(key)
 	s := m.shard(hash)
@@ -258,7 +260,8 @@ func (m *Memory[K, V]) Delete(key K) bool {
 	return found
 }
 
-// Clear removes everything, shard by shard: what others set meanwhile may stay. Loads under way will not bring anything back.
+// Clear removes everything, shard by shard: what others set meanwhile may stay. Loads under way will
+// not bring anything back.
 func (m *Memory[K, V]) Clear() {
 	for i := range m.shards {
 		s := &m.shards[i]
@@ -277,11 +280,12 @@ func (m *Memory[K, V]) Clear() {
 	}
 }
 
-// InvalidateTag makes all that has the tag gone or stale, in the same short time
-// however much that is. A load under way of a value with the tag will not bring
-// back what was loaded before. Entries that are gone still count, and are
-// evicted, until they are met. InvalidateTag reports whether it did so: it does nothing if how is
-// neither [Soft] nor [Hard].
+// InvalidateTag makes all entries with the tag gone or stale, in the same short time however many
+// they are. A load under way of a value with the tag will not bring back what was loaded before.
+// Entries that are gone take up room until their keys are stored anew, or until they are evicted.
+//
+// InvalidateTag reports whether it did so: if how is neither [Soft] nor [Hard] it changes nothing
+// and returns false.
 func (m *Memory[K, V]) InvalidateTag(tag string, how Invalidation) bool {
 	if how != Soft && how != Hard {
 		return false
@@ -290,23 +294,23 @@ func (m *Memory[K, V]) InvalidateTag(tag string, how Invalidation) bool {
 	return true
 }
 
-// All returns an iterator over the fresh entries, in no order. It takes no
-// snapshot: an entry that is there all the while is yielded once, one that comes
-// or goes may be or not. Iterating is not reading: it keeps nothing alive.
+// All returns an iterator over the fresh entries, in no order. It takes no snapshot: an entry that
+// is there all the while is yielded once, one that comes or goes may be or not. Iterating is not
+// reading: it keeps nothing alive.
 func (m *Memory[K, V]) All() iter.Seq2[K, V] {
 	return func(yield func(K, V) bool) {
 		var found [256]*entry[K, V]
 		for i := range m.shards {
 			s := &m.shards[i]
-			for from, more := 0, true; more; from += len(found) {
+			for from, n := 0, len(found); n == len(found); from += n {
 				s.mu.Lock()
-				n := 0
-				if more = from < len(s.slots); more {
-					n = copy(found[:], s.slots[from:])
-				}
+				n = copy(found[:], s.slots[min(from, len(s.slots)):])
 				s.mu.Unlock()
 				for _, e := range found[:n] {
-					if e != nil && !e.failed() && m.condition(e, m.now()) == fresh && !yield(e.key, e.load(m.storage)) {
+					if e == nil || e.failed() || m.condition(e, m.now()) != fresh {
+						continue
+					}
+					if !yield(e.key, e.load(m.storage)) {
 						return
 					}
 				}
