@@ -8,9 +8,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// allocated returns what was allocated within calls of attributed while f ran, to the byte. It does
-// not count what the rest of the process allocates, as runtime.MemStats and testing.AllocsPerRun do.
-// Objects of less than 16 bytes without pointers share blocks of 16: the block counts.
+// allocated returns what was allocated within calls of attributed while f ran, to the byte. It
+// does not count what the rest of the process allocates, as runtime.MemStats and
+// testing.AllocsPerRun do. Objects of less than 16 bytes without pointers share blocks of 16: the
+// block counts.
 func allocated(f func()) (objects, bytes int64) {
 	defer func(rate int) { runtime.MemProfileRate = rate }(runtime.MemProfileRate)
 	runtime.MemProfileRate = 1 // every allocation is in the profile, with its stack

@@ -1,8 +1,8 @@
 package cache
 
-// A climber finds the share of the cache that the admission window should have: it changes the share
-// a little, sees whether the hit ratio rose, and goes on or turns round. Recency-heavy traffic wants
-// a large window, frequency-heavy traffic a small one.
+// A climber finds the share of the cache that the admission window should have: it changes the
+// share a little, sees whether the hit ratio rose, and goes on or turns round. Recency-heavy
+// traffic wants a large window, frequency-heavy traffic a small one.
 type climber struct {
 	hits, misses int
 	ratio        float64 // of the last sample
@@ -29,8 +29,8 @@ func newClimber(random func() float64) climber {
 	return climber{step: -climbStep, length: climbSample, random: random}
 }
 
-// climb returns by which share of the capacity the window should grow or, if negative, shrink. Until a
-// sample is complete it returns 0.
+// climb returns by which share of the capacity the window should grow or, if negative, shrink.
+// Until a sample is complete it returns 0.
 func (c *climber) climb(entries int) float64 {
 	uses := c.hits + c.misses
 	if float64(uses) < c.length*float64(entries) {

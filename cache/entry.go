@@ -20,7 +20,9 @@ type entry[K comparable, V any] struct {
 
 const inExtendedEntry = 1 << 31
 
-// An extendedEntry can expire or be invalidated.
+// An extendedEntry can expire or be invalidated. Its entry is found by a conversion with package
+// unsafe, which takes neither a pointer nor a second object: BenchmarkMemoryEntry measures 61 bytes
+// for a plain entry besides its key and value, and 107 for one with a TTL.
 type extendedEntry[K comparable, V any] struct {
 	entry[K, V]
 	expires atomic.Int64  // Memory.now from which this is no plain hit; 0 means never
@@ -160,7 +162,8 @@ func (m *Memory[K, V]) whyReplaced(e *entry[K, V]) cause {
 	return expired
 }
 
-// times returns the end of x's TTL, and when x expires for idleness if that is sooner. 0 means never.
+// times returns the end of x's TTL, and when x expires for idleness if that is sooner. 0 means
+// never.
 func (m *Memory[K, V]) times(x *extendedEntry[K, V]) (until, idle int64) {
 	expires := x.expires.Load()
 	if m.cfg.IdleTTL == 0 || x.failed() {
@@ -175,7 +178,8 @@ func (m *Memory[K, V]) times(x *extendedEntry[K, V]) (until, idle int64) {
 	return until, idle
 }
 
-// invalidated reports whether a tag was invalidated hard, and otherwise since when softly; 0 if not.
+// invalidated reports whether a tag was invalidated hard, and otherwise since when softly; 0 if
+// not.
 func (d *details) invalidated() (softAt int64, hard bool) {
 	for _, t := range d.tags {
 		if t.hard.Load() > d.seq {

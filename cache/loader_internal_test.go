@@ -27,11 +27,12 @@ func TestARefreshDecidedBeforeASetDoesNotOverwriteWhatComesAfter(t *testing.T) {
 			database := 1
 			release := make(chan struct{})
 			if many {
-				_, err = m.LoadMany(t.Context(), []string{"k"}, func(context.Context, []string) (map[string]int, error) {
-					old := database
-					<-release
-					return map[string]int{"k": old}, nil
-				})
+				_, err = m.LoadMany(t.Context(), []string{"k"},
+					func(context.Context, []string) (map[string]int, error) {
+						old := database
+						<-release
+						return map[string]int{"k": old}, nil
+					})
 			} else {
 				_, err = m.Load(t.Context(), "k", func(context.Context, string) (int, error) {
 					old := database
@@ -58,7 +59,9 @@ func TestC42_CloseDoesNotLookLikeAFailureOfTheLoader(t *testing.T) {
 	require.NoError(t, err)
 	hash := m.hash("k")
 	s := m.shard(hash)
-	f, mine, seq, err := m.join(t.Context(), s, hash, "k", func() (*call, error) { return m.newCall(t.Context(), false) })
+	f, mine, seq, err := m.join(t.Context(), s, hash, "k", func() (*call, error) {
+		return m.newCall(t.Context(), false)
+	})
 	require.NoError(t, err)
 	require.True(t, mine)
 	go m.run(f, func(ctx context.Context, _ string) (int, error) { <-ctx.Done(); return 0, ctx.Err() })

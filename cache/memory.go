@@ -36,8 +36,8 @@ type Memory[K comparable, V any] struct {
 	loads       loads
 }
 
-// A MemoryItem is a value with properties of its own, for [Memory.SetItem]. It may be used by several
-// goroutines while none changes it.
+// A MemoryItem is a value with properties of its own, for [Memory.SetItem]. It may be used by
+// several goroutines while none changes it.
 type MemoryItem[V any] struct {
 	Value V
 
@@ -130,8 +130,7 @@ func (m *Memory[K, V]) shard(hash uint64) *shard[K, V] {
 func (m *Memory[K, V]) now() int64 { return int64(time.Since(m.start)) + 1 }
 
 // Get returns the value of key, if there is a fresh one; otherwise the zero value and false. It
-// allocates nothing. It waits for no lock, unless it finds nothing and the table grows at that
-// moment.
+// waits for no lock, unless a table grows at that moment, and allocates nothing.
 func (m *Memory[K, V]) Get(key K) (value V, ok bool) {
 	hash := m.hash(key)
 	s := m.shard(hash)
@@ -205,9 +204,9 @@ func (m *Memory[K, V]) SetItem(key K, item MemoryItem[V]) bool {
 	return ok
 }
 
-// overwrite gives e, which is plain, another value, without the lock. If e is removed meanwhile, the
-// overwrite counts as the earlier of the two. No load of its key can be under way: a plain entry is
-// fresh for ever.
+// overwrite gives e, which is plain, another value, without the lock. If e is removed meanwhile,
+// the overwrite counts as the earlier of the two. No load of its key can be under way: a plain
+// entry is fresh for ever.
 func (m *Memory[K, V]) overwrite(s *shard[K, V], e *entry[K, V], value V) {
 	e.store(m.storage, value)
 	self := self()
@@ -260,8 +259,8 @@ func (m *Memory[K, V]) Delete(key K) bool {
 	return found
 }
 
-// Clear removes everything, shard by shard: what others set meanwhile may stay. Loads under way will
-// not bring anything back.
+// Clear removes everything, shard by shard: what others set meanwhile may stay. Loads under way
+// will not bring anything back.
 func (m *Memory[K, V]) Clear() {
 	for i := range m.shards {
 		s := &m.shards[i]

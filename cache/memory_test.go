@@ -32,13 +32,19 @@ func TestNewMemoryRejects(t *testing.T) {
 	_, err := cache.NewMemory(cache.MemoryConfig[string, string]{
 		MaxEntries: -1, MaxWeight: 5, Eviction: 9, Jitter: 1, IdleTTL: -1, Stale: -1, StaleIfError: -1,
 	})
-	for _, field := range []string{"MaxEntries", "MaxWeight", "Eviction", "Jitter", "IdleTTL", "Stale", "StaleIfError"} {
+	for _, field := range []string{
+		"MaxEntries", "MaxWeight", "Eviction", "Jitter", "IdleTTL", "Stale", "StaleIfError",
+	} {
 		require.ErrorContains(t, err, "cache: MemoryConfig."+field+": ")
 	}
 	weigher := func(string, string) int64 { return 1 }
 	_, err = cache.NewMemory(cache.MemoryConfig[string, string]{Weigher: weigher})
 	require.ErrorContains(t, err, "MemoryConfig.MaxWeight: ")
-	_, err = cache.NewMemory(cache.MemoryConfig[string, string]{Weigher: weigher, MaxWeight: 1, MaxEntries: 1})
+	_, err = cache.NewMemory(cache.MemoryConfig[string, string]{
+		Weigher:    weigher,
+		MaxWeight:  1,
+		MaxEntries: 1,
+	})
 	require.ErrorContains(t, err, "MemoryConfig.MaxEntries: ")
 }
 
@@ -70,7 +76,8 @@ func TestEnumerationsPrintAsWords(t *testing.T) {
 	require.Equal(t, "load removal refusal", fmt.Sprintf("%v %s %v",
 		cache.MemoryLoaded, cache.MemoryRemoved, cache.MemoryRefused))
 	require.Equal(t, "evicted expired replaced deleted invalidated", fmt.Sprintf("%v %s %v %v %v",
-		cache.MemoryEvicted, cache.MemoryExpired, cache.MemoryReplaced, cache.MemoryDeleted, cache.MemoryInvalidated))
+		cache.MemoryEvicted, cache.MemoryExpired, cache.MemoryReplaced, cache.MemoryDeleted,
+		cache.MemoryInvalidated))
 }
 
 // What a person reads as JSON and what telemetry exports go by the same words.
@@ -142,7 +149,13 @@ func TestGetSetDelete(t *testing.T) {
 		require.Equal(t, uint64(3), st.Misses)
 		require.Equal(t, 0.25, st.HitRatio)
 		require.Zero(t, st.Entries)
-		require.Equal(t, map[cache.MemoryReason]uint64{"evicted": 0, "expired": 0, "replaced": 1, "deleted": 2, "invalidated": 0}, st.Removals)
+		require.Equal(t, map[cache.MemoryReason]uint64{
+			"evicted":     0,
+			"expired":     0,
+			"replaced":    1,
+			"deleted":     2,
+			"invalidated": 0,
+		}, st.Removals)
 	}
 }
 
@@ -362,7 +375,9 @@ func TestTooHeavyIsRefusedAndReported(t *testing.T) {
 	m := newMemory(t, cache.MemoryConfig[string, string]{
 		Weigher:   func(_, v string) int64 { return int64(len(v)) },
 		MaxWeight: 100,
-		Observe:   func(_ context.Context, e cache.MemoryEvent[string, string]) { events = append(events, e) },
+		Observe: func(_ context.Context, e cache.MemoryEvent[string, string]) {
+			events = append(events, e)
+		},
 	})
 	for i := range 10 {
 		require.True(t, m.Set(fmt.Sprint(i), "12345"))
@@ -407,7 +422,10 @@ func TestC52_KeyFloodStaysInBoundAndSparesHotKeys(t *testing.T) {
 }
 
 func TestOneLargeEntryDoesNotPushOutManyUsedOnes(t *testing.T) {
-	m := newMemory(t, cache.MemoryConfig[int, int]{Weigher: func(_, v int) int64 { return int64(v) }, MaxWeight: 1000})
+	m := newMemory(t, cache.MemoryConfig[int, int]{
+		Weigher:   func(_, v int) int64 { return int64(v) },
+		MaxWeight: 1000,
+	})
 	for range 10 {
 		for k := range 1000 {
 			if _, ok := m.Get(k); !ok {
@@ -450,10 +468,10 @@ func TestExpiry(t *testing.T) {
 			TTL:     func(k string, _ int) time.Duration { return time.Duration(len(k)) * time.Minute },
 			IdleTTL: 90 * time.Second,
 		})
-		m.Set("aa", 1)                                              // two minutes, a minute and a half if idle
+		m.Set("aa", 1)                                              // two minutes, or 90 seconds if idle
 		m.SetItem("b", cache.MemoryItem[int]{Value: 2, TTL: -1})    // as long as it is read
 		m.SetItem("c", cache.MemoryItem[int]{Value: 3, TTL: 1e9})   // a second
-		m.SetItem("idle", cache.MemoryItem[int]{Value: 4, TTL: -1}) // a minute and a half
+		m.SetItem("idle", cache.MemoryItem[int]{Value: 4, TTL: -1}) // 90 seconds
 		for i := range 20 {
 			time.Sleep(10 * time.Second)
 			passed := time.Duration(i+1) * 10 * time.Second
@@ -530,7 +548,9 @@ func TestJitterShortensTTLs(t *testing.T) {
 func TestConcurrentUse(t *testing.T) {
 	for _, cfg := range []cache.MemoryConfig[int, int]{
 		{MaxEntries: 32_000},
-		{MaxEntries: 100, Eviction: cache.LRU, TTL: func(k, _ int) time.Duration { return time.Duration(k%5) * time.Millisecond }},
+		{MaxEntries: 100, Eviction: cache.LRU, TTL: func(k, _ int) time.Duration {
+			return time.Duration(k%5) * time.Millisecond
+		}},
 		{MaxWeight: 1000, Weigher: func(k, _ int) int64 { return int64(k % 10) }, Stale: time.Millisecond,
 			Tags: func(k, _ int) []string { return []string{fmt.Sprint(k % 7)} }},
 	} {
@@ -549,7 +569,11 @@ func TestConcurrentUse(t *testing.T) {
 					case 0:
 						m.Delete(k)
 					case 1:
-						m.SetItem(k, cache.MemoryItem[int]{Value: k, TTL: time.Millisecond, Tags: []string{"x"}})
+						m.SetItem(k, cache.MemoryItem[int]{
+							Value: k,
+							TTL:   time.Millisecond,
+							Tags:  []string{"x"},
+						})
 					case 2:
 						m.InvalidateTag(fmt.Sprint(k%7), cache.Soft+cache.Invalidation(k%2))
 					case 3:
@@ -567,18 +591,22 @@ func TestConcurrentUse(t *testing.T) {
 							panic(fmt.Sprint("above the bound: ", st))
 						}
 					case 4, 5, 6:
-						v, err := m.Load(context.Background(), k, func(_ context.Context, k int) (int, error) { return k, nil })
+						v, err := m.Load(context.Background(), k,
+							func(_ context.Context, k int) (int, error) {
+								return k, nil
+							})
 						if err != nil || v != k {
 							panic(fmt.Sprint(v, err))
 						}
 					case 7:
-						got, err := m.LoadMany(context.Background(), []int{k, k + 1}, func(_ context.Context, keys []int) (map[int]int, error) {
-							found := map[int]int{}
-							for _, k := range keys {
-								found[k] = k
-							}
-							return found, nil
-						})
+						got, err := m.LoadMany(context.Background(), []int{k, k + 1},
+							func(_ context.Context, keys []int) (map[int]int, error) {
+								found := map[int]int{}
+								for _, k := range keys {
+									found[k] = k
+								}
+								return found, nil
+							})
 						if err != nil || got[k] != k || got[k+1] != k+1 {
 							panic(fmt.Sprint(got, err))
 						}
@@ -676,7 +704,8 @@ func TestHitRatioAheadOfGolangLRU(t *testing.T) {
 				plain.Add(k, k)
 			}
 		}
-		require.GreaterOrEqual(t, 100*float64(ours-theirs)/float64(n), tt.points*share, "%s: %d against %d", tt.name, ours, theirs)
+		ahead := 100 * float64(ours-theirs) / float64(n)
+		require.GreaterOrEqual(t, ahead, tt.points*share, "%s: %d against %d", tt.name, ours, theirs)
 	}
 }
 
@@ -687,11 +716,19 @@ func TestEventLogValue(t *testing.T) {
 	}{
 		{cache.MemoryEvent[string, int]{Kind: cache.MemoryLoaded, Key: "k", Value: 7, Duration: time.Second},
 			"[event=load failed=false background=false duration=1s detail=[key=k]]"},
-		{cache.MemoryEvent[string, int]{Kind: cache.MemoryLoaded, Key: "k", Err: cache.ErrNotFound, Background: true},
+		{cache.MemoryEvent[string, int]{
+			Kind:       cache.MemoryLoaded,
+			Key:        "k",
+			Err:        cache.ErrNotFound,
+			Background: true,
+		},
 			"[event=load failed=true background=true duration=0s detail=[key=k error=cache: not found]]"},
 		{cache.MemoryEvent[string, int]{Kind: cache.MemoryRemoved, Key: "k", Reason: cache.MemoryExpired},
 			"[event=removal reason=expired detail=[key=k]]"},
-		{cache.MemoryEvent[string, int]{Kind: cache.MemoryRefused, Key: "k"}, "[event=refusal detail=[key=k]]"},
+		{
+			cache.MemoryEvent[string, int]{Kind: cache.MemoryRefused, Key: "k"},
+			"[event=refusal detail=[key=k]]",
+		},
 	}
 	for _, tt := range tests {
 		require.Equal(t, tt.want, slog.Value(tt.event.LogValue()).String())

@@ -361,7 +361,8 @@ func TestEarlyRefreshBeginsAboutOneLoadAhead(t *testing.T) {
 		for seed := range uint64(40) {
 			synctest.Test(t, func(t *testing.T) {
 				m, err := NewMemory(MemoryConfig[string, int]{
-					TTL: func(string, int) time.Duration { return 1000 * time.Second }, EarlyRefresh: eagerness,
+					TTL:          func(string, int) time.Duration { return 1000 * time.Second },
+					EarlyRefresh: eagerness,
 				})
 				require.NoError(t, err)
 				m.random = rand.New(rand.NewPCG(seed, 7)).Float64
@@ -409,7 +410,9 @@ func TestEarlyRefreshBeginsAboutOneLoadAhead(t *testing.T) {
 // A set value was not loaded, so nobody knows how long that takes: it is not refreshed early.
 func TestEarlyRefreshIsForWhatWasLoaded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m, err := NewMemory(MemoryConfig[string, int]{TTL: func(string, int) time.Duration { return time.Minute }})
+		m, err := NewMemory(MemoryConfig[string, int]{TTL: func(string, int) time.Duration {
+			return time.Minute
+		}})
 		require.NoError(t, err)
 		m.random = func() float64 { return 1 - 1e-16 }
 		m.Set("k", 1)

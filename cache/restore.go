@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// Restore reads what [Memory.Save] wrote and adds it to the cache, except for keys that have a value
-// or are being loaded: those are newer. Call it before the cache is used: it does not know what was
-// deleted since Save, nor which tags were invalidated before it began.
+// Restore reads what [Memory.Save] wrote and adds it to the cache, except for keys that have a
+// value or are being loaded: those are newer. Call it before the cache is used: it does not know
+// what was deleted since Save, nor which tags were invalidated before it began.
 //
 // TTLs went on since Save, by the wall clock; idle times start anew. If the cache cannot hold
-// everything, Restore takes what Save ranked best. If the snapshot is damaged, or of another version
-// or other types, the error wraps [ErrSnapshot] and the cache is as it was; an error of r is wrapped
-// as it is. Restore only files of your own: see the security notes of [encoding/gob].
+// everything, Restore takes what Save ranked best. If the snapshot is damaged, or of another
+// version or other types, the error wraps [ErrSnapshot] and the cache is as it was; an error of r
+// is wrapped as it is. Restore only files of your own: see the security notes of [encoding/gob].
 func (m *Memory[K, V]) Restore(r io.Reader) error {
 	// As a load does: what is invalidated from now on is not brought back.
 	m.tags.loading.Add(1)
@@ -48,7 +48,8 @@ func (m *Memory[K, V]) readSnapshot(
 		return nil, 0, fmt.Errorf("%w: it does not begin with %q", ErrSnapshot, snapshotMagic)
 	}
 	if v := binary.BigEndian.Uint16(header[len(snapshotMagic):]); v != snapshotVersion {
-		return nil, 0, fmt.Errorf("%w: version %d, and this reads version %d", ErrSnapshot, v, snapshotVersion)
+		return nil, 0, fmt.Errorf(
+			"%w: version %d, and this reads version %d", ErrSnapshot, v, snapshotVersion)
 	}
 	frames := &frameReader{r: r}
 	dec := gob.NewDecoder(frames)

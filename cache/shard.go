@@ -8,8 +8,8 @@ import (
 )
 
 // A shard is a cache of its own: a table, a policy and a bound. Readers find entries in the table
-// without the lock and leave a note of what they read in a stripe; whoever holds the lock next hands
-// the notes to the policy.
+// without the lock and leave a note of what they read in a stripe; whoever holds the lock next
+// hands the notes to the policy.
 type shard[K comparable, V any] struct {
 	m        *Memory[K, V]
 	table    atomic.Pointer[table[K, V]]
@@ -58,9 +58,9 @@ const (
 	maxSlots    = 1<<31 - 2
 )
 
-// self returns a number for the calling goroutine, from where its stack is: a goroutine mostly keeps
-// its number, and those that run at the same time mostly have different ones. The address is only
-// hashed, never followed.
+// self returns a number for the calling goroutine, from where its stack is: a goroutine mostly
+// keeps its number, and those that run at the same time mostly have different ones. The address
+// is only hashed, never followed.
 func self() uint32 {
 	var here byte
 	return uint32(uintptr(unsafe.Pointer(&here))>>11) * 0x9e3779b1 >> 16
@@ -93,8 +93,8 @@ func (s *shard[K, V]) counter(self uint32) *counter {
 	return &s.counters[uint(self)&uint(len(s.counters)-1)]
 }
 
-// note leaves a note that e was used. Whoever fills the last place of a stripe hands its notes on, if
-// the lock is free.
+// note leaves a note that e was used. Whoever fills the last place of a stripe hands its notes
+// on, if the lock is free.
 func (s *shard[K, V]) note(self uint32, e *entry[K, V]) {
 	st := &s.stripes[uint(self)&uint(len(s.stripes)-1)]
 	n := st.noted.Add(1)
@@ -209,8 +209,9 @@ func (s *shard[K, V]) gainLocked(weight int64) {
 	}
 }
 
-// excess returns how much has to leave. The cache as a whole must not be above its bound. A shard may
-// be above its share of that, but not by much: otherwise one shard would take the room of the others.
+// excess returns how much has to leave. The cache as a whole must not be above its bound. A shard
+// may be above its share of that, but not by much: otherwise one shard would take the room of the
+// others.
 func (s *shard[K, V]) excess() int64 {
 	if len(s.m.shards) == 1 {
 		return s.weight - s.max

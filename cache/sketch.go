@@ -2,9 +2,9 @@ package cache
 
 import "math/bits"
 
-// A sketch estimates how often a key was used of late. It is a count-min sketch: a use is counted in
-// four 4-bit counters, all in one cache line, which other keys share. All counters are halved after
-// ten uses per key that the sketch is made for.
+// A sketch estimates how often a key was used of late. It is a count-min sketch: a use is counted
+// in four 4-bit counters, all in one cache line, which other keys share. All counters are halved
+// after ten uses per key that the sketch is made for.
 type sketch struct {
 	blocks []block // a power of two
 	keys   int     // how many keys it is made for
@@ -29,8 +29,8 @@ func newSketch(keys int) sketch {
 	return sketch{blocks: make([]block, n), keys: n * keysPerBlock, sample: 10 * n * keysPerBlock}
 }
 
-// spread turns the 32 hash bits that an entry carries into a block and the place of a counter in each
-// of its rows.
+// spread turns the 32 hash bits that an entry carries into a block and the place of a counter in
+// each of its rows.
 func (s *sketch) spread(tag uint32) (b *block, places uint32) {
 	h := uint64(tag) * 0x9e3779b97f4a7c15
 	h ^= h >> 32

@@ -43,13 +43,15 @@ type record[K comparable, V any] struct {
 }
 
 // Save writes the values and what the cache knows about them to w. Write to a new file and rename
-// it: an error leaves half a snapshot behind. The cache stays in use meanwhile: what is set, removed
-// or invalidated after Save has begun may be in the snapshot as it was. Kept errors are not saved.
+// it: an error leaves half a snapshot behind. The cache stays in use meanwhile: what is set,
+// removed or invalidated after Save has begun may be in the snapshot as it was. Kept errors are
+// not saved.
 //
-// The encoding is that of [encoding/gob], so K and V must be types that gob can encode. Unexported
-// fields of values are lost, and pointers in them to zeros become nil. Save refuses keys that are or
-// have pointers or unexported fields, and values that are pointers to anything but structs, unless
-// their types encode themselves. The format is versioned and checksummed, and not encrypted.
+// The encoding is that of [encoding/gob], so K and V must be types that gob can encode.
+// Unexported fields of values are lost, and pointers in them to zeros become nil. Save refuses
+// keys that are or have pointers or unexported fields, and values that are pointers to anything
+// but structs, unless their types encode themselves. The format is versioned and checksummed, and
+// not encrypted.
 func (m *Memory[K, V]) Save(w io.Writer) error {
 	// Gob reports no error when it leaves out what it cannot encode, or zeros.
 	if t := reflect.TypeFor[K](); ambiguous(t) {
@@ -112,8 +114,8 @@ func (m *Memory[K, V]) Save(w io.Writer) error {
 	return nil
 }
 
-// lost reports whether gob would encode nothing of a value of type t, or turn a pointer to zero into
-// nil.
+// lost reports whether gob would encode nothing of a value of type t, or turn a pointer to zero
+// into nil.
 func lost(t reflect.Type) bool {
 	switch t.Kind() {
 	case reflect.Func, reflect.Chan:

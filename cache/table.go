@@ -44,8 +44,8 @@ func (t *table[K, V]) insert(e *entry[K, V]) {
 	p.Store(e)
 }
 
-// replace puts e in the place of old, or removes old if e is nil. A reader that has come to old goes
-// on from there: its next pointer stays as it is.
+// replace puts e in the place of old, or removes old if e is nil. A reader that has come to old
+// goes on from there: its next pointer stays as it is.
 func (t *table[K, V]) replace(old, e *entry[K, V]) {
 	p := t.bucket(old.tag)
 	for p.Load() != old {

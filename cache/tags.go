@@ -27,9 +27,9 @@ func (i Invalidation) String() string {
 	return "unknown"
 }
 
-// A tag knows when it was last invalidated, in terms of tagIndex.clock. An entry is valid if its own
-// reading of the clock is not older. That makes invalidation a single store, however many entries
-// there are.
+// A tag knows when it was last invalidated, in terms of tagIndex.clock. An entry is valid if its
+// own reading of the clock is not older. That makes invalidation a single store, however many
+// entries there are.
 type tag struct {
 	name string
 	hard atomic.Uint64

@@ -9,7 +9,9 @@ import (
 )
 
 func TestTagsWithoutEntriesAreForgotten(t *testing.T) {
-	m, err := NewMemory(MemoryConfig[int, int]{MaxEntries: 100, Tags: func(k, _ int) []string { return []string{fmt.Sprint(k), "all"} }})
+	m, err := NewMemory(MemoryConfig[int, int]{MaxEntries: 100, Tags: func(k, _ int) []string {
+		return []string{fmt.Sprint(k), "all"}
+	}})
 	require.NoError(t, err)
 	for k := range 10_000 {
 		m.Set(k, k)

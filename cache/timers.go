@@ -1,8 +1,8 @@
 package cache
 
-// timers is a hierarchical timing wheel over the slots of a shard: each change costs the same however
-// many entries there are. Only writes advance it, so an entry may stay in memory beyond its time,
-// where no reader sees it.
+// timers is a hierarchical timing wheel over the slots of a shard: each change costs the same
+// however many entries there are. Only writes advance it, so an entry may stay in memory beyond
+// its time, where no reader sees it.
 type timers struct {
 	now   int64
 	nodes []timer // by slot

@@ -5,10 +5,10 @@ import (
 	"math/rand/v2"
 )
 
-// tinyLFU is the adaptive W-TinyLFU policy. Newcomers live in a window; one that falls out of it must
-// have been used more often than what it displaces in the main part. That keeps entries on probation
-// until they are used again, and protects them then. See Einziger, Eytan, Friedman, Manes: "Adaptive
-// Software Cache Management" (2018).
+// tinyLFU is the adaptive W-TinyLFU policy. Newcomers live in a window; one that falls out of it
+// must have been used more often than what it displaces in the main part. That keeps entries on
+// probation until they are used again, and protects them then. See Einziger, Eytan, Friedman,
+// Manes: "Adaptive Software Cache Management" (2018).
 type tinyLFU struct {
 	max          int64
 	windowMax    int64 // of weight; the climber moves it
@@ -120,8 +120,8 @@ func (p *tinyLFU) remove(slot uint32, weight int64) {
 	p.queueOf(slot).remove(p.links, slot, weight)
 }
 
-// shrinkWindow moves what exceeds the window to probation, without a contest. The newest entry stays:
-// a caller that has just set a key finds it.
+// shrinkWindow moves what exceeds the window to probation, without a contest. The newest entry
+// stays: a caller that has just set a key finds it.
 func (p *tinyLFU) shrinkWindow() {
 	for p.window.weight > p.windowMax && p.window.len > 1 {
 		p.move(p.window.back, &p.window, &p.probation)
