@@ -21,7 +21,12 @@ type listTinyLFU struct {
 }
 
 func newListTinyLFU(t testing.TB, max int) *listTinyLFU {
-	p := &listTinyLFU{max: max, windowMax: (max + 99) / 100, sketch: newSketch(minSketch), climber: newClimber(rand.Float64)}
+	p := &listTinyLFU{
+		max:       max,
+		windowMax: (max + 99) / 100,
+		sketch:    newSketch(minSketch),
+		climber:   newClimber(rand.Float64),
+	}
 	p.protectedMax = int(float64(max-p.windowMax) * protectedShare)
 	for _, list := range []**simplelru.LRU[uint32, uint32]{&p.window, &p.probation, &p.protected} {
 		l, err := simplelru.NewLRU[uint32, uint32](2*max, nil) // a size that it never reaches
@@ -150,7 +155,8 @@ func BenchmarkMemoryQueues(b *testing.B) {
 			drawn[i] = int64(zipf.Uint64())
 		}
 		for _, queues := range []string{"own", "simplelru"} {
-			b.Run(fmt.Sprintf("measure=time/entries=100000/keys=%dx/queues=%s", keys, queues), func(b *testing.B) {
+			name := fmt.Sprintf("measure=time/entries=100000/keys=%dx/queues=%s", keys, queues)
+			b.Run(name, func(b *testing.B) {
 				m := memory(b, queues, 100_000)
 				b.ReportAllocs()
 				b.ResetTimer()
@@ -201,6 +207,30 @@ func BenchmarkMemoryEntry(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkMemoryOverwrite measures what it is worth to overwrite a value where it is: see
+// value.go. The struct is as large as the number, but takes a new entry each time.
+func BenchmarkMemoryOverwrite(b *testing.B) {
+	type number struct{ n int64 }
+	b.Run("value=int64", func(b *testing.B) { overwrite(b, func(n int64) int64 { return n }) })
+	b.Run("value=struct", func(b *testing.B) { overwrite(b, func(n int64) number { return number{n} }) })
+}
+
+func overwrite[V any](b *testing.B, value func(n int64) V) {
+	const keys = 100_000
+	m, err := NewMemory(MemoryConfig[int64, V]{MaxEntries: keys})
+	require.NoError(b, err)
+	for k := range int64(keys) {
+		m.Set(k, value(k))
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for k := rand.Int64N(keys); pb.Next(); k++ {
+			m.Set(k%keys, value(k))
+		}
+	})
 }
 
 func liveHeap() uint64 {

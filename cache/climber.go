@@ -1,9 +1,8 @@
 package cache
 
-// A climber finds the share of the cache that the admission window should have:
-// it changes the share a little, sees whether the hit ratio rose, and goes on or
-// turns round. Recency-heavy traffic wants a large window, frequency-heavy
-// traffic a small one.
+// A climber finds the share of the cache that the admission window should have: it changes the
+// share a little, sees whether the hit ratio rose, and goes on or turns round. Recency-heavy
+// traffic wants a large window, frequency-heavy traffic a small one.
 type climber struct {
 	hits, misses int
 	ratio        float64 // of the last sample
@@ -19,7 +18,7 @@ type climber struct {
 
 const (
 	climbSample  = 10     // uses per entry between two steps, on average
-	climbDither  = 0.05   // share by which samples differ in length, so that they do not beat with a rhythm of the traffic
+	climbDither  = 0.05   // samples differ in length by this share, to stay out of step with the traffic
 	climbStep    = 0.0625 // share of the capacity
 	climbDecay   = 0.98   // of the step while the hit ratio is steady
 	climbRestart = 0.05   // change of the hit ratio that calls for full steps again
@@ -30,8 +29,8 @@ func newClimber(random func() float64) climber {
 	return climber{step: -climbStep, length: climbSample, random: random}
 }
 
-// climb returns by which share of the capacity the window should grow or, if
-// negative, shrink. Until a sample is complete that is 0.
+// climb returns by which share of the capacity the window should grow or, if negative, shrink.
+// Until a sample is complete it returns 0.
 func (c *climber) climb(entries int) float64 {
 	uses := c.hits + c.misses
 	if float64(uses) < c.length*float64(entries) {
@@ -44,8 +43,8 @@ func (c *climber) climb(entries int) float64 {
 	c.hits, c.misses = 0, 0
 	steady := change < climbRestart && change > -climbRestart
 
-	// At the end of the way nothing was changed, so a small change of the ratio is chance. To
-	// try the other way all the same costs hits: that is done more and more seldom as long as it does not pay.
+	// A pinned window was not changed, so a small change of the ratio is chance. To try the other
+	// direction costs hits, so it is done more and more seldom as long as it does not pay.
 	if c.pinned && steady && change < 0 {
 		if c.waited++; c.waited <= c.patience {
 			return c.step

@@ -1,39 +1,55 @@
-// Package cache keeps what was expensive to get.
+// Package cache keeps values in memory that are expensive to get: the results of database queries
+// and service calls.
 //
-// A [Memory] is the data cache of one process, for the results of database queries and
-// service calls. [Memory.Load] is the way to use it: it returns what is
-// there, or calls a loader, once per key however many callers ask at the same time.
+//	users, err := cache.NewMemory(cache.MemoryConfig[int64, *User]{
+//		MaxEntries: 50_000,
+//		TTL:        func(int64, *User) time.Duration { return 10 * time.Minute },
+//		Stale:      time.Minute, // return the old row at once while the new one is read
+//	})
+//	if err != nil {
+//		return err
+//	}
+//	user, err := users.Load(ctx, id, func(ctx context.Context, id int64) (*User, error) {
+//		return queryUser(ctx, db, id) // once, however many callers ask at the same time
+//	})
 //
-//   - It is bounded, by entries or by weight ([MemoryConfig.Weigher]): the sum of the weights
-//     exceeds the bound by the one entry that is being stored at most, and only
-//     while that is. What leaves is chosen by an adaptive W-TinyLFU policy that a scan
-//     does not flush, or by plain [LRU].
-//   - Reads wait for no lock and allocate nothing. Writes are never dropped: what was
-//     just set is there until it is evicted, removed or expires.
-//   - Values are fresh for their TTL, may be returned stale while one refresh runs
-//     ([MemoryConfig.Stale]) or if loading fails ([MemoryConfig.StaleIfError]), and can be
-//     refreshed before their time at random ([MemoryConfig.EarlyRefresh]). Errors can be
-//     kept for a while ([MemoryConfig.ErrorTTL]).
-//   - [Memory.InvalidateTag] makes everything with a tag gone or stale at once. A load under
-//     way when its key or its tag is invalidated never brings the old value back.
+// A [Memory] belongs to one process and stands where a handler gets its data. What it does:
+//
+//   - [Memory.Load] returns what is there, or calls a loader: once per key, however many callers
+//     ask. Each caller waits until its own deadline at most. [Memory.LoadMany] does the same for
+//     many keys with one call.
+//   - The cache is bounded by entries, or by weight ([MemoryConfig.Weigher]). While an entry is
+//     stored the total may exceed the bound by that entry; at no other time. An adaptive W-TinyLFU
+//     policy, which a scan does not flush, chooses what leaves; plain [LRU] is an option.
+//   - Reads wait for no lock, unless a table grows at that moment, and allocate nothing. Writes are
+//     never dropped: what was just set is there until it is evicted, removed or expires.
+//   - A value is fresh for its TTL. It may be returned stale while one refresh runs
+//     ([MemoryConfig.Stale]) or if loading fails ([MemoryConfig.StaleIfError]), and it is refreshed
+//     before its TTL ends, at random ([MemoryConfig.EarlyRefresh]). Errors can be kept for a while
+//     ([MemoryConfig.ErrorTTL]).
+//   - [Memory.InvalidateTag] makes all entries with a tag gone or stale at once. A load under way
+//     when its key or its tag is invalidated never brings the old value back.
 //   - [Memory.Save] and [Memory.Restore] carry the contents over a restart.
 //
 // # Ownership
 //
-// Values are handed to all callers as they are, not copied: what a value points to must not be
-// changed once it is stored. Keys are compared with ==.
+// All callers get the same value, not copies: what a value points to must not be changed once it is
+// stored. Keys are compared with ==.
 //
 // # Limits
 //
-// A Memory knows nothing of other processes: an invalidation reaches this one only. With a
-// Weigher all writes share one lock, for whoever stores, not for readers. Entries that
-// have expired leave when something is written or [Memory.Stats] is read; those
-// whose tag was invalidated, when they are replaced or evicted. Weights are what
-// the Weigher says: an entry costs some 60 bytes besides its key and value, 110 if it can expire, 200 with tags, and
-// 75 more with [LRU].
+// A Memory knows nothing of other processes: an invalidation reaches this one only.
 //
-// Tables and lists do not shrink: an emptied cache keeps 50 to 75 bytes for each entry that it held.
+// Nothing removes entries in the background. An expired one leaves memory when something is
+// written; one whose tag was invalidated, when its key is stored anew or when it is evicted. Until
+// then no reader sees it.
 //
-// Two loaders that load each other's keys wait for each other, until
-// [MemoryConfig.LoadTimeout]; only a loader that comes back to its own key is found out.
+// With a Weigher there is one shard, so writers contend for one lock; reads take none.
+//
+// Weights are what the Weigher says. An entry costs some 60 bytes besides its key and value, 110 if
+// it can expire, 200 with tags, and 75 more with [LRU]. Tables and lists do not shrink: an emptied
+// cache keeps 50 to 75 bytes for each entry that it held.
+//
+// Two loaders that load each other's keys wait for each other until [MemoryConfig.LoadTimeout]. A
+// loader that loads its own key again gets an error at once.
 package cache

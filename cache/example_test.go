@@ -11,6 +11,29 @@ import (
 	"github.com/trivet-go/trivet/cache"
 )
 
+// Prices that a service is asked for. The second caller gets what the first one has loaded.
+func Example() {
+	prices, err := cache.NewMemory(cache.MemoryConfig[string, int]{
+		MaxEntries: 10_000,
+		TTL:        func(string, int) time.Duration { return time.Minute },
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ask := func(_ context.Context, article string) (int, error) {
+		fmt.Println("asking for", article)
+		return 12, nil // GET https://prices.internal/articles/tea
+	}
+	for range 2 {
+		price, err := prices.Load(context.Background(), "tea", ask)
+		fmt.Println(price, err)
+	}
+	// Output:
+	// asking for tea
+	// 12 <nil>
+	// 12 <nil>
+}
+
 // The results of a database query. However many requests ask for the same user at once, the
 // database is asked once; that a user does not exist is remembered for a shorter time.
 func ExampleMemory_Load() {
@@ -112,9 +135,12 @@ func ExampleMemory_InvalidateTag() {
 		log.Fatal(err)
 	}
 	defer pages.Close(context.Background())
-	pages.SetItem("/articles/7", cache.Item[string]{Value: "an article", Tags: []string{"article:7"}})
-	pages.SetItem("/", cache.Item[string]{Value: "a list of articles", Tags: []string{"article:7", "article:8"}})
-	pages.SetItem("/about", cache.Item[string]{Value: "about us", TTL: time.Hour})
+	pages.SetItem("/articles/7", cache.MemoryItem[string]{Value: "an article", Tags: []string{"article:7"}})
+	pages.SetItem("/", cache.MemoryItem[string]{
+		Value: "a list of articles",
+		Tags:  []string{"article:7", "article:8"},
+	})
+	pages.SetItem("/about", cache.MemoryItem[string]{Value: "about us", TTL: time.Hour})
 
 	pages.InvalidateTag("article:7", cache.Hard)
 	for _, path := range []string{"/articles/7", "/", "/about"} {
@@ -157,7 +183,9 @@ func ExampleMemory_Set_incorrect() {
 
 		return price, nil
 	})
-	price, err = prices.Load(context.Background(), "tea", func(context.Context, string) (int, error) { return database, nil })
+	price, err = prices.Load(context.Background(), "tea", func(context.Context, string) (int, error) {
+		return database, nil
+	})
 	fmt.Println("Load:", price, err)
 	// Output:
 	// Get and Set: 10
@@ -172,10 +200,11 @@ func ExampleMemory_LoadMany() {
 	}
 	defer names.Close(context.Background())
 	names.Set(1, "Ada")
-	found, err := names.LoadMany(context.Background(), []int{1, 2, 3}, func(ctx context.Context, ids []int) (map[int]string, error) {
-		fmt.Println("SELECT ... WHERE id IN", ids)
-		return map[int]string{2: "Grace"}, nil // there is no 3
-	})
+	found, err := names.LoadMany(context.Background(), []int{1, 2, 3},
+		func(ctx context.Context, ids []int) (map[int]string, error) {
+			fmt.Println("SELECT ... WHERE id IN", ids)
+			return map[int]string{2: "Grace"}, nil // there is no 3
+		})
 	fmt.Println(found, err)
 	// Output:
 	// SELECT ... WHERE id IN [2 3]

@@ -123,14 +123,20 @@ func TestTheCheckerOfHistoriesKnowsRightFromWrong(t *testing.T) {
 // chain and table change: each history is one that a cache without concurrency could have had.
 func TestHistoriesAreThoseOfOneAfterTheOther(t *testing.T) {
 	t.Run("word", func(t *testing.T) {
-		histories(t, cache.MemoryConfig[int, int]{}, func(n int) int { return n }, func(n int) int { return n })
+		same := func(n int) int { return n }
+		histories(t, cache.MemoryConfig[int, int]{}, same, same)
 	})
 	t.Run("pointer", func(t *testing.T) {
-		histories(t, cache.MemoryConfig[int, *int]{Eviction: cache.LRU}, func(n int) *int { return &n }, func(p *int) int { return *p })
+		histories(t, cache.MemoryConfig[int, *int]{Eviction: cache.LRU},
+			func(n int) *int { return &n }, func(p *int) int { return *p })
 	})
 	t.Run("string", func(t *testing.T) {
-		histories(t, cache.MemoryConfig[int, string]{Weigher: func(int, string) int64 { return 1 }, MaxWeight: 1 << 30},
-			func(n int) string { return fmt.Sprint(n) }, func(s string) (n int) { _, _ = fmt.Sscan(s, &n); return n })
+		cfg := cache.MemoryConfig[int, string]{
+			Weigher:   func(int, string) int64 { return 1 },
+			MaxWeight: 1 << 30,
+		}
+		number := func(s string) (n int) { _, _ = fmt.Sscan(s, &n); return n }
+		histories(t, cfg, func(n int) string { return fmt.Sprint(n) }, number)
 	})
 }
 
@@ -164,7 +170,7 @@ func histories[V any](t *testing.T, cfg cache.MemoryConfig[int, V], value func(i
 						m.Set(0, value(o.value))
 					case 2:
 						o.kind = "set"
-						m.SetItem(0, cache.Item[V]{Value: value(o.value), TTL: time.Hour})
+						m.SetItem(0, cache.MemoryItem[V]{Value: value(o.value), TTL: time.Hour})
 					case 3:
 						o.kind = "delete"
 						o.found = m.Delete(0)

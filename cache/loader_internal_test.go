@@ -17,9 +17,9 @@ func TestARefreshDecidedBeforeASetDoesNotOverwriteWhatComesAfter(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			m, err := NewMemory(MemoryConfig[string, int]{})
 			require.NoError(t, err)
-			m.SetItem("k", Item[int]{Value: -1, TTL: time.Minute})
+			m.SetItem("k", MemoryItem[int]{Value: -1, TTL: time.Minute})
 			hash := m.hash("k")
-			m.shard(hash).find(hash, "k").full().took = time.Hour
+			m.shard(hash).find(hash, "k").extended().took = time.Hour
 			m.random = func() float64 { // called between the decision and the refresh
 				m.Set("k", 1)
 				return 0.999
@@ -27,11 +27,12 @@ func TestARefreshDecidedBeforeASetDoesNotOverwriteWhatComesAfter(t *testing.T) {
 			database := 1
 			release := make(chan struct{})
 			if many {
-				_, err = m.LoadMany(t.Context(), []string{"k"}, func(context.Context, []string) (map[string]int, error) {
-					old := database
-					<-release
-					return map[string]int{"k": old}, nil
-				})
+				_, err = m.LoadMany(t.Context(), []string{"k"},
+					func(context.Context, []string) (map[string]int, error) {
+						old := database
+						<-release
+						return map[string]int{"k": old}, nil
+					})
 			} else {
 				_, err = m.Load(t.Context(), "k", func(context.Context, string) (int, error) {
 					old := database
@@ -58,10 +59,12 @@ func TestC42_CloseDoesNotLookLikeAFailureOfTheLoader(t *testing.T) {
 	require.NoError(t, err)
 	hash := m.hash("k")
 	s := m.shard(hash)
-	f, mine, seq, err := m.join(t.Context(), s, hash, "k", func() (*call, error) { return m.newCall(t.Context(), false) })
+	f, mine, seq, err := m.join(t.Context(), s, hash, "k", func() (*call, error) {
+		return m.newCall(t.Context(), false)
+	})
 	require.NoError(t, err)
 	require.True(t, mine)
-	go m.run(s, hash, "k", f, func(ctx context.Context, _ string) (int, error) { <-ctx.Done(); return 0, ctx.Err() })
+	go m.run(f, func(ctx context.Context, _ string) (int, error) { <-ctx.Done(); return 0, ctx.Err() })
 	require.NoError(t, m.Close(t.Context()))
 	_, err, again := m.await(t.Context(), f, seq)
 	require.False(t, again)

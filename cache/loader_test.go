@@ -45,29 +45,32 @@ func (s *source) load(ctx context.Context, _ string) (int, error) {
 func minute(string, int) time.Duration { return time.Minute }
 
 func TestTenThousandLoadsOfAColdKeyAreOneCall(t *testing.T) {
-	m := newMemory(t, cache.MemoryConfig[string, int]{})
-	var calls atomic.Int64
-	release := make(chan struct{})
-	var wg sync.WaitGroup
-	var wrong atomic.Int64
-	for range 10_000 {
-		wg.Go(func() {
-			v, err := m.Load(context.Background(), "k", func(context.Context, string) (int, error) {
-				calls.Add(1)
-				<-release
-				return 7, nil
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, cache.MemoryConfig[string, int]{})
+		var calls atomic.Int64
+		release := make(chan struct{})
+		var wg sync.WaitGroup
+		var wrong atomic.Int64
+		for range 10_000 {
+			wg.Go(func() {
+				v, err := m.Load(context.Background(), "k", func(context.Context, string) (int, error) {
+					calls.Add(1)
+					<-release
+					return 7, nil
+				})
+				if v != 7 || err != nil {
+					wrong.Add(1)
+				}
 			})
-			if v != 7 || err != nil {
-				wrong.Add(1)
-			}
-		})
-	}
-	require.Eventually(t, func() bool { return m.Stats().Misses == 10_000 }, 30*time.Second, time.Millisecond)
-	close(release)
-	wg.Wait()
-	require.Equal(t, int64(1), calls.Load())
-	require.Zero(t, wrong.Load())
-	require.Equal(t, uint64(1), m.Stats().Loads)
+		}
+		synctest.Wait() // all wait for the one load
+		require.Equal(t, uint64(10_000), m.Stats().Misses)
+		close(release)
+		wg.Wait()
+		require.Equal(t, int64(1), calls.Load())
+		require.Zero(t, wrong.Load())
+		require.Equal(t, uint64(1), m.Stats().Loads)
+	})
 }
 
 // The same without holding the loader back: whoever comes late finds the value.
@@ -97,11 +100,12 @@ func TestEachWaiterLeavesAtItsOwnDeadline(t *testing.T) {
 		for i, patience := range []time.Duration{time.Second, 5 * time.Second, time.Hour} {
 			wg.Go(func() { // the first is the one that starts the load
 				time.Sleep(time.Duration(i) * time.Millisecond)
-				ctx, cancel := context.WithTimeoutCause(context.Background(), patience, fmt.Errorf("patience of %v", patience))
+				cause := fmt.Errorf("patience of %v", patience)
+				ctx, cancel := context.WithTimeoutCause(context.Background(), patience, cause)
 				defer cancel()
 				v, err := m.Load(ctx, "k", s.load)
 				if patience < s.takes {
-					if fmt.Sprint(err) != fmt.Sprintf("patience of %v", patience) || time.Since(start).Truncate(time.Second) != patience {
+					if err != cause || time.Since(start).Truncate(time.Second) != patience {
 						panic(fmt.Sprint(err, time.Since(start)))
 					}
 				} else if v != 1 || err != nil {
@@ -156,7 +160,12 @@ func TestACallerWhoseContextHasEndedStartsNothing(t *testing.T) {
 
 func TestALoadThatAllHaveLeftGoesOnWithinABound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := newMemory(t, cache.MemoryConfig[string, int]{MaxBackground: 1, ErrorTTL: func(string, error) time.Duration { return time.Hour }})
+		m := newMemory(t, cache.MemoryConfig[string, int]{
+			MaxBackground: 1,
+			ErrorTTL: func(string, error) time.Duration {
+				return time.Hour
+			},
+		})
 		s := source{takes: 10 * time.Second}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -166,8 +175,8 @@ func TestALoadThatAllHaveLeftGoesOnWithinABound(t *testing.T) {
 		}
 		wg.Wait()
 		synctest.Wait()
-		require.Equal(t, 1, m.Stats().Loading, "one goes on, one was cancelled")
-		// The error of the cancelled one is not kept for who comes next.
+		require.Equal(t, 1, m.Stats().Loading, "one goes on, one was canceled")
+		// The error of the canceled one is not kept for who comes next.
 		for _, k := range []string{"a", "b"} {
 			_, err := m.Load(t.Context(), k, s.load)
 			require.NoError(t, err)
@@ -202,10 +211,11 @@ type ctxKey struct{}
 
 func TestALoadKeepsTheValuesOfItsFirstCallersContext(t *testing.T) {
 	m := newMemory(t, cache.MemoryConfig[string, any]{LoadTimeout: time.Minute})
-	v, err := m.Load(context.WithValue(t.Context(), ctxKey{}, "trace"), "k", func(ctx context.Context, _ string) (any, error) {
-		_, limited := ctx.Deadline()
-		return fmt.Sprint(ctx.Value(ctxKey{}), limited), nil
-	})
+	v, err := m.Load(context.WithValue(t.Context(), ctxKey{}, "trace"), "k",
+		func(ctx context.Context, _ string) (any, error) {
+			_, limited := ctx.Deadline()
+			return fmt.Sprint(ctx.Value(ctxKey{}), limited), nil
+		})
 	require.NoError(t, err)
 	require.Equal(t, "tracetrue", v)
 }
@@ -220,14 +230,25 @@ func TestWhatEndsALoaderReachesEveryWaiterWrappedOnce(t *testing.T) {
 		is     error
 		panics any
 	}{
-		{"error", func(context.Context, string) (int, error) { return 0, broken }, "cache: load: broken", broken, nil},
+		{"error", func(context.Context, string) (int, error) {
+			return 0, broken
+		}, "cache: load: broken", broken, nil},
 		{"error of a cache behind", func(ctx context.Context, k string) (int, error) {
 			return inner.Load(ctx, k, func(context.Context, string) (int, error) { return 0, broken })
 		}, "cache: load: broken", broken, nil},
-		{"panic", func(context.Context, string) (int, error) { panic("at the disco") }, "cache: load: panic: at the disco", nil, "at the disco"},
-		{"panic with an error", func(context.Context, string) (int, error) { panic(broken) }, "cache: load: panic: broken", broken, broken},
-		{"panic with nil", func(context.Context, string) (int, error) { panic(nil) }, "cache: load: panic: ", nil, new(runtime.PanicNilError)},
-		{"Goexit", func(context.Context, string) (int, error) { runtime.Goexit(); return 0, nil }, "cache: load: loader ended its goroutine", nil, nil},
+		{"panic", func(context.Context, string) (int, error) {
+			panic("at the disco")
+		}, "cache: load: panic: at the disco", nil, "at the disco"},
+		{"panic with an error", func(context.Context, string) (int, error) {
+			panic(broken)
+		}, "cache: load: panic: broken", broken, broken},
+		{"panic with nil", func(context.Context, string) (int, error) {
+			panic(nil)
+		}, "cache: load: panic: ", nil, new(runtime.PanicNilError)},
+		{"Goexit", func(context.Context, string) (int, error) {
+			runtime.Goexit()
+			return 0, nil
+		}, "cache: load: loader ended its goroutine", nil, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -238,10 +259,11 @@ func TestWhatEndsALoaderReachesEveryWaiterWrappedOnce(t *testing.T) {
 				var wg sync.WaitGroup
 				for i := range errs {
 					wg.Go(func() {
-						_, errs[i] = m.Load(t.Context(), "k", func(ctx context.Context, k string) (int, error) {
-							time.Sleep(time.Second)
-							return tt.load(ctx, k)
-						})
+						_, errs[i] = m.Load(t.Context(), "k",
+							func(ctx context.Context, k string) (int, error) {
+								time.Sleep(time.Second)
+								return tt.load(ctx, k)
+							})
 					})
 				}
 				wg.Wait()
@@ -249,6 +271,7 @@ func TestWhatEndsALoaderReachesEveryWaiterWrappedOnce(t *testing.T) {
 					require.ErrorContains(t, err, tt.text)
 					require.Equal(t, 1, strings.Count(err.Error(), "cache: load"))
 					require.Same(t, errs[0], err)
+					require.ErrorIs(t, err, cache.ErrLoad)
 					var e *cache.LoadError
 					require.ErrorAs(t, err, &e)
 					if tt.is != nil {
@@ -266,7 +289,9 @@ func TestWhatEndsALoaderReachesEveryWaiterWrappedOnce(t *testing.T) {
 				require.Equal(t, uint64(1), st.LoadErrors)
 				require.Zero(t, st.Loading)
 				require.Zero(t, st.Entries)
-				v, err := m.Load(t.Context(), "k", func(context.Context, string) (int, error) { return 3, nil })
+				v, err := m.Load(t.Context(), "k", func(context.Context, string) (int, error) {
+					return 3, nil
+				})
 				require.NoError(t, err, "the next load is a new one")
 				require.Equal(t, 3, v)
 			})
@@ -291,7 +316,10 @@ func TestPanicsOfTheConfigurationsFunctionsReachTheWaiters(t *testing.T) {
 			require.Zero(t, m.Stats().Entries, "and no lock was left held")
 		})
 	}
-	m := newMemory(t, cache.MemoryConfig[string, int]{ErrorTTL: func(string, error) time.Duration { oops(); return 0 }})
+	m := newMemory(t, cache.MemoryConfig[string, int]{ErrorTTL: func(string, error) time.Duration {
+		oops()
+		return 0
+	}})
 	s := source{}
 	s.fail(cache.ErrNotFound)
 	_, err := m.Load(t.Context(), "k", s.load)
@@ -301,11 +329,14 @@ func TestPanicsOfTheConfigurationsFunctionsReachTheWaiters(t *testing.T) {
 func TestC27_ALoaderThatHangsBlocksNobodyBeyondLoadTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events atomic.Int64
-		m := newMemory(t, cache.MemoryConfig[string, int]{LoadTimeout: time.Second, Observe: func(_ context.Context, e cache.MemoryEvent[string, int]) {
-			if e.Kind == cache.Loaded {
-				events.Add(1)
-			}
-		}})
+		m := newMemory(t, cache.MemoryConfig[string, int]{
+			LoadTimeout: time.Second,
+			Observe: func(_ context.Context, e cache.MemoryEvent[string, int]) {
+				if e.Kind == cache.MemoryLoaded {
+					events.Add(1)
+				}
+			},
+		})
 		release := make(chan struct{})
 		deaf := func(context.Context, string) (int, error) { <-release; return 1, nil }
 		start := time.Now()
@@ -325,10 +356,11 @@ func TestC27_ALoaderThatHangsBlocksNobodyBeyondLoadTimeout(t *testing.T) {
 		require.Equal(t, int64(2), events.Load())
 		require.Zero(t, m.Stats().Loading)
 
-		_, err = m.LoadMany(t.Context(), []string{"x", "y"}, func(ctx context.Context, _ []string) (map[string]int, error) {
-			time.Sleep(time.Hour)
-			return map[string]int{"x": 1}, nil
-		})
+		_, err = m.LoadMany(t.Context(), []string{"x", "y"},
+			func(ctx context.Context, _ []string) (map[string]int, error) {
+				time.Sleep(time.Hour)
+				return map[string]int{"x": 1}, nil
+			})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		time.Sleep(time.Hour)
 		_, ok := m.Get("x")
@@ -338,7 +370,11 @@ func TestC27_ALoaderThatHangsBlocksNobodyBeyondLoadTimeout(t *testing.T) {
 
 func TestALoadTimeoutFallsBackOnAStaleValue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := newMemory(t, cache.MemoryConfig[string, int]{LoadTimeout: time.Second, TTL: minute, StaleIfError: time.Hour})
+		m := newMemory(t, cache.MemoryConfig[string, int]{
+			LoadTimeout:  time.Second,
+			TTL:          minute,
+			StaleIfError: time.Hour,
+		})
 		m.Set("k", 1)
 		time.Sleep(2 * time.Minute)
 		s := source{takes: time.Minute}
@@ -367,10 +403,11 @@ func TestALoaderThatWaitsForItselfGetsAnError(t *testing.T) {
 	loadA = func(ctx context.Context, k string) (int, error) { return b.Load(ctx, k, loadB) }
 	_, err := a.Load(t.Context(), "k", loadA)
 	require.ErrorContains(t, err, "waits for the load that it is part of")
-	_, err = a.LoadMany(t.Context(), []string{"k", "l"}, func(ctx context.Context, keys []string) (map[string]int, error) {
-		_, err := a.Load(ctx, "l", loadA)
-		return nil, err
-	})
+	_, err = a.LoadMany(t.Context(), []string{"k", "l"},
+		func(ctx context.Context, keys []string) (map[string]int, error) {
+			_, err := a.Load(ctx, "l", loadA)
+			return nil, err
+		})
 	require.ErrorContains(t, err, "waits for the load that it is part of")
 
 	// Other keys are fine.
@@ -433,7 +470,9 @@ func TestC42_CloseEndsLoadsAndWaitsForThem(t *testing.T) {
 		short, cancel := context.WithTimeoutCause(t.Context(), time.Millisecond, errors.New("no time"))
 		defer cancel()
 		go func() { require.EqualError(t, m.Close(short), "no time") }()
-		require.ErrorIs(t, <-waiter, cache.ErrClosed)
+		err = <-waiter
+		require.ErrorIs(t, err, cache.ErrClosed)
+		require.NotErrorIs(t, err, cache.ErrLoad, "no loader has failed")
 		require.NoError(t, m.Close(t.Context()))
 		require.Len(t, ended, 2)
 		require.Equal(t, cache.ErrClosed, <-ended)
@@ -455,11 +494,14 @@ func TestC42_CloseEndsLoadsAndWaitsForThem(t *testing.T) {
 
 func TestAKeyThatIsNotEqualToItself(t *testing.T) {
 	var refused int
-	m := newMemory(t, cache.MemoryConfig[float64, int]{MaxEntries: 10, Observe: func(_ context.Context, e cache.MemoryEvent[float64, int]) {
-		if e.Kind == cache.Refused {
-			refused++
-		}
-	}})
+	m := newMemory(t, cache.MemoryConfig[float64, int]{
+		MaxEntries: 10,
+		Observe: func(_ context.Context, e cache.MemoryEvent[float64, int]) {
+			if e.Kind == cache.MemoryRefused {
+				refused++
+			}
+		},
+	})
 	nan := math.NaN()
 	require.False(t, m.Set(nan, 1))
 	_, ok := m.Get(nan)
@@ -470,9 +512,10 @@ func TestAKeyThatIsNotEqualToItself(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, i, v)
 	}
-	_, err := m.LoadMany(t.Context(), []float64{nan, 1}, func(_ context.Context, keys []float64) (map[float64]int, error) {
-		return map[float64]int{nan: 1, 1: 2}, nil
-	})
+	_, err := m.LoadMany(t.Context(), []float64{nan, 1},
+		func(_ context.Context, keys []float64) (map[float64]int, error) {
+			return map[float64]int{nan: 1, 1: 2}, nil
+		})
 	require.NoError(t, err)
 	require.Equal(t, 1, m.Stats().Entries)
 	require.Equal(t, uint64(1), m.Stats().Refusals)
@@ -487,10 +530,12 @@ func TestAKeyThatIsNotEqualToItself(t *testing.T) {
 func TestLoadsAreObservedBeforeTheirCallersGoOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var seen atomic.Int64
-		m := newMemory(t, cache.MemoryConfig[string, int]{Observe: func(context.Context, cache.MemoryEvent[string, int]) {
-			time.Sleep(time.Second)
-			seen.Add(1)
-		}})
+		m := newMemory(t, cache.MemoryConfig[string, int]{
+			Observe: func(context.Context, cache.MemoryEvent[string, int]) {
+				time.Sleep(time.Second)
+				seen.Add(1)
+			},
+		})
 		var s source
 		_, err := m.Load(t.Context(), "good", s.load)
 		require.NoError(t, err)
@@ -505,11 +550,14 @@ func TestLoadsAreObservedBeforeTheirCallersGoOn(t *testing.T) {
 func TestObserverMayUseTheCache(t *testing.T) {
 	var m *cache.Memory[string, int]
 	var seen []string
-	m = newMemory(t, cache.MemoryConfig[string, int]{MaxEntries: 1, Observe: func(_ context.Context, e cache.MemoryEvent[string, int]) {
-		m.Get(e.Key) // deadlocks if a lock is held
-		m.Stats()
-		seen = append(seen, fmt.Sprint(e.Kind, " ", e.Key, " ", e.Value, " ", e.Reason, " ", e.Err))
-	}})
+	m = newMemory(t, cache.MemoryConfig[string, int]{
+		MaxEntries: 1,
+		Observe: func(_ context.Context, e cache.MemoryEvent[string, int]) {
+			m.Get(e.Key) // deadlocks if a lock is held
+			m.Stats()
+			seen = append(seen, fmt.Sprint(e.Kind, " ", e.Key, " ", e.Value, " ", e.Reason, " ", e.Err))
+		},
+	})
 	m.Set("a", 1)
 	m.Set("a", 2)
 	m.Set("b", 3)
@@ -520,7 +568,7 @@ func TestObserverMayUseTheCache(t *testing.T) {
 	m.Clear()
 	require.Equal(t, []string{
 		"removal a 1 replaced <nil>", "removal a 2 evicted <nil>", "removal b 3 deleted <nil>",
-		"load c 0 evicted <nil>", "removal c 4 deleted <nil>",
+		"load c 0  <nil>", "removal c 4 deleted <nil>",
 	}, seen)
 }
 
@@ -529,13 +577,16 @@ func TestObserverMayUseTheCache(t *testing.T) {
 func TestEachValueLeavesOnce(t *testing.T) {
 	var mu sync.Mutex
 	left := map[int]int{}
-	m := newMemory(t, cache.MemoryConfig[int, int]{MaxEntries: 20, Observe: func(_ context.Context, e cache.MemoryEvent[int, int]) {
-		if e.Kind == cache.Removed {
-			mu.Lock()
-			left[e.Value]++
-			mu.Unlock()
-		}
-	}})
+	m := newMemory(t, cache.MemoryConfig[int, int]{
+		MaxEntries: 20,
+		Observe: func(_ context.Context, e cache.MemoryEvent[int, int]) {
+			if e.Kind == cache.MemoryRemoved {
+				mu.Lock()
+				left[e.Value]++
+				mu.Unlock()
+			}
+		},
+	})
 	const writers, each = 4, 5000
 	var wg sync.WaitGroup
 	for w := range writers {
@@ -562,7 +613,7 @@ func TestEachValueLeavesOnce(t *testing.T) {
 func TestANilContextLocksNobodyOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, cache.MemoryConfig[string, int]{Stale: time.Hour})
-		m.SetItem("k", cache.Item[int]{Value: 1, TTL: time.Second})
+		m.SetItem("k", cache.MemoryItem[int]{Value: 1, TTL: time.Second})
 		time.Sleep(2 * time.Second)
 		var none context.Context
 		load := func(context.Context, string) (int, error) { return 2, nil }
@@ -579,7 +630,8 @@ func TestANilContextLocksNobodyOut(t *testing.T) {
 	})
 }
 
-// As the package comment says: nobody finds out that two loaders wait for each other, but LoadTimeout ends it.
+// As the package comment says: nobody finds out that two loaders wait for each other, but
+// LoadTimeout ends it.
 func TestLoadersThatWaitForEachOtherEndInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, cache.MemoryConfig[int, int]{LoadTimeout: time.Second})

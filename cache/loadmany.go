@@ -6,22 +6,26 @@ import (
 	"slices"
 )
 
-// LoadMany is [Memory.Load] for many keys. What is missing is loaded with one call
-// of load, except for keys that others are loading already: it waits for those.
-// The result lacks the keys that load left out of its own, which counts as
-// [ErrNotFound] for them. If anything else failed it has what could be had, and
-// the error says what went wrong.
-func (m *Memory[K, V]) LoadMany(ctx context.Context, keys []K, load func(ctx context.Context, keys []K) (map[K]V, error)) (map[K]V, error) {
+// A bulkLoader gets the values of many keys from where they are kept.
+type bulkLoader[K comparable, V any] func(ctx context.Context, keys []K) (map[K]V, error)
+
+// LoadMany is [Memory.Load] for many keys. What is missing is loaded with one call of load, except
+// for keys that others are loading already: LoadMany waits for those. The result lacks the keys
+// that load left out of its own, which counts as [ErrNotFound] for them. If anything else failed,
+// the result has what could be had, and the error says what went wrong.
+func (m *Memory[K, V]) LoadMany(
+	ctx context.Context, keys []K, load func(ctx context.Context, keys []K) (map[K]V, error),
+) (map[K]V, error) {
 	found := make(map[K]V, len(keys))
 	var failed failures
 	for len(keys) > 0 {
-		b := batch[K, V]{m: m, ctx: ctx, load: load, found: found, waits: make(map[K]awaited[V])}
+		b := batch[K, V]{m: m, ctx: ctx, load: load, found: found, pending: make(map[K]pending[K, V])}
 		end := b.begin(keys, &failed)
-		again, err := b.await(&failed, end)
+		retry, err := b.await(&failed, end)
 		if err != nil {
 			return found, errors.Join(append(failed, err)...)
 		}
-		keys = append(b.again, again...)
+		keys = append(b.retry, retry...)
 	}
 	return found, errors.Join(failed...)
 }
@@ -29,8 +33,8 @@ func (m *Memory[K, V]) LoadMany(ctx context.Context, keys []K, load func(ctx con
 // failures are the errors of loaders, each once: a call has the same for all its keys.
 type failures []error
 
-// take notes err, if it is a loader's and not that there is nothing under a key.
-// It reports whether it is a loader's.
+// take notes err if it comes from a loader, unless it says that there is nothing under a key. It
+// reports whether err comes from a loader.
 func (f *failures) take(err error) bool {
 	if _, ok := err.(*LoadError); !ok {
 		return false
@@ -45,32 +49,25 @@ func (f *failures) take(err error) bool {
 type batch[K comparable, V any] struct {
 	m     *Memory[K, V]
 	ctx   context.Context
-	load  func(context.Context, []K) (map[K]V, error)
+	load  bulkLoader[K, V]
 	found map[K]V
 
-	waits map[K]awaited[V]
-	again []K               // look afresh
-	mine  []departure[K, V] // to be loaded for this caller
-	stale []departure[K, V] // to be refreshed in the background
+	pending map[K]pending[K, V]
+	retry   []K             // keys to look at in another round
+	missing []*flight[K, V] // to be loaded for this caller
+	stale   []*flight[K, V] // to be refreshed in the background
 }
 
-// awaited is a flight that a caller waits for, and the reading of the tags' clock when it came.
-type awaited[V any] struct {
-	flight *flight[V]
-	seq    uint64
+// A pending key is one whose flight the caller waits for.
+type pending[K comparable, V any] struct {
+	flight *flight[K, V]
+	seq    uint64 // reading of the tags' clock when the caller came
 }
 
-// A departure is a flight that a call has to serve.
-type departure[K comparable, V any] struct {
-	shard  *shard[K, V]
-	hash   uint64
-	key    K
-	flight *flight[V]
-}
-
-// begin answers keys or sees to it that they are loaded, up to an error of ctx or of the cache.
+// begin answers keys or sees to it that they are loaded. It stops at an error of ctx or of the
+// cache, and returns that.
 func (b *batch[K, V]) begin(keys []K, failed *failures) (end error) {
-	// In any case, and be it that a key cannot be compared: others may have joined the flights.
+	// Deferred, so that it runs even if hashing a key panics: others may wait for these flights.
 	defer b.start()
 	for _, key := range keys {
 		if err := b.add(key); err != nil && !failed.take(err) {
@@ -85,7 +82,7 @@ func (b *batch[K, V]) add(key K) error {
 	if _, ok := b.found[key]; ok {
 		return nil
 	}
-	if _, ok := b.waits[key]; ok {
+	if _, ok := b.pending[key]; ok {
 		return nil
 	}
 	m := b.m
@@ -108,98 +105,100 @@ func (b *batch[K, V]) add(key K) error {
 			return a.err
 		}
 	}
-	f, mine, seq, err := m.join(b.ctx, s, hash, key, func() (*call, error) { return b.call(b.mine, false) })
+	newCall := func() (*call, error) { return b.call(b.missing, false) }
+	f, mine, seq, err := m.join(b.ctx, s, hash, key, newCall)
 	if err != nil {
 		return err
 	}
 	if f == nil {
-		b.again = append(b.again, key)
+		b.retry = append(b.retry, key)
 		return nil
 	}
 	s.miss()
-	b.waits[key] = awaited[V]{f, seq}
+	b.pending[key] = pending[K, V]{f, seq}
 	if mine {
-		b.mine = append(b.mine, departure[K, V]{s, hash, key, f})
+		b.missing = append(b.missing, f)
 	}
 	return nil
 }
 
 // call returns the call that the flights so far share, or a new one.
-func (b *batch[K, V]) call(flights []departure[K, V], background bool) (*call, error) {
+func (b *batch[K, V]) call(flights []*flight[K, V], background bool) (*call, error) {
 	if len(flights) > 0 {
-		return flights[0].flight.call, nil
+		return flights[0].call, nil
 	}
 	return b.m.newCall(b.ctx, background)
 }
 
 // refresh is Memory.refresh for one key of the batch.
 func (b *batch[K, V]) refresh(s *shard[K, V], e *entry[K, V], hash uint64, key K) {
-	if f := b.m.depart(s, e, hash, key, func() (*call, error) { return b.call(b.stale, true) }); f != nil {
-		b.stale = append(b.stale, departure[K, V]{s, hash, key, f})
+	newCall := func() (*call, error) { return b.call(b.stale, true) }
+	if f := b.m.newRefresh(s, e, hash, key, newCall); f != nil {
+		b.stale = append(b.stale, f)
 	}
 }
 
 // start runs the loader for the batch's own flights.
 func (b *batch[K, V]) start() {
-	for _, flights := range [][]departure[K, V]{b.mine, b.stale} {
+	for _, flights := range [][]*flight[K, V]{b.missing, b.stale} {
 		if len(flights) > 0 {
 			go b.m.runMany(flights, b.load)
 		}
 	}
 }
 
-// await waits for the flights, or not if end is not nil. It returns the keys to look
-// at afresh, and an error if there is no use in that.
-func (b *batch[K, V]) await(failed *failures, end error) (again []K, err error) {
+// await waits for the pending keys. If end is not nil it does not wait, but takes what is there. It
+// returns the keys to look at in another round, and an error if there is no use in that.
+func (b *batch[K, V]) await(failed *failures, end error) (retry []K, err error) {
 	err = end
-	for key, w := range b.waits {
-		if err != nil && !w.flight.over() {
-			b.m.leave(w.flight.call)
+	for key, p := range b.pending {
+		if err != nil && !p.flight.isDone() {
+			b.m.removeWaiter(p.flight.call)
 			continue
 		}
-		value, failure, afresh := b.m.await(b.ctx, w.flight, w.seq)
+		value, failure, lookAgain := b.m.await(b.ctx, p.flight, p.seq)
 		switch {
-		case afresh:
-			again = append(again, key)
+		case lookAgain:
+			retry = append(retry, key)
 		case failure == nil:
 			b.found[key] = value
 		case !failed.take(failure): // ctx has ended, or the cache was closed
 			err = failure
 		}
 	}
-	return again, err
+	return retry, err
 }
 
 // runMany calls load for flights of one call.
-func (m *Memory[K, V]) runMany(flights []departure[K, V], load func(context.Context, []K) (map[K]V, error)) {
-	c := flights[0].flight.call
-	defer m.over(c)
+func (m *Memory[K, V]) runMany(flights []*flight[K, V], load bulkLoader[K, V]) {
+	c := flights[0].call
+	defer m.endCall(c)
 	keys := make([]K, len(flights))
-	for i, d := range flights {
-		keys[i] = d.key
+	for i, f := range flights {
+		keys[i] = f.key
 	}
-	landings := make([]landing[K, V], len(flights))
+	loaded := make([]loadedValue[K, V], len(flights))
 	m.protect(c, func(ctx context.Context) error {
 		values, err := load(ctx, keys)
 		if err != nil {
 			return err
 		}
-		for i, d := range flights {
-			if value, ok := values[d.key]; ok {
-				landings[i] = m.prepare(d.key, d.hash, value, c)
+		for i, f := range flights {
+			if value, ok := values[f.key]; ok {
+				loaded[i] = m.prepare(f, value)
 			}
 		}
 		return nil
 	}, func(err error) {
-		for i, d := range flights {
-			var l landing[K, V]
-			missing := err
-			if err == nil { // or else landings may still be written to
-				if l = landings[i]; l.entry == nil {
-					missing = loadError(ErrNotFound)
+		for i, f := range flights {
+			var v loadedValue[K, V]
+			failure := err
+			if err == nil { // otherwise loaded may still be written to
+				if v = loaded[i]; v.entry == nil {
+					failure = loadError(ErrNotFound)
 				}
 			}
-			m.land(d.shard, d.hash, d.key, d.flight, l, missing)
+			m.finish(f, v, failure)
 		}
 	})
 }

@@ -18,10 +18,11 @@ func TestABulkLoadThatIsGivenUpIsCancelled(t *testing.T) {
 		m := newMemory(t, cache.MemoryConfig[string, int]{MaxBackground: -1})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, err := m.LoadMany(ctx, []string{"k", "l", "k"}, func(ctx context.Context, _ []string) (map[string]int, error) {
-			<-ctx.Done()
-			return nil, ctx.Err()
-		})
+		_, err := m.LoadMany(ctx, []string{"k", "l", "k"},
+			func(ctx context.Context, _ []string) (map[string]int, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		synctest.Wait()
 		require.Zero(t, m.Stats().Loading)
@@ -31,10 +32,15 @@ func TestABulkLoadThatIsGivenUpIsCancelled(t *testing.T) {
 
 func TestLoadMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := newMemory(t, cache.MemoryConfig[string, int]{ErrorTTL: func(_ string, err error) time.Duration { return time.Minute }})
+		m := newMemory(t, cache.MemoryConfig[string, int]{ErrorTTL: func(_ string, err error) time.Duration {
+			return time.Minute
+		}})
 		m.Set("there", 1)
 		slow := make(chan struct{})
-		go m.Load(t.Context(), "elsewhere", func(context.Context, string) (int, error) { <-slow; return 2, nil })
+		go m.Load(t.Context(), "elsewhere", func(context.Context, string) (int, error) {
+			<-slow
+			return 2, nil
+		})
 		synctest.Wait()
 		var asked [][]string
 		bulk := func(_ context.Context, keys []string) (map[string]int, error) {
@@ -42,7 +48,8 @@ func TestLoadMany(t *testing.T) {
 			close(slow)
 			return map[string]int{"new": 3, "unasked": 4}, nil
 		}
-		got, err := m.LoadMany(t.Context(), []string{"there", "new", "elsewhere", "absent", "new", "there"}, bulk)
+		keys := []string{"there", "new", "elsewhere", "absent", "new", "there"}
+		got, err := m.LoadMany(t.Context(), keys, bulk)
 		require.NoError(t, err)
 		require.Equal(t, map[string]int{"there": 1, "new": 3, "elsewhere": 2}, got)
 		require.Equal(t, [][]string{{"new", "absent"}}, asked)
@@ -64,19 +71,25 @@ func TestLoadMany(t *testing.T) {
 
 func TestLoadManyHasWhatCouldBeHad(t *testing.T) {
 	broken := errors.New("broken")
-	m := newMemory(t, cache.MemoryConfig[string, int]{ErrorTTL: func(_ string, err error) time.Duration { return time.Minute }})
+	m := newMemory(t, cache.MemoryConfig[string, int]{ErrorTTL: func(_ string, err error) time.Duration {
+		return time.Minute
+	}})
 	m.Set("there", 1)
 	_, err := m.Load(t.Context(), "bad", func(context.Context, string) (int, error) { return 0, broken })
 	require.ErrorIs(t, err, broken)
 	// A kept error of one key does not keep the others from being loaded.
-	got, err := m.LoadMany(t.Context(), []string{"bad", "bad", "new", "there"}, func(_ context.Context, keys []string) (map[string]int, error) {
-		return map[string]int{"new": 2}, nil
-	})
+	got, err := m.LoadMany(t.Context(), []string{"bad", "bad", "new", "there"},
+		func(_ context.Context, keys []string) (map[string]int, error) {
+			return map[string]int{"new": 2}, nil
+		})
 	require.ErrorIs(t, err, broken)
 	require.Equal(t, 1, strings.Count(err.Error(), "broken"))
 	require.Equal(t, map[string]int{"there": 1, "new": 2}, got)
 
-	got, err = m.LoadMany(t.Context(), []string{"x", "y", "there"}, func(context.Context, []string) (map[string]int, error) { panic("in bulk") })
+	got, err = m.LoadMany(t.Context(), []string{"x", "y", "there"},
+		func(context.Context, []string) (map[string]int, error) {
+			panic("in bulk")
+		})
 	require.ErrorContains(t, err, "in bulk")
 	require.Equal(t, 1, strings.Count(err.Error(), "in bulk"), "not once for each key")
 	require.Equal(t, map[string]int{"there": 1}, got)
@@ -90,9 +103,10 @@ func TestLoadManyLeavesAtItsDeadline(t *testing.T) {
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		got, err := m.LoadMany(ctx, []string{"slow", "quick"}, func(context.Context, []string) (map[string]int, error) {
-			return map[string]int{"quick": 2}, nil
-		})
+		got, err := m.LoadMany(ctx, []string{"slow", "quick"},
+			func(context.Context, []string) (map[string]int, error) {
+				return map[string]int{"quick": 2}, nil
+			})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, map[string]int{"quick": 2}, got)
 		close(slow)

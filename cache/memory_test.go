@@ -2,8 +2,10 @@ package cache_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -30,14 +32,98 @@ func TestNewMemoryRejects(t *testing.T) {
 	_, err := cache.NewMemory(cache.MemoryConfig[string, string]{
 		MaxEntries: -1, MaxWeight: 5, Eviction: 9, Jitter: 1, IdleTTL: -1, Stale: -1, StaleIfError: -1,
 	})
-	for _, field := range []string{"MaxEntries", "MaxWeight", "Eviction", "Jitter", "IdleTTL", "Stale", "StaleIfError"} {
+	for _, field := range []string{
+		"MaxEntries", "MaxWeight", "Eviction", "Jitter", "IdleTTL", "Stale", "StaleIfError",
+	} {
 		require.ErrorContains(t, err, "cache: MemoryConfig."+field+": ")
 	}
 	weigher := func(string, string) int64 { return 1 }
 	_, err = cache.NewMemory(cache.MemoryConfig[string, string]{Weigher: weigher})
 	require.ErrorContains(t, err, "MemoryConfig.MaxWeight: ")
-	_, err = cache.NewMemory(cache.MemoryConfig[string, string]{Weigher: weigher, MaxWeight: 1, MaxEntries: 1})
+	_, err = cache.NewMemory(cache.MemoryConfig[string, string]{
+		Weigher:    weigher,
+		MaxWeight:  1,
+		MaxEntries: 1,
+	})
 	require.ErrorContains(t, err, "MemoryConfig.MaxEntries: ")
+}
+
+// Each fault can be told by its field, for programs that map it to a place in a file.
+func TestEachFaultOfMemoryConfigNamesItsField(t *testing.T) {
+	_, err := cache.NewMemory(cache.MemoryConfig[string, int]{
+		MaxEntries: -1, Jitter: math.NaN(), Stale: -time.Second, EarlyRefresh: math.Inf(1),
+	})
+	got := map[string]string{}
+	for _, err := range err.(interface{ Unwrap() []error }).Unwrap() {
+		var fault interface {
+			Field() string
+			Reason() string
+		}
+		require.ErrorAs(t, err, &fault)
+		got[fault.Field()] = fault.Reason()
+	}
+	require.Equal(t, map[string]string{
+		"MaxEntries":   "-1 is negative",
+		"Jitter":       "NaN is not in [0, 1)",
+		"Stale":        "-1s is negative",
+		"EarlyRefresh": "+Inf is not a finite number",
+	}, got)
+}
+
+func TestEnumerationsPrintAsWords(t *testing.T) {
+	require.Equal(t, "TinyLFU LRU unknown", fmt.Sprint(cache.TinyLFU, cache.LRU, cache.Eviction(9)))
+	require.Equal(t, "soft hard unknown", fmt.Sprint(cache.Soft, cache.Hard, cache.Invalidation(0)))
+	require.Equal(t, "load removal refusal", fmt.Sprintf("%v %s %v",
+		cache.MemoryLoaded, cache.MemoryRemoved, cache.MemoryRefused))
+	require.Equal(t, "evicted expired replaced deleted invalidated", fmt.Sprintf("%v %s %v %v %v",
+		cache.MemoryEvicted, cache.MemoryExpired, cache.MemoryReplaced, cache.MemoryDeleted,
+		cache.MemoryInvalidated))
+}
+
+// What a person reads as JSON and what telemetry exports go by the same words.
+func TestMemoryStatsAsJSON(t *testing.T) {
+	m := newMemory(t, cache.MemoryConfig[string, int]{})
+	m.Set("k", 1)
+	m.Delete("k")
+	m.Set("k", 2)
+	m.Get("k")
+	b, err := json.Marshal(m.Stats())
+	require.NoError(t, err)
+	require.JSONEq(t, `{
+		"hits": 1, "stale_hits": 0, "misses": 0, "fallbacks": 0, "hit_ratio": 1,
+		"loads": 0, "load_errors": 0, "loading": 0,
+		"removals": {"evicted": 0, "expired": 0, "replaced": 0, "deleted": 1, "invalidated": 0},
+		"refusals": 0, "entries": 1, "weight": 1}`, string(b))
+}
+
+// Whoever reads the figures does not run the observer, nor wait for it.
+func TestStatsRemovesNothingAndCallsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var removed []string
+		m := newMemory(t, cache.MemoryConfig[string, int]{
+			Weigher: func(_ string, v int) int64 { return int64(v) }, MaxWeight: 100,
+			Observe: func(_ context.Context, e cache.MemoryEvent[string, int]) {
+				removed = append(removed, fmt.Sprint(e.Key, " ", e.Reason))
+			},
+		})
+		m.SetItem("short", cache.MemoryItem[int]{Value: 3, TTL: time.Minute})
+		m.SetItem("long", cache.MemoryItem[int]{Value: 5, TTL: time.Hour})
+		m.Set("ever", 7)
+		time.Sleep(2 * time.Minute)
+		for range 2 {
+			st := m.Stats()
+			require.Equal(t, 2, st.Entries, "what has expired does not count")
+			require.EqualValues(t, 12, st.Weight)
+			require.Zero(t, st.Removals[cache.MemoryExpired])
+			require.Empty(t, removed)
+		}
+		time.Sleep(2 * time.Hour)
+		require.Equal(t, 1, m.Stats().Entries)
+		m.Set("new", 1)
+		require.Equal(t, []string{"short expired", "long expired"}, removed)
+		require.EqualValues(t, 2, m.Stats().Removals[cache.MemoryExpired])
+		require.EqualValues(t, 8, m.Stats().Weight)
+	})
 }
 
 func TestGetSetDelete(t *testing.T) {
@@ -63,7 +149,13 @@ func TestGetSetDelete(t *testing.T) {
 		require.Equal(t, uint64(3), st.Misses)
 		require.Equal(t, 0.25, st.HitRatio)
 		require.Zero(t, st.Entries)
-		require.Equal(t, map[string]uint64{"evicted": 0, "expired": 0, "replaced": 1, "deleted": 2, "invalidated": 0}, st.Removals)
+		require.Equal(t, map[cache.MemoryReason]uint64{
+			"evicted":     0,
+			"expired":     0,
+			"replaced":    1,
+			"deleted":     2,
+			"invalidated": 0,
+		}, st.Removals)
 	}
 }
 
@@ -89,7 +181,7 @@ func overwrites[V comparable](a, b V) func(t *testing.T) {
 			require.True(t, ok)
 			require.Equal(t, want, got)
 		}
-		require.True(t, m.SetItem("k", cache.Item[V]{Value: b, TTL: time.Hour}))
+		require.True(t, m.SetItem("k", cache.MemoryItem[V]{Value: b, TTL: time.Hour}))
 		got, _ := m.Get("k")
 		require.Equal(t, b, got)
 		require.Equal(t, 1, m.Stats().Entries)
@@ -163,7 +255,7 @@ func TestBehavesLikeTheModel(t *testing.T) {
 						k, v := key.Draw(rt, "key"), rapid.Int().Draw(rt, "value")
 						ttl := time.Duration(rapid.IntRange(0, 100).Draw(rt, "ttl")) * time.Second
 						tags := rapid.SliceOfN(tag, 0, 3).Draw(rt, "tags")
-						require.True(rt, m.SetItem(k, cache.Item[int]{Value: v, TTL: ttl, Tags: tags}))
+						require.True(rt, m.SetItem(k, cache.MemoryItem[int]{Value: v, TTL: ttl, Tags: tags}))
 						it := modelItem{value: v, tags: tags, clock: want.clock}
 						if ttl > 0 {
 							it.expires = time.Now().Add(ttl)
@@ -223,7 +315,7 @@ func TestBoundsHoldAndNoWriteIsLost(t *testing.T) {
 		cfg := cache.MemoryConfig[int, int]{
 			Eviction: rapid.SampledFrom([]cache.Eviction{cache.TinyLFU, cache.LRU}).Draw(rt, "eviction"),
 			Observe: func(_ context.Context, e cache.MemoryEvent[int, int]) {
-				if e.Kind == cache.Removed {
+				if e.Kind == cache.MemoryRemoved {
 					removed[e.Key] = e.Value
 				}
 			},
@@ -283,7 +375,9 @@ func TestTooHeavyIsRefusedAndReported(t *testing.T) {
 	m := newMemory(t, cache.MemoryConfig[string, string]{
 		Weigher:   func(_, v string) int64 { return int64(len(v)) },
 		MaxWeight: 100,
-		Observe:   func(_ context.Context, e cache.MemoryEvent[string, string]) { events = append(events, e) },
+		Observe: func(_ context.Context, e cache.MemoryEvent[string, string]) {
+			events = append(events, e)
+		},
 	})
 	for i := range 10 {
 		require.True(t, m.Set(fmt.Sprint(i), "12345"))
@@ -292,7 +386,7 @@ func TestTooHeavyIsRefusedAndReported(t *testing.T) {
 	require.False(t, m.Set("huge", strings.Repeat("x", 26)))
 	require.Equal(t, 11, m.Stats().Entries, "nothing was evicted for it")
 	require.Equal(t, uint64(1), m.Stats().Refusals)
-	require.Equal(t, cache.Refused, events[len(events)-1].Kind)
+	require.Equal(t, cache.MemoryRefused, events[len(events)-1].Kind)
 
 	require.False(t, m.Set("big", strings.Repeat("y", 26)))
 	_, ok := m.Get("big")
@@ -328,7 +422,10 @@ func TestC52_KeyFloodStaysInBoundAndSparesHotKeys(t *testing.T) {
 }
 
 func TestOneLargeEntryDoesNotPushOutManyUsedOnes(t *testing.T) {
-	m := newMemory(t, cache.MemoryConfig[int, int]{Weigher: func(_, v int) int64 { return int64(v) }, MaxWeight: 1000})
+	m := newMemory(t, cache.MemoryConfig[int, int]{
+		Weigher:   func(_, v int) int64 { return int64(v) },
+		MaxWeight: 1000,
+	})
 	for range 10 {
 		for k := range 1000 {
 			if _, ok := m.Get(k); !ok {
@@ -355,7 +452,7 @@ func TestC69_ClockStepsDoNotMatter(t *testing.T) {
 	// compared with wall time, by restoring across one.
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, cache.MemoryConfig[string, int]{})
-		m.SetItem("k", cache.Item[int]{Value: 1, TTL: time.Hour})
+		m.SetItem("k", cache.MemoryItem[int]{Value: 1, TTL: time.Hour})
 		time.Sleep(time.Hour - 1)
 		_, ok := m.Get("k")
 		require.True(t, ok)
@@ -371,10 +468,10 @@ func TestExpiry(t *testing.T) {
 			TTL:     func(k string, _ int) time.Duration { return time.Duration(len(k)) * time.Minute },
 			IdleTTL: 90 * time.Second,
 		})
-		m.Set("aa", 1)                                        // two minutes, a minute and a half if idle
-		m.SetItem("b", cache.Item[int]{Value: 2, TTL: -1})    // as long as it is read
-		m.SetItem("c", cache.Item[int]{Value: 3, TTL: 1e9})   // a second
-		m.SetItem("idle", cache.Item[int]{Value: 4, TTL: -1}) // a minute and a half
+		m.Set("aa", 1)                                              // two minutes, or 90 seconds if idle
+		m.SetItem("b", cache.MemoryItem[int]{Value: 2, TTL: -1})    // as long as it is read
+		m.SetItem("c", cache.MemoryItem[int]{Value: 3, TTL: 1e9})   // a second
+		m.SetItem("idle", cache.MemoryItem[int]{Value: 4, TTL: -1}) // 90 seconds
 		for i := range 20 {
 			time.Sleep(10 * time.Second)
 			passed := time.Duration(i+1) * 10 * time.Second
@@ -388,7 +485,9 @@ func TestExpiry(t *testing.T) {
 		_, ok := m.Get("idle")
 		require.False(t, ok)
 		require.Equal(t, 1, m.Stats().Entries, "what has expired leaves without being asked for")
+		m.Set("b", 2) // whatever is written
 		require.Equal(t, uint64(3), m.Stats().Removals["expired"])
+		require.Equal(t, 1, m.Stats().Entries)
 	})
 }
 
@@ -403,7 +502,7 @@ func TestExpiredEntriesLeave(t *testing.T) {
 				ttl *= 5000 // most of a year
 			}
 			longest = max(longest, ttl)
-			m.SetItem(k, cache.Item[int]{Value: k, TTL: ttl + 1})
+			m.SetItem(k, cache.MemoryItem[int]{Value: k, TTL: ttl + 1})
 		}
 		for passed := time.Duration(0); passed < longest; {
 			step := max(time.Second, passed/3)
@@ -449,7 +548,9 @@ func TestJitterShortensTTLs(t *testing.T) {
 func TestConcurrentUse(t *testing.T) {
 	for _, cfg := range []cache.MemoryConfig[int, int]{
 		{MaxEntries: 32_000},
-		{MaxEntries: 100, Eviction: cache.LRU, TTL: func(k, _ int) time.Duration { return time.Duration(k%5) * time.Millisecond }},
+		{MaxEntries: 100, Eviction: cache.LRU, TTL: func(k, _ int) time.Duration {
+			return time.Duration(k%5) * time.Millisecond
+		}},
 		{MaxWeight: 1000, Weigher: func(k, _ int) int64 { return int64(k % 10) }, Stale: time.Millisecond,
 			Tags: func(k, _ int) []string { return []string{fmt.Sprint(k % 7)} }},
 	} {
@@ -468,9 +569,13 @@ func TestConcurrentUse(t *testing.T) {
 					case 0:
 						m.Delete(k)
 					case 1:
-						m.SetItem(k, cache.Item[int]{Value: k, TTL: time.Millisecond, Tags: []string{"x"}})
+						m.SetItem(k, cache.MemoryItem[int]{
+							Value: k,
+							TTL:   time.Millisecond,
+							Tags:  []string{"x"},
+						})
 					case 2:
-						m.InvalidateTag(fmt.Sprint(k%7), cache.Invalidation(k%2))
+						m.InvalidateTag(fmt.Sprint(k%7), cache.Soft+cache.Invalidation(k%2))
 					case 3:
 						if i%500 == 0 {
 							m.Clear()
@@ -486,18 +591,22 @@ func TestConcurrentUse(t *testing.T) {
 							panic(fmt.Sprint("above the bound: ", st))
 						}
 					case 4, 5, 6:
-						v, err := m.Load(context.Background(), k, func(_ context.Context, k int) (int, error) { return k, nil })
+						v, err := m.Load(context.Background(), k,
+							func(_ context.Context, k int) (int, error) {
+								return k, nil
+							})
 						if err != nil || v != k {
 							panic(fmt.Sprint(v, err))
 						}
 					case 7:
-						got, err := m.LoadMany(context.Background(), []int{k, k + 1}, func(_ context.Context, keys []int) (map[int]int, error) {
-							found := map[int]int{}
-							for _, k := range keys {
-								found[k] = k
-							}
-							return found, nil
-						})
+						got, err := m.LoadMany(context.Background(), []int{k, k + 1},
+							func(_ context.Context, keys []int) (map[int]int, error) {
+								found := map[int]int{}
+								for _, k := range keys {
+									found[k] = k
+								}
+								return found, nil
+							})
 						if err != nil || got[k] != k || got[k+1] != k+1 {
 							panic(fmt.Sprint(got, err))
 						}
@@ -595,7 +704,8 @@ func TestHitRatioAheadOfGolangLRU(t *testing.T) {
 				plain.Add(k, k)
 			}
 		}
-		require.GreaterOrEqual(t, 100*float64(ours-theirs)/float64(n), tt.points*share, "%s: %d against %d", tt.name, ours, theirs)
+		ahead := 100 * float64(ours-theirs) / float64(n)
+		require.GreaterOrEqual(t, ahead, tt.points*share, "%s: %d against %d", tt.name, ours, theirs)
 	}
 }
 
@@ -604,13 +714,21 @@ func TestEventLogValue(t *testing.T) {
 		event cache.MemoryEvent[string, int]
 		want  string
 	}{
-		{cache.MemoryEvent[string, int]{Kind: cache.Loaded, Key: "k", Value: 7, Duration: time.Second},
+		{cache.MemoryEvent[string, int]{Kind: cache.MemoryLoaded, Key: "k", Value: 7, Duration: time.Second},
 			"[event=load failed=false background=false duration=1s detail=[key=k]]"},
-		{cache.MemoryEvent[string, int]{Kind: cache.Loaded, Key: "k", Err: cache.ErrNotFound, Background: true},
+		{cache.MemoryEvent[string, int]{
+			Kind:       cache.MemoryLoaded,
+			Key:        "k",
+			Err:        cache.ErrNotFound,
+			Background: true,
+		},
 			"[event=load failed=true background=true duration=0s detail=[key=k error=cache: not found]]"},
-		{cache.MemoryEvent[string, int]{Kind: cache.Removed, Key: "k", Reason: cache.Expired},
+		{cache.MemoryEvent[string, int]{Kind: cache.MemoryRemoved, Key: "k", Reason: cache.MemoryExpired},
 			"[event=removal reason=expired detail=[key=k]]"},
-		{cache.MemoryEvent[string, int]{Kind: cache.Refused, Key: "k"}, "[event=refusal detail=[key=k]]"},
+		{
+			cache.MemoryEvent[string, int]{Kind: cache.MemoryRefused, Key: "k"},
+			"[event=refusal detail=[key=k]]",
+		},
 	}
 	for _, tt := range tests {
 		require.Equal(t, tt.want, slog.Value(tt.event.LogValue()).String())

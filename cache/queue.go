@@ -1,18 +1,18 @@
 package cache
 
 // The default policy has lists of its own rather than golang-lru's (simplelru, on which LRU
-// stands), for what BenchmarkMemoryQueues measures: 77 bytes of heap per entry instead of
-// 160 (int64 to int64, a million), 152 ns instead of 394 on average when one read in eight misses and
+// stands), for what BenchmarkMemoryQueues measures: 77 bytes of heap per entry instead of 160
+// (int64 to int64, a million), 152 ns instead of 394 on average when one read in eight misses and
 // replaces an entry, 12.8 instead of 14.8 when all hit.
 
-// links is the storage that the queues of one shard share: slot numbers instead
-// of pointers, in half the memory, and away from the entries that readers on
-// other processors look at. Link 0 is never a slot.
+// links is the storage that the queues of one shard share: slot numbers instead of pointers, in
+// half the memory, and away from the entries that readers on other processors look at. Link 0 is
+// never a slot.
 type links []link
 
 type link struct {
 	prev, next uint32
-	place      uint32 // the queue's id in the low bits, above them its moves when this came to the front; 0 if in none
+	place      uint32 // the queue's id, and above it queue.moves when this came to the front; 0 if in none
 	tag        uint32 // hash of the key
 }
 
@@ -66,9 +66,9 @@ func (q *queue) remove(l links, slot uint32, weight int64) {
 	q.weight -= weight
 }
 
-// moveToFront makes slot the most recently used. One that came to the front
-// within the last eighth of the queue's length in moves is nearly there, and
-// stays: most hits go to such slots, and three scattered writes are saved.
+// moveToFront makes slot the most recently used. A slot stays where it is if fewer moves than an
+// eighth of the queue's length have passed since it came to the front, for it is still near: most
+// hits go to such slots, and three scattered writes are saved.
 func (q *queue) moveToFront(l links, slot uint32) {
 	if (q.moves-l[slot].place&^queueMask)/oneMove < uint32(q.len/8) || slot == q.front {
 		return

@@ -7,31 +7,30 @@ import (
 	"unsafe"
 )
 
-// A shard is a cache of its own: a table, a policy and a bound. Readers find
-// entries in the table without the lock and leave a note of what they read in a
-// stripe; whoever holds the lock next hands the notes to the policy.
+// A shard is a cache of its own: a table, a policy and a bound. Readers find entries in the table
+// without the lock and leave a note of what they read in a stripe; whoever holds the lock next
+// hands the notes to the policy.
 type shard[K comparable, V any] struct {
 	m        *Memory[K, V]
 	table    atomic.Pointer[table[K, V]]
 	growing  atomic.Bool   // entries are being moved from table to its successor
 	stripes  []stripe      // a power of two
 	counters []counter     // of all shards
-	sparse   atomic.Uint64 // readers leave a note when this and the count of hits have no bit in common
+	sparse   atomic.Uint64 // a reader leaves a note if this and the count of hits share no bit
 
-	_  [64]byte // readers use what is above, writers what is below
-	mu sync.Mutex
-	// mu guards the fields below.
+	_        [64]byte   // readers use what is above, writers what is below
+	mu       sync.Mutex // guards the fields below
 	policy   policy
 	slots    []*entry[K, V] // slot 0 is never used
 	weights  []int64        // of the slots; nil if each weighs 1
 	free     []uint32       // slots to use again
-	timers   *timers        // nil until an entry expires
+	timers   *timers        // nil until an entry is stored that can expire
 	count    int
 	weight   int64
 	max      int64 // of weight
-	flights  map[K]*flight[V]
-	unneeded int // notes since an entry was added
-	removed  [reasons]uint64
+	flights  map[K]*flight[K, V]
+	unneeded int            // notes since an entry was added
+	removed  [causes]uint64 // overwrites in place are in counters
 	refused  uint64
 }
 
@@ -43,8 +42,8 @@ type counter struct {
 	_      [104]byte     // two lines: processors fetch them in pairs
 }
 
-// A stripe takes the notes of some readers. A note that nobody hands on in time is
-// overwritten: the policy can do without some.
+// A stripe takes the notes of some readers. A note that nobody hands on in time is overwritten: the
+// policy can do without some.
 type stripe struct {
 	noted atomic.Uint64              // place of the next note
 	read  uint64                     // of noted; guarded by the shard's lock
@@ -54,13 +53,14 @@ type stripe struct {
 
 const (
 	stripeNotes = 32
-	sparseNotes = 64 // one note in so many hits while nothing is added
-	shardSlack  = 16 // a sixteenth; hashing spreads full shards by about a hundredth
+	sparseNotes = 64 // while nothing is added, one hit in this many leaves a note
+	shardSlack  = 16 // a shard may exceed its share by a sixteenth; hashing spreads full ones by a hundredth
 	maxSlots    = 1<<31 - 2
 )
 
-// self returns a number for the calling goroutine. Goroutines have stacks of their own:
-// one mostly keeps its number, and those that run at the same time mostly differ.
+// self returns a number for the calling goroutine, from where its stack is: a goroutine mostly
+// keeps its number, and those that run at the same time mostly have different ones. The address
+// is only hashed, never followed.
 func self() uint32 {
 	var here byte
 	return uint32(uintptr(unsafe.Pointer(&here))>>11) * 0x9e3779b1 >> 16
@@ -72,7 +72,7 @@ func (s *shard[K, V]) find(hash uint64, key K) *entry[K, V] {
 	if e := t.find(hash, key); e != nil {
 		return e
 	}
-	// If entries were moved meanwhile we may have been led past key.
+	// If entries were moved meanwhile, the search may have been led past key.
 	if s.growing.Load() || s.table.Load() != t {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -93,7 +93,8 @@ func (s *shard[K, V]) counter(self uint32) *counter {
 	return &s.counters[uint(self)&uint(len(s.counters)-1)]
 }
 
-// note tells the policy, soon, that e was used.
+// note leaves a note that e was used. Whoever fills the last place of a stripe hands its notes
+// on, if the lock is free.
 func (s *shard[K, V]) note(self uint32, e *entry[K, V]) {
 	st := &s.stripes[uint(self)&uint(len(s.stripes)-1)]
 	n := st.noted.Add(1)
@@ -111,8 +112,8 @@ func (s *shard[K, V]) drainLocked() {
 	for i := range s.stripes {
 		st := &s.stripes[i]
 		n := st.noted.Load()
-		// A note may not have been written yet, or be of a slot that was since
-		// given to another key. Either is noise that the policy can bear.
+		// A note may not have been written yet, or be of a slot that was since given to another
+		// key. The policy can bear either.
 		for at := max(st.read, max(n, stripeNotes)-stripeNotes) + 1; at <= n; at++ {
 			note := st.notes[at%stripeNotes].Load()
 			s.policy.touch(uint32(note), uint32(note>>32))
@@ -120,22 +121,24 @@ func (s *shard[K, V]) drainLocked() {
 		s.unneeded += int(n - st.read)
 		st.read = n
 	}
-	// What was read matters when the next entry leaves. When that has not been for long, a
-	// sample will do.
+	// Notes matter when the next entry leaves. While nothing is added, a sample will do.
 	if s.unneeded > 4*s.count {
 		s.sparse.Store(sparseNotes - 1)
 	}
 }
 
-// storeLocked puts e in place of old, or adds it if old is nil, and evicts
-// what has become too much. It reports false if e weighs too much for the
-// cache; then old is removed all the same, for it was to be replaced.
-func (s *shard[K, V]) storeLocked(old, e *entry[K, V], weight int64, now int64, events *[]MemoryEvent[K, V]) bool {
+// storeLocked puts e in place of old, or adds it if old is nil, and evicts what exceeds the bound
+// then. It reports false if e weighs too much for the cache; then old is removed all the same, for
+// it was to be replaced.
+func (s *shard[K, V]) storeLocked(
+	old, e *entry[K, V], weight int64, now int64, events *[]MemoryEvent[K, V],
+) bool {
 	if weight > s.m.heaviest {
 		s.refused++
 		s.m.tags.release(e.tags())
 		if s.m.cfg.Observe != nil {
-			*events = append(*events, MemoryEvent[K, V]{Kind: Refused, Key: e.key, Value: e.load(s.m.storage)})
+			value := e.load(s.m.storage)
+			*events = append(*events, MemoryEvent[K, V]{Kind: MemoryRefused, Key: e.key, Value: value})
 		}
 		if old != nil {
 			s.removeLocked(old, s.m.whyReplaced(old), events)
@@ -154,14 +157,14 @@ func (s *shard[K, V]) storeLocked(old, e *entry[K, V], weight int64, now int64, 
 			s.gainLocked(weight - from)
 			s.policy.reweigh(slot, from, weight)
 		}
-		s.leftLocked(old, s.m.whyReplaced(old), events)
+		s.recordRemovalLocked(old, s.m.whyReplaced(old), events)
 	} else {
 		s.addLocked(e, weight)
 	}
 	s.scheduleLocked(e, now)
 	for excess := s.excess(); excess > 0; excess = s.excess() {
 		victim := s.slots[s.policy.evict(excess, e.slot())]
-		s.dropLocked(victim, Evicted, events)
+		s.dropLocked(victim, evicted, events)
 	}
 	return true
 }
@@ -206,9 +209,9 @@ func (s *shard[K, V]) gainLocked(weight int64) {
 	}
 }
 
-// excess returns how much has to leave. The cache as a whole must not be above
-// its bound; a shard may be above its share of that, but not by much, or else the
-// shares would drift apart.
+// excess returns how much has to leave. The cache as a whole must not be above its bound. A shard
+// may be above its share of that, but not by much: otherwise one shard would take the room of the
+// others.
 func (s *shard[K, V]) excess() int64 {
 	if len(s.m.shards) == 1 {
 		return s.weight - s.max
@@ -220,14 +223,14 @@ func (s *shard[K, V]) excess() int64 {
 	return excess
 }
 
-// removeLocked takes e out for another reason than a full cache.
-func (s *shard[K, V]) removeLocked(e *entry[K, V], why Reason, events *[]MemoryEvent[K, V]) {
+// removeLocked removes e for another reason than a full cache.
+func (s *shard[K, V]) removeLocked(e *entry[K, V], why cause, events *[]MemoryEvent[K, V]) {
 	s.policy.remove(e.slot(), s.slotWeight(e.slot()))
 	s.dropLocked(e, why, events)
 }
 
-// dropLocked takes out e, which the policy has forgotten already.
-func (s *shard[K, V]) dropLocked(e *entry[K, V], why Reason, events *[]MemoryEvent[K, V]) {
+// dropLocked removes e, which the policy has forgotten already.
+func (s *shard[K, V]) dropLocked(e *entry[K, V], why cause, events *[]MemoryEvent[K, V]) {
 	s.table.Load().replace(e, nil)
 	s.gainLocked(-s.slotWeight(e.slot()))
 	s.count--
@@ -236,46 +239,62 @@ func (s *shard[K, V]) dropLocked(e *entry[K, V], why Reason, events *[]MemoryEve
 	if s.timers != nil {
 		s.timers.cancel(e.slot())
 	}
-	s.leftLocked(e, why, events)
+	s.recordRemovalLocked(e, why, events)
 }
 
-// leftLocked accounts for an entry that readers no longer find.
-func (s *shard[K, V]) leftLocked(e *entry[K, V], why Reason, events *[]MemoryEvent[K, V]) {
+// recordRemovalLocked accounts for an entry that readers no longer find.
+func (s *shard[K, V]) recordRemovalLocked(e *entry[K, V], why cause, events *[]MemoryEvent[K, V]) {
 	s.removed[why]++
 	s.m.tags.release(e.tags())
 	if s.m.cfg.Observe != nil && !e.failed() {
-		*events = append(*events, MemoryEvent[K, V]{Kind: Removed, Key: e.key, Value: e.load(s.m.storage), Reason: why})
+		*events = append(*events, MemoryEvent[K, V]{
+			Kind: MemoryRemoved, Key: e.key, Value: e.load(s.m.storage), Reason: why.reason()})
 	}
 }
 
-// scheduleLocked sees to it that e leaves when its time is over.
+// scheduleLocked sets the timer of e, or stops it if e never expires.
 func (s *shard[K, V]) scheduleLocked(e *entry[K, V], now int64) {
-	leaves := s.m.leaves(e)
+	at := s.m.removeAt(e)
 	if s.timers == nil {
-		if leaves == 0 {
+		if at == 0 {
 			return
 		}
 		s.timers = newTimers(now)
 	}
 	s.timers.cancel(e.slot())
-	if leaves != 0 {
-		s.timers.schedule(e.slot(), leaves)
+	if at != 0 {
+		s.timers.schedule(e.slot(), at)
 	}
 }
 
-// expireLocked takes out what has expired by now.
+// expireLocked removes what has expired by now.
 func (s *shard[K, V]) expireLocked(now int64, events *[]MemoryEvent[K, V]) {
 	if s.timers == nil {
 		return
 	}
 	s.timers.advance(now, func(slot uint32) (later int64) {
 		e := s.slots[slot]
-		if leaves := s.m.leaves(e); leaves > now {
-			return leaves
+		if at := s.m.removeAt(e); at > now {
+			return at // it was read since the timer was set
 		}
-		s.removeLocked(e, Expired, events)
+		s.removeLocked(e, expired, events)
 		return 0
 	})
+}
+
+// expiredLocked returns how many entries have expired by now and are still here, and what they
+// weigh.
+func (s *shard[K, V]) expiredLocked(now int64) (entries int, weight int64) {
+	if s.timers == nil {
+		return 0, 0
+	}
+	s.timers.due(now, func(slot uint32) {
+		if s.m.removeAt(s.slots[slot]) <= now {
+			entries++
+			weight += s.slotWeight(slot)
+		}
+	})
+	return entries, weight
 }
 
 func (s *shard[K, V]) slotWeight(slot uint32) int64 {
@@ -285,7 +304,7 @@ func (s *shard[K, V]) slotWeight(slot uint32) int64 {
 	return s.weights[slot]
 }
 
-// notify tells the observer what happened, now that no lock is held.
+// notify calls the observer with events. No lock may be held.
 func (m *Memory[K, V]) notify(ctx context.Context, events []MemoryEvent[K, V]) {
 	for _, e := range events {
 		m.cfg.Observe(ctx, e)

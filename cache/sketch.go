@@ -2,9 +2,9 @@ package cache
 
 import "math/bits"
 
-// A sketch estimates how often a key was used of late: a count-min sketch with
-// four 4-bit counters per key, all in one cache line, halved once as many uses
-// were counted as ten times the keys it is made for.
+// A sketch estimates how often a key was used of late. It is a count-min sketch: a use is counted
+// in four 4-bit counters, all in one cache line, which other keys share. All counters are halved
+// after ten uses per key that the sketch is made for.
 type sketch struct {
 	blocks []block // a power of two
 	keys   int     // how many keys it is made for
@@ -17,9 +17,7 @@ type block [8]uint64
 
 const (
 	maxFrequency = 15
-	// Keys per block. At 16 counters per key an estimate is rarely wrong; at 8
-	// the hit ratio is the same within a tenth of a point, for half the memory.
-	keysPerBlock = 8
+	keysPerBlock = 8 // of 128 counters: 16 per key, with which an estimate is rarely wrong
 	minSketch    = 64
 )
 
@@ -31,8 +29,8 @@ func newSketch(keys int) sketch {
 	return sketch{blocks: make([]block, n), keys: n * keysPerBlock, sample: 10 * n * keysPerBlock}
 }
 
-// spread turns the 32 hash bits that an entry carries into a block and the place
-// of a counter in each of its rows.
+// spread turns the 32 hash bits that an entry carries into a block and the place of a counter in
+// each of its rows.
 func (s *sketch) spread(tag uint32) (b *block, places uint32) {
 	h := uint64(tag) * 0x9e3779b97f4a7c15
 	h ^= h >> 32
@@ -62,7 +60,7 @@ func (s *sketch) count(tag uint32) {
 	}
 }
 
-// frequency returns the estimate, 0 to maxFrequency.
+// frequency returns the estimate, from 0 to maxFrequency.
 func (s *sketch) frequency(tag uint32) int {
 	b, places := s.spread(tag)
 	least := uint64(maxFrequency)
@@ -74,9 +72,9 @@ func (s *sketch) frequency(tag uint32) int {
 	return int(least)
 }
 
-// halve makes the past count for less than the present.
+// halve makes past uses count for less than present ones.
 func (s *sketch) halve() {
-	odd := 0 // counters that lose a half use; a use is in four counters
+	odd := 0 // counters that lose half a use; a use is in four counters
 	for i := range s.blocks {
 		for j, word := range s.blocks[i] {
 			odd += bits.OnesCount64(word & 0x1111111111111111)

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"bytes"
 	"encoding"
 	"encoding/binary"
 	"encoding/gob"
@@ -9,19 +8,18 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"math"
 	"reflect"
 	"time"
 )
 
-// ErrSnapshot reports that what [Memory.Restore] read is not a snapshot that it
-// can use. The error that wraps it says why.
+// ErrSnapshot reports that what [Memory.Restore] read is not a snapshot that it can use. The error
+// that wraps it says why.
 var ErrSnapshot = errors.New("cache: bad snapshot")
 
-// A snapshot is the magic word, the version of the format, and frames: length,
-// payload, and the CRC-32C of this payload and all before it. An empty
-// frame is the end. The payloads together are a gob stream of one
-// snapshotHead and any number of records, the one to keep longest first.
+// A snapshot is the magic word, the version of the format, and frames: length, payload, and the
+// CRC-32C of this payload and all before it. An empty frame is the end. The payloads together are a
+// gob stream of one snapshotHead and any number of records, the one to keep longest first. Gob
+// knows fields by their names, which must stay.
 const (
 	snapshotMagic   = "trivetMC"
 	snapshotVersion = 1
@@ -38,21 +36,24 @@ type snapshotHead struct {
 type record[K comparable, V any] struct {
 	Key       K
 	Value     V
-	Left      int64 // nanoseconds of the TTL, negative beyond its end; 0 is for ever
-	Took      time.Duration
+	Left      int64         // nanoseconds of the TTL, negative beyond its end; 0 means for ever
+	Took      time.Duration // to load it; 0 if it was set
 	Tags      []string
 	Frequency uint8
 }
 
-// Save writes the values and what the cache knows about them to w, in the
-// encoding of [encoding/gob]: so K and V must be types that gob can encode; unexported
-// fields of values are lost, and pointers in them to zeros become nil. It refuses keys that are or have pointers or unexported fields,
-// and values that are pointers to anything but structs, unless their types encode themselves. Kept errors are not saved. The cache stays in use
-// meanwhile: what is set, removed or invalidated after Save has begun may be in the
-// snapshot as it was. The format is versioned and checksummed, and not encrypted. Write
-// to a new file and rename it, for an error leaves half of one behind.
+// Save writes the values and what the cache knows about them to w. Write to a new file and rename
+// it: an error leaves half a snapshot behind. The cache stays in use meanwhile: what is set,
+// removed or invalidated after Save has begun may be in the snapshot as it was. Kept errors are
+// not saved.
+//
+// The encoding is that of [encoding/gob], so K and V must be types that gob can encode.
+// Unexported fields of values are lost, and pointers in them to zeros become nil. Save refuses
+// keys that are or have pointers or unexported fields, and values that are pointers to anything
+// but structs, unless their types encode themselves. The format is versioned and checksummed, and
+// not encrypted.
 func (m *Memory[K, V]) Save(w io.Writer) error {
-	// Gob leaves out what it cannot encode, and zeros, without a word.
+	// Gob reports no error when it leaves out what it cannot encode, or zeros.
 	if t := reflect.TypeFor[K](); ambiguous(t) {
 		return fmt.Errorf("cache: save: keys of type %v cannot be encoded", t)
 	}
@@ -65,7 +66,11 @@ func (m *Memory[K, V]) Save(w io.Writer) error {
 	}
 	frames := &frameWriter{w: w}
 	enc := gob.NewEncoder(frames)
-	head := snapshotHead{reflect.TypeFor[K]().String(), reflect.TypeFor[V]().String(), time.Now().UnixNano()}
+	head := snapshotHead{
+		Key:   reflect.TypeFor[K]().String(),
+		Value: reflect.TypeFor[V]().String(),
+		Saved: time.Now().UnixNano(),
+	}
 	if err := enc.Encode(head); err != nil {
 		return fmt.Errorf("cache: save: %w", err)
 	}
@@ -84,14 +89,14 @@ func (m *Memory[K, V]) Save(w io.Writer) error {
 		})
 		s.mu.Unlock()
 	}
-	// By turns, so that the best of every shard comes first.
-	for at, more := 0, true; more; at++ {
-		more = false
+	// One entry of each shard after the other, so that the best of every shard comes first.
+	for at, left := 0, true; left; at++ {
+		left = false
 		for i := range shards {
 			if at >= len(shards[i]) {
 				continue
 			}
-			more = true
+			left = true
 			e := shards[i][at]
 			if e.failed() || m.condition(e, now) == gone {
 				continue
@@ -109,7 +114,8 @@ func (m *Memory[K, V]) Save(w io.Writer) error {
 	return nil
 }
 
-// lost reports whether gob would encode nothing of a value of type t, or make nil of a pointer to zero.
+// lost reports whether gob would encode nothing of a value of type t, or turn a pointer to zero
+// into nil.
 func lost(t reflect.Type) bool {
 	switch t.Kind() {
 	case reflect.Func, reflect.Chan:
@@ -121,7 +127,7 @@ func lost(t reflect.Type) bool {
 }
 
 // ambiguous reports whether two keys of type t may be the same once they were encoded: then one
-// would get the other's value. Nobody can have a pointer that is restored.
+// would get the other's value. Pointers are ambiguous, since a restored one equals no other.
 func ambiguous(t reflect.Type) bool {
 	if encodesItself(t) {
 		return false
@@ -142,23 +148,23 @@ func ambiguous(t reflect.Type) bool {
 }
 
 func encodesItself(t reflect.Type) bool {
-	return t.Implements(reflect.TypeFor[gob.GobEncoder]()) || t.Implements(reflect.TypeFor[encoding.BinaryMarshaler]())
+	return t.Implements(reflect.TypeFor[gob.GobEncoder]()) ||
+		t.Implements(reflect.TypeFor[encoding.BinaryMarshaler]())
 }
 
-// record returns what is to be saved of e.
 func (m *Memory[K, V]) record(e *entry[K, V], now int64) record[K, V] {
 	r := record[K, V]{Key: e.key, Value: e.load(m.storage)}
-	f := e.full()
-	if f == nil {
+	x := e.extended()
+	if x == nil {
 		return r
 	}
-	r.Took = f.took
-	until, _ := m.times(f)
-	if f.more != nil {
-		for _, t := range f.more.tags {
+	r.Took = x.took
+	until, _ := m.times(x)
+	if x.details != nil {
+		for _, t := range x.details.tags {
 			r.Tags = append(r.Tags, t.name)
 		}
-		if soft, _ := f.more.invalidated(); soft != 0 && (until == 0 || soft < until) {
+		if soft, _ := x.details.invalidated(); soft != 0 && (until == 0 || soft < until) {
 			until = soft
 		}
 	}
@@ -168,7 +174,7 @@ func (m *Memory[K, V]) record(e *entry[K, V], now int64) record[K, V] {
 	return r
 }
 
-// orMinus1 keeps a time that happens to be 0 from meaning for ever.
+// orMinus1 replaces a time that happens to be 0, which would mean for ever.
 func orMinus1(t int64) int64 {
 	if t == 0 {
 		return -1
@@ -176,124 +182,7 @@ func orMinus1(t int64) int64 {
 	return t
 }
 
-// Restore reads what [Memory.Save] wrote and adds it to the cache, except for keys
-// that have a value or are being loaded: those are newer. TTLs went on
-// while the snapshot lay about, by the wall clock; idle times start anew. Of more
-// than the cache can hold it takes the best. If the snapshot is damaged, or of
-// another version or other types, the error wraps [ErrSnapshot] and the
-// cache is as it was; an error of r is wrapped as it is. Call it before the cache is used: it
-// does not know what was deleted since Save, nor which tags were invalidated before it began. Restore is for files of one's own, not for those of
-// strangers: see the security notes of [encoding/gob].
-func (m *Memory[K, V]) Restore(r io.Reader) error {
-	// As a load does: what is invalidated from now on is not brought back.
-	m.tags.loading.Add(1)
-	defer m.tags.loading.Add(-1)
-	seq := m.tags.clock.Load()
-	records, elapsed, err := m.readSnapshot(r)
-	if err != nil {
-		return err
-	}
-	// The best last: it is then the most recently used.
-	for i := len(records) - 1; i >= 0; i-- {
-		m.restore(records[i], elapsed, seq)
-	}
-	return nil
-}
-
-// readSnapshot returns the best records that fit, and for how long they have lain about.
-func (m *Memory[K, V]) readSnapshot(r io.Reader) (records []record[K, V], elapsed time.Duration, err error) {
-	header := make([]byte, len(snapshotMagic)+2)
-	if _, err := io.ReadFull(r, header); err != nil || !bytes.HasPrefix(header, []byte(snapshotMagic)) {
-		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-			return nil, 0, fmt.Errorf("cache: restore: %w", err)
-		}
-		return nil, 0, fmt.Errorf("%w: it does not begin with %q", ErrSnapshot, snapshotMagic)
-	}
-	if v := binary.BigEndian.Uint16(header[len(snapshotMagic):]); v != snapshotVersion {
-		return nil, 0, fmt.Errorf("%w: version %d, and this reads version %d", ErrSnapshot, v, snapshotVersion)
-	}
-	frames := &frameReader{r: r}
-	dec := gob.NewDecoder(frames)
-	decode := func(v any) error {
-		err := dec.Decode(v)
-		switch {
-		case frames.err != nil && frames.err != io.EOF:
-			return frames.err
-		case err != nil && err != io.EOF:
-			return fmt.Errorf("%w: %w", ErrSnapshot, err)
-		}
-		return err
-	}
-	var head snapshotHead
-	if err := decode(&head); err == io.EOF {
-		return nil, 0, fmt.Errorf("%w: it is empty", ErrSnapshot)
-	} else if err != nil {
-		return nil, 0, err
-	}
-	if key := reflect.TypeFor[K]().String(); head.Key != key {
-		return nil, 0, fmt.Errorf("%w: its keys are %s, the cache's are %s", ErrSnapshot, head.Key, key)
-	}
-	if value := reflect.TypeFor[V]().String(); head.Value != value {
-		return nil, 0, fmt.Errorf("%w: its values are %s, the cache's are %s", ErrSnapshot, head.Value, value)
-	}
-	// A clock that went back makes nothing older.
-	elapsed = max(0, time.Since(time.Unix(0, head.Saved)))
-	room := m.max
-	for {
-		var rec record[K, V]
-		if err := decode(&rec); err == io.EOF {
-			return records, elapsed, nil
-		} else if err != nil {
-			return nil, 0, err
-		}
-		// What does not fit is read all the same: it may be damaged.
-		weight := m.weight(rec.Key, rec.Value)
-		switch {
-		case weight > m.heaviest || !findable(rec.Key): // would be refused
-		case weight <= room:
-			room -= weight
-			records = append(records, rec)
-		default:
-			room = 0
-		}
-	}
-}
-
-// restore adds one record.
-func (m *Memory[K, V]) restore(r record[K, V], elapsed time.Duration, seq uint64) {
-	hash := m.hash(r.Key)
-	s := m.shard(hash)
-	now := m.now()
-	var until int64
-	if r.Left != 0 {
-		until = orMinus1(after(now, time.Duration(max(r.Left, -math.MaxInt64/2))-min(elapsed, math.MaxInt64/2)))
-	}
-	weight := m.weight(r.Key, r.Value)
-	var more *details
-	if len(r.Tags) > 0 {
-		tags, ok := m.tags.acquire(r.Tags, seq)
-		if !ok {
-			return
-		}
-		more = &details{seq: seq, tags: tags}
-	}
-	e := m.newEntry(hash, r.Key, r.Value, now, until, more)
-	if f := e.full(); f != nil {
-		f.took = r.Took
-	}
-	var events []MemoryEvent[K, V]
-	s.mu.Lock()
-	old := s.table.Load().find(hash, r.Key)
-	if s.flights[r.Key] != nil || old != nil && m.condition(old, now) == fresh || m.condition(e, now) == gone {
-		m.tags.release(e.tags())
-	} else if s.storeLocked(old, e, weight, now, &events) {
-		s.policy.recall(e.tag, int(r.Frequency)-1) // storing it was one use
-	}
-	s.mu.Unlock()
-	m.notify(m.loads.ctx, events)
-}
-
-// A frameWriter cuts what it is given into frames.
+// A frameWriter cuts what is written to it into frames.
 type frameWriter struct {
 	w   io.Writer
 	buf []byte
@@ -325,7 +214,7 @@ func (f *frameWriter) flush() error {
 	return err
 }
 
-// close writes what is left, and the empty frame.
+// close writes the last payload and the empty frame. It does not close f.w.
 func (f *frameWriter) close() error {
 	if len(f.buf) > 0 {
 		if err := f.flush(); err != nil {
@@ -333,65 +222,4 @@ func (f *frameWriter) close() error {
 		}
 	}
 	return f.flush()
-}
-
-// A frameReader reads frames, and gives out only what it has checked.
-type frameReader struct {
-	r   io.Reader
-	buf []byte // checked and not yet read
-	sum uint32
-	n   int // frames
-	err error
-}
-
-func (f *frameReader) Read(p []byte) (int, error) {
-	for len(f.buf) == 0 && f.err == nil {
-		f.err = f.next()
-	}
-	if len(f.buf) == 0 {
-		return 0, f.err
-	}
-	n := copy(p, f.buf)
-	f.buf = f.buf[n:]
-	return n, nil
-}
-
-func (f *frameReader) next() error {
-	f.n++
-	var word [4]byte
-	if err := f.full(word[:]); err != nil {
-		return err
-	}
-	length := binary.BigEndian.Uint32(word[:])
-	if length > maxFrame {
-		return fmt.Errorf("%w: frame %d claims %d bytes", ErrSnapshot, f.n, length)
-	}
-	payload := make([]byte, length)
-	if err := f.full(payload); err != nil {
-		return err
-	}
-	if err := f.full(word[:]); err != nil {
-		return err
-	}
-	f.sum = crc32.Update(f.sum, castagnoli, payload)
-	if f.sum != binary.BigEndian.Uint32(word[:]) {
-		return fmt.Errorf("%w: frame %d is damaged", ErrSnapshot, f.n)
-	}
-	if length == 0 {
-		return io.EOF
-	}
-	f.buf = payload
-	return nil
-}
-
-// full reads all of p.
-func (f *frameReader) full(p []byte) error {
-	_, err := io.ReadFull(f.r, p)
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return fmt.Errorf("%w: it ends within frame %d", ErrSnapshot, f.n)
-	}
-	if err != nil {
-		return fmt.Errorf("cache: restore: %w", err)
-	}
-	return nil
 }

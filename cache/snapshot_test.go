@@ -11,6 +11,7 @@ import (
 	"maps"
 	"math"
 	"net/netip"
+	"os"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -22,7 +23,9 @@ import (
 )
 
 // saved returns a snapshot of a cache that fill has filled.
-func saved[K comparable, V any](t testing.TB, cfg cache.MemoryConfig[K, V], fill func(*cache.Memory[K, V])) []byte {
+func saved[K comparable, V any](
+	t testing.TB, cfg cache.MemoryConfig[K, V], fill func(*cache.Memory[K, V]),
+) []byte {
 	m := newMemory(t, cfg)
 	fill(m)
 	var b bytes.Buffer
@@ -32,17 +35,21 @@ func saved[K comparable, V any](t testing.TB, cfg cache.MemoryConfig[K, V], fill
 
 func TestSaveAndRestore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := cache.MemoryConfig[string, int]{Stale: time.Hour, ErrorTTL: func(string, error) time.Duration { return time.Hour }}
+		cfg := cache.MemoryConfig[string, int]{Stale: time.Hour, ErrorTTL: func(string, error) time.Duration {
+			return time.Hour
+		}}
 		file := saved(t, cfg, func(m *cache.Memory[string, int]) {
 			m.Set("for ever", 1)
-			m.SetItem("a minute", cache.Item[int]{Value: 2, TTL: time.Minute})
-			m.SetItem("an hour", cache.Item[int]{Value: 3, TTL: time.Hour})
-			m.SetItem("tagged", cache.Item[int]{Value: 4, Tags: []string{"t", "u"}})
-			m.SetItem("soft", cache.Item[int]{Value: 5, Tags: []string{"v"}})
-			m.SetItem("hard", cache.Item[int]{Value: 6, Tags: []string{"w"}})
+			m.SetItem("a minute", cache.MemoryItem[int]{Value: 2, TTL: time.Minute})
+			m.SetItem("an hour", cache.MemoryItem[int]{Value: 3, TTL: time.Hour})
+			m.SetItem("tagged", cache.MemoryItem[int]{Value: 4, Tags: []string{"t", "u"}})
+			m.SetItem("soft", cache.MemoryItem[int]{Value: 5, Tags: []string{"v"}})
+			m.SetItem("hard", cache.MemoryItem[int]{Value: 6, Tags: []string{"w"}})
 			m.InvalidateTag("v", cache.Soft)
 			m.InvalidateTag("w", cache.Hard)
-			_, err := m.Load(t.Context(), "error", func(context.Context, string) (int, error) { return 0, cache.ErrNotFound })
+			_, err := m.Load(t.Context(), "error", func(context.Context, string) (int, error) {
+				return 0, cache.ErrNotFound
+			})
 			require.Error(t, err)
 			time.Sleep(30 * time.Second)
 		})
@@ -69,12 +76,34 @@ func TestSaveAndRestore(t *testing.T) {
 	})
 }
 
+type snapshotValue struct {
+	Name  string
+	Parts []int
+}
+
+// What an earlier build wrote is read by every later one that has the same version of the format.
+func TestRestoreReadsWhatAnEarlierBuildWrote(t *testing.T) {
+	file, err := os.Open("testdata/memory-v1.snapshot")
+	require.NoError(t, err)
+	defer file.Close()
+	m := newMemory(t, cache.MemoryConfig[string, snapshotValue]{})
+	require.NoError(t, m.Restore(file))
+	require.Equal(t, map[string]snapshotValue{
+		"plain":  {Name: "a", Parts: []int{1, 2}},
+		"tagged": {Name: "b"},
+	},
+		maps.Collect(m.All()))
+	m.InvalidateTag("t", cache.Hard)
+	_, ok := m.Get("tagged")
+	require.False(t, ok)
+}
+
 func TestC69_AClockThatIsSetBackBetweenSaveAndRestoreChangesNoTTL(t *testing.T) {
 	var file []byte
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Hour) // each bubble's clock starts at the same time: the next one is behind
 		file = saved(t, cache.MemoryConfig[string, int]{}, func(m *cache.Memory[string, int]) {
-			m.SetItem("k", cache.Item[int]{Value: 1, TTL: time.Minute})
+			m.SetItem("k", cache.MemoryItem[int]{Value: 1, TTL: time.Minute})
 		})
 	})
 	synctest.Test(t, func(t *testing.T) {
@@ -91,7 +120,10 @@ func TestC69_AClockThatIsSetBackBetweenSaveAndRestoreChangesNoTTL(t *testing.T) 
 
 func TestRestoreTakesTheBestOfWhatFits(t *testing.T) {
 	for _, eviction := range []cache.Eviction{cache.TinyLFU, cache.LRU} {
-		file := saved(t, cache.MemoryConfig[int, int]{MaxEntries: 1000, Eviction: eviction}, func(m *cache.Memory[int, int]) {
+		file := saved(t, cache.MemoryConfig[int, int]{
+			MaxEntries: 1000,
+			Eviction:   eviction,
+		}, func(m *cache.Memory[int, int]) {
 			for k := range 1000 {
 				m.Set(k, k)
 			}
@@ -120,7 +152,10 @@ func TestRestoreTakesTheBestOfWhatFits(t *testing.T) {
 	}
 	// What is too heavy by now does not take the room of others.
 	weigh := func(_ int, v string) int64 { return int64(len(v)) }
-	file := saved(t, cache.MemoryConfig[int, string]{Weigher: weigh, MaxWeight: 4000}, func(m *cache.Memory[int, string]) {
+	file := saved(t, cache.MemoryConfig[int, string]{
+		Weigher:   weigh,
+		MaxWeight: 4000,
+	}, func(m *cache.Memory[int, string]) {
 		for k := range 10 {
 			m.Set(k, "small")
 		}
@@ -141,13 +176,16 @@ func TestRestoreDoesNotOverwriteWhatIsNewer(t *testing.T) {
 		file := saved(t, cache.MemoryConfig[string, int]{}, func(m *cache.Memory[string, int]) {
 			m.Set("set", 1)
 			m.Set("loading", 1)
-			m.SetItem("tagged", cache.Item[int]{Value: 1, Tags: []string{"t"}})
+			m.SetItem("tagged", cache.MemoryItem[int]{Value: 1, Tags: []string{"t"}})
 			m.Set("other", 1)
 		})
 		m := newMemory(t, cache.MemoryConfig[string, int]{})
 		m.Set("set", 2)
 		release := make(chan struct{})
-		go m.Load(t.Context(), "loading", func(context.Context, string) (int, error) { <-release; return 2, nil })
+		go m.Load(t.Context(), "loading", func(context.Context, string) (int, error) {
+			<-release
+			return 2, nil
+		})
 		synctest.Wait()
 		// C45: invalidated while the file is read.
 		r := io.MultiReader(bytes.NewReader(file[:20]), readerFunc(func([]byte) (int, error) {
@@ -174,7 +212,11 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 func TestRestoreRefusesWhatItCannotUse(t *testing.T) {
 	fill := func(m *cache.Memory[string, int]) {
 		for k := range 5000 { // several frames
-			m.SetItem(fmt.Sprint("key ", k), cache.Item[int]{Value: k, TTL: time.Hour, Tags: []string{"t"}})
+			m.SetItem(fmt.Sprint("key ", k), cache.MemoryItem[int]{
+				Value: k,
+				TTL:   time.Hour,
+				Tags:  []string{"t"},
+			})
 		}
 	}
 	file := saved(t, cache.MemoryConfig[string, int]{}, fill)
@@ -199,7 +241,8 @@ func TestRestoreRefusesWhatItCannotUse(t *testing.T) {
 	refused(bytes.NewReader(damaged), "frame 2 is damaged")
 	refused(bytes.NewReader(file[:len(file)-1]), "it ends within frame")
 	refused(bytes.NewReader(nil), `it does not begin with "trivetMC"`)
-	refused(bytes.NewReader([]byte("PK\x03\x04 something else altogether")), `it does not begin with "trivetMC"`)
+	zip := []byte("PK\x03\x04 something else altogether")
+	refused(bytes.NewReader(zip), `it does not begin with "trivetMC"`)
 	newer := bytes.Clone(file)
 	newer[9] = 2
 	refused(bytes.NewReader(newer), "version 2, and this reads version 1")
@@ -209,7 +252,9 @@ func TestRestoreRefusesWhatItCannotUse(t *testing.T) {
 	refused(bytes.NewReader(huge), "frame 1 claims 4294967295 bytes")
 	others := saved(t, cache.MemoryConfig[int, int]{}, func(m *cache.Memory[int, int]) { m.Set(1, 1) })
 	refused(bytes.NewReader(others), "its keys are int, the cache's are string")
-	values := saved(t, cache.MemoryConfig[string, string]{}, func(m *cache.Memory[string, string]) { m.Set("a", "b") })
+	values := saved(t, cache.MemoryConfig[string, string]{}, func(m *cache.Memory[string, string]) {
+		m.Set("a", "b")
+	})
 	refused(bytes.NewReader(values), "its values are string, the cache's are int")
 
 	// A reader that fails is another matter.
@@ -287,7 +332,7 @@ func TestSaveWhileInUse(t *testing.T) {
 func FuzzRestore(f *testing.F) {
 	file := saved(f, cache.MemoryConfig[string, int64]{}, func(m *cache.Memory[string, int64]) {
 		m.Set("a", math.MaxInt64)
-		m.SetItem("b", cache.Item[int64]{Value: 2, TTL: time.Hour, Tags: []string{"t"}})
+		m.SetItem("b", cache.MemoryItem[int64]{Value: 2, TTL: time.Hour, Tags: []string{"t"}})
 	})
 	f.Add(file, false)
 	f.Add(file[14:len(file)-12], true)
@@ -317,11 +362,13 @@ func TestSaveRefusesWhatWouldComeBackAsSomethingElse(t *testing.T) {
 	type key struct{ A, _ int }
 	type nested struct{ Keys [2]key }
 	type pointing struct{ P *int }
-	require.EqualError(t, newMemory(t, cache.MemoryConfig[key, int]{}).Save(io.Discard), "cache: save: keys of type cache_test.key cannot be encoded")
+	require.EqualError(t, newMemory(t, cache.MemoryConfig[key, int]{}).Save(io.Discard),
+		"cache: save: keys of type cache_test.key cannot be encoded")
 	require.Error(t, newMemory(t, cache.MemoryConfig[nested, int]{}).Save(io.Discard))
 	require.Error(t, newMemory(t, cache.MemoryConfig[pointing, int]{}).Save(io.Discard))
 	require.Error(t, newMemory(t, cache.MemoryConfig[*int, int]{}).Save(io.Discard))
-	require.EqualError(t, newMemory(t, cache.MemoryConfig[string, *int]{}).Save(io.Discard), "cache: save: values of type *int cannot be encoded")
+	require.EqualError(t, newMemory(t, cache.MemoryConfig[string, *int]{}).Save(io.Discard),
+		"cache: save: values of type *int cannot be encoded")
 	require.Error(t, newMemory(t, cache.MemoryConfig[string, **key]{}).Save(io.Discard))
 
 	type address struct {
@@ -337,7 +384,8 @@ func TestSaveRefusesWhatWouldComeBackAsSomethingElse(t *testing.T) {
 	require.Equal(t, &key{}, v, "a pointer to a struct is kept, be it zero")
 }
 
-// Nor does a key come back that is being loaded: Set could overwrite it in place, and then the load would overwrite that.
+// Nor does a key come back that is being loaded: Set could overwrite it in place, and then the
+// load would overwrite that.
 func TestRestoreLeavesAloneWhatIsBeingLoaded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := cache.MemoryConfig[string, int]{}
@@ -345,7 +393,10 @@ func TestRestoreLeavesAloneWhatIsBeingLoaded(t *testing.T) {
 		m := newMemory(t, cfg)
 		release := make(chan struct{})
 		go func() {
-			_, _ = m.Load(t.Context(), "k", func(context.Context, string) (int, error) { <-release; return 2, nil })
+			_, _ = m.Load(t.Context(), "k", func(context.Context, string) (int, error) {
+				<-release
+				return 2, nil
+			})
 		}()
 		synctest.Wait()
 		require.NoError(t, m.Restore(bytes.NewReader(data)))

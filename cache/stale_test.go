@@ -20,7 +20,7 @@ func TestC41_AStaleKeyIsRefreshedOnceAndRefreshesAreBounded(t *testing.T) {
 		var background atomic.Int64
 		m := newMemory(t, cache.MemoryConfig[string, int]{TTL: minute, Stale: time.Hour, MaxBackground: 3,
 			Observe: func(_ context.Context, e cache.MemoryEvent[string, int]) {
-				if e.Kind == cache.Loaded && e.Background {
+				if e.Kind == cache.MemoryLoaded && e.Background {
 					background.Add(1)
 				}
 			}})
@@ -105,10 +105,11 @@ func TestSoftAndHardTTL(t *testing.T) {
 				for _, many := range []bool{false, true} {
 					v, err := m.Load(t.Context(), "k", s.load)
 					if many {
-						m, e := m.LoadMany(t.Context(), []string{"k"}, func(ctx context.Context, _ []string) (map[string]int, error) {
-							v, err := s.load(ctx, "k")
-							return map[string]int{"k": v}, err
-						})
+						m, e := m.LoadMany(t.Context(), []string{"k"},
+							func(ctx context.Context, _ []string) (map[string]int, error) {
+								v, err := s.load(ctx, "k")
+								return map[string]int{"k": v}, err
+							})
 						v, err = m["k"], e
 					}
 					if tt.want == 0 {
@@ -155,12 +156,15 @@ func TestStaleIfErrorTriesAgainAfterErrorTTL(t *testing.T) {
 
 func TestErrorsAreKeptForTheirTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := newMemory(t, cache.MemoryConfig[string, int]{IdleTTL: 24 * time.Hour, ErrorTTL: func(_ string, err error) time.Duration {
-			if errors.Is(err, cache.ErrNotFound) {
-				return time.Minute
-			}
-			return 0
-		}})
+		m := newMemory(t, cache.MemoryConfig[string, int]{
+			IdleTTL: 24 * time.Hour,
+			ErrorTTL: func(_ string, err error) time.Duration {
+				if errors.Is(err, cache.ErrNotFound) {
+					return time.Minute
+				}
+				return 0
+			},
+		})
 		var s source
 		s.fail(cache.ErrNotFound)
 		for range 3 {
@@ -199,9 +203,13 @@ func TestErrorsAreKeptForTheirTTL(t *testing.T) {
 }
 
 func TestKeptErrorsAreWithinTheBound(t *testing.T) {
-	m := newMemory(t, cache.MemoryConfig[int, int]{MaxEntries: 50, ErrorTTL: func(int, error) time.Duration { return time.Hour }})
+	m := newMemory(t, cache.MemoryConfig[int, int]{MaxEntries: 50, ErrorTTL: func(int, error) time.Duration {
+		return time.Hour
+	}})
 	for k := range 1000 {
-		_, err := m.Load(t.Context(), k, func(context.Context, int) (int, error) { return 0, cache.ErrNotFound })
+		_, err := m.Load(t.Context(), k, func(context.Context, int) (int, error) {
+			return 0, cache.ErrNotFound
+		})
 		require.ErrorIs(t, err, cache.ErrNotFound)
 		require.LessOrEqual(t, m.Stats().Entries, 50)
 	}
@@ -240,9 +248,13 @@ func TestShortIdleTTLsAreProlongedByReads(t *testing.T) {
 
 func TestTTLsBeyondTheEndOfTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := newMemory(t, cache.MemoryConfig[string, int]{Jitter: 0.1, Stale: math.MaxInt64, StaleIfError: math.MaxInt64})
-		m.SetItem("long", cache.Item[int]{Value: 1, TTL: math.MaxInt64})
-		m.SetItem("short", cache.Item[int]{Value: 2, TTL: 1})
+		m := newMemory(t, cache.MemoryConfig[string, int]{
+			Jitter:       0.1,
+			Stale:        math.MaxInt64,
+			StaleIfError: math.MaxInt64,
+		})
+		m.SetItem("long", cache.MemoryItem[int]{Value: 1, TTL: math.MaxInt64})
+		m.SetItem("short", cache.MemoryItem[int]{Value: 2, TTL: 1})
 		time.Sleep(100 * 365 * 24 * time.Hour)
 		v, ok := m.Get("long")
 		require.True(t, ok)
@@ -259,7 +271,12 @@ func TestTTLsBeyondTheEndOfTime(t *testing.T) {
 // To the nanosecond, and without background loads: fresh, stale, good for a failure, gone.
 func TestTheEdgesOfTTLStaleAndStaleIfError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := newMemory(t, cache.MemoryConfig[string, int]{TTL: minute, Stale: time.Minute, StaleIfError: 2 * time.Minute, MaxBackground: -1})
+		m := newMemory(t, cache.MemoryConfig[string, int]{
+			TTL:           minute,
+			Stale:         time.Minute,
+			StaleIfError:  2 * time.Minute,
+			MaxBackground: -1,
+		})
 		s := source{}
 		s.fail(cache.ErrNotFound)
 		start := time.Now()

@@ -5,51 +5,62 @@ import (
 	"sync/atomic"
 )
 
-// An Invalidation is what becomes of the entries that [Memory.InvalidateTag] meets.
+// An Invalidation is what becomes of the entries that an invalidation is about. Its zero value is
+// neither Soft nor Hard, and is refused: every caller says which.
 type Invalidation int
 
 const (
-	// Hard entries are gone.
-	Hard Invalidation = iota
 	// Soft entries are as if their TTL had just ended: [MemoryConfig.Stale] and
 	// [MemoryConfig.StaleIfError] apply.
-	Soft
+	Soft Invalidation = iota + 1
+	// Hard entries are gone.
+	Hard
 )
 
-// A tag knows when it was last invalidated, in terms of tagIndex.clock. An entry
-// is valid if its own reading of the clock is not older. That makes invalidation
-// a single store, however many entries there are; they are collected when met.
+func (i Invalidation) String() string {
+	switch i {
+	case Soft:
+		return "soft"
+	case Hard:
+		return "hard"
+	}
+	return "unknown"
+}
+
+// A tag knows when it was last invalidated, in terms of tagIndex.clock. An entry is valid if its
+// own reading of the clock is not older. That makes invalidation a single store, however many
+// entries there are.
 type tag struct {
 	name string
 	hard atomic.Uint64
-	// Soft invalidations: the latest, and an earlier one whose entries may still be of
-	// use. What was stored between the two may pass for younger than it is, but
-	// not for ever: once the earlier one's time is over it becomes a hard one.
+	// Soft invalidations: the latest, and an earlier one whose entries may still be of use. What
+	// was stored between the two may pass for younger than it is, but not for ever: once the
+	// earlier one's time is over, it becomes a hard one.
 	soft, first     atomic.Uint64
 	softAt, firstAt atomic.Int64 // Memory.now of these
-	refs            int          // entries that have it; guarded by tagIndex.mu
+	refs            int          // entries that have the tag; guarded by tagIndex.mu
 }
 
 // A tagIndex holds the tags of a Memory.
 type tagIndex struct {
-	softFor int64         // nanoseconds for which what was invalidated softly is of use
+	softFor int64         // nanoseconds for which an entry is of use after a soft invalidation
 	clock   atomic.Uint64 // counts invalidations
 	loading atomic.Int64  // loads under way
 
 	mu sync.Mutex // guards the fields below
-	// A tag that no entry has stays while a load that began before its
-	// invalidation may still bring a value with it.
+	// A tag that no entry has stays while a load that began before its invalidation may still
+	// bring a value with it.
 	tags  map[string]*tag
-	empty []*tag // such tags; may name one twice, or one that has entries again
-	floor uint64 // loads that read the clock before this cannot store tagged values
+	empty []*tag // such tags; may hold one twice, or one that has entries again
+	floor uint64 // loads that read less on the clock cannot store tagged values
 }
 
-// maxEmptyTags bounds what a flood of invalidations of tags that nothing has can
-// occupy. Beyond it, the loads under way lose the right to store tagged values.
+// maxEmptyTags bounds the memory that a flood of invalidations of unused tags can take. Beyond it,
+// the loads under way lose the right to store tagged values.
 const maxEmptyTags = 1024
 
-// acquire returns the tags by name for an entry that is about to be stored, and
-// whether an entry that read the clock at seq may still be.
+// acquire returns the tags by name for an entry that is about to be stored. It reports false if an
+// entry whose reading of the clock is seq may not be stored any more.
 func (x *tagIndex) acquire(names []string, seq uint64) (tags []*tag, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -77,7 +88,7 @@ func (x *tagIndex) acquire(names []string, seq uint64) (tags []*tag, ok bool) {
 	return tags, true
 }
 
-// invalidatedSince reports the latest hard invalidation of any of the tags, 0 if none is newer than seq.
+// invalidatedSince returns the latest invalidation of any of the tags; 0 if none is newer than seq.
 func (x *tagIndex) invalidatedSince(names []string, seq uint64) uint64 {
 	if len(names) == 0 || x.clock.Load() == seq {
 		return 0
@@ -99,7 +110,7 @@ func (x *tagIndex) invalidatedSince(names []string, seq uint64) uint64 {
 	return latest
 }
 
-// release gives back the tags of an entry that has left.
+// release gives back the tags of an entry that was removed.
 func (x *tagIndex) release(tags []*tag) {
 	if len(tags) == 0 {
 		return
@@ -119,15 +130,14 @@ func (x *tagIndex) release(tags []*tag) {
 	x.trimLocked()
 }
 
-// invalidate marks what has the tag.
 func (x *tagIndex) invalidate(name string, how Invalidation, now int64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	seq := x.clock.Add(1)
 	t := x.tags[name]
 	if t == nil {
-		// A load increments loading before it reads the clock. So if there is
-		// none here, one that comes will read seq, and needs no trace of it.
+		// A load increments loading before it reads the clock. So if there is none here, the next
+		// one will read seq, and need not know of this invalidation.
 		if x.loading.Load() == 0 {
 			x.trimLocked()
 			return
@@ -155,7 +165,7 @@ func (x *tagIndex) invalidate(name string, how Invalidation, now int64) {
 	x.trimLocked()
 }
 
-// trimLocked drops the tags without entries when they are too many or of no more use.
+// trimLocked drops the tags without entries when they are too many, or when no load needs them.
 func (x *tagIndex) trimLocked() {
 	if len(x.empty) == 0 || len(x.empty) <= maxEmptyTags && x.loading.Load() > 0 {
 		return

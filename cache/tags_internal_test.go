@@ -9,11 +9,13 @@ import (
 )
 
 func TestTagsWithoutEntriesAreForgotten(t *testing.T) {
-	m, err := NewMemory(MemoryConfig[int, int]{MaxEntries: 100, Tags: func(k, _ int) []string { return []string{fmt.Sprint(k), "all"} }})
+	m, err := NewMemory(MemoryConfig[int, int]{MaxEntries: 100, Tags: func(k, _ int) []string {
+		return []string{fmt.Sprint(k), "all"}
+	}})
 	require.NoError(t, err)
 	for k := range 10_000 {
 		m.Set(k, k)
-		m.InvalidateTag(fmt.Sprint(k-50), Invalidation(k%2))
+		m.InvalidateTag(fmt.Sprint(k-50), Soft+Invalidation(k%2))
 		m.InvalidateTag(fmt.Sprint("unknown ", k), Hard)
 	}
 	require.LessOrEqual(t, len(m.tags.tags), 101)

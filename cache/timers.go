@@ -1,8 +1,8 @@
 package cache
 
-// timers is a hierarchical timing wheel over the slots of a shard: each change
-// costs the same however many entries there are. Nothing runs it: writes do,
-// so an entry may stay in memory beyond its time, where no reader sees it.
+// timers is a hierarchical timing wheel over the slots of a shard: each change costs the same
+// however many entries there are. Only writes advance it, so an entry may stay in memory beyond
+// its time, where no reader sees it.
 type timers struct {
 	now   int64
 	nodes []timer // by slot
@@ -18,7 +18,7 @@ const (
 	levels     = 4
 	bucketBits = 6
 	buckets    = 1 << bucketBits
-	tickBits   = 30 // a tick of the lowest level is about a second, of the highest three days
+	tickBits   = 30 // a tick of the lowest level is 2^30 ns, about a second; of the highest, three days
 )
 
 func newTimers(now int64) *timers { return &timers{now: now} }
@@ -40,7 +40,7 @@ func (w *timers) schedule(slot uint32, at int64) {
 		if tick-current < buckets {
 			break
 		}
-		tick = current + buckets - 1 // beyond the highest level: look again then
+		tick = current + buckets - 1 // beyond this level; in the highest, advance looks again then
 	}
 	b := uint32(level<<bucketBits | tick&(buckets-1))
 	head := w.heads[b]
@@ -68,30 +68,48 @@ func (w *timers) cancel(slot uint32) {
 	w.nodes[slot] = timer{}
 }
 
-// advance calls due for every slot whose time may have come. The timer is stopped
-// then; due returns when it should be looked at again, or 0. It must not stop other timers.
+// advance calls due for every slot whose time may have come. The timer is stopped then; due returns
+// when the slot should be looked at again, or 0. It must not stop other timers.
 func (w *timers) advance(now int64, due func(slot uint32) (later int64)) {
 	then := w.now
 	if now>>tickBits <= then>>tickBits {
 		return
 	}
 	w.now = now
+	passed(then, now, func(bucket int64) {
+		// Take the list first: a timer that is set anew may come into the same bucket.
+		slot := w.heads[bucket]
+		w.heads[bucket] = 0
+		for slot != 0 {
+			next := w.nodes[slot].next
+			w.nodes[slot] = timer{}
+			if later := due(slot); later != 0 {
+				w.schedule(slot, later)
+			}
+			slot = next
+		}
+	})
+}
+
+// due calls yield for every slot for which advance would call due, and changes nothing.
+func (w *timers) due(now int64, yield func(slot uint32)) {
+	passed(w.now, now, func(bucket int64) {
+		for slot := w.heads[bucket]; slot != 0; slot = w.nodes[slot].next {
+			yield(slot)
+		}
+	})
+}
+
+// passed calls yield for every bucket whose tick is over at now and was not at then, once.
+func passed(then, now int64, yield func(bucket int64)) {
+	if now>>tickBits <= then>>tickBits {
+		return
+	}
 	for level := range int64(levels) {
 		shift := tickBits + bucketBits*level
 		last := now >> shift
 		for tick := max(then>>shift, last-buckets) + 1; tick <= last; tick++ {
-			b := level<<bucketBits | tick&(buckets-1)
-			// Take the list first: a timer that is set anew may come to the same bucket.
-			slot := w.heads[b]
-			w.heads[b] = 0
-			for slot != 0 {
-				next := w.nodes[slot].next
-				w.nodes[slot] = timer{}
-				if later := due(slot); later != 0 {
-					w.schedule(slot, later)
-				}
-				slot = next
-			}
+			yield(level<<bucketBits | tick&(buckets-1))
 		}
 	}
 }

@@ -6,9 +6,12 @@ import (
 	"unsafe"
 )
 
-// A storage is how an entry keeps its value. Numbers and pointers of 64 bits
-// can be overwritten where they are, while readers read them; for anything else an
-// overwrite takes a new entry.
+// A storage is how an entry keeps its value. Numbers and pointers of 64 bits can be overwritten
+// where they are, while readers read them; for anything else an overwrite takes a new entry.
+//
+// Only package unsafe lets a value of type V be read and written atomically. It is worth it for
+// what BenchmarkMemoryOverwrite measures: 27 ns and no allocation instead of 600 ns and 32 bytes
+// (int64, two processors).
 type storage uint8
 
 const (
@@ -17,8 +20,8 @@ const (
 	asPointer
 )
 
-// storageFor chooses by the type and not by size alone: the garbage collector
-// must know what is a pointer, and the processor wants words aligned.
+// storageFor chooses by the type and not by size alone: the garbage collector must know what is a
+// pointer, and atomic operations need words that are aligned.
 func storageFor[V any]() storage {
 	t := reflect.TypeFor[V]()
 	if t.Size() != 8 || t.Align() != 8 {
@@ -33,7 +36,6 @@ func storageFor[V any]() storage {
 	return asValue
 }
 
-// load returns the value of e.
 func (e *entry[K, V]) load(as storage) V {
 	switch p := unsafe.Pointer(&e.value); as {
 	case asWord:
@@ -46,7 +48,7 @@ func (e *entry[K, V]) load(as storage) V {
 	return e.value
 }
 
-// store overwrites the value of e, which must not be kept asValue.
+// store overwrites the value of e. It must not be called if values are kept asValue.
 func (e *entry[K, V]) store(as storage, value V) {
 	p := unsafe.Pointer(&e.value)
 	if as == asWord {

@@ -1,0 +1,60 @@
+package cache
+
+// MemoryStats is a snapshot of the counters and gauges of a [Memory]. It belongs to its reader.
+type MemoryStats struct {
+	Hits       uint64  `json:"hits"`        // a fresh value or a kept error was there
+	StaleHits  uint64  `json:"stale_hits"`  // a stale value was returned without waiting
+	Misses     uint64  `json:"misses"`      // neither
+	Fallbacks  uint64  `json:"fallbacks"`   // loads that failed and were answered with a stale value
+	HitRatio   float64 `json:"hit_ratio"`   // (Hits + StaleHits) / all; 0 if nothing was read
+	Loads      uint64  `json:"loads"`       // that have ended; LoadMany counts one per key
+	LoadErrors uint64  `json:"load_errors"` // of these, failed
+	Loading    int     `json:"loading"`     // calls of loaders, and of Restore, under way
+
+	Removals map[MemoryReason]uint64 `json:"removals"` // has every reason
+	Refusals uint64                  `json:"refusals"` // values too heavy to store, or with a NaN key
+
+	// Entries counts kept errors and entries whose tag was invalidated, as long as they take up
+	// room. It leaves out entries that have expired, give or take a second.
+	Entries int `json:"entries"`
+	// Weight is the sum of the weights of Entries: without a Weigher the same number.
+	Weight int64 `json:"weight"`
+}
+
+// Stats returns a snapshot. It removes nothing and calls nobody: an entry that has expired is not
+// counted any more, but stays in memory until something is written, and is reported then.
+func (m *Memory[K, V]) Stats() MemoryStats {
+	st := MemoryStats{
+		StaleHits:  m.loads.stale.Load(),
+		Fallbacks:  m.loads.fallbacks.Load(),
+		Loads:      m.loads.done.Load(),
+		LoadErrors: m.loads.failed.Load(),
+		Loading:    int(m.tags.loading.Load()),
+		Removals:   make(map[MemoryReason]uint64, causes),
+	}
+	for i := range m.counters {
+		st.Hits += m.counters[i].hits.Load()
+		st.Misses += m.counters[i].misses.Load()
+		st.Removals[MemoryReplaced] += m.counters[i].swaps.Load()
+	}
+	// All shards are locked at once, so that the sum is one that was.
+	for i := range m.shards {
+		m.shards[i].mu.Lock()
+	}
+	now := m.now()
+	for i := range m.shards {
+		s := &m.shards[i]
+		for why, n := range s.removed {
+			st.Removals[cause(why).reason()] += n
+		}
+		st.Refusals += s.refused
+		entries, weight := s.expiredLocked(now)
+		st.Entries += s.count - entries
+		st.Weight += s.weight - weight
+		s.mu.Unlock()
+	}
+	if hits, all := st.Hits+st.StaleHits, st.Hits+st.StaleHits+st.Misses; all > 0 {
+		st.HitRatio = float64(hits) / float64(all)
+	}
+	return st
+}
