@@ -49,7 +49,7 @@ func TestAvoidConcurrently(t *testing.T) {
 			wg.Go(func() { _, _ = get(ctx, b) })
 			synctest.Wait()
 		}
-		for addr, n := range b.Stats().HostInFlight {
+		for addr, n := range b.Stats().EndpointInFlight {
 			require.Equal(t, 1, n, addr)
 		}
 		wg.Wait()

@@ -1,10 +1,12 @@
 package balancer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"strings"
 	"sync"
@@ -12,11 +14,12 @@ import (
 	"time"
 )
 
-// Errors of [Balancer.RoundTrip]. All of them say NotSent.
+// Errors of [Balancer.RoundTrip]: the request was not sent. What is returned says so by a method
+// NotSent() bool; ErrNoEndpoints itself is returned as a [*NoEndpointsError].
 var (
-	// ErrNoHosts reports that no endpoint could be tried, or that none of those tried took the request.
-	// [*NoHostsError] has the details.
-	ErrNoHosts = errors.New("balancer: no hosts")
+	// ErrNoEndpoints reports that no endpoint could be tried, or that none of those tried took the
+	// request.
+	ErrNoEndpoints = errors.New("balancer: no endpoints")
 
 	// ErrTooManyTargets reports that a request named one target more than [Config.MaxTargets].
 	ErrTooManyTargets = error(notSent("balancer: too many targets"))
@@ -25,20 +28,21 @@ var (
 	ErrClosed = error(notSent("balancer: closed"))
 )
 
+// A notSent is an error that is final: it has no RetryAfter.
 type notSent string
 
 func (e notSent) Error() string { return string(e) }
 func (e notSent) NotSent() bool { return true }
 
-// A NoHostsError says why a request was not sent. It matches [ErrNoHosts].
-type NoHostsError struct {
+// A NoEndpointsError says why a request was not sent. It matches [ErrNoEndpoints].
+type NoEndpointsError struct {
 	Target string
 	Tried  int   // endpoints that could not be reached, or whose wrapper refused
 	Err    error // the last of their errors, or the resolver's; may be nil
 }
 
-func (e *NoHostsError) Error() string {
-	s := "balancer: no hosts for " + e.Target
+func (e *NoEndpointsError) Error() string {
+	s := "balancer: no endpoints for " + e.Target
 	if e.Tried > 0 {
 		s += fmt.Sprintf(": tried %d", e.Tried)
 	}
@@ -48,18 +52,18 @@ func (e *NoHostsError) Error() string {
 	return s
 }
 
-// Is makes errors.Is(err, ErrNoHosts) true.
-func (e *NoHostsError) Is(target error) bool { return target == ErrNoHosts }
+// Is makes errors.Is(err, ErrNoEndpoints) true.
+func (e *NoEndpointsError) Is(target error) bool { return target == ErrNoEndpoints }
 
 // Unwrap returns the cause.
-func (e *NoHostsError) Unwrap() error { return e.Err }
+func (e *NoEndpointsError) Unwrap() error { return e.Err }
 
 // NotSent tells a retry layer that the request never left.
-func (e *NoHostsError) NotSent() bool { return true }
+func (e *NoEndpointsError) NotSent() bool { return true }
 
 // RetryAfter returns how long the last endpoint's wrapper asked to wait; else a second, in which a
 // health check or a resolver may find one.
-func (e *NoHostsError) RetryAfter() time.Duration {
+func (e *NoEndpointsError) RetryAfter() time.Duration {
 	var r interface{ RetryAfter() time.Duration }
 	if errors.As(e.Err, &r) {
 		return r.RetryAfter()
@@ -70,10 +74,11 @@ func (e *NoHostsError) RetryAfter() time.Duration {
 // A Balancer is an http.RoundTripper that spreads requests over the endpoints of their targets. Create
 // one with [New]. It is safe for concurrent use.
 type Balancer struct {
-	origin time.Time
-	cfg    atomic.Pointer[Config]
-	pools  atomic.Pointer[map[targetKey]*pool] // replaced as a whole
-	views  sync.Pool                           // of *View
+	origin   time.Time
+	template *http.Transport // if Config.Transport is nil
+	cfg      atomic.Pointer[Config]
+	pools    atomic.Pointer[map[targetKey]*pool] // replaced as a whole
+	views    sync.Pool                           // of *View
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -92,7 +97,8 @@ func New(cfg Config) (*Balancer, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Balancer{origin: time.Now()}
+	b := &Balancer{origin: time.Now(), template: defaultTransport()}
+	cfg.Transport = cmp.Or(cfg.Transport, b.template)
 	b.views.New = func() any { return new(View) }
 	b.cfg.Store(&cfg)
 	b.pools.Store(&map[targetKey]*pool{})
@@ -168,18 +174,15 @@ func (b *Balancer) drop(p *pool) bool {
 // Reload replaces the configuration. What is known of targets and endpoints stays, and so do
 // connections if cfg.Transport, Conns and ConnLife are the same. On an error nothing changes.
 func (b *Balancer) Reload(cfg Config) error {
-	given := cfg.Transport
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return err
 	}
+	cfg.Transport = cmp.Or(cfg.Transport, b.template)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
 		return ErrClosed
-	}
-	if old := b.cfg.Load(); given == nil && old.defaultTransport {
-		cfg.Transport = old.Transport
 	}
 	b.cfg.Store(&cfg)
 	for _, p := range *b.pools.Load() {

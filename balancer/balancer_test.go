@@ -91,15 +91,15 @@ func pickOf(t *testing.T, b *balancer.Balancer) balancer.Pick {
 }
 
 // statusOf returns what the Balancer says of one endpoint of users.internal.
-func statusOf(t *testing.T, b *balancer.Balancer, addr string) balancer.HostStatus {
+func statusOf(t *testing.T, b *balancer.Balancer, addr string) balancer.EndpointStatus {
 	t.Helper()
-	for _, h := range b.Hosts("http://users.internal") {
+	for _, h := range b.Endpoints("http://users.internal") {
 		if h.Addr == addr {
 			return h
 		}
 	}
 	t.Fatalf("no endpoint %s", addr)
-	return balancer.HostStatus{}
+	return balancer.EndpointStatus{}
 }
 
 // events collects what a Balancer observes.
@@ -158,10 +158,10 @@ func TestTargetsAreOfSchemeAndHost(t *testing.T) {
 	err := send("http://orders.internal/")
 	require.ErrorIs(t, err, balancer.ErrTooManyTargets)
 	require.True(t, notSent(err))
-	require.Len(t, b.Hosts("http://Users.Internal"), 1)
-	require.Equal(t, uint64(2), b.Hosts("http://users.internal")[0].Requests)
-	require.Nil(t, b.Hosts("http://orders.internal"))
-	require.Nil(t, b.Hosts("users.internal"))
+	require.Len(t, b.Endpoints("http://Users.Internal"), 1)
+	require.Equal(t, uint64(2), b.Endpoints("http://users.internal")[0].Requests)
+	require.Nil(t, b.Endpoints("http://orders.internal"))
+	require.Nil(t, b.Endpoints("users.internal"))
 }
 
 func notSent(err error) bool {
@@ -222,7 +222,7 @@ func TestCloseWaitsForRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := balancer.New(balancer.Config{
 			Resolver: balancer.Static("a:1"),
-			Health:   balancer.Health{Path: "/healthz"},
+			Health:   balancer.HealthConfig{Path: "/healthz"},
 			Wrap: upstream(func(_ balancer.Endpoint, r *http.Request) (*http.Response, error) {
 				time.Sleep(time.Second)
 				return answer(200), nil
@@ -284,12 +284,12 @@ func TestStatsAndHostsAreJSON(t *testing.T) {
 	s := b.Stats()
 	require.Equal(t, uint64(1), s.Requests)
 	require.Equal(t, uint64(1), s.Failures)
-	require.Equal(t, map[string]uint64{"a:1": 1}, s.HostRequests)
-	require.Equal(t, map[string]uint64{"a:1": 1}, s.HostFailures)
-	require.Equal(t, map[string]int{"a:1": 0}, s.HostInFlight)
+	require.Equal(t, map[string]uint64{"a:1": 1}, s.EndpointRequests)
+	require.Equal(t, map[string]uint64{"a:1": 1}, s.EndpointFailures)
+	require.Equal(t, map[string]int{"a:1": 0}, s.EndpointInFlight)
 	_, err := json.Marshal(s)
 	require.NoError(t, err)
-	table, err := json.Marshal(b.Hosts("http://users.internal"))
+	table, err := json.Marshal(b.Endpoints("http://users.internal"))
 	require.NoError(t, err)
 	var rows []map[string]any
 	require.NoError(t, json.Unmarshal(table, &rows))

@@ -36,7 +36,7 @@ func pickOnce(g *group, v *View, now int64) {
 	if !ok {
 		panic("no host")
 	}
-	g.reply(&p, now, 20_000_000+now%1_000_000, success, 0)
+	g.reply(&p, now, 20_000_000+now%1_000_000, Success, 0)
 	g.finish(&p, now, false)
 }
 

@@ -102,7 +102,7 @@ func TestCloseEndsWarm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dials := make(chan struct{}, 10)
 		b, err := balancer.New(balancer.Config{
-			Resolver: balancer.Static("a:1"), Health: balancer.Health{Timeout: time.Hour},
+			Resolver: balancer.Static("a:1"), Health: balancer.HealthConfig{Timeout: time.Hour},
 			Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				dials <- struct{}{}
 				<-ctx.Done()

@@ -30,65 +30,65 @@ func TestNewNamesEveryInvalidField(t *testing.T) {
 		"typed nil resolver": {func(c *balancer.Config) { c.Resolver = nilPushed }, "Resolver: is required"},
 		"empty address":      {func(c *balancer.Config) { c.Resolver = balancer.Static("a:1", "") }, "Resolver: endpoint 1 has no address"},
 		"empty path":         {func(c *balancer.Config) { c.Resolver = balancer.Static("unix:") }, "Resolver: endpoint 0 has no address"},
-		"subset of nil":      {func(c *balancer.Config) { c.Resolver = balancer.Subset(nil, "k", 1) }, "Resolver: Subset: the resolver is nil"},
-		"subset of nothing":  {func(c *balancer.Config) { c.Resolver = balancer.Subset(balancer.Static("a:1"), "k", 0) }, "Resolver: Subset: size 0 is not positive"},
+		"subset of nil":      {func(c *balancer.Config) { c.Resolver = balancer.Subset(nil, "k", 1) }, "Resolver: the resolver of a Subset is nil"},
+		"subset of nothing":  {func(c *balancer.Config) { c.Resolver = balancer.Subset(balancer.Static("a:1"), "k", 0) }, "Resolver: the size of a Subset, 0, is not positive"},
 		"subset of bad":      {func(c *balancer.Config) { c.Resolver = balancer.Subset(balancer.Static(""), "k", 1) }, "Resolver: endpoint 0 has no address"},
-		"DNS interval":       {func(c *balancer.Config) { c.Resolver = balancer.DNS(balancer.DNSConfig{Interval: -1}) }, "Resolver: DNSConfig.Interval: -1ns is negative"},
-		"DNS linger":         {func(c *balancer.Config) { c.Resolver = balancer.DNS(balancer.DNSConfig{Linger: -1}) }, "Resolver: DNSConfig.Linger: -1ns is negative"},
-		"DNS endpoints":      {func(c *balancer.Config) { c.Resolver = balancer.DNS(balancer.DNSConfig{MaxEndpoints: -1}) }, "Resolver: DNSConfig.MaxEndpoints: -1 is negative"},
-		"DNS network":        {func(c *balancer.Config) { c.Resolver = balancer.DNS(balancer.DNSConfig{Network: "tcp"}) }, `Resolver: DNSConfig.Network: "tcp" is not`},
-		"DNS proto":          {func(c *balancer.Config) { c.Resolver = balancer.DNS(balancer.DNSConfig{Proto: "sctp"}) }, `Resolver: DNSConfig.Proto: "sctp" is not`},
+		"DNS interval":       {func(c *balancer.Config) { c.Resolver = balancer.DNS(balancer.DNSConfig{Interval: -1}) }, "Resolver.Interval: -1ns is negative"},
+		"DNS linger":         {func(c *balancer.Config) { c.Resolver = balancer.DNS(balancer.DNSConfig{Linger: -1}) }, "Resolver.Linger: -1ns is negative"},
+		"DNS endpoints":      {func(c *balancer.Config) { c.Resolver = balancer.DNS(balancer.DNSConfig{MaxEndpoints: -1}) }, "Resolver.MaxEndpoints: -1 is negative"},
+		"DNS network":        {func(c *balancer.Config) { c.Resolver = balancer.DNS(balancer.DNSConfig{Network: "tcp"}) }, `Resolver.Network: "tcp" is not`},
+		"DNS proto":          {func(c *balancer.Config) { c.Resolver = balancer.DNS(balancer.DNSConfig{Proto: "sctp"}) }, `Resolver.Proto: "sctp" is not`},
 		"typed nil policy":   {func(c *balancer.Config) { c.Policy = (*customPolicy)(nil) }, "Policy: is a nil *balancer_test.customPolicy"},
 		"least of one":       {func(c *balancer.Config) { c.Policy = balancer.LeastRequest(1) }, "Policy: LeastRequest(1)"},
 		"peak without decay": {func(c *balancer.Config) { c.Policy = balancer.PeakEWMA(0) }, "Policy: PeakEWMA needs"},
-		"hash without key":   {func(c *balancer.Config) { c.Policy = balancer.Hash(balancer.HashConfig{}) }, "Policy: HashConfig.Key: is required"},
-		"hash bound":         {func(c *balancer.Config) { c.Policy = balancer.Hash(balancer.HashConfig{Key: key, Bound: 0.5}) }, "Policy: HashConfig.Bound: 0.5"},
-		"hash bound NaN":     {func(c *balancer.Config) { c.Policy = balancer.Hash(balancer.HashConfig{Key: key, Bound: math.NaN()}) }, "Policy: HashConfig.Bound: NaN"},
+		"hash without key":   {func(c *balancer.Config) { c.Policy = balancer.Hash(balancer.HashConfig{}) }, "Policy.Key: is required"},
+		"hash bound":         {func(c *balancer.Config) { c.Policy = balancer.Hash(balancer.HashConfig{Key: key, Bound: 0.5}) }, "Policy.Bound: 0.5"},
+		"hash bound NaN":     {func(c *balancer.Config) { c.Policy = balancer.Hash(balancer.HashConfig{Key: key, Bound: math.NaN()}) }, "Policy.Bound: NaN"},
 		"hash next": {func(c *balancer.Config) {
 			c.Policy = balancer.Hash(balancer.HashConfig{Key: key, Next: balancer.LeastRequest(1)})
-		}, "Policy: HashConfig.Next: LeastRequest(1)"},
+		}, "Policy.Next: LeastRequest(1)"},
 		"hash nil next": {func(c *balancer.Config) {
 			c.Policy = balancer.Hash(balancer.HashConfig{Key: key, Next: (*customPolicy)(nil)})
-		}, "Policy: HashConfig.Next: is a nil"},
-		"sticky secret": {func(c *balancer.Config) { c.Policy = balancer.Sticky(balancer.StickyConfig{Secret: []byte("short")}) }, "Policy: StickyConfig.Secret:"},
+		}, "Policy.Next: is a nil"},
+		"sticky secret": {func(c *balancer.Config) { c.Policy = balancer.Sticky(balancer.StickyConfig{Secret: []byte("short")}) }, "Policy.Secret:"},
 		"sticky name": {func(c *balancer.Config) {
 			c.Policy = balancer.Sticky(balancer.StickyConfig{Secret: make([]byte, 16), Name: "a b"})
-		}, "Policy: StickyConfig.Name:"},
+		}, "Policy.Name:"},
 		"sticky age": {func(c *balancer.Config) {
 			c.Policy = balancer.Sticky(balancer.StickyConfig{Secret: make([]byte, 16), MaxAge: time.Second - 1})
-		}, "Policy: StickyConfig.MaxAge:"},
+		}, "Policy.MaxAge:"},
 		"sticky next": {func(c *balancer.Config) {
 			c.Policy = balancer.Sticky(balancer.StickyConfig{Secret: make([]byte, 16), Next: balancer.PeakEWMA(-1)})
-		}, "Policy: StickyConfig.Next: PeakEWMA"},
+		}, "Policy.Next: PeakEWMA"},
 		"probing rate": {func(c *balancer.Config) {
 			c.Policy = balancer.Probing(balancer.ProbingConfig{Rate: math.NaN()})
-		}, "Policy: ProbingConfig.Rate:"},
+		}, "Policy.Rate:"},
 		"probing age": {func(c *balancer.Config) {
 			c.Policy = balancer.Probing(balancer.ProbingConfig{MaxAge: -1})
-		}, "Policy: ProbingConfig.MaxAge:"},
+		}, "Policy.MaxAge:"},
 		"probing next": {func(c *balancer.Config) {
 			c.Policy = balancer.Probing(balancer.ProbingConfig{Next: balancer.LeastRequest(1)})
-		}, "Policy: ProbingConfig.Next: LeastRequest(1)"},
+		}, "Policy.Next: LeastRequest(1)"},
 		"probing nil next": {func(c *balancer.Config) {
 			c.Policy = balancer.Probing(balancer.ProbingConfig{Next: (*customPolicy)(nil)})
-		}, "Policy: ProbingConfig.Next: is a nil"},
+		}, "Policy.Next: is a nil"},
 		"probing twice": {func(c *balancer.Config) {
 			c.Policy = balancer.Probing(balancer.ProbingConfig{Next: balancer.Hash(balancer.HashConfig{Key: key, Next: balancer.Probing(balancer.ProbingConfig{})})})
-		}, "Policy: ProbingConfig.Next: is Probing"},
-		"sticky twice":        {func(c *balancer.Config) { c.Policy = sticky(sticky(nil)) }, "Policy: StickyConfig.Next: Sticky"},
-		"sticky after hash":   {func(c *balancer.Config) { c.Policy = balancer.Hash(balancer.HashConfig{Key: key, Next: sticky(nil)}) }, "Policy: HashConfig.Next: Sticky"},
-		"sticky after probes": {func(c *balancer.Config) { c.Policy = balancer.Probing(balancer.ProbingConfig{Next: sticky(nil)}) }, "Policy: ProbingConfig.Next: Sticky"},
+		}, "Policy.Next: is Probing"},
+		"sticky twice":        {func(c *balancer.Config) { c.Policy = sticky(sticky(nil)) }, "Policy.Next: Sticky"},
+		"sticky after hash":   {func(c *balancer.Config) { c.Policy = balancer.Hash(balancer.HashConfig{Key: key, Next: sticky(nil)}) }, "Policy.Next: Sticky"},
+		"sticky after probes": {func(c *balancer.Config) { c.Policy = balancer.Probing(balancer.ProbingConfig{Next: sticky(nil)}) }, "Policy.Next: Sticky"},
 		"far within": {func(c *balancer.Config) {
 			c.Policy = sticky(balancer.Hash(balancer.HashConfig{Key: key, Next: balancer.Probing(balancer.ProbingConfig{Next: balancer.PeakEWMA(0)})}))
-		}, "Policy: StickyConfig.Next: HashConfig.Next: ProbingConfig.Next: PeakEWMA"},
+		}, "Policy.Next.Next.Next: PeakEWMA"},
 		"DialTLSContext": {func(c *balancer.Config) {
 			c.Transport = &http.Transport{DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return nil, nil }}
 		}, "Transport: only DialContext"},
 		"conns":                {func(c *balancer.Config) { c.Conns = -1 }, "Conns: -1 is negative"},
 		"conn life":            {func(c *balancer.Config) { c.ConnLife = -time.Second }, "ConnLife: -1s is negative"},
 		"warm":                 {func(c *balancer.Config) { c.Warm = -1 }, "Warm: -1 is negative"},
-		"panic":                {func(c *balancer.Config) { c.Panic = 1.5 }, "Panic: 1.5 is not a share"},
-		"panic NaN":            {func(c *balancer.Config) { c.Panic = math.NaN() }, "Panic: NaN is not a share"},
+		"panic":                {func(c *balancer.Config) { c.PanicBelow = 1.5 }, "PanicBelow: 1.5 is more than 1"},
+		"panic NaN":            {func(c *balancer.Config) { c.PanicBelow = math.NaN() }, "PanicBelow: NaN is not a finite number"},
 		"targets":              {func(c *balancer.Config) { c.MaxTargets = -1 }, "MaxTargets: -1 is negative"},
 		"health path":          {func(c *balancer.Config) { c.Health.Path = "healthz" }, `Health.Path: "healthz" does not start`},
 		"health path escape":   {func(c *balancer.Config) { c.Health.Path = "/%zz" }, `Health.Path: parse "/%zz"`},
@@ -97,17 +97,15 @@ func TestNewNamesEveryInvalidField(t *testing.T) {
 		"health timeout":       {func(c *balancer.Config) { c.Health.Timeout = -1 }, "Health.Timeout: -1ns is negative"},
 		"health rise":          {func(c *balancer.Config) { c.Health.Rise = -1 }, "Health.Rise: -1 is negative"},
 		"health fall":          {func(c *balancer.Config) { c.Health.Fall = -1 }, "Health.Fall: -1 is negative"},
-		"outlier latency":      {func(c *balancer.Config) { c.Outlier.Latency = 1 }, "Outlier.Latency: 1 does not exceed 1"},
-		"outlier latency NaN":  {func(c *balancer.Config) { c.Outlier.Latency = math.NaN() }, "Outlier.Latency: NaN"},
 		"outlier deviations":   {func(c *balancer.Config) { c.Outlier.Deviations = math.NaN() }, "Outlier.Deviations: NaN"},
 		"outlier interval":     {func(c *balancer.Config) { c.Outlier.Interval = -1 }, "Outlier.Interval: -1ns is negative"},
 		"outlier base":         {func(c *balancer.Config) { c.Outlier.Base = -1 }, "Outlier.Base: -1ns is negative"},
 		"outlier max":          {func(c *balancer.Config) { c.Outlier.Max = -1 }, "Outlier.Max: -1ns is negative"},
 		"outlier max and base": {func(c *balancer.Config) { c.Outlier.Base, c.Outlier.Max = time.Minute, time.Second }, "Outlier.Max: 1s is less than Base, 1m0s"},
-		"outlier share":        {func(c *balancer.Config) { c.Outlier.MaxEjected = 1.1 }, "Outlier.MaxEjected: 1.1 is not a share"},
+		"outlier share":        {func(c *balancer.Config) { c.Outlier.MaxEjected = 1.1 }, "Outlier.MaxEjected: 1.1 is more than 1"},
 		"outlier negative":     {func(c *balancer.Config) { c.Outlier.MaxEjected = -0.1 }, "Outlier.MaxEjected: -0.1 is negative"},
-		"outlier share NaN":    {func(c *balancer.Config) { c.Outlier.MaxEjected = math.NaN() }, "Outlier.MaxEjected: NaN is not a share"},
-		"outlier hosts":        {func(c *balancer.Config) { c.Outlier.MinHosts = -1 }, "Outlier.MinHosts: -1 is negative"},
+		"outlier share NaN":    {func(c *balancer.Config) { c.Outlier.MaxEjected = math.NaN() }, "Outlier.MaxEjected: NaN is not a finite number"},
+		"outlier hosts":        {func(c *balancer.Config) { c.Outlier.MinEndpoints = -1 }, "Outlier.MinEndpoints: -1 is negative"},
 		"outlier requests":     {func(c *balancer.Config) { c.Outlier.MinRequests = -1 }, "Outlier.MinRequests: -1 is negative"},
 	}
 	for name, tt := range tests {
@@ -121,7 +119,7 @@ func TestNewNamesEveryInvalidField(t *testing.T) {
 		})
 	}
 	t.Run("all together", func(t *testing.T) {
-		cfg := balancer.Config{Conns: -1, Panic: 2, Health: balancer.Health{Rise: -1}, Outlier: balancer.Outlier{MinHosts: -1}}
+		cfg := balancer.Config{Conns: -1, PanicBelow: 2, Health: balancer.HealthConfig{Rise: -1}, Outlier: balancer.OutlierConfig{MinEndpoints: -1}}
 		_, err := balancer.New(cfg)
 		require.Len(t, strings.Split(err.Error(), "\n"), 5)
 		cfg = good()
@@ -139,8 +137,8 @@ func (*customPolicy) Pick(*balancer.View, *http.Request) int { return 0 }
 
 func TestNegativeMeansOff(t *testing.T) {
 	newBalancer(t, balancer.Config{
-		Resolver: balancer.Static("a:1"), SlowStart: -1, Panic: -1, IdleTimeout: -1,
-		Outlier: balancer.Outlier{Consecutive: -1, Deviations: -1, Latency: -1},
+		Resolver: balancer.Static("a:1"), SlowStart: -1, PanicBelow: -1, IdleTimeout: -1,
+		Outlier: balancer.OutlierConfig{Consecutive: -1, Deviations: -1},
 	})
 }
 
@@ -166,11 +164,11 @@ func TestTimesDoNotOverflow(t *testing.T) {
 		b := newBalancer(t, balancer.Config{
 			Resolver: balancer.Static("a:1", "b:1"), Policy: balancer.RoundRobin(), Transport: net.transport(),
 			ConnLife: always, SlowStart: always, IdleTimeout: always,
-			Health: balancer.Health{Interval: always, Timeout: always, Check: func(_ context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
+			Health: balancer.HealthConfig{Interval: always, Timeout: always, Check: func(_ context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
 				checks <- e.Addr
 				return nil
 			}},
-			Outlier: balancer.Outlier{Interval: always, Base: always, Max: always},
+			Outlier: balancer.OutlierConfig{Interval: always, Base: always, Max: always},
 		})
 		for range 20 {
 			_, err := get(t.Context(), b)

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/trivet-go/trivet/internal/settings"
 )
 
 const (
@@ -74,27 +76,17 @@ func DNS(cfg DNSConfig) Resolver { return &dns{cfg} }
 type dns struct{ cfg DNSConfig }
 
 func (d *dns) validate() error {
-	var errs []error
-	bad := func(field, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("DNSConfig."+field+": "+format, args...))
+	f := settings.Of("balancer", "DNSConfig")
+	settings.NotNegative(f, "Interval", d.cfg.Interval)
+	settings.NotNegative(f, "Linger", d.cfg.Linger)
+	settings.NotNegative(f, "MaxEndpoints", d.cfg.MaxEndpoints)
+	if !slices.Contains([]string{"", "ip", "ip4", "ip6"}, d.cfg.Network) {
+		f.Add("Network", "%q is not ip, ip4 or ip6", d.cfg.Network)
 	}
-	c := d.cfg
-	if c.Interval < 0 {
-		bad("Interval", "%v is negative", c.Interval)
+	if !slices.Contains([]string{"", "tcp", "udp"}, d.cfg.Proto) {
+		f.Add("Proto", "%q is not tcp or udp", d.cfg.Proto)
 	}
-	if c.Linger < 0 {
-		bad("Linger", "%v is negative", c.Linger)
-	}
-	if c.MaxEndpoints < 0 {
-		bad("MaxEndpoints", "%d is negative", c.MaxEndpoints)
-	}
-	if !slices.Contains([]string{"", "ip", "ip4", "ip6"}, c.Network) {
-		bad("Network", "%q is not ip, ip4 or ip6", c.Network)
-	}
-	if !slices.Contains([]string{"", "tcp", "udp"}, c.Proto) {
-		bad("Proto", "%q is not tcp or udp", c.Proto)
-	}
-	return errors.Join(errs...)
+	return f.Err()
 }
 
 func (d *dns) Resolve(ctx context.Context, target *url.URL, refresh <-chan struct{}, update func([]Endpoint, error)) {

@@ -242,7 +242,7 @@ func TestL08_DNSTroubleKeepsTheLastGoodSet(t *testing.T) {
 				for range 18 {
 					time.Sleep(30 * time.Second)
 					require.NoError(t, send())
-					require.Len(t, b.Hosts("http://users.test"), 2)
+					require.Len(t, b.Endpoints("http://users.test"), 2)
 				}
 				alarms := 0
 				for _, e := range seen.of(balancer.TargetResolved) {
@@ -255,9 +255,9 @@ func TestL08_DNSTroubleKeepsTheLastGoodSet(t *testing.T) {
 
 				time.Sleep(2 * time.Minute)
 				synctest.Wait()
-				require.Empty(t, b.Hosts("http://users.test"), "it is used no longer than MaxStale")
+				require.Empty(t, b.Endpoints("http://users.test"), "it is used no longer than MaxStale")
 				err := send()
-				require.ErrorIs(t, err, balancer.ErrNoHosts)
+				require.ErrorIs(t, err, balancer.ErrNoEndpoints)
 				require.ErrorContains(t, err, "users.test")
 
 				z.mu.Lock()

@@ -8,14 +8,14 @@
 //
 //	b, err := balancer.New(balancer.Config{
 //		Resolver: balancer.DNS(balancer.DNSConfig{}),
-//		Health:   balancer.Health{Path: "/healthz"},
+//		Health:   balancer.HealthConfig{Path: "/healthz"},
 //	})
 //	client := &http.Client{Transport: b}
 //	resp, err := client.Get("https://users.internal/42")
 //
 // The default policy, [Adaptive], sends a request where (requests in flight + 1) · √(recent
 // latency) is least. Endpoints that fail are ejected for a while, never more than
-// [Outlier.MaxEjected] of them and never the last; ones that come back are ramped up. A request
+// [OutlierConfig.MaxEjected] of them and never the last; ones that come back are ramped up. A request
 // that provably did not leave (the dial failed, or a wrapper reported NotSent) goes to another
 // endpoint at once; a request that may have been sent is never repeated here: that is the
 // business of a retry layer around the Balancer, which asks for another host by [Avoid].

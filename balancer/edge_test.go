@@ -26,12 +26,12 @@ func TestUnixSockets(t *testing.T) {
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Host) })}
 	go func() { _ = srv.Serve(ln) }()
 	t.Cleanup(func() { srv.Close() })
-	b := newBalancer(t, balancer.Config{Resolver: balancer.Static("unix:" + path), Health: balancer.Health{Path: "/", Interval: 10 * time.Millisecond}})
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static("unix:" + path), Health: balancer.HealthConfig{Path: "/", Interval: 10 * time.Millisecond}})
 	resp, err := (&http.Client{Transport: b}).Get("http://users.internal/")
 	require.NoError(t, err)
 	require.Equal(t, "users.internal", readAll(t, resp))
-	require.Equal(t, "unix:"+path, b.Hosts("http://users.internal")[0].Addr)
-	require.Eventually(t, func() bool { return b.Hosts("http://users.internal")[0].CheckLatency > 0 }, 10*time.Second, time.Millisecond)
+	require.Equal(t, "unix:"+path, b.Endpoints("http://users.internal")[0].Addr)
+	require.Eventually(t, func() bool { return b.Endpoints("http://users.internal")[0].CheckLatency > 0 }, 10*time.Second, time.Millisecond)
 }
 
 // TLS names, HTTP/2 and warm-up are the target's, whatever the endpoint's address is.
@@ -96,7 +96,7 @@ func TestTheCallersRequestIsTheResponses(t *testing.T) {
 func TestReloadTakesTheObserverAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := balancer.Config{
-			Resolver: balancer.Static("a:1", "b:1", "c:1"), Observe: new(events).observe, Policy: first{}, Outlier: balancer.Outlier{Consecutive: 1},
+			Resolver: balancer.Static("a:1", "b:1", "c:1"), Observe: new(events).observe, Policy: first{}, Outlier: balancer.OutlierConfig{Consecutive: 1},
 			Wrap: upstream(func(e balancer.Endpoint, _ *http.Request) (*http.Response, error) {
 				resp := answer(200)
 				resp.Body = io.NopCloser(broken{}) // ejects at the end of the body, where no event is sent
@@ -120,7 +120,7 @@ func TestReloadDuringAHealthCheck(t *testing.T) {
 		var seen events
 		cfg := balancer.Config{
 			Resolver: balancer.Static("a:1", "b:1"), Wrap: ok200, Observe: seen.observe, IdleTimeout: -1,
-			Health: balancer.Health{Fall: 1, Interval: time.Minute, Timeout: 30 * time.Second, Check: func(ctx context.Context, _ balancer.Endpoint, _ http.RoundTripper) error {
+			Health: balancer.HealthConfig{Fall: 1, Interval: time.Minute, Timeout: 30 * time.Second, Check: func(ctx context.Context, _ balancer.Endpoint, _ http.RoundTripper) error {
 				select {
 				case <-time.After(10 * time.Second):
 					return nil
@@ -137,7 +137,7 @@ func TestReloadDuringAHealthCheck(t *testing.T) {
 			synctest.Wait()
 		}
 		time.Sleep(time.Minute)
-		require.Empty(t, seen.of(balancer.HostChanged))
+		require.Empty(t, seen.of(balancer.EndpointChanged))
 		require.Equal(t, balancer.Healthy, statusOf(t, b, "a:1").State)
 	})
 }
@@ -169,7 +169,7 @@ func TestWrappersOfAllKinds(t *testing.T) {
 		wrapped := 0
 		cfg := balancer.Config{Resolver: r, Wrap: func(e balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
 			wrapped++
-			require.Len(t, b.Hosts("http://users.internal"), 1)
+			require.Len(t, b.Endpoints("http://users.internal"), 1)
 			require.Equal(t, 1, b.Stats().Targets)
 			return ok200(e, next)
 		}}
@@ -221,7 +221,7 @@ func TestCloseDoesNotWaitForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := balancer.New(balancer.Config{
 			Resolver: balancer.Static("a:1"), Wrap: ok200,
-			Health: balancer.Health{Check: func(context.Context, balancer.Endpoint, http.RoundTripper) error {
+			Health: balancer.HealthConfig{Check: func(context.Context, balancer.Endpoint, http.RoundTripper) error {
 				time.Sleep(time.Hour) // heeds nothing
 				return nil
 			}},
@@ -257,7 +257,7 @@ func TestRecoveredHostsAreNotStarved(t *testing.T) {
 						}
 						cfg := balancer.Config{Resolver: balancer.Static(addrs(5)...), Wrap: f.wrap, Policy: p}
 						if checks {
-							cfg.Health = balancer.Health{Interval: time.Second, Check: func(ctx context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
+							cfg.Health = balancer.HealthConfig{Interval: time.Second, Check: func(ctx context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
 								req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://users.internal/", nil)
 								resp, err := f.wrap(e, nil).RoundTrip(req)
 								if err == nil && resp.StatusCode >= 400 {

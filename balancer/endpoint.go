@@ -32,8 +32,8 @@ func (e Endpoint) equal(o Endpoint) bool {
 	return e.Addr == o.Addr && e.Weight == o.Weight && e.Priority == o.Priority && e.Zone == o.Zone && maps.Equal(e.Labels, o.Labels)
 }
 
-// nowhere reports whether e has no address. With the target's port it would get one: that of this very machine.
-func (e Endpoint) nowhere() bool { return e.Addr == "" || e.Addr == "unix:" }
+// lacksAddress reports whether e has no address. With the target's port it would get one: that of this very machine.
+func (e Endpoint) lacksAddress() bool { return e.Addr == "" || e.Addr == "unix:" }
 
 // network splits the address for a dial.
 func (e Endpoint) network() (network, addr string) {

@@ -5,40 +5,53 @@ import (
 	"time"
 )
 
-// EventKind says what an [Event] is about.
-type EventKind uint8
+// An EventKind says what an [Event] is about.
+type EventKind string
 
 // The kinds of events.
 const (
-	Attempted      EventKind = iota // an attempt has its header or its error
-	HostChanged                     // an endpoint's state changed
-	TargetResolved                  // the set of endpoints changed, or the resolver failed
-	PanicChanged                    // a target entered or left panic mode
+	Attempted       EventKind = "attempt"  // an attempt has its header or its error
+	EndpointChanged EventKind = "endpoint" // the state of an endpoint changed
+	TargetResolved  EventKind = "resolve"  // the set of endpoints changed, or the resolver failed
+	PanicChanged    EventKind = "panic"    // a target entered or left panic mode
 )
 
-func (k EventKind) String() string {
-	return [...]string{"attempt", "host", "resolve", "panic"}[k]
-}
+// An Outcome says what became of an attempt.
+type Outcome string
+
+// The outcomes of attempts.
+const (
+	Success  Outcome = "success"
+	Failure  Outcome = "failure"  // 5xx, a broken connection, a failed dial, an expired deadline
+	Busy     Outcome = "busy"     // 503 with Retry-After: the endpoint asks for a pause, which is no fault
+	Refused  Outcome = "refused"  // 429, or net/http would not send it: the request is at fault
+	Canceled Outcome = "canceled" // by the caller, or by a failure of the body that the caller gave
+	Unsent   Outcome = "unsent"   // refused by a wrapper of [Config.Wrap], with NotSent
+)
 
 // An Event is one thing that happened in a [Balancer].
 type Event struct {
 	Kind     EventKind
 	Target   string   // scheme://host
-	Endpoint Endpoint // of an attempt or a host
+	Endpoint Endpoint // of Attempted and EndpointChanged
 	Err      error    // of a failed attempt, check or resolution
 
-	// Attempted.
-	Outcome  string        // "success", "failure", "busy", "refused", "canceled", "unsent"
-	Reason   string        // why this endpoint was picked; with HostChanged, why it changed
-	Retried  int           // attempts of the same RoundTrip before this one
-	Duration time.Duration // to the header; with HostChanged, of an ejection
+	// Reason says why an attempt went to this endpoint ("cost", "least request", "turn", "hash",
+	// "sticky", "probe", "explore", "only", "policy", "any"), or why an endpoint's state changed.
+	Reason string
 
-	// HostChanged.
-	State State
+	// Attempted.
+	Outcome  Outcome
+	Repicked int           // endpoints that the same RoundTrip went to before, in vain
+	Duration time.Duration // until the header or the error
+
+	// EndpointChanged.
+	State      State
+	EjectedFor time.Duration
 
 	// TargetResolved and PanicChanged.
 	Available, Endpoints int
-	On                   bool // panic mode began
+	Panicking            bool // panic mode began
 }
 
 // LogValue implements [slog.LogValuer].
@@ -50,21 +63,21 @@ func (e Event) LogValue() slog.Value {
 	if e.Err != nil {
 		detail = append(detail, slog.String("error", e.Err.Error()))
 	}
-	attrs := []slog.Attr{slog.String("event", e.Kind.String())}
+	attrs := []slog.Attr{slog.String("event", string(e.Kind))}
 	switch e.Kind {
 	case Attempted:
-		attrs = append(attrs, slog.String("outcome", e.Outcome), slog.String("reason", e.Reason),
-			slog.Bool("repicked", e.Retried > 0), slog.Duration("duration", e.Duration))
-	case HostChanged:
+		attrs = append(attrs, slog.String("outcome", string(e.Outcome)), slog.String("reason", e.Reason),
+			slog.Bool("repicked", e.Repicked > 0), slog.Duration("duration", e.Duration))
+	case EndpointChanged:
 		attrs = append(attrs, slog.String("state", string(e.State)), slog.String("reason", e.Reason))
-		if e.Duration > 0 {
-			detail = append(detail, slog.Duration("ejected_for", e.Duration))
+		if e.EjectedFor > 0 {
+			detail = append(detail, slog.Duration("ejected_for", e.EjectedFor))
 		}
 	case TargetResolved:
 		attrs = append(attrs, slog.Bool("ok", e.Err == nil))
 		detail = append(detail, slog.Int("endpoints", e.Endpoints))
 	case PanicChanged:
-		attrs = append(attrs, slog.Bool("on", e.On))
+		attrs = append(attrs, slog.Bool("panicking", e.Panicking))
 		detail = append(detail, slog.Int("available", e.Available), slog.Int("endpoints", e.Endpoints))
 	}
 	return slog.GroupValue(append(attrs, slog.Group("detail", detail...))...)

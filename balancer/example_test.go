@@ -26,7 +26,7 @@ func Example() {
 
 	b, err := balancer.New(balancer.Config{
 		Resolver: balancer.Static(one.Listener.Addr().String(), two.Listener.Addr().String()),
-		Health:   balancer.Health{Path: "/healthz"},
+		Health:   balancer.HealthConfig{Path: "/healthz"},
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -53,13 +53,13 @@ func Example() {
 func ExampleNew() {
 	_, err := balancer.New(balancer.Config{
 		Conns:   -1,
-		Outlier: balancer.Outlier{MaxEjected: 2},
+		Outlier: balancer.OutlierConfig{MaxEjected: 2},
 	})
 	fmt.Println(err)
 	// Output:
 	// balancer: Config.Resolver: is required
 	// balancer: Config.Conns: -1 is negative
-	// balancer: Config.Outlier.MaxEjected: 2 is not a share
+	// balancer: Config.Outlier.MaxEjected: 2 is more than 1
 }
 
 func ExampleBalancer_Handler() {

@@ -92,7 +92,7 @@ func TestL06_BlackholedHost(t *testing.T) {
 	}
 	tr := backend.Transport(backend.HTTP1)
 	tr.DialContext = (&net.Dialer{Timeout: connect}).DialContext
-	b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed(eps...), Transport: tr, Policy: balancer.RoundRobin(), Outlier: balancer.Outlier{Base: time.Minute}})
+	b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed(eps...), Transport: tr, Policy: balancer.RoundRobin(), Outlier: balancer.OutlierConfig{Base: time.Minute}})
 	slow, longest := 0, time.Duration(0)
 	for range 200 {
 		start := time.Now()
@@ -119,7 +119,7 @@ func TestL07_StoppedHost(t *testing.T) {
 	}
 	tr := backend.Transport(backend.HTTP1)
 	tr.ResponseHeaderTimeout = 200 * time.Millisecond
-	b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed(eps...), Transport: tr, Policy: balancer.RoundRobin(), Outlier: balancer.Outlier{Consecutive: 2, Base: time.Minute}})
+	b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed(eps...), Transport: tr, Policy: balancer.RoundRobin(), Outlier: balancer.OutlierConfig{Consecutive: 2, Base: time.Minute}})
 	for range 9 {
 		_, err := get(t.Context(), b)
 		require.NoError(t, err)
@@ -194,7 +194,7 @@ func roll(t *testing.T, b *balancer.Balancer, target string, procs []*backend.Pr
 			p.Restart()
 			// The next one goes when this one is back, as any orchestrator does it.
 			require.Eventually(t, func() bool {
-				for _, h := range b.Hosts(target) {
+				for _, h := range b.Endpoints(target) {
 					if h.State != balancer.Healthy {
 						return false
 					}
@@ -226,7 +226,7 @@ func TestL13_RollingRestarts(t *testing.T) {
 			}
 			b := newBalancer(t, balancer.Config{
 				Resolver: balancer.NewPushed(eps...), Transport: backend.Transport(proto), SlowStart: -1,
-				Health: balancer.Health{Path: "/healthz", Interval: 20 * time.Millisecond, Fall: 1, Rise: 1},
+				Health: balancer.HealthConfig{Path: "/healthz", Interval: 20 * time.Millisecond, Fall: 1, Rise: 1},
 			})
 			sent := roll(t, b, procs[0].URL.Scheme+"://app.test", procs, rounds)
 			require.Greater(t, sent, int64(100))

@@ -43,7 +43,7 @@ const (
 type group struct {
 	random func() uint64
 
-	set     atomic.Pointer[settings]
+	set     atomic.Pointer[groupConfig]
 	current atomic.Pointer[snapshot]
 	held    atomic.Int64 // hosts for which held is true
 	shared  atomic.Bool  // most hosts have failed requests of late: the fault is in what they share
@@ -64,8 +64,8 @@ type group struct {
 	pending atomic.Bool // there are events: who has no other business with mu need not look
 }
 
-// settings are what a group reads of its configuration. Reload replaces them as a whole.
-type settings struct {
+// A groupConfig is what a group reads of its Config. Reload replaces them as a whole.
+type groupConfig struct {
 	cfg    *Config
 	est    estimator
 	health bool
@@ -79,11 +79,8 @@ type settings struct {
 	}
 }
 
-func newSettings(cfg *Config) *settings {
-	s := &settings{cfg: cfg, est: estimatorOf(cfg.Policy), health: cfg.Health.enabled()}
-	if s.est.decay == 0 && cfg.Outlier.Latency > 0 {
-		s.est.decay = time.Second // the policy does not need latencies, but the ejection does
-	}
+func newGroupConfig(cfg *Config) *groupConfig {
+	s := &groupConfig{cfg: cfg, est: estimatorOf(cfg.Policy), health: cfg.Health.enabled()}
 	s.est.perDecay = 1 / max(float64(s.est.decay), 1)
 	s.finder, _ = cfg.Policy.(interface {
 		find(s *snapshot, r *http.Request) (tier, index int)
@@ -113,7 +110,7 @@ type tier struct {
 
 func newGroup(cfg *Config) *group {
 	g := &group{random: rand.Uint64}
-	g.set.Store(newSettings(cfg))
+	g.set.Store(newGroupConfig(cfg))
 	g.sequence.Store(g.random() >> 1) // so that many clients do not all start at the first host
 	return g
 }
@@ -255,7 +252,7 @@ func (g *group) pick(v *View, r *http.Request, tried []*host, now int64) (picked
 }
 
 // draw chooses a tier.
-func (g *group) draw(set *settings, s *snapshot, r *http.Request) int {
+func (g *group) draw(set *groupConfig, s *snapshot, r *http.Request) int {
 	if len(s.tiers) == 1 {
 		return 0
 	}
@@ -273,7 +270,7 @@ func (g *group) draw(set *settings, s *snapshot, r *http.Request) int {
 }
 
 // choose asks the policy, or explores.
-func (g *group) choose(v *View, set *settings, r *http.Request) int {
+func (g *group) choose(v *View, set *groupConfig, r *http.Request) int {
 	if len(v.hosts) == 1 {
 		v.reason = "only"
 		return 0
@@ -320,48 +317,32 @@ func (g *group) exploreShunned(v *View) int {
 	return best
 }
 
-// outcome classifies an attempt.
-type outcome uint8
-
-const (
-	success       outcome = iota
-	failure               // gateway errors, other 5xx, broken connections, expired deadlines
-	busy                  // 503 with Retry-After: the host says so itself, which is no fault
-	refused               // 429, or net/http would not send it: that speaks of the client, and says nothing of the host's speed
-	canceled              // by the caller
-	unsentOutcome         // refused by a wrapper: says nothing of the host
-)
-
-func (o outcome) String() string {
-	return [...]string{"success", "failure", "busy", "refused", "canceled", "unsent"}[o]
-}
-
 // reply tells the group what became of an attempt, when its header or error came. took is how long
 // that was. cool is the Retry-After of a busy host.
-func (g *group) reply(p *picked, now, took int64, out outcome, cool time.Duration) {
+func (g *group) reply(p *picked, now, took int64, out Outcome, cool time.Duration) {
 	h := p.host
 	switch out {
-	case success:
+	case Success:
 		if h.failures.Load() != 0 {
 			h.failures.Store(0)
 		}
 		g.sample(h, now, took, p.inflight)
-	case canceled:
+	case Canceled:
 		// The reply would have taken longer still.
 		if c := h.cost.Load(); c > 0 && float64(took) > c*float64(p.inflight) {
 			g.setCost(h, g.set.Load().est.sampleOf(took, p.inflight))
 		}
-	case busy:
+	case Busy:
 		h.coolUntil.Store(now + int64(min(max(cool, tickInterval), 10*time.Second))) // one without length is none
 		g.penalize(h)
 		if g.set.Load().est.decay == 0 && !h.held.Load() { // the policy looks at no score: picks have to pass h over
 			g.hold(h)
 		}
-	case failure:
+	case Failure:
 		g.fail(p, now, took)
 	}
 	h.replied.Add(1)
-	if out <= busy && h.probation.Load() {
+	if (out == Success || out == Failure || out == Busy) && h.probation.Load() {
 		g.seen(h)
 	}
 }
@@ -458,7 +439,7 @@ func (g *group) setCost(h *host, cost float64) {
 }
 
 // rescore enters what is known of h for picks to go by.
-func (g *group) rescore(h *host, set *settings) {
+func (g *group) rescore(h *host, set *groupConfig) {
 	score := h.mean.Load()
 	if score == 0 { // unseen: typical until proven otherwise
 		score = set.est.term(max(g.typical.Load(), 1))
@@ -501,7 +482,7 @@ func (g *group) tickLocked(now int64) {
 				g.setCost(h, typical)
 			}
 			g.rampLocked(h, now)
-			g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: h.stateLocked(now), Reason: "ejection ended"})
+			g.emitLocked(Event{Kind: EndpointChanged, Endpoint: h.endpoint(), State: h.stateLocked(now), Reason: "ejection ended"})
 			changed = true
 		}
 		if h.held.Load() {
@@ -619,7 +600,7 @@ func (g *group) checkedLocked(h *host, err error, took, now int64) {
 		h.checks, h.checkError = min(h.checks, 0)-1, err.Error()
 		if h.down && first || !h.down && -h.checks >= set.cfg.Health.Fall { // pending or available until now
 			h.down = true
-			g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: Down, Reason: "health check", Err: err})
+			g.emitLocked(Event{Kind: EndpointChanged, Endpoint: h.endpoint(), State: Down, Reason: "health check", Err: err})
 			g.publishLocked(now)
 		}
 		return
@@ -631,7 +612,7 @@ func (g *group) checkedLocked(h *host, err error, took, now int64) {
 		h.failures.Store(0)
 		h.cut.Store(0)
 		g.rampLocked(h, now)
-		g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: h.stateLocked(now), Reason: "health check"})
+		g.emitLocked(Event{Kind: EndpointChanged, Endpoint: h.endpoint(), State: h.stateLocked(now), Reason: "health check"})
 		g.publishLocked(now)
 	}
 	g.reviseLocked(h, now)
@@ -674,7 +655,7 @@ func (g *group) admit(h *host, now int64) {
 	defer g.mu.Unlock()
 	if h.down && !g.set.Load().health {
 		h.down = false
-		g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: h.stateLocked(now), Reason: "warm-up"})
+		g.emitLocked(Event{Kind: EndpointChanged, Endpoint: h.endpoint(), State: h.stateLocked(now), Reason: "warm-up"})
 		g.publishLocked(now)
 	}
 }

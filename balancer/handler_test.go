@@ -597,7 +597,7 @@ func TestHandlerErrors(t *testing.T) {
 	t.Run("an ErrorHandler of one's own", func(t *testing.T) {
 		b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed()})
 		f := newFront(t, false, b, balancer.HandlerConfig{ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			if errors.Is(err, balancer.ErrNoHosts) {
+			if errors.Is(err, balancer.ErrNoEndpoints) {
 				w.WriteHeader(http.StatusTeapot)
 			}
 		}}, nil)

@@ -4,13 +4,13 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
-	"errors"
-	"fmt"
 	"math"
 	"net/http"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/trivet-go/trivet/internal/settings"
 )
 
 // hashString is stable across processes: replicas of a client agree on where a key goes.
@@ -57,17 +57,15 @@ func (p hash) estimator() estimator { return estimatorOf(p.cfg.Next) }
 func (p hash) prober() *probing { return proberOf(p.cfg.Next) }
 
 func (p hash) validate() error {
-	var errs []error
+	f := settings.Of("balancer", "HashConfig")
 	if p.cfg.Key == nil {
-		errs = append(errs, errors.New("HashConfig.Key: is required"))
+		f.Add("Key", "is required")
 	}
 	if b := p.cfg.Bound; b >= 0 && b <= 1 || math.IsNaN(b) {
-		errs = append(errs, fmt.Errorf("HashConfig.Bound: %v does not exceed 1", b))
+		f.Add("Bound", "%v does not exceed 1", b)
 	}
-	if err := validateNext(p.cfg.Next); err != nil {
-		errs = append(errs, fmt.Errorf("HashConfig.Next: %w", err))
-	}
-	return errors.Join(errs...)
+	f.Nest("Next", validateNext(p.cfg.Next))
+	return f.Err()
 }
 
 // draw chooses the tier by the key too.
@@ -163,20 +161,18 @@ func (p sticky) draw(r *http.Request) (uint64, bool) {
 }
 
 func (p sticky) validate() error {
-	var errs []error
+	f := settings.Of("balancer", "StickyConfig")
 	if len(p.cfg.Secret) < 16 {
-		errs = append(errs, errors.New("StickyConfig.Secret: at least 16 bytes are required"))
+		f.Add("Secret", "at least 16 bytes are required")
 	}
 	if err := (&http.Cookie{Name: p.cfg.Name, Value: "x"}).Valid(); err != nil {
-		errs = append(errs, fmt.Errorf("StickyConfig.Name: %w", err))
+		f.Add("Name", "%w", err)
 	}
 	if p.cfg.MaxAge != 0 && p.cfg.MaxAge < time.Second {
-		errs = append(errs, fmt.Errorf("StickyConfig.MaxAge: %v is under 1 s, which a cookie cannot say", p.cfg.MaxAge))
+		f.Add("MaxAge", "%v is under 1 s, which a cookie cannot say", p.cfg.MaxAge)
 	}
-	if err := validateNext(p.cfg.Next); err != nil {
-		errs = append(errs, fmt.Errorf("StickyConfig.Next: %w", err))
-	}
-	return errors.Join(errs...)
+	f.Nest("Next", validateNext(p.cfg.Next))
+	return f.Err()
 }
 
 // hostID returns the cookie value of a host. It is computed once a host.

@@ -104,7 +104,7 @@ func TestL27_BoundedLoad(t *testing.T) {
 			for i, key := range sends {
 				go func() { _, _ = pickFor(t.Context(), b, fmt.Sprint(key)) }()
 				synctest.Wait()
-				for _, h := range b.Hosts("http://users.internal") {
+				for _, h := range b.Endpoints("http://users.internal") {
 					limit := int(math.Ceil(bound * float64(i+1) / float64(all) * float64(h.Weight)))
 					if h.InFlight > limit {
 						fault = fmt.Errorf("%d of %d requests on one of %d hosts, allowed are %d", h.InFlight, i+1, n, limit)
@@ -160,9 +160,9 @@ func TestHash(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newChecks()
 				b := newBalancer(t, balancer.Config{
-					Resolver: balancer.NewPushed(tiers()...), Wrap: ok200, Panic: -1,
+					Resolver: balancer.NewPushed(tiers()...), Wrap: ok200, PanicBelow: -1,
 					Policy: policy,
-					Health: balancer.Health{Check: c.check, Interval: time.Second},
+					Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
 				})
 				pickOf(t, b)
 				c.set("p0-0:1", errCheck)

@@ -14,7 +14,7 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-// checks is a [balancer.Health.Check] whose results a test sets.
+// checks is a [balancer.HealthConfig.Check] whose results a test sets.
 type checks struct {
 	mu     sync.Mutex // guards the fields below
 	bad    map[string]error
@@ -54,7 +54,7 @@ func TestHealthRiseAndFall(t *testing.T) {
 		var seen events
 		b := newBalancer(t, balancer.Config{
 			Resolver: balancer.Static("a:1", "b:1"), Wrap: ok200, Observe: seen.observe,
-			Health: balancer.Health{Check: c.check, Interval: time.Second, Rise: 4, Fall: 3},
+			Health: balancer.HealthConfig{Check: c.check, Interval: time.Second, Rise: 4, Fall: 3},
 		})
 		pickOf(t, b)
 		synctest.Wait()
@@ -71,7 +71,7 @@ func TestHealthRiseAndFall(t *testing.T) {
 		for range 50 {
 			require.Equal(t, "b:1", pickOf(t, b).Endpoint.Addr)
 		}
-		changed := seen.of(balancer.HostChanged)
+		changed := seen.of(balancer.EndpointChanged)
 		require.Len(t, changed, 1)
 		require.Equal(t, balancer.Down, changed[0].State)
 		require.Equal(t, "health check", changed[0].Reason)
@@ -86,7 +86,7 @@ func TestHealthRiseAndFall(t *testing.T) {
 		require.Len(t, c.times("a:1"), n+4, "checks passed in a row")
 		require.Less(t, statusOf(t, b, "a:1").Share, 1.0, "it comes back slowly")
 		require.Empty(t, statusOf(t, b, "a:1").Reason)
-		require.Len(t, seen.of(balancer.HostChanged), 2)
+		require.Len(t, seen.of(balancer.EndpointChanged), 2)
 	})
 }
 
@@ -104,12 +104,12 @@ func TestL04_FlappingChecksChangeNothing(t *testing.T) {
 		var seen events
 		b := newBalancer(t, balancer.Config{
 			Resolver: balancer.Static("a:1"), Wrap: ok200, Observe: seen.observe, IdleTimeout: -1,
-			Health: balancer.Health{Check: c.check, Interval: time.Second},
+			Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
 		})
 		pickOf(t, b)
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		require.Empty(t, seen.of(balancer.HostChanged))
+		require.Empty(t, seen.of(balancer.EndpointChanged))
 		at := c.times("a:1")
 		require.InDelta(t, 600, len(at), 40, "checks in ten minutes")
 		first, varied := at[1].Sub(at[0]), false
@@ -128,7 +128,7 @@ func TestL04_FlappingChecksChangeNothing(t *testing.T) {
 			var seen events
 			b := newBalancer(t, balancer.Config{
 				Resolver: balancer.Static("a:1", "b:1"), Wrap: ok200, Observe: seen.observe, IdleTimeout: -1,
-				Health: balancer.Health{Check: c.check, Interval: time.Second},
+				Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
 			})
 			pickOf(t, b)
 			time.Sleep(10 * time.Second)
@@ -144,11 +144,11 @@ func TestL04_FlappingChecksChangeNothing(t *testing.T) {
 				}
 			}
 			c.mu.Unlock()
-			before := len(seen.of(balancer.HostChanged))
+			before := len(seen.of(balancer.EndpointChanged))
 			time.Sleep(time.Minute)
 			synctest.Wait()
 			// Whatever the order of checks was, the hysteresis bounds the changes.
-			require.LessOrEqual(t, len(seen.of(balancer.HostChanged))-before, 60/5+1)
+			require.LessOrEqual(t, len(seen.of(balancer.EndpointChanged))-before, 60/5+1)
 		})
 	})
 }
@@ -159,8 +159,8 @@ func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := newChecks()
 			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"), Policy: balancer.RoundRobin(), Wrap: failingAt("a:1"), Outlier: balancer.Outlier{Base: 30 * time.Second},
-				Health: balancer.Health{Check: c.check, Interval: time.Second},
+				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"), Policy: balancer.RoundRobin(), Wrap: failingAt("a:1"), Outlier: balancer.OutlierConfig{Base: 30 * time.Second},
+				Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
 			})
 			for range 100 {
 				_, err := get(t.Context(), b)
@@ -178,7 +178,7 @@ func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 			c.set("a:1", errCheck)
 			b := newBalancer(t, balancer.Config{
 				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"), Policy: balancer.RoundRobin(), Wrap: ok200,
-				Health: balancer.Health{Check: c.check, Interval: time.Second},
+				Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
 			})
 			for range 1000 {
 				_, err := get(t.Context(), b)
@@ -193,8 +193,8 @@ func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 			c := newChecks()
 			var seen events
 			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"), Policy: balancer.RoundRobin(), Wrap: failingAt("a:1"), Observe: seen.observe, Outlier: balancer.Outlier{Base: 30 * time.Second},
-				Health: balancer.Health{Check: c.check, Interval: time.Second}, IdleTimeout: -1,
+				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"), Policy: balancer.RoundRobin(), Wrap: failingAt("a:1"), Observe: seen.observe, Outlier: balancer.OutlierConfig{Base: 30 * time.Second},
+				Health: balancer.HealthConfig{Check: c.check, Interval: time.Second}, IdleTimeout: -1,
 			})
 			for range 100 {
 				_, err := get(t.Context(), b)
@@ -205,7 +205,7 @@ func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 			time.Sleep(time.Minute)
 			synctest.Wait()
 			require.Equal(t, balancer.Down, statusOf(t, b, "a:1").State)
-			for _, e := range seen.of(balancer.HostChanged) {
+			for _, e := range seen.of(balancer.EndpointChanged) {
 				require.NotEqual(t, balancer.Healthy, e.State, "%+v", e)
 			}
 			for range 50 {
@@ -231,7 +231,7 @@ func TestNewEndpointsWaitForTheirFirstCheck(t *testing.T) {
 		p := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
 		b := newBalancer(t, balancer.Config{
 			Resolver: p, Wrap: ok200,
-			Health: balancer.Health{Check: func(ctx context.Context, e balancer.Endpoint, rt http.RoundTripper) error {
+			Health: balancer.HealthConfig{Check: func(ctx context.Context, e balancer.Endpoint, rt http.RoundTripper) error {
 				time.Sleep(500 * time.Millisecond)
 				return c.check(ctx, e, rt)
 			}, Interval: time.Second},
@@ -265,7 +265,7 @@ func TestChecksThatMisbehave(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBalancer(t, balancer.Config{
 					Resolver: balancer.Static("a:1", "b:1"), Wrap: ok200,
-					Health: balancer.Health{Interval: 10 * time.Second, Timeout: time.Second, Check: func(ctx context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
+					Health: balancer.HealthConfig{Interval: 10 * time.Second, Timeout: time.Second, Check: func(ctx context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
 						if e.Addr == "a:1" {
 							return check(ctx)
 						}
@@ -300,7 +300,7 @@ func TestHealthPathOverHTTP(t *testing.T) {
 				net.serve("b:1", http.NotFoundHandler())
 				b := newBalancer(t, balancer.Config{
 					Resolver: balancer.Static("a:1"), Transport: net.transport(),
-					Health: balancer.Health{Path: "/healthz?deep=1", Interval: time.Second},
+					Health: balancer.HealthConfig{Path: "/healthz?deep=1", Interval: time.Second},
 				})
 				_, err := get(t.Context(), b)
 				require.NoError(t, err)
@@ -324,7 +324,7 @@ func TestChecksEndWithTheirEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newChecks()
 		p := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"})
-		b := newBalancer(t, balancer.Config{Resolver: p, Wrap: ok200, IdleTimeout: -1, Health: balancer.Health{Check: c.check, Interval: time.Second}})
+		b := newBalancer(t, balancer.Config{Resolver: p, Wrap: ok200, IdleTimeout: -1, Health: balancer.HealthConfig{Check: c.check, Interval: time.Second}})
 		pickOf(t, b)
 		time.Sleep(10 * time.Second)
 		p.Set(balancer.Endpoint{Addr: "b:1"})
@@ -336,7 +336,7 @@ func TestChecksEndWithTheirEndpoint(t *testing.T) {
 		// Reload neither doubles the checks of those that stay, nor leaves any where there should be none.
 		n = len(c.times("b:1"))
 		for range 5 {
-			require.NoError(t, b.Reload(balancer.Config{Resolver: p, Wrap: ok200, IdleTimeout: -1, Health: balancer.Health{Check: c.check, Interval: time.Second}}))
+			require.NoError(t, b.Reload(balancer.Config{Resolver: p, Wrap: ok200, IdleTimeout: -1, Health: balancer.HealthConfig{Check: c.check, Interval: time.Second}}))
 		}
 		time.Sleep(10 * time.Second)
 		require.InDelta(t, 10, len(c.times("b:1"))-n, 8)
@@ -381,7 +381,7 @@ func TestWarmUp(t *testing.T) {
 // Whoever counts endpoints by their state hears of every change.
 func TestEveryChangeOfStateIsObserved(t *testing.T) {
 	changes := func(seen *events) (all []string) {
-		for _, e := range seen.of(balancer.HostChanged) {
+		for _, e := range seen.of(balancer.EndpointChanged) {
 			all = append(all, e.Endpoint.Addr+" "+string(e.State)+", "+e.Reason)
 		}
 		return all
@@ -393,7 +393,7 @@ func TestEveryChangeOfStateIsObserved(t *testing.T) {
 			resolver := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
 			cfg := balancer.Config{
 				Resolver: resolver, Wrap: ok200, Observe: seen.observe,
-				Health: balancer.Health{Check: c.check, Interval: time.Hour},
+				Health: balancer.HealthConfig{Check: c.check, Interval: time.Hour},
 			}
 			b := newBalancer(t, cfg)
 			pickOf(t, b)
@@ -403,7 +403,7 @@ func TestEveryChangeOfStateIsObserved(t *testing.T) {
 			resolver.Set(balancer.Endpoint{Addr: "b:1"})
 			synctest.Wait()
 			require.Len(t, seen.of(balancer.PanicChanged), 1, "the only one left is down, not pending")
-			cfg.Health = balancer.Health{}
+			cfg.Health = balancer.HealthConfig{}
 			require.NoError(t, b.Reload(cfg))
 			time.Sleep(time.Second)
 			require.Contains(t, changes(seen), "b:1 healthy, no health checks")
@@ -432,7 +432,7 @@ func TestEveryChangeOfStateIsObserved(t *testing.T) {
 			resolver := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
 			b := newBalancer(t, balancer.Config{
 				Resolver: resolver, Wrap: ok200, Observe: seen.observe,
-				Health: balancer.Health{Check: c.check, Interval: time.Hour}, Outlier: balancer.Outlier{Interval: time.Hour},
+				Health: balancer.HealthConfig{Check: c.check, Interval: time.Hour}, Outlier: balancer.OutlierConfig{Interval: time.Hour},
 			})
 			pickOf(t, b)
 			resolver.Set(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"}, balancer.Endpoint{Addr: "c:1"}, balancer.Endpoint{Addr: "d:1"})

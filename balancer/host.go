@@ -58,7 +58,6 @@ type host struct {
 	probationAt int64
 	silentSince int64 // since when requests have awaited a header without any reply
 	silentCount uint64
-	lateSince   int64 // since when cost has been above Outlier.Latency times the typical one
 
 	windowReplied, windowFailed uint64 // the counters at the last interval
 }

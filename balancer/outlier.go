@@ -1,7 +1,6 @@
 package balancer
 
 import (
-	"fmt"
 	"math"
 	"time"
 )
@@ -114,7 +113,7 @@ func (g *group) ejectLocked(h *host, now int64, reason string) bool {
 	h.ejectedUntil = now + int64(d)
 	h.reason = reason
 	g.ejectTotal++
-	g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: Ejected, Reason: reason, Duration: d})
+	g.emitLocked(Event{Kind: EndpointChanged, Endpoint: h.endpoint(), State: Ejected, Reason: reason, EjectedFor: d})
 	return true
 }
 
@@ -128,7 +127,6 @@ func (g *group) judgeLocked(now int64) {
 		rate     float64
 	}
 	var known []window
-	typical := g.typical.Load()
 	for _, h := range g.hosts {
 		replied, failed := h.replied.Load(), h.failed.Load()
 		n, f := replied-h.windowReplied, failed-h.windowFailed
@@ -140,19 +138,11 @@ func (g *group) judgeLocked(now int64) {
 			h.ejections--
 			h.returning = false
 		}
-		if late := o.Latency > 0 && typical > 0 && h.cost.Load() > o.Latency*typical; !late {
-			h.lateSince = 0
-		} else if h.lateSince == 0 {
-			h.lateSince = now
-		} else if now-h.lateSince >= int64(o.Interval) && n >= uint64(o.MinRequests) {
-			g.ejectLocked(h, now, fmt.Sprintf("latency above %g times the median", o.Latency))
-			continue
-		}
 		if n >= uint64(o.MinRequests) {
 			known = append(known, window{h, n, 1 - math.Min(float64(f)/float64(n), 1)})
 		}
 	}
-	if o.Deviations < 0 || len(known) < o.MinHosts {
+	if o.Deviations < 0 || len(known) < o.MinEndpoints {
 		return
 	}
 	var sum, squares float64

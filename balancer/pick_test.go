@@ -29,7 +29,7 @@ func alone(seed uint64, n int, latency func(host int, r *rand.Rand) float64) (co
 		host, token, _ := c.Pick(now, nil)
 		took := int64(latency(host, r))
 		now += took
-		c.g.reply(&c.open[token], now, took, success, 0)
+		c.g.reply(&c.open[token], now, took, Success, 0)
 		c.Finish(token, now)
 		counts[host]++
 	}
@@ -225,7 +225,7 @@ func TestL29_TurnsOfLargeWeights(t *testing.T) {
 func TestChecksDoNotOutliveTheReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failed := errors.New("failed")
-		cfg := Config{Resolver: Static("a:1", "b:1"), Health: Health{Fall: 1, Check: func(context.Context, Endpoint, http.RoundTripper) error { return nil }}}
+		cfg := Config{Resolver: Static("a:1", "b:1"), Health: HealthConfig{Fall: 1, Check: func(context.Context, Endpoint, http.RoundTripper) error { return nil }}}
 		b, err := New(cfg)
 		require.NoError(t, err)
 		defer func() { require.NoError(t, b.Close(t.Context())) }()
@@ -238,8 +238,8 @@ func TestChecksDoNotOutliveTheReload(t *testing.T) {
 		stop := p.checks[h]
 		p.checks[h] = func() { cancel(); stop() } // ctx is that of a check which is just ending
 		p.g.mu.Unlock()
-		require.NoError(t, b.Reload(Config{Resolver: cfg.Resolver, Health: Health{Fall: 1}}))
+		require.NoError(t, b.Reload(Config{Resolver: cfg.Resolver, Health: HealthConfig{Fall: 1}}))
 		require.False(t, p.checked(ctx, h, failed, 0))
-		require.Equal(t, Healthy, b.Hosts("http://users.internal")[0].State)
+		require.Equal(t, Healthy, b.Endpoints("http://users.internal")[0].State)
 	})
 }

@@ -88,8 +88,8 @@ func (v *View) Len() int { return len(v.hosts) }
 // Endpoint returns host i's endpoint.
 func (v *View) Endpoint(i int) Endpoint { return v.hosts[i].endpoint() }
 
-// Inflight returns the number of requests that host i is working on for this Balancer, bodies included.
-func (v *View) Inflight(i int) int { return int(v.hosts[i].inflight.Load()) }
+// InFlight returns the number of requests that host i is working on for this Balancer, bodies included.
+func (v *View) InFlight(i int) int { return int(v.hosts[i].inflight.Load()) }
 
 // Cost returns the recent latency of host i divided by the requests in flight when they were sent; zero if nothing is
 // known. With [PeakEWMA] it is the decaying peak of the latency.

@@ -103,7 +103,7 @@ func TestEqualCostsShareEvenly(t *testing.T) {
 				sent, failed := load(t, b, time.Millisecond, 8*time.Second)
 				require.Zero(t, failed)
 				fair := float64(sent) / 8
-				for addr, n := range b.Stats().HostRequests {
+				for addr, n := range b.Stats().EndpointRequests {
 					// Adaptive prefers, of equals, those that it knows to take concurrent requests well.
 					require.Greater(t, float64(n), 0.3*fair, addr)
 					require.Less(t, float64(n), 2*fair, addr)
@@ -130,7 +130,7 @@ func TestWeights(t *testing.T) {
 				}
 				b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed(set...), Policy: p, Wrap: f.wrap})
 				sent, _ := load(t, b, time.Millisecond, 15*time.Second)
-				n := b.Stats().HostRequests
+				n := b.Stats().EndpointRequests
 				for i, w := range weights {
 					require.InDelta(t, w/15, float64(n[addrs(4)[i]])/float64(sent), 0.03, "%v", n)
 				}
@@ -238,7 +238,7 @@ func TestShunnedHostsAreRefound(t *testing.T) {
 					}).wrap,
 				}
 				if health {
-					cfg.Health = balancer.Health{Interval: time.Second, Check: func(_ context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
+					cfg.Health = balancer.HealthConfig{Interval: time.Second, Check: func(_ context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
 						serve(e)
 						return nil
 					}}
@@ -272,7 +272,7 @@ func TestView(t *testing.T) {
 		spy := &spy{}
 		b := newBalancer(t, balancer.Config{
 			Resolver: balancer.NewPushed(balancer.Endpoint{Addr: "a:1", Labels: map[string]string{"v": "1"}}, balancer.Endpoint{Addr: "b:1"}),
-			Policy:   spy, Wrap: f.wrap, Outlier: balancer.Outlier{Consecutive: -1},
+			Policy:   spy, Wrap: f.wrap, Outlier: balancer.OutlierConfig{Consecutive: -1},
 		})
 		for range 3 {
 			_, err := get(t.Context(), b)
@@ -306,7 +306,7 @@ type spy struct {
 func (s *spy) Pick(v *balancer.View, _ *http.Request) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.len, s.inflight, s.failures, s.cost = v.Len(), v.Inflight(1), v.Failures(1), v.Cost(1)
+	s.len, s.inflight, s.failures, s.cost = v.Len(), v.InFlight(1), v.Failures(1), v.Cost(1)
 	s.endpoints = []balancer.Endpoint{v.Endpoint(0), v.Endpoint(1)}
 	s.sequence = [2]uint64{v.Sequence(), v.Sequence()}
 	_ = v.Rand()
@@ -341,7 +341,7 @@ func TestBooksAreKept(t *testing.T) {
 		}
 		s := b.Stats()
 		total := uint64(0)
-		for _, c := range s.HostRequests {
+		for _, c := range s.EndpointRequests {
 			total += c
 		}
 		if s.Requests != uint64(sends) || total != s.Requests || s.InFlight != 0 || s.Failures != 0 {

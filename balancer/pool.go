@@ -111,7 +111,7 @@ func (p *pool) update(ctx context.Context, endpoints []Endpoint, err error) {
 	p.problem.Store(nil)
 	set := make([]Endpoint, 0, len(endpoints))
 	for i, e := range endpoints {
-		if e.nowhere() {
+		if e.lacksAddress() {
 			err := fmt.Errorf("balancer: endpoint %d has no address", i)
 			p.problem.Store(&err)
 			p.g.emitLocked(Event{Kind: TargetResolved, Err: err, Endpoints: len(p.g.hosts)})
@@ -184,16 +184,16 @@ func (p *pool) wait(ctx context.Context) error {
 	case p.over.Load():
 		return errForgotten
 	}
-	return p.noHosts(0, nil)
+	return p.noEndpoints(0, nil)
 }
 
-func (p *pool) noHosts(tried int, err error) error {
+func (p *pool) noEndpoints(tried int, err error) error {
 	p.refused.Add(1)
 	if problem := p.problem.Load(); err == nil && problem != nil {
 		err = *problem
 	}
 	p.hint()
-	return &NoHostsError{Target: p.name, Tried: tried, Err: err}
+	return &NoEndpointsError{Target: p.name, Tried: tried, Err: err}
 }
 
 // hint asks the resolver for fresher data.
@@ -278,7 +278,7 @@ func (p *pool) reload(cfg *Config) {
 	p.g.mu.Lock()
 	old := p.cfg
 	p.cfg = cfg
-	p.g.set.Store(newSettings(cfg))
+	p.g.set.Store(newGroupConfig(cfg))
 	sameConns := old.Transport == cfg.Transport && old.Conns == cfg.Conns && old.ConnLife == cfg.ConnLife
 	for _, h := range p.g.hosts {
 		p.g.castLocked(h, h.endpoint())
@@ -295,7 +295,7 @@ func (p *pool) reload(cfg *Config) {
 		if !cfg.Health.enabled() {
 			wasDown := h.down
 			if h.down, h.checks, h.checkError = false, 0, ""; wasDown {
-				p.g.emitLocked(Event{Kind: HostChanged, Endpoint: h.endpoint(), State: h.stateLocked(p.b.now()), Reason: "no health checks"})
+				p.g.emitLocked(Event{Kind: EndpointChanged, Endpoint: h.endpoint(), State: h.stateLocked(p.b.now()), Reason: "no health checks"})
 			}
 		}
 	}

@@ -59,7 +59,7 @@ func TestL10_SetsChangeUnderRequests(t *testing.T) {
 						_, err := get(balancer.WithPick(t.Context(), &pick), b)
 						mu.Lock()
 						defer mu.Unlock()
-						if err != nil && (len(set) > 0 || !errors.Is(err, balancer.ErrNoHosts)) {
+						if err != nil && (len(set) > 0 || !errors.Is(err, balancer.ErrNoEndpoints)) {
 							fault = errors.Join(fault, err)
 						}
 						if err == nil && !allowed[pick.Endpoint.Addr] {
@@ -74,7 +74,7 @@ func TestL10_SetsChangeUnderRequests(t *testing.T) {
 			p.Set()
 			time.Sleep(time.Second)
 			synctest.Wait()
-			if rows := b.Hosts("http://users.internal"); len(rows) != 0 {
+			if rows := b.Endpoints("http://users.internal"); len(rows) != 0 {
 				fault = errors.Join(fault, fmt.Errorf("left over: %+v", rows))
 			}
 			if n := b.Stats().InFlight; n != 0 {
@@ -114,7 +114,7 @@ func TestL10_ConcurrentUpdates(t *testing.T) {
 					set[k].Weight = uint32(1+k%2) * uint32(math.Pow(5, float64(i%5)))
 				}
 				p.Set(set[i%3:]...)
-				_ = b.Hosts("http://users.internal")
+				_ = b.Endpoints("http://users.internal")
 				_ = b.Stats()
 				runtime.Gosched()
 			}
@@ -148,18 +148,18 @@ func TestRemovedEndpointsDrain(t *testing.T) {
 		p.Set(balancer.Endpoint{Addr: addrs(3)[1]})
 		time.Sleep(time.Second)
 		require.Equal(t, 2, net.open(addrs(3)[0]), "the idle connection goes at once")
-		rows := b.Hosts("http://users.internal")
+		rows := b.Endpoints("http://users.internal")
 		require.Len(t, rows, 2)
 		require.Equal(t, balancer.Draining, rows[1].State)
 		require.Equal(t, 2, rows[1].InFlight)
-		require.Equal(t, 2, b.Stats().HostInFlight[addrs(3)[0]], "the parts are the whole")
+		require.Equal(t, 2, b.Stats().EndpointInFlight[addrs(3)[0]], "the parts are the whole")
 		require.Equal(t, 2, b.Stats().InFlight)
 		require.NoError(t, <-done)
 		require.NoError(t, <-done)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		require.Zero(t, net.open(addrs(3)[0]))
-		require.Len(t, b.Hosts("http://users.internal"), 1)
+		require.Len(t, b.Endpoints("http://users.internal"), 1)
 		require.Equal(t, uint64(2), b.Stats().Requests, "what the removed endpoint has done still counts")
 	})
 }
@@ -189,7 +189,7 @@ func TestRemovedEndpointsComeBack(t *testing.T) {
 		require.NoError(t, <-done)
 		time.Sleep(time.Second)
 		require.Zero(t, b.Stats().InFlight)
-		require.Len(t, b.Hosts("http://users.internal"), 1)
+		require.Len(t, b.Endpoints("http://users.internal"), 1)
 		require.Equal(t, 1, net.open("a:1"))
 	})
 }
@@ -209,7 +209,7 @@ func TestL11_NothingIsLeftOfEndpointsThatGo(t *testing.T) {
 	p := balancer.NewPushed(set(0)...)
 	b := newBalancer(t, balancer.Config{
 		Resolver: p, Warm: 1, SlowStart: -1,
-		Health: balancer.Health{Path: "/healthz", Interval: 50 * time.Millisecond},
+		Health: balancer.HealthConfig{Path: "/healthz", Interval: 50 * time.Millisecond},
 	})
 	settle := func() (goroutines, files int) {
 		p.Set(set(0)...)
@@ -266,7 +266,7 @@ func TestReloadKeepsState(t *testing.T) {
 			net.serve(a, after(5*time.Millisecond, status))
 		}
 		p := balancer.NewPushed(balancer.Endpoint{Addr: addrs(4)[0]}, balancer.Endpoint{Addr: addrs(4)[1]}, balancer.Endpoint{Addr: addrs(4)[2]})
-		cfg := balancer.Config{Resolver: p, Transport: net.transport(), Policy: balancer.RoundRobin(), Outlier: balancer.Outlier{Base: time.Minute}}
+		cfg := balancer.Config{Resolver: p, Transport: net.transport(), Policy: balancer.RoundRobin(), Outlier: balancer.OutlierConfig{Base: time.Minute}}
 		b := newBalancer(t, cfg)
 		load(t, b, 10*time.Millisecond, time.Second)
 		require.Equal(t, balancer.Ejected, statusOf(t, b, addrs(4)[0]).State)
@@ -278,14 +278,14 @@ func TestReloadKeepsState(t *testing.T) {
 		synctest.Wait()
 		s := statusOf(t, b, addrs(4)[0])
 		require.Equal(t, balancer.Ejected, s.State, "what is known stays")
-		require.Equal(t, before.HostRequests[addrs(4)[0]], s.Requests)
-		require.Len(t, b.Hosts("http://users.internal"), 4)
+		require.Equal(t, before.EndpointRequests[addrs(4)[0]], s.Requests)
+		require.Len(t, b.Endpoints("http://users.internal"), 4)
 		load(t, b, 10*time.Millisecond, time.Second)
 		require.Equal(t, "cost", pickOf(t, b).Reason)
 		require.Equal(t, dialed, net.dialed(addrs(4)[1]), "connections stay")
 		p.Set() // nobody listens to the old resolver any more
 		synctest.Wait()
-		require.Len(t, b.Hosts("http://users.internal"), 4)
+		require.Len(t, b.Endpoints("http://users.internal"), 4)
 		require.Equal(t, before.Requests+101, b.Stats().Requests)
 	})
 }

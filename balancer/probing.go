@@ -2,12 +2,12 @@ package balancer
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"github.com/trivet-go/trivet/internal/settings"
 )
 
 // ProbingConfig configures [Probing]. The zero ProbingConfig is valid.
@@ -58,19 +58,17 @@ func (p probing) estimator() estimator {
 func (p probing) prober() *probing { return &p }
 
 func (p probing) validate() error {
-	var errs []error
+	f := settings.Of("balancer", "ProbingConfig")
 	if !(p.cfg.Rate > 0 && p.cfg.Rate <= 10) {
-		errs = append(errs, errors.New("ProbingConfig.Rate: must be above 0 and at most 10"))
+		f.Add("Rate", "%v is not above 0 and at most 10", p.cfg.Rate)
 	}
-	if p.cfg.MaxAge < 0 {
-		errs = append(errs, errors.New("ProbingConfig.MaxAge: is negative"))
-	}
+	settings.NotNegative(f, "MaxAge", p.cfg.MaxAge)
 	if err := validateNext(p.cfg.Next); err != nil {
-		errs = append(errs, fmt.Errorf("ProbingConfig.Next: %w", err))
+		f.Nest("Next", err)
 	} else if proberOf(p.cfg.Next) != nil {
-		errs = append(errs, errors.New("ProbingConfig.Next: is Probing itself, and would ask no others"))
+		f.Add("Next", "is Probing itself, and would ask no others")
 	}
-	return errors.Join(errs...)
+	return f.Err()
 }
 
 // proberOf returns what p probes with, if it does.

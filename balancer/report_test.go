@@ -191,7 +191,7 @@ func TestProbing(t *testing.T) {
 		return addr
 	}
 	client := func(addrs ...string) *Balancer {
-		b, err := New(Config{Resolver: Static(addrs...), Policy: Probing(ProbingConfig{MaxAge: time.Minute}), Outlier: Outlier{Consecutive: -1}})
+		b, err := New(Config{Resolver: Static(addrs...), Policy: Probing(ProbingConfig{MaxAge: time.Minute}), Outlier: OutlierConfig{Consecutive: -1}})
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, b.Close(context.WithoutCancel(t.Context()))) })
 		return b
@@ -240,7 +240,7 @@ func TestProbing(t *testing.T) {
 		require.NotEqual(t, "probe", pick.Reason, "nothing is known")
 	}
 	probes := int32(0)
-	for _, h := range mute.Hosts("http://users.internal") {
+	for _, h := range mute.Endpoints("http://users.internal") {
 		n, _ := asked.Load(h.Addr)
 		probes += n.(*atomic.Int32).Load()
 	}
@@ -293,18 +293,18 @@ func TestProbingWithANextThatKeepsNothing(t *testing.T) {
 	require.NoError(t, err)
 	g := newGroup(&cfg)
 	g.updateLocked([]Endpoint{{Addr: "a:1"}, {Addr: "b:1"}}, 0, func(*host) {})
-	attempt := func(at int64, out outcome, cool time.Duration) *host {
+	attempt := func(at int64, out Outcome, cool time.Duration) *host {
 		p, ok := g.pick(new(View), nil, nil, at)
 		require.True(t, ok)
 		g.reply(&p, at+ms, ms, out, cool)
 		g.finish(&p, at+ms, false)
 		return p.host
 	}
-	h := attempt(ms, busy, time.Second)
+	h := attempt(ms, Busy, time.Second)
 	require.NotZero(t, h.coolUntil.Load())
 	g.tickLocked(2 * int64(time.Second))
 	require.Zero(t, h.coolUntil.Load(), "the pause is over")
-	h = attempt(3*int64(time.Second), failure, 0)
+	h = attempt(3*int64(time.Second), Failure, 0)
 	require.Greater(t, h.penalty.Load(), 1.0)
 }
 

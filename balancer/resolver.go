@@ -4,10 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"net/url"
 	"slices"
 	"sync"
+
+	"github.com/trivet-go/trivet/internal/settings"
 )
 
 // A Resolver says which endpoints serve a target.
@@ -54,13 +55,13 @@ func (p *Pushed) Set(endpoints ...Endpoint) {
 func (p *Pushed) validate() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var errs []error
+	f := settings.Of("balancer", "Pushed")
 	for i, e := range p.endpoints {
-		if e.nowhere() {
-			errs = append(errs, fmt.Errorf("endpoint %d has no address", i))
+		if e.lacksAddress() {
+			f.Add("", "endpoint %d has no address", i)
 		}
 	}
-	return errors.Join(errs...)
+	return f.Err()
 }
 
 // Resolve implements [Resolver].
@@ -93,16 +94,17 @@ type subset struct {
 }
 
 func (s *subset) validate() error {
-	var errs []error
+	f := settings.Of("balancer", "Subset")
+	var err error
 	if isNil(s.next) {
-		errs = append(errs, errors.New("Subset: the resolver is nil"))
+		f.Add("", "the resolver of a Subset is nil")
 	} else if v, ok := s.next.(interface{ validate() error }); ok {
-		errs = append(errs, v.validate())
+		err = v.validate()
 	}
 	if s.size <= 0 {
-		errs = append(errs, fmt.Errorf("Subset: size %d is not positive", s.size))
+		f.Add("", "the size of a Subset, %d, is not positive", s.size)
 	}
-	return errors.Join(errs...)
+	return errors.Join(f.Err(), err)
 }
 
 func (s *subset) Resolve(ctx context.Context, target *url.URL, refresh <-chan struct{}, update func([]Endpoint, error)) {

@@ -20,7 +20,7 @@ var ok200 = upstream(func(balancer.Endpoint, *http.Request) (*http.Response, err
 
 func addrsOf(b *balancer.Balancer) []string {
 	var addrs []string
-	for _, h := range b.Hosts("http://users.internal") {
+	for _, h := range b.Endpoints("http://users.internal") {
 		if h.State != balancer.Draining {
 			addrs = append(addrs, h.Addr)
 		}
@@ -47,7 +47,7 @@ func TestPushedReplacesTheSet(t *testing.T) {
 		synctest.Wait()
 		require.Empty(t, addrsOf(b))
 		_, err := get(t.Context(), b)
-		require.ErrorIs(t, err, balancer.ErrNoHosts)
+		require.ErrorIs(t, err, balancer.ErrNoEndpoints)
 	})
 }
 
@@ -62,7 +62,7 @@ func TestAddressesWithoutAPortGetTheTargets(t *testing.T) {
 	} {
 		require.NoError(t, b.Warm(t.Context(), target, 0))
 		var addrs []string
-		for _, h := range b.Hosts(target) {
+		for _, h := range b.Endpoints(target) {
 			addrs = append(addrs, h.Addr)
 		}
 		require.Equal(t, want, addrs)
@@ -123,7 +123,7 @@ func TestResolversAreHinted(t *testing.T) {
 				}
 				b := newBalancer(t, balancer.Config{Resolver: h, Wrap: wrap})
 				_, err := get(t.Context(), b)
-				require.ErrorIs(t, err, balancer.ErrNoHosts)
+				require.ErrorIs(t, err, balancer.ErrNoEndpoints)
 				<-h.hints
 			})
 		})

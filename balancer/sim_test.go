@@ -70,9 +70,9 @@ func (c *simClient) Pick(now int64, tried []int) (server, token int, ok bool) {
 }
 
 func (c *simClient) Reply(token int, now, took int64, o lbsim.Outcome, l lbsim.Load) {
-	out := failure
+	out := Failure
 	if o == lbsim.Success {
-		out = success
+		out = Success
 	}
 	p := &c.open[token]
 	c.g.reply(p, now, took, out, 0)

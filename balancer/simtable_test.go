@@ -342,7 +342,7 @@ func TestSimulationCatchesBugs(t *testing.T) {
 			g := c.(*simClient).g
 			if cfg := *g.set.Load().cfg; cfg.Policy == Adaptive() {
 				cfg.Policy = blind{}
-				g.set.Store(newSettings(&cfg))
+				g.set.Store(newGroupConfig(&cfg))
 			}
 			return c
 		},

@@ -9,11 +9,11 @@ import (
 
 // Stats is a snapshot of a [Balancer]'s counters and gauges.
 type Stats struct {
-	Requests  uint64 `json:"requests"` // attempts with a header or an error
-	Failures  uint64 `json:"failures"` // of these
-	Repicked  uint64 `json:"repicked"` // attempts that could not be sent and went to another endpoint
-	NoHosts   uint64 `json:"no_hosts"` // requests that failed with ErrNoHosts
-	Ejections uint64 `json:"ejections"`
+	Requests    uint64 `json:"requests"`     // attempts with a header or an error
+	Failures    uint64 `json:"failures"`     // of these
+	Repicked    uint64 `json:"repicked"`     // attempts that could not be sent and went to another endpoint
+	NoEndpoints uint64 `json:"no_endpoints"` // requests that failed with ErrNoEndpoints
+	Ejections   uint64 `json:"ejections"`
 
 	Targets   int `json:"targets"`
 	Endpoints int `json:"endpoints"`
@@ -23,16 +23,16 @@ type Stats struct {
 	Panicking int `json:"panicking"` // targets in panic mode
 
 	// By endpoint address.
-	HostRequests map[string]uint64 `json:"host_requests"`
-	HostFailures map[string]uint64 `json:"host_failures"`
-	HostInFlight map[string]int    `json:"host_in_flight"`
+	EndpointRequests map[string]uint64 `json:"endpoint_requests"`
+	EndpointFailures map[string]uint64 `json:"endpoint_failures"`
+	EndpointInFlight map[string]int    `json:"endpoint_in_flight"`
 }
 
 func (s *Stats) add(o Stats) {
 	s.Requests += o.Requests
 	s.Failures += o.Failures
 	s.Repicked += o.Repicked
-	s.NoHosts += o.NoHosts
+	s.NoEndpoints += o.NoEndpoints
 	s.Ejections += o.Ejections
 }
 
@@ -52,7 +52,7 @@ func (p *pool) count() Stats {
 	for _, l := range p.leaving {
 		s.count(l.h)
 	}
-	s.Repicked, s.NoHosts, s.Ejections = p.repicked.Load(), p.refused.Load(), p.g.ejectTotal
+	s.Repicked, s.NoEndpoints, s.Ejections = p.repicked.Load(), p.refused.Load(), p.g.ejectTotal
 	return s
 }
 
@@ -67,7 +67,7 @@ func (g *group) availableLocked(now int64) (available, all int) {
 
 // Stats returns the present counters and gauges.
 func (b *Balancer) Stats() Stats {
-	s := Stats{HostRequests: map[string]uint64{}, HostFailures: map[string]uint64{}, HostInFlight: map[string]int{}}
+	s := Stats{EndpointRequests: map[string]uint64{}, EndpointFailures: map[string]uint64{}, EndpointInFlight: map[string]int{}}
 	b.mu.Lock()
 	s.add(b.gone)
 	pools := *b.pools.Load()
@@ -86,14 +86,14 @@ func (b *Balancer) Stats() Stats {
 		}
 		for _, h := range p.g.hosts {
 			addr, n := h.endpoint().Addr, int(h.inflight.Load())
-			s.HostRequests[addr] += h.replied.Load()
-			s.HostFailures[addr] += h.failed.Load()
-			s.HostInFlight[addr] += n
+			s.EndpointRequests[addr] += h.replied.Load()
+			s.EndpointFailures[addr] += h.failed.Load()
+			s.EndpointInFlight[addr] += n
 			s.InFlight += n
 		}
 		for _, l := range p.leaving {
 			n := int(l.h.inflight.Load())
-			s.HostInFlight[l.h.endpoint().Addr] += n
+			s.EndpointInFlight[l.h.endpoint().Addr] += n
 			s.InFlight += n
 		}
 		p.g.mu.Unlock()
@@ -101,8 +101,8 @@ func (b *Balancer) Stats() Stats {
 	return s
 }
 
-// A HostStatus is what is known of one endpoint of a target.
-type HostStatus struct {
+// A EndpointStatus is what is known of one endpoint of a target.
+type EndpointStatus struct {
 	Addr     string            `json:"addr"`
 	Weight   uint32            `json:"weight"`
 	Priority uint8             `json:"priority"`
@@ -112,20 +112,20 @@ type HostStatus struct {
 	State  State  `json:"state"`
 	Reason string `json:"reason,omitempty"` // of an ejection, or the last check's error
 	// Share is how much of its part the endpoint gets while it comes back; otherwise 1.
-	Share        float64       `json:"share"`
-	InFlight     int           `json:"in_flight"`
-	Requests     uint64        `json:"requests"`
-	Failures     uint64        `json:"failures"`
-	InARow       int           `json:"failures_in_a_row"`
-	Cost         time.Duration `json:"cost_ns"` // see [View.Cost]
-	EjectedFor   time.Duration `json:"ejected_for_ns,omitempty"`
-	Ejections    int           `json:"ejections"` // that count for the length of the next one
-	CheckLatency time.Duration `json:"check_latency_ns,omitempty"`
+	Share          float64       `json:"share"`
+	InFlight       int           `json:"in_flight"`
+	Requests       uint64        `json:"requests"`
+	Failures       uint64        `json:"failures"`
+	FailuresInARow int           `json:"failures_in_a_row"`
+	Cost           time.Duration `json:"cost_ns"` // see [View.Cost]
+	EjectedFor     time.Duration `json:"ejected_for_ns,omitempty"`
+	Ejections      int           `json:"ejections"` // that count for the length of the next one
+	CheckLatency   time.Duration `json:"check_latency_ns,omitempty"`
 }
 
-// Hosts returns the endpoints of target ("https://users.internal"), by address, and those that
+// Endpoints returns the endpoints of target ("https://users.internal"), by address, and those that
 // are draining. It is nil if the target has had no request.
-func (b *Balancer) Hosts(target string) []HostStatus {
+func (b *Balancer) Endpoints(target string) []EndpointStatus {
 	u, err := parseTarget(target)
 	if err != nil {
 		return nil
@@ -137,7 +137,7 @@ func (b *Balancer) Hosts(target string) []HostStatus {
 	p.g.mu.Lock()
 	defer p.g.mu.Unlock()
 	now := b.now()
-	all := make([]HostStatus, 0, len(p.g.hosts)+len(p.leaving))
+	all := make([]EndpointStatus, 0, len(p.g.hosts)+len(p.leaving))
 	for _, h := range p.g.hosts {
 		all = append(all, h.statusLocked(now))
 	}
@@ -149,12 +149,12 @@ func (b *Balancer) Hosts(target string) []HostStatus {
 	return all
 }
 
-func (h *host) statusLocked(now int64) HostStatus {
+func (h *host) statusLocked(now int64) EndpointStatus {
 	e := h.endpoint()
-	s := HostStatus{
+	s := EndpointStatus{
 		Addr: e.Addr, Weight: max(e.Weight, 1), Priority: e.Priority, Zone: e.Zone, Labels: e.Labels,
 		State: h.stateLocked(now), Reason: h.reason, Share: h.ramp.Load(),
-		InFlight: int(h.inflight.Load()), Requests: h.replied.Load(), Failures: h.failed.Load(), InARow: int(h.failures.Load()),
+		InFlight: int(h.inflight.Load()), Requests: h.replied.Load(), Failures: h.failed.Load(), FailuresInARow: int(h.failures.Load()),
 		Cost: time.Duration(h.cost.Load()), Ejections: h.ejections, CheckLatency: time.Duration(h.probeCost),
 	}
 	if h.ejectedUntil > now {
@@ -166,7 +166,7 @@ func (h *host) statusLocked(now int64) HostStatus {
 	return s
 }
 
-// parseTarget parses a target as [Balancer.Hosts] and [Balancer.Warm] take it.
+// parseTarget parses a target as [Balancer.Endpoints] and [Balancer.Warm] take it.
 func parseTarget(target string) (*url.URL, error) {
 	u, err := url.Parse(target)
 	if err == nil && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {

@@ -82,7 +82,7 @@ func TestStickyMovesWhenTheHostIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newChecks()
 		p := balancer.NewPushed(tiers()...)
-		b := newBalancer(t, balancer.Config{Resolver: p, Wrap: ok200, IdleTimeout: -1, Policy: balancer.Sticky(balancer.StickyConfig{Secret: secret}), Health: balancer.Health{Check: c.check, Interval: time.Second}})
+		b := newBalancer(t, balancer.Config{Resolver: p, Wrap: ok200, IdleTimeout: -1, Policy: balancer.Sticky(balancer.StickyConfig{Secret: secret}), Health: balancer.HealthConfig{Check: c.check, Interval: time.Second}})
 		first, set := visit(t, b)
 		c.set(first.Endpoint.Addr, errCheck)
 		time.Sleep(20 * time.Second)

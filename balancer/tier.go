@@ -54,7 +54,7 @@ func (g *group) publishLocked(now int64) {
 			s.tiers = append(s.tiers, newTier(levels[level], carried))
 		}
 	}
-	panicking := carried < 1 && set.cfg.Panic > 0 && len(g.hosts) > 0 && (available == 0 || float64(available) < set.cfg.Panic*float64(known))
+	panicking := carried < 1 && set.cfg.PanicBelow > 0 && len(g.hosts) > 0 && (available == 0 || float64(available) < set.cfg.PanicBelow*float64(known))
 	switch {
 	case panicking:
 		s.tiers, s.panic = []tier{newTier(g.hosts, 1)}, true
@@ -63,7 +63,7 @@ func (g *group) publishLocked(now int64) {
 	}
 	if panicking != g.panicking {
 		g.panicking = panicking
-		g.emitLocked(Event{Kind: PanicChanged, On: panicking, Available: available, Endpoints: len(g.hosts)})
+		g.emitLocked(Event{Kind: PanicChanged, Panicking: panicking, Available: available, Endpoints: len(g.hosts)})
 	}
 	// The shares of a set that cannot carry everything add up to carried, not to 1.
 	for i := range s.tiers {

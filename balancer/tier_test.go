@@ -51,8 +51,8 @@ func TestPrioritiesSpillByHealth(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newChecks()
 				b := newBalancer(t, balancer.Config{
-					Resolver: balancer.NewPushed(tiers()...), Wrap: ok200, IdleTimeout: -1, Panic: -1,
-					Health: balancer.Health{Check: c.check, Interval: time.Second},
+					Resolver: balancer.NewPushed(tiers()...), Wrap: ok200, IdleTimeout: -1, PanicBelow: -1,
+					Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
 				})
 				pickOf(t, b)
 				for _, d := range tt.down {
@@ -78,7 +78,7 @@ func TestZonesSpillByHealth(t *testing.T) {
 				balancer.Endpoint{Addr: "there-0:1", Zone: "eu-1b"}, balancer.Endpoint{Addr: "there-1:1"},
 				balancer.Endpoint{Addr: "last:1", Zone: "eu-1a", Priority: 1},
 			),
-			Wrap: ok200, Zone: "eu-1a", IdleTimeout: -1, Health: balancer.Health{Check: c.check, Interval: time.Second},
+			Wrap: ok200, Zone: "eu-1a", IdleTimeout: -1, Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
 		})
 		require.Equal(t, 1.0, shareOf(t, b, "here", 200))
 		c.set("here-0:1", errCheck)
@@ -132,7 +132,7 @@ func TestGrowingIsNotFailing(t *testing.T) {
 		p := balancer.NewPushed(balancer.Endpoint{Addr: "p0-0:1"}, balancer.Endpoint{Addr: "p1-0:1", Priority: 1})
 		b := newBalancer(t, balancer.Config{
 			Resolver: p, Wrap: ok200, Observe: seen.observe, SlowStart: -1,
-			Health: balancer.Health{Interval: 10 * time.Second, Check: func(ctx context.Context, e balancer.Endpoint, rt http.RoundTripper) error {
+			Health: balancer.HealthConfig{Interval: 10 * time.Second, Check: func(ctx context.Context, e balancer.Endpoint, rt http.RoundTripper) error {
 				time.Sleep(time.Second)
 				return c.check(ctx, e, rt)
 			}},

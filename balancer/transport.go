@@ -70,7 +70,7 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 			if out.Body != nil {
 				out.Body.Close()
 			}
-			return nil, p.noHosts(try, last)
+			return nil, p.noEndpoints(try, last)
 		}
 		a.picked, a.hold = picked, hold
 		if avoid != nil {
@@ -89,7 +89,7 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 		if neverSent(err) {
 			p.hint()
 			if redials++; redials > maxRedials {
-				return nil, p.noHosts(try+1, err)
+				return nil, p.noEndpoints(try+1, err)
 			}
 		}
 		if out, hold, ok = again(req, out, hold); !ok {
@@ -167,7 +167,7 @@ func (a *attempt) do(out *http.Request, try int) (resp *http.Response, unsent bo
 		}
 		// A wrapper or an observer panicked, or a wrapper returned nothing: the request must not count for ever.
 		if !replied {
-			p.g.reply(&a.picked, p.b.now(), p.b.now()-start, failure, 0)
+			p.g.reply(&a.picked, p.b.now(), p.b.now()-start, Failure, 0)
 		}
 		p.g.finish(&a.picked, 0, false)
 		if resp != nil && resp.Body != nil { // nobody will get it
@@ -182,7 +182,7 @@ func (a *attempt) do(out *http.Request, try int) (resp *http.Response, unsent bo
 	}
 	now := p.b.now()
 	took := now - start
-	var result outcome
+	var result Outcome
 	var cool time.Duration
 	if err != nil {
 		result, unsent = a.classifyError(err, took)
@@ -194,10 +194,10 @@ func (a *attempt) do(out *http.Request, try int) (resp *http.Response, unsent bo
 	if observe := set.cfg.Observe; observe != nil {
 		observe(a.ctx, Event{
 			Kind: Attempted, Target: p.name, Endpoint: a.picked.host.endpoint(), Err: err,
-			Outcome: result.String(), Reason: a.picked.reason, Retried: try, Duration: time.Duration(took),
+			Outcome: result, Reason: a.picked.reason, Repicked: try, Duration: time.Duration(took),
 		})
 	}
-	if result == failure {
+	if result == Failure {
 		p.flush(a.ctx, set)
 	}
 	done = true
@@ -252,7 +252,7 @@ func listHas(field []string, token string) bool {
 }
 
 // flush sends what a failure may have caused.
-func (p *pool) flush(ctx context.Context, set *settings) {
+func (p *pool) flush(ctx context.Context, set *groupConfig) {
 	if set.cfg.Observe == nil || !p.g.pending.Load() {
 		return
 	}
@@ -326,52 +326,52 @@ func (a *attempt) end(broken bool) {
 }
 
 // classifyError says what an error means for the host, and whether another endpoint may have the request.
-func (a *attempt) classifyError(err error, took int64) (result outcome, unsent bool) {
+func (a *attempt) classifyError(err error, took int64) (result Outcome, unsent bool) {
 	if neverSent(err) {
 		if a.ctx.Err() != nil {
 			return a.classifyEnd(took), false
 		}
-		return failure, true
+		return Failure, true
 	}
 	var refusal interface{ NotSent() bool }
 	switch {
 	case errors.As(err, &refusal) && refusal.NotSent():
-		return unsentOutcome, true
+		return Unsent, true
 	case a.ctx.Err() != nil:
 		return a.classifyEnd(took), false
 	case a.hold.failure() != nil:
-		return canceled, false
+		return Canceled, false
 	case callersFault(a.req, err):
-		return refused, false
+		return Refused, false
 	}
-	return failure, false
+	return Failure, false
 }
 
 // classifyEnd says what the end of the request's context means for the host: a caller that leaves means
 // nothing. An expired deadline is a failure, unless it was shorter than a reply commonly takes.
-func (a *attempt) classifyEnd(took int64) outcome {
+func (a *attempt) classifyEnd(took int64) Outcome {
 	if errors.Is(a.ctx.Err(), context.DeadlineExceeded) && float64(took) > a.pool.g.typical.Load() {
-		return failure
+		return Failure
 	}
-	return canceled
+	return Canceled
 }
 
 // classify says what a response means for the host.
-func classify(resp *http.Response) (result outcome, cool time.Duration) {
+func classify(resp *http.Response) (result Outcome, cool time.Duration) {
 	switch code := resp.StatusCode; {
 	case code < 429:
-		return success, 0
+		return Success, 0
 	case code == http.StatusTooManyRequests:
-		return refused, 0
+		return Refused, 0
 	case code == http.StatusServiceUnavailable:
 		if after := resp.Header.Get("Retry-After"); after != "" {
-			return busy, retryAfter(after)
+			return Busy, retryAfter(after)
 		}
-		return failure, 0
+		return Failure, 0
 	case failedStatus(code):
-		return failure, 0
+		return Failure, 0
 	}
-	return success, 0
+	return Success, 0
 }
 
 // retryAfter returns what a Retry-After field asks for; a second if it cannot be read (RFC 9110, section 10.2.3).

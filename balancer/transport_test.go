@@ -96,7 +96,7 @@ func TestOutcomesOfAttempts(t *testing.T) {
 				}
 				attempts := seen.of(balancer.Attempted)
 				require.Len(t, attempts, 1)
-				require.Equal(t, tt.want, attempts[0].Outcome)
+				require.Equal(t, balancer.Outcome(tt.want), attempts[0].Outcome)
 				want := uint64(0)
 				if tt.fault {
 					want = 1
@@ -202,9 +202,9 @@ func TestUnsentRequestsGoElsewhere(t *testing.T) {
 				s := b.Stats()
 				require.Equal(t, uint64(1), s.Repicked)
 				if tt.blamed {
-					require.Equal(t, uint64(1), s.HostFailures["bad:1"])
+					require.Equal(t, uint64(1), s.EndpointFailures["bad:1"])
 				} else {
-					require.Zero(t, s.HostFailures["bad:1"], "a wrapper's refusal blames no host")
+					require.Zero(t, s.EndpointFailures["bad:1"], "a wrapper's refusal blames no host")
 				}
 			})
 		}
@@ -326,17 +326,17 @@ func TestNoHostsErrors(t *testing.T) {
 			}).wrap,
 		})
 		_, err := get(t.Context(), b)
-		require.ErrorIs(t, err, balancer.ErrNoHosts)
+		require.ErrorIs(t, err, balancer.ErrNoEndpoints)
 		require.ErrorIs(t, err, unsent{7 * time.Second})
-		var none *balancer.NoHostsError
+		var none *balancer.NoEndpointsError
 		require.ErrorAs(t, err, &none)
 		require.Equal(t, 6, none.Tried, "refusals cost nothing: all are asked")
 		require.Equal(t, int32(6), sent.Load())
 		require.Equal(t, 7*time.Second, none.RetryAfter())
 		require.True(t, none.NotSent())
 		require.Equal(t, "http://users.internal", none.Target)
-		require.EqualError(t, err, "balancer: no hosts for http://users.internal: tried 6: breaker: open")
-		require.Equal(t, uint64(1), b.Stats().NoHosts)
+		require.EqualError(t, err, "balancer: no endpoints for http://users.internal: tried 6: breaker: open")
+		require.Equal(t, uint64(1), b.Stats().NoEndpoints)
 	})
 	t.Run("dials are bounded", func(t *testing.T) {
 		var dials atomic.Int32
@@ -348,24 +348,24 @@ func TestNoHostsErrors(t *testing.T) {
 			}},
 		})
 		_, err := get(t.Context(), b)
-		require.ErrorIs(t, err, balancer.ErrNoHosts)
+		require.ErrorIs(t, err, balancer.ErrNoEndpoints)
 		require.ErrorIs(t, err, errRefused)
 		require.Equal(t, int32(4), dials.Load())
-		var none *balancer.NoHostsError
+		var none *balancer.NoEndpointsError
 		require.ErrorAs(t, err, &none)
 		require.Equal(t, time.Second, none.RetryAfter())
 	})
 	t.Run("empty set", func(t *testing.T) {
 		b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed()})
 		_, err := get(t.Context(), b)
-		require.ErrorIs(t, err, balancer.ErrNoHosts)
-		require.EqualError(t, err, "balancer: no hosts for http://users.internal")
+		require.ErrorIs(t, err, balancer.ErrNoEndpoints)
+		require.EqualError(t, err, "balancer: no endpoints for http://users.internal")
 	})
 	t.Run("resolver fails", func(t *testing.T) {
 		broken := errors.New("no such service")
 		b := newBalancer(t, balancer.Config{Resolver: failing{broken}})
 		_, err := get(t.Context(), b)
-		require.ErrorIs(t, err, balancer.ErrNoHosts)
+		require.ErrorIs(t, err, balancer.ErrNoEndpoints)
 		require.ErrorIs(t, err, broken)
 	})
 }
@@ -383,7 +383,7 @@ func TestBodiesAreClosedWhateverHappens(t *testing.T) {
 	refuse := upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) { return nil, unsent{} }).wrap
 	for name, cfg := range map[string]balancer.Config{
 		"no endpoints":    {Resolver: balancer.NewPushed()},
-		"none available":  {Resolver: balancer.NewPushed(), Panic: -1},
+		"none available":  {Resolver: balancer.NewPushed(), PanicBelow: -1},
 		"one refuses":     {Resolver: balancer.Static("a:1"), Wrap: refuse},
 		"both refuse":     {Resolver: balancer.Static("a:1", "b:1"), Wrap: refuse},
 		"nobody listens":  {Resolver: balancer.Static("a:1"), Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, errRefused }}},
@@ -406,7 +406,7 @@ func TestBodiesAreClosedWhateverHappens(t *testing.T) {
 					req.GetBody = func() (io.ReadCloser, error) { return body(), nil }
 				}
 				_, err = b.RoundTrip(req)
-				require.ErrorIs(t, err, balancer.ErrNoHosts)
+				require.ErrorIs(t, err, balancer.ErrNoEndpoints)
 				for i, c := range bodies {
 					require.True(t, c.closed(), "body %d of %d", i, len(bodies))
 				}
@@ -555,7 +555,7 @@ func TestWaitingForAResolverHasAnEnd(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBalancer(t, balancer.Config{Resolver: mute{returns: true}})
 			_, err := get(t.Context(), b)
-			require.ErrorIs(t, err, balancer.ErrNoHosts)
+			require.ErrorIs(t, err, balancer.ErrNoEndpoints)
 		})
 	})
 }

@@ -257,12 +257,6 @@ func pinned(template *http.Transport, e Endpoint) *http.Transport {
 	return t
 }
 
-// hasDeprecatedDial reports whether a dial is set that pinned could not pin.
-func hasDeprecatedDial(t *http.Transport) bool {
-	//lint:ignore SA1019 to refuse them, they must be looked at
-	return t.Dial != nil || t.DialTLS != nil
-}
-
 var memoryBodies = [...]reflect.Type{reflect.TypeOf(io.NopCloser(nil)), reflect.TypeOf(io.NopCloser(&bytes.Reader{}))}
 
 // mayFail reports whether reading body can fail, as a client's can that a layer above keeps for replays. Those that http.NewRequest

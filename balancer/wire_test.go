@@ -122,7 +122,7 @@ func TestFailedHandshakesAreNotSent(t *testing.T) {
 			status, err := get(t.Context(), b)
 			require.NoError(t, err)
 			require.Equal(t, 200, status)
-			require.Equal(t, uint64(1), b.Stats().HostFailures["bad:1"])
+			require.Equal(t, uint64(1), b.Stats().EndpointFailures["bad:1"])
 		})
 	}
 }
@@ -192,5 +192,5 @@ func TestHandshakesThatHangAreNotSent(t *testing.T) {
 	resp, err := b.RoundTrip(req)
 	require.NoError(t, err)
 	require.Equal(t, "good\n", readAll(t, resp))
-	require.Equal(t, uint64(1), b.Stats().HostFailures[hanging])
+	require.Equal(t, uint64(1), b.Stats().EndpointFailures[hanging])
 }

@@ -161,7 +161,7 @@ func startTrivet(b *testing.B, addrs ...string) string {
 }
 
 func startTrivetChecks(b *testing.B, addrs ...string) string {
-	return serveTrivet(b, balancer.Config{Resolver: balancer.Static(addrs...), Health: balancer.Health{Path: "/healthz", Interval: time.Second}})
+	return serveTrivet(b, balancer.Config{Resolver: balancer.Static(addrs...), Health: balancer.HealthConfig{Path: "/healthz", Interval: time.Second}})
 }
 
 func serveTrivet(b *testing.B, cfg balancer.Config) string {

@@ -117,7 +117,7 @@ func (s *scene) play(t *testing.T) {
 		Wrap: func(_ balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
 			return pacer.Transport(s.tel.Transport(next))
 		},
-		Health: balancer.Health{Interval: 20 * time.Millisecond, Fall: 1, Check: func(_ context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
+		Health: balancer.HealthConfig{Interval: 20 * time.Millisecond, Fall: 1, Check: func(_ context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
 			if unhealthy.Load() && e.Addr != addrs[2] {
 				return errors.New(hostile + "check")
 			}
@@ -337,7 +337,7 @@ func TestEventsAndStatsBecomeMetrics(t *testing.T) {
 		}
 	}
 	for event, pkg := range map[string]string{
-		"attempt": "balancer", "host": "balancer", "resolve": "balancer", "panic": "balancer",
+		"attempt": "balancer", "endpoint": "balancer", "resolve": "balancer", "panic": "balancer",
 		"decision": "ratelimit", "store_failed": "ratelimit", "store_recovered": "ratelimit", "concurrency": "ratelimit", "turn": "ratelimit",
 		"load": "cache", "removal": "cache",
 	} {

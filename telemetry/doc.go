@@ -36,8 +36,9 @@
 //	trivet.<package>.<event>.<duration>     histogram, s, by Observer
 //	trivet.<package>.<field>                gauge or counter, by Register
 //
-// So an event "pick" of package balancer with a string backend and a duration took comes out as trivet.balancer.pick and
-// trivet.balancer.pick.took with the attributes backend and name, and in_flight of its Stats as trivet.balancer.in_flight.
+// So an event "attempt" of package balancer with a string outcome and a duration comes out as
+// trivet.balancer.attempt and trivet.balancer.attempt.duration with the attributes outcome and name,
+// and in_flight of its Stats as trivet.balancer.in_flight.
 // This package's own, by Register(tel, "", x.Stats):
 //
 //	x                  instruments

@@ -131,7 +131,7 @@ func TestG10_HTTP2BodyThatStandsStillGets408(t *testing.T) {
 	resp, text := do(t, secureClient(t, "one.test", true), req)
 	require.Equal(t, 2, resp.ProtoMajor)
 	require.Equal(t, http.StatusRequestTimeout, resp.StatusCode, text)
-	for _, h := range g.current.Load().upstreams["app"].balancer.Hosts("http://app") {
+	for _, h := range g.current.Load().upstreams["app"].balancer.Endpoints("http://app") {
 		require.Zero(t, h.Failures)
 	}
 }

@@ -476,7 +476,7 @@ func TestG11_HeaderAndBodyFloodsAreRefused(t *testing.T) {
 			})
 		}
 	}
-	for _, h := range g.current.Load().upstreams["app"].balancer.Hosts("http://app") {
+	for _, h := range g.current.Load().upstreams["app"].balancer.Endpoints("http://app") {
 		require.Equal(t, balancer.Healthy, h.State)
 		require.Zero(t, h.Failures, "the client's fault is not the host's")
 	}
@@ -500,7 +500,7 @@ func TestG11_BrokenBodiesAreTheClientsFault(t *testing.T) {
 			}
 		})
 	}
-	for _, h := range g.current.Load().upstreams["app"].balancer.Hosts("http://app") {
+	for _, h := range g.current.Load().upstreams["app"].balancer.Endpoints("http://app") {
 		require.Equal(t, balancer.Healthy, h.State)
 		require.Zero(t, h.Failures)
 	}
@@ -576,7 +576,7 @@ func TestG20_NilAndZeroValuesAreRefusedWhenBuilt(t *testing.T) {
 		"subset of nil":        {Resolver: balancer.Subset(nil, "k", 3)},
 		"subset of typed nil":  {Resolver: balancer.Subset(pushed, "k", 3)},
 		"typed nil policy":     {Resolver: balancer.Static("a:1"), Policy: (*nilPolicy)(nil)},
-		"negative health":      {Resolver: balancer.Static("a:1"), Health: balancer.Health{Interval: -1}},
+		"negative health":      {Resolver: balancer.Static("a:1"), Health: balancer.HealthConfig{Interval: -1}},
 		"negative connections": {Resolver: balancer.Static("a:1"), Conns: -1},
 	} {
 		t.Run(name, func(t *testing.T) {

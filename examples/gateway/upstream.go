@@ -43,7 +43,7 @@ func newUpstream(name string, cfg Upstream, trusted []netip.Prefix, tel *telemet
 		Resolver:  resolver(cfg.Hosts),
 		Transport: transport(cfg),
 		Wrap:      func(_ balancer.Endpoint, next http.RoundTripper) http.RoundTripper { return tel.Transport(next) },
-		Health: balancer.Health{
+		Health: balancer.HealthConfig{
 			Path:     cfg.Health.Path,
 			Interval: time.Duration(cfg.Health.Interval),
 			Timeout:  time.Duration(cfg.Health.Timeout),
@@ -98,10 +98,10 @@ func (u *upstream) close(ctx context.Context) { _ = u.balancer.Close(ctx) }
 // status is what the admin server shows.
 func (u *upstream) status() any {
 	return struct {
-		Target string                `json:"target"`
-		Hosts  []balancer.HostStatus `json:"hosts"`
-		Stats  balancer.Stats        `json:"stats"`
-	}{u.target.String(), u.balancer.Hosts(u.target.String()), u.balancer.Stats()}
+		Target string                    `json:"target"`
+		Hosts  []balancer.EndpointStatus `json:"hosts"`
+		Stats  balancer.Stats            `json:"stats"`
+	}{u.target.String(), u.balancer.Endpoints(u.target.String()), u.balancer.Stats()}
 }
 
 func resolver(hosts []Host) balancer.Resolver {

@@ -141,7 +141,7 @@ func run(out io.Writer) error {
 	}
 	fmt.Fprintf(out, "%d answered, %d failed, %d refused by the limit, %d greetings from the cache\n",
 		answers[http.StatusOK], answers[http.StatusBadGateway], answers[http.StatusTooManyRequests], greetings.Stats().Hits)
-	for _, host := range lb.Hosts("http://greetings.internal") {
+	for _, host := range lb.Endpoints("http://greetings.internal") {
 		fmt.Fprintf(out, "%s: %d requests, %s %s\n", host.Addr, host.Requests, host.State, host.Reason)
 	}
 	return nil
