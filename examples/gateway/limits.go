@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net/http"
-	"net/netip"
 	"regexp"
 	"strconv"
 	"strings"
@@ -125,7 +124,7 @@ var fieldName = regexp.MustCompile("^[-!#$%&'*+.^_`|~0-9A-Za-z]+$") // RFC 9110,
 
 // check returns what the packages have to say about l.
 func (l Limit) check(name string) (f faults) {
-	policy, err := l.policy(name, "", nil)
+	policy, err := l.policy(name, "", trust{})
 	if err == nil {
 		var counts ratelimit.Store
 		counts, err = ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{MaxKeys: 1})
@@ -166,7 +165,7 @@ func tinyStore() *ratelimit.MemoryStore {
 }
 
 // policy is l as ratelimit has it, for a route if each counts for itself.
-func (l Limit) policy(name, route string, trusted []netip.Prefix) (ratelimit.Policy, error) {
+func (l Limit) policy(name, route string, trusted trust) (ratelimit.Policy, error) {
 	p := ratelimit.Policy{
 		Name:    name,
 		Rate:    ratelimit.Rate{Limit: l.Rate.Limit, Window: l.Rate.Window, Burst: l.Burst},
@@ -177,7 +176,7 @@ func (l Limit) policy(name, route string, trusted []netip.Prefix) (ratelimit.Pol
 	}
 	switch l.By {
 	case "address":
-		key, err := ratelimit.NewIPKey(ratelimit.IPConfig{Trusted: trusted})
+		key, err := ratelimit.NewIPKey(ratelimit.IPConfig{Trusted: trusted.proxies})
 		if err != nil {
 			return p, err
 		}

@@ -2,15 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"math"
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"net/netip"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,14 +26,15 @@ type upstream struct {
 	proxy    http.Handler
 }
 
-func newUpstream(name string, cfg Upstream, trusted []netip.Prefix, tel *telemetry.Telemetry, log *slog.Logger) (*upstream, error) {
+func newUpstream(name string, cfg Upstream, trusted trust, tel *telemetry.Telemetry, log *slog.Logger) (*upstream, error) {
 	target, err := url.Parse(cfg.URL)
 	if err != nil {
 		return nil, err
 	}
 	u := &upstream{cfg: cfg, target: &url.URL{Scheme: target.Scheme, Host: target.Host}}
 	u.handler = balancer.HandlerConfig{
-		TrustForwarded: trusted, Rewrite: rewrite(trusted), ModifyResponse: modifyResponse, ErrorHandler: writeProxyError,
+		TrustedProxies: trusted.proxies, TrustUnix: trusted.unix,
+		Rewrite: rewrite, ModifyResponse: modifyResponse, ErrorHandler: writeProxyError,
 	}
 	report := telemetry.Observer[balancer.Event](tel, name)
 	u.settings = balancer.Config{
@@ -131,46 +129,26 @@ func transport(cfg Upstream) *http.Transport {
 	return t
 }
 
-// rewrite makes the request to the upstream say nothing that the gateway does not stand for. balancer has seen to X-Forwarded-For,
-// -Host and -Proto; the others of that family, which some servers believe as well, go unless the peer is trusted. So do
-// other ways to spell any of them: CGI cannot tell underscores from hyphens, and some servers no sign at all from them.
-func rewrite(trusted []netip.Prefix) func(*httputil.ProxyRequest) {
-	return func(r *httputil.ProxyRequest) {
-		h := r.Out.Header
-		peer, _ := netip.ParseAddrPort(r.In.RemoteAddr)
-		addr := peer.Addr().Unmap().WithZone("")
-		believed := slices.ContainsFunc(trusted, func(p netip.Prefix) bool { return p.Contains(addr) })
-		for name := range h {
-			switch plain := http.CanonicalHeaderKey(strings.Map(hyphen, name)); plain {
-			case "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", requestID:
-				if name != plain {
-					delete(h, name)
-				}
-			case "Proxy": // CGI would make it the variable HTTP_PROXY, which clients of upstreams obey
-				delete(h, name)
-			default:
-				if forwarded(plain) && (!believed || name != plain) {
-					delete(h, name)
-				}
-			}
-		}
-		// The trace begins here, and telemetry's transport says so; baggage of strangers goes nowhere.
-		for _, name := range [...]string{"Traceparent", "Tracestate", "Baggage"} {
+// rewrite gives the request to the upstream the gateway's own id and trace. What strangers say of
+// forwarding, balancer has removed.
+func rewrite(r *httputil.ProxyRequest) {
+	h := r.Out.Header
+	for name := range h {
+		if name != requestID && spells(name, requestID) {
 			delete(h, name)
 		}
-		h.Set(requestID, telemetry.RequestID(r.In.Context()))
 	}
+	// The trace begins here, and telemetry's transport says so; baggage of strangers goes nowhere.
+	for _, name := range [...]string{"Traceparent", "Tracestate", "Baggage"} {
+		delete(h, name)
+	}
+	h.Set(requestID, telemetry.RequestID(r.In.Context()))
 }
 
-// forwarded reports whether a field tells of the request that a proxy got.
-func forwarded(name string) bool {
-	switch name {
-	case "X-Real-Ip", "True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "Cf-Connecting-Ip", "Fastly-Client-Ip", "X-Proxyuser-Ip",
-		"X-Envoy-External-Address", "Forwarded-For", "X-Original-Forwarded-For", "X-Original-Host", "X-Original-Url", "X-Rewrite-Url", "X-Host",
-		"X-Url-Scheme", "Front-End-Https", "X-Forwarded":
-		return true
-	}
-	return strings.HasPrefix(name, "X-Forwarded-")
+// spells reports whether a server could take name for field: CGI cannot tell underscores from
+// hyphens, and some servers tell no sign from another.
+func spells(name, field string) bool {
+	return len(name) == len(field) && strings.EqualFold(strings.Map(hyphen, name), field)
 }
 
 // hyphen makes a hyphen of what is neither letter nor digit.
@@ -188,31 +166,17 @@ func modifyResponse(resp *http.Response) error {
 }
 
 // writeProxyError answers a request that got no response from the upstream.
-func writeProxyError(w http.ResponseWriter, r *http.Request, err error) {
-	var tooLarge *http.MaxBytesError
-	var broken *brokenBodyError
-	var unsent interface{ NotSent() bool }
-	var wait interface{ RetryAfter() time.Duration }
-	var timeout net.Error
-	switch {
-	case errors.As(err, &tooLarge):
-		writeProblem(w, http.StatusRequestEntityTooLarge, "the body is too large")
-	case errors.As(err, &broken):
-		if errors.As(err, &timeout) && timeout.Timeout() {
-			writeProblem(w, http.StatusRequestTimeout, "the body stood still for too long")
-			return
-		}
-		writeProblem(w, http.StatusBadRequest, "the body is broken")
-	case errors.As(err, &unsent) && unsent.NotSent():
-		seconds := 1
-		if errors.As(err, &wait) {
-			seconds = max(1, int(math.Ceil(wait.RetryAfter().Seconds())))
-		}
-		w.Header().Set("Retry-After", strconv.Itoa(seconds))
-		writeProblem(w, http.StatusServiceUnavailable, "no server is available for this request")
-	case errors.Is(r.Context().Err(), context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		writeProblem(w, http.StatusGatewayTimeout, "the server behind the gateway took too long")
-	default:
-		writeProblem(w, http.StatusBadGateway, "the server behind the gateway failed")
+func writeProxyError(w http.ResponseWriter, _ *http.Request, err error) {
+	status, wait := balancer.ErrorStatus(err)
+	if wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 	}
+	writeProblem(w, status, map[int]string{
+		http.StatusRequestEntityTooLarge: "the body is too large",
+		http.StatusRequestTimeout:        "the body stood still for too long",
+		http.StatusBadRequest:            "the body is broken",
+		http.StatusServiceUnavailable:    "no server is available for this request",
+		http.StatusGatewayTimeout:        "the server behind the gateway took too long",
+		http.StatusBadGateway:            "the server behind the gateway failed",
+	}[status])
 }
