@@ -107,8 +107,8 @@ func telemetryGet(path string) *http.Request { return httptest.NewRequest("GET",
 
 const serverDuration = "http.server.request.duration"
 
-// The seven defects of otelhttp v0.72.0 that notes/versioning-telemetry.md, B1, names. Each test shows
-// that otelhttp has it and Trivet has not; one that fails says that otelhttp mended it.
+// Seven defects of otelhttp v0.72.0. Each test shows that otelhttp has it and Trivet has not; one that
+// fails says that otelhttp mended it.
 
 func TestOtelhttpDefect1_NoActiveRequests(t *testing.T) {
 	rival, ours := withOtelhttp(nil), withTrivet(t, nil, telemetry.Config{ActiveRequests: true})
@@ -323,14 +323,14 @@ func cpuTime() time.Duration {
 
 // picked is an event like those of the siblings.
 type picked struct {
-	Backend string
-	Retry   bool
-	Took    time.Duration
+	Backend  string
+	Retry    bool
+	Duration time.Duration
 }
 
 func (e picked) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("event", "pick"), slog.String("backend", e.Backend),
-		slog.Bool("retry", e.Retry), slog.Duration("took", e.Took))
+		slog.Bool("retry", e.Retry), slog.Duration("duration", e.Duration))
 }
 
 // BenchmarkTelemetryObserver is an event with two dimensions and a measurement, beside the same two SDK calls
@@ -339,7 +339,7 @@ func BenchmarkTelemetryObserver(b *testing.B) {
 	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))
 	meter := provider.Meter("direct")
 	counter, _ := meter.Int64Counter("pick")
-	histogram, _ := meter.Float64Histogram("pick.took")
+	histogram, _ := meter.Float64Histogram("pick.duration")
 	set := metric.WithAttributeSet(attribute.NewSet(attribute.String("backend", "b1"), attribute.Bool("retry", false), attribute.String("name", "x")))
 	add, record := []metric.AddOption{set}, []metric.RecordOption{set}
 	tel, err := telemetry.New(telemetry.Config{MeterProvider: provider, TracerProvider: noop.NewTracerProvider()})
@@ -350,7 +350,7 @@ func BenchmarkTelemetryObserver(b *testing.B) {
 		counter.Add(ctx, 1, add...)
 		histogram.Record(ctx, 0.001, record...)
 	}
-	through := func() { observe(ctx, picked{Backend: "b1", Took: time.Millisecond}) }
+	through := func() { observe(ctx, picked{Backend: "b1", Duration: time.Millisecond}) }
 
 	b.Run("impl=direct", func(b *testing.B) {
 		b.ReportAllocs()
@@ -371,7 +371,7 @@ func BenchmarkTelemetryObserver(b *testing.B) {
 			b.StopTimer()
 			ctx, span := tracer.Start(ctx, "x") // a new one each time: a span keeps 128 events
 			b.StartTimer()
-			observe(ctx, picked{Backend: "b1", Took: time.Millisecond})
+			observe(ctx, picked{Backend: "b1", Duration: time.Millisecond})
 			b.StopTimer()
 			span.End()
 			b.StartTimer()
@@ -387,7 +387,7 @@ func BenchmarkTelemetryObserver(b *testing.B) {
 		h := tel.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			ctx := r.Context()
 			for b.Loop() {
-				observe(ctx, picked{Backend: "b1", Took: time.Millisecond})
+				observe(ctx, picked{Backend: "b1", Duration: time.Millisecond})
 			}
 		}))
 		h.ServeHTTP(nullResponse{http.Header{}}, telemetryRequest())

@@ -2,18 +2,20 @@ package telemetry
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/trivet-go/trivet/internal/origin"
+	"github.com/trivet-go/trivet/internal/settings"
+	"github.com/trivet-go/trivet/telemetry/internal/redact"
 )
 
 const (
@@ -21,12 +23,12 @@ const (
 	maxEvents   = 32 // distinct sibling events on one line
 )
 
-// A ClientPolicy says how much of a client's address the access log shows.
-type ClientPolicy int
+// A ClientDetail says how much of a client's address the access log shows.
+type ClientDetail int
 
 const (
 	// ClientNetwork shows the network: /24 for IPv4, /48 for IPv6.
-	ClientNetwork ClientPolicy = iota
+	ClientNetwork ClientDetail = iota
 
 	// ClientFull shows the address.
 	ClientFull
@@ -35,78 +37,91 @@ const (
 	ClientNone
 )
 
+func (d ClientDetail) String() string {
+	switch d {
+	case ClientNetwork:
+		return "network"
+	case ClientFull:
+		return "full"
+	case ClientNone:
+		return "none"
+	}
+	return "unknown"
+}
+
 // AccessLogConfig configures an [AccessLog].
 type AccessLogConfig struct {
 	// Handler receives the lines. Required. It is called on the request's goroutine after the
-	// response: one that blocks holds that goroutine, though not the client.
+	// handler is done: one that blocks holds that goroutine. A client that has got all of a response
+	// of declared length does not wait for it, others do.
 	Handler slog.Handler
 
-	// SampleEvery writes one in so many of the requests that neither failed nor were slow, each marked
-	// with sample_every. Zero and 1 write all. Negative writes none of them.
+	// SampleEvery n writes one in n of the requests that neither failed nor were slow, each marked
+	// with sample_every. Zero and 1 write all of them. Negative writes none of them.
 	SampleEvery int
 
-	// Slow is the time from which on a request is always written. Zero means 1 s.
-	// Negative means that none is slow.
+	// Slow is how long a request must take, or the first byte of a stream, to be always written.
+	// Zero means 1 s. Negative means that none is slow.
 	Slow time.Duration
 
-	// RequestHeaders and ResponseHeaders name the fields to show. If empty, none are. Fields
-	// that hold credentials, such as Authorization and Cookie, are invalid.
+	// RequestHeaders and ResponseHeaders name the fields to show. If empty, none are. Fields that
+	// hold credentials, such as Authorization and Cookie, are invalid.
 	RequestHeaders, ResponseHeaders []string
 
 	// Client says how much of the client's address to show. Zero means [ClientNetwork].
-	Client ClientPolicy
+	Client ClientDetail
 }
 
-// An AccessLog writes one line about each request that a [Telemetry] observes:
-// set it as [Config.AccessLog]. Create one with [NewAccessLog].
+// An AccessLog writes one line about each request that a [Telemetry] observes: set it as
+// [Config.AccessLog]. Create one with [NewAccessLog].
 //
-// A line has the names of the spans' attributes, trace_id and span_id, request_id, and in a group named like
-// the [Observer] what siblings reported meanwhile. Values of query parameters are shown if
-// [Config.Query] allows. Requests that failed by the server's fault are at level Error, those
-// that the client gave up at Warn, all others at Info.
+// A line has the names of the spans' attributes, trace_id and span_id, and request_id. What other
+// packages reported meanwhile stands in groups with the names of their [Observer]. Values of query
+// parameters are shown if [Config.Query] allows. Requests that failed by the server's fault are at
+// level Error, those that the client gave up at Warn, all others at Info.
+//
+// An AccessLog is safe for concurrent use and starts no goroutines. Several Telemetrys may share it.
 type AccessLog struct {
 	cfg               AccessLogConfig // read-only after NewAccessLog
 	request, response []headerField
 	skipped           atomic.Uint64
 }
 
-type headerField struct{ name, key string }
+type headerField struct{ name, key string } // canonical, and as the line has it
 
 // NewAccessLog returns an AccessLog. The error, if any, names every invalid field of cfg.
 func NewAccessLog(cfg AccessLogConfig) (*AccessLog, error) {
-	var errs []error
-	fault := func(field, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("telemetry: AccessLogConfig."+field+": "+format, args...))
-	}
+	f := settings.Of("telemetry", "AccessLogConfig")
 	if cfg.Handler == nil {
-		fault("Handler", "is required")
+		f.Add("Handler", "is required")
 	}
-	if cfg.Slow == 0 {
-		cfg.Slow = defaultSlow
-	}
+	settings.Default(f, "Slow", &cfg.Slow, defaultSlow)
 	if cfg.Client < ClientNetwork || cfg.Client > ClientNone {
-		fault("Client", "%d is no ClientPolicy", cfg.Client)
+		f.Add("Client", "%d is no ClientDetail", int(cfg.Client))
 	}
-	l := &AccessLog{cfg: cfg}
-	for _, f := range []struct {
-		field string
-		names []string
-		to    *[]headerField
-	}{{"RequestHeaders", cfg.RequestHeaders, &l.request}, {"ResponseHeaders", cfg.ResponseHeaders, &l.response}} {
-		for _, name := range f.names {
-			switch {
-			case !isToken(name):
-				fault(f.field, "%q is no field name", name)
-			case secretName(name):
-				fault(f.field, "%s holds credentials", name)
-			}
-			*f.to = append(*f.to, headerField{http.CanonicalHeaderKey(name), strings.ToLower(name)})
-		}
+	l := &AccessLog{
+		cfg:      cfg,
+		request:  headerFields(f, "RequestHeaders", cfg.RequestHeaders),
+		response: headerFields(f, "ResponseHeaders", cfg.ResponseHeaders),
 	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+	if err := f.Err(); err != nil {
+		return nil, err
 	}
 	return l, nil
+}
+
+func headerFields(f *settings.Faults, setting string, names []string) []headerField {
+	var fields []headerField
+	for _, name := range names {
+		switch {
+		case !isToken(name):
+			f.Add(setting, "%q is no field name", name)
+		case redact.IsSecret(name):
+			f.Add(setting, "%s holds credentials", name)
+		}
+		fields = append(fields, headerField{http.CanonicalHeaderKey(name), strings.ToLower(name)})
+	}
+	return fields
 }
 
 // A logEvent is what an event of a sibling adds to the line.
@@ -116,33 +131,33 @@ type logEvent struct {
 	n           int // how often it happened
 }
 
-// observe adds an event to the line of x. The last one of a kind counts. attrs is kept. What comes after the
-// line was written, such as a hedge that lost, is in no line.
-func (x *exchange) observe(name, event string, attrs []slog.Attr) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for i := range x.events {
-		if e := &x.events[i]; e.name == name && e.event == event {
+// observe adds an event to the line of ex and keeps attrs. Of several with the same word the last
+// one is shown. What comes after the line was written, such as a hedge that lost, is in no line.
+func (ex *exchange) observe(name, event string, attrs []slog.Attr) {
+	ex.mu.Lock()
+	defer ex.mu.Unlock()
+	for i := range ex.events {
+		if e := &ex.events[i]; e.name == name && e.event == event {
 			e.attrs = attrs
 			e.n++
 			return
 		}
 	}
-	if len(x.events) < maxEvents {
-		x.events = append(x.events, logEvent{name, event, attrs, 1})
+	if len(ex.events) < maxEvents {
+		ex.events = append(ex.events, logEvent{name, event, attrs, 1})
 	}
 }
 
-// write writes the line of x, or not.
-func (l *AccessLog) write(x *exchange, o outcome) {
+// write writes the line of ex, unless sampling leaves it out.
+func (l *AccessLog) write(ex *exchange, o outcome) {
 	level := slog.LevelInfo
 	remarkable := true
 	switch {
-	case serverFault(x.key):
+	case ex.key.serverFault():
 		level = slog.LevelError
-	case x.key.err != "":
+	case ex.key.err != "":
 		level = slog.LevelWarn
-	case l.cfg.Slow > 0 && o.latency && o.counted >= l.cfg.Slow:
+	case l.cfg.Slow > 0 && o.timed && o.latency >= l.cfg.Slow:
 	default:
 		remarkable = false
 	}
@@ -151,84 +166,78 @@ func (l *AccessLog) write(x *exchange, o outcome) {
 		l.skipped.Add(1)
 		return
 	}
-	ctx := context.Context(&x.scope)
+	ctx := context.Context(&ex.scope)
 	if !l.cfg.Handler.Enabled(ctx, level) {
 		return
 	}
-	record := slog.NewRecord(x.start.Add(o.elapsed), level, "request", 0)
-	record.AddAttrs(l.attrs(x, o)...)
+	record := slog.NewRecord(ex.start.Add(o.elapsed), level, "request", 0)
+	record.AddAttrs(l.attrs(ex, o)...)
 	if sampled {
 		record.AddAttrs(slog.Int("sample_every", l.cfg.SampleEvery))
 	}
 	_ = l.cfg.Handler.Handle(ctx, record) // there is nobody to tell
 }
 
-// attrs returns the line's attributes.
-func (l *AccessLog) attrs(x *exchange, o outcome) []slog.Attr {
-	t, r := x.tel, x.request
+func (l *AccessLog) attrs(ex *exchange, o outcome) []slog.Attr {
+	t, r := ex.tel, ex.request
 	attrs := make([]slog.Attr, 0, 24)
 	text := func(key, value string) {
 		if value != "" {
-			attrs = append(attrs, slog.String(key, escape(value)))
+			attrs = append(attrs, slog.String(key, redact.Escape(value)))
 		}
 	}
-	text(attrMethod, clip(r.Method, maxMethod))
-	text(attrPath, x.path)
-	if x.query != "" {
-		text(attrQuery, redactQuery(x.query, t.query))
+	text(attrMethod, redact.Clip(r.Method, maxMethod))
+	text(attrPath, ex.path)
+	if ex.query != "" {
+		text(attrQuery, redact.Query(ex.query, t.query))
 	}
-	text(attrRoute, x.key.route)
-	if x.key.status != 0 {
-		attrs = append(attrs, slog.Int(attrStatus, int(x.key.status)))
+	text(attrRoute, ex.key.route)
+	if ex.key.status != 0 {
+		attrs = append(attrs, slog.Int(attrStatus, int(ex.key.status)))
 	}
-	text(attrErrorType, x.key.errorType(false))
-	attrs = append(attrs, slog.Duration("duration", o.elapsed), slog.Int64("http.response.body.size", x.writer.Bytes))
-	if x.body.ReadCloser != nil {
-		attrs = append(attrs, slog.Int64("http.request.body.size", x.body.n.Load()))
+	text(attrErrorType, ex.key.errorType(false))
+	attrs = append(attrs,
+		slog.Duration("duration", o.elapsed), slog.Int64("http.response.body.size", ex.writer.Bytes))
+	if ex.body.ReadCloser != nil {
+		attrs = append(attrs, slog.Int64("http.request.body.size", ex.body.n.Load()))
 	}
-	host, _ := splitHost(t.host(r))
+	host, _ := origin.SplitHost(ex.host)
 	text(attrServerAddress, host)
-	text(attrProtocol, protocols[x.key.proto])
-	text(attrClientAddress, l.client(t, r))
+	text(attrProtocol, protocols[ex.key.proto])
+	text(attrClientAddress, l.client(ex))
 	text(attrUserAgent, r.Header.Get("User-Agent"))
-	text("request_id", x.id)
-	if sc := trace.SpanContextFromContext(&x.scope); sc.IsValid() {
-		attrs = append(attrs, slog.String("trace_id", sc.TraceID().String()), slog.String("span_id", sc.SpanID().String()))
+	text("request_id", ex.id)
+	if sc := trace.SpanContextFromContext(&ex.scope); sc.IsValid() {
+		attrs = append(attrs,
+			slog.String("trace_id", sc.TraceID().String()), slog.String("span_id", sc.SpanID().String()))
 	}
 	attrs = appendHeaders(attrs, "http.request.header", l.request, r.Header)
-	attrs = appendHeaders(attrs, "http.response.header", l.response, x.writer.Header())
+	attrs = appendHeaders(attrs, "http.response.header", l.response, ex.writer.Header())
 	if o.panic != nil && o.panic != http.ErrAbortHandler {
-		text("exception.message", scrub(fmt.Sprint(o.panic)))
-		if o.stack != nil && t.cfg.Panics == Answer500 { // or else net/http's log has it
-			attrs = append(attrs, slog.String("exception.stacktrace", clip(string(o.stack), maxStack)))
+		text("exception.message", redact.Text(fmt.Sprint(o.panic)))
+		if o.stack != nil && t.cfg.Panics == Answer500 { // otherwise net/http's log has it
+			attrs = append(attrs, slog.String("exception.stacktrace", redact.Clip(string(o.stack), maxStack)))
 		}
 	}
-	x.mu.Lock()
-	events := slices.Clone(x.events)
-	x.mu.Unlock()
+	ex.mu.Lock()
+	events := slices.Clone(ex.events)
+	ex.mu.Unlock()
 	return appendEvents(attrs, events)
 }
 
-// client returns the client's address as far as it is to be shown.
-func (l *AccessLog) client(t *Telemetry, r *http.Request) string {
-	if l.cfg.Client == ClientNone {
+// client returns as much of the client's address as is to be shown.
+func (l *AccessLog) client(ex *exchange) string {
+	switch {
+	case l.cfg.Client == ClientNone, !ex.client.IsValid():
 		return ""
+	case l.cfg.Client == ClientFull:
+		return ex.clientAddress()
 	}
-	peer, _ := splitHost(r.RemoteAddr)
-	client := t.clientAddress(r, peer)
-	if l.cfg.Client == ClientFull {
-		return client
-	}
-	addr, err := netip.ParseAddr(client)
-	if err != nil {
-		return "" // a Unix socket, or a test
-	}
-	addr = addr.Unmap().WithZone("")
 	bits := 48
-	if addr.Is4() {
+	if ex.client.Is4() {
 		bits = 24
 	}
-	prefix, _ := addr.Prefix(bits)
+	prefix, _ := ex.client.Prefix(bits)
 	return prefix.String()
 }
 
@@ -237,7 +246,7 @@ func appendHeaders(attrs []slog.Attr, group string, fields []headerField, h http
 	for _, f := range fields {
 		if v := h[f.name]; len(v) > 0 {
 			// Scrubbed, since an allowed one may quote a URL: Referer and Location do.
-			shown = append(shown, slog.String(f.key, escape(scrub(strings.Join(v, ", ")))))
+			shown = append(shown, slog.String(f.key, redact.Escape(redact.Text(strings.Join(v, ", ")))))
 		}
 	}
 	if shown == nil {
@@ -268,8 +277,8 @@ func appendEvents(attrs []slog.Attr, events []logEvent) []slog.Attr {
 	return attrs
 }
 
-// logFields returns the attributes of an event, escaped and, within detail, without secrets: the
-// dimensions beside it are few and chosen by the package, no place for a secret.
+// logFields returns the attributes of an event, escaped and, within detail, without secrets. The
+// dimensions beside detail are few and chosen by the package, which is no place for a secret.
 func logFields(attrs []slog.Attr, detail bool) []slog.Attr {
 	out := make([]slog.Attr, 0, len(attrs)+1)
 	for _, a := range attrs {
@@ -293,10 +302,10 @@ func logFields(attrs []slog.Attr, detail bool) []slog.Attr {
 // safeText returns a sibling's text, fit for logs and spans.
 func safeText(key, text string, detail bool) string {
 	if !detail {
-		return escape(text)
+		return redact.Escape(text)
 	}
-	if secretName(key) && text != "" {
-		return redacted
+	if redact.IsSecret(key) && text != "" {
+		return redact.Word
 	}
-	return escape(scrub(text))
+	return redact.Escape(redact.Text(text))
 }

@@ -149,7 +149,7 @@ func TestAccessLogSampling(t *testing.T) {
 
 func TestAccessLogClient(t *testing.T) {
 	tests := []struct {
-		policy       telemetry.ClientPolicy
+		policy       telemetry.ClientDetail
 		remote, want string
 	}{
 		{telemetry.ClientNetwork, "198.51.100.77:1", "198.51.100.0/24"},
@@ -315,7 +315,7 @@ func TestO03_SecretsShowNowhere(t *testing.T) {
 	}
 	require.Len(t, b.spans.Ended(), 2)
 	for name := range b.metrics(t) {
-		if name != "trivet.telemetry.pick.took" {
+		if name != "trivet.telemetry.pick.duration" {
 			require.NotContains(t, strings.Join(b.points(t, name), "\n"), secret)
 		}
 	}

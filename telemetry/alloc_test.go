@@ -52,7 +52,7 @@ func TestObserverAllocations(t *testing.T) {
 	ctx := context.Background()
 	flat := telemetry.Observer[decision](tel, "x")
 	require.LessOrEqual(t, testing.AllocsPerRun(1000, func() { flat(ctx, decision{"p", true}) }), 1.0)
-	e := pick{Backend: "b", Took: time.Second}
+	e := pick{Backend: "b", Duration: time.Second}
 	own := testing.AllocsPerRun(1000, func() { sink = e.LogValue() })
 	full := telemetry.Observer[pick](tel, "x")
 	require.LessOrEqual(t, testing.AllocsPerRun(1000, func() { full(ctx, e) }), own)

@@ -1,30 +1,69 @@
-// Package telemetry shows what HTTP servers and clients do: traces, metrics, an access log,
-// objectives with burn rates, and health probes, on the OpenTelemetry API alone.
+// Package telemetry shows what HTTP servers and clients do: traces, metrics, an access log, and
+// objectives with burn rates, on the OpenTelemetry API alone.
 //
-// A [Telemetry] stands outermost on a server and innermost on a client:
+//	lines, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: log.Handler()})
+//	if err != nil {
+//		return err
+//	}
+//	tel, err := telemetry.New(telemetry.Config{AccessLog: lines, RequestID: "X-Request-Id"})
+//	if err != nil {
+//		return err
+//	}
+//	client := &http.Client{Transport: tel.Transport(nil)}
+//	return http.ListenAndServe(":8080", tel.Middleware(mux))
 //
-//	tel, err := telemetry.New(telemetry.Config{AccessLog: log, SLOs: []*telemetry.SLO{slo}})
-//	handler = tel.Middleware(handler)
-//	client.Transport = tel.Transport(client.Transport) // inside retry: each attempt is a span
+// [Telemetry.Middleware] makes a server span, metrics and a log line of each request,
+// [Telemetry.Transport] a client span and metrics. Requests go on as if neither were there: panics
+// pass through, streams stream, files are sent by sendfile, and if a provider, exporter or hook
+// fails, requests do not notice. The program decides where spans and metrics go, by the providers in
+// [Config]: see go.opentelemetry.io/otel/sdk and the exporters.
 //
-// Requests go on as if it were not there: panics pass through, streams stream, files are sent by
-// sendfile, and if a provider, exporter or hook fails, requests do not notice. Which providers there
-// are is up to the program: see go.opentelemetry.io/otel/sdk and the exporters.
+// # Place in a chain
+//
+// On a server, Middleware stands outermost, so that it sees what all others do. On a client,
+// Transport stands innermost, below whatever repeats or spreads requests: each attempt is a span.
+// At a public edge set [Config.Public]. Behind proxies name them in [Config.TrustedProxies].
+//
+// Other packages report to telemetry by a function and a snapshot, and know nothing of it:
+//
+//	lb, err := balancer.New(balancer.Config{Observe: telemetry.Observer[balancer.Event](tel, "users")})
+//	unregister, err := telemetry.Register(tel, "users", lb.Stats)
+//
+// Their events are metrics, events of the request's span, and fields of its line in the access log.
+// See [Observer] for what an event must look like.
 //
 // # Traces
 //
-// Spans and metrics follow the stable HTTP semantic conventions of OpenTelemetry 1.43, and trace context and baggage those
-// of W3C. At a public edge set [Config.Public]. Values of error.type beside status codes are, for a server: panic,
-// aborted (the handler panicked with http.ErrAbortHandler), canceled (the client left) and timeout;
-// for a client: timeout, canceled (by another than the caller), dns, connect, tls, not_sent (refused before sending,
-// by an error with NotSent() bool), body (the connection broke within the response body) and _OTHER. A caller that cancels its
-// own request made no error: it is reported without error.type, and without a status unless it came.
+// Spans and metrics follow the stable HTTP semantic conventions of OpenTelemetry 1.43, and trace
+// context and baggage those of W3C. The route of a request is the pattern of the ServeMux that
+// served it; see [Route] and [Config.RouteFunc].
 //
-// The route of a request is the pattern of the ServeMux that served it; see [Route] and [Config.RouteFunc].
+// The attribute error.type is a status code or a word. A server's words are
 //
-// Deviations from the conventions: url.full has no fragment, since it is never sent and may be a secret; a client's
-// server.address is the URL's host, whatever the Host field; durations of streams are those of [StreamPolicy]. Texts of spans are
-// cut at 1 KiB, URLs at 2.
+//	panic      the handler panicked
+//	aborted    it panicked with http.ErrAbortHandler
+//	canceled   the client left before it had its response
+//	timeout    the request's context had a deadline, which passed before that
+//
+// and a client's
+//
+//	timeout    a deadline passed, or the network timed out
+//	canceled   somebody other than the caller gave up
+//	dns        there is no address for the host
+//	connect    there is no connection to it
+//	tls        there is no trust between client and host
+//	not_sent   a wrapper refused the request, by an error with NotSent() bool
+//	body       the connection broke within the response body
+//	_OTHER     none of these
+//
+// A caller that cancels its own request made no error: the request is reported without error.type,
+// and without a status unless one came.
+//
+// Three things deviate from the conventions. url.full has no fragment, since it is never sent and
+// may be a secret. A client's server.address is the URL's host, whatever the Host field says. Of a
+// stream (a hijacked connection, a 101 response, or event streams, multipart streams and JSON lines
+// that are flushed or have no length) the duration in metrics, objectives and the log's idea of slow
+// is the time to the first byte: the rest lasts as long as the client likes.
 //
 // # Metrics
 //
@@ -33,59 +72,29 @@
 //	http.server.active_requests             with Config.ActiveRequests; client likewise
 //	http.server.request.body.size           with Config.BodySizes; response and client likewise
 //	trivet.<package>.<event>                counter, by Observer
-//	trivet.<package>.<event>.<duration>     histogram, s, by Observer
+//	trivet.<package>.<event>.duration       histogram, s, by Observer
 //	trivet.<package>.<field>                gauge or counter, by Register
 //
-// So an event "attempt" of package balancer with a string outcome and a duration comes out as
-// trivet.balancer.attempt and trivet.balancer.attempt.duration with the attributes outcome and name,
-// and in_flight of its Stats as trivet.balancer.in_flight.
-// This package's own, by Register(tel, "", x.Stats):
+// So the event "attempt" of package balancer comes out as trivet.balancer.attempt and
+// trivet.balancer.attempt.duration, with its outcome and the observer's name as attributes, and
+// in_flight of its Stats as trivet.balancer.in_flight. This package's own, by Register(tel, "", x.Stats):
 //
 //	x                  instruments
 //	Telemetry          trivet.telemetry.in_flight .requests .errors .panics .series .overflow .log_skipped .faults
-//	Runtime            trivet.telemetry.runtime.goroutines .threads .heap_bytes .memory_bytes .gc_cycles
-//	                   .gc_pause_p99 .gc_cpu_percent .sched_latency_p50 .sched_latency_p99
 //	SLO                trivet.telemetry.slo.requests .failed .timed .slow .burn_rate{key} .firing{key}
-//	Health             trivet.telemetry.health.started .draining .up{key}
+//	health.Health      trivet.health.started .draining .up{key}
 //
-// In Prometheus, dots become underscores, counters end in _total, and durations in _seconds.
+// In Prometheus, dots become underscores, counters end in _total, and durations in _seconds. A bool
+// is 0 or 1. The file examples/gateway/deploy/keda.yaml scales on the requests in flight.
 //
-// Nothing that a client chooses freely is an attribute of a metric. What a hook lets through nevertheless ends at
-// [Config.MaxSeries].
-//
-// # Siblings
-//
-// Other packages report by a function and a snapshot, and know nothing of this one:
-//
-//	lb, err := balancer.New(balancer.Config{Observe: telemetry.Observer[balancer.Event](tel, "users")})
-//	unregister, err := telemetry.Register(tel, "users", lb.Stats)
-//
-// Their events are metrics, events of the request's span, and fields of its line in the access log.
-//
-// # Autoscaling
-//
-// CPU is a late signal for a server that waits for others. Scale on what is in flight instead, per
-// replica, as of Little's law: here with KEDA, from 40 requests at once in each replica on.
-//
-//	triggers:
-//	  - type: prometheus
-//	    metricType: AverageValue
-//	    metadata:
-//	      serverAddress: http://prometheus:9090
-//	      query: sum(trivet_telemetry_in_flight{job="api"})
-//	      threshold: "40"
-//
-// Where something bounds what is in flight and exports that by Register, scale on how much of the bound is used, queue included:
-//
-//	query: sum(<bound>_in_flight{job="api"} + <bound>_queued{job="api"}) / avg(<bound>_limit{job="api"})
-//	threshold: "0.7"
-//
-// (A query over all replicas as AverageValue: KEDA divides by their number.)
+// Nothing that a client chooses freely is an attribute of a metric. If a hook lets such a thing
+// through all the same, it ends at [Config.MaxSeries].
 //
 // # Limits
 //
-// Request and response bodies are counted and never kept. Secrets in query values, user information of URLs, and texts of errors and
-// panics are redacted; paths are not, since nobody can tell what is secret in them. The access log writes on the
-// request's goroutine: give it a handler that does not block. Nothing is mounted by itself: metrics and
-// probes belong on a listener that strangers do not reach.
+// Request and response bodies are counted and never kept. Texts of spans are cut at 1 KiB, queries
+// and URLs at 2 KiB. Secrets in query values, user information of URLs, and texts of errors and
+// panics are redacted; paths are not, since nobody can tell what is secret in them. The access log
+// writes on the request's goroutine: give it a handler that does not block. Nothing is mounted by
+// itself: metrics and probes belong on a listener that strangers do not reach.
 package telemetry

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/trivet-go/trivet/telemetry"
+	"github.com/trivet-go/trivet/telemetry/health"
 )
 
 // The package comment lists the metrics of this package: those and no others come out.
@@ -38,12 +39,14 @@ func TestDocListsTheMetrics(t *testing.T) {
 
 	slo := newSLO(t, telemetry.SLOConfig{Name: "web", Availability: 0.999})
 	b := newBench(t, telemetry.Config{SLOs: []*telemetry.SLO{slo}})
-	health := newHealth(t, telemetry.HealthConfig{Checks: []telemetry.Check{{Name: "a", Func: func(context.Context) error { return nil }}}})
+	probes, err := health.New(health.Config{Checks: []health.CheckConfig{
+		{Name: "a", Func: func(context.Context) error { return nil }},
+	}})
+	require.NoError(t, err)
 	for _, register := range []func() (func() error, error){
 		func() (func() error, error) { return telemetry.Register(b.Telemetry, "", b.Stats) },
-		func() (func() error, error) { return telemetry.Register(b.Telemetry, "", telemetry.NewRuntime().Stats) },
 		func() (func() error, error) { return telemetry.Register(b.Telemetry, "", slo.Stats) },
-		func() (func() error, error) { return telemetry.Register(b.Telemetry, "", health.Stats) },
+		func() (func() error, error) { return telemetry.Register(b.Telemetry, "", probes.Stats) },
 	} {
 		_, err := register()
 		require.NoError(t, err)

@@ -3,7 +3,6 @@ package telemetry_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"log"
 	"log/slog"
@@ -87,7 +86,7 @@ func ExampleNewAccessLog() {
 	// Output: level=INFO msg=request http.request.method=GET url.path=/users url.query="page=2&token=REDACTED" http.response.status_code=404 http.response.body.size=19 server.address=example.com network.protocol.version=1.1 client.address=192.0.2.0/24
 }
 
-// lookup stands for an event of another package, such as cache.Event.
+// lookup stands for an event of another package, such as balancer.Event.
 type lookup struct{ Result string }
 
 func (e lookup) LogValue() slog.Value {
@@ -119,7 +118,7 @@ func ExampleRegister() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	unregister, err := telemetry.Register(tel, "", telemetry.NewRuntime().Stats)
+	unregister, err := telemetry.Register(tel, "", tel.Stats) // and the Stats of other packages
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -193,23 +192,6 @@ func ExampleNewSLO() {
 	// page: availability burns 1000 times too fast over 6h0m0s
 	// ticket: availability burns 1000 times too fast over 24h0m0s
 	// ticket: availability burns 1000 times too fast over 72h0m0s
-}
-
-func ExampleNewHealth() {
-	health, err := telemetry.NewHealth(telemetry.HealthConfig{
-		Checks: []telemetry.Check{{Name: "db", Func: func(ctx context.Context) error { return errors.New("down") }}},
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	admin := http.NewServeMux()
-	admin.Handle("GET /livez", health.Live())
-	admin.Handle("GET /readyz", health.Ready())
-	admin.Handle("GET /startupz", health.Startup())
-	rec := httptest.NewRecorder()
-	admin.ServeHTTP(rec, httptest.NewRequest("GET", "/readyz", nil))
-	fmt.Print(rec.Code, " ", rec.Body)
-	// Output: 503 {"status":"fail","checks":[{"name":"db","ok":false}]}
 }
 
 func ExampleMeasure() {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/trivet-go/trivet/telemetry"
+	"github.com/trivet-go/trivet/telemetry/health"
 	"go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/trace"
@@ -98,7 +99,10 @@ func TestO13_NothingIsMountedOrInjected(t *testing.T) {
 	}
 	_, err = telemetry.NewSLO(telemetry.SLOConfig{Name: html, Availability: 0.9})
 	require.Error(t, err)
-	h := newHealth(t, telemetry.HealthConfig{Checks: []telemetry.Check{{Name: html, Func: func(context.Context) error { return nil }}}})
+	h, err := health.New(health.Config{Checks: []health.CheckConfig{
+		{Name: html, Func: func(context.Context) error { return nil }},
+	}})
+	require.NoError(t, err)
 	w := serve(h.Ready(), httptest.NewRequest("GET", "/", nil))
 	require.NotContains(t, w.Body.String(), "<script>")
 	require.Equal(t, "application/json", w.Header().Get("Content-Type"))

@@ -5,33 +5,35 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
-	"maps"
 	"path"
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/trivet-go/trivet/telemetry/internal/redact"
 )
 
-// Observer returns a function for the Observe field of another package's Config. It turns each
-// event into metrics, an event of the current span, and fields of the access log's line. If t is nil,
-// so is the function.
+// Observer returns a function for the Observe field of another package's Config. It turns each event
+// into metrics, an event of the current span, and fields of the access log's line. If t is nil, so
+// is the function. The function is safe for concurrent use.
 //
-// What an event says is up to its LogValue, a group:
+// What an event tells is up to its LogValue. The contract is a group:
 //
-//   - the first attribute, "event", is a constant word; trivet.<package>.<event> counts the events,
+//   - the first attribute, "event", is a constant word: trivet.<package>.<event> counts the events,
 //     where <package> is the one that declares E;
-//   - strings and bools are its dimensions: attributes of the counter;
-//   - durations are measurements: histograms trivet.<package>.<event>.<key> in seconds;
-//   - everything else, above all a group "detail", reaches span and log only.
+//   - strings and bools beside it are bounded dimensions: attributes of the counter;
+//   - a duration is a measurement, by custom called "duration": a histogram
+//     trivet.<package>.<event>.duration, in seconds;
+//   - whatever is unbounded or merely informative, such as keys, hosts of strangers, errors and
+//     counts, stands in a subgroup "detail" and reaches span and log only.
 //
-// name tells instances apart, such as "payments": it is the attribute "name" of the metrics and the name of
-// the group in the log. If empty, the metrics have none and the group is called like the package.
+// name tells instances apart, such as "payments": it is the attribute "name" of the metrics and the
+// name of the group in the log. If empty, the metrics have no such attribute and the group has the
+// name of the package.
 func Observer[E slog.LogValuer](t *Telemetry, name string) func(context.Context, E) {
 	if t == nil {
 		return nil
@@ -65,7 +67,7 @@ func word(s string) string {
 			return r - 'A' + 'a'
 		}
 		return '_'
-	}, clip(s, 64))
+	}, redact.Clip(s, 64))
 	if s == "" {
 		return "unknown"
 	}
@@ -74,36 +76,43 @@ func word(s string) string {
 
 // An eventObserver counts the events of one name.
 type eventObserver struct {
+	bounded[eventShape, uint64, eventSeries]
 	tel   *Telemetry
 	pkg   string
 	name  string
 	group string // in the log
 	seed  maphash.Seed
-
-	current atomic.Pointer[map[uint64]*eventSeries]
-	full    atomic.Bool
-
-	mu sync.Mutex // serialises writers of current, and guards len
-	n  int        // of all series
 }
 
-// An eventSeries is what events with the same dimensions share.
-type eventSeries struct {
+// An eventShape is what decides to which series an event belongs: its word, its dimensions, and the
+// keys of its measurements. What else is in attrs does not matter.
+type eventShape struct {
 	event    string
-	shape    []slog.Attr // dimensions and, with zero values, measurements
+	attrs    []slog.Attr
+	overflow bool // stands for all dimensions that found no room
+}
+
+// An eventSeries is what events of the same shape share.
+type eventSeries struct {
+	shape    eventShape // without what does not matter, and with measurements of zero
 	count    metric.Int64Counter
 	add      []metric.AddOption
 	record   []metric.RecordOption
 	measures []metric.Float64Histogram // of the measurements, in order
-	next     *eventSeries              // of the same hash
 }
+
+// maxWords bounds the series that events get beyond the ordinary ones: one for each word.
+const maxWords = 64
 
 func newEventObserver(t *Telemetry, pkg, name string) *eventObserver {
 	o := &eventObserver{tel: t, pkg: pkg, name: name, group: name, seed: maphash.MakeSeed()}
 	if name == "" {
 		o.group = pkg
 	}
-	o.current.Store(&map[uint64]*eventSeries{})
+	o.limit, o.lost = t.cfg.MaxSeries, &t.overflow
+	o.ordinary = o.limit - min(maxWords, o.limit/4)
+	o.key, o.answers, o.shared = o.hash, (*eventSeries).fits, withoutDimensions
+	o.build = func(e eventShape) (uint64, *eventSeries) { return o.hash(e), o.newSeries(e) }
 	return o
 }
 
@@ -112,7 +121,7 @@ func (o *eventObserver) observe(ctx context.Context, v slog.Value) {
 		v = v.Resolve()
 	}
 	event, attrs := splitEvent(v)
-	if s := o.series(event, attrs); s != nil {
+	if s := o.get(eventShape{event: event, attrs: attrs}); s != nil {
 		s.count.Add(ctx, 1, s.add...)
 		i := 0
 		for _, a := range attrs {
@@ -127,11 +136,11 @@ func (o *eventObserver) observe(ctx context.Context, v slog.Value) {
 		if o.name != "" {
 			kv = append(kv, attribute.String("name", o.name))
 		}
-		span.AddEvent(o.pkg+"."+escape(event), trace.WithAttributes(kv...))
+		span.AddEvent(o.pkg+"."+redact.Escape(event), trace.WithAttributes(kv...))
 	}
 	if o.tel.cfg.AccessLog != nil {
-		if x := exchangeFrom(ctx); x != nil {
-			x.observe(o.group, event, attrs)
+		if ex := exchangeFrom(ctx); ex != nil {
+			ex.observe(o.group, event, attrs)
 		}
 	}
 }
@@ -148,37 +157,24 @@ func splitEvent(v slog.Value) (event string, attrs []slog.Attr) {
 	return "unknown", attrs
 }
 
-// series returns the series of an event, or nil if it is beyond all bounds.
-func (o *eventObserver) series(event string, attrs []slog.Attr) *eventSeries {
-	h := o.hash(event, attrs)
-	if s := find((*o.current.Load())[h], event, attrs); s != nil {
-		return s
-	}
-	if !o.full.Load() {
-		if s := o.add(h, event, attrs, false); s != nil {
-			return s
-		}
-	}
-	o.tel.eventOverflow.Add(1)
-	// Without dimensions, but each word still has its own count and measurements.
+// withoutDimensions returns the shape for events whose own finds no room. Each word still has its
+// own count and measurements.
+func withoutDimensions(e eventShape) eventShape {
 	measures := make([]slog.Attr, 0, 4)
-	for _, a := range attrs {
+	for _, a := range e.attrs {
 		if a.Value.Kind() == slog.KindDuration {
 			measures = append(measures, a)
 		}
 	}
-	h = o.hash(event, measures)
-	if s := find((*o.current.Load())[h], event, measures); s != nil {
-		return s
-	}
-	return o.add(h, event, measures, true)
+	return eventShape{event: e.event, attrs: measures, overflow: true}
 }
 
-// hash is over the values of dimensions. The keys of one event are mostly the same: fits compares them.
-func (o *eventObserver) hash(event string, attrs []slog.Attr) uint64 {
-	h := maphash.String(o.seed, event)
-	for i := range attrs {
-		switch v := &attrs[i].Value; v.Kind() {
+// hash is over the values of dimensions. The keys of one event are mostly the same: fits compares
+// them.
+func (o *eventObserver) hash(e eventShape) uint64 {
+	h := maphash.String(o.seed, e.event)
+	for i := range e.attrs {
+		switch v := &e.attrs[i].Value; v.Kind() {
 		case slog.KindString:
 			h = h*31 + maphash.String(o.seed, v.String())
 		case slog.KindBool:
@@ -191,31 +187,23 @@ func (o *eventObserver) hash(event string, attrs []slog.Attr) uint64 {
 	return h
 }
 
-// find returns the series of the chain s that fits, or nil.
-func find(s *eventSeries, event string, attrs []slog.Attr) *eventSeries {
-	for ; s != nil; s = s.next {
-		if s.fits(event, attrs) {
-			return s
-		}
-	}
-	return nil
-}
-
-func (s *eventSeries) fits(event string, attrs []slog.Attr) bool {
-	if s.event != event {
+// fits reports whether events of shape e belong to s. An event whose own shape is the overflow's
+// does too.
+func (s *eventSeries) fits(e eventShape) bool {
+	if s.shape.event != e.event {
 		return false
 	}
 	n := 0
-	for i := range attrs {
-		a := &attrs[i]
+	for i := range e.attrs {
+		a := &e.attrs[i]
 		kind := a.Value.Kind()
 		if kind != slog.KindString && kind != slog.KindBool && kind != slog.KindDuration {
 			continue
 		}
-		if n == len(s.shape) {
+		if n == len(s.shape.attrs) {
 			return false
 		}
-		b := &s.shape[n]
+		b := &s.shape.attrs[n]
 		n++
 		if a.Key != b.Key || kind != b.Value.Kind() ||
 			kind == slog.KindString && a.Value.String() != b.Value.String() ||
@@ -223,67 +211,39 @@ func (s *eventSeries) fits(event string, attrs []slog.Attr) bool {
 			return false
 		}
 	}
-	return n == len(s.shape)
+	return n == len(s.shape.attrs)
 }
 
-// maxWords bounds the series that events get beyond the ordinary ones: one for each word.
-const maxWords = 64
-
-// add returns the series of an event, made if there is room, or else nil.
-func (o *eventObserver) add(h uint64, event string, attrs []slog.Attr, overflow bool) *eventSeries {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	old := *o.current.Load()
-	if s := find(old[h], event, attrs); s != nil {
-		return s
-	}
-	reserve := min(maxWords, o.tel.cfg.MaxSeries/4)
-	switch {
-	case !overflow && o.n >= o.tel.cfg.MaxSeries-reserve:
-		o.full.Store(true)
-		return nil
-	case o.n >= o.tel.cfg.MaxSeries:
-		return nil
-	}
-	s := o.make(event, attrs, overflow)
-	s.next = old[h]
-	grown := maps.Clone(old)
-	grown[h] = s
-	o.current.Store(&grown)
-	o.n++
-	return s
-}
-
-func (o *eventObserver) make(event string, attrs []slog.Attr, overflow bool) *eventSeries {
-	s := &eventSeries{event: strings.Clone(event)}
-	instrument := "trivet." + o.pkg + "." + word(event)
+func (o *eventObserver) newSeries(e eventShape) *eventSeries {
+	s := &eventSeries{shape: eventShape{event: strings.Clone(e.event)}}
+	instrument := "trivet." + o.pkg + "." + word(e.event)
 	var kv []attribute.KeyValue
-	for _, a := range attrs {
+	for _, a := range e.attrs {
 		key := strings.Clone(a.Key)
 		switch a.Value.Kind() {
 		case slog.KindString:
 			value := strings.Clone(a.Value.String())
-			s.shape = append(s.shape, slog.String(key, value))
-			kv = append(kv, attribute.String(key, escape(clip(value, maxRoute))))
+			s.shape.attrs = append(s.shape.attrs, slog.String(key, value))
+			kv = append(kv, attribute.String(key, redact.Escape(redact.Clip(value, maxRoute))))
 		case slog.KindBool:
-			s.shape = append(s.shape, slog.Bool(key, a.Value.Bool()))
+			s.shape.attrs = append(s.shape.attrs, slog.Bool(key, a.Value.Bool()))
 			kv = append(kv, attribute.Bool(key, a.Value.Bool()))
 		case slog.KindDuration:
-			s.shape = append(s.shape, slog.Duration(key, 0))
+			s.shape.attrs = append(s.shape.attrs, slog.Duration(key, 0))
 			s.measures = append(s.measures, o.histogram(instrument+"."+word(key)))
 		}
 	}
 	if o.name != "" {
 		kv = append(kv, attribute.String("name", o.name))
 	}
-	if overflow {
+	if e.overflow {
 		kv = append(kv, attribute.Bool(attrOverflow, true))
 	}
 	set := metric.WithAttributeSet(attribute.NewSet(kv...))
 	s.add, s.record = []metric.AddOption{set}, []metric.RecordOption{set}
 	var err error
 	s.count, err = o.tel.meter.Int64Counter(instrument, metric.WithUnit("{event}"),
-		metric.WithDescription("Events "+escape(event)+" of package "+o.pkg+"."))
+		metric.WithDescription("Events "+redact.Escape(e.event)+" of package "+o.pkg+"."))
 	if err != nil {
 		panic(fmt.Errorf("instrument %s: %w", instrument, err)) // reported by caught
 	}
@@ -302,7 +262,8 @@ func (o *eventObserver) histogram(name string) metric.Float64Histogram {
 // eventBuckets reach lower than those of requests: waits and lookups take microseconds.
 var eventBuckets = slices.Concat([]float64{0.00001, 0.0001, 0.0005, 0.001, 0.0025}, durationBuckets)
 
-// spanFields appends attrs as attributes of a span event, without secrets. Groups become prefixes.
+// spanFields appends attrs as attributes of a span event, without secrets. A group's name becomes a
+// prefix of its attributes' keys.
 func spanFields(kv []attribute.KeyValue, prefix string, attrs []slog.Attr) []attribute.KeyValue {
 	for _, a := range attrs {
 		key := prefix + a.Key

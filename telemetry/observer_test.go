@@ -13,14 +13,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/trivet-go/trivet/telemetry"
+	"github.com/trivet-go/trivet/telemetry/health"
 )
 
 // pick is an event of the shape that STYLE.md, section 4, gives to all packages.
 type pick struct {
-	Backend string
-	Retry   bool
-	Took    time.Duration
-	Err     error
+	Backend  string
+	Retry    bool
+	Duration time.Duration
+	Err      error
 }
 
 func (e pick) LogValue() slog.Value {
@@ -28,7 +29,7 @@ func (e pick) LogValue() slog.Value {
 		slog.String("event", "pick"),
 		slog.String("backend", e.Backend),
 		slog.Bool("retry", e.Retry),
-		slog.Duration("took", e.Took),
+		slog.Duration("duration", e.Duration),
 		slog.GroupAttrs("detail", slog.Any("error", e.Err), slog.Int("inflight", 3)),
 	)
 }
@@ -48,11 +49,11 @@ func TestObserver(t *testing.T) {
 	b := newBench(t, telemetry.Config{AccessLog: l})
 	picked := telemetry.Observer[pick](b.Telemetry, "backends")
 	decided := telemetry.Observer[decision](b.Telemetry, "")
-	picked(context.Background(), pick{Backend: "b9", Took: time.Second}) // outside of any request
+	picked(context.Background(), pick{Backend: "b9", Duration: time.Second}) // outside of any request
 	serve(b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		decided(r.Context(), decision{"per-ip", true})
-		picked(r.Context(), pick{Backend: "b1", Took: time.Millisecond, Err: fmt.Errorf("refused")})
-		picked(r.Context(), pick{Backend: "b2", Retry: true, Took: 2 * time.Millisecond})
+		picked(r.Context(), pick{Backend: "b1", Duration: time.Millisecond, Err: fmt.Errorf("refused")})
+		picked(r.Context(), pick{Backend: "b2", Retry: true, Duration: 2 * time.Millisecond})
 	})), httptest.NewRequest("GET", "/", nil))
 
 	require.Equal(t, []string{
@@ -64,19 +65,19 @@ func TestObserver(t *testing.T) {
 		"backend=b1 name=backends retry=false = 1",
 		"backend=b2 name=backends retry=true = 1",
 		"backend=b9 name=backends retry=false = 1",
-	}, b.points(t, "trivet.telemetry.pick.took"))
-	require.Equal(t, "s", b.metrics(t)["trivet.telemetry.pick.took"].Unit)
+	}, b.points(t, "trivet.telemetry.pick.duration"))
+	require.Equal(t, "s", b.metrics(t)["trivet.telemetry.pick.duration"].Unit)
 	require.Equal(t, []string{"allowed=true policy=per-ip = 1"}, b.points(t, "trivet.telemetry.decision"))
 
 	events := b.span(t).Events()
 	require.Len(t, events, 3)
 	require.Equal(t, "telemetry.decision", events[0].Name)
-	require.Equal(t, "backend=b1 detail.error=refused detail.inflight=3 name=backends retry=false took=0.001", text(events[1].Attributes))
+	require.Equal(t, "backend=b1 detail.error=refused detail.inflight=3 duration=0.001 name=backends retry=false", text(events[1].Attributes))
 
 	line := out.all(t)[0]
 	require.Equal(t, map[string]any{"decision": map[string]any{"policy": "per-ip", "allowed": true}}, line["telemetry"])
 	require.Equal(t, map[string]any{"pick": map[string]any{
-		"backend": "b2", "retry": true, "took": float64(2 * time.Millisecond), "n": 2.0,
+		"backend": "b2", "retry": true, "duration": float64(2 * time.Millisecond), "n": 2.0,
 		"detail": map[string]any{"inflight": 3.0},
 	}}, line["backends"])
 
@@ -226,16 +227,15 @@ func TestRegister(t *testing.T) {
 	// Its own statistics, and those of its parts.
 	_, err = telemetry.Register(b.Telemetry, "", b.Stats)
 	require.NoError(t, err)
-	_, err = telemetry.Register(b.Telemetry, "", telemetry.NewRuntime().Stats)
+	probes, err := health.New(health.Config{})
 	require.NoError(t, err)
-	_, err = telemetry.Register(b.Telemetry, "", newHealth(t, telemetry.HealthConfig{}).Stats)
+	_, err = telemetry.Register(b.Telemetry, "", probes.Stats)
 	require.NoError(t, err)
 	_, err = telemetry.Register(b.Telemetry, "web", newSLO(t, telemetry.SLOConfig{Name: "web", Availability: 0.999}).Stats)
 	require.NoError(t, err)
-	require.Equal(t, []string{" = 0"}, b.points(t, "trivet.telemetry.health.draining"))
+	require.Equal(t, []string{" = 0"}, b.points(t, "trivet.health.draining"))
 	require.Equal(t, []string{"key=availability page name=web = 0", "key=availability ticket name=web = 0"}, b.points(t, "trivet.telemetry.slo.firing"))
 	require.Equal(t, []string{" = 0"}, b.points(t, "trivet.telemetry.requests"))
-	require.NotEqual(t, []string{" = 0"}, b.points(t, "trivet.telemetry.runtime.goroutines"))
 }
 
 // What finds no room loses its dimensions, not its measurements.
@@ -244,9 +244,9 @@ func TestObserverOverflowKeepsMeasurements(t *testing.T) {
 	observe := telemetry.Observer[pick](b.Telemetry, "x")
 	const n = 200
 	for i := range n {
-		observe(context.Background(), pick{Backend: fmt.Sprint(i), Took: time.Second})
+		observe(context.Background(), pick{Backend: fmt.Sprint(i), Duration: time.Second})
 	}
-	for _, name := range []string{"trivet.telemetry.pick", "trivet.telemetry.pick.took"} {
+	for _, name := range []string{"trivet.telemetry.pick", "trivet.telemetry.pick.duration"} {
 		points := b.points(t, name)
 		require.LessOrEqual(t, len(points), 16)
 		require.Contains(t, points, fmt.Sprintf("name=x otel.metric.overflow=true = %d", n-len(points)+1))

@@ -14,8 +14,8 @@ const (
 	maxBaggage    = 8192 // W3C Baggage, section 3.3.2
 )
 
-// extract returns ctx with what the client sent, or ctx and a link to it if it is not to be
-// continued.
+// extract returns ctx with the trace context and baggage that the client sent. At a public edge it
+// returns ctx as it is, and the client's span context to link to.
 func (t *Telemetry) extract(ctx context.Context, h http.Header) (context.Context, trace.SpanContext) {
 	found := false
 	for _, f := range t.fields {
@@ -67,7 +67,7 @@ func (h inbound) list(name string) string {
 	}
 }
 
-// Values serves baggage. What is oversize is dropped whole, so it is not sent on either.
+// Values serves baggage. Baggage that is too long is dropped whole, so it is not sent on either.
 func (h inbound) Values(name string) []string {
 	values := h[http.CanonicalHeaderKey(name)]
 	if size(values) > maxBaggage {
@@ -79,7 +79,6 @@ func (h inbound) Values(name string) []string {
 // Set makes inbound a carrier. It does nothing: inbound only reads.
 func (h inbound) Set(string, string) {}
 
-// Keys returns the names of all fields.
 func (h inbound) Keys() []string {
 	keys := make([]string, 0, len(h))
 	for k := range h {
@@ -88,7 +87,7 @@ func (h inbound) Keys() []string {
 	return keys
 }
 
-// size is the length of values as one comma-separated list.
+// size returns the length of values as one comma-separated list.
 func size(values []string) int {
 	n := max(len(values)-1, 0)
 	for _, v := range values {

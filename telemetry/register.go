@@ -13,24 +13,28 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+
+	"github.com/trivet-go/trivet/telemetry/internal/redact"
 )
 
-// maxDepth bounds how deep Register looks into a Stats: deeper than any sensible one, and enough to
-// end in one that contains itself.
+// maxDepth bounds how deep Register looks into a Stats: deeper than any sensible one goes, so that it
+// comes to an end in one that contains itself.
 const maxDepth = 8
 
-// Register exports what stats returns whenever metrics are collected, until the function that
-// it returns is called. S is a struct, such as the Stats of another package. Its fields become
-// instruments trivet.<package>.<field>, named by their json tag or in snake case. A type that is not just
-// called Stats adds its name: the fields of ratelimit.PacerStats are trivet.ratelimit.pacer.<field>.
+// Register exports what stats returns whenever metrics are collected, until unregister is called. S
+// is a struct, such as the Stats of another package. Its fields become instruments
+// trivet.<package>.<field>, named by their json tag or in snake case. A type that is not just called
+// Stats adds its name: the fields of cache.MemoryStats are trivet.cache.memory.<field>.
 //
 //   - a uint64 is a counter;
 //   - other numbers, durations (in seconds) and bools (0 or 1) are gauges;
 //   - a struct adds its name as a prefix;
-//   - a map adds its keys as the attribute "key": they must be few. At most [Config.MaxSeries] are exported.
+//   - a map adds its keys as the attribute "key": they must be few. At most [Config.MaxSeries] are
+//     exported.
 //
-// Strings, slices, functions and fields tagged "-" are left out. name becomes the attribute "name"; if empty, there is none.
-// A panic of stats leaves its metrics out of that collection.
+// Strings, slices, functions and fields tagged "-" are left out. name becomes the attribute "name";
+// if empty, there is none. A panic of stats leaves its metrics out of that collection. stats must be
+// safe for concurrent use.
 func Register[S any](t *Telemetry, name string, stats func() S) (unregister func() error, err error) {
 	typ := reflect.TypeFor[S]()
 	if t == nil || stats == nil {
@@ -84,8 +88,10 @@ type gatherer struct {
 // gathered is one number: the path of field indexes to it, where -1 means each element of a map.
 type gathered struct {
 	path    []int
-	observe func(metric.Observer, reflect.Value, metric.ObserveOption)
+	observe observeFunc
 }
+
+type observeFunc func(metric.Observer, reflect.Value, metric.ObserveOption)
 
 var durationType = reflect.TypeFor[time.Duration]()
 
@@ -94,7 +100,7 @@ func (g *gatherer) plan(prefix string, typ reflect.Type, path []int, inMap bool,
 	if depth > maxDepth {
 		return
 	}
-	add := func(instrument metric.Observable, err error, observe func(metric.Observer, reflect.Value, metric.ObserveOption)) {
+	add := func(instrument metric.Observable, err error, observe observeFunc) {
 		if err != nil {
 			g.err = cmp.Or(g.err, err)
 			return
@@ -135,14 +141,14 @@ func (g *gatherer) plan(prefix string, typ reflect.Type, path []int, inMap bool,
 			if !f.IsExported() || tag == "-" {
 				continue
 			}
-			g.plan(prefix+"."+word(cmp.Or(tag, snake(f.Name))), f.Type, append(slices.Clip(path), f.Index[0]), inMap, depth+1)
+			name := prefix + "." + word(cmp.Or(tag, snake(f.Name)))
+			g.plan(name, f.Type, append(slices.Clip(path), f.Index[0]), inMap, depth+1)
 		}
 	case kind == reflect.Map && typ.Key().Kind() == reflect.String && !inMap:
 		g.plan(prefix, typ.Elem(), append(slices.Clip(path), -1), true, depth+1)
 	}
 }
 
-// observe reports all numbers of v.
 func (g *gatherer) observe(o metric.Observer, v reflect.Value) {
 	plain := g.attributes("")
 	byKey := map[string]metric.ObserveOption{}
@@ -151,7 +157,10 @@ func (g *gatherer) observe(o metric.Observer, v reflect.Value) {
 	}
 }
 
-func (g *gatherer) follow(o metric.Observer, v reflect.Value, f gathered, path []int, opt metric.ObserveOption, byKey map[string]metric.ObserveOption) {
+// follow goes from v along path and reports the number at its end, or in a map all of them.
+func (g *gatherer) follow(o metric.Observer, v reflect.Value, f gathered, path []int,
+	opt metric.ObserveOption, byKey map[string]metric.ObserveOption,
+) {
 	for i, step := range path {
 		if step >= 0 {
 			v = v.Field(step)
@@ -178,7 +187,7 @@ func (g *gatherer) attributes(key string) metric.MeasurementOption {
 		kv = append(kv, attribute.String("name", g.name))
 	}
 	if key != "" {
-		kv = append(kv, attribute.String("key", escape(clip(key, maxRoute))))
+		kv = append(kv, attribute.String("key", redact.Escape(redact.Clip(key, maxRoute))))
 	}
 	return metric.WithAttributeSet(attribute.NewSet(kv...))
 }
@@ -188,8 +197,11 @@ func snake(name string) string {
 	var b strings.Builder
 	runes := []rune(name)
 	for i, r := range runes {
-		if i > 0 && unicode.IsUpper(r) && (!unicode.IsUpper(runes[i-1]) || i+1 < len(runes) && unicode.IsLower(runes[i+1])) {
-			b.WriteByte('_')
+		if i > 0 && unicode.IsUpper(r) {
+			endsAcronym := i+1 < len(runes) && unicode.IsLower(runes[i+1])
+			if !unicode.IsUpper(runes[i-1]) || endsAcronym {
+				b.WriteByte('_')
+			}
 		}
 		b.WriteRune(unicode.ToLower(r))
 	}

@@ -16,7 +16,8 @@ const faultTypes = "[5-9]..|" + errPanic + "|" + errAborted + "|" + errTimeout
 
 // WriteRules writes a Prometheus rule file that alerts on the same windows as [SLO.Burn], for
 // http.server.request.duration as OpenTelemetry's Prometheus exporter names it. The latency
-// threshold is a boundary of the histogram of every [Telemetry] that has the SLO, so the rules are exact.
+// threshold is a boundary of the histogram of every [Telemetry] that has the SLO, so the rules are
+// exact.
 func (s *SLO) WriteRules(w io.Writer) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "groups:\n  - name: trivet-slo-%s\n    rules:\n", s.cfg.Name)
@@ -28,7 +29,7 @@ func (s *SLO) WriteRules(w io.Writer) error {
 		for _, d := range distinctWindows(o.target) {
 			record(&b, ratioName(d), s.labels(o), fmt.Sprintf("(%s) / (%s)", bad("rate", d), total("rate", d)))
 		}
-		for _, p := range windows {
+		for _, p := range windowPairs {
 			if p.reachable(o.target) {
 				s.alert(&b, o, p, bad("increase", p.long))
 			}
@@ -41,7 +42,7 @@ func (s *SLO) WriteRules(w io.Writer) error {
 // distinctWindows returns the windows of all reachable pairs, shortest first.
 func distinctWindows(target float64) []time.Duration {
 	var all []time.Duration
-	for _, w := range windows {
+	for _, w := range windowPairs {
 		if w.reachable(target) {
 			all = append(all, w.short, w.long)
 		}
@@ -53,7 +54,7 @@ func distinctWindows(target float64) []time.Duration {
 func ratioName(d time.Duration) string { return "trivet:slo_bad:ratio_rate" + promDuration(d) }
 
 func (s *SLO) labels(o objective) [][2]string {
-	return [][2]string{{"slo", s.cfg.Name}, {"objective", o.name}}
+	return [][2]string{{"slo", s.cfg.Name}, {"objective", string(o.name)}}
 }
 
 func record(b *bytes.Buffer, name string, labels [][2]string, expr string) {
@@ -63,17 +64,20 @@ func record(b *bytes.Buffer, name string, labels [][2]string, expr string) {
 	}
 }
 
-func (s *SLO) alert(b *bytes.Buffer, o objective, p window, bad string) {
+func (s *SLO) alert(b *bytes.Buffer, o objective, p windowPair, bad string) {
 	match := fmt.Sprintf(`{slo=%q,objective=%q}`, s.cfg.Name, o.name)
 	threshold := strconv.FormatFloat(p.factor*(1-o.target), 'g', 6, 64)
 	fmt.Fprintf(b, "      - alert: SLOBudgetBurn\n        expr: |-\n")
 	fmt.Fprintf(b, "          %s%s > %s\n          and %s%s > %s\n          and on() (%s) >= %d\n",
 		ratioName(p.long), match, threshold, ratioName(p.short), match, threshold, bad, s.cfg.MinEvents)
 	fmt.Fprintf(b, "        labels:\n")
-	for _, l := range append(s.labels(o), [2]string{"severity", p.severity}, [2]string{"window", promDuration(p.long)}) {
+	labels := append(s.labels(o),
+		[2]string{"severity", string(p.severity)}, [2]string{"window", promDuration(p.long)})
+	for _, l := range labels {
 		fmt.Fprintf(b, "          %s: %s\n", l[0], l[1])
 	}
-	fmt.Fprintf(b, "        annotations:\n          summary: '%s: the %s budget burns more than %s times too fast over %s'\n",
+	fmt.Fprintf(b, "        annotations:\n          summary: "+
+		"'%s: the %s budget burns more than %s times too fast over %s'\n",
 		s.cfg.Name, o.name, strconv.FormatFloat(p.factor, 'g', -1, 64), promDuration(p.long))
 }
 
@@ -92,7 +96,7 @@ func (s *SLO) timedExpr(f string, d time.Duration) string {
 func (s *SLO) slowExpr(f string, d time.Duration) string {
 	le := strconv.FormatFloat(s.cfg.Latency.Seconds(), 'g', -1, 64)
 	bound := fmt.Sprintf("le=%q", le)
-	if !strings.ContainsAny(le, ".e") { // which form is scraped depends on Prometheus' version
+	if !strings.ContainsAny(le, ".e") { // the form that is scraped depends on Prometheus' version
 		bound = fmt.Sprintf("le=~%q", le+"|"+le+`\.0`)
 	}
 	return s.timedExpr(f, d) + " - " + s.sum(f, "bucket", d, fmt.Sprintf("error_type!~%q", faultTypes), bound)
@@ -109,7 +113,8 @@ func (s *SLO) sum(f, part string, d time.Duration, matchers ...string) string {
 	if s.cfg.Selector != "" {
 		matchers = append(matchers, s.cfg.Selector)
 	}
-	return fmt.Sprintf("sum(%s(http_server_request_duration_seconds_%s{%s}[%s]))", f, part, strings.Join(matchers, ","), promDuration(d))
+	return fmt.Sprintf("sum(%s(http_server_request_duration_seconds_%s{%s}[%s]))",
+		f, part, strings.Join(matchers, ","), promDuration(d))
 }
 
 // promDuration writes whole minutes, hours or days.

@@ -6,8 +6,8 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 )
 
-// Names of the HTTP semantic conventions, version 1.43.0. They are written here because
-// each release of otel renames its semconv package.
+// Names of the HTTP semantic conventions, version 1.43.0. They are written here because each
+// release of otel renames its semconv package.
 const (
 	schemaURL = "https://opentelemetry.io/schemas/1.43.0"
 
@@ -34,6 +34,15 @@ const (
 	methodOther = "_OTHER"
 )
 
+// Bounds on what spans and log lines carry of a request.
+const (
+	maxMethod  = 32       // bytes of a method
+	maxText    = 1024     // bytes of a path or field; of a query or URL twice that
+	maxMessage = 1024     // bytes of an error's text
+	maxStack   = 16 << 10 // bytes of a stack
+	maxRoute   = 256      // bytes of a route; a longer one is a path or a mistake
+)
+
 // Values of error.type, beside status codes.
 const (
 	errPanic    = "panic"    // the handler panicked
@@ -48,11 +57,22 @@ const (
 	errOther    = "_OTHER"
 )
 
-// durationBuckets are the boundaries that the conventions advise, in seconds.
-var durationBuckets = []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10}
+// protocols are the values of network.protocol.version.
+var protocols = [...]string{"", "1.0", "1.1", "2", "3"}
 
-// errorType returns the value of error.type for k, or "" if the request went well. A status
-// of 4xx is an error of the client, and to its transport only (conventions for HTTP spans, "Status").
+// protoIndex returns the index into protocols; 0 means unknown.
+func protoIndex(major, minor int) uint8 {
+	switch {
+	case major == 1 && (minor == 0 || minor == 1):
+		return uint8(1 + minor)
+	case major == 2 || major == 3:
+		return uint8(1 + major)
+	}
+	return 0
+}
+
+// errorType returns the value of error.type for k, or "" if the request went well. A status of 4xx
+// is the client's error, so it is one for its transport only (conventions for HTTP spans, "Status").
 func (k seriesKey) errorType(client bool) string {
 	switch {
 	case k.err != "":
@@ -70,8 +90,8 @@ func (k seriesKey) scheme() string {
 	return "http"
 }
 
-// outcome returns the attributes that are known when a request ends.
-func (k seriesKey) outcome(client bool, extra int) []attribute.KeyValue {
+// endAttributes returns the attributes that are known when a request ends, with room for extra ones.
+func (k seriesKey) endAttributes(client bool, extra int) []attribute.KeyValue {
 	kv := make([]attribute.KeyValue, 0, 4+extra)
 	if k.status != 0 {
 		kv = append(kv, attribute.Int(attrStatus, int(k.status)))

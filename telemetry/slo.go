@@ -1,8 +1,6 @@
 package telemetry
 
 import (
-	"errors"
-	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -10,41 +8,48 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode"
+
+	"github.com/trivet-go/trivet/internal/settings"
 )
 
 const defaultMinEvents = 5
 
 // SLOConfig configures an [SLO].
 type SLOConfig struct {
-	// Name identifies the objectives in metrics and alerts. Required: letters, digits, '-' and '_'.
+	// Name identifies the objectives in metrics and alerts. Required: a letter, then at most 62
+	// letters, digits, '-' and '_'.
 	Name string
 
 	// Routes are the values of http.route that the objectives cover. If empty, all requests.
 	Routes []string
 
-	// Availability is the part of requests that must not fail by the server's fault (status 5xx,
-	// panic, abort), such as 0.999: at least 0.5 and less than 1. Zero means no such objective.
+	// Availability is the share of requests that must not fail by the server's fault (status 5xx,
+	// panic, abort, timeout), such as 0.999. Zero means no such objective. Anything else that is
+	// less than 0.5, or is 1 or more, is invalid.
 	Availability float64
 
-	// Latency is the time within which LatencyTarget, such as 0.99, of the requests that
-	// did not fail must be done. Both or neither must be set; LatencyTarget has the bounds of Availability.
-	Latency       time.Duration
+	// Latency is the time within which a share of the requests that did not fail must be done; of
+	// a stream, its first byte. Zero means no such objective. Negative is invalid.
+	Latency time.Duration
+
+	// LatencyTarget is that share, such as 0.99. It must be set if Latency is, and only then, and
+	// has the bounds of Availability.
 	LatencyTarget float64
 
-	// MinEvents is how many bad requests a long window must hold before its alert fires: where there
-	// is little traffic, one failure is a high rate. Zero means 5. Negative is invalid.
+	// MinEvents is how many bad requests a long window must hold before its alert fires: where
+	// there is little traffic, one failure is a high rate. Zero means 5. Negative is invalid.
 	MinEvents int
 
 	// Selector restricts the rules of [SLO.WriteRules] further, such as job="gateway". It is a list
-	// of PromQL label matchers and taken as it is.
+	// of PromQL label matchers and taken as it is. If empty, there is no such restriction.
 	Selector string
 }
 
 var sloName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,62}$`)
 
 // An SLO keeps count of how much of an error budget requests use up: set it in [Config.SLOs].
-// Create one with [NewSLO]. It covers this process only; across replicas, the rules
-// of [SLO.WriteRules] say the same of the metrics.
+// Create one with [NewSLO]. It covers this process only; across replicas, the rules of
+// [SLO.WriteRules] say the same of the metrics.
 //
 // An SLO is safe for concurrent use, starts no goroutines and takes about 170 KB.
 type SLO struct {
@@ -81,39 +86,31 @@ type minute struct {
 
 // NewSLO returns an SLO. The error, if any, names every invalid field of cfg.
 func NewSLO(cfg SLOConfig) (*SLO, error) {
-	var errs []error
-	fault := func(field, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("telemetry: SLOConfig."+field+": "+format, args...))
-	}
+	f := settings.Of("telemetry", "SLOConfig")
 	if !sloName.MatchString(cfg.Name) {
-		fault("Name", "%q is not a letter followed by letters, digits, '-' and '_'", cfg.Name)
+		f.Add("Name", "%q is not a letter followed by letters, digits, '-' and '_'", cfg.Name)
 	}
 	target := func(field string, v float64) {
 		if v != 0 && !(v >= 0.5 && v < 1) { // NaN is none either
-			fault(field, "%v is not between 0.5 and 1", v)
+			f.Add(field, "%v is not between 0.5 and 1", v)
 		}
 	}
 	target("Availability", cfg.Availability)
 	target("LatencyTarget", cfg.LatencyTarget)
+	settings.NotNegative(f, "Latency", cfg.Latency)
 	switch {
 	case cfg.Latency < 0:
-		fault("Latency", "%v is negative", cfg.Latency)
 	case (cfg.Latency == 0) != (cfg.LatencyTarget == 0):
-		fault("Latency", "Latency and LatencyTarget need each other")
+		f.Add("Latency", "Latency and LatencyTarget need each other")
 	case cfg.Latency == 0 && cfg.Availability == 0:
-		fault("Availability", "there is no objective")
+		f.Add("Availability", "there is no objective")
 	}
 	if strings.ContainsFunc(cfg.Selector, unicode.IsControl) {
-		fault("Selector", "%q has control characters", cfg.Selector)
+		f.Add("Selector", "%q has control characters", cfg.Selector)
 	}
-	if cfg.MinEvents < 0 {
-		fault("MinEvents", "%d is negative", cfg.MinEvents)
-	}
-	if cfg.MinEvents == 0 {
-		cfg.MinEvents = defaultMinEvents
-	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+	settings.Positive(f, "MinEvents", &cfg.MinEvents, defaultMinEvents)
+	if err := f.Err(); err != nil {
+		return nil, err
 	}
 	cfg.Routes = slices.Clone(cfg.Routes)
 	s := &SLO{cfg: cfg, routes: make(map[string]bool), epoch: time.Now()}
@@ -123,14 +120,14 @@ func NewSLO(cfg SLOConfig) (*SLO, error) {
 	return s, nil
 }
 
-// record counts a request.
+// record counts a request if the objectives cover its route.
 func (s *SLO) record(k seriesKey, o outcome) {
 	if len(s.routes) > 0 && !s.routes[k.route] {
 		return
 	}
-	bad := serverFault(k)
-	timed := !bad && o.latency && s.cfg.Latency > 0
-	s.add(time.Since(s.epoch), bad, timed, timed && o.counted > s.cfg.Latency)
+	bad := k.serverFault()
+	timed := !bad && o.timed && s.cfg.Latency > 0
+	s.add(time.Since(s.epoch), bad, timed, timed && o.latency > s.cfg.Latency)
 }
 
 // add counts a request at an offset since the epoch.
@@ -158,25 +155,22 @@ type SLOStats struct {
 	Failed   uint64             `json:"failed"`    // by the server's fault
 	Timed    uint64             `json:"timed"`     // those that count for the latency objective
 	Slow     uint64             `json:"slow"`      // of them, those that took too long
-	BurnRate map[string]float64 `json:"burn_rate"` // by objective and window, such as "availability 1h"
-	Firing   map[string]float64 `json:"firing"`    // 1 if the alert of the objective and severity fires, such as "latency page"
+	BurnRate map[string]float64 `json:"burn_rate"` // by objective and window: "availability 1h"
+	Firing   map[string]bool    `json:"firing"`    // by objective and severity: "latency page"
 }
 
-// Stats returns a snapshot, fit for [Register].
+// Stats returns a snapshot.
 func (s *SLO) Stats() SLOStats {
 	st := SLOStats{
-		Requests: s.all.total.Load(), Failed: s.all.bad.Load(), Timed: s.all.timed.Load(), Slow: s.all.slow.Load(),
-		BurnRate: make(map[string]float64), Firing: make(map[string]float64),
+		Requests: s.all.total.Load(), Failed: s.all.bad.Load(),
+		Timed: s.all.timed.Load(), Slow: s.all.slow.Load(),
+		BurnRate: make(map[string]float64), Firing: make(map[string]bool),
 	}
 	for _, b := range s.Burn() {
-		st.BurnRate[b.Objective+" "+promDuration(b.Long)] = b.LongRate
-		st.BurnRate[b.Objective+" "+promDuration(b.Short)] = b.ShortRate
-		key := b.Objective + " " + b.Severity
-		if b.Firing {
-			st.Firing[key] = 1
-		} else if _, ok := st.Firing[key]; !ok {
-			st.Firing[key] = 0
-		}
+		st.BurnRate[string(b.Objective)+" "+promDuration(b.Long)] = b.LongRate
+		st.BurnRate[string(b.Objective)+" "+promDuration(b.Short)] = b.ShortRate
+		alert := string(b.Objective) + " " + string(b.Severity)
+		st.Firing[alert] = st.Firing[alert] || b.Firing // two pairs share a severity
 	}
 	return st
 }

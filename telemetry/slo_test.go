@@ -50,7 +50,7 @@ func trafficMux() *http.ServeMux {
 	return mux
 }
 
-func find(t testing.TB, burns []telemetry.Burn, objective string, long time.Duration) telemetry.Burn {
+func find(t testing.TB, burns []telemetry.Burn, objective telemetry.Objective, long time.Duration) telemetry.Burn {
 	for _, b := range burns {
 		if b.Objective == objective && b.Long == long {
 			return b
@@ -122,7 +122,7 @@ func TestBurnNeedsEvents(t *testing.T) {
 		require.False(t, burn.Firing, "two failures at night are no page")
 		traffic(h, 1, "/500")
 		require.True(t, find(t, s.Burn(), telemetry.Availability, time.Hour).Firing)
-		require.Equal(t, 1.0, s.Stats().Firing["availability page"])
+		require.True(t, s.Stats().Firing["availability page"])
 		require.InDelta(t, 500.0, s.Stats().BurnRate["availability 1h"], 0.1)
 		require.Contains(t, s.Stats().BurnRate, "availability 3d")
 	})

@@ -11,11 +11,11 @@ import (
 	"github.com/trivet-go/trivet/internal/response"
 )
 
-// A writer is the ResponseWriter that a handler gets. The Recorder does the work; writer looks at the
-// moments when the header goes out.
+// A writer is the ResponseWriter that a handler gets. The Recorder does the work; the methods here
+// complete the header before it goes out and note the first flush.
 type writer struct {
 	response.Recorder
-	x *exchange
+	ex *exchange
 }
 
 func (w *writer) WriteHeader(code int) {
@@ -30,19 +30,17 @@ func (w *writer) Write(p []byte) (int, error) {
 	return w.Recorder.Write(p)
 }
 
-// WriteString is here for the same reason as Write.
 func (w *writer) WriteString(s string) (int, error) {
 	w.header()
 	return w.Recorder.WriteString(s)
 }
 
-// ReadFrom is here for the same reason as Write.
 func (w *writer) ReadFrom(src io.Reader) (int64, error) {
 	w.header()
 	return w.Recorder.ReadFrom(src)
 }
 
-// FlushError notes the time of the first flush, the first byte of a stream.
+// FlushError notes the time of the first flush, when the first byte of a stream leaves.
 func (w *writer) FlushError() error {
 	w.header()
 	err := w.Recorder.FlushError()
@@ -65,8 +63,8 @@ func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 func (w *writer) flushed() {
-	if w.x.firstFlush == 0 {
-		w.x.firstFlush = max(time.Since(w.x.start), 1)
+	if w.ex.firstFlush == 0 {
+		w.ex.firstFlush = max(time.Since(w.ex.start), 1)
 	}
 }
 
@@ -75,16 +73,19 @@ func (w *writer) header() {
 	if w.Status != 0 {
 		return
 	}
-	if w.x.tel.cfg.ServerTiming {
-		w.x.setServerTiming()
+	if w.ex.tel.cfg.ServerTiming {
+		w.ex.setServerTiming()
 	}
-	if id := w.x.tel.cfg.RequestID; id != "" && !(len(w.Recorder.Header()[id]) == 1 && w.Recorder.Header()[id][0] == w.x.id) {
-		w.Recorder.Header().Set(id, w.x.id) // a proxied server's field, added to ours, would make two
+	if name := w.ex.tel.cfg.RequestID; name != "" {
+		h := w.Recorder.Header()
+		if ids := h[name]; len(ids) != 1 || ids[0] != w.ex.id {
+			h.Set(name, w.ex.id) // a proxied server's field, added to ours, would make two
+		}
 	}
 }
 
-// A countedBody counts what is read of a request's body. A handler may read it in another
-// goroutine than the one it returns in.
+// A countedBody counts what is read of a request's body. A handler may read it in another goroutine
+// than the one it returns in.
 type countedBody struct {
 	io.ReadCloser
 	n atomic.Int64

@@ -103,6 +103,18 @@ func deployed(t *testing.T) (all []promQuery) {
 			}
 		}
 	}
+	var scaling struct {
+		Spec struct {
+			Triggers []struct{ Metadata struct{ Query string } }
+		}
+	}
+	text, err = os.ReadFile("deploy/keda.yaml")
+	require.NoError(t, err)
+	require.NoError(t, yaml.Unmarshal(text, &scaling))
+	require.NotEmpty(t, scaling.Spec.Triggers)
+	for _, trigger := range scaling.Spec.Triggers {
+		all = append(all, promQuery{"keda.yaml", trigger.Metadata.Query, nil, true})
+	}
 	require.Greater(t, len(all), 80)
 	return all
 }

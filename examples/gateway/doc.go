@@ -25,5 +25,5 @@
 //   - drain.go: the end without a lost request
 //   - admin.go: the admin server
 //   - demo.go: the demo backends
-//   - deploy: a Grafana dashboard, Prometheus alerts and a scrape configuration
+//   - deploy: a Grafana dashboard, Prometheus alerts, a scrape configuration, KEDA scaling
 package main

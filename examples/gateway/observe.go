@@ -30,6 +30,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/trivet-go/trivet/telemetry"
+	"github.com/trivet-go/trivet/telemetry/health"
 )
 
 // requestID is the field of a request's id. A client's is kept if it is harmless.
@@ -78,7 +79,7 @@ func (t Telemetry) withDefaults(f *faults) Telemetry {
 		f.add(fmt.Sprintf("%q is not one of: stdout, stderr, none", l.Output), "telemetry", "access_log", "output")
 	}
 	l.Client = cmp.Or(l.Client, "network")
-	if _, ok := clientPolicies[l.Client]; !ok {
+	if _, ok := clientDetails[l.Client]; !ok {
 		f.add(fmt.Sprintf("%q is not one of: network, full, none", l.Client), "telemetry", "access_log", "client")
 	}
 	l.SampleEvery = cmp.Or(l.SampleEvery, 1)
@@ -106,7 +107,7 @@ func (t Telemetry) withDefaults(f *faults) Telemetry {
 	return t
 }
 
-var clientPolicies = map[string]telemetry.ClientPolicy{
+var clientDetails = map[string]telemetry.ClientDetail{
 	"network": telemetry.ClientNetwork, "full": telemetry.ClientFull, "none": telemetry.ClientNone,
 }
 
@@ -165,7 +166,7 @@ func writeRules(w io.Writer, cfg Config) error {
 // An observer is what sees everything.
 type observer struct {
 	tel        *telemetry.Telemetry
-	health     *telemetry.Health
+	health     *health.Health
 	objectives map[string]*telemetry.SLO
 	metrics    http.Handler
 	shutdown   []func(context.Context) error
@@ -205,6 +206,7 @@ func (o *observer) start(cfg Config, c *counts, stdout, stderr io.Writer, log *s
 		MeterProvider:  meters,
 		Public:         true, // a stranger's trace context is linked, not continued
 		TrustedProxies: trusted.proxies,
+		TrustUnix:      trusted.unix,
 		RequestID:      requestID,
 		Query:          cfg.Telemetry.AccessLog.Query,
 		AccessLog:      lines,
@@ -216,14 +218,14 @@ func (o *observer) start(cfg Config, c *counts, stdout, stderr io.Writer, log *s
 		return err
 	}
 	// The delay of a drain is drain's, since a reload may change it.
-	health := telemetry.HealthConfig{DrainDelay: -1}
+	probes := health.Config{DrainDelay: -1}
 	if c.client != nil {
-		health.Checks = []telemetry.Check{{
+		probes.Checks = []health.CheckConfig{{
 			Name: "redis", Func: func(ctx context.Context) error { return c.client.Ping(ctx).Err() },
 			Optional: true, // without it, limits go on as their on_error says
 		}}
 	}
-	if o.health, err = telemetry.NewHealth(health); err != nil {
+	if o.health, err = health.New(probes); err != nil {
 		return err
 	}
 	return o.register(c)
@@ -299,7 +301,7 @@ func newAccessLog(cfg AccessLog, stdout, stderr io.Writer) (*telemetry.AccessLog
 		Handler:         slog.NewJSONHandler(to, nil),
 		SampleEvery:     cfg.SampleEvery,
 		Slow:            time.Duration(cfg.Slow),
-		Client:          clientPolicies[cfg.Client],
+		Client:          clientDetails[cfg.Client],
 		RequestHeaders:  cfg.RequestHeaders,
 		ResponseHeaders: cfg.ResponseHeaders,
 	})

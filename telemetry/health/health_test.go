@@ -1,4 +1,4 @@
-package telemetry_test
+package health_test
 
 import (
 	"context"
@@ -12,11 +12,14 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/trivet-go/trivet/telemetry"
+	"github.com/trivet-go/trivet/telemetry/health"
+	"go.uber.org/goleak"
 )
 
-func newHealth(t testing.TB, cfg telemetry.HealthConfig) *telemetry.Health {
-	h, err := telemetry.NewHealth(cfg)
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func newHealth(t testing.TB, cfg health.Config) *health.Health {
+	h, err := health.New(cfg)
 	require.NoError(t, err)
 	return h
 }
@@ -37,7 +40,7 @@ func TestHealth(t *testing.T) {
 		var down atomic.Bool
 		var runs atomic.Int64
 		down.Store(true)
-		h := newHealth(t, telemetry.HealthConfig{Checks: []telemetry.Check{
+		h := newHealth(t, health.Config{Checks: []health.CheckConfig{
 			{Name: "db", Func: func(context.Context) error {
 				runs.Add(1)
 				if down.Load() {
@@ -74,7 +77,7 @@ func TestHealthCheckThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var running, most atomic.Int64
 		release := make(chan struct{})
-		h := newHealth(t, telemetry.HealthConfig{Checks: []telemetry.Check{
+		h := newHealth(t, health.Config{Checks: []health.CheckConfig{
 			{Name: "hangs", Timeout: time.Second, TTL: -1, Func: func(context.Context) error {
 				most.Store(max(most.Load(), running.Add(1)))
 				defer running.Add(-1)
@@ -109,7 +112,7 @@ func TestHealthCheckThatHangs(t *testing.T) {
 
 func TestDrainFailsReadinessFirstThenWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHealth(t, telemetry.HealthConfig{})
+		h := newHealth(t, health.Config{})
 		require.Equal(t, 200, code(h.Ready()))
 		done := make(chan error)
 		start := time.Now()
@@ -125,21 +128,26 @@ func TestDrainFailsReadinessFirstThenWaits(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(context.Background())
 		cancel(cause)
 		require.ErrorIs(t, h.Drain(ctx), cause)
-		require.NoError(t, newHealth(t, telemetry.HealthConfig{DrainDelay: -1}).Drain(ctx))
+		require.NoError(t, newHealth(t, health.Config{DrainDelay: -1}).Drain(ctx))
 	})
 }
 
-func TestNewHealthNamesEveryFault(t *testing.T) {
-	_, err := telemetry.NewHealth(telemetry.HealthConfig{Checks: []telemetry.Check{{Timeout: -1}, {Name: "a", Func: func(context.Context) error { return nil }}, {Name: "a"}}})
-	for _, want := range []string{"Checks[0].Name: is required", "Checks[0].Func: is required", "Checks[0].Timeout: -1ns", `Checks[2].Name: "a" is taken`} {
-		require.ErrorContains(t, err, want)
+func TestNewNamesEveryFault(t *testing.T) {
+	_, err := health.New(health.Config{Checks: []health.CheckConfig{
+		{Timeout: -1}, {Name: "a", Func: func(context.Context) error { return nil }}, {Name: "a"},
+	}})
+	for _, want := range []string{
+		"Checks[0].Name: is required", "Checks[0].Func: is required", "Checks[0].Timeout: -1ns",
+		`Checks[2].Name: "a" is taken`,
+	} {
+		require.ErrorContains(t, err, "health: Config."+want)
 	}
 }
 
 // An optional dependency that hangs must not make probes late: a prober takes a late answer for a failure.
 func TestOptionalCheckDelaysNoProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHealth(t, telemetry.HealthConfig{Checks: []telemetry.Check{
+		h := newHealth(t, health.Config{Checks: []health.CheckConfig{
 			{Name: "db", Func: func(context.Context) error { return nil }},
 			{Name: "mail", Optional: true, Func: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
 		}})
@@ -159,7 +167,7 @@ func TestOptionalCheckDelaysNoProbe(t *testing.T) {
 // A check that passes late has passed: but until then it failed, and only one of it runs.
 func TestCheckThatPassesLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHealth(t, telemetry.HealthConfig{Checks: []telemetry.Check{{Name: "db", TTL: time.Hour, Func: func(context.Context) error {
+		h := newHealth(t, health.Config{Checks: []health.CheckConfig{{Name: "db", TTL: time.Hour, Func: func(context.Context) error {
 			time.Sleep(3 * time.Second)
 			return nil
 		}}}})
