@@ -6,13 +6,14 @@ import (
 	"strings"
 )
 
-// forwardingFields are the fields, beside X-Forwarded-*, in which one proxy or another tells of the
-// request that it got, and Proxy, of which CGI makes the variable HTTP_PROXY. They are in lower case.
+// forwardingFields are the fields, beside X-Forwarded-*, in which proxies tell of the request that
+// they got; and Proxy, which CGI turns into the variable HTTP_PROXY. They are in lower case.
 var forwardingFields = map[string]bool{
 	"forwarded": true, "forwarded-for": true, "x-forwarded": true, "x-original-forwarded-for": true,
 	"x-real-ip": true, "true-client-ip": true, "x-client-ip": true, "x-cluster-client-ip": true,
-	"cf-connecting-ip": true, "fastly-client-ip": true, "x-proxyuser-ip": true, "x-envoy-external-address": true,
-	"x-host": true, "x-original-host": true, "x-original-url": true, "x-rewrite-url": true,
+	"cf-connecting-ip": true, "fastly-client-ip": true, "x-proxyuser-ip": true,
+	"x-envoy-external-address": true,
+	"x-host":                   true, "x-original-host": true, "x-original-url": true, "x-rewrite-url": true,
 	"x-url-scheme": true, "front-end-https": true,
 	"proxy": true,
 }
@@ -20,8 +21,9 @@ var forwardingFields = map[string]bool{
 // longestForwardingField is the length of the longest name in forwardingFields.
 const longestForwardingField = len("x-envoy-external-address")
 
-// setForwarding makes the outbound request say who asked, and for what, as far as this proxy knows
-// or believes it. It reads the inbound header, from which a Connection field has removed nothing.
+// setForwarding sets the outbound request's forwarding fields to what this proxy knows or believes.
+// It reads the inbound header: a client's Connection field may have removed them from the outbound
+// one.
 func (h *handler) setForwarding(r *httputil.ProxyRequest) {
 	peer := h.proxies.Peer(r.In)
 	in, out := r.In.Header, r.Out.Header
@@ -34,25 +36,29 @@ func (h *handler) setForwarding(r *httputil.ProxyRequest) {
 	if r.In.TLS != nil {
 		proto = "https"
 	}
-	said := [...]string{h.proxies.ForwardedFor(peer, in), r.In.Host, proto} // one allocation for all
-	for i, name := range [...]string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
-		switch v, ok := in[name]; {
-		case ok && i > 0 && peer.Trusted:
-			out[name] = v
-		case said[i] != "" || i > 0:
-			out[name] = said[i : i+1 : i+1]
+	values := [...]string{h.proxies.ForwardedFor(peer, in), r.In.Host, proto} // one allocation for all
+	if values[0] != "" {
+		out["X-Forwarded-For"] = values[0:1:1]
+	} else {
+		delete(out, "X-Forwarded-For")
+	}
+	for i, name := range [...]string{"X-Forwarded-Host", "X-Forwarded-Proto"} {
+		if said, ok := in[name]; ok && peer.Trusted {
+			out[name] = said
+		} else {
+			out[name] = values[i+1 : i+2 : i+2]
 		}
 	}
 }
 
-// isForwarding reports whether a server could take a field of this name for one of
-// forwardingFields or for X-Forwarded-*, with any case and any sign for each hyphen: CGI cannot tell
-// underscores from hyphens, and some servers tell no sign from another.
+// isForwarding reports whether name spells one of forwardingFields or X-Forwarded-*, in whatever
+// case and with any sign for a hyphen. CGI cannot tell underscores from hyphens, and some servers
+// tell no sign from another.
 func isForwarding(name string) bool {
 	if name == "" {
 		return false
 	}
-	switch name[0] | 0x20 { // most fields begin with another letter
+	switch name[0] | 0x20 { // most fields of ordinary requests begin with another letter
 	case 'c', 'f', 'p', 't', 'x':
 	default:
 		return false
@@ -73,8 +79,8 @@ func isForwarding(name string) bool {
 		len(plain) > len(family) && string(plain[:len(family)]) == family
 }
 
-// sentOn reports whether a trusted proxy's field, of those that isForwarding finds, is sent on.
-// Forwarded would contradict X-Forwarded-For, since nothing is appended to it.
+// sentOn reports whether a trusted proxy's forwarding field is sent on. Forwarded is not: without
+// this proxy's own entry it would contradict X-Forwarded-For.
 func sentOn(name string) bool {
 	return name != "Forwarded" && name != "Proxy" && name == http.CanonicalHeaderKey(name) &&
 		!strings.ContainsFunc(name, isSign)

@@ -28,11 +28,12 @@ import (
 
 // HandlerConfig configures [Balancer.Handler]. The zero HandlerConfig is valid.
 type HandlerConfig struct {
-	// Rewrite, if not nil, may change the outbound request after everything else has been done to it.
+	// Rewrite, if not nil, may change the outbound request after everything else has been done to
+	// it. It must leave the inbound one alone.
 	Rewrite func(r *httputil.ProxyRequest)
 
-	// ModifyResponse, if not nil, may change the response before it is sent on. ErrorHandler answers
-	// an error.
+	// ModifyResponse, if not nil, may change the response before it is sent on. If it returns an
+	// error, ErrorHandler answers the request.
 	ModifyResponse func(resp *http.Response) error
 
 	// TargetHost sends the target's host in the Host field. By default the client's is sent on, as
@@ -41,8 +42,8 @@ type HandlerConfig struct {
 
 	// TrustedProxies lists the networks of the proxies in front whose forwarding fields are
 	// believed: their X-Forwarded-For is sent on with the peer's address appended, and their other
-	// forwarding fields as they are. Those of everybody else are removed, as [Balancer.Handler] says.
-	// An IPv4 prefix in IPv6 form means its IPv4 form. Empty means that nobody is trusted.
+	// forwarding fields as they are. Those of everybody else are removed: [Balancer.Handler] lists
+	// them. An IPv4 prefix in IPv6 form means its IPv4 form. Empty means that nobody is trusted.
 	TrustedProxies []netip.Prefix
 
 	// TrustUnix trusts all peers of unix sockets as TrustedProxies trusts those in its networks.
@@ -73,9 +74,9 @@ type HandlerConfig struct {
 //     X-Envoy-External-Address, X-Forwarded, Forwarded-For, X-Original-Forwarded-For, X-Host,
 //     X-Original-Host, X-Original-Url, X-Rewrite-Url, X-Url-Scheme and Front-End-Https.
 //
-// X-Forwarded-For, -Host and -Proto are added where they are missing then. A peer without an
-// address adds nothing to X-Forwarded-For; a chain of proxies that is too long to be read is
-// shortened to the client and the peer.
+// Then X-Forwarded-For gets the peer's address at its end, and X-Forwarded-Host and -Proto are
+// added if they are missing. A peer without an address, such as that of a unix socket, adds
+// nothing. A chain of proxies that is too long to be read is shortened to the client and the peer.
 func (b *Balancer) Handler(target *url.URL, cfg HandlerConfig) (http.Handler, error) {
 	ft := settings.Of("balancer", "Handler")
 	switch {
@@ -107,7 +108,7 @@ func (b *Balancer) Handler(target *url.URL, cfg HandlerConfig) (http.Handler, er
 		ErrorHandler:   h.error,
 		FlushInterval:  -1, // each write of the server reaches the client at once: SSE, gRPC
 		BufferPool:     &bufferPool{},
-		ErrorLog:       log.New(io.Discard, "", 0), // what it would say, Observe and the server know
+		ErrorLog:       log.New(io.Discard, "", 0), // Observe and the server are told the same
 	}
 	return h, nil
 }
@@ -122,17 +123,22 @@ type handler struct {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodConnect {
 		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
-		problem.Write(w, problem.Details{Status: http.StatusMethodNotAllowed, Title: "CONNECT is not supported"})
+		problem.Write(w, problem.Details{
+			Status: http.StatusMethodNotAllowed, Title: "CONNECT is not supported",
+		})
 		return
 	}
 	if r.URL.Opaque != "" {
-		// "GET x:y HTTP/1.1" would go out as "GET y HTTP/1.1", past the target's path. RFC 9112, section 3.2 has no such form.
-		problem.Write(w, problem.Details{Status: http.StatusBadRequest, Title: "The request's target is malformed"})
+		// RFC 9112, section 3.2 has no such form. "GET x:y HTTP/1.1" would go out as
+		// "GET y HTTP/1.1", past the target's path.
+		problem.Write(w, problem.Details{
+			Status: http.StatusBadRequest, Title: "The request's target is malformed",
+		})
 		return
 	}
 	if _, ok := r.Header["Upgrade"]; ok && !upgradesToWebsocket(r.Header) {
-		// A server may ignore an upgrade (RFC 9110, section 7.8), and an h2c connection through a proxy would carry requests that
-		// nobody has looked at.
+		// A server may ignore an upgrade (RFC 9110, section 7.8). An h2c connection through a proxy
+		// would carry requests that the proxy has not looked at.
 		r = r.WithContext(r.Context())
 		r.Header = r.Header.Clone()
 		r.Header.Del("Upgrade")
@@ -144,15 +150,16 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.proxy.ServeHTTP(w, r)
 }
 
-// maxInformational is how many informational responses a request may have. net/http has no limit once somebody looks at them.
+// maxInformational is how many informational responses a request may have. net/http stops counting
+// them once a trace looks at them.
 const maxInformational = 100
 
-// outbound mends what httputil.ReverseProxy leaves open.
+// An outbound is the transport of the httputil.ReverseProxy. It mends what that leaves open.
 type outbound struct{ next http.RoundTripper }
 
 func (t outbound) RoundTrip(r *http.Request) (*http.Response, error) {
-	// The trace is the ReverseProxy's own, made for this request. Another one around it would cost far more, and its error
-	// would not count.
+	// The trace is the ReverseProxy's own, made for this request. A second trace around it would
+	// cost far more, and net/http would ignore its error.
 	if trace := httptrace.ContextClientTrace(r.Context()); trace != nil && trace.Got1xxResponse != nil {
 		pass := trace.Got1xxResponse
 		var n atomic.Int32 // hedged attempts share the trace
@@ -165,8 +172,8 @@ func (t outbound) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	resp, err := t.next.RoundTrip(r)
 	if err == nil && resp.StatusCode == http.StatusSwitchingProtocols {
-		// The ReverseProxy forgets about the connection if the client's cannot be taken over.
-		conn := resp.Body // the ReverseProxy takes it out of resp
+		// The ReverseProxy leaves the connection open if the client's cannot be hijacked.
+		conn := resp.Body // the ReverseProxy replaces resp.Body
 		context.AfterFunc(r.Context(), func() { conn.Close() })
 	}
 	if err == nil && len(resp.Trailer) > 0 {
@@ -177,8 +184,8 @@ func (t outbound) RoundTrip(r *http.Request) (*http.Response, error) {
 
 var errInformational = errors.New("balancer: too many informational responses")
 
-// informed keeps what handlers around the proxy have put into the header: httputil.ReverseProxy clears it after
-// each informational response.
+// An informed keeps the fields that handlers around the proxy have set: httputil.ReverseProxy
+// clears the header after each informational response.
 type informed struct {
 	*response.Recorder
 	outer   http.Header
@@ -213,21 +220,25 @@ func (h *handler) rewrite(r *httputil.ProxyRequest) {
 		r.Out.ContentLength = -1 // HTTP/2 can have both; HTTP/1.1 has trailers after chunks only
 	}
 	if _, ok := r.Out.Header["Accept-Encoding"]; !ok {
-		// The transport would ask for gzip and unpack it: another response than the client asked for, under the same ETag.
+		// The transport would ask for gzip and unpack it. The client would get another response
+		// than it asked for, under the same ETag.
 		r.Out.Header.Set("Accept-Encoding", "identity")
 	}
-	if scheme, _, _ := strings.Cut(r.Out.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Negotiate") || strings.EqualFold(scheme, "NTLM") {
-		// These schemes vouch for whatever else comes over the connection: nobody else may get it afterwards.
+	scheme, _, _ := strings.Cut(r.Out.Header.Get("Authorization"), " ")
+	if strings.EqualFold(scheme, "Negotiate") || strings.EqualFold(scheme, "NTLM") {
+		// These schemes authenticate the connection, with all requests that follow on it: no other
+		// client's may.
 		r.Out.Close = true
 	}
 	if h.cfg.Rewrite != nil {
 		h.cfg.Rewrite(r)
 	}
-	// No Via, though RFC 9110, section 7.6.3 wants one of gateways: nginx upstreams take it as a
-	// reason not to compress.
+	// A deviation from RFC 9110, section 7.6.3: no Via is added, since nginx does not compress its
+	// response to a request with one.
 }
 
-// A trailed body passes on the trailers that come after it: the outbound request's own copy has their names only.
+// A trailed body passes on the trailers that come after it. The outbound request has a copy of the
+// inbound one's trailers, made when only their names were known.
 type trailed struct {
 	io.ReadCloser
 	in  *http.Request
@@ -237,7 +248,7 @@ type trailed struct {
 func (b *trailed) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {
-		for name := range b.out { // others were not announced
+		for name := range b.out { // only those that were announced
 			b.out[name] = b.in.Trailer[name]
 		}
 	}
@@ -246,7 +257,7 @@ func (b *trailed) Read(p []byte) (int, error) {
 
 func (h *handler) error(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(r.Context().Err(), context.Canceled) {
-		panic(http.ErrAbortHandler) // nobody is there to read an answer
+		panic(http.ErrAbortHandler) // the client has gone
 	}
 	h.cfg.ErrorHandler(w, r, err)
 }
@@ -291,7 +302,7 @@ func writeProblem(w http.ResponseWriter, _ *http.Request, err error) {
 	problem.Write(w, problem.Details{Status: status, Title: titles[status]})
 }
 
-// bufferPool spares each response a buffer of 32 KiB.
+// A bufferPool saves each response the allocation of 32 KiB.
 type bufferPool struct{ pool sync.Pool }
 
 func (p *bufferPool) Get() []byte {

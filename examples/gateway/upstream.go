@@ -26,7 +26,9 @@ type upstream struct {
 	proxy    http.Handler
 }
 
-func newUpstream(name string, cfg Upstream, trusted trust, tel *telemetry.Telemetry, log *slog.Logger) (*upstream, error) {
+func newUpstream(
+	name string, cfg Upstream, trusted trust, tel *telemetry.Telemetry, log *slog.Logger,
+) (*upstream, error) {
 	target, err := url.Parse(cfg.URL)
 	if err != nil {
 		return nil, err
@@ -40,7 +42,9 @@ func newUpstream(name string, cfg Upstream, trusted trust, tel *telemetry.Teleme
 	u.settings = balancer.Config{
 		Resolver:  resolver(cfg.Hosts),
 		Transport: transport(cfg),
-		Wrap:      func(_ balancer.Endpoint, next http.RoundTripper) http.RoundTripper { return tel.Transport(next) },
+		Wrap: func(_ balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
+			return tel.Transport(next)
+		},
 		Health: balancer.HealthConfig{
 			Path:     cfg.Health.Path,
 			Interval: time.Duration(cfg.Health.Interval),
@@ -48,7 +52,7 @@ func newUpstream(name string, cfg Upstream, trusted trust, tel *telemetry.Teleme
 			Rise:     cfg.Health.Rise,
 			Fall:     cfg.Health.Fall,
 		},
-		IdleTimeout: -1, // it is known as long as it is configured
+		IdleTimeout: -1, // the target stays as long as it is configured
 		Observe: func(ctx context.Context, e balancer.Event) {
 			report(ctx, e)
 			if e.Kind != balancer.Attempted {
@@ -66,16 +70,17 @@ func newUpstream(name string, cfg Upstream, trusted trust, tel *telemetry.Teleme
 
 func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) { u.proxy.ServeHTTP(w, r) }
 
-// inherit makes u go on with the balancer of old, the upstream of the same name before a reload: hosts
-// that stay keep their connections and what is known of them.
+// inherit gives u the balancer of old, the upstream of the same name before a reload: hosts that
+// stay keep their connections and what is known of them.
 func (u *upstream) inherit(old *upstream) {
 	settings := u.settings
-	if u.cfg.ConnectTimeout == old.cfg.ConnectTimeout && u.cfg.ResponseTimeout == old.cfg.ResponseTimeout && u.cfg.H2C == old.cfg.H2C {
+	if u.cfg.ConnectTimeout == old.cfg.ConnectTimeout &&
+		u.cfg.ResponseTimeout == old.cfg.ResponseTimeout && u.cfg.H2C == old.cfg.H2C {
 		settings.Transport = old.settings.Transport
 	}
 	proxy, err := old.balancer.Handler(u.target, u.handler)
 	if err != nil || old.balancer.Reload(settings) != nil {
-		return // what New has accepted Reload accepts; should it not, u goes on with a balancer of its own
+		return // Reload accepts what New has accepted; if it did not, u would keep its own balancer
 	}
 	_ = u.balancer.Close(context.Background()) // it has served nothing
 	u.balancer, u.settings, u.proxy = old.balancer, settings, proxy
@@ -86,14 +91,14 @@ func (u *upstream) start() {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		_ = u.balancer.Warm(ctx, u.target.String(), 0) // Observe tells
+		_ = u.balancer.Warm(ctx, u.target.String(), 0) // Observe is told of an error
 	}()
 }
 
 // close waits for the requests in flight, or ctx.
 func (u *upstream) close(ctx context.Context) { _ = u.balancer.Close(ctx) }
 
-// status is what the admin server shows.
+// status returns what the admin server shows.
 func (u *upstream) status() any {
 	return struct {
 		Target string                    `json:"target"`
@@ -114,8 +119,9 @@ func resolver(hosts []Host) balancer.Resolver {
 }
 
 func transport(cfg Upstream) *http.Transport {
+	dialer := &net.Dialer{Timeout: time.Duration(cfg.ConnectTimeout), KeepAlive: 15 * time.Second}
 	t := &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: time.Duration(cfg.ConnectTimeout), KeepAlive: 15 * time.Second}).DialContext,
+		DialContext:            dialer.DialContext,
 		TLSHandshakeTimeout:    time.Duration(cfg.ConnectTimeout),
 		ResponseHeaderTimeout:  time.Duration(cfg.ResponseTimeout),
 		ExpectContinueTimeout:  time.Second,
@@ -129,8 +135,8 @@ func transport(cfg Upstream) *http.Transport {
 	return t
 }
 
-// rewrite gives the request to the upstream the gateway's own id and trace. What strangers say of
-// forwarding, balancer has removed.
+// rewrite gives the upstream's request the gateway's id and trace. The forwarding fields of
+// strangers balancer has removed.
 func rewrite(r *httputil.ProxyRequest) {
 	h := r.Out.Header
 	for name := range h {
@@ -138,7 +144,7 @@ func rewrite(r *httputil.ProxyRequest) {
 			delete(h, name)
 		}
 	}
-	// The trace begins here, and telemetry's transport says so; baggage of strangers goes nowhere.
+	// The trace begins here: telemetry's transport adds its context. Strangers' baggage ends here.
 	for _, name := range [...]string{"Traceparent", "Tracestate", "Baggage"} {
 		delete(h, name)
 	}
@@ -151,7 +157,7 @@ func spells(name, field string) bool {
 	return len(name) == len(field) && strings.EqualFold(strings.Map(hyphen, name), field)
 }
 
-// hyphen makes a hyphen of what is neither letter nor digit.
+// hyphen returns r if it is a letter or digit, else a hyphen.
 func hyphen(r rune) rune {
 	if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
 		return r
@@ -159,7 +165,7 @@ func hyphen(r rune) rune {
 	return '-'
 }
 
-// modifyResponse removes what the gateway itself has said in the header.
+// modifyResponse removes the upstream's request id: the gateway has set its own.
 func modifyResponse(resp *http.Response) error {
 	resp.Header.Del(requestID)
 	return nil
