@@ -22,8 +22,8 @@ func TestAvoidTriesEveryHostOnce(t *testing.T) {
 			ctx := balancer.Avoid(t.Context())
 			seen := map[string]int{}
 			for range 16 {
-				var pick balancer.Pick
-				_, err := get(balancer.WithPick(ctx, &pick), b)
+				var pick balancer.Event
+				_, err := get(withPick(ctx, &pick), b)
 				require.NoError(t, err)
 				seen[pick.Endpoint.Addr]++
 				if len(seen) < 8 {
@@ -69,7 +69,7 @@ func TestAvoidConcurrently(t *testing.T) {
 	require.Zero(t, b.Stats().InFlight)
 }
 
-func TestWithPick(t *testing.T) {
+func TestTheEventTellsWhereARequestWent(t *testing.T) {
 	b := newBalancer(t, balancer.Config{
 		Resolver: balancer.Static("a:1", "b:1"), Policy: first{}, SlowStart: -1,
 		Wrap: upstream(func(e balancer.Endpoint, _ *http.Request) (*http.Response, error) {
@@ -79,7 +79,13 @@ func TestWithPick(t *testing.T) {
 			return answer(200), nil
 		}).wrap,
 	})
-	require.Equal(t, balancer.Pick{Endpoint: balancer.Endpoint{Addr: "b:1"}, Reason: "policy", Among: 2, Repicked: 1}, pickOf(t, b))
+	pick := pickOf(t, b)
+	require.Equal(t, balancer.Endpoint{Addr: "b:1"}, pick.Endpoint)
+	require.Equal(t, "policy", pick.Reason)
+	require.Equal(t, 1, pick.Repicked)
 	one := newBalancer(t, balancer.Config{Resolver: balancer.Static("a:1"), Wrap: ok200})
-	require.Equal(t, balancer.Pick{Endpoint: balancer.Endpoint{Addr: "a:1"}, Reason: "only", Among: 1}, pickOf(t, one))
+	pick = pickOf(t, one)
+	require.Equal(t, balancer.Endpoint{Addr: "a:1"}, pick.Endpoint)
+	require.Equal(t, "only", pick.Reason)
+	require.Zero(t, pick.Repicked)
 }

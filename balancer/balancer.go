@@ -5,13 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
-	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/trivet-go/trivet/internal/unsent"
 )
 
 // Errors of [Balancer.RoundTrip]: the request was not sent. What is returned says so by a method
@@ -61,18 +60,14 @@ func (e *NoEndpointsError) Unwrap() error { return e.Err }
 // NotSent tells a retry layer that the request never left.
 func (e *NoEndpointsError) NotSent() bool { return true }
 
-// RetryAfter returns how long the last endpoint's wrapper asked to wait; else a second, in which a
-// health check or a resolver may find one.
+// RetryAfter returns how long the last endpoint's wrapper asked to wait. If it did not ask, that is a
+// second, within which a health check or a resolver may find an endpoint.
 func (e *NoEndpointsError) RetryAfter() time.Duration {
-	var r interface{ RetryAfter() time.Duration }
-	if errors.As(e.Err, &r) {
-		return r.RetryAfter()
-	}
-	return time.Second
+	return cmp.Or(unsent.RetryAfter(e.Err), time.Second)
 }
 
-// A Balancer is an http.RoundTripper that spreads requests over the endpoints of their targets. Create
-// one with [New]. It is safe for concurrent use.
+// A Balancer is an http.RoundTripper that spreads requests over the endpoints of their targets.
+// Create one with [New]. It is safe for concurrent use.
 type Balancer struct {
 	origin   time.Time
 	template *http.Transport // if Config.Transport is nil
@@ -84,12 +79,10 @@ type Balancer struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu     sync.Mutex // guards the writing of pools, and the fields below
-	closed bool
-	gone   Stats // what pools that have been dropped had counted
+	mu      sync.Mutex // guards the writing of pools, and the fields below
+	closed  bool
+	dropped Stats // what targets that have been dropped had counted
 }
-
-type targetKey struct{ scheme, host string }
 
 // New returns a Balancer. The error, if any, names every invalid field of cfg.
 func New(cfg Config) (*Balancer, error) {
@@ -106,73 +99,12 @@ func New(cfg Config) (*Balancer, error) {
 	return b, nil
 }
 
-// now is the time as groups count it: monotonic nanoseconds.
+// now is the time as groups count it: monotonic nanoseconds since origin.
 func (b *Balancer) now() int64 { return int64(time.Since(b.origin)) }
 
-// pool returns the pool of u's target, and starts it if there is none.
-func (b *Balancer) pool(u *url.URL) (*pool, error) {
-	key := targetKey{u.Scheme, u.Host}
-	if p := (*b.pools.Load())[key]; p != nil {
-		return p, nil
-	}
-	key.host = strings.ToLower(key.host) // rarely needed, so not on the fast path
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
-		return nil, ErrClosed
-	}
-	pools := *b.pools.Load()
-	if p := pools[key]; p != nil {
-		return p, nil
-	}
-	cfg := b.cfg.Load()
-	if len(pools) >= cfg.MaxTargets {
-		return nil, ErrTooManyTargets
-	}
-	p := newPool(b, cfg, key)
-	pools = maps.Clone(pools)
-	pools[key] = p
-	b.pools.Store(&pools)
-	p.start()
-	return p, nil
-}
-
-// resolved returns the pool of u's target when its endpoints are known.
-func (b *Balancer) resolved(ctx context.Context, u *url.URL) (*pool, error) {
-	for {
-		p, err := b.pool(u)
-		if err != nil {
-			return nil, err
-		}
-		if err := p.wait(ctx); err != errForgotten {
-			return p, err
-		}
-	}
-}
-
-// errForgotten says that a pool was dropped when a request came for it.
-var errForgotten = errors.New("balancer: target forgotten")
-
-// drop forgets p, unless a request came meanwhile.
-func (b *Balancer) drop(p *pool) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	pools := maps.Clone(*b.pools.Load())
-	if pools[p.key] != p {
-		return false
-	}
-	if p.over.Store(true); p.inflight() > 0 {
-		p.over.Store(b.closed)
-		return false
-	}
-	delete(pools, p.key)
-	b.pools.Store(&pools)
-	b.gone.add(p.count())
-	return true
-}
-
 // Reload replaces the configuration. What is known of targets and endpoints stays, and so do
-// connections if cfg.Transport, Conns and ConnLife are the same. On an error nothing changes.
+// connections if cfg.Transport, Conns and ConnLife are the same. A request that has begun goes by the
+// configuration that it began with. On an error nothing changes.
 func (b *Balancer) Reload(cfg Config) error {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -198,8 +130,9 @@ func (b *Balancer) CloseIdleConnections() {
 	}
 }
 
-// Close refuses new requests, waits until those running have ended, or ctx ends, and stops all goroutines. It returns
-// context.Cause(ctx) if requests, or a resolver or a check that does not heed its context, were still running; they go on.
+// Close refuses new requests, stops all goroutines and waits until the requests running have ended,
+// or ctx ends. It returns context.Cause(ctx) if requests, or a resolver or a check that does not heed
+// its context, were still running; they go on.
 func (b *Balancer) Close(ctx context.Context) error {
 	b.mu.Lock()
 	if !b.closed {
@@ -208,11 +141,11 @@ func (b *Balancer) Close(ctx context.Context) error {
 	}
 	pools := *b.pools.Load()
 	for _, p := range pools {
-		p.over.Store(true)
+		p.dropped.Store(true)
 	}
 	b.mu.Unlock()
 	defer b.CloseIdleConnections()
-	// None of these goroutines waits for a request, but a user's resolver or check may be slow to leave.
+	// None of these goroutines waits for a request, but a user's resolver or check may be slow to end.
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -228,7 +161,7 @@ func (b *Balancer) Close(ctx context.Context) error {
 	for {
 		running := int64(0)
 		for _, p := range pools {
-			running += p.inflight()
+			running += p.inFlight()
 		}
 		if running == 0 {
 			return nil

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 // newBalancer returns a Balancer that is closed at the end of the test.
 func newBalancer(t *testing.T, cfg balancer.Config) *balancer.Balancer {
 	t.Helper()
-	b, err := balancer.New(cfg)
+	b, err := balancer.New(observed(cfg))
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		// Nothing may run any more: a leaked count of requests in flight fails here.
@@ -81,11 +81,32 @@ func get(ctx context.Context, b *balancer.Balancer) (int, error) {
 	return resp.StatusCode, errors.Join(err, resp.Body.Close())
 }
 
+type pickKey struct{}
+
+// withPick returns a context whose requests write the event of their last attempt to pick, if the
+// configuration is observed.
+func withPick(ctx context.Context, pick *balancer.Event) context.Context {
+	return context.WithValue(ctx, pickKey{}, pick)
+}
+
+func observed(cfg balancer.Config) balancer.Config {
+	observe := cfg.Observe
+	cfg.Observe = func(ctx context.Context, e balancer.Event) {
+		if pick, ok := ctx.Value(pickKey{}).(*balancer.Event); ok && e.Kind == balancer.Attempted {
+			*pick = e
+		}
+		if observe != nil {
+			observe(ctx, e)
+		}
+	}
+	return cfg
+}
+
 // pickOf sends a GET and returns where it went.
-func pickOf(t *testing.T, b *balancer.Balancer) balancer.Pick {
+func pickOf(t *testing.T, b *balancer.Balancer) balancer.Event {
 	t.Helper()
-	var pick balancer.Pick
-	_, err := get(balancer.WithPick(t.Context(), &pick), b)
+	var pick balancer.Event
+	_, err := get(withPick(t.Context(), &pick), b)
 	require.NoError(t, err)
 	return pick
 }

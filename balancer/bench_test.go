@@ -17,22 +17,18 @@ func pickGroup(tb testing.TB, policy Policy, hosts int) *group {
 	for i := range endpoints {
 		endpoints[i].Addr = fmt.Sprintf("10.0.0.%d:80", i)
 	}
-	g.mu.Lock()
-	g.updateLocked(endpoints, 0, func(*host) {})
-	g.mu.Unlock()
+	g.update(endpoints, 0, func(*endpoint) {})
 	var v View
 	for i := range 100 * hosts {
 		pickOnce(g, &v, int64(i)*1000)
 	}
-	g.mu.Lock()
-	g.tickLocked(int64(100*hosts) * 1000)
-	g.mu.Unlock()
+	g.tick(int64(100*hosts) * 1000)
 	return g
 }
 
 // pickOnce is what a request costs the group. Reading the clock is the caller's.
 func pickOnce(g *group, v *View, now int64) {
-	p, ok := g.pick(v, nil, nil, now)
+	p, ok := g.pick(v, g.config.Load(), nil, nil, now)
 	if !ok {
 		panic("no host")
 	}

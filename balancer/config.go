@@ -244,9 +244,11 @@ func hasDeprecatedDial(t *http.Transport) bool {
 	return t.Dial != nil || t.DialTLS != nil
 }
 
+var defaultDial = (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 15 * time.Second}).DialContext
+
 func defaultTransport() *http.Transport {
 	return &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		DialContext:            defaultDial,
 		TLSHandshakeTimeout:    5 * time.Second,
 		ResponseHeaderTimeout:  time.Minute,
 		ExpectContinueTimeout:  time.Second,

@@ -94,22 +94,27 @@ func ExampleAvoid() {
 	one, two := named("one"), named("two")
 	defer one.Close()
 	defer two.Close()
-	b, err := balancer.New(balancer.Config{Resolver: balancer.Static(one.Listener.Addr().String(), two.Listener.Addr().String())})
+	seen := map[string]bool{}
+	b, err := balancer.New(balancer.Config{
+		Resolver: balancer.Static(one.Listener.Addr().String(), two.Listener.Addr().String()),
+		Observe: func(_ context.Context, e balancer.Event) {
+			if e.Kind == balancer.Attempted {
+				seen[e.Endpoint.Addr] = true
+			}
+		},
+	})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer b.Close(context.Background())
 	req, _ := http.NewRequest("GET", "http://users.internal/42", nil)
 	req = req.WithContext(balancer.Avoid(req.Context())) // once for all attempts
-	seen := map[string]bool{}
 	for range 2 {
-		var pick balancer.Pick
-		resp, err := b.RoundTrip(req.WithContext(balancer.WithPick(req.Context(), &pick)))
+		resp, err := b.RoundTrip(req)
 		if err != nil {
 			log.Fatal(err)
 		}
 		resp.Body.Close()
-		seen[pick.Endpoint.Addr] = true
 	}
 	fmt.Println(len(seen), "endpoints have had the request")
 	// Output: 2 endpoints have had the request
@@ -120,48 +125,56 @@ func ExampleAvoid_incorrect() {
 	one, two := named("one"), named("two")
 	defer one.Close()
 	defer two.Close()
-	b, err := balancer.New(balancer.Config{Resolver: balancer.Static(one.Listener.Addr().String(), two.Listener.Addr().String())})
+	seen := map[string]bool{}
+	repeated := false
+	b, err := balancer.New(balancer.Config{
+		Resolver: balancer.Static(one.Listener.Addr().String(), two.Listener.Addr().String()),
+		Observe: func(_ context.Context, e balancer.Event) {
+			if e.Kind == balancer.Attempted {
+				repeated = repeated || seen[e.Endpoint.Addr]
+				seen[e.Endpoint.Addr] = true
+			}
+		},
+	})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer b.Close(context.Background())
-	seen := map[string]bool{}
-	repeated := false
 	for range 20 {
-		var pick balancer.Pick
 		req, _ := http.NewRequest("GET", "http://users.internal/42", nil)
 		ctx := balancer.Avoid(req.Context()) // wrong: it belongs before the loop
-		resp, err := b.RoundTrip(req.WithContext(balancer.WithPick(ctx, &pick)))
+		resp, err := b.RoundTrip(req.WithContext(ctx))
 		if err != nil {
 			log.Fatal(err)
 		}
 		resp.Body.Close()
-		repeated = repeated || seen[pick.Endpoint.Addr]
-		seen[pick.Endpoint.Addr] = true
 	}
 	fmt.Println("an endpoint had it twice:", repeated)
 	// Output: an endpoint had it twice: true
 }
 
-func ExampleWithPick() {
+// The event of an attempt tells where the request went, and why.
+func ExampleEvent() {
 	app := named("app")
 	defer app.Close()
-	b, err := balancer.New(balancer.Config{Resolver: balancer.NewPushed(
-		balancer.Endpoint{Addr: app.Listener.Addr().String(), Zone: "eu-1a"},
-	)})
+	b, err := balancer.New(balancer.Config{
+		Resolver: balancer.NewPushed(balancer.Endpoint{Addr: app.Listener.Addr().String(), Zone: "eu-1a"}),
+		Observe: func(_ context.Context, e balancer.Event) {
+			if e.Kind == balancer.Attempted {
+				fmt.Println(e.Endpoint.Zone, e.Outcome, e.Reason, e.Repicked)
+			}
+		},
+	})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer b.Close(context.Background())
-	var pick balancer.Pick
-	req, _ := http.NewRequest("GET", "http://users.internal/42", nil)
-	resp, err := b.RoundTrip(req.WithContext(balancer.WithPick(req.Context(), &pick)))
+	resp, err := (&http.Client{Transport: b}).Get("http://users.internal/42")
 	if err != nil {
 		log.Fatal(err)
 	}
 	resp.Body.Close()
-	fmt.Println(pick.Endpoint.Zone, pick.Reason, pick.Among, pick.Repicked)
-	// Output: eu-1a only 1 0
+	// Output: eu-1a success only 0
 }
 
 // On the server's side: clients with the Probing policy read what the Reporter says.

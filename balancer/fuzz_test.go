@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"net/http"
 	"testing"
 	"time"
 
@@ -19,7 +20,7 @@ func FuzzParseLoad(f *testing.F) {
 			return
 		}
 		require.LessOrEqual(t, len(s), maxLoadField)
-		require.True(t, l.inflight >= 0 && l.inflight <= maxLoadInflight)
+		require.True(t, l.inFlight >= 0 && l.inFlight <= maxLoadInFlight)
 		require.True(t, l.latency >= 0 && l.latency <= maxLoadLatency)
 		again, err := parseLoad(l.String())
 		require.NoError(t, err)
@@ -33,7 +34,7 @@ func FuzzRetryAfter(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		d := retryAfter(s)
-		require.GreaterOrEqual(t, d, time.Duration(0))
+		_, pause := outcomeOfResponse(&http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {s}}})
+		require.GreaterOrEqual(t, pause, time.Duration(0))
 	})
 }

@@ -23,9 +23,9 @@ func byContext(r *http.Request) (string, bool) {
 	return key, ok
 }
 
-func pickFor(ctx context.Context, b *balancer.Balancer, key string) (balancer.Pick, error) {
-	var pick balancer.Pick
-	_, err := get(balancer.WithPick(context.WithValue(ctx, keyOf{}, key), &pick), b)
+func pickFor(ctx context.Context, b *balancer.Balancer, key string) (balancer.Event, error) {
+	var pick balancer.Event
+	_, err := get(withPick(context.WithValue(ctx, keyOf{}, key), &pick), b)
 	return pick, err
 }
 

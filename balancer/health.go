@@ -4,38 +4,49 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net/http"
-	"sync"
 	"time"
 )
 
-// checkLocked starts what h needs before and beside its requests: warm-up, and active checks.
-func (p *pool) checkLocked(h *host) {
+// oldCheckWeight is the weight of what is known against a further check in the average of their
+// latencies.
+const oldCheckWeight = 1 / math.E
+
+// startChecksLocked starts what e needs before and beside its requests: warm-up and active checks.
+func (p *pool) startChecksLocked(e *endpoint) {
 	cfg := p.cfg
 	if cfg.Warm == 0 && !cfg.Health.enabled() {
 		return
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
-	p.checks[h] = cancel
+	p.checks[e] = cancel
 	warm := cfg.Warm
-	if h.picked.Load() > 0 {
+	if e.picked.Load() > 0 {
 		warm = 0 // after a Reload it has connections
 	}
-	p.b.wg.Go(func() {
+	p.balancer.wg.Go(func() {
 		defer cancel()
 		if warm > 0 {
-			p.warm(ctx, cfg, h, warm)
-			p.g.admit(h, p.b.now())
+			p.warm(ctx, cfg, e, warm)
+			p.group.warmed(e, p.balancer.now())
 		}
 		if cfg.Health.enabled() {
-			p.check(ctx, cfg, h)
+			p.check(ctx, cfg, e)
 		}
 	})
 }
 
-// check checks h until ctx ends.
-func (p *pool) check(ctx context.Context, cfg *Config, h *host) {
+func (p *pool) stopChecksLocked(e *endpoint) {
+	if cancel := p.checks[e]; cancel != nil {
+		cancel()
+		delete(p.checks, e)
+	}
+}
+
+// check checks e until ctx ends.
+func (p *pool) check(ctx context.Context, cfg *Config, e *endpoint) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -44,113 +55,138 @@ func (p *pool) check(ctx context.Context, cfg *Config, h *host) {
 			return
 		case <-timer.C:
 		}
-		start := p.b.now()
-		err := p.checkOnce(ctx, cfg, h)
-		if !p.checked(ctx, h, err, start) {
+		start := p.balancer.now()
+		err := p.checkOnce(ctx, cfg, e)
+		if !p.checked(ctx, e, err, start) {
 			return
 		}
 		timer.Reset(time.Duration((0.8 + 0.4*rand.Float64()) * float64(cfg.Health.Interval)))
 	}
 }
 
-// checked enters how the check of h went that began at start. It returns false if ctx has ended: the check failed because we are leaving,
-// or nobody is left to take back what it says.
-func (p *pool) checked(ctx context.Context, h *host, err error, start int64) bool {
-	now := p.b.now()
-	p.g.mu.Lock()
+// checked enters how the check of e went that began at start. It returns false if ctx has ended: then
+// the check failed because it was stopped, or no further one will correct what it says.
+func (p *pool) checked(ctx context.Context, e *endpoint, err error, start int64) bool {
+	now := p.balancer.now()
+	p.mu.Lock()
 	defer p.unlock()
-	if ctx.Err() != nil { // with the lock held, since Reload ends checks under it
+	if ctx.Err() != nil { // with the mutex held, since Reload stops checks under it
 		return false
 	}
-	p.g.checkedLocked(h, err, now-start, now)
+	p.group.checked(e, err, now-start, now)
 	return true
 }
 
-func (p *pool) checkOnce(ctx context.Context, cfg *Config, h *host) (err error) {
+func (p *pool) checkOnce(ctx context.Context, cfg *Config, e *endpoint) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, cfg.Health.Timeout)
 	defer cancel()
-	rt := h.wire.Load().conns
+	rt := e.transport.Load().conns
 	if cfg.Health.Check != nil {
 		defer func() {
 			if v := recover(); v != nil { // a check is the user's code on our goroutine
 				err = fmt.Errorf("balancer: health check panicked: %v", v)
 			}
 		}()
-		return cfg.Health.Check(ctx, h.endpoint(), rt)
+		return cfg.Health.Check(ctx, e.public(), rt)
 	}
-	status, err := p.probe(ctx, rt, http.MethodGet, cfg.Health.Path)
-	if err == nil && (status < 200 || status > 399) {
-		err = fmt.Errorf("balancer: health check: status %d", status)
+	resp, err := p.ask(ctx, rt, http.MethodGet, cfg.Health.Path, "Trivet-Health-Check")
+	if err == nil && (resp.StatusCode < 200 || resp.StatusCode > 399) {
+		err = fmt.Errorf("balancer: health check: status %d", resp.StatusCode)
 	}
 	return err
 }
 
-// probe sends a request of the pool's own.
-func (p *pool) probe(ctx context.Context, rt http.RoundTripper, method, path string) (status int, err error) {
+// ask sends a request of the pool's own. The response's body has been read and closed.
+func (p *pool) ask(ctx context.Context, rt http.RoundTripper, method, path, agent string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, p.name, nil)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if path == "*" {
 		req.URL.Opaque = "*"
 	} else if req.URL, err = p.target.Parse(path); err != nil {
-		return 0, err
+		return nil, err
 	}
-	req.Header.Set("User-Agent", "Trivet-Health-Check")
+	req.Header.Set("User-Agent", agent)
 	resp, err := rt.RoundTrip(req)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer resp.Body.Close()
-	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection can be used again
-	return resp.StatusCode, err
+	// To its end, so that the connection can be used again.
+	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
+	return resp, err
 }
 
-// warm opens n connections to h: requests that start together each need one.
-func (p *pool) warm(ctx context.Context, cfg *Config, h *host, n int) {
-	ctx, cancel := context.WithTimeout(ctx, cfg.Health.Timeout)
-	defer cancel()
-	method, path := http.MethodGet, cfg.Health.Path
-	if path == "" {
-		method, path = http.MethodOptions, "*"
+// checked tells the group how an active check of e went.
+func (g *group) checked(e *endpoint, err error, took, now int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.isMemberLocked(e) {
+		return
 	}
-	var wg sync.WaitGroup
-	for range n {
-		wg.Go(func() {
-			_, _ = p.probe(ctx, h.wire.Load().conns, method, path) // whatever it says, there is a connection now, or none to be had
-		})
+	config := g.config.Load()
+	first := !e.checked
+	e.checked = true
+	if err != nil {
+		e.checks, e.checkError = min(e.checks, 0)-1, err.Error()
+		pending, available := e.down && first, !e.down
+		if pending || available && -e.checks >= config.Health.Fall {
+			e.down = true
+			event := e.changeLocked(now, "health check")
+			event.Err = err
+			g.emitLocked(config, event)
+			g.publishLocked(config, now)
+		}
+		return
 	}
-	wg.Wait()
+	e.checks, e.checkError = max(e.checks, 0)+1, ""
+	e.checkCost = (&estimator{}).average(e.checkCost, float64(max(took, 1)), oldCheckWeight)
+	if e.down && (first || e.checks >= config.Health.Rise) {
+		e.down = false
+		e.failures.Store(0)
+		e.brokenBodies.Store(0)
+		g.startSlowlyLocked(config, e, now)
+		g.emitLocked(config, e.changeLocked(now, "health check"))
+		g.publishLocked(config, now)
+	}
+	g.reviseLocked(config, e, now)
 }
 
-// Warm resolves target ("https://users.internal") and opens n connections to each of its endpoints, so that the first
-// requests need not. It returns when that is done or has failed; the error is that of the resolver, or of ctx.
-// [Balancer.Close] stops it.
-func (b *Balancer) Warm(ctx context.Context, target string, n int) error {
-	u, err := parseTarget(target)
-	if err != nil {
-		return err
+// reviseLocked refreshes the estimate of a slow endpoint by how its checks compare with those of the
+// others, so that no user's request is spent on finding out. If its checks are good and its replies
+// slow, it meets one request per check.
+func (g *group) reviseLocked(config *groupConfig, e *endpoint, now int64) {
+	typical := g.typical.Load()
+	if e.slow.Load() < 2 || typical == 0 || config.estimator.decay == 0 {
+		return
 	}
-	b.mu.Lock()
-	if b.closed {
-		b.mu.Unlock()
-		return ErrClosed
+	var others []float64
+	for _, o := range g.endpoints {
+		if o != e && o.checkCost > 0 {
+			others = append(others, o.checkCost)
+		}
 	}
-	b.wg.Add(1) // Close waits
-	b.mu.Unlock()
-	defer b.wg.Done()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(b.ctx, func() { cancel(ErrClosed) })()
-	p, err := b.resolved(ctx, u)
-	if err != nil {
-		return err
+	if len(others) == 0 {
+		return
 	}
-	cfg := b.cfg.Load()
-	var wg sync.WaitGroup
-	for _, h := range p.g.current.Load().all {
-		wg.Go(func() { p.warm(ctx, cfg, h, n) })
+	ratio := e.checkCost / lowerMedian(others)
+	if ratio > slowFactor/2 {
+		return
 	}
-	wg.Wait()
-	return context.Cause(ctx)
+	e.slow.Store(0)
+	g.setCost(config, e, typical*max(ratio, 1))
+	e.sampled.Store(now)
+	g.startProbationLocked(e, now)
+}
+
+// warmed lets an endpoint that waited for its warm-up have requests, unless it waits for a check too.
+func (g *group) warmed(e *endpoint, now int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if config := g.config.Load(); e.down && !config.checksHealth {
+		e.down = false
+		g.emitLocked(config, e.changeLocked(now, "warm-up"))
+		g.publishLocked(config, now)
+	}
 }

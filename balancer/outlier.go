@@ -5,141 +5,150 @@ import (
 	"time"
 )
 
-// minGap is how far below the mean a success rate must lie, however small the deviation is: when
-// all hosts are good, a single failure is many standard deviations.
-const minGap = 0.05
-
-// Replies count for the present with a weight that falls by keep at every tick: they are forgotten in seconds.
-// A host fails lately if one of failShare of them failed.
 const (
-	keep      = 0.8
-	failShare = 0.1
+	// minGap is how far below the mean a success rate must lie, however small the deviation is: when
+	// all endpoints are good, a single failure is many standard deviations.
+	minGap = 0.05
+
+	// Replies count as recent with a weight that falls by recentDecay at every tick: they are
+	// forgotten within seconds. An endpoint is failing if more than failingShare of its recent replies
+	// failed.
+	recentDecay  = 0.8
+	failingShare = 0.1
 )
 
-// tickFailuresLocked finds out who fails lately.
+// tickFailuresLocked finds out which endpoints are failing, and whether that is a common fault.
 func (g *group) tickFailuresLocked(now int64) {
 	failing, known := 0, 0
-	for _, h := range g.hosts {
-		replied, failed := h.replied.Load(), h.failed.Load()
-		h.lately = h.lately*keep + float64(replied-h.tickReplied)
-		h.failedLately = h.failedLately*keep + float64(failed-h.tickFailed)
-		h.tickReplied, h.tickFailed = replied, failed
-		if h.lately < 0.5 || h.stateLocked(now) != Healthy {
+	for _, e := range g.endpoints {
+		replied, failed := e.replied.Load(), e.failed.Load()
+		e.recentReplies = e.recentReplies*recentDecay + float64(replied-e.tickReplied)
+		e.recentFailures = e.recentFailures*recentDecay + float64(failed-e.tickFailed)
+		e.tickReplied, e.tickFailed = replied, failed
+		if e.recentReplies < 0.5 || e.stateLocked(now) != Healthy {
 			continue
 		}
-		if known++; h.failsLatelyLocked() {
+		if known++; e.failingLocked() {
 			failing++
 		}
 	}
-	g.shared.Store(known > 1 && failing*2 > known)
+	g.commonFault.Store(known > 1 && failing*2 > known)
 }
 
-// failsLatelyLocked looks at the time since the last tick, and that with what is remembered from before.
-func (h *host) failsLatelyLocked() bool {
-	failed, replied := float64(h.failed.Load()-h.tickFailed), float64(h.replied.Load()-h.tickReplied)
-	all := failed + h.failedLately
-	return failed > 0 && failed > failShare*replied || all > 0.5 && all > failShare*(replied+h.lately)
+// failingLocked reports whether e is failing, by the replies since the last tick alone or together
+// with those before it.
+func (e *endpoint) failingLocked() bool {
+	failed, replied := float64(e.failed.Load()-e.tickFailed), float64(e.replied.Load()-e.tickReplied)
+	all := failed + e.recentFailures
+	return failed > 0 && failed > failingShare*replied ||
+		all > 0.5 && all > failingShare*(replied+e.recentReplies)
 }
 
-// trip ejects h for its failures in a row, or for failing as it comes back.
-func (g *group) trip(h *host, now int64) {
+// ejectFailing ejects e for its failures in a row, or for failing as it comes back.
+func (g *group) ejectFailing(config *groupConfig, e *endpoint, now int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	n := int(h.failures.Load())
-	if n == 0 || n < g.set.Load().cfg.Outlier.Consecutive && !h.returning {
+	n := int(e.failures.Load())
+	if n == 0 || n < config.Outlier.Consecutive && !e.returning {
 		return // another goroutine was here first
 	}
-	// While all hosts fail, every request comes as far as this: now and then one that finds out is enough.
-	if h.ejectedUntil > now {
-		h.spared.Store(h.ejectedUntil)
+	// While all endpoints fail, every request comes as far as this. It is enough that one of them looks
+	// now and then.
+	if e.ejectedUntil > now {
+		e.ejectableAt.Store(e.ejectedUntil)
 		return
 	}
-	h.spared.Store(now + int64(tickInterval))
-	if !g.memberLocked(h) {
+	e.ejectableAt.Store(now + int64(tickInterval))
+	if !g.isMemberLocked(e) {
 		return
 	}
-	// If the others fail as well, the fault is in what they share, and fewer hosts would only have
-	// more to do.
+	// If most of the others fail as well, the fault is in what they share, and with fewer endpoints
+	// the rest would only have more to do.
 	failing, others := 0, 0
-	for _, o := range g.hosts {
-		if o == h || o.stateLocked(now) != Healthy {
+	for _, o := range g.endpoints {
+		if o == e || o.stateLocked(now) != Healthy {
 			continue
 		}
 		others++
-		if o.failures.Load() > 0 || o.failsLatelyLocked() {
+		if o.failures.Load() > 0 || o.failingLocked() {
 			failing++
 		}
 	}
 	if others > 0 && failing*2 > others {
-		g.shared.Store(true)
+		g.commonFault.Store(true)
 		return
 	}
-	if g.ejectLocked(h, now, "consecutive failures") {
-		g.publishLocked(now)
+	if g.ejectLocked(config, e, now, "consecutive failures") {
+		g.publishLocked(config, now)
 	}
 }
 
-func (g *group) memberLocked(h *host) bool {
-	for _, o := range g.hosts {
-		if o == h {
-			return true
-		}
-	}
-	return false
-}
-
-// ejectLocked ejects h if the share allows it.
-func (g *group) ejectLocked(h *host, now int64, reason string) bool {
-	set := g.set.Load()
-	o := set.cfg.Outlier
+// ejectLocked ejects e if MaxEjected allows it.
+func (g *group) ejectLocked(config *groupConfig, e *endpoint, now int64, reason string) bool {
+	o := &config.Outlier
 	ejected, available := 0, 0
-	for _, other := range g.hosts {
+	for _, other := range g.endpoints {
 		switch {
 		case other.ejectedUntil > now:
 			ejected++
-		case other != h && other.stateLocked(now) == Healthy:
+		case other != e && other.stateLocked(now) == Healthy:
 			available++
 		}
 	}
-	if available == 0 || ejected >= max(1, int(o.MaxEjected*float64(len(g.hosts)))) {
+	if available == 0 || ejected >= max(1, int(o.MaxEjected*float64(len(g.endpoints)))) {
 		return false
 	}
-	h.ejections++
-	d := min(time.Duration(h.ejections)*o.Base, o.Max)
+	e.ejections++
+	d := min(time.Duration(e.ejections)*o.Base, o.Max)
 	if d <= 0 { // overflow
 		d = o.Max
 	}
 	d += time.Duration((unit(g.random()) - 0.5) * 0.2 * float64(d))
-	h.ejectedUntil = now + int64(d)
-	h.reason = reason
-	g.ejectTotal++
-	g.emitLocked(Event{Kind: EndpointChanged, Endpoint: h.endpoint(), State: Ejected, Reason: reason, EjectedFor: d})
+	e.ejectedUntil = now + int64(d)
+	e.reason = reason
+	g.ejections.Add(1)
+	g.emitLocked(config, Event{
+		Kind: EndpointChanged, Endpoint: e.public(), State: Ejected, Reason: reason, EjectedFor: d,
+	})
 	return true
 }
 
-// judgeLocked looks at the interval that has just ended.
-func (g *group) judgeLocked(now int64) {
-	set := g.set.Load()
-	o := set.cfg.Outlier
+// endEjectionLocked lets e come back slowly, with a typical cost.
+func (g *group) endEjectionLocked(config *groupConfig, e *endpoint, now int64, typical float64) {
+	e.ejectedUntil = 0
+	e.failures.Store(0)
+	e.brokenBodies.Store(0)
+	e.reason = ""
+	e.returning = true
+	e.slow.Store(0)
+	if typical > 0 && config.estimator.decay > 0 {
+		g.setCost(config, e, typical)
+	}
+	g.startSlowlyLocked(config, e, now)
+	g.emitLocked(config, e.changeLocked(now, "ejection ended"))
+}
+
+// judgeLocked compares the success rates of the interval that has just ended.
+func (g *group) judgeLocked(config *groupConfig, now int64) {
+	o := &config.Outlier
 	type window struct {
-		h        *host
-		requests uint64
+		endpoint *endpoint
 		rate     float64
 	}
 	var known []window
-	for _, h := range g.hosts {
-		replied, failed := h.replied.Load(), h.failed.Load()
-		n, f := replied-h.windowReplied, failed-h.windowFailed
-		h.windowReplied, h.windowFailed = replied, failed
-		if h.ejectedUntil > now {
+	for _, e := range g.endpoints {
+		replied, failed := e.replied.Load(), e.failed.Load()
+		n, f := replied-e.windowReplied, failed-e.windowFailed
+		e.windowReplied, e.windowFailed = replied, failed
+		if e.ejectedUntil > now {
 			continue
 		}
-		if h.ejections > 0 && n > 0 && f*10 < n { // a good interval
-			h.ejections--
-			h.returning = false
+		if e.ejections > 0 && n > 0 && f*10 < n { // a good interval
+			e.ejections--
+			e.returning = false
 		}
 		if n >= uint64(o.MinRequests) {
-			known = append(known, window{h, n, 1 - math.Min(float64(f)/float64(n), 1)})
+			known = append(known, window{e, 1 - math.Min(float64(f)/float64(n), 1)})
 		}
 	}
 	if o.Deviations < 0 || len(known) < o.MinEndpoints {
@@ -156,7 +165,7 @@ func (g *group) judgeLocked(now int64) {
 	limit := mean - max(o.Deviations*math.Sqrt(squares/float64(len(known))), minGap)
 	for _, w := range known {
 		if w.rate < limit {
-			g.ejectLocked(w.h, now, "success rate")
+			g.ejectLocked(config, w.endpoint, now, "success rate")
 		}
 	}
 }

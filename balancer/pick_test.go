@@ -63,12 +63,12 @@ func TestCallerOfOneRequestAtATimeSharesEqualHosts(t *testing.T) {
 // heldGroup returns a group of n hosts of which every second one is in probation, with a request in flight.
 func heldGroup(t *testing.T, policy Policy, n int) *group {
 	g := pickGroup(t, policy, n)
-	for i, h := range g.hosts {
+	for i, h := range g.endpoints {
 		if i%2 == 1 {
 			h.probation.Store(true)
-			h.held.Store(true)
-			h.inflight.Store(1)
-			g.held.Add(1)
+			h.restricted.Store(true)
+			h.inFlight.Store(1)
+			g.restricted.Add(1)
 		}
 	}
 	return g
@@ -83,18 +83,18 @@ func TestHostsArePassedOver(t *testing.T) {
 				g := heldGroup(t, p.policy, n)
 				var v View
 				for range 1000 {
-					p, ok := g.pick(&v, nil, nil, 1e9)
+					p, ok := g.pick(&v, g.config.Load(), nil, nil, 1e9)
 					require.True(t, ok)
-					require.False(t, p.host.probation.Load())
+					require.False(t, p.endpoint.probation.Load())
 					require.Equal(t, n > scanLimit, v.skip == nil)
 					g.finish(&p, 0, false)
 				}
 				// Who has been everywhere but at one that is held gets that one, and who has been everywhere gets any.
-				tried := slices.Delete(slices.Clone(g.hosts), 1, 2)
-				p, ok := g.pick(&v, nil, tried, 1e9)
+				tried := slices.Delete(slices.Clone(g.endpoints), 1, 2)
+				p, ok := g.pick(&v, g.config.Load(), nil, tried, 1e9)
 				require.True(t, ok)
-				require.Same(t, g.hosts[1], p.host)
-				_, ok = g.pick(&v, nil, g.hosts, 1e9)
+				require.Same(t, g.endpoints[1], p.endpoint)
+				_, ok = g.pick(&v, g.config.Load(), nil, g.endpoints, 1e9)
 				require.True(t, ok)
 			})
 		}
@@ -105,16 +105,16 @@ func TestHostsArePassedOver(t *testing.T) {
 func TestShareOfARampingHost(t *testing.T) {
 	for _, n := range []int{10, 100} {
 		g := pickGroup(t, Random(), n)
-		h := g.hosts[3]
-		h.ramp.Store(0.25)
-		h.held.Store(true)
-		g.held.Add(1)
+		h := g.endpoints[3]
+		h.slowStart.Store(0.25)
+		h.restricted.Store(true)
+		g.restricted.Add(1)
 		var v View
 		const picks = 100_000
 		got := 0
 		for range picks {
-			p, _ := g.pick(&v, nil, nil, 1e9)
-			if p.host == h {
+			p, _ := g.pick(&v, g.config.Load(), nil, nil, 1e9)
+			if p.endpoint == h {
 				got++
 			}
 			g.finish(&p, 0, false)
@@ -157,7 +157,7 @@ func TestFailuresDoNotWaitForTheLock(t *testing.T) {
 			p, err := b.pool(req.URL)
 			require.NoError(t, err)
 			var done atomic.Int32
-			p.g.mu.Lock()
+			p.group.mu.Lock()
 			go func() {
 				for range 1000 {
 					_, _ = b.RoundTrip(req)
@@ -167,7 +167,7 @@ func TestFailuresDoNotWaitForTheLock(t *testing.T) {
 			for i := 0; i < 1_000_000 && done.Load() < 1000; i++ {
 				runtime.Gosched()
 			}
-			p.g.mu.Unlock()
+			p.group.mu.Unlock()
 			require.Equal(t, int32(1000), done.Load(), "%d hosts", hosts)
 		})
 	}
@@ -205,14 +205,14 @@ func TestL29_TurnsOfLargeWeights(t *testing.T) {
 				set[i] = Endpoint{Addr: fmt.Sprintf("10.0.0.%d:80", i), Weight: w}
 				sum += float64(w)
 			}
-			g.updateLocked(set, 0, func(*host) {})
+			g.update(set, 0, func(*endpoint) {})
 			const n = 6000
 			g.sequence.Store(end - n)
 			counts := make([]int, len(weights))
 			v := new(View)
 			for range n {
-				v.reset(g, &g.current.Load().tiers[0], 0)
-				counts[g.set.Load().cfg.Policy.Pick(v, nil)]++
+				v.reset(g, g.config.Load(), &g.current.Load().tiers[0], 0)
+				counts[g.config.Load().Policy.Pick(v, nil)]++
 			}
 			for i, w := range weights {
 				require.InDelta(t, float64(w)/sum, float64(counts[i])/n, 0.05, "%v of %v, before %d", counts, weights, end)
@@ -232,12 +232,12 @@ func TestChecksDoNotOutliveTheReload(t *testing.T) {
 		require.NoError(t, b.Warm(t.Context(), "http://users.internal", 0))
 		synctest.Wait()
 		p := (*b.pools.Load())[targetKey{"http", "users.internal"}]
-		h := p.g.hosts[0]
-		p.g.mu.Lock()
+		h := p.group.members()[0]
+		p.mu.Lock()
 		ctx, cancel := context.WithCancel(t.Context())
 		stop := p.checks[h]
 		p.checks[h] = func() { cancel(); stop() } // ctx is that of a check which is just ending
-		p.g.mu.Unlock()
+		p.mu.Unlock()
 		require.NoError(t, b.Reload(Config{Resolver: cfg.Resolver, Health: HealthConfig{Fall: 1}}))
 		require.False(t, p.checked(ctx, h, failed, 0))
 		require.Equal(t, Healthy, b.Endpoints("http://users.internal")[0].State)

@@ -2,169 +2,115 @@ package balancer
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// idleTick is how often an idle target's upkeep looks.
-const idleTick = time.Second
-
-// A pool is a target: its group, its resolver, and the wires to its hosts.
+// A pool is a target at work: its group, its resolver, and the transports of its endpoints.
 type pool struct {
-	b      *Balancer
-	key    targetKey
-	target *url.URL
-	name   string
-	g      *group
+	balancer *Balancer
+	key      targetKey
+	target   *url.URL
+	name     string
+	group    *group
 
-	ready     chan struct{} // closed when the resolver has spoken first
-	readyOnce sync.Once
-	refresh   chan struct{} // one hint at a time
-	problem   atomic.Pointer[error]
-	streams   atomic.Int64 // upgraded connections
-	repicked  atomic.Uint64
-	refused   atomic.Uint64 // requests without a host
-	waiting   atomic.Int64  // requests that wait for the resolver, or are between two endpoints
+	ready      chan struct{} // closed when the resolver has spoken for the first time
+	readyOnce  sync.Once
+	refresh    chan struct{} // one hint at a time
+	resolveErr atomic.Pointer[error]
+	streams    atomic.Int64 // upgraded connections
+	waiting    atomic.Int64 // requests that wait for the resolver, or are between two endpoints
+	repicked   atomic.Uint64
+	unserved   atomic.Uint64 // requests that failed with ErrNoEndpoints
 
-	// over says that requests which are not counted yet find no one to wait for them. It is written before they are counted for the
-	// last time, and read after a pick has counted its request in: one of the two sees the other.
-	over atomic.Bool
+	// dropped is set when the pool is dropped, and by Close. drop sets it, then counts the requests; a
+	// request counts itself, then reads it: one of them sees the other.
+	dropped atomic.Bool
 
-	// The group's mutex guards the fields below.
+	mu      sync.Mutex // guards the fields below; is taken before the group's
 	cfg     *Config
 	ctx     context.Context // of the present resolver and checks
 	cancel  context.CancelFunc
-	checks  map[*host]context.CancelFunc
-	leaving []leaving // hosts that are gone, with connections still to close
-	counted Stats     // by hosts that are gone
+	checks  map[*endpoint]context.CancelFunc
+	leaving []leaving
+	counted Stats // what endpoints that have left had counted
 }
 
+// A leaving endpoint is no longer in the set, but has connections to close.
 type leaving struct {
-	h     *host
-	quiet int // ticks without a request
+	endpoint *endpoint
+	quiet    int // ticks without a request
 }
 
-func newPool(b *Balancer, cfg *Config, key targetKey) *pool {
-	return &pool{
-		b: b, key: key, cfg: cfg,
-		target:  &url.URL{Scheme: key.scheme, Host: key.host},
-		name:    key.scheme + "://" + key.host,
-		g:       newGroup(cfg),
-		ready:   make(chan struct{}),
-		refresh: make(chan struct{}, 1),
-		checks:  make(map[*host]context.CancelFunc),
-	}
-}
+type targetKey struct{ scheme, host string }
 
-// start starts the pool's goroutines. It is called with the Balancer's lock held, and not after Close.
-func (p *pool) start() {
-	ctx, cancel := context.WithCancel(p.b.ctx)
-	p.b.wg.Go(func() {
-		defer cancel()
-		p.upkeep(ctx)
-	})
-	p.g.mu.Lock()
-	p.resolveLocked(ctx)
-	p.g.mu.Unlock()
-}
-
-// resolveLocked starts a resolver that ends with parent, or with the next call.
-func (p *pool) resolveLocked(parent context.Context) {
-	if p.cancel != nil {
-		p.cancel()
+// parseTarget parses a target as [Balancer.Endpoints] and [Balancer.Warm] take it.
+func parseTarget(target string) (*url.URL, error) {
+	u, err := url.Parse(target)
+	if err == nil && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		err = errors.New("want scheme://host")
 	}
-	ctx, cancel := context.WithCancel(parent)
-	p.ctx, p.cancel = ctx, cancel
-	resolver := p.cfg.Resolver
-	if probes := p.g.set.Load().probes; probes != nil {
-		for range probeWorkers {
-			p.b.wg.Go(func() { p.askLoads(ctx, probes) })
-		}
-	}
-	p.b.wg.Go(func() {
-		defer cancel()
-		resolver.Resolve(ctx, p.target, p.refresh, func(endpoints []Endpoint, err error) { p.update(ctx, endpoints, err) })
-		if ctx.Err() == nil { // it has given up: nobody should wait for it
-			p.readyOnce.Do(func() { close(p.ready) })
-		}
-	})
-}
-
-// update takes what the resolver of ctx says.
-func (p *pool) update(ctx context.Context, endpoints []Endpoint, err error) {
-	p.g.mu.Lock()
-	if ctx.Err() != nil { // an older resolver's last word: the present one's is still to come
-		p.g.mu.Unlock()
-		return
-	}
-	defer p.readyOnce.Do(func() { close(p.ready) })
 	if err != nil {
-		p.problem.Store(&err)
-		p.g.emitLocked(Event{Kind: TargetResolved, Err: err, Endpoints: len(p.g.hosts)})
-		p.unlock()
-		return
+		return nil, fmt.Errorf("balancer: target %q: %w", target, err)
 	}
-	p.problem.Store(nil)
-	set := make([]Endpoint, 0, len(endpoints))
-	for i, e := range endpoints {
-		if e.lacksAddress() {
-			err := fmt.Errorf("balancer: endpoint %d has no address", i)
-			p.problem.Store(&err)
-			p.g.emitLocked(Event{Kind: TargetResolved, Err: err, Endpoints: len(p.g.hosts)})
-			continue
+	u.Host = strings.ToLower(u.Host)
+	return u, nil
+}
+
+// resolved returns the pool of u's target when its endpoints are known.
+func (b *Balancer) resolved(ctx context.Context, u *url.URL) (*pool, error) {
+	for {
+		p, err := b.pool(u)
+		if err != nil {
+			return nil, err
 		}
-		set = append(set, e.withPort(p.target))
-	}
-	added, changed, removed := p.g.updateLocked(set, p.b.now(), func(h *host) { h.wire.Store(newWire(p.cfg, h.endpoint())) })
-	for _, h := range changed {
-		h.wire.Store(rewire(p.cfg, h.endpoint(), h.wire.Load().conns))
-	}
-	for _, h := range removed {
-		p.dismissLocked(h)
-	}
-	for _, h := range added {
-		p.checkLocked(h)
-	}
-	if len(added)+len(changed)+len(removed) > 0 {
-		p.g.emitLocked(Event{Kind: TargetResolved, Endpoints: len(p.g.hosts)})
-	}
-	p.unlock()
-}
-
-// dismissLocked lets go of a host that is no longer in the set.
-func (p *pool) dismissLocked(h *host) {
-	if cancel := p.checks[h]; cancel != nil {
-		cancel()
-		delete(p.checks, h)
-	}
-	p.leaving = append(p.leaving, leaving{h: h})
-}
-
-// unlock releases the group's lock and sends what has been collected under it.
-func (p *pool) unlock() {
-	events, observe := p.g.takeEventsLocked(), p.cfg.Observe
-	ctx := p.ctx
-	p.g.mu.Unlock()
-	p.send(ctx, observe, events)
-}
-
-func (p *pool) send(ctx context.Context, observe func(context.Context, Event), events []Event) {
-	if observe == nil { // since a Reload: the events are from before
-		return
-	}
-	for _, e := range events {
-		e.Target = p.name
-		observe(ctx, e)
+		if err := p.wait(ctx); err != errDropped {
+			return p, err
+		}
 	}
 }
 
-// wait returns when the pool's set is known, or cannot be.
+// pool returns the pool of u's target, and starts it if there is none.
+func (b *Balancer) pool(u *url.URL) (*pool, error) {
+	key := targetKey{u.Scheme, u.Host}
+	if p := (*b.pools.Load())[key]; p != nil {
+		return p, nil
+	}
+	key.host = strings.ToLower(key.host) // rarely needed, so not on the fast path
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return nil, ErrClosed
+	}
+	pools := *b.pools.Load()
+	if p := pools[key]; p != nil {
+		return p, nil
+	}
+	cfg := b.cfg.Load()
+	if len(pools) >= cfg.MaxTargets {
+		return nil, ErrTooManyTargets
+	}
+	p := newPool(b, cfg, key)
+	pools = maps.Clone(pools)
+	pools[key] = p
+	b.pools.Store(&pools)
+	p.start()
+	return p, nil
+}
+
+// errDropped says that a pool was dropped when a request came for it.
+var errDropped = errors.New("balancer: target dropped")
+
+// wait returns when the pool's endpoints are known, or cannot be.
 func (p *pool) wait(ctx context.Context) error {
-	if p.g.current.Load() != nil {
+	if p.group.ready() {
 		return nil
 	}
 	p.waiting.Add(1) // the target is not idle
@@ -173,24 +119,24 @@ func (p *pool) wait(ctx context.Context) error {
 	case <-p.ready:
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-p.b.ctx.Done():
+	case <-p.balancer.ctx.Done():
 		return ErrClosed
 	}
 	switch {
-	case p.g.current.Load() != nil:
+	case p.group.ready():
 		return nil
-	case p.b.ctx.Err() != nil:
+	case p.balancer.ctx.Err() != nil:
 		return ErrClosed
-	case p.over.Load():
-		return errForgotten
+	case p.dropped.Load():
+		return errDropped
 	}
 	return p.noEndpoints(0, nil)
 }
 
 func (p *pool) noEndpoints(tried int, err error) error {
-	p.refused.Add(1)
-	if problem := p.problem.Load(); err == nil && problem != nil {
-		err = *problem
+	p.unserved.Add(1)
+	if resolveErr := p.resolveErr.Load(); err == nil && resolveErr != nil {
+		err = *resolveErr
 	}
 	p.hint()
 	return &NoEndpointsError{Target: p.name, Tried: tried, Err: err}
@@ -204,144 +150,168 @@ func (p *pool) hint() {
 	}
 }
 
-// upkeep runs the group's tick and looks after connections until ctx ends or the target has
-// been idle for long.
-func (p *pool) upkeep(ctx context.Context) {
-	timer := time.NewTimer(tickInterval)
-	defer timer.Stop()
-	last, lastUse := uint64(0), p.b.now()
-	for {
-		select {
-		case <-ctx.Done():
-			p.g.mu.Lock()
-			p.cancel()
-			p.g.mu.Unlock()
-			return
-		case <-timer.C:
-		}
-		now := p.b.now()
-		p.g.mu.Lock()
-		if p.g.current.Load() != nil {
-			p.g.tickLocked(now)
-		}
-		hosts, left := p.g.hosts, p.leaveLocked()
-		available, all := p.g.availableLocked(now)
-		idle := p.cfg.IdleTimeout
-		p.unlock()
-		for _, h := range hosts {
-			h.wire.Load().conns.upkeep(time.Now())
-		}
-		closeIdle(left)
-		if all > 0 && 2*available <= all {
-			p.hint()
-		}
-		if n := p.count().Requests; n != last || p.inflight() > 0 {
-			last, lastUse = n, now
-		}
-		if quiet := time.Duration(now - lastUse); idle > 0 && quiet >= idle && p.b.drop(p) {
-			p.g.mu.Lock()
-			p.cancel()
-			p.g.mu.Unlock()
-			p.readyOnce.Do(func() { close(p.ready) }) // for a request that came at this moment
-			p.closeIdle()
-			return
-		} else if quiet > idleTick {
-			timer.Reset(idleTick)
-		} else {
-			timer.Reset(tickInterval)
-		}
+func newPool(b *Balancer, cfg *Config, key targetKey) *pool {
+	return &pool{
+		balancer: b, key: key, cfg: cfg,
+		target:  &url.URL{Scheme: key.scheme, Host: key.host},
+		name:    key.scheme + "://" + key.host,
+		group:   newGroup(cfg),
+		ready:   make(chan struct{}),
+		refresh: make(chan struct{}, 1),
+		checks:  make(map[*endpoint]context.CancelFunc),
 	}
 }
 
-// leaveLocked returns the hosts that are leaving, and lets go of those that are done.
-func (p *pool) leaveLocked() []*host {
-	hosts := make([]*host, 0, len(p.leaving))
-	kept := p.leaving[:0]
-	for _, l := range p.leaving {
-		hosts = append(hosts, l.h)
-		if l.quiet++; l.h.inflight.Load() > 0 {
-			l.quiet = 0
+// start starts the pool's goroutines. It is called with the Balancer's mutex held, and not after
+// Close.
+func (p *pool) start() {
+	ctx, cancel := context.WithCancel(p.balancer.ctx)
+	p.balancer.wg.Go(func() {
+		defer cancel()
+		p.upkeep(ctx)
+	})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.startResolverLocked(ctx)
+}
+
+// startResolverLocked starts a resolver that ends with parent, or with the next call.
+func (p *pool) startResolverLocked(parent context.Context) {
+	if p.cancel != nil {
+		p.cancel()
+	}
+	ctx, cancel := context.WithCancel(parent)
+	p.ctx, p.cancel = ctx, cancel
+	resolver := p.cfg.Resolver
+	if probes := p.group.config.Load().probes; probes != nil {
+		for range probeWorkers {
+			p.balancer.wg.Go(func() { p.probe(ctx, probes) })
 		}
-		if l.quiet < 2 { // twice, for a pick from the last snapshot and a connection on its way to the idle ones
-			kept = append(kept, l)
+	}
+	p.balancer.wg.Go(func() {
+		defer cancel()
+		resolver.Resolve(ctx, p.target, p.refresh, func(endpoints []Endpoint, err error) {
+			p.update(ctx, endpoints, err)
+		})
+		if ctx.Err() == nil { // it has given up: nobody should wait for it
+			p.readyOnce.Do(func() { close(p.ready) })
+		}
+	})
+}
+
+// update takes what the resolver of ctx says.
+func (p *pool) update(ctx context.Context, endpoints []Endpoint, err error) {
+	p.mu.Lock()
+	if ctx.Err() != nil { // an older resolver's last word: the present one's is still to come
+		p.mu.Unlock()
+		return
+	}
+	defer p.readyOnce.Do(func() { close(p.ready) })
+	defer p.unlock()
+	if err != nil {
+		p.resolveErr.Store(&err)
+		p.group.emit(Event{Kind: TargetResolved, Err: err, Endpoints: len(p.group.members())})
+		return
+	}
+	p.resolveErr.Store(nil)
+	set := make([]Endpoint, 0, len(endpoints))
+	for i, e := range endpoints {
+		if e.lacksAddress() {
+			err := fmt.Errorf("balancer: endpoint %d has no address", i)
+			p.resolveErr.Store(&err)
+			p.group.emit(Event{Kind: TargetResolved, Err: err, Endpoints: len(p.group.members())})
 			continue
 		}
-		p.counted.count(l.h)
+		set = append(set, e.withPort(p.target))
 	}
-	clear(p.leaving[len(kept):])
-	p.leaving = kept
-	return hosts
+	connect := func(e *endpoint) { e.transport.Store(newEndpointTransport(p.cfg, e.public())) }
+	added, changed, removed := p.group.update(set, p.balancer.now(), connect)
+	for _, e := range changed {
+		e.transport.Store(wrapConns(p.cfg, e.public(), e.transport.Load().conns))
+	}
+	for _, e := range removed {
+		p.stopChecksLocked(e)
+		p.leaving = append(p.leaving, leaving{endpoint: e})
+	}
+	for _, e := range added {
+		p.startChecksLocked(e)
+	}
+	if len(added)+len(changed)+len(removed) > 0 {
+		p.group.emit(Event{Kind: TargetResolved, Endpoints: len(p.group.members())})
+	}
 }
 
-// reload applies cfg. It is called with the Balancer's lock held.
+// unlock releases the pool's mutex and tells the observer what has happened.
+func (p *pool) unlock() {
+	ctx, observe := p.ctx, p.cfg.Observe
+	p.mu.Unlock()
+	p.tell(ctx, observe)
+}
+
+// tell sends the group's events to observe. No lock may be held.
+func (p *pool) tell(ctx context.Context, observe func(context.Context, Event)) {
+	if observe == nil {
+		return
+	}
+	for _, e := range p.group.takeEvents() {
+		e.Target = p.name
+		observe(ctx, e)
+	}
+}
+
+// reload makes the pool go by cfg. It is called with the Balancer's mutex held, so the events have to
+// wait for the next tick.
 func (p *pool) reload(cfg *Config) {
-	p.g.mu.Lock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	old := p.cfg
 	p.cfg = cfg
-	p.g.set.Store(newGroupConfig(cfg))
 	sameConns := old.Transport == cfg.Transport && old.Conns == cfg.Conns && old.ConnLife == cfg.ConnLife
-	for _, h := range p.g.hosts {
-		p.g.castLocked(h, h.endpoint())
-		if w := h.wire.Load(); sameConns {
-			h.wire.Store(rewire(cfg, h.endpoint(), w.conns))
+	for _, e := range p.group.members() {
+		if t := e.transport.Load(); sameConns {
+			e.transport.Store(wrapConns(cfg, e.public(), t.conns))
 		} else {
-			h.wire.Store(newWire(cfg, h.endpoint()))
-			h.wire.Load().conns.inherit(w.conns, time.Now())
+			next := newEndpointTransport(cfg, e.public())
+			e.transport.Store(next)
+			next.conns.inherit(t.conns, time.Now())
 		}
-		if cancel := p.checks[h]; cancel != nil {
-			cancel()
-			delete(p.checks, h)
-		}
-		if !cfg.Health.enabled() {
-			wasDown := h.down
-			if h.down, h.checks, h.checkError = false, 0, ""; wasDown {
-				p.g.emitLocked(Event{Kind: EndpointChanged, Endpoint: h.endpoint(), State: h.stateLocked(p.b.now()), Reason: "no health checks"})
-			}
-		}
+		p.stopChecksLocked(e)
 	}
-	p.resolveLocked(p.b.ctx)
-	for _, h := range p.g.hosts {
-		p.checkLocked(h)
+	p.group.reload(cfg, p.balancer.now())
+	if cfg.Observe == nil {
+		p.group.takeEvents() // nobody is there to be told
 	}
-	if p.g.current.Load() != nil {
-		p.g.publishLocked(p.b.now())
+	p.startResolverLocked(p.balancer.ctx)
+	for _, e := range p.group.members() {
+		p.startChecksLocked(e)
 	}
-	p.g.mu.Unlock() // the next tick sends the events: the Balancer's lock is held here
 }
 
-func (p *pool) inflight() int64 {
-	p.g.mu.Lock()
-	defer p.g.mu.Unlock()
+// inFlight returns how many requests the pool has, waiting ones and upgraded connections included.
+func (p *pool) inFlight() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	n := p.streams.Load() + p.waiting.Load()
-	for _, h := range p.g.hosts {
-		n += h.inflight.Load()
-	}
-	for _, l := range p.leaving {
-		n += l.h.inflight.Load()
+	for _, e := range p.allLocked() {
+		n += e.inFlight.Load()
 	}
 	return n
 }
 
-// closeIdle closes the idle connections of hosts. No lock may be held: wrappers are the user's, and a peer can make the end of a TLS
-// connection take seconds.
-func closeIdle(hosts []*host) {
-	for _, h := range hosts {
-		w := h.wire.Load()
-		w.conns.CloseIdleConnections()
-		if rt := w.wrapped.Load(); rt != nil {
-			if c, ok := (*rt).(interface{ CloseIdleConnections() }); ok {
-				c.CloseIdleConnections()
-			}
-		}
+// allLocked returns the members of the group and the endpoints that are leaving.
+func (p *pool) allLocked() []*endpoint {
+	all := slices.Clone(p.group.members())
+	for _, l := range p.leaving {
+		all = append(all, l.endpoint)
 	}
+	return all
 }
 
 func (p *pool) closeIdle() {
-	p.g.mu.Lock()
-	hosts := slices.Clone(p.g.hosts)
-	for _, l := range p.leaving {
-		hosts = append(hosts, l.h)
+	p.mu.Lock()
+	all := p.allLocked()
+	p.mu.Unlock()
+	for _, e := range all {
+		e.transport.Load().closeIdle()
 	}
-	p.g.mu.Unlock()
-	closeIdle(hosts)
 }

@@ -55,8 +55,8 @@ func TestL10_SetsChangeUnderRequests(t *testing.T) {
 				}
 				for range 10 {
 					wg.Go(func() {
-						var pick balancer.Pick
-						_, err := get(balancer.WithPick(t.Context(), &pick), b)
+						var pick balancer.Event
+						_, err := get(withPick(t.Context(), &pick), b)
 						mu.Lock()
 						defer mu.Unlock()
 						if err != nil && (len(set) > 0 || !errors.Is(err, balancer.ErrNoEndpoints)) {
@@ -274,7 +274,7 @@ func TestReloadKeepsState(t *testing.T) {
 
 		cfg.Policy = balancer.Adaptive()
 		cfg.Resolver = balancer.Static(addrs(4)...) // one more
-		require.NoError(t, b.Reload(cfg))
+		require.NoError(t, b.Reload(observed(cfg)))
 		synctest.Wait()
 		s := statusOf(t, b, addrs(4)[0])
 		require.Equal(t, balancer.Ejected, s.State, "what is known stays")

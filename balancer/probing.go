@@ -2,7 +2,6 @@ package balancer
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -12,26 +11,32 @@ import (
 
 // ProbingConfig configures [Probing]. The zero ProbingConfig is valid.
 type ProbingConfig struct {
-	// Rate is how many hosts are asked for their load when a request is sent. Zero means 3. More than 10 is
-	// invalid. What is below 1 makes too few answers to go by.
+	// Rate is how many endpoints are asked for their load when a request is sent. Zero means 3.
+	// Negative is invalid, and so is more than 10. Less than 1 gives too few answers to go by.
 	Rate float64
 
-	// MaxAge is how long an answer counts at all. Zero means 1 s.
+	// MaxAge is how long an answer counts at all. Zero means 1 s. Negative is invalid.
 	MaxAge time.Duration
 
-	// Next picks while no answers are at hand: at first, or if the hosts have no [Reporter]. If nil, it is [Adaptive]. It cannot be
-	// [Sticky], or Probing.
+	// Next picks while no answers are at hand: at first, or if the endpoints have no [Reporter]. If
+	// nil, it is [Adaptive]. It cannot be [Sticky], or Probing.
 	Next Policy
 }
 
-// Probing returns a policy after Prequal (Wydrowski et al., NSDI 2024): with every request sent, hosts drawn at random are
-// asked for their load, and every response tells its host's. Probes do not delay requests. It is for many clients of which each
-// sees little of what the hosts do; the hosts need a [Reporter]. Where Prequal takes the least latency of those among a few
-// answers that are not the busiest, Probing takes the least (requests in flight + 1)² · latency / weight³, the third
-// power of what [Adaptive] computes. Of the requests in flight, the client's own are known exactly and those of others as the host last
-// said. An answer loses its force within the time that a request takes, since other clients go by what they have heard too. A host
-// that fails the requests of others is passed over before it fails one's own. Hosts are asked if the policy is that of a [Config],
-// itself or as the Next of one from this package; to a user's own policy that calls it, it is its Next.
+// Probing returns a policy after Prequal (Wydrowski et al., NSDI 2024). With every request sent,
+// endpoints drawn at random are asked for their load, and every response tells its endpoint's. Probes
+// do not delay requests. Probing is for many clients of which each sees little of what the endpoints
+// do. The endpoints need a [Reporter].
+//
+// Of a few answers, Prequal takes the least latency among those that are not the busiest. Probing
+// takes the least (requests in flight + 1)² · latency / weight³, the third power of what [Adaptive]
+// computes. Of the requests in flight, the client's own are known exactly and those of others as the
+// endpoint last said. An answer loses its force within the time that a request takes, since other
+// clients go by what they have heard too. An endpoint that fails the requests of others is passed
+// over before it fails one's own.
+//
+// Probes are sent only if Probing is [Config.Policy] or the Next of [Hash] or [Sticky]. Called from
+// your own policy, it acts as its Next.
 func Probing(cfg ProbingConfig) Policy {
 	if cfg.Rate == 0 {
 		cfg.Rate = 3
@@ -47,16 +52,6 @@ func Probing(cfg ProbingConfig) Policy {
 
 type probing struct{ cfg ProbingConfig }
 
-// estimator is never one of nothing: what it keeps of failures and pauses, and forgives, is for hosts that have been asked too.
-func (p probing) estimator() estimator {
-	if e := estimatorOf(p.cfg.Next); e.decay > 0 {
-		return e
-	}
-	return adaptive{}.estimator()
-}
-
-func (p probing) prober() *probing { return &p }
-
 func (p probing) validate() error {
 	f := settings.Of("balancer", "ProbingConfig")
 	if !(p.cfg.Rate > 0 && p.cfg.Rate <= 10) {
@@ -65,23 +60,24 @@ func (p probing) validate() error {
 	settings.NotNegative(f, "MaxAge", p.cfg.MaxAge)
 	if err := validateNext(p.cfg.Next); err != nil {
 		f.Nest("Next", err)
-	} else if proberOf(p.cfg.Next) != nil {
+	} else if traitsOf(p.cfg.Next).probing != nil {
 		f.Add("Next", "is Probing itself, and would ask no others")
 	}
 	return f.Err()
 }
 
-// proberOf returns what p probes with, if it does.
-func proberOf(p Policy) *probing {
-	if p, ok := p.(interface{ prober() *probing }); ok {
-		return p.prober()
+// traits always have an estimator: the penalties that it keeps must reach endpoints that are picked
+// by their answers too.
+func (p probing) traits() traits {
+	t := traits{estimator: traitsOf(p.cfg.Next).estimator, probing: &p.cfg}
+	if t.estimator.decay == 0 {
+		t.estimator = adaptive{}.traits().estimator
 	}
-	return nil
+	return t
 }
 
 func (p probing) Pick(v *View, r *http.Request) int {
-	// There are none if a Reload has just taken p away, or if it is a user's own policy that calls p.
-	if probes := v.group.set.Load().probes; probes != nil {
+	if probes := v.config.probes; probes != nil { // nil if a user's own policy calls p
 		probes.want(v)
 		if i := probes.pick(v); i >= 0 {
 			v.reason = "probe"
@@ -94,166 +90,160 @@ func (p probing) Pick(v *View, r *http.Request) int {
 const (
 	// probeWorkers bounds the probes of a target at once.
 	probeWorkers = 8
-	// After so many probes without an answer only one in so many is sent.
+
+	// After probePatience probes without an answer only one in as many is sent.
 	probePatience = 64
-	// answerShare is what an answer counts in the mean of all.
-	answerShare = 1.0 / 64
+
+	// answerWeight is the weight of one answer in the mean of all.
+	answerWeight = 1.0 / 64
 )
 
-// probes are what a group knows of all hosts by their answers, and the questions it wants to ask.
+// probes are what a group knows of all endpoints by their answers, and the endpoints that it wants to
+// ask.
 type probes struct {
-	cfg ProbingConfig
-	ask chan *host // who is to be asked now; full when probes take too long
+	cfg  ProbingConfig
+	asks chan *endpoint // to be asked now; full when probes take too long
 
-	silent  atomic.Int64 // probes asked for since the last answer
-	last    atomic.Int64 // when that came; zero if none has
-	others  atomicFloat  // mean of the answers: requests of other clients at a host
-	latency atomicFloat  // ns: mean of the answers
-	failing atomicFloat  // mean of the answers
+	unanswered atomic.Int64 // probes asked for since the last answer
+	last       atomic.Int64 // when that came; zero if none has
+	others     atomicFloat  // mean of the answers: requests of other clients at an endpoint
+	latency    atomicFloat  // ns: mean of the answers
+	failing    atomicFloat  // mean of the answers
 }
 
-// A report is what a host has last said.
-type report struct {
+// A loadAnswer is what an endpoint has last said of its load.
+type loadAnswer struct {
 	at      atomic.Int64  // when; zero if it has not
 	others  atomicFloat32 // requests there that were not ours
 	latency atomicFloat32 // ns
-	failing atomicFloat32 // share of the requests there that failed lately
+	failing atomicFloat32 // share of the recent requests there that failed
 }
 
 func newProbes(cfg ProbingConfig) *probes {
-	return &probes{cfg: cfg, ask: make(chan *host, 2*probeWorkers)}
+	return &probes{cfg: cfg, asks: make(chan *endpoint, 2*probeWorkers)}
 }
 
-// pick returns the best host by what the hosts have said, or -1 if none has of late.
-func (p *probes) pick(v *View) int {
-	if p.last.Load() < v.now-int64(p.cfg.MaxAge) || p.last.Load() == 0 {
-		return -1
-	}
-	mean, typical, failing := p.others.Load(), max(p.latency.Load(), 1), p.failing.Load()
-	shared := v.group.shared.Load()
-	best, least := -1, 0.0
-	look := func(i int) {
-		h := v.hosts[i]
-		at := h.report.at.Load()
-		if at == 0 || v.now-at > int64(p.cfg.MaxAge) || v.avoids && v.Avoided(i) {
-			return
-		}
-		// Older news are nearer to the mean: the best of many answers would else be an old one, and many would go by it.
-		age := float64(max(v.now-at, 0)) / typical
-		fresh := 1 / (1 + age + age*age/2) // about exp(-age)
-		others := mean + (h.report.others.Load()-mean)*fresh
-		latency := typical + (h.report.latency.Load()-typical)*fresh
-		if f := h.penalty.Load(); f > 1 { // who fails at once must not look idle and fast
-			others = max(others, mean)
-			if !shared {
-				latency = max(latency, typical)
-			}
-			latency *= f
-		}
-		if h.coolUntil.Load() != 0 {
-			latency *= maxCost
-		}
-		if !shared { // what most fail is the fault of what they share
-			latency *= 1 + (maxCost-1)*max(h.report.failing.Load()-3*failing, 0)
-		}
-		w := h.weight()
-		n := (float64(h.inflight.Load()) + others + 1) / w
-		if s := n * n * latency / w; best < 0 || s < least {
-			best, least = i, s
-		}
-	}
-	if n := len(v.hosts); n > scanLimit {
-		start := v.below(n)
-		for k := range scanLimit {
-			look((start + k) % n)
-		}
-		return best
-	}
-	for i := range v.hosts {
-		look(i)
-	}
-	return best
-}
-
-// want draws the hosts to be asked.
+// want draws the endpoints to be asked.
 func (p *probes) want(v *View) {
 	rate := p.cfg.Rate
-	if p.silent.Load() > probePatience {
+	if p.unanswered.Load() > probePatience {
 		rate /= probePatience
 	}
 	for n := int(rate + unit(v.Rand())); n > 0; n-- {
 		select {
-		case p.ask <- v.hosts[v.below(len(v.hosts))]:
-			p.silent.Add(1)
+		case p.asks <- v.endpoints[v.below(len(v.endpoints))]:
+			p.unanswered.Add(1)
 		default:
 			return
 		}
 	}
 }
 
-// answered enters what h has said of itself when it had own requests of ours.
-func (p *probes) answered(h *host, l load, own, now int64) {
-	others, latency := float64(max(l.inflight-own, 0)), float64(l.latency)
-	share := answerShare
-	if p.last.Load() == 0 {
-		share = 1
+// pick returns the best endpoint by the answers, or -1 if there is none that is young enough.
+func (p *probes) pick(v *View) int {
+	if p.last.Load() < v.now-int64(p.cfg.MaxAge) || p.last.Load() == 0 {
+		return -1
 	}
-	if latency == 0 { // nothing is known yet
-		latency = p.latency.Load()
+	mean, typical, failing := p.others.Load(), max(p.latency.Load(), 1), p.failing.Load()
+	commonFault := v.group.commonFault.Load()
+	best, least := -1, 0.0
+	look := func(i int) {
+		e := v.endpoints[i]
+		at := e.answer.at.Load()
+		if at == 0 || v.now-at > int64(p.cfg.MaxAge) || v.avoids && v.Avoided(i) {
+			return
+		}
+		// The older an answer, the nearer it is taken to be to the mean. Otherwise the best of many
+		// answers would be an old one, and many clients would go by it.
+		age := float64(max(v.now-at, 0)) / typical
+		fresh := 1 / (1 + age + age*age/2) // about exp(-age)
+		others := mean + (e.answer.others.Load()-mean)*fresh
+		latency := typical + (e.answer.latency.Load()-typical)*fresh
+		if f := e.penalty.Load(); f > 1 { // an endpoint that fails at once must not look idle and fast
+			others = max(others, mean)
+			if !commonFault {
+				latency = max(latency, typical)
+			}
+			latency *= f
+		}
+		if e.pauseUntil.Load() != 0 {
+			latency *= maxCost
+		}
+		if !commonFault { // otherwise failures say nothing of the endpoint
+			latency *= 1 + (maxCost-1)*max(e.answer.failing.Load()-3*failing, 0)
+		}
+		w := e.weight()
+		n := (float64(e.inFlight.Load()) + others + 1) / w
+		if s := n * n * latency / w; best < 0 || s < least {
+			best, least = i, s
+		}
 	}
-	p.others.Store(p.others.Load() + (others-p.others.Load())*share)
-	p.latency.Store(p.latency.Load() + (latency-p.latency.Load())*share)
-	p.failing.Store(p.failing.Load() + (l.failing-p.failing.Load())*answerShare) // one that fails does not stand for all
-	h.report.others.Store(others)
-	h.report.latency.Store(latency)
-	h.report.failing.Store(l.failing)
-	h.report.at.Store(now)
-	p.last.Store(max(now, 1))
-	p.silent.Store(0)
+	if n := len(v.endpoints); n > scanLimit {
+		start := v.below(n)
+		for k := range scanLimit {
+			look((start + k) % n)
+		}
+		return best
+	}
+	for i := range v.endpoints {
+		look(i)
+	}
+	return best
 }
 
-// heard takes note of the load that a response of h brings, and keeps it from going further. own is how many requests of ours h
-// had when it spoke.
-func (g *group) heard(h *host, header http.Header, own, now int64) {
-	values := header[LoadHeader]
-	if len(values) == 0 {
-		return
+// answered enters what e has said of itself when it had ours requests of this client.
+func (p *probes) answered(e *endpoint, l load, ours, now int64) {
+	others, latency := float64(max(l.inFlight-ours, 0)), float64(l.latency)
+	weight := answerWeight
+	if p.last.Load() == 0 {
+		weight = 1
 	}
+	if latency == 0 { // e does not know it yet
+		latency = p.latency.Load()
+	}
+	p.others.Store(p.others.Load() + (others-p.others.Load())*weight)
+	p.latency.Store(p.latency.Load() + (latency-p.latency.Load())*weight)
+	// The first answer may be that of the one endpoint that fails, and does not stand for all.
+	p.failing.Store(p.failing.Load() + (l.failing-p.failing.Load())*answerWeight)
+	e.answer.others.Store(others)
+	e.answer.latency.Store(latency)
+	e.answer.failing.Store(l.failing)
+	e.answer.at.Store(now)
+	p.last.Store(max(now, 1))
+	p.unanswered.Store(0)
+}
+
+// noteLoad takes the load that a response of e brings out of its header: it is not meant for the
+// client. ours is how many requests of this client e had when it answered.
+func (c *groupConfig) noteLoad(e *endpoint, header http.Header, ours, now int64) {
+	values := header[LoadHeader]
 	delete(header, LoadHeader)
-	probes := g.set.Load().probes
-	if probes == nil || len(values) != 1 {
+	if c.probes == nil || len(values) != 1 {
 		return
 	}
 	if l, err := parseLoad(values[0]); err == nil {
-		probes.answered(h, l, own, now)
+		c.probes.answered(e, l, ours, now)
 	}
 }
 
-// askLoads asks hosts for their loads until ctx ends.
-func (p *pool) askLoads(ctx context.Context, probes *probes) {
+// probe asks endpoints for their loads until ctx ends.
+func (p *pool) probe(ctx context.Context, probes *probes) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case h := <-probes.ask:
-			p.askLoad(ctx, probes, h)
+		case e := <-probes.asks:
+			p.probeOnce(ctx, probes, e)
 		}
 	}
 }
 
-func (p *pool) askLoad(ctx context.Context, probes *probes, h *host) {
+func (p *pool) probeOnce(ctx context.Context, probes *probes, e *endpoint) {
 	ctx, cancel := context.WithTimeout(ctx, min(probes.cfg.MaxAge, time.Second))
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.name+LoadPath, nil)
+	resp, err := p.ask(ctx, e.transport.Load().conns, http.MethodGet, LoadPath, "Trivet-Probe")
 	if err != nil {
-		return
+		return // an endpoint that does not answer has no answer to be picked by
 	}
-	req.Header.Set("User-Agent", "Trivet-Probe")
-	resp, err := h.wire.Load().conns.RoundTrip(req)
-	if err != nil {
-		return // who does not answer is not in the pool
-	}
-	p.g.heard(h, resp.Header, h.inflight.Load(), p.b.now())
-	io.Copy(io.Discard, io.LimitReader(resp.Body, 4<<10)) // so that the connection can be used again
-	resp.Body.Close()
+	p.group.config.Load().noteLoad(e, resp.Header, e.inFlight.Load(), p.balancer.now())
 }

@@ -12,10 +12,10 @@ import (
 type simClient struct {
 	g     *group
 	view  View
-	index map[*host]int
-	host  map[int]*host
+	index map[*endpoint]int
+	host  map[int]*endpoint
 	asked []int
-	open  []picked // by token
+	open  []choice // by token
 	free  []int
 }
 
@@ -25,7 +25,7 @@ func newSimClient(cfg Config, random *rand.Rand) *simClient {
 	if err != nil {
 		panic(err)
 	}
-	c := &simClient{g: newGroup(&cfg), index: map[*host]int{}, host: map[int]*host{}}
+	c := &simClient{g: newGroup(&cfg), index: map[*endpoint]int{}, host: map[int]*endpoint{}}
 	c.g.random = random.Uint64
 	c.g.sequence.Store(random.Uint64() >> 1)
 	return c
@@ -36,17 +36,15 @@ func (c *simClient) SetServers(now int64, servers []int) {
 	for k, i := range servers {
 		endpoints[k].Addr = fmt.Sprintf("%04d", i)
 	}
-	c.g.mu.Lock()
-	defer c.g.mu.Unlock()
-	c.g.updateLocked(endpoints, now, func(h *host) {
+	c.g.update(endpoints, now, func(h *endpoint) {
 		var i int
-		fmt.Sscanf(h.endpoint().Addr, "%04d", &i)
+		fmt.Sscanf(h.public().Addr, "%04d", &i)
 		c.index[h], c.host[i] = i, h
 	})
 }
 
 func (c *simClient) Pick(now int64, tried []int) (server, token int, ok bool) {
-	var been []*host
+	var been []*endpoint
 	for h, i := range c.index {
 		for _, t := range tried {
 			if i == t {
@@ -54,7 +52,7 @@ func (c *simClient) Pick(now int64, tried []int) (server, token int, ok bool) {
 			}
 		}
 	}
-	p, ok := c.g.pick(&c.view, nil, been, now)
+	p, ok := c.g.pick(&c.view, c.g.config.Load(), nil, been, now)
 	if !ok {
 		return 0, 0, false
 	}
@@ -63,10 +61,10 @@ func (c *simClient) Pick(now int64, tried []int) (server, token int, ok bool) {
 		c.free = c.free[:n-1]
 	} else {
 		token = len(c.open)
-		c.open = append(c.open, picked{})
+		c.open = append(c.open, choice{})
 	}
 	c.open[token] = p
-	return c.index[p.host], token, true
+	return c.index[p.endpoint], token, true
 }
 
 func (c *simClient) Reply(token int, now, took int64, o lbsim.Outcome, l lbsim.Load) {
@@ -77,7 +75,7 @@ func (c *simClient) Reply(token int, now, took int64, o lbsim.Outcome, l lbsim.L
 	p := &c.open[token]
 	c.g.reply(p, now, took, out, 0)
 	if l != (lbsim.Load{}) {
-		c.told(p.host, p.inflight-1, now, l)
+		c.told(p.endpoint, p.inFlight-1, now, l)
 	}
 }
 
@@ -87,16 +85,14 @@ func (c *simClient) Finish(token int, now int64) {
 }
 
 func (c *simClient) Tick(now int64) {
-	c.g.mu.Lock()
-	defer c.g.mu.Unlock()
-	c.g.tickLocked(now)
+	c.g.tick(now)
 }
 
 func (c *simClient) Probes(int64) []int {
 	c.asked = c.asked[:0]
-	if p := c.g.set.Load().probes; p != nil {
-		for len(p.ask) > 0 {
-			c.asked = append(c.asked, c.index[<-p.ask])
+	if p := c.g.config.Load().probes; p != nil {
+		for len(p.asks) > 0 {
+			c.asked = append(c.asked, c.index[<-p.asks])
 		}
 	}
 	return c.asked
@@ -104,11 +100,11 @@ func (c *simClient) Probes(int64) []int {
 
 func (c *simClient) Probed(server int, now int64, l lbsim.Load) {
 	h := c.host[server]
-	c.told(h, h.inflight.Load(), now, l)
+	c.told(h, h.inFlight.Load(), now, l)
 }
 
-func (c *simClient) told(h *host, own, now int64, l lbsim.Load) {
-	if p := c.g.set.Load().probes; p != nil {
+func (c *simClient) told(h *endpoint, own, now int64, l lbsim.Load) {
+	if p := c.g.config.Load().probes; p != nil {
 		p.answered(h, load{int64(l.InFlight), time.Duration(l.Latency), l.Failing}, own, now)
 	}
 }
@@ -122,7 +118,7 @@ func (s *simReporter) End(others int, now, took int64, failed bool) {
 }
 func (s *simReporter) Load(now int64) lbsim.Load {
 	l := s.r.load(now)
-	return lbsim.Load{InFlight: int(l.inflight), Latency: int64(l.latency), Failing: l.failing}
+	return lbsim.Load{InFlight: int(l.inFlight), Latency: int64(l.latency), Failing: l.failing}
 }
 
 // A simPolicy is a way to pick that the figures compare. Without a config it is the oracle.

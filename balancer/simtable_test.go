@@ -316,7 +316,7 @@ func fastCells(names []string, alter func(lbsim.Client) lbsim.Client) []*cell {
 type blind struct{ adaptive }
 
 func (blind) Pick(v *View, _ *http.Request) int {
-	return v.leastOf(len(v.hosts), func(i int) float64 { return v.hosts[i].score.Load() })
+	return v.leastOf(len(v.endpoints), func(i int) float64 { return v.endpoints[i].score.Load() })
 }
 
 // altered clients have a bug each.
@@ -340,9 +340,9 @@ func TestSimulationCatchesBugs(t *testing.T) {
 	for name, alter := range map[string]func(lbsim.Client) lbsim.Client{
 		"cost without requests in flight": func(c lbsim.Client) lbsim.Client {
 			g := c.(*simClient).g
-			if cfg := *g.set.Load().cfg; cfg.Policy == Adaptive() {
+			if cfg := *g.config.Load().Config; cfg.Policy == Adaptive() {
 				cfg.Policy = blind{}
-				g.set.Store(newGroupConfig(&cfg))
+				g.config.Store(newGroupConfig(&cfg))
 			}
 			return c
 		},

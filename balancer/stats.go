@@ -1,17 +1,12 @@
 package balancer
 
-import (
-	"fmt"
-	"net/url"
-	"strings"
-	"time"
-)
+import "time"
 
 // Stats is a snapshot of a [Balancer]'s counters and gauges.
 type Stats struct {
 	Requests    uint64 `json:"requests"`     // attempts with a header or an error
 	Failures    uint64 `json:"failures"`     // of these
-	Repicked    uint64 `json:"repicked"`     // attempts that could not be sent and went to another endpoint
+	Repicked    uint64 `json:"repicked"`     // attempts that were not sent and went to another endpoint
 	NoEndpoints uint64 `json:"no_endpoints"` // requests that failed with ErrNoEndpoints
 	Ejections   uint64 `json:"ejections"`
 
@@ -36,40 +31,20 @@ func (s *Stats) add(o Stats) {
 	s.Ejections += o.Ejections
 }
 
-func (s *Stats) count(h *host) {
-	s.Requests += h.replied.Load()
-	s.Failures += h.failed.Load()
-}
-
-// count returns the counters of p.
-func (p *pool) count() Stats {
-	p.g.mu.Lock()
-	defer p.g.mu.Unlock()
-	s := p.counted
-	for _, h := range p.g.hosts {
-		s.count(h)
-	}
-	for _, l := range p.leaving {
-		s.count(l.h)
-	}
-	s.Repicked, s.NoEndpoints, s.Ejections = p.repicked.Load(), p.refused.Load(), p.g.ejectTotal
-	return s
-}
-
-func (g *group) availableLocked(now int64) (available, all int) {
-	for _, h := range g.hosts {
-		if h.stateLocked(now) == Healthy {
-			available++
-		}
-	}
-	return available, len(g.hosts)
+func (s *Stats) addEndpoint(e *endpoint) {
+	s.Requests += e.replied.Load()
+	s.Failures += e.failed.Load()
 }
 
 // Stats returns the present counters and gauges.
 func (b *Balancer) Stats() Stats {
-	s := Stats{EndpointRequests: map[string]uint64{}, EndpointFailures: map[string]uint64{}, EndpointInFlight: map[string]int{}}
+	s := Stats{
+		EndpointRequests: map[string]uint64{},
+		EndpointFailures: map[string]uint64{},
+		EndpointInFlight: map[string]int{},
+	}
 	b.mu.Lock()
-	s.add(b.gone)
+	s.add(b.dropped)
 	pools := *b.pools.Load()
 	b.mu.Unlock()
 	now := b.now()
@@ -77,31 +52,55 @@ func (b *Balancer) Stats() Stats {
 		s.add(p.count())
 		s.Targets++
 		s.Streams += int(p.streams.Load())
-		p.g.mu.Lock()
-		available, all := p.g.availableLocked(now)
+		available, all, panicking := p.group.counts(now)
 		s.Available += available
 		s.Endpoints += all
-		if p.g.panicking {
+		if panicking {
 			s.Panicking++
 		}
-		for _, h := range p.g.hosts {
-			addr, n := h.endpoint().Addr, int(h.inflight.Load())
-			s.EndpointRequests[addr] += h.replied.Load()
-			s.EndpointFailures[addr] += h.failed.Load()
-			s.EndpointInFlight[addr] += n
+		p.mu.Lock()
+		for _, e := range p.group.members() {
+			addr := e.public().Addr
+			s.EndpointRequests[addr] += e.replied.Load()
+			s.EndpointFailures[addr] += e.failed.Load()
+		}
+		for _, e := range p.allLocked() {
+			n := int(e.inFlight.Load())
+			s.EndpointInFlight[e.public().Addr] += n
 			s.InFlight += n
 		}
-		for _, l := range p.leaving {
-			n := int(l.h.inflight.Load())
-			s.EndpointInFlight[l.h.endpoint().Addr] += n
-			s.InFlight += n
-		}
-		p.g.mu.Unlock()
+		p.mu.Unlock()
 	}
 	return s
 }
 
-// A EndpointStatus is what is known of one endpoint of a target.
+// count returns the counters of p.
+func (p *pool) count() Stats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.counted
+	for _, e := range p.allLocked() {
+		s.addEndpoint(e)
+	}
+	s.Repicked, s.NoEndpoints = p.repicked.Load(), p.unserved.Load()
+	s.Ejections = p.group.ejections.Load()
+	return s
+}
+
+// counts returns how many endpoints are available, how many there are, and whether the target is in
+// panic mode.
+func (g *group) counts(now int64) (available, all int, panicking bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, e := range g.endpoints {
+		if e.stateLocked(now) == Healthy {
+			available++
+		}
+	}
+	return available, len(g.endpoints), g.panicking
+}
+
+// An EndpointStatus is what is known of one endpoint of a target.
 type EndpointStatus struct {
 	Addr     string            `json:"addr"`
 	Weight   uint32            `json:"weight"`
@@ -111,7 +110,7 @@ type EndpointStatus struct {
 
 	State  State  `json:"state"`
 	Reason string `json:"reason,omitempty"` // of an ejection, or the last check's error
-	// Share is how much of its part the endpoint gets while it comes back; otherwise 1.
+	// Share is how much of its part an endpoint in slow start gets; otherwise 1.
 	Share          float64       `json:"share"`
 	InFlight       int           `json:"in_flight"`
 	Requests       uint64        `json:"requests"`
@@ -123,8 +122,8 @@ type EndpointStatus struct {
 	CheckLatency   time.Duration `json:"check_latency_ns,omitempty"`
 }
 
-// Endpoints returns the endpoints of target ("https://users.internal"), by address, and those that
-// are draining. It is nil if the target has had no request.
+// Endpoints returns the endpoints of target ("https://users.internal"), by address, and then those
+// that are draining. It is nil if the target has had no request.
 func (b *Balancer) Endpoints(target string) []EndpointStatus {
 	u, err := parseTarget(target)
 	if err != nil {
@@ -134,47 +133,39 @@ func (b *Balancer) Endpoints(target string) []EndpointStatus {
 	if p == nil {
 		return nil
 	}
-	p.g.mu.Lock()
-	defer p.g.mu.Unlock()
-	now := b.now()
-	all := make([]EndpointStatus, 0, len(p.g.hosts)+len(p.leaving))
-	for _, h := range p.g.hosts {
-		all = append(all, h.statusLocked(now))
-	}
-	for _, l := range p.leaving {
-		s := l.h.statusLocked(now)
-		s.State = Draining
-		all = append(all, s)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := p.group.statuses(p.allLocked(), b.now())
+	for i := len(all) - len(p.leaving); i < len(all); i++ {
+		all[i].State = Draining
 	}
 	return all
 }
 
-func (h *host) statusLocked(now int64) EndpointStatus {
-	e := h.endpoint()
-	s := EndpointStatus{
-		Addr: e.Addr, Weight: max(e.Weight, 1), Priority: e.Priority, Zone: e.Zone, Labels: e.Labels,
-		State: h.stateLocked(now), Reason: h.reason, Share: h.ramp.Load(),
-		InFlight: int(h.inflight.Load()), Requests: h.replied.Load(), Failures: h.failed.Load(), FailuresInARow: int(h.failures.Load()),
-		Cost: time.Duration(h.cost.Load()), Ejections: h.ejections, CheckLatency: time.Duration(h.probeCost),
+func (g *group) statuses(endpoints []*endpoint, now int64) []EndpointStatus {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	all := make([]EndpointStatus, len(endpoints))
+	for i, e := range endpoints {
+		all[i] = e.statusLocked(now)
 	}
-	if h.ejectedUntil > now {
-		s.EjectedFor = time.Duration(h.ejectedUntil - now)
-	}
-	if s.Reason == "" {
-		s.Reason = h.checkError
-	}
-	return s
+	return all
 }
 
-// parseTarget parses a target as [Balancer.Endpoints] and [Balancer.Warm] take it.
-func parseTarget(target string) (*url.URL, error) {
-	u, err := url.Parse(target)
-	if err == nil && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
-		err = fmt.Errorf("want scheme://host")
+func (e *endpoint) statusLocked(now int64) EndpointStatus {
+	public := e.public()
+	s := EndpointStatus{
+		Addr: public.Addr, Weight: max(public.Weight, 1), Priority: public.Priority, Zone: public.Zone,
+		Labels: public.Labels, State: e.stateLocked(now), Reason: e.reason, Share: e.slowStart.Load(),
+		InFlight: int(e.inFlight.Load()), Requests: e.replied.Load(), Failures: e.failed.Load(),
+		FailuresInARow: int(e.failures.Load()), Cost: time.Duration(e.cost.Load()), Ejections: e.ejections,
+		CheckLatency: time.Duration(e.checkCost),
 	}
-	if err != nil {
-		return nil, fmt.Errorf("balancer: target %q: %w", target, err)
+	if e.ejectedUntil > now {
+		s.EjectedFor = time.Duration(e.ejectedUntil - now)
 	}
-	u.Host = strings.ToLower(u.Host)
-	return u, nil
+	if s.Reason == "" {
+		s.Reason = e.checkError
+	}
+	return s
 }

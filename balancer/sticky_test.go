@@ -12,10 +12,10 @@ import (
 )
 
 // visit sends a request with the cookies given and returns where it went and the cookies set.
-func visit(t *testing.T, b *balancer.Balancer, cookies ...*http.Cookie) (balancer.Pick, []*http.Cookie) {
+func visit(t *testing.T, b *balancer.Balancer, cookies ...*http.Cookie) (balancer.Event, []*http.Cookie) {
 	t.Helper()
-	var pick balancer.Pick
-	req, err := http.NewRequestWithContext(balancer.WithPick(t.Context(), &pick), http.MethodGet, "http://users.internal/", nil)
+	var pick balancer.Event
+	req, err := http.NewRequestWithContext(withPick(t.Context(), &pick), http.MethodGet, "http://users.internal/", nil)
 	require.NoError(t, err)
 	for _, c := range cookies {
 		req.AddCookie(c)
@@ -117,8 +117,8 @@ func TestStickyAndAvoid(t *testing.T) {
 	first, set := visit(t, b)
 	ctx := balancer.Avoid(t.Context())
 	for i := range 5 {
-		var pick balancer.Pick
-		req, err := http.NewRequestWithContext(balancer.WithPick(ctx, &pick), http.MethodGet, "http://users.internal/", nil)
+		var pick balancer.Event
+		req, err := http.NewRequestWithContext(withPick(ctx, &pick), http.MethodGet, "http://users.internal/", nil)
 		require.NoError(t, err)
 		req.AddCookie(set[0])
 		resp, err := b.RoundTrip(req)

@@ -3,76 +3,103 @@ package balancer
 import "slices"
 
 const (
-	// overprovisioning is how much more than its share a tier's hosts can carry: with 72 % of them
+	// overprovisioning is how much more than its share a tier's endpoints can carry: with 72 % of them
 	// available it still takes everything. Envoy's value.
 	overprovisioning = 1.4
 
-	// A tier whose median load is spillRatio times the next one's passes on spillStep more of its requests at
-	// every tick, and takes back a twentieth of what it has passed on when it is not.
+	// A tier whose median load is more than spillRatio times the next one's passes on spillStep more
+	// of its requests at every tick, up to spillMax. When it is not, it takes back a twentieth of what
+	// it passes on.
 	spillRatio = 2
 	spillStep  = 0.02
 	spillMax   = 0.9
-	// The ratio is a moving average over about two seconds, of moments that count as spillCap at most.
+
+	// The ratio is a moving average over about two seconds. One moment counts as spillCap at most.
 	spillWeight = 0.05
 	spillCap    = 10
 )
 
-// publishLocked makes a new snapshot of the hosts' states.
-func (g *group) publishLocked(now int64) {
-	set := g.set.Load()
-	levels := make(map[int][]*host)
+// A snapshot is what picks see of a group. It never changes.
+type snapshot struct {
+	tiers []tier // at least one; the first is the preferred one
+	all   []*endpoint
+}
+
+type tier struct {
+	endpoints []*endpoint
+	maxWeight uint32  // of endpoints
+	uniform   bool    // all weights are the same
+	upTo      float64 // the tier gets the draws from its predecessor's upTo to its own
+}
+
+func newTier(endpoints []*endpoint, upTo float64) tier {
+	t := tier{endpoints: endpoints, upTo: upTo, uniform: true}
+	for _, e := range endpoints {
+		w := max(e.public().Weight, 1)
+		if t.maxWeight != 0 && w != t.maxWeight {
+			t.uniform = false
+		}
+		t.maxWeight = max(t.maxWeight, w)
+	}
+	return t
+}
+
+// publishLocked makes a new snapshot of the endpoints' states.
+func (g *group) publishLocked(config *groupConfig, now int64) {
+	healthy := make(map[int][]*endpoint) // by level
 	totals := make(map[int]int)
 	known, available := 0, 0
-	for _, h := range g.hosts {
-		level := 2 * int(h.endpoint().Priority)
-		if zone := set.cfg.Zone; zone != "" && h.endpoint().Zone != zone {
-			level++
-		}
-		state := h.stateLocked(now)
+	for _, e := range g.endpoints {
+		state := e.stateLocked(now)
 		if state == Pending { // a fleet that grows is not one that fails
 			continue
 		}
+		level := config.levelOf(e)
 		totals[level]++
 		known++
 		if state == Healthy {
-			levels[level] = append(levels[level], h)
+			healthy[level] = append(healthy[level], e)
 			available++
 		}
 	}
-	order := make([]int, 0, len(totals))
+	levels := make([]int, 0, len(totals))
 	for level := range totals {
-		order = append(order, level)
+		levels = append(levels, level)
 	}
-	slices.Sort(order)
+	slices.Sort(levels)
 
-	s := &snapshot{all: g.hosts}
+	s := &snapshot{all: g.endpoints}
 	carried := 0.0
-	for _, level := range order {
-		share := min(overprovisioning*float64(len(levels[level]))/float64(totals[level]), 1-carried)
+	for _, level := range levels {
+		share := min(overprovisioning*float64(len(healthy[level]))/float64(totals[level]), 1-carried)
 		if share > 0 {
 			carried += share
-			s.tiers = append(s.tiers, newTier(levels[level], carried))
+			s.tiers = append(s.tiers, newTier(healthy[level], carried))
 		}
 	}
-	panicking := carried < 1 && set.cfg.PanicBelow > 0 && len(g.hosts) > 0 && (available == 0 || float64(available) < set.cfg.PanicBelow*float64(known))
+	panicking := carried < 1 && config.PanicBelow > 0 && len(g.endpoints) > 0 &&
+		(available == 0 || float64(available) < config.PanicBelow*float64(known))
 	switch {
 	case panicking:
-		s.tiers, s.panic = []tier{newTier(g.hosts, 1)}, true
+		s.tiers = []tier{newTier(g.endpoints, 1)}
 	case len(s.tiers) == 0:
 		s.tiers = []tier{{}}
 	}
 	if panicking != g.panicking {
 		g.panicking = panicking
-		g.emitLocked(Event{Kind: PanicChanged, Panicking: panicking, Available: available, Endpoints: len(g.hosts)})
+		g.emitLocked(config, Event{
+			Kind: PanicChanged, Panicking: panicking, Available: available, Endpoints: len(g.endpoints),
+		})
 	}
 	// The shares of a set that cannot carry everything add up to carried, not to 1.
 	for i := range s.tiers {
 		s.tiers[i].upTo /= s.tiers[len(s.tiers)-1].upTo
 	}
-	if len(s.tiers) == 1 && len(order) > 1 && !s.panic {
+	if len(s.tiers) == 1 && len(levels) > 1 && !panicking {
 		// The next tier is not needed for health, but may be for load.
-		if i := slices.IndexFunc(order, func(l int) bool { return len(levels[l]) > 0 }); i+1 < len(order) && len(levels[order[i+1]]) > 0 {
-			s.tiers = append(s.tiers, newTier(levels[order[i+1]], 1))
+		i := slices.IndexFunc(levels, func(l int) bool { return len(healthy[l]) > 0 })
+		if i+1 < len(levels) && len(healthy[levels[i+1]]) > 0 {
+			s.tiers = append(s.tiers, newTier(healthy[levels[i+1]], 1))
 		}
 	}
 	if len(s.tiers) > 1 {
@@ -83,29 +110,28 @@ func (g *group) publishLocked(now int64) {
 	g.current.Store(s)
 }
 
-func newTier(hosts []*host, upTo float64) tier {
-	t := tier{hosts: hosts, upTo: upTo, uniform: true}
-	for _, h := range hosts {
-		w := max(h.endpoint().Weight, 1)
-		if t.maxWeight != 0 && w != t.maxWeight {
-			t.uniform = false
-		}
-		t.maxWeight = max(t.maxWeight, w)
+// levelOf orders endpoints by priority, and within one by zone: the preferred ones have the lowest.
+func (c *groupConfig) levelOf(e *endpoint) int {
+	public := e.public()
+	level := 2 * int(public.Priority)
+	if c.Zone != "" && public.Zone != c.Zone {
+		level++
 	}
-	return t
+	return level
 }
 
-// spillLocked adapts how much the first tier passes on to the second by load. It
-// reports whether the snapshot has to follow.
-func (g *group) spillLocked() bool {
+// adaptSpillLocked adapts how much the first tier passes on to the second for its load. It reports
+// whether the snapshot has to follow.
+func (g *group) adaptSpillLocked(config *groupConfig) bool {
 	s := g.current.Load()
 	if len(s.tiers) < 2 {
 		g.loadRatio = 0
 		return false
 	}
 	before := g.spill
-	// One moment says little: a single request in flight at each host already doubles what the next would meet.
-	ratio := min(g.loadLocked(s.tiers[0].hosts)/g.loadLocked(s.tiers[1].hosts), spillCap)
+	// One moment says little: a single request in flight at each endpoint already doubles what the
+	// next would meet.
+	ratio := min(g.medianLoad(config, &s.tiers[0])/g.medianLoad(config, &s.tiers[1]), spillCap)
 	g.loadRatio += (ratio - g.loadRatio) * spillWeight
 	if g.loadRatio > spillRatio {
 		g.spill = min(g.spill+spillStep, spillMax)
@@ -115,21 +141,20 @@ func (g *group) spillLocked() bool {
 	return g.spill != before
 }
 
-// loadLocked returns the median of what a further request would meet on hosts, in units that only
-// comparisons within one group share.
-func (g *group) loadLocked(hosts []*host) float64 {
+// medianLoad returns the lower median of what a further request would meet on t's endpoints, in
+// units that only comparisons within one group share.
+func (g *group) medianLoad(config *groupConfig, t *tier) float64 {
 	typical := max(g.typical.Load(), 1)
-	loads := make([]float64, 0, len(hosts))
-	for _, h := range hosts {
-		cost := h.cost.Load()
+	loads := make([]float64, 0, len(t.endpoints))
+	for _, e := range t.endpoints {
+		cost := e.cost.Load()
 		if cost == 0 {
 			cost = typical
 		}
-		if est := g.set.Load().est; est.decay == 0 || est.perInflight {
-			cost *= float64(h.inflight.Load()+1) / h.weight()
+		if est := &config.estimator; est.decay == 0 || est.perInFlight {
+			cost *= float64(e.inFlight.Load()+1) / e.weight()
 		}
 		loads = append(loads, cost)
 	}
-	slices.Sort(loads)
-	return loads[(len(loads)-1)/2]
+	return lowerMedian(loads)
 }

@@ -186,9 +186,9 @@ func TestUnsentRequestsGoElsewhere(t *testing.T) {
 						})
 					},
 				})
-				var pick balancer.Pick
+				var pick balancer.Event
 				src := body()
-				req, err := http.NewRequestWithContext(balancer.WithPick(t.Context(), &pick), http.MethodPost, "http://users.internal/", src)
+				req, err := http.NewRequestWithContext(withPick(t.Context(), &pick), http.MethodPost, "http://users.internal/", src)
 				require.NoError(t, err)
 				resp, err := b.RoundTrip(req)
 				require.NoError(t, err)

@@ -272,14 +272,14 @@ func TestEventsKeepTheContractOfLogValue(t *testing.T) {
 		}
 	}
 	// All there are of balancer, ratelimit and the data cache, but for the refusal of what is too heavy.
-	for _, event := range []string{"attempt", "host", "resolve", "panic", "decision", "store_failed", "store_recovered", "concurrency", "turn", "load", "removal"} {
+	for _, event := range []string{"attempt", "endpoint", "resolve", "panic", "decision", "store_failed", "store_recovered", "concurrency", "turn", "load", "removal"} {
 		require.Contains(t, dimensions, event)
 	}
 	for event, tuple := range map[string]string{
 		"attempt":     "outcome=failure reason=turn repicked=false ",
-		"host":        "state=ejected reason=consecutive failures ",
+		"endpoint":    "state=ejected reason=consecutive failures ",
 		"resolve":     "ok=true ",
-		"panic":       "on=true ",
+		"panic":       "panicking=true ",
 		"decision":    "outcome=limited policy=per-key degraded=false ",
 		"concurrency": "outcome=busy ",
 		"turn":        "outcome=queue_full ",
@@ -308,7 +308,7 @@ func TestEventsAndStatsBecomeMetrics(t *testing.T) {
 			text := string(kv.Key) + "=" + kv.Value.String()
 			require.NotContains(t, text, hostile, name)
 			require.NotContains(t, text, "detail", name)
-			if strings.HasPrefix(name, "trivet.") && !strings.Contains(name, ".host_") {
+			if strings.HasPrefix(name, "trivet.") && !strings.Contains(name, ".endpoint_") {
 				require.NotContains(t, text, "127.0.0.1", name)
 			}
 			if kv.Key == "outcome" || kv.Key == "key" {

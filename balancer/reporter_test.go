@@ -46,7 +46,7 @@ func TestReportedLatencyIsThatOfTheYoungAndAlike(t *testing.T) {
 		r.begin()
 	}
 	crowd := r.load(now)
-	require.EqualValues(t, 9, crowd.inflight)
+	require.EqualValues(t, 9, crowd.inFlight)
 	require.Greater(t, crowd.latency, 2*alone)
 }
 
@@ -82,7 +82,7 @@ func TestReporterDoesNotWait(t *testing.T) {
 	r.served(10, &now, 5*ms, false)
 	require.Equal(t, before, r.load(now))
 	require.EqualValues(t, 0, r.begin())
-	require.EqualValues(t, 1, r.load(now).inflight)
+	require.EqualValues(t, 1, r.load(now).inFlight)
 	r.mu.Unlock()
 }
 
@@ -132,11 +132,11 @@ func TestReporter(t *testing.T) {
 			require.Equal(t, load{}, loadNow())
 			go get("/wait")
 			<-enter
-			require.EqualValues(t, 1, loadNow().inflight)
+			require.EqualValues(t, 1, loadNow().inFlight)
 			resp := get("/status/200")
 			require.Contains(t, resp.Header.Get(LoadHeader), "in-flight=1, latency=", "those that were there before it")
 			leave <- struct{}{}
-			require.Eventually(t, func() bool { return loadNow().inflight == 0 }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return loadNow().inFlight == 0 }, 10*time.Second, time.Millisecond)
 			require.Positive(t, loadNow().latency)
 
 			for _, path := range []string{"/status/404", "/status/501"} {
@@ -150,7 +150,7 @@ func TestReporter(t *testing.T) {
 			<-enter
 			cancel()
 			gone.Wait()
-			require.Eventually(t, func() bool { return loadNow().inflight == 0 }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return loadNow().inFlight == 0 }, 10*time.Second, time.Millisecond)
 			require.Zero(t, loadNow().failing, "neither the client's fault nor the protocol's, nor who leaves, speaks against the server")
 			for _, path := range []string{"/status/500", "/status/503", "/panic"} {
 				before := loadNow().failing
@@ -190,14 +190,18 @@ func TestProbing(t *testing.T) {
 		asked.Store(addr, probes)
 		return addr
 	}
+	var pick Event
 	client := func(addrs ...string) *Balancer {
-		b, err := New(Config{Resolver: Static(addrs...), Policy: Probing(ProbingConfig{MaxAge: time.Minute}), Outlier: OutlierConfig{Consecutive: -1}})
+		b, err := New(Config{
+			Resolver: Static(addrs...), Policy: Probing(ProbingConfig{MaxAge: time.Minute}),
+			Outlier: OutlierConfig{Consecutive: -1}, Observe: lastAttempt(&pick),
+		})
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, b.Close(context.WithoutCancel(t.Context()))) })
 		return b
 	}
-	send := func(b *Balancer, pick *Pick) int {
-		req, err := http.NewRequestWithContext(WithPick(t.Context(), pick), http.MethodGet, "http://users.internal/", nil)
+	send := func(b *Balancer) int {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://users.internal/", nil)
 		require.NoError(t, err)
 		resp, err := b.RoundTrip(req)
 		require.NoError(t, err)
@@ -214,14 +218,13 @@ func TestProbing(t *testing.T) {
 		resp.Body.Close()
 	}
 	b := client(addrs...)
-	var pick Pick
 	p, err := b.pool(&url.URL{Scheme: "http", Host: "users.internal"})
 	require.NoError(t, err)
-	send(b, &pick)
+	send(b)
 	require.Eventually(t, func() bool { // until all have been asked and have answered
-		send(b, &pick)
-		for _, h := range p.g.current.Load().all {
-			if n, _ := asked.Load(h.endpoint().Addr); n.(*atomic.Int32).Load() == 0 || h.report.at.Load() == 0 {
+		send(b)
+		for _, h := range p.group.current.Load().all {
+			if n, _ := asked.Load(h.public().Addr); n.(*atomic.Int32).Load() == 0 || h.answer.at.Load() == 0 {
 				return false
 			}
 		}
@@ -229,14 +232,14 @@ func TestProbing(t *testing.T) {
 	}, 10*time.Second, time.Millisecond)
 	before := b.Stats().Failures
 	for range 200 {
-		send(b, &pick)
+		send(b)
 		require.Equal(t, "probe", pick.Reason)
 	}
 	require.Equal(t, before, b.Stats().Failures)
 
 	mute := client(serve(false, 200), serve(false, 200))
 	for range 1000 {
-		send(mute, &pick)
+		send(mute)
 		require.NotEqual(t, "probe", pick.Reason, "nothing is known")
 	}
 	probes := int32(0)
@@ -265,16 +268,25 @@ func TestProbingWithoutProbes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var err error
-			b, err = New(Config{Resolver: Static("a:1", "b:1"), Wrap: ok, Policy: policy})
+			var pick Event
+			b, err = New(Config{Resolver: Static("a:1", "b:1"), Wrap: ok, Policy: policy, Observe: lastAttempt(&pick)})
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, b.Close(context.WithoutCancel(t.Context()))) })
-			var pick Pick
-			req, err := http.NewRequestWithContext(WithPick(t.Context(), &pick), http.MethodGet, "http://users.internal/", nil)
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://users.internal/", nil)
 			require.NoError(t, err)
 			_, err = b.RoundTrip(req)
 			require.NoError(t, err)
 			require.Equal(t, "cost", pick.Reason)
 		})
+	}
+}
+
+// lastAttempt writes the event of the last attempt to pick.
+func lastAttempt(pick *Event) func(context.Context, Event) {
+	return func(_ context.Context, e Event) {
+		if e.Kind == Attempted {
+			*pick = e
+		}
 	}
 }
 
@@ -292,18 +304,18 @@ func TestProbingWithANextThatKeepsNothing(t *testing.T) {
 	cfg, err := Config{Resolver: Static("a:1"), Policy: Probing(ProbingConfig{Next: RoundRobin()})}.withDefaults()
 	require.NoError(t, err)
 	g := newGroup(&cfg)
-	g.updateLocked([]Endpoint{{Addr: "a:1"}, {Addr: "b:1"}}, 0, func(*host) {})
-	attempt := func(at int64, out Outcome, cool time.Duration) *host {
-		p, ok := g.pick(new(View), nil, nil, at)
+	g.update([]Endpoint{{Addr: "a:1"}, {Addr: "b:1"}}, 0, func(*endpoint) {})
+	attempt := func(at int64, out Outcome, cool time.Duration) *endpoint {
+		p, ok := g.pick(new(View), g.config.Load(), nil, nil, at)
 		require.True(t, ok)
 		g.reply(&p, at+ms, ms, out, cool)
 		g.finish(&p, at+ms, false)
-		return p.host
+		return p.endpoint
 	}
 	h := attempt(ms, Busy, time.Second)
-	require.NotZero(t, h.coolUntil.Load())
-	g.tickLocked(2 * int64(time.Second))
-	require.Zero(t, h.coolUntil.Load(), "the pause is over")
+	require.NotZero(t, h.pauseUntil.Load())
+	g.tick(2 * int64(time.Second))
+	require.Zero(t, h.pauseUntil.Load(), "the pause is over")
 	h = attempt(3*int64(time.Second), Failure, 0)
 	require.Greater(t, h.penalty.Load(), 1.0)
 }
@@ -313,9 +325,9 @@ func TestProbingHearsOfTheWorstFirst(t *testing.T) {
 	cfg, err := Config{Resolver: Static("a:1"), Policy: Probing(ProbingConfig{})}.withDefaults()
 	require.NoError(t, err)
 	g := newGroup(&cfg)
-	g.updateLocked([]Endpoint{{Addr: "a:1"}, {Addr: "b:1"}, {Addr: "c:1"}, {Addr: "d:1"}}, 0, func(*host) {})
-	set := g.set.Load()
-	for i, h := range g.hosts {
+	g.update([]Endpoint{{Addr: "a:1"}, {Addr: "b:1"}, {Addr: "c:1"}, {Addr: "d:1"}}, 0, func(*endpoint) {})
+	set := g.config.Load()
+	for i, h := range g.endpoints {
 		l := load{latency: time.Millisecond}
 		if i == 0 {
 			l = load{latency: time.Millisecond / 2, failing: 1}
@@ -324,7 +336,7 @@ func TestProbingHearsOfTheWorstFirst(t *testing.T) {
 	}
 	for range 20 {
 		v := new(View)
-		v.reset(g, &g.current.Load().tiers[0], ms)
+		v.reset(g, g.config.Load(), &g.current.Load().tiers[0], ms)
 		require.Positive(t, set.probes.pick(v))
 	}
 }

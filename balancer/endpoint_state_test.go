@@ -14,8 +14,8 @@ func TestHostsAreAlignedToCacheLines(t *testing.T) {
 		return
 	}
 	const line = 64
-	require.LessOrEqual(t, unsafe.Offsetof(host{}.report), uintptr(line))
-	for _, h := range pickGroup(t, Adaptive(), 100).hosts {
+	require.LessOrEqual(t, unsafe.Offsetof(endpoint{}.answer), uintptr(line))
+	for _, h := range pickGroup(t, Adaptive(), 100).endpoints {
 		require.Zero(t, uintptr(unsafe.Pointer(h))%line, "hosts of %d bytes need padding", unsafe.Sizeof(*h))
 	}
 }

@@ -90,8 +90,8 @@ func TestTemplatesDoNotShareConnections(t *testing.T) {
 	used.CloseIdleConnections()
 	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addrs...), Transport: used, Policy: balancer.RoundRobin()})
 	for range 4 {
-		var pick balancer.Pick
-		req, err := http.NewRequestWithContext(balancer.WithPick(t.Context(), &pick), http.MethodGet, "https://users.test/", nil)
+		var pick balancer.Event
+		req, err := http.NewRequestWithContext(withPick(t.Context(), &pick), http.MethodGet, "https://users.test/", nil)
 		require.NoError(t, err)
 		var at string
 		req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { at = c.Conn.RemoteAddr().String() }}))

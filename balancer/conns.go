@@ -1,0 +1,219 @@
+package balancer
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// drainTime is how long the connections of a replaced transport are closed as they fall idle. Those
+// that are busy for longer are left to the transport's idle timeout.
+const drainTime = 30 * time.Second
+
+// An endpointTransport takes requests to one endpoint.
+type endpointTransport struct {
+	conns *conns
+
+	rt atomic.Pointer[http.RoundTripper] // conns, wrapped by Config.Wrap; nil before the first request
+
+	mu       sync.Mutex // is held while wrap runs
+	wrap     func(e Endpoint, next http.RoundTripper) http.RoundTripper
+	endpoint Endpoint
+}
+
+func newEndpointTransport(cfg *Config, e Endpoint) *endpointTransport {
+	c := &conns{template: cfg.Transport, life: cfg.ConnLife, endpoint: e, slots: make([]slot, cfg.Conns)}
+	return wrapConns(cfg, e, c)
+}
+
+// wrapConns returns an endpointTransport with connections that there are.
+func wrapConns(cfg *Config, e Endpoint, c *conns) *endpointTransport {
+	return &endpointTransport{conns: c, wrap: cfg.Wrap, endpoint: e}
+}
+
+// wrapped returns the endpoint's transport. The first request calls Config.Wrap: it is the user's
+// code, and no other lock than t's is held here. If it panics, that is the end of this request and of
+// no other.
+func (t *endpointTransport) wrapped() http.RoundTripper {
+	if rt := t.rt.Load(); rt != nil {
+		return *rt
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rt.Load() == nil {
+		rt := http.RoundTripper(t.conns)
+		if t.wrap != nil {
+			rt = t.wrap(t.endpoint, rt)
+		}
+		t.rt.Store(&rt)
+	}
+	return *t.rt.Load()
+}
+
+// closeIdle closes the connections that no request is using. No lock may be held: wrappers are the
+// user's, and a peer can make the end of a TLS connection take seconds.
+func (t *endpointTransport) closeIdle() {
+	t.conns.CloseIdleConnections()
+	if rt := t.rt.Load(); rt != nil {
+		if c, ok := (*rt).(interface{ CloseIdleConnections() }); ok {
+			c.CloseIdleConnections()
+		}
+	}
+}
+
+// conns are the transports of one endpoint, each pinned to its address. Requests take them in turn.
+// Each is replaced when its connections have lived long enough.
+type conns struct {
+	template *http.Transport
+	life     time.Duration // zero is without limit
+	endpoint Endpoint
+	slots    []slot
+	next     atomic.Uint64
+
+	mu      sync.Mutex // guards retired, and the writing of slots
+	retired []retired
+}
+
+// A slot has no transport before its first request: a large set is replaced quickly, and not every
+// endpoint of it is used.
+type slot struct {
+	transport atomic.Pointer[http.Transport]
+	expires   time.Time
+}
+
+// A retired transport gets no new requests. Running ones go on to their end.
+type retired struct {
+	t     *http.Transport
+	until time.Time
+}
+
+func (c *conns) RoundTrip(r *http.Request) (*http.Response, error) {
+	i := uint64(0)
+	if len(c.slots) > 1 {
+		i = c.next.Add(1) % uint64(len(c.slots))
+	}
+	t := c.slots[i].transport.Load()
+	if t == nil {
+		t = c.open(&c.slots[i])
+	}
+	return t.RoundTrip(r)
+}
+
+func (c *conns) open(s *slot) *http.Transport {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := s.transport.Load(); t != nil {
+		return t
+	}
+	return c.renewLocked(s, time.Now())
+}
+
+// renewLocked gives s a new transport. Its life varies by a fifth, so that not all end at once.
+func (c *conns) renewLocked(s *slot, now time.Time) *http.Transport {
+	t := pinned(c.template, c.endpoint)
+	s.expires = now.Add(time.Duration((0.8 + 0.4*rand.Float64()) * float64(c.life)))
+	s.transport.Store(t)
+	return t
+}
+
+// CloseIdleConnections closes what is idle in every transport, retired ones included.
+func (c *conns) CloseIdleConnections() {
+	c.mu.Lock()
+	for _, r := range c.retired {
+		r.t.CloseIdleConnections()
+	}
+	c.mu.Unlock()
+	for i := range c.slots {
+		if t := c.slots[i].transport.Load(); t != nil {
+			t.CloseIdleConnections()
+		}
+	}
+}
+
+// inherit takes over the transports of old, which get no more requests.
+func (c *conns) inherit(old *conns, now time.Time) {
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.retired = append(c.retired, old.retired...)
+	for i := range old.slots {
+		if t := old.slots[i].transport.Load(); t != nil {
+			c.retired = append(c.retired, retired{t, now.Add(drainTime)})
+		}
+	}
+}
+
+// upkeep replaces transports at the end of their life.
+func (c *conns) upkeep(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.life > 0 {
+		for i := range c.slots {
+			s := &c.slots[i]
+			if t := s.transport.Load(); t != nil && now.After(s.expires) {
+				c.renewLocked(s, now)
+				c.retired = append(c.retired, retired{t, now.Add(drainTime)})
+			}
+		}
+	}
+	kept := c.retired[:0]
+	for _, r := range c.retired {
+		r.t.CloseIdleConnections()
+		if now.Before(r.until) {
+			kept = append(kept, r)
+		}
+	}
+	clear(c.retired[len(kept):])
+	c.retired = kept
+}
+
+// A dialError is the failure of a pinned dial: the request has not been sent.
+type dialError struct{ error }
+
+func (e *dialError) Unwrap() error { return e.error }
+
+// pinned clones template for one endpoint.
+func pinned(template *http.Transport, e Endpoint) *http.Transport {
+	t := template.Clone()
+	dial := t.DialContext
+	if dial == nil {
+		dial = defaultDial
+	}
+	network, addr := e.network()
+	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, &dialError{err}
+		}
+		return conn, nil
+	}
+	t.Proxy = nil
+	// The default of 2 makes a client open and close connections all the time.
+	t.MaxIdleConnsPerHost = cmp.Or(t.MaxIdleConnsPerHost, 256)
+	t.MaxIdleConns = 0
+	t.IdleConnTimeout = cmp.Or(t.IdleConnTimeout, 90*time.Second)
+	if t.Protocols == nil {
+		t.ForceAttemptHTTP2 = true // a DialContext of one's own switches it off otherwise
+	}
+	if t.HTTP2 == nil {
+		// Without pings, only requests that hang show that a peer is gone without a word.
+		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second}
+	}
+	if t.TLSClientConfig == nil {
+		t.TLSClientConfig = &tls.Config{}
+	}
+	// Clones share the slice's array, and net/http changes it in place.
+	t.TLSClientConfig.NextProtos = slices.Clone(t.TLSClientConfig.NextProtos)
+	if t.TLSClientConfig.ClientSessionCache == nil {
+		t.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(16)
+	}
+	return t
+}

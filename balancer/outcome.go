@@ -1,0 +1,114 @@
+package balancer
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/trivet-go/trivet/internal/retryafter"
+	"github.com/trivet-go/trivet/internal/unsent"
+)
+
+// outcomeOfResponse says what a response means for its endpoint. pause is what a busy one asks for.
+func outcomeOfResponse(resp *http.Response) (out Outcome, pause time.Duration) {
+	switch code := resp.StatusCode; {
+	case code < 429:
+		return Success, 0
+	case code == http.StatusTooManyRequests:
+		return Refused, 0
+	case code == http.StatusServiceUnavailable && resp.Header.Get("Retry-After") != "":
+		pause, ok := retryafter.Parse(resp.Header.Get("Retry-After"), time.Now())
+		if !ok {
+			pause = time.Second
+		}
+		return Busy, pause
+	case failedStatus(code):
+		return Failure, 0
+	}
+	return Success, 0
+}
+
+// failedStatus reports whether a response with that status is its server's fault, not its client's or
+// its protocol's.
+func failedStatus(code int) bool {
+	return code >= 500 && code != http.StatusNotImplemented && code != http.StatusHTTPVersionNotSupported
+}
+
+// outcomeOfError says what an error means for its endpoint, and whether another endpoint may have the
+// request. bodyErr is why the request's body could not be read, if it could not; late says that a
+// reply commonly takes less time.
+func outcomeOfError(err error, req *http.Request, bodyErr error, late bool) (out Outcome, elsewhere bool) {
+	left := !neverSent(err)
+	end := req.Context().Err()
+	switch {
+	case !left && end == nil:
+		return Failure, true
+	case left && unsent.Is(err):
+		return Unsent, true
+	case errors.Is(end, context.DeadlineExceeded) && late:
+		return Failure, false
+	case end != nil: // a caller that leaves, or is in more of a hurry than most, blames nobody
+		return Canceled, false
+	case bodyErr != nil:
+		return Canceled, false
+	case callersFault(req, err):
+		return Refused, false
+	}
+	return Failure, false
+}
+
+// neverSent reports whether err shows that no byte of the request left.
+func neverSent(err error) bool {
+	var dial *dialError
+	var verify *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
+	// Conn is set if the answer to our greeting was not TLS, and nil after the handshake.
+	notTLS := errors.As(err, &record) && record.Conn != nil
+	if errors.As(err, &dial) || errors.As(err, &verify) || notTLS {
+		return true
+	}
+	for err != nil && err.Error() != "net/http: TLS handshake timeout" { // it has no exported type
+		err = errors.Unwrap(err)
+	}
+	return err != nil
+}
+
+// callersFault reports whether err says that req cannot be sent to anybody, or not over this
+// protocol: no endpoint is to blame, or callers could have them ejected. net/http has no types for
+// these errors. Only their beginnings are looked at: what follows may be what an endpoint wrote.
+func callersFault(req *http.Request, err error) bool {
+	s := err.Error()
+	if strings.HasPrefix(s, "http2: request header list larger than ") {
+		return fieldBytes(req.Header) >= maxExpectedFields // with less the limit is to blame
+	}
+	return slices.ContainsFunc(requestErrors[:], func(prefix string) bool {
+		return strings.HasPrefix(s, prefix)
+	})
+}
+
+var requestErrors = [...]string{
+	"net/http: invalid ", // method, field name or value
+	"net/http: HTTP/1.x transport connection broken: http: ContentLength=",
+	"http2: invalid ", // fields of the connection; an upgrade, which only HTTP/1.1 has
+	"http2: request body larger than ",
+	"idna: ", "http2: idna: ", // a Host that is no name: an HTTP/2 client may send any
+	"net/http: can't write control character",
+	"http: Request.ContentLength=",
+}
+
+// maxExpectedFields is the size of a header that any server should take.
+const maxExpectedFields = 8 << 10
+
+// fieldBytes is the size of h as RFC 9113, section 6.5.2 counts it.
+func fieldBytes(h http.Header) (n int) {
+	for name, values := range h {
+		for _, v := range values {
+			n += len(name) + len(v) + 32
+		}
+	}
+	return n
+}
