@@ -22,7 +22,8 @@ const maxDepth = 8
 // Register exports what stats returns whenever metrics are collected, until the function that
 // it returns is called. S is a struct, such as the Stats of another package. Its fields become
 // instruments trivet.<package>.<field>, named by their json tag or in snake case. A type that is not just
-// called Stats adds its name: the fields of ratelimit.PacerStats are trivet.ratelimit.pacer.<field>.
+// called Stats adds its name: the fields of ratelimit.ConcurrencyStats are
+// trivet.ratelimit.concurrency.<field>.
 //
 //   - a uint64 is a counter;
 //   - other numbers, durations (in seconds) and bools (0 or 1) are gauges;
