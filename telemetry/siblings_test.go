@@ -7,7 +7,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/trivet-go/trivet/balancer"
@@ -34,8 +33,10 @@ func TestSiblings(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, lb.Close(context.Background())) }()
 	limiter, err := ratelimit.New(ratelimit.Config{
-		Policies: []ratelimit.Policy{{Name: "per-ip", Key: ratelimit.ByIP(), Missing: ratelimit.MissingReject, Rate: ratelimit.Rate{Limit: 6, Window: time.Hour, Burst: 6}}},
-		Observe:  telemetry.Observer[ratelimit.Event](b.Telemetry, ""),
+		Policies: []ratelimit.Policy{{
+			Name: "per-ip", Rate: ratelimit.PerHour(6).WithBurst(6), Key: ratelimit.ByPeer, Missing: ratelimit.MissingReject,
+		}},
+		Observe: telemetry.Observer[ratelimit.Event](b.Telemetry, ""),
 	})
 	require.NoError(t, err)
 	memory, err := cache.NewMemory(cache.MemoryConfig[string, int]{Observe: telemetry.Observer[cache.MemoryEvent[string, int]](b.Telemetry, "")})
@@ -75,7 +76,7 @@ func TestSiblings(t *testing.T) {
 		"degraded=false outcome=admitted policy= = 6",
 		"degraded=false outcome=limited policy=per-ip = 2",
 	}, b.points(t, "trivet.ratelimit.decision"))
-	require.Len(t, b.points(t, "trivet.ratelimit.decision.took"), 2)
+	require.Len(t, b.points(t, "trivet.ratelimit.decision.duration"), 2)
 	require.Equal(t, []string{" = 6"}, b.points(t, "trivet.ratelimit.admitted"))
 	require.Equal(t, []string{"key=per-ip = 2"}, b.points(t, "trivet.ratelimit.refused"))
 	require.Equal(t, []string{" = 5"}, b.points(t, "trivet.cache.memory.hits"))

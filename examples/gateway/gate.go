@@ -125,7 +125,7 @@ func newGate(s gateSettings, old *gate, c *counts, trusted trust, tel *telemetry
 		}
 		report := telemetry.Observer[ratelimit.Event](tel, s.label)
 		cfg.Observe = func(ctx context.Context, e ratelimit.Event) {
-			if e.Kind != "decision" { // of the store
+			if e.Kind == ratelimit.StoreChanged {
 				log.LogAttrs(ctx, slog.LevelWarn, "limits", slog.String("route", s.label), inline(e))
 			}
 			report(ctx, e)
