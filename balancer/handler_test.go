@@ -35,8 +35,8 @@ type front struct {
 	client *http.Client
 }
 
-// newFront returns a front that speaks HTTP/1.1, or HTTP/2 too if h2 is true, with b's Handler to the target
-// "app.test", around which wrap (nil for nothing) is.
+// newFront returns a front that speaks HTTP/1.1, or HTTP/2 too if h2 is true, with b's Handler to
+// the target "app.test", around which wrap (nil for nothing) is.
 func newFront(t *testing.T, h2 bool, b *balancer.Balancer, cfg balancer.HandlerConfig, wrap func(http.Handler) http.Handler) *front {
 	t.Helper()
 	return newFrontTo(t, h2, b, &url.URL{Scheme: "http", Host: "app.test"}, cfg, wrap)
@@ -253,7 +253,8 @@ func TestHandlerStreams(t *testing.T) {
 	})
 }
 
-// A response that breaks off upstream breaks off here: the client must not take half of it for the whole.
+// A response that breaks off upstream breaks off here: the client must not take half of it for the
+// whole.
 func checkL25(t *testing.T, f *front) {
 	t.Helper()
 	before := f.b.Stats().Failures

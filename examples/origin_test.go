@@ -53,8 +53,8 @@ type witness struct {
 	self string            // the peer of the next server
 }
 
-// newWitness returns a witness that trusts proxies, and unix sockets if unix is true. The next server
-// trusts the same ones and the witness, whose requests come from self.
+// newWitness returns a witness that trusts proxies, and unix sockets if unix is true. The next
+// server trusts the same ones and the witness, whose requests come from self.
 func newWitness(t *testing.T, proxies []string, unix bool, self string) *witness {
 	w := &witness{self: self}
 	var trusted []netip.Prefix
