@@ -96,7 +96,8 @@ func TestDNSServiceRecords(t *testing.T) {
 			{Addr: "192.0.2.3:8003", Weight: 20},
 		}, w.sets[0], "of priorities only the order counts, and a target's addresses share its weight")
 
-		// One name that cannot be looked up at the moment does not lose its servers; one that is no more does.
+		// One name that cannot be looked up at the moment does not lose its servers; one that is no
+		// more does.
 		z.setFail("b.test", dnsmessage.RCodeServerFailure)
 		z.setFail("c.test", dnsmessage.RCodeNameError)
 		time.Sleep(12 * time.Second)
@@ -314,7 +315,8 @@ func TestDNSIsAskedInTime(t *testing.T) {
 		synctest.Wait()
 		require.InDelta(t, 20, len(z.times("users.test")), 3, "every 30 s, give or take a tenth")
 
-		// A hint brings the next lookup forward, but not to less than 5 s after the last, and a hundred hints are as one.
+		// A hint brings the next lookup forward, but not to less than 5 s after the last, and a
+		// hundred hints are as one.
 		before := len(z.times("users.test"))
 		start := time.Now()
 		for range 100 {

@@ -17,8 +17,8 @@ type Endpoint struct {
 	// Weight is the share of requests relative to others. Zero means 1.
 	Weight uint32
 
-	// Priority orders groups of endpoints: those of priority 0 get requests first, 1 takes over as far as 0 is
-	// unhealthy, and so on.
+	// Priority orders groups of endpoints: those of priority 0 get requests first, those of 1 as
+	// far as those of 0 are unhealthy, and so on.
 	Priority uint8
 
 	// Zone is where the endpoint is, for [Config.Zone].
@@ -29,13 +29,15 @@ type Endpoint struct {
 }
 
 func (e Endpoint) equal(o Endpoint) bool {
-	return e.Addr == o.Addr && e.Weight == o.Weight && e.Priority == o.Priority && e.Zone == o.Zone && maps.Equal(e.Labels, o.Labels)
+	return e.Addr == o.Addr && e.Weight == o.Weight && e.Priority == o.Priority && e.Zone == o.Zone &&
+		maps.Equal(e.Labels, o.Labels)
 }
 
-// lacksAddress reports whether e has no address. With the target's port it would get one: that of this very machine.
+// lacksAddress reports whether e has no address. With the target's port added, an empty address
+// would be that of this machine.
 func (e Endpoint) lacksAddress() bool { return e.Addr == "" || e.Addr == "unix:" }
 
-// network splits the address for a dial.
+// network returns the network and address to dial.
 func (e Endpoint) network() (network, addr string) {
 	if path, ok := strings.CutPrefix(e.Addr, "unix:"); ok {
 		return "unix", path
@@ -64,8 +66,8 @@ func targetPort(target *url.URL) string {
 	return "80"
 }
 
-// isNil reports whether v is nil or holds a nil pointer, func, map or the like: such a value
-// passes a plain nil check and fails at the first request.
+// isNil reports whether v is nil or holds a nil pointer, func, map or the like. An interface that
+// holds such a value is not nil itself, and would fail at the first request.
 func isNil(v any) bool {
 	if v == nil {
 		return true

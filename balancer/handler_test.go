@@ -35,8 +35,8 @@ type front struct {
 	client *http.Client
 }
 
-// newFront returns a front that speaks HTTP/1.1, or HTTP/2 too if h2 is true, with b's Handler to the target
-// "app.test", around which wrap (nil for nothing) is.
+// newFront returns a front that speaks HTTP/1.1, or HTTP/2 too if h2 is true, with b's Handler to
+// the target "app.test", around which wrap (nil for nothing) is.
 func newFront(t *testing.T, h2 bool, b *balancer.Balancer, cfg balancer.HandlerConfig, wrap func(http.Handler) http.Handler) *front {
 	t.Helper()
 	return newFrontTo(t, h2, b, &url.URL{Scheme: "http", Host: "app.test"}, cfg, wrap)
@@ -253,7 +253,8 @@ func TestHandlerStreams(t *testing.T) {
 	})
 }
 
-// A response that breaks off upstream breaks off here: the client must not take half of it for the whole.
+// A response that breaks off upstream breaks off here: the client must not take half of it for the
+// whole.
 func checkL25(t *testing.T, f *front) {
 	t.Helper()
 	before := f.b.Stats().Failures
@@ -397,7 +398,7 @@ func TestHandlerForwardingFields(t *testing.T) {
 		"IPv6 peers": {[]netip.Prefix{netip.MustParsePrefix("::/0")}, [3]string{"127.0.0.1", "a.example", "http"}},
 	} {
 		t.Run("trusted="+name, func(t *testing.T) {
-			f := newFront(t, false, b, balancer.HandlerConfig{TrustForwarded: tt.trust}, nil)
+			f := newFront(t, false, b, balancer.HandlerConfig{TrustedProxies: tt.trust}, nil)
 			_, got := ask(t, f, "GET / HTTP/1.1\r\nHost: a.example\r\n"+claims+"\r\n")
 			require.Equal(t, tt.want, [3]string{strings.Join(got["X-Forwarded-For"], "|"), strings.Join(got["X-Forwarded-Host"], "|"), strings.Join(got["X-Forwarded-Proto"], "|")})
 			require.Empty(t, got["Forwarded"])
@@ -408,12 +409,121 @@ func TestHandlerForwardingFields(t *testing.T) {
 	}
 }
 
+// proxied returns the header with which a Handler sends on a request of peer.
+func proxied(t *testing.T, cfg balancer.HandlerConfig, peer string, header http.Header) http.Header {
+	t.Helper()
+	var got http.Header
+	cfg.Transport = func(http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			got = r.Header
+			return answer(200), nil
+		})
+	}
+	b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed()})
+	h, err := b.Handler(&url.URL{Scheme: "http", Host: "app.test"}, cfg)
+	require.NoError(t, err)
+	r := httptest.NewRequest(http.MethodGet, "http://asked.test/", nil)
+	r.RemoteAddr, r.Header = peer, header
+	before := header.Clone()
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	require.Equal(t, before, header, "the request is the caller's")
+	for _, name := range []string{"Accept-Encoding", "User-Agent"} {
+		got.Del(name)
+	}
+	return got
+}
+
+func TestHandlerRemovesWhatStrangersSayOfForwarding(t *testing.T) {
+	trusted := balancer.HandlerConfig{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}}
+	const proxy, stranger = "10.0.0.1:1", "192.0.2.1:1"
+	added := func(peer string) http.Header {
+		host, _, _ := net.SplitHostPort(peer)
+		return http.Header{
+			"X-Forwarded-For": {host}, "X-Forwarded-Host": {"asked.test"}, "X-Forwarded-Proto": {"http"},
+		}
+	}
+	with := func(h http.Header, name string) http.Header {
+		h[name] = []string{"said"}
+		return h
+	}
+	for name, from := range map[string]struct{ trusted, stranger bool }{
+		// Sent on for trusted peers only.
+		"X-Forwarded-Port": {true, false}, "X-Forwarded-Prefix": {true, false}, "X-Forwarded-Uri": {true, false},
+		"X-Forwarded-Anything-At-All-And-More": {true, false}, "X-Forwarded": {true, false},
+		"X-Real-Ip": {true, false}, "True-Client-Ip": {true, false}, "X-Client-Ip": {true, false},
+		"X-Cluster-Client-Ip": {true, false}, "Cf-Connecting-Ip": {true, false}, "Fastly-Client-Ip": {true, false},
+		"X-Proxyuser-Ip": {true, false}, "X-Envoy-External-Address": {true, false}, "Forwarded-For": {true, false},
+		"X-Original-Forwarded-For": {true, false}, "X-Host": {true, false}, "X-Original-Host": {true, false},
+		"X-Original-Url": {true, false}, "X-Rewrite-Url": {true, false}, "X-Url-Scheme": {true, false},
+		"Front-End-Https": {true, false},
+
+		// Sent on for nobody.
+		"Forwarded": {}, "Proxy": {}, "forwarded": {}, "PROXY": {},
+		"X_forwarded_for": {}, "X-Forwarded_for": {}, "X.forwarded.host": {}, "X~Forwarded~Proto": {},
+		"x-forwarded-for": {}, "X-FORWARDED-PORT": {}, "X_forwarded_port": {}, "X-Forwarded-Client_cert": {},
+		"X_real_ip": {}, "x-real-ip": {}, "X-Real.ip": {}, "X-Cluster_client~ip": {}, "True_client_ip": {},
+		"Cf_connecting_ip": {}, "Front_end_https": {}, "X_original_url": {}, "X_forwarded": {},
+
+		// Sent on for everybody.
+		"X-Forward": {true, true}, "X-Real-Ips": {true, true}, "X-Realip": {true, true}, "Forwarder": {true, true},
+		"X-Envoy-External-Addresses": {true, true}, "Via": {true, true}, "Proxyx": {true, true},
+		"X-Other": {true, true}, "X_other": {true, true}, "X": {true, true}, "Cookie": {true, true},
+		"From": {true, true}, "Traceparent": {true, true}, "-X-Real-Ip": {true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for peer, sent := range map[string]bool{proxy: from.trusted, stranger: from.stranger} {
+				want := added(peer)
+				if sent {
+					want = with(want, name)
+				}
+				require.Equal(t, want, proxied(t, trusted, peer, with(http.Header{}, name)), peer)
+			}
+		})
+	}
+}
+
+func TestHandlerSaysWhoAsked(t *testing.T) {
+	tests := []struct {
+		name string
+		peer string
+		unix bool
+		said []string // X-Forwarded-For
+		want []string
+	}{
+		{"a stranger", "192.0.2.1:1", true, []string{"203.0.113.9"}, []string{"192.0.2.1"}},
+		{"a proxy", "10.0.0.1:1", true, []string{"203.0.113.9"}, []string{"203.0.113.9, 10.0.0.1"}},
+		{"in IPv6 form", "[::ffff:10.0.0.1]:1", false, []string{"203.0.113.9"}, []string{"203.0.113.9, 10.0.0.1"}},
+		{"without a port", "10.0.0.1", false, []string{"203.0.113.9"}, []string{"203.0.113.9, 10.0.0.1"}},
+		{"with a zone", "[fe80::1%eth0]:1", false, []string{"203.0.113.9"}, []string{"fe80::1"}},
+		{"several lines", "10.0.0.1:1", false, []string{"1.1.1.1", "203.0.113.9, "},
+			[]string{"1.1.1.1, 203.0.113.9, , 10.0.0.1"}},
+		{"too many hops", "10.0.0.1:1", false, []string{"203.0.113.9" + strings.Repeat(", 10.0.0.2", 40)},
+			[]string{"10.0.0.2, 10.0.0.1"}},
+		{"a socket", "@", false, []string{"203.0.113.9"}, nil},
+		{"a trusted socket", "@", true, []string{"203.0.113.9"}, []string{"203.0.113.9"}},
+		{"a trusted socket that says nothing", "", true, nil, nil},
+		{"no address", "pipe", true, []string{"203.0.113.9"}, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			h := http.Header{}
+			if tt.said != nil {
+				h["X-Forwarded-For"] = tt.said
+			}
+			got := proxied(t, balancer.HandlerConfig{
+				TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, TrustUnix: tt.unix,
+			}, tt.peer, h)
+			require.Equal(t, tt.want, got["X-Forwarded-For"])
+		})
+	}
+}
+
 // Fields of the connection go before ours are added, so nobody can name ours away.
 func TestL21_HopByHopFieldsAreRemovedFirst(t *testing.T) {
 	be := backend.Start(t, backend.Config{Handler: echo})
 	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr)})
 	f := newFront(t, false, b, balancer.HandlerConfig{
-		TrustForwarded: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")},
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")},
 		Rewrite:        func(r *httputil.ProxyRequest) { r.Out.Header.Set("X-Auth-User", "anonymous") },
 	}, nil)
 	for name, connection := range map[string]string{
@@ -610,11 +720,37 @@ func TestHandlerErrors(t *testing.T) {
 		b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed()})
 		_, err := b.Handler(nil, balancer.HandlerConfig{})
 		require.ErrorContains(t, err, "target is required")
-		_, err = b.Handler(&url.URL{Scheme: "ftp", Host: "a", User: url.UserPassword("u", "secret")}, balancer.HandlerConfig{TrustForwarded: []netip.Prefix{{}}})
+		target := &url.URL{Scheme: "ftp", Host: "a", User: url.UserPassword("u", "secret")}
+		_, err = b.Handler(target, balancer.HandlerConfig{TrustedProxies: []netip.Prefix{
+			netip.MustParsePrefix("10.0.0.0/8"), {}, netip.PrefixFrom(netip.MustParseAddr("::ffff:10.0.0.0"), 90),
+		}})
+		require.ErrorContains(t, err, "balancer: Handler: target ")
 		require.ErrorContains(t, err, "want scheme://host")
-		require.ErrorContains(t, err, "prefix 0 is invalid")
+		require.ErrorContains(t, err, "balancer: HandlerConfig.TrustedProxies[1]: is not a prefix")
+		require.ErrorContains(t, err, "balancer: HandlerConfig.TrustedProxies[2]: ::ffff:10.0.0.0/90 is an IPv4 address")
 		require.NotContains(t, err.Error(), "secret")
 	})
+}
+
+func TestErrorStatus(t *testing.T) {
+	for _, tt := range []struct {
+		err    error
+		status int
+		wait   time.Duration
+	}{
+		{unsent{1500 * time.Millisecond}, 503, 1500 * time.Millisecond},
+		{fmt.Errorf("wrapped: %w", notSentOnly{}), 503, time.Second},
+		{unsent{}, 503, time.Second},
+		{&http.MaxBytesError{}, 413, 0},
+		{timeoutError{}, 504, 0},
+		{fmt.Errorf("wrapped: %w", context.DeadlineExceeded), 504, 0},
+		{io.EOF, 502, 0},
+		{nil, 502, 0},
+	} {
+		status, wait := balancer.ErrorStatus(tt.err)
+		require.Equal(t, tt.status, status, "%v", tt.err)
+		require.Equal(t, tt.wait, wait, "%v", tt.err)
+	}
 }
 
 type notSentOnly struct{}
@@ -628,7 +764,7 @@ func TestHandlerLeavesTheRequestAlone(t *testing.T) {
 		resp.Header.Set("Got", r.Header.Get("X-Forwarded-For"))
 		return resp, nil
 	}).wrap})
-	h, err := b.Handler(&url.URL{Scheme: "http", Host: "app.test"}, balancer.HandlerConfig{TrustForwarded: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
+	h, err := b.Handler(&url.URL{Scheme: "http", Host: "app.test"}, balancer.HandlerConfig{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
 	require.NoError(t, err)
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.RemoteAddr = "[::ffff:10.0.0.1]:5" // as listeners on both protocols say

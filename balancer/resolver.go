@@ -11,13 +11,15 @@ import (
 	"github.com/trivet-go/trivet/internal/settings"
 )
 
-// A Resolver says which endpoints serve a target.
+// A Resolver says which endpoints serve a target. It must be safe for concurrent use.
 type Resolver interface {
-	// Resolve calls update with the complete set of target's endpoints, now and whenever it changes, or with an
-	// error when it cannot tell; the set before the error stays in use. It returns when ctx ends. A
-	// value from refresh hints that something is wrong with the set, and fresher data is wanted. update copies
-	// the set. target has a scheme and a host only.
-	Resolve(ctx context.Context, target *url.URL, refresh <-chan struct{}, update func([]Endpoint, error))
+	// Resolve calls update with the complete set of target's endpoints, now and whenever it
+	// changes, or with an error when it cannot tell; the set before the error stays in use. It
+	// returns when ctx ends. A value from refresh hints that something is wrong with the set and a
+	// fresh one is wanted. update copies the set. target has a scheme and a host only.
+	Resolve(
+		ctx context.Context, target *url.URL, refresh <-chan struct{}, update func([]Endpoint, error),
+	)
 }
 
 // Static returns a resolver with the same endpoints for every target.
@@ -29,8 +31,9 @@ func Static(addrs ...string) Resolver {
 	return NewPushed(endpoints...)
 }
 
-// A Pushed is a [Resolver] whose set of endpoints is given by [Pushed.Set]: for control planes, and for endpoints
-// with weights, priorities or zones. All targets get the same set.
+// A Pushed is a [Resolver] whose set of endpoints is given by [Pushed.Set]: for control planes, and
+// for endpoints with weights, priorities or zones. All targets get the same set. Create one with
+// [NewPushed]. It is safe for concurrent use.
 type Pushed struct {
 	mu        sync.Mutex // guards the fields below
 	endpoints []Endpoint
@@ -42,8 +45,8 @@ func NewPushed(endpoints ...Endpoint) *Pushed {
 	return &Pushed{endpoints: slices.Clone(endpoints), changed: make(chan struct{})}
 }
 
-// Set replaces the endpoints. Requests under way at those that are gone run to their end. An endpoint without an
-// address is left out, and reported as an [Event].
+// Set replaces the endpoints. Requests in flight at endpoints that are gone run to their end. An
+// endpoint without an address is left out, and reported as an [Event].
 func (p *Pushed) Set(endpoints ...Endpoint) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -79,10 +82,11 @@ func (p *Pushed) Resolve(ctx context.Context, _ *url.URL, _ <-chan struct{}, upd
 	}
 }
 
-// Subset returns a resolver that passes on at most size of r's endpoints, for fleets in which every client
-// knowing every server is too much. key identifies the client: each key has its own subset, chosen by
-// rendezvous hashing, so that a change of the set moves little. Use at least 20, and a policy that
-// looks at load, since the number of clients an endpoint has varies.
+// Subset returns a resolver that passes on at most size of r's endpoints, for fleets in which not
+// every client can have connections to every server. key identifies the client: each key has its
+// own subset, chosen by rendezvous hashing, so that a change of the set moves little. size must be
+// positive; use at least 20, and a policy that looks at load, since the number of clients per
+// endpoint varies. [New] checks r and size.
 func Subset(r Resolver, key string, size int) Resolver {
 	return &subset{r, key, size}
 }
@@ -94,8 +98,8 @@ type subset struct {
 }
 
 func (s *subset) validate() error {
-	f := settings.Of("balancer", "Subset")
 	var err error
+	f := settings.Of("balancer", "Subset")
 	if isNil(s.next) {
 		f.Add("", "the resolver of a Subset is nil")
 	} else if v, ok := s.next.(interface{ validate() error }); ok {
@@ -107,7 +111,9 @@ func (s *subset) validate() error {
 	return errors.Join(f.Err(), err)
 }
 
-func (s *subset) Resolve(ctx context.Context, target *url.URL, refresh <-chan struct{}, update func([]Endpoint, error)) {
+func (s *subset) Resolve(
+	ctx context.Context, target *url.URL, refresh <-chan struct{}, update func([]Endpoint, error),
+) {
 	s.next.Resolve(ctx, target, refresh, func(all []Endpoint, err error) {
 		update(s.choose(all), err)
 	})
@@ -120,7 +126,10 @@ func (s *subset) choose(all []Endpoint) []Endpoint {
 	key := hashString(s.key)
 	all = slices.Clone(all)
 	slices.SortFunc(all, func(a, b Endpoint) int {
-		return cmp.Or(cmp.Compare(mix(key, hashString(b.Addr)), mix(key, hashString(a.Addr))), cmp.Compare(a.Addr, b.Addr))
+		return cmp.Or(
+			cmp.Compare(mix(key, hashString(b.Addr)), mix(key, hashString(a.Addr))),
+			cmp.Compare(a.Addr, b.Addr),
+		)
 	})
 	return all[:s.size]
 }

@@ -71,7 +71,8 @@ func newTap(t *testing.T) *tap {
 	return p
 }
 
-// exchange sends raw and returns the first answer, and if the server closes the connection then, what follows it.
+// exchange sends raw and returns the first answer, and if the server closes the connection then,
+// what follows it.
 func exchange(t *testing.T, addr, raw string) string {
 	t.Helper()
 	return exchangeWithin(t, addr, raw, 20*time.Second)
@@ -99,7 +100,8 @@ func exchangeWithin(t *testing.T, addr, raw string, d time.Duration) string {
 
 var wellFormed = regexp.MustCompile("^[A-Z]+ [^ \r\n]+ HTTP/1\\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\r\n\x00]*\r\n)+$")
 
-// requireCanonical checks what went upstream: whoever reads it, and however leniently, reads the same.
+// requireCanonical checks what went upstream: whoever reads it, and however leniently, reads the
+// same.
 func requireCanonical(t *testing.T, raw string) {
 	t.Helper()
 	for raw != "" {
@@ -131,7 +133,8 @@ func requireCanonical(t *testing.T, raw string) {
 	}
 }
 
-// Framing that two servers could read in two ways is refused, or written anew in the one way there is.
+// Framing that two servers could read in two ways is refused, or written anew in the one way there
+// is.
 func TestL22_AmbiguousFramingReachesNobody(t *testing.T) {
 	post := "POST /first HTTP/1.1\r\nHost: a\r\n"
 	for name, tt := range map[string]struct {
@@ -433,7 +436,8 @@ func websocketEcho(loose bool) http.Handler {
 func TestHandlerUpgradesToWebsocket(t *testing.T) {
 	be := backend.Start(t, backend.Config{Handler: websocketEcho(false)})
 	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr)})
-	// Fields set by middleware around bring a wrapper into play: it must let the connection be taken over.
+	// Fields set by middleware around bring a wrapper into play: it must let the connection be
+	// taken over.
 	f := newFront(t, false, b, balancer.HandlerConfig{}, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("X-Outer", "1")

@@ -39,7 +39,7 @@ func httpLimiters(maxKeys int) []httpLimiter {
 			store, err := ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{MaxKeys: maxKeys})
 			require.NoError(tb, err)
 			l, err := ratelimit.New(ratelimit.Config{Store: store, Policies: []ratelimit.Policy{{
-				Name: "minute", Rate: ratelimit.PerMinute(int64(limit)).WithBurst(int64(limit)), Key: ratelimit.ByIP(), Missing: ratelimit.MissingReject,
+				Name: "minute", Rate: ratelimit.PerMinute(int64(limit)).WithBurst(int64(limit)), Key: ratelimit.ByPeer, Missing: ratelimit.MissingReject,
 			}}})
 			require.NoError(tb, err)
 			return l.Middleware(next)
@@ -169,11 +169,11 @@ func BenchmarkRateLimitTakeKeys(b *testing.B) {
 	for i := range keys {
 		keys[i] = []string{"10." + strconv.Itoa(i/256) + "." + strconv.Itoa(i%256) + ".1"}
 	}
-	for name, window := range map[string]ratelimit.Algorithm{"gcra": ratelimit.GCRA, "sliding": ratelimit.SlidingWindow} {
-		b.Run("window="+name, func(b *testing.B) {
+	for name, algorithm := range map[string]ratelimit.Algorithm{"gcra": ratelimit.GCRA, "sliding": ratelimit.SlidingWindow} {
+		b.Run("algorithm="+name, func(b *testing.B) {
 			const n = 200_000
 			l, err := ratelimit.New(ratelimit.Config{Policies: []ratelimit.Policy{{
-				Name: "p", Rate: ratelimit.PerSecond(1_000_000), Window: window, Missing: ratelimit.MissingReject,
+				Name: "p", Rate: ratelimit.PerSecond(1_000_000), Algorithm: algorithm, Missing: ratelimit.MissingReject,
 				Key: func(*http.Request) (string, bool) { return "", false },
 			}}})
 			require.NoError(b, err)

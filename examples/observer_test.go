@@ -27,6 +27,7 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 	"github.com/trivet-go/trivet/cache"
 	"github.com/trivet-go/trivet/ratelimit"
+	"github.com/trivet-go/trivet/ratelimit/pacer"
 	"github.com/trivet-go/trivet/telemetry"
 )
 
@@ -106,16 +107,16 @@ func (s *scene) play(t *testing.T) {
 		addrs = append(addrs, server.Listener.Addr().String())
 	}
 	var unhealthy atomic.Bool
-	pacer, err := ratelimit.NewPacer(ratelimit.PacerConfig{
-		Rate: ratelimit.PerHour(1_000_000).WithBurst(100_000), Observe: observe[ratelimit.PacerEvent](&s.recorder, s.tel),
+	pace, err := pacer.New(pacer.Config{
+		Rate: ratelimit.PerHour(1_000_000).WithBurst(100_000), Observe: observe[pacer.Event](&s.recorder, s.tel),
 	})
 	require.NoError(t, err)
-	register(t, s, pacer.Stats)
+	register(t, s, pace.Stats)
 	lb, err := balancer.New(balancer.Config{
 		Resolver: balancer.Static(addrs...),
 		Policy:   balancer.RoundRobin(), // so that the broken one is asked often enough to be ejected
-		Wrap: func(_ balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
-			return pacer.Transport(s.tel.Transport(next))
+		Wrap: func(e balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
+			return pace.TransportFor(e.Addr, s.tel.Transport(next))
 		},
 		Health: balancer.HealthConfig{Interval: 20 * time.Millisecond, Fall: 1, Check: func(_ context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
 			if unhealthy.Load() && e.Addr != addrs[2] {
@@ -210,12 +211,12 @@ func (s *scene) play(t *testing.T) {
 	data.Delete(hostile + "1")
 
 	// Pacers that refuse.
-	for _, cfg := range []ratelimit.PacerConfig{
+	for _, cfg := range []pacer.Config{
 		{Rate: ratelimit.PerHour(1).WithBurst(1), MaxQueue: -1},
 		{Rate: ratelimit.PerHour(1).WithBurst(1), MaxWait: time.Nanosecond},
 	} {
-		cfg.Observe = observe[ratelimit.PacerEvent](&s.recorder, s.tel)
-		p, err := ratelimit.NewPacer(cfg)
+		cfg.Observe = observe[pacer.Event](&s.recorder, s.tel)
+		p, err := pacer.New(cfg)
 		require.NoError(t, err)
 		require.NoError(t, p.Wait(t.Context(), hostile))
 		require.Error(t, p.Wait(t.Context(), hostile))
@@ -272,7 +273,7 @@ func TestEventsKeepTheContractOfLogValue(t *testing.T) {
 		}
 	}
 	// All there are of balancer, ratelimit and the data cache, but for the refusal of what is too heavy.
-	for _, event := range []string{"attempt", "endpoint", "resolve", "panic", "decision", "store_failed", "store_recovered", "concurrency", "turn", "load", "removal"} {
+	for _, event := range []string{"attempt", "endpoint", "resolve", "panic", "decision", "store", "concurrency", "turn", "load", "removal"} {
 		require.Contains(t, dimensions, event)
 	}
 	for event, tuple := range map[string]string{
@@ -282,6 +283,7 @@ func TestEventsKeepTheContractOfLogValue(t *testing.T) {
 		"panic":       "panicking=true ",
 		"decision":    "outcome=limited policy=per-key degraded=false ",
 		"concurrency": "outcome=busy ",
+		"store":       "up=false ",
 		"turn":        "outcome=queue_full ",
 		"load":        "failed=true background=false ",
 		"removal":     "reason=evicted ",
@@ -311,7 +313,7 @@ func TestEventsAndStatsBecomeMetrics(t *testing.T) {
 			if strings.HasPrefix(name, "trivet.") && !strings.Contains(name, ".endpoint_") {
 				require.NotContains(t, text, "127.0.0.1", name)
 			}
-			if kv.Key == "outcome" || kv.Key == "key" {
+			if kv.Key == "outcome" || kv.Key == "key" || kv.Key == "up" {
 				sums[name+"{"+kv.Value.String()+"}"] += n
 			}
 		}
@@ -338,7 +340,7 @@ func TestEventsAndStatsBecomeMetrics(t *testing.T) {
 	}
 	for event, pkg := range map[string]string{
 		"attempt": "balancer", "endpoint": "balancer", "resolve": "balancer", "panic": "balancer",
-		"decision": "ratelimit", "store_failed": "ratelimit", "store_recovered": "ratelimit", "concurrency": "ratelimit", "turn": "ratelimit",
+		"decision": "ratelimit", "store": "ratelimit", "concurrency": "ratelimit", "turn": "pacer",
 		"load": "cache", "removal": "cache",
 	} {
 		name := "trivet." + pkg + "." + event
@@ -346,8 +348,8 @@ func TestEventsAndStatsBecomeMetrics(t *testing.T) {
 		require.Equal(t, float64(want[event]), sums[name], name)
 	}
 	for name, event := range map[string]string{
-		"trivet.balancer.attempt.duration": "attempt", "trivet.ratelimit.decision.took": "decision",
-		"trivet.ratelimit.turn.waited": "turn", "trivet.cache.load.duration": "load",
+		"trivet.balancer.attempt.duration": "attempt", "trivet.ratelimit.decision.duration": "decision",
+		"trivet.pacer.turn.duration": "turn", "trivet.cache.load.duration": "load",
 	} {
 		require.Equal(t, "metricdata.Histogram[float64] s", kinds[name], name)
 		require.Equal(t, float64(want[event]), sums[name], name)
@@ -359,7 +361,7 @@ func TestEventsAndStatsBecomeMetrics(t *testing.T) {
 		"trivet.ratelimit.decision{admitted}":    "trivet.ratelimit.admitted",
 		"trivet.ratelimit.decision{limited}":     "trivet.ratelimit.limited",
 		"trivet.ratelimit.decision{no_key}":      "trivet.ratelimit.no_key",
-		"trivet.ratelimit.store_failed":          "trivet.ratelimit.failures",
+		"trivet.ratelimit.store{false}":          "trivet.ratelimit.failures",
 		"trivet.ratelimit.concurrency{admitted}": "trivet.ratelimit.concurrency.admitted",
 		"trivet.ratelimit.concurrency{busy}":     "trivet.ratelimit.concurrency.refused",
 		"trivet.cache.load":                      "trivet.cache.memory.loads",
@@ -394,7 +396,7 @@ func TestEventsStandInTheLineOfTheirRequest(t *testing.T) {
 	require.Equal(t, "http://service.test", attempt["detail"].(map[string]any)["target"])
 
 	require.Equal(t, true, find("/" + hostile + "7")["load"].(map[string]any)["failed"])
-	failed := find("/" + hostile + "down")["store_failed"].(map[string]any)["detail"].(map[string]any)["error"].(string)
+	failed := find("/" + hostile + "down")["store"].(map[string]any)["detail"].(map[string]any)["error"].(string)
 	require.Contains(t, failed, hostile+"store")
 	require.Contains(t, failed, "password=REDACTED")
 }

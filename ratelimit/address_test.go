@@ -23,6 +23,14 @@ func requestFrom(remote string, header http.Header) *http.Request {
 	return r
 }
 
+// byProxies is the key of a client behind proxies.
+func byProxies(t testing.TB) ratelimit.KeyFunc {
+	t.Helper()
+	key, err := ratelimit.ByIP(ratelimit.IPConfig{TrustedProxies: proxies})
+	require.NoError(t, err)
+	return key
+}
+
 func xff(lines ...string) http.Header { return http.Header{"X-Forwarded-For": lines} }
 
 func TestR01_ForwardedForIsBelievedFromProxiesOnly(t *testing.T) {
@@ -51,7 +59,7 @@ func TestR01_ForwardedForIsBelievedFromProxiesOnly(t *testing.T) {
 		"Forwarded is not asked":      {"10.0.0.1:1", http.Header{"Forwarded": {"for=198.51.100.7"}}, "10.0.0.1"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			key, ok := ratelimit.ByIP(proxies...)(requestFrom(tt.remote, tt.header))
+			key, ok := byProxies(t)(requestFrom(tt.remote, tt.header))
 			require.True(t, ok)
 			require.Equal(t, tt.want, key)
 		})
@@ -79,16 +87,16 @@ func TestR02_OneWayToWriteAnAddress(t *testing.T) {
 		"\"198.51.100.7\"":                               "10.0.0.1",
 		strings.Repeat("1", 10_000):                      "10.0.0.1",
 		strings.Repeat("10.0.0.2,", 10_000):              "10.0.0.2",
-		"198.51.100.7" + strings.Repeat(",10.0.0.2", 31): "198.51.100.7",
-		"198.51.100.7" + strings.Repeat(",10.0.0.2", 32): "10.0.0.2", // not looked at
+		"198.51.100.7" + strings.Repeat(",10.0.0.2", 30): "198.51.100.7",
+		"198.51.100.7" + strings.Repeat(",10.0.0.2", 31): "10.0.0.2", // not looked at
 		"1.1.1.1" + strings.Repeat(",", 100_000):         "10.0.0.1",
 	} {
-		key, ok := ratelimit.ByIP(proxies...)(requestFrom("10.0.0.1:1", xff(entry)))
+		key, ok := byProxies(t)(requestFrom("10.0.0.1:1", xff(entry)))
 		require.True(t, ok)
 		require.Equal(t, want, key, "%.40q", entry)
 	}
 	many := make([]string, 10_000)
-	key, ok := ratelimit.ByIP(proxies...)(requestFrom("10.0.0.1:1", xff(append([]string{"198.51.100.7"}, many...)...)))
+	key, ok := byProxies(t)(requestFrom("10.0.0.1:1", xff(append([]string{"198.51.100.7"}, many...)...)))
 	require.True(t, ok)
 	require.Equal(t, "10.0.0.1", key, "bounded work")
 }
@@ -102,20 +110,20 @@ func TestR03_ExactlyOneSource(t *testing.T) {
 		"": "198.51.100.1", "x-forwarded-for": "198.51.100.1", "X-Real-IP": "198.51.100.2",
 		"True-Client-IP": "198.51.100.3", "Forwarded": "198.51.100.4", "CF-Connecting-IP": "10.0.0.1",
 	} {
-		byIP, err := ratelimit.NewIPKey(ratelimit.IPConfig{Trusted: proxies, Header: header})
+		byIP, err := ratelimit.ByIP(ratelimit.IPConfig{TrustedProxies: proxies, Header: header})
 		require.NoError(t, err)
 		key, ok := byIP(requestFrom("10.0.0.1:1", all))
 		require.True(t, ok)
 		require.Equal(t, want, key, header)
 	}
-	byIP, err := ratelimit.NewIPKey(ratelimit.IPConfig{Trusted: proxies, Header: "X-Real-IP"})
+	byIP, err := ratelimit.ByIP(ratelimit.IPConfig{TrustedProxies: proxies, Header: "X-Real-IP"})
 	require.NoError(t, err)
 	key, _ := byIP(requestFrom("10.0.0.1:1", http.Header{"X-Real-Ip": {"203.0.113.9", "198.51.100.2"}}))
 	require.Equal(t, "198.51.100.2", key, "what the proxy added last")
 }
 
 func TestR03_Forwarded(t *testing.T) {
-	byIP, err := ratelimit.NewIPKey(ratelimit.IPConfig{Trusted: proxies, Header: "Forwarded"})
+	byIP, err := ratelimit.ByIP(ratelimit.IPConfig{TrustedProxies: proxies, Header: "Forwarded"})
 	require.NoError(t, err)
 	for value, want := range map[string]string{
 		`for=198.51.100.4`:                                "198.51.100.4",
@@ -141,7 +149,7 @@ func TestR03_Forwarded(t *testing.T) {
 
 func TestR04_IPv6CountsByNetwork(t *testing.T) {
 	for bits, want := range map[int]string{0: "2001:db8:1:2::", 64: "2001:db8:1:2::", 56: "2001:db8:1::", 48: "2001:db8:1::", 128: "2001:db8:1:2:3:4:5:6"} {
-		byIP, err := ratelimit.NewIPKey(ratelimit.IPConfig{IPv6Bits: bits})
+		byIP, err := ratelimit.ByIP(ratelimit.IPConfig{IPv6Bits: bits})
 		require.NoError(t, err)
 		key, ok := byIP(requestFrom("[2001:db8:1:2:3:4:5:6]:443", nil))
 		require.True(t, ok)
@@ -151,17 +159,50 @@ func TestR04_IPv6CountsByNetwork(t *testing.T) {
 	}
 }
 
-func TestNewIPKeyNamesEveryFault(t *testing.T) {
-	_, err := ratelimit.NewIPKey(ratelimit.IPConfig{IPv6Bits: 16, Trusted: []netip.Prefix{{}}})
+func TestByIPNamesEveryFault(t *testing.T) {
+	_, err := ratelimit.ByIP(ratelimit.IPConfig{IPv6Bits: 16, TrustedProxies: []netip.Prefix{{}}})
 	require.ErrorContains(t, err, "ratelimit: IPConfig.IPv6Bits: 16 is not between 32 and 128")
-	require.ErrorContains(t, err, "ratelimit: IPConfig.Trusted[0]: is not a prefix")
+	require.ErrorContains(t, err, "ratelimit: IPConfig.TrustedProxies[0]: is not a prefix")
 }
 
-func TestByIPWithoutAnAddress(t *testing.T) {
-	for _, remote := range []string{"", "@", "pipe", "192.0.2.1"} {
-		_, ok := ratelimit.ByIP()(requestFrom(remote, nil))
+func TestPeersWithoutAnAddress(t *testing.T) {
+	for _, remote := range []string{"", "@", "/run/x.sock", "pipe"} {
+		_, ok := ratelimit.ByPeer(requestFrom(remote, nil))
 		require.False(t, ok, remote)
+		_, ok = byProxies(t)(requestFrom(remote, xff("198.51.100.7")))
+		require.False(t, ok, "%q is not trusted", remote)
 	}
+	unix, err := ratelimit.ByIP(ratelimit.IPConfig{TrustUnix: true})
+	require.NoError(t, err)
+	for _, remote := range []string{"", "@", "/run/x.sock"} {
+		key, ok := unix(requestFrom(remote, xff("198.51.100.7")))
+		require.True(t, ok, remote)
+		require.Equal(t, "198.51.100.7", key)
+		_, ok = unix(requestFrom(remote, nil))
+		require.False(t, ok, "%q without the field", remote)
+	}
+	_, ok := unix(requestFrom("pipe", xff("198.51.100.7")))
+	require.False(t, ok, "no unix socket")
+	key, _ := unix(requestFrom("192.0.2.1:1", xff("198.51.100.7")))
+	require.Equal(t, "192.0.2.1", key, "no proxy is trusted")
+}
+
+// peerOf is what is expected of an address with or without port and brackets.
+func peerOf(remote string) (netip.Addr, bool) {
+	if addr, err := netip.ParseAddr(remote); err == nil {
+		return addr.Unmap(), true
+	}
+	if ap, err := netip.ParseAddrPort(remote); err == nil {
+		port := remote[strings.LastIndexByte(remote, ':')+1:]
+		return ap.Addr().Unmap(), len(port) <= 5 // netip takes more zeros
+	}
+	if inner, ok := strings.CutPrefix(remote, "["); ok {
+		if inner, ok = strings.CutSuffix(inner, "]"); ok {
+			addr, err := netip.ParseAddr(inner)
+			return addr.Unmap(), err == nil && addr.Is6()
+		}
+	}
+	return netip.Addr{}, false
 }
 
 // hopsOf is what FuzzAddress expects: the walk, written as plainly as can be.
@@ -181,8 +222,8 @@ func FuzzAddress(f *testing.F) {
 		f.Add(s, "10.0.0.1")
 		f.Add(s, s)
 	}
-	byXFF := ratelimit.ByIP(proxies...)
-	byForwarded, err := ratelimit.NewIPKey(ratelimit.IPConfig{Trusted: proxies, Header: "Forwarded"})
+	byXFF := byProxies(f)
+	byForwarded, err := ratelimit.ByIP(ratelimit.IPConfig{TrustedProxies: proxies, Header: "Forwarded"})
 	require.NoError(f, err)
 	f.Fuzz(func(t *testing.T, first, second string) {
 		lines := []string{first, second}
@@ -197,11 +238,11 @@ func FuzzAddress(f *testing.F) {
 			require.True(t, ok)
 			require.Equal(t, "192.0.2.1", stranger)
 		}
-		peer, err := netip.ParseAddrPort(first)
-		direct, ok := ratelimit.ByIP()(requestFrom(first, nil))
-		require.Equal(t, err == nil, ok)
-		if ok && peer.Addr().Is4() {
-			require.Equal(t, peer.Addr().String(), direct)
+		peer, valid := peerOf(first)
+		direct, ok := ratelimit.ByPeer(requestFrom(first, nil))
+		require.Equal(t, valid, ok)
+		if ok && peer.Is4() {
+			require.Equal(t, peer.String(), direct)
 		}
 		hops := hopsOf(lines)
 		if len(hops) > 0 && strings.Count(first+second, ",") < 20 && len(first+second) < 4000 {
@@ -216,17 +257,17 @@ func FuzzAddress(f *testing.F) {
 
 // TestR02_PeersAsNetipReadsThem: the quick way to read a peer's address takes what netip takes, and gives the same key.
 func TestR02_PeersAsNetipReadsThem(t *testing.T) {
-	byIP := ratelimit.ByIP()
+	byIP := ratelimit.KeyFunc(ratelimit.ByPeer)
 	for _, remote := range []string{
 		"192.0.2.1:1", "0.0.0.0:0", "255.255.255.255:65535", "192.0.2.1:65536", "192.0.2.1:", "192.0.2.1", "192.0.2.256:1", "192.0.2.01:1",
 		"192.0.2:1", "192.0.2.1.5:1", "192.0.2.:1", ".0.2.1:1", "1..2.3:1", "192.0.2.1:+1", "192.0.2.1:1:2", "192.0.2.1:000001", "192.0.2.1:00001",
 		"[::1]:1", "[::ffff:192.0.2.1]:1", "[fe80::1%eth0]:1", "00.0.0.0:1", "1.2.3.4:1 ", " 1.2.3.4:1", "", ":", "1.2.3.4:99999999999", "a.b.c.d:1",
 	} {
 		key, ok := byIP(requestFrom(remote, nil))
-		peer, err := netip.ParseAddrPort(remote)
-		require.Equal(t, err == nil, ok, remote)
-		if ok && peer.Addr().Unmap().Is4() {
-			require.Equal(t, peer.Addr().Unmap().String(), key)
+		peer, valid := peerOf(remote)
+		require.Equal(t, valid, ok, remote)
+		if ok && peer.Is4() {
+			require.Equal(t, peer.String(), key)
 		}
 	}
 }

@@ -25,13 +25,13 @@ func TestAllocations(t *testing.T) {
 	wide := ratelimit.PerSecond(1_000_000_000).WithBurst(1_000_000_000)
 	byIP := func(r ratelimit.Rate) ratelimit.Policy {
 		p := policyOf("p", r)
-		p.Key = ratelimit.ByIP()
+		p.Key = ratelimit.ByPeer
 		return p
 	}
 	second := policyOf("second", wide)
 	sliding := policyOf("p", ratelimit.PerSecond(1<<24-1))
-	sliding.Window = ratelimit.SlidingWindow
-	sliding.Key = ratelimit.ByIP()
+	sliding.Algorithm = ratelimit.SlidingWindow
+	sliding.Key = ratelimit.ByPeer
 	w := &bareWriter{header: http.Header{}}
 	serve := func(cfg ratelimit.Config) func() {
 		h := newLimiter(t, cfg).Middleware(nothing)

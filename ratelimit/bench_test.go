@@ -53,10 +53,10 @@ func BenchmarkTakeKeys(b *testing.B) {
 			_ = sum
 		})
 	})
-	for _, window := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
-		b.Run(fmt.Sprintf("window=%d/keys=4096", window), func(b *testing.B) {
+	for _, algorithm := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
+		b.Run(fmt.Sprintf("algorithm=%s/keys=4096", algorithm), func(b *testing.B) {
 			p := policyOf("p", ratelimit.PerSecond(1_000_000))
-			p.Window = window
+			p.Algorithm = algorithm
 			l := newLimiter(b, ratelimit.Config{Policies: []ratelimit.Policy{p}})
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
@@ -78,7 +78,7 @@ func BenchmarkMiddleware(b *testing.B) {
 	for _, rate := range []ratelimit.Rate{ratelimit.PerSecond(1_000_000_000).WithBurst(1_000_000_000), ratelimit.PerDay(1)} {
 		b.Run(fmt.Sprintf("limited=%t", rate.Limit == 1), func(b *testing.B) {
 			p := policyOf("p", rate)
-			p.Key = ratelimit.ByIP()
+			p.Key = ratelimit.ByPeer
 			h := newLimiter(b, ratelimit.Config{Policies: []ratelimit.Policy{p}}).Middleware(nothing)
 			w := &bareWriter{header: http.Header{}}
 			h.ServeHTTP(w, r)
@@ -87,29 +87,6 @@ func BenchmarkMiddleware(b *testing.B) {
 				w.reset()
 				h.ServeHTTP(w, r)
 			}
-		})
-	}
-}
-
-func BenchmarkPacer(b *testing.B) {
-	for _, hosts := range []int{1, 256} {
-		b.Run(fmt.Sprintf("hosts=%d", hosts), func(b *testing.B) {
-			p := newPacer(b, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(1_000_000_000).WithBurst(1_000_000_000)})
-			names := make([]string, hosts)
-			for i := range names {
-				names[i] = fmt.Sprintf("host%d.example", i)
-			}
-			var next atomic.Uint32
-			b.ReportAllocs()
-			b.RunParallel(func(pb *testing.PB) {
-				i := int(next.Add(97))
-				for pb.Next() {
-					i++
-					if err := p.Wait(context.Background(), names[i%hosts]); err != nil {
-						b.Error(err)
-					}
-				}
-			})
 		})
 	}
 }

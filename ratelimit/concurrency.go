@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"hash/maphash"
 	"io"
 	"log/slog"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/trivet-go/trivet/internal/problem"
 	"github.com/trivet-go/trivet/internal/response"
+	"github.com/trivet-go/trivet/internal/settings"
 )
 
 // ErrBusy reports that a key has as many requests in flight as it may.
@@ -22,46 +22,45 @@ var ErrBusy = errors.New("ratelimit: too many requests in flight")
 
 // ConcurrencyConfig configures a [Concurrency].
 type ConcurrencyConfig struct {
-	// Limit is how many requests of one key may be in flight. Required.
+	// Limit is how many requests of one key may be in flight. Required: at least 1.
 	Limit int
 
-	// Key says whose request it is; ok is false if it has no key. Required.
-	Key func(*http.Request) (key string, ok bool)
+	// Key says whose request it is. Required: see [KeyFunc].
+	Key KeyFunc
 
 	// Missing says what becomes of requests without a key. Required.
 	Missing Missing
 
-	// ErrorHandler answers refused requests; err is [ErrBusy] or [ErrNoKey]. If nil, they get a problem
-	// document (RFC 9457): 429, for a missing key 400.
+	// ErrorHandler answers refused requests; err is [ErrBusy] or [ErrNoKey]. If nil, they get a
+	// problem document (RFC 9457): 429, for a missing key 400.
 	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 
-	// Observe, if not nil, receives every decision. It is called on the request's goroutine with no lock
-	// held, so it must be quick and safe for concurrent use.
+	// Observe, if not nil, receives every decision. It is called on the request's goroutine with no
+	// lock held, so it must be quick and safe for concurrent use.
 	Observe func(ctx context.Context, e ConcurrencyEvent)
 }
 
+// withDefaults validates c and fills in ErrorHandler.
 func (c ConcurrencyConfig) withDefaults() (ConcurrencyConfig, error) {
-	var errs []error
-	fault := func(field, reason string) {
-		errs = append(errs, fmt.Errorf("ratelimit: ConcurrencyConfig.%s: %s", field, reason))
-	}
+	f := settings.Of("ratelimit", "ConcurrencyConfig")
 	if c.Limit < 1 {
-		fault("Limit", fmt.Sprintf("%d is less than 1", c.Limit))
+		f.Add("Limit", "%d is less than 1", c.Limit)
 	}
 	if c.Key == nil {
-		fault("Key", "is required")
+		f.Add("Key", "is required")
 	}
-	if c.Missing < MissingReject || c.Missing > MissingShared {
-		fault("Missing", "is required: MissingReject, MissingSkip or MissingShared")
+	if !c.Missing.valid() {
+		f.Add("Missing", missingRequired)
 	}
 	if c.ErrorHandler == nil {
 		c.ErrorHandler = writeBusy
 	}
-	return c, errors.Join(errs...)
+	return c, f.Err()
 }
 
 // A Concurrency bounds requests in flight per key, in this process. It remembers only keys with
-// requests in flight. Create one with [NewConcurrency]. It is safe for concurrent use and starts no goroutines.
+// requests in flight. Create one with [NewConcurrency]. It is safe for concurrent use and starts no
+// goroutines.
 type Concurrency struct {
 	cfg    ConcurrencyConfig // read-only after NewConcurrency
 	seed   maphash.Seed
@@ -113,12 +112,12 @@ func (c *Concurrency) Stats() ConcurrencyStats {
 
 // A ConcurrencyEvent is one decision.
 type ConcurrencyEvent struct {
-	Outcome string // "admitted", "busy", "no_key"
+	Outcome Outcome // Admitted, Busy or NoKey
 }
 
 // LogValue implements [slog.LogValuer]: the event's name and one bounded dimension.
 func (e ConcurrencyEvent) LogValue() slog.Value {
-	return slog.GroupValue(slog.String("event", "concurrency"), slog.String("outcome", e.Outcome))
+	return slog.GroupValue(slog.String("event", "concurrency"), slog.String("outcome", string(e.Outcome)))
 }
 
 // Acquire takes a place of key. On success the caller must call release; calls after the first do
@@ -150,7 +149,7 @@ func (c *Concurrency) Acquire(key string) (release func(), err error) {
 // taken over the connection, until that is closed. It panics if next is nil.
 func (c *Concurrency) Middleware(next http.Handler) http.Handler {
 	if next == nil {
-		panic("ratelimit: Concurrency.Middleware: next is nil")
+		panic("ratelimit: nil handler")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key, ok := c.cfg.Key(r)
@@ -161,7 +160,7 @@ func (c *Concurrency) Middleware(next http.Handler) http.Handler {
 			switch c.cfg.Missing {
 			case MissingReject:
 				c.noKey.Add(1)
-				c.observe(r, "no_key")
+				c.observe(r, NoKey)
 				c.cfg.ErrorHandler(w, r, ErrNoKey)
 				return
 			case MissingSkip:
@@ -171,7 +170,7 @@ func (c *Concurrency) Middleware(next http.Handler) http.Handler {
 		}
 		release, err := c.Acquire(key)
 		if err != nil {
-			c.observe(r, "busy")
+			c.observe(r, Busy)
 			c.cfg.ErrorHandler(w, r, err)
 			return
 		}
@@ -183,13 +182,13 @@ func (c *Concurrency) Middleware(next http.Handler) http.Handler {
 				release()
 			}
 		}()
-		c.observe(r, "admitted")
+		c.observe(r, Admitted)
 		next.ServeHTTP(hw, r)
 		done = true
 	})
 }
 
-func (c *Concurrency) observe(r *http.Request, outcome string) {
+func (c *Concurrency) observe(r *http.Request, outcome Outcome) {
 	if c.cfg.Observe != nil {
 		c.cfg.Observe(r.Context(), ConcurrencyEvent{Outcome: outcome})
 	}

@@ -25,7 +25,7 @@ func newConcurrency(t testing.TB, cfg ratelimit.ConcurrencyConfig) *ratelimit.Co
 	if cfg.Key == nil {
 		cfg.Key = constant
 	}
-	if cfg.Missing == 0 {
+	if cfg.Missing == "" {
 		cfg.Missing = ratelimit.MissingReject
 	}
 	c, err := ratelimit.NewConcurrency(cfg)
@@ -211,7 +211,7 @@ func TestR31_HijackedConnections(t *testing.T) {
 
 // TestR31_PanicsOfCallbacks: those of the user's own too.
 func TestR31_PanicsOfCallbacks(t *testing.T) {
-	var outcomes []string
+	var outcomes []ratelimit.Outcome
 	c := newConcurrency(t, ratelimit.ConcurrencyConfig{Limit: 1, Observe: func(_ context.Context, e ratelimit.ConcurrencyEvent) {
 		outcomes = append(outcomes, e.Outcome)
 		panic("observer")
@@ -220,8 +220,8 @@ func TestR31_PanicsOfCallbacks(t *testing.T) {
 		require.PanicsWithValue(t, "observer", func() { c.Middleware(nothing).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)) })
 		requireEmpty(t, c)
 	}
-	require.Equal(t, []string{"admitted", "admitted", "admitted"}, outcomes)
-	require.Panics(t, func() { c.Middleware(nil) })
+	require.Equal(t, []ratelimit.Outcome{"admitted", "admitted", "admitted"}, outcomes)
+	require.PanicsWithValue(t, "ratelimit: nil handler", func() { c.Middleware(nil) })
 }
 
 func TestConcurrencyMissingKeys(t *testing.T) {

@@ -2,53 +2,113 @@ package ratelimit
 
 import (
 	"context"
-	"log/slog"
+	"errors"
+	"fmt"
 	"math/bits"
+	"slices"
 	"time"
 )
 
-// An Outcome says what became of a request.
-type Outcome uint8
+// An Outcome says what became of a request. It is the word in metrics.
+type Outcome string
 
+// The outcomes of a decision. Busy is of a [Concurrency] alone, Limited and Unavailable of a
+// [Limiter].
 const (
-	Admitted    Outcome = iota // within every policy
-	Limited                    // a policy's limit is used up
-	NoKey                      // no key for a policy with MissingReject
-	Unavailable                // the store failed and a policy says FailClosed
+	Admitted    Outcome = "admitted"    // within every policy
+	Limited     Outcome = "limited"     // a policy's limit is used up
+	NoKey       Outcome = "no_key"      // no key for a policy with MissingReject
+	Unavailable Outcome = "unavailable" // the store failed and a policy says FailClosed
+	Busy        Outcome = "busy"        // the key has as many requests in flight as it may
 )
 
-// String returns the outcome's name in metrics.
-func (o Outcome) String() string {
-	names := [...]string{"admitted", "limited", "no_key", "unavailable"}
-	if int(o) >= len(names) {
-		return "unknown"
+var (
+	// ErrLimited reports that a policy's limit is used up.
+	ErrLimited = errors.New("ratelimit: limit used up")
+
+	// ErrNoKey reports that a request has no key for a policy with [MissingReject].
+	ErrNoKey = errors.New("ratelimit: request has no key")
+
+	// ErrUnavailable reports that the store failed and a policy says [FailClosed].
+	ErrUnavailable = errors.New("ratelimit: store unavailable")
+)
+
+// A RefusedError is a refused request. It matches [ErrLimited], [ErrNoKey] or [ErrUnavailable].
+type RefusedError struct{ Decision Decision }
+
+func (e *RefusedError) Error() string { return e.Unwrap().Error() }
+
+// Is reports whether target is why the request was refused.
+func (e *RefusedError) Is(target error) bool { return target == e.Unwrap() }
+
+// Unwrap returns why the request was refused.
+func (e *RefusedError) Unwrap() error {
+	switch e.Decision.Outcome {
+	case NoKey:
+		return ErrNoKey
+	case Unavailable:
+		return ErrUnavailable
 	}
-	return names[o]
+	return ErrLimited
 }
+
+// RetryAfter returns when the request would be admitted; zero if that is unknown or never.
+func (e *RefusedError) RetryAfter() time.Duration { return e.Decision.RetryAfter }
 
 // A Decision is what a [Limiter] says to a request.
 type Decision struct {
-	Allowed    bool
-	Outcome    Outcome
-	Degraded   bool          // the store failed: each policy's OnError has decided
-	Remaining  int64         // the least that a policy has left; negative means unknown
-	RetryAfter time.Duration // if refused, when all policies would admit the request; zero means never, or unknown
-	Reset      time.Duration // when every policy would have everything left
+	Allowed  bool
+	Outcome  Outcome
+	Degraded bool // the store failed: each policy's OnError has decided
+
+	// Remaining is the least that a policy has left. Negative means unknown.
+	Remaining int64
+
+	// RetryAfter is, if refused, when all policies would admit the request. Zero means never, or
+	// unknown.
+	RetryAfter time.Duration
+
+	// Reset is when every policy would have everything left.
+	Reset time.Duration
 
 	violated uint8 // bit i: Config.Policies[i]
 	n        uint8 // claims
 	limiter  *Limiter
 	one      [1]Claim // most limiters have one policy: its claim needs no allocation
-	more     []Claim
+	more     []Claim  // if not nil, instead of one
 }
 
-// room returns space for at most n claims.
-func (d *Decision) room(n int) []Claim {
-	if n > 1 {
-		d.more = make([]Claim, n)
-		return d.more
+// init prepares d, which is zero, for the claims of l's policies.
+func (d *Decision) init(l *Limiter) {
+	d.limiter = l
+	d.Outcome = Admitted
+	if len(l.policies) > 1 {
+		d.more = make([]Claim, len(l.policies))
 	}
-	return d.one[:]
+}
+
+// claim adds a claim on p for key. It returns nil if there is nothing to claim.
+func (d *Decision) claim(p *policy, key string) *Claim {
+	if key == "" {
+		switch p.Missing {
+		case MissingReject:
+			d.Outcome = NoKey
+			d.violated |= 1 << p.index
+			return nil
+		case MissingSkip:
+			return nil
+		}
+	}
+	d.n++
+	c := &d.claims()[d.n-1]
+	c.policy = p
+	c.Policy = &p.Policy
+	c.Key = key
+	c.shared = key == ""
+	c.Rate = p.Rate
+	c.grid = &p.grid
+	c.Cost = 1
+	return c
 }
 
 func (d *Decision) claims() []Claim {
@@ -60,18 +120,16 @@ func (d *Decision) claims() []Claim {
 
 // sum fills d in from its claims' answers.
 func (d *Decision) sum() {
-	d.Allowed = d.Outcome == Admitted
 	d.Remaining = -1
-	claims := d.claims()
 	never := false
+	claims := d.claims()
 	for i := range claims {
 		c := &claims[i]
 		if c.Denied {
 			if d.Outcome == Admitted {
 				d.Outcome = Limited
 			}
-			d.Allowed = false
-			d.violated |= 1 << d.limiter.index(c.policy)
+			d.violated |= 1 << c.policy.index
 			d.RetryAfter = max(d.RetryAfter, c.RetryAfter)
 			never = never || c.RetryAfter == 0
 		}
@@ -83,15 +141,7 @@ func (d *Decision) sum() {
 	if never {
 		d.RetryAfter = 0
 	}
-}
-
-func (l *Limiter) index(p *policy) int {
-	for i := range l.policies {
-		if &l.policies[i] == p {
-			return i
-		}
-	}
-	return 0
+	d.Allowed = d.Outcome == Admitted
 }
 
 // Violated returns the names of the policies that refused the request.
@@ -108,60 +158,46 @@ func (d *Decision) Violated() []string {
 	return names
 }
 
-// Claims returns what each policy was asked and answered; policies that were skipped for want
-// of a key are left out. The keys in it are secrets of the clients.
-func (d *Decision) Claims() []Claim { return append([]Claim(nil), d.claims()...) }
+// Claims returns what each policy was asked and answered; policies that were skipped because the
+// request has no key are left out. The keys in it are secrets of the clients.
+func (d *Decision) Claims() []Claim { return slices.Clone(d.claims()) }
+
+// Charge charges cost to every key that d was charged to, for costs that are known only afterwards;
+// if policies are named, to the keys of those alone. It may drive a key into debt, which the key's
+// later requests wait for. It saturates: at five years of debt, or at what a sliding window counts
+// to. Nothing is ever given back: a negative cost is an error, as is the name of no policy. If the
+// store fails, the local count is charged and the error returned. A request that was refused is
+// charged nothing.
+func (d *Decision) Charge(ctx context.Context, cost int64, policies ...string) error {
+	if cost < 0 {
+		return fmt.Errorf("ratelimit: Charge: %d is negative", cost)
+	}
+	if cost == 0 || !d.Allowed || d.n == 0 {
+		return nil
+	}
+	for _, name := range policies {
+		if !slices.ContainsFunc(d.limiter.policies, func(p policy) bool { return p.Name == name }) {
+			return fmt.Errorf("ratelimit: Charge: there is no policy %q", name)
+		}
+	}
+	claims := make([]Claim, 0, d.n)
+	for _, c := range d.claims() {
+		if len(policies) == 0 || slices.Contains(policies, c.Policy.Name) {
+			c.Cost = cost
+			claims = append(claims, c)
+		}
+	}
+	if len(claims) == 0 { // the request has no key for the named policies
+		return nil
+	}
+	return d.limiter.charge(ctx, claims)
+}
 
 type contextKey struct{}
 
-// FromContext returns the Decision that admitted the request; see [Config.PassDecision]. With several
-// limiters it is the innermost one's.
+// FromContext returns the Decision that admitted the request; see [Config.PassDecision]. With
+// several limiters it is the innermost one's.
 func FromContext(ctx context.Context) (*Decision, bool) {
 	d, ok := ctx.Value(contextKey{}).(*Decision)
 	return d, ok
-}
-
-// An Event is a decision, or a change of the store's health.
-type Event struct {
-	Kind       string        // "decision", or of the store: "store_failed", "store_recovered"
-	Outcome    Outcome       // of a decision
-	Policy     string        // the first that refused; empty if none did
-	Degraded   bool          // decided without the store
-	Took       time.Duration // the decision
-	Remaining  int64         // the least that a policy has left; negative means unknown
-	RetryAfter time.Duration // if refused
-	Err        error         // why the store failed
-}
-
-func (d *Decision) event(took time.Duration) Event {
-	e := Event{
-		Kind: "decision", Outcome: d.Outcome, Degraded: d.Degraded,
-		Took: took, Remaining: d.Remaining, RetryAfter: d.RetryAfter,
-	}
-	if d.violated != 0 {
-		e.Policy = d.limiter.policies[bits.TrailingZeros8(d.violated)].Name
-	}
-	return e
-}
-
-// LogValue implements [slog.LogValuer]: the event's name, its bounded dimensions, the time
-// it took, and the rest as detail. Keys stay out.
-func (e Event) LogValue() slog.Value {
-	if e.Kind != "decision" {
-		attrs := []slog.Attr{slog.String("event", e.Kind)}
-		if e.Err != nil {
-			attrs = append(attrs, slog.Group("detail", slog.String("error", e.Err.Error())))
-		}
-		return slog.GroupValue(attrs...)
-	}
-	return slog.GroupValue(
-		slog.String("event", "decision"),
-		slog.String("outcome", e.Outcome.String()),
-		slog.String("policy", e.Policy),
-		slog.Bool("degraded", e.Degraded),
-		slog.Duration("took", e.Took),
-		slog.Group("detail",
-			slog.Int64("remaining", e.Remaining),
-			slog.Duration("retry_after", e.RetryAfter)),
-	)
 }

@@ -3,12 +3,10 @@ package ratelimit_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"time"
 
 	"github.com/trivet-go/trivet/ratelimit"
 )
@@ -18,7 +16,7 @@ func Example() {
 		Policies: []ratelimit.Policy{{
 			Name:    "per-client",
 			Rate:    ratelimit.PerMinute(60).WithBurst(2),
-			Key:     ratelimit.ByIP(), // no proxy in front: nothing a client says is believed
+			Key:     ratelimit.ByPeer, // no proxy in front: nothing a client says is believed
 			Missing: ratelimit.MissingReject,
 		}},
 	})
@@ -31,7 +29,8 @@ func Example() {
 	for range 3 {
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
-		fmt.Printf("%d, RateLimit: %s, Retry-After: %q\n", w.Code, w.Header().Get("RateLimit"), w.Header().Get("Retry-After"))
+		h := w.Header()
+		fmt.Printf("%d, RateLimit: %s, Retry-After: %q\n", w.Code, h.Get("RateLimit"), h.Get("Retry-After"))
 	}
 	// Output:
 	// 200, RateLimit: "per-client";r=1;t=1, Retry-After: ""
@@ -39,20 +38,26 @@ func Example() {
 	// 429, RateLimit: "per-client";r=0;t=1, Retry-After: "1"
 }
 
-// Several policies are charged together or not at all, without HTTP too.
+// Several policies are charged together or not at all. What comes by another way than HTTP, here out
+// of a queue, is counted with the requests that the same limiter's Middleware decides.
 func ExampleLimiter_TakeKeys() {
-	fixed := func(*http.Request) (string, bool) { return "", false } // of no use without requests
 	limiter, err := ratelimit.New(ratelimit.Config{
 		Policies: []ratelimit.Policy{
-			{Name: "user", Rate: ratelimit.PerHour(10).WithBurst(2), Key: fixed, Missing: ratelimit.MissingReject},
-			{Name: "everybody", Rate: ratelimit.PerHour(100).WithBurst(100), Key: fixed, Missing: ratelimit.MissingReject},
+			{
+				Name: "user", Rate: ratelimit.PerHour(10).WithBurst(2),
+				Key: ratelimit.ByHeader("X-User"), Missing: ratelimit.MissingReject,
+			},
+			{
+				Name: "tenant", Rate: ratelimit.PerHour(100).WithBurst(100),
+				Key: ratelimit.ByHeader("X-Tenant"), Missing: ratelimit.MissingReject,
+			},
 		},
 	})
 	if err != nil {
 		log.Fatal(err)
 	}
 	for range 3 {
-		d, err := limiter.TakeKeys(context.Background(), []string{"alice", "all"})
+		d, err := limiter.TakeKeys(context.Background(), []string{"alice", "acme"})
 		if err != nil {
 			log.Fatal(err)
 		}
@@ -64,10 +69,28 @@ func ExampleLimiter_TakeKeys() {
 	// false [user] 98
 }
 
-// Behind proxies, name them: then the address that the last of them has seen counts, and what a client
-// claims does not.
+// The key of several parts: each client has so much of each route.
+func ExampleJoin() {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /items/{id}", func(http.ResponseWriter, *http.Request) {})
+	key := ratelimit.Join(ratelimit.ByPeer, ratelimit.ByPattern(mux))
+	keyOf := func(path string) string {
+		k, _ := key(httptest.NewRequest("GET", path, nil))
+		return k
+	}
+	fmt.Println(keyOf("/items/1") == keyOf("/items/2"), keyOf("/items/1") == keyOf("/"))
+	// Output: true false
+}
+
+// Behind proxies, name them: then the address that the last of them has seen counts, and what a
+// client claims does not.
 func ExampleByIP() {
-	key := ratelimit.ByIP(netip.MustParsePrefix("10.0.0.0/8"))
+	key, err := ratelimit.ByIP(ratelimit.IPConfig{
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
 	r := httptest.NewRequest("GET", "/", nil)
 	r.RemoteAddr = "10.0.0.1:443" // our proxy
 	r.Header.Set("X-Forwarded-For", "203.0.113.9, 198.51.100.7")
@@ -79,10 +102,15 @@ func ExampleByIP() {
 	// 2001:db8:1:2:: true
 }
 
-// Trusting everybody's X-Forwarded-For gives each client as many limits as it likes: the left-most address is
-// whatever it sent.
+// Trusting everybody's X-Forwarded-For gives each client as many limits as it likes: the left-most
+// address is whatever it sent.
 func ExampleByIP_incorrect() {
-	everybody := ratelimit.ByIP(netip.MustParsePrefix("0.0.0.0/0"))
+	everybody, err := ratelimit.ByIP(ratelimit.IPConfig{
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
 	r := httptest.NewRequest("GET", "/", nil)
 	r.RemoteAddr = "192.0.2.1:1234" // a client, no proxy
 	for _, made := range []string{"198.51.100.1", "198.51.100.2"} {
@@ -90,7 +118,7 @@ func ExampleByIP_incorrect() {
 		key, _ := everybody(r)
 		fmt.Println(key)
 	}
-	key, _ := ratelimit.ByIP()(r)
+	key, _ := ratelimit.ByPeer(r)
 	fmt.Println(key, "is right")
 	// Output:
 	// 198.51.100.1
@@ -98,16 +126,21 @@ func ExampleByIP_incorrect() {
 	// 192.0.2.1 is right
 }
 
-// What a request costs may be known only afterwards: the tokens of a language model, the bytes of an answer.
+// What a request costs may be known only afterwards: the tokens of a language model, the bytes of an
+// answer.
 func ExampleDecision_Charge() {
 	byKey := ratelimit.ByHeader("X-Api-Key")
 	limiter, err := ratelimit.New(ratelimit.Config{
 		PassDecision: true,
 		Policies: []ratelimit.Policy{
-			{Name: "requests", Rate: ratelimit.PerMinute(60).WithBurst(60), Key: byKey, Missing: ratelimit.MissingReject},
 			{
-				Name: "tokens", Rate: ratelimit.PerMinute(1000).WithBurst(1000), Key: byKey, Missing: ratelimit.MissingReject,
-				Cost: func(*http.Request) int64 { return 1 }, // so that who is in debt waits
+				Name: "requests", Rate: ratelimit.PerMinute(60).WithBurst(60),
+				Key: byKey, Missing: ratelimit.MissingReject,
+			},
+			{
+				Name: "tokens", Rate: ratelimit.PerMinute(1000).WithBurst(1000),
+				Key: byKey, Missing: ratelimit.MissingReject,
+				Cost: func(*http.Request) int64 { return 1 }, // so that a key in debt waits
 			},
 		},
 	})
@@ -135,7 +168,7 @@ func ExampleDecision_Charge() {
 
 func ExampleConcurrency_Middleware() {
 	concurrency, err := ratelimit.NewConcurrency(ratelimit.ConcurrencyConfig{
-		Limit: 1, Key: ratelimit.ByIP(), Missing: ratelimit.MissingReject,
+		Limit: 1, Key: ratelimit.ByPeer, Missing: ratelimit.MissingReject,
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -150,26 +183,4 @@ func ExampleConcurrency_Middleware() {
 	handler.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 	fmt.Println(w.Code, w.Body, concurrency.Stats().InFlight)
 	// Output: 200 429 0
-}
-
-func ExamplePacer() {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello") }))
-	defer server.Close()
-	pacer, err := ratelimit.NewPacer(ratelimit.PacerConfig{Rate: ratelimit.PerSecond(100).WithBurst(1)})
-	if err != nil {
-		log.Fatal(err)
-	}
-	client := &http.Client{Transport: pacer.Transport(nil)}
-	defer client.CloseIdleConnections()
-	start := time.Now()
-	for range 3 {
-		resp, err := client.Get(server.URL)
-		if err != nil {
-			log.Fatal(err)
-		}
-		_, _ = io.Copy(io.Discard, resp.Body)
-		resp.Body.Close()
-	}
-	fmt.Println(time.Since(start) >= 20*time.Millisecond, pacer.Stats().Sent)
-	// Output: true 3
 }

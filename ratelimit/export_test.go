@@ -1,9 +1,6 @@
 package ratelimit
 
-import (
-	"net/http"
-	"time"
-)
+import "time"
 
 // What the tests of this package drive with times of their own.
 
@@ -15,15 +12,15 @@ func (m *MemoryStore) Base() time.Time { return m.base }
 
 // A Cell is one key's cell under one rate.
 type Cell struct {
-	word   int64
-	rate   Rate
-	window Algorithm
+	word      int64
+	rate      Rate
+	algorithm Algorithm
 }
 
 // NewCell returns an unused Cell, or what is wrong with rate.
 func NewCell(r Rate, a Algorithm) (*Cell, error) {
-	r, err := r.withDefaults(a)
-	return &Cell{rate: r, window: a}, err
+	r, err := r.Validate(a)
+	return &Cell{rate: r, algorithm: a}, err
 }
 
 // Rate returns the rate with its defaults.
@@ -31,7 +28,7 @@ func (c *Cell) Rate() Rate { return c.rate }
 
 // SetRate changes the rate.
 func (c *Cell) SetRate(r Rate) error {
-	r, err := r.withDefaults(c.window)
+	r, err := r.Validate(c.algorithm)
 	c.rate = r
 	return err
 }
@@ -49,24 +46,16 @@ func (c *Cell) Take(now time.Duration, cost int64) (ok bool, remaining int64, re
 func (c *Cell) Charge(now time.Duration, cost int64) { c.word = c.answer(now, cost).word }
 
 func (c *Cell) answer(now time.Duration, cost int64) answer {
-	if c.window == SlidingWindow {
+	if c.algorithm == SlidingWindow {
 		s := newSlide(c.rate.Limit, c.rate.Window, toTicks(now))
-		return s.take(c.word, cost)
+		return s.answer(c.word, cost)
 	}
 	g := c.rate.grid()
-	return g.take(c.word, toTicks(now), cost)
+	return g.answer(c.word, toTicks(now), cost)
 }
 
 // SetJitter replaces the randomness of l's Retry-After.
 func (l *Limiter) SetJitter(f func() float64) { l.jitter = f }
-
-// ParseRetryAfter is parseRetryAfter.
-func ParseRetryAfter(v string, now time.Time) time.Duration { return parseRetryAfter(v, now) }
-
-// ParseRateLimit is parseRateLimit.
-func ParseRateLimit(values []string) (time.Duration, int64, time.Duration) {
-	return parseRateLimit(values)
-}
 
 // Owed returns how many of keys owe anything in m's table of the given policy.
 func (m *MemoryStore) Owed(policy string) (n int) {
@@ -84,8 +73,6 @@ func (m *MemoryStore) Owed(policy string) (n int) {
 	}
 	return n
 }
-
-var _ http.RoundTripper = (*transport)(nil)
 
 // What the memory store's table is made of.
 type Set = set

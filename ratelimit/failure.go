@@ -5,36 +5,43 @@ import (
 	"time"
 )
 
-// failClosedRetry is what a client is told that FailClosed refuses: the store may be back by then.
+// failClosedRetry is what a client is told that FailClosed refuses: the store may be up by then.
 const failClosedRetry = time.Second
 
-// takeRemote decides d's claims in the store or, if that fails, by each policy's OnError.
-func (l *Limiter) takeRemote(ctx context.Context, d *Decision) {
-	if d.more == nil { // what crosses an interface lives on the heap; d shall not
+// decideRemote decides d's claims in the store or, if that fails, by each policy's OnError.
+func (l *Limiter) decideRemote(ctx context.Context, d *Decision) {
+	if d.more == nil { // claims that cross an interface live on the heap, and d shall not
 		d.more = append(d.more, d.one[0])
 	}
 	claims := d.more[:d.n]
 	err := l.store.Take(ctx, claims)
 	if err == nil {
-		l.warm(claims, false)
-		if l.degraded.Load() && !claims[0].Remembered && l.degraded.CompareAndSwap(true, false) && l.cfg.Observe != nil {
-			l.cfg.Observe(ctx, Event{Kind: "store_recovered"})
+		l.mirror(claims, false)
+		if l.degraded.Load() && !claims[0].Remembered && l.degraded.CompareAndSwap(true, false) {
+			l.observeStore(ctx, nil)
 		}
 		return
 	}
 	l.failed.Add(1)
-	// A caller who left says nothing about the store's health.
-	if ctx.Err() == nil && l.degraded.CompareAndSwap(false, true) && l.cfg.Observe != nil {
-		l.cfg.Observe(ctx, Event{Kind: "store_failed", Err: err})
+	// A caller that left says nothing about the store's health.
+	if ctx.Err() == nil && l.degraded.CompareAndSwap(false, true) {
+		l.observeStore(ctx, err)
 	}
 	d.Degraded = true
-	d.Outcome = l.takeDegraded(claims)
+	d.Outcome = l.decideDegraded(claims)
 }
 
-// takeDegraded decides claims without the store.
-func (l *Limiter) takeDegraded(claims []Claim) Outcome {
-	var here [maxPolicies]Claim
-	var at [maxPolicies]int
+// observeStore reports that the store failed with err, or is up again.
+func (l *Limiter) observeStore(ctx context.Context, err error) {
+	if l.cfg.Observe != nil {
+		l.cfg.Observe(ctx, Event{Kind: StoreChanged, Up: err == nil, Err: err})
+	}
+}
+
+// decideDegraded decides claims without the store.
+func (l *Limiter) decideDegraded(claims []Claim) Outcome {
+	var here [maxPolicies]Claim // those that are decided in this process
+	var at [maxPolicies]int     // their index in claims
 	n, outcome := 0, Admitted
 	for i := range claims {
 		c := &claims[i]
@@ -45,8 +52,8 @@ func (l *Limiter) takeDegraded(claims []Claim) Outcome {
 			c.Denied = true
 			c.RetryAfter = failClosedRetry
 			outcome = Unavailable
-		default:
-			here[n] = c.scaled()
+		case FailLocal:
+			here[n] = c.local()
 			at[n] = i
 			n++
 		}
@@ -54,31 +61,19 @@ func (l *Limiter) takeDegraded(claims []Claim) Outcome {
 	if n == 0 || outcome == Unavailable {
 		return outcome
 	}
-	l.takeLocal(l.local, here[:n])
+	decideIn(l.local, here[:n])
 	for i, c := range here[:n] {
-		c.Rate = claims[at[i]].Rate
+		c.Rate = claims[at[i]].Rate // clients are told the policy's rate
 		c.grid = claims[at[i]].grid
 		claims[at[i]] = c
 	}
 	return outcome
 }
 
-// scaled returns c at its share of the rate.
-func (c *Claim) scaled() Claim {
-	s := *c
-	p := c.policy
-	if c.Rate == p.Rate {
-		s.Rate, s.grid = p.local, &p.localGrid
-		return s
-	}
-	s.setRate(c.Rate.scaled(float64(p.OnError), p.Window))
-	return s
-}
-
-// warm keeps the local counts close to the store's: never more left than this process's share of what the
-// store has left. So a store that fails grants nobody a fresh burst. If failed, the store
-// could not be charged: claims are charged here in full, into debt.
-func (l *Limiter) warm(claims []Claim, failed bool) {
+// mirror keeps the local counts close to the store's: never more left than this process's share of
+// what the store has left. So a store that fails grants no client a fresh burst. If failed, the
+// store could not be charged: claims are charged here in full, into debt.
+func (l *Limiter) mirror(claims []Claim, failed bool) {
 	if l.local == nil {
 		return
 	}
@@ -89,19 +84,18 @@ func (l *Limiter) warm(claims []Claim, failed bool) {
 	now := l.local.now()
 	for i := range claims {
 		p := claims[i].policy
-		if !(p.OnError > 0) {
+		if p.OnError != FailLocal {
 			continue
 		}
-		c := claims[i].scaled()
-		var w charge
-		w.fill(p.table, &c)
+		c := claims[i].local()
+		c.locate(p.table)
 		switch {
 		case failed:
-			p.table.charge(now, &w)
+			c.add(now)
 		case c.Remaining >= 0:
-			p.table.leave(now, &w, int64(float64(c.Remaining)*float64(p.OnError)))
+			c.lower(now, int64(float64(c.Remaining)*p.LocalShare))
 		case admitted:
-			p.table.leave(now, &w, -1)
+			c.lower(now, -1)
 		}
 	}
 }

@@ -58,14 +58,14 @@ var errDown = errors.New("down")
 func TestR18_EachPolicyHasItsOwnFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		open, local := policyOf("open", ratelimit.PerDay(10).WithBurst(10)), policyOf("local", ratelimit.PerDay(10).WithBurst(10))
-		open.OnError, local.OnError = ratelimit.FailOpen, ratelimit.FailLocal(0.5)
+		open.OnError, local.LocalShare = ratelimit.FailOpen, 0.5
 		store := &brokenStore{}
 		var events []string
 		l := newLimiter(t, ratelimit.Config{
 			Store: store, Policies: []ratelimit.Policy{open, local},
 			Observe: func(_ context.Context, e ratelimit.Event) {
-				if e.Kind != "decision" {
-					events = append(events, fmt.Sprint(e.Kind, " ", e.Err))
+				if e.Kind == ratelimit.StoreChanged {
+					events = append(events, fmt.Sprint(e.Up, " ", e.Err))
 				}
 			},
 		})
@@ -79,7 +79,7 @@ func TestR18_EachPolicyHasItsOwnFailure(t *testing.T) {
 		for range 4 {
 			require.True(t, allow(t, l, "a", "a"))
 		}
-		require.Zero(t, l.Stats().Degraded)
+		require.False(t, l.Stats().Degraded)
 		store.err = errDown
 		d, err := l.TakeKeys(t.Context(), []string{"a", "a"})
 		require.NoError(t, err)
@@ -92,17 +92,17 @@ func TestR18_EachPolicyHasItsOwnFailure(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []string{"local"}, d.Violated())
 		require.InDelta(t, 24*time.Hour/5, d.RetryAfter, float64(time.Minute), "at half of the pace")
-		require.EqualValues(t, 1, l.Stats().Degraded)
+		require.True(t, l.Stats().Degraded)
 		require.EqualValues(t, 5, l.Stats().Failures)
 
 		// What the store has remembered is no sign that it is well.
 		store.err, store.remembered = nil, true
 		allow(t, l, "b", "b")
-		require.EqualValues(t, 1, l.Stats().Degraded)
+		require.True(t, l.Stats().Degraded)
 		store.remembered = false
 		allow(t, l, "b", "b")
-		require.Zero(t, l.Stats().Degraded)
-		require.Equal(t, []string{"store_failed down", "store_recovered <nil>"}, events)
+		require.False(t, l.Stats().Degraded)
+		require.Equal(t, []string{"false down", "true <nil>"}, events)
 
 		// A caller who left is no failure of the store.
 		store.err = context.Canceled
@@ -110,7 +110,7 @@ func TestR18_EachPolicyHasItsOwnFailure(t *testing.T) {
 		cancel()
 		_, err = l.TakeKeys(gone, []string{"c", "c"})
 		require.NoError(t, err)
-		require.Zero(t, l.Stats().Degraded)
+		require.False(t, l.Stats().Degraded)
 	})
 }
 
@@ -162,7 +162,7 @@ func TestSharesAreOfPaceAndBurst(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			p := policyOf("p", tt.rate)
-			p.OnError = ratelimit.FailLocal(tt.share)
+			p.LocalShare = tt.share
 			l := newLimiter(t, ratelimit.Config{Store: &brokenStore{err: errDown}, Policies: []ratelimit.Policy{p}})
 			time.Sleep(time.Hour)
 			for range tt.burst {
@@ -192,7 +192,7 @@ func TestStoresThatNewRefuses(t *testing.T) {
 func TestMemoryStoreBehindAnother(t *testing.T) {
 	m := newMemory(t, 10)
 	gcra, sliding := policyOf("gcra", ratelimit.PerDay(2).WithBurst(2)), policyOf("sliding", ratelimit.PerDay(2))
-	sliding.Window = ratelimit.SlidingWindow
+	sliding.Algorithm = ratelimit.SlidingWindow
 	require.NoError(t, m.Prepare([]ratelimit.Policy{gcra, sliding}))
 	claim := func(p *ratelimit.Policy, cost int64) ratelimit.Claim {
 		return ratelimit.Claim{Policy: p, Key: "k", Rate: p.Rate, Cost: cost}
@@ -205,12 +205,12 @@ func TestMemoryStoreBehindAnother(t *testing.T) {
 	other, invalid := policyOf("other", ratelimit.PerDay(1)), gcra
 	invalid.Rate.Limit = 0
 	for want, claims := range map[string][]ratelimit.Claim{
-		`ratelimit: policy "gcra": cost -1 is negative`:          {claim(&gcra, -1)},
-		`ratelimit: policy "sliding": cost -5 is negative`:       {claim(&gcra, 1), claim(&sliding, -5)},
-		`ratelimit: policy "other" was not prepared`:             {claim(&other, 1)},
-		`ratelimit: policy "gcra" has two claims`:                {claim(&gcra, 1), claim(&gcra, 1)},
-		`ratelimit: 9 claims are more than 8`:                    make([]ratelimit.Claim, 9),
-		`ratelimit: policy "gcra": Rate.Limit: 0 is less than 1`: {claim(&invalid, 1)},
+		`ratelimit: policy "gcra": cost -1 is negative`:         {claim(&gcra, -1)},
+		`ratelimit: policy "sliding": cost -5 is negative`:      {claim(&gcra, 1), claim(&sliding, -5)},
+		`ratelimit: policy "other" was not prepared`:            {claim(&other, 1)},
+		`ratelimit: policy "gcra" has two claims`:               {claim(&gcra, 1), claim(&gcra, 1)},
+		`ratelimit: 9 claims are more than 8`:                   make([]ratelimit.Claim, 9),
+		`ratelimit: policy "gcra".Rate.Limit: 0 is less than 1`: {claim(&invalid, 1)},
 	} {
 		require.EqualError(t, m.Take(t.Context(), claims), want)
 	}
@@ -219,24 +219,27 @@ func TestMemoryStoreBehindAnother(t *testing.T) {
 }
 
 func TestNewNamesEveryFault(t *testing.T) {
-	bad := ratelimit.Policy{Name: "a b", OnError: 2, Rate: ratelimit.Rate{Limit: -1, Window: time.Hour, Burst: -1}}
+	bad := ratelimit.Policy{Name: "a b", LocalShare: 2, Rate: ratelimit.Rate{Limit: -1, Window: time.Hour, Burst: -1}}
 	named := policyOf("same", ratelimit.PerDay(1))
 	window := policyOf("w", ratelimit.PerDay(1).WithBurst(1))
-	window.Window = ratelimit.SlidingWindow
+	window.Algorithm = ratelimit.SlidingWindow
 	wide := policyOf("wide", ratelimit.PerDay(1<<24))
-	wide.Window = ratelimit.SlidingWindow
+	wide.Algorithm = ratelimit.SlidingWindow
 	strange := policyOf("s", ratelimit.PerDay(1))
-	strange.Window = 7
-	_, err := ratelimit.New(ratelimit.Config{Policies: []ratelimit.Policy{bad, named, named, window, wide, strange}, RetryJitter: -1})
+	strange.Algorithm, strange.OnError = "leaky", "panic"
+	share := policyOf("share", ratelimit.PerDay(1))
+	share.OnError, share.LocalShare = ratelimit.FailOpen, 0.5
+	_, err := ratelimit.New(ratelimit.Config{Policies: []ratelimit.Policy{bad, named, named, window, wide, strange, share}, RetryJitter: -1})
 	for _, want := range []string{
 		`Policies[0].Name: "a b" is not 1 to 64`, "Policies[0].Key: is required", "Policies[0].Missing: is required",
-		"Policies[0].OnError: the share 2 is not", "Policies[0].Rate.Limit: -1 is less", "Policies[0].Rate.Burst: -1 is negative",
+		"Policies[0].LocalShare: 2 is more than 1", "Policies[0].Rate.Limit: -1 is less", "Policies[0].Rate.Burst: -1 is negative",
 		`Policies[2].Name: "same" is taken`, "Policies[3].Rate.Burst: has no meaning", "Policies[4].Rate.Limit: 16777216 is more than",
-		"Policies[5].Window: there is no algorithm 7", "RetryJitter: -1ns is negative",
+		`Policies[5].Algorithm: "leaky" is not GCRA`, `Policies[5].OnError: "panic" is not FailLocal`,
+		"Policies[6].LocalShare: has a meaning only with FailLocal", "RetryJitter: -1ns is negative",
 	} {
 		require.ErrorContains(t, err, "ratelimit: Config."+want)
 	}
-	require.Len(t, strings.Split(err.Error(), "\n"), 11)
+	require.Len(t, strings.Split(err.Error(), "\n"), 13)
 	for _, n := range []int{0, 9} {
 		_, err = ratelimit.New(ratelimit.Config{Policies: make([]ratelimit.Policy, n)})
 		require.ErrorContains(t, err, fmt.Sprintf("ratelimit: Config.Policies: there are %d, not 1 to 8", n))
@@ -286,7 +289,7 @@ func TestRateFor(t *testing.T) {
 	p.Key = func(r *http.Request) (string, bool) { return r.Host, true }
 	p.RateFor = func(r *http.Request) ratelimit.Rate { return plans[r.Method] }
 	w := policyOf("w", ratelimit.PerDay(100))
-	w.Window = ratelimit.SlidingWindow
+	w.Algorithm = ratelimit.SlidingWindow
 	w.RateFor = func(r *http.Request) ratelimit.Rate {
 		if r.Method == "short" {
 			return ratelimit.PerHour(1)
@@ -306,7 +309,7 @@ func TestRateFor(t *testing.T) {
 		}
 	}
 	_, err := l.Take(t.Context(), &http.Request{Method: "short", Host: "x"})
-	require.EqualError(t, err, "ratelimit: Config.Policies[1].RateFor: returned Window: 1h0m0s is not the policy's 24h0m0s")
+	require.EqualError(t, err, "ratelimit: Config.Policies[1].RateFor.Window: 1h0m0s is not the policy's 24h0m0s")
 }
 
 // TestEvents: what STYLE asks of LogValue: event, bounded dimensions, a measurement, and the rest as detail.
@@ -319,21 +322,23 @@ func TestEvents(t *testing.T) {
 	allow(t, l, "secret")
 	allow(t, l, "secret")
 	require.Len(t, events, 2)
-	events = append(events, ratelimit.Event{Kind: "store_failed", Err: errDown})
+	events = append(events, ratelimit.Event{Kind: ratelimit.StoreChanged, Err: errDown},
+		ratelimit.Event{Kind: ratelimit.StoreChanged, Up: true}, ratelimit.Event{Kind: "x", Outcome: "y"})
+	const detail = ` e.detail.remaining=0 e.detail.retry_after=`
 	for i, want := range []string{
-		`level=INFO msg="" e.event=decision e.outcome=admitted e.policy="" e.degraded=false e.took=1ms e.detail.remaining=0 e.detail.retry_after=0s`,
-		`level=INFO msg="" e.event=decision e.outcome=limited e.policy=day e.degraded=false e.took=1ms e.detail.remaining=0 e.detail.retry_after=24h0m0s`,
-		`level=INFO msg="" e.event=store_failed e.detail.error=down`,
+		`e.event=decision e.outcome=admitted e.policy="" e.degraded=false e.duration=1ms` + detail + `0s`,
+		`e.event=decision e.outcome=limited e.policy=day e.degraded=false e.duration=1ms` + detail + `24h0m0s`,
+		`e.event=store e.up=false e.detail.error=down`,
+		`e.event=store e.up=true`,
+		`e.event=x e.outcome=y e.policy="" e.degraded=false e.duration=1ms` + detail + `0s`,
 	} {
 		e := events[i]
-		e.Took = time.Millisecond
+		e.Duration = time.Millisecond
 		e.RetryAfter = e.RetryAfter.Round(time.Hour)
-		require.Equal(t, want, logLine(e))
+		require.Equal(t, `level=INFO msg="" `+want, logLine(e))
 	}
-	require.Equal(t, `level=INFO msg="" e.event=concurrency e.outcome=busy`, logLine(ratelimit.ConcurrencyEvent{Outcome: "busy"}))
-	require.Equal(t, `level=INFO msg="" e.event=turn e.outcome=sent e.waited=1s e.detail.host=h`,
-		logLine(ratelimit.PacerEvent{Outcome: "sent", Waited: time.Second, Host: "h"}))
-	require.Equal(t, "unknown", ratelimit.Outcome(99).String())
+	require.Equal(t, `level=INFO msg="" e.event=concurrency e.outcome=busy`,
+		logLine(ratelimit.ConcurrencyEvent{Outcome: ratelimit.Busy}))
 }
 
 func logLine(e slog.LogValuer) string {

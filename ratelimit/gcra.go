@@ -79,7 +79,7 @@ type answer struct {
 
 // take answers whether cost fits into the cell tat at the tick now. The word is
 // what the cell becomes if the cost is charged, as it is for later.
-func (g *grid) take(tat, now, cost int64) (a answer) {
+func (g *grid) answer(tat, now, cost int64) (a answer) {
 	at := g.step(now)
 	used := at // the step up to which tokens are spent
 	if tat > now {

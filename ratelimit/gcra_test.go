@@ -167,12 +167,12 @@ func TestR10_RatesAreExactOrRefused(t *testing.T) {
 }
 
 func TestR10_CostsNeverMint(t *testing.T) {
-	for _, window := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
+	for _, algorithm := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
 		r := ratelimit.PerMinute(5)
-		if window == ratelimit.GCRA {
+		if algorithm == ratelimit.GCRA {
 			r.Burst = 5
 		}
-		cell, err := ratelimit.NewCell(r, window)
+		cell, err := ratelimit.NewCell(r, algorithm)
 		require.NoError(t, err)
 		ok, remaining, retry, _ := cell.Take(0, 6)
 		require.False(t, ok)
@@ -197,10 +197,10 @@ func TestR10_CostsNeverMint(t *testing.T) {
 }
 
 func TestR11_IdleForYears(t *testing.T) {
-	for _, window := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
-		cell, err := ratelimit.NewCell(ratelimit.Rate{Limit: 10, Window: time.Second}, window)
+	for _, algorithm := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
+		cell, err := ratelimit.NewCell(ratelimit.Rate{Limit: 10, Window: time.Second}, algorithm)
 		require.NoError(t, err)
-		if window == ratelimit.GCRA {
+		if algorithm == ratelimit.GCRA {
 			require.NoError(t, cell.SetRate(ratelimit.PerSecond(1_000_000_000).WithBurst(10)))
 		}
 		now := time.Duration(0)
@@ -215,9 +215,9 @@ func TestR11_IdleForYears(t *testing.T) {
 }
 
 func TestR25_DebtSaturates(t *testing.T) {
-	for _, window := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
+	for _, algorithm := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
 		for _, r := range []ratelimit.Rate{ratelimit.PerSecond(10), {Limit: 1, Window: 365 * 24 * time.Hour}, ratelimit.PerSecond(10_000_000)} {
-			cell, err := ratelimit.NewCell(r, window)
+			cell, err := ratelimit.NewCell(r, algorithm)
 			require.NoError(t, err)
 			now := 10 * 365 * 24 * time.Hour
 			for range 100 {
@@ -239,7 +239,7 @@ func TestR25_DebtSaturates(t *testing.T) {
 			}
 		}
 		r := ratelimit.PerSecond(10)
-		cell, err := ratelimit.NewCell(r, window)
+		cell, err := ratelimit.NewCell(r, algorithm)
 		require.NoError(t, err)
 		for range 5 {
 			cell.Charge(0, 10*3*366*24*3600) // three years of debt each

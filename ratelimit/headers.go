@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/trivet-go/trivet/internal/problem"
+	"github.com/trivet-go/trivet/internal/retryafter"
 )
 
 // Problem types of draft-ietf-httpapi-ratelimit-headers-11, section 5.
@@ -31,18 +32,9 @@ const mostInt = 999_999_999_999_999
 // policyItem returns a policy's item of RateLimit-Policy. Its w counts whole seconds
 // (section 3.1.2): for other windows q is what the rate earns in the next whole second.
 func policyItem(name string, r Rate) string {
-	w := seconds(r.Window)
+	w := retryafter.Seconds(r.Window)
 	q := mulDiv(r.Limit, int64(time.Duration(w)*time.Second), int64(r.Window))
 	return `"` + name + `";q=` + strconv.FormatInt(min(q, mostInt), 10) + `;w=` + strconv.FormatInt(w, 10)
-}
-
-// seconds rounds d up.
-func seconds(d time.Duration) int64 {
-	s := int64(d / time.Second)
-	if d%time.Second > 0 {
-		s++
-	}
-	return s
 }
 
 // mulDiv returns a*b/c, rounded down and saturated.
@@ -60,7 +52,7 @@ func mulDiv(a, b, c int64) int64 {
 // pace, at the rate or below, however much has been saved up (section 8.5).
 func (c *Claim) effectiveWindow() int64 {
 	if c.Remaining <= 0 && c.Denied {
-		return max(seconds(c.RetryAfter), 1)
+		return max(retryafter.Seconds(c.RetryAfter), 1)
 	}
 	units := max(c.Remaining, 1) // if nothing is left after an admission, the next unit takes this long
 	hi, lo := bits.Mul64(uint64(units), uint64(c.Rate.Window))
@@ -85,7 +77,7 @@ func (l *Limiter) retryAfter(d *Decision) int64 {
 	if l.cfg.RetryJitter > 0 {
 		wait += time.Duration(l.jitter() * float64(min(l.cfg.RetryJitter, math.MaxInt64-wait)))
 	}
-	s := seconds(wait)
+	s := retryafter.Seconds(wait)
 	claims := d.claims()
 	for i := range claims {
 		if claims[i].Denied {
@@ -161,10 +153,10 @@ func (d *Decision) setHeaders(h http.Header) (room []string) {
 	if legacy {
 		c := &claims[least]
 		most := c.Rate.Burst
-		if c.Policy.Window == SlidingWindow {
+		if c.Policy.Algorithm == SlidingWindow {
 			most = c.Rate.Limit
 		}
-		for i, n := range [...]int64{most, c.Remaining, seconds(c.Reset)} {
+		for i, n := range [...]int64{most, c.Remaining, retryafter.Seconds(c.Reset)} {
 			text = strconv.AppendInt(text, n, 10)
 			legacyEnd[i] = len(text)
 		}
@@ -218,9 +210,6 @@ func appendPolicies(text []byte, claims []Claim) []byte {
 	}
 	return text
 }
-
-// hidden reports whether c would tell the client about others.
-func (c *Claim) hidden() bool { return c.shared || c.Policy.Hidden }
 
 // problems returns the documents of 429 for each set of violated policies. They have no
 // detail, so none needs to be made while serving.

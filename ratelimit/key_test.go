@@ -84,7 +84,7 @@ func TestR06_VariantsOfOneKey(t *testing.T) {
 }
 
 func TestJoinNeverCollides(t *testing.T) {
-	fixed := func(s string) func(*http.Request) (string, bool) {
+	fixed := func(s string) ratelimit.KeyFunc {
 		return func(*http.Request) (string, bool) { return s, s != "" }
 	}
 	r := httptest.NewRequest("GET", "/", nil)
@@ -92,7 +92,7 @@ func TestJoinNeverCollides(t *testing.T) {
 		parts := rapid.SliceOfN(rapid.StringN(1, 3, 200), 1, 4)
 		a, b := parts.Draw(t, "a"), parts.Draw(t, "b")
 		join := func(parts []string) string {
-			var keys []func(*http.Request) (string, bool)
+			var keys []ratelimit.KeyFunc
 			for _, p := range parts {
 				keys = append(keys, fixed(p))
 			}
@@ -106,6 +106,12 @@ func TestJoinNeverCollides(t *testing.T) {
 	require.False(t, ok)
 	_, ok = ratelimit.Join()(r)
 	require.False(t, ok)
+
+	// A part that is missing is a fault, not a shorter key.
+	p := policyOf("p", ratelimit.PerDay(1))
+	p.Key = ratelimit.Join(fixed("a"), nil)
+	_, err := ratelimit.New(ratelimit.Config{Policies: []ratelimit.Policy{p}})
+	require.EqualError(t, err, "ratelimit: Config.Policies[0].Key: is required")
 }
 
 func equal(a, b []string) bool {

@@ -40,12 +40,12 @@ func TestMemoryStoreConfig(t *testing.T) {
 
 // TestR07_NobodyEvictsHisOwnDebt: a debtor makes up keys until his own is gone, and comes back.
 func TestR07_NobodyEvictsHisOwnDebt(t *testing.T) {
-	for _, window := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
-		t.Run(fmt.Sprintf("window=%d", window), func(t *testing.T) {
+	for _, algorithm := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
+		t.Run("algorithm="+string(algorithm), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := policyOf("p", ratelimit.PerHour(3))
-				p.Window = window
-				if window == ratelimit.GCRA {
+				p.Algorithm = algorithm
+				if algorithm == ratelimit.GCRA {
 					p.Rate.Burst = 3
 				}
 				store := newMemory(t, 20)
@@ -107,7 +107,7 @@ func TestMemoryStoreRetainsWhatItShall(t *testing.T) {
 	store := newMemory(t, 1000)
 	limiter := func(name string) *ratelimit.Limiter {
 		l, err := ratelimit.New(ratelimit.Config{Store: store, Policies: []ratelimit.Policy{{
-			Name: name, Rate: ratelimit.PerHour(1).WithBurst(1), Key: ratelimit.ByIP(), Missing: ratelimit.MissingReject,
+			Name: name, Rate: ratelimit.PerHour(1).WithBurst(1), Key: ratelimit.ByPeer, Missing: ratelimit.MissingReject,
 		}}})
 		require.NoError(t, err)
 		return l
@@ -201,12 +201,12 @@ func TestR08_StepsOfTheWallClock(t *testing.T) {
 
 // TestR12_LastToken: 64 goroutines and one token left.
 func TestR12_LastToken(t *testing.T) {
-	for _, window := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
+	for _, algorithm := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
 		for range 50 {
 			const limit = 65
 			p := policyOf("p", ratelimit.PerDay(limit))
 			other := policyOf("other", ratelimit.PerDay(1000).WithBurst(1000))
-			if p.Window = window; window == ratelimit.GCRA {
+			if p.Algorithm = algorithm; algorithm == ratelimit.GCRA {
 				p.Rate.Burst = limit
 			}
 			l := newLimiter(t, ratelimit.Config{Store: newMemory(t, 100), Policies: []ratelimit.Policy{p, other}})
@@ -253,7 +253,7 @@ func TestLimitersShareAStore(t *testing.T) {
 	wg.Wait()
 	require.EqualValues(t, 1000, one.Stats().Admitted+two.Stats().Admitted)
 
-	a.Window, a.Rate.Burst = ratelimit.SlidingWindow, 0
+	a.Algorithm, a.Rate.Burst = ratelimit.SlidingWindow, 0
 	_, err := ratelimit.New(ratelimit.Config{Store: store, Policies: []ratelimit.Policy{a}})
 	require.ErrorContains(t, err, `ratelimit: Config.Store: the store counts policy "a" in another way`)
 }

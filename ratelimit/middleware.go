@@ -13,7 +13,7 @@ import (
 // wraps the ResponseWriter. It panics if next is nil.
 func (l *Limiter) Middleware(next http.Handler) http.Handler {
 	if next == nil {
-		panic("ratelimit: Middleware: next is nil")
+		panic("ratelimit: nil handler")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var d Decision

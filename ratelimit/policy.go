@@ -1,131 +1,136 @@
 package ratelimit
 
 import (
-	"errors"
-	"fmt"
 	"net/http"
+
+	"github.com/trivet-go/trivet/internal/settings"
 )
 
 // An Algorithm is a way to count.
-type Algorithm int
+type Algorithm string
 
 const (
 	// GCRA is a token bucket: bursts up to Rate.Burst, then the pace of the rate.
-	GCRA Algorithm = iota
+	GCRA Algorithm = "gcra"
 
 	// SlidingWindow counts in windows of Rate.Window, for quotas that a contract names.
-	SlidingWindow
+	SlidingWindow Algorithm = "sliding_window"
 )
 
 // Missing says what becomes of a request that has no key.
-type Missing int
+type Missing string
 
 const (
 	// MissingReject refuses the request with 400.
-	MissingReject Missing = iota + 1
+	MissingReject Missing = "reject"
 
 	// MissingSkip lets the request pass this policy uncounted.
-	MissingSkip
+	MissingSkip Missing = "skip"
 
 	// MissingShared counts all such requests under one key, which is kept out of headers.
-	MissingShared
+	MissingShared Missing = "shared"
 )
 
-// A Failure says what becomes of a request that the Store cannot decide.
-// The zero Failure is FailLocal(1).
-type Failure float64
+func (m Missing) valid() bool { return m == MissingReject || m == MissingSkip || m == MissingShared }
+
+const missingRequired = "is required: MissingReject, MissingSkip or MissingShared"
+
+// OnError says what becomes of a request that the Store cannot decide.
+type OnError string
 
 const (
-	// FailOpen admits the request.
-	FailOpen Failure = -1
+	// FailLocal decides in this process's memory, at the policy's LocalShare of the rate.
+	FailLocal OnError = "local"
 
-	// FailClosed refuses it with 503: for log-ins and for what costs money.
-	FailClosed Failure = -2
+	// FailOpen admits the request.
+	FailOpen OnError = "open"
+
+	// FailClosed refuses the request with 503: for log-ins and for what costs money.
+	FailClosed OnError = "closed"
 )
 
-// FailLocal decides in this process's memory, at the given share of the rate: with n
-// processes a share of 1/n keeps the sum within the rate. It must be more than 0
-// and at most 1.
-func FailLocal(share float64) Failure { return Failure(share) }
-
-// A Policy is one of the limits that a [Limiter] decides together.
+// A Policy is one of the limits that a [Limiter] decides together. Name, Rate, Key and Missing are
+// required.
 type Policy struct {
-	// Name names the policy in headers, metrics and the Store. Required: 1 to 64 letters,
-	// digits, '_', '-' and '.'. Limiters on one Store share the counts of policies of one name.
+	// Name names the policy in headers, metrics and the Store. Required: 1 to 64 letters, digits,
+	// '_', '-' and '.'. Limiters on one Store share the counts of policies of one name.
 	Name string
 
 	// Rate is what each key may use. Required.
 	Rate Rate
 
-	// RateFor, if not nil, returns the Rate for a request, say of the caller's plan.
-	// The zero Rate means the field Rate. A change keeps a key's debt in time: who had used up half
-	// of a burst has then used up half of the other. For a SlidingWindow its
-	// Window must be Rate's. An invalid Rate fails the request with an error.
+	// RateFor, if not nil, returns the Rate for a request, say of the caller's plan. The zero Rate
+	// means the field Rate. After a change a key keeps the time until it is clear: half a burst
+	// used stays half a burst used. For a [SlidingWindow] its Window must be Rate's. An invalid
+	// Rate fails the request with an error.
 	RateFor func(*http.Request) Rate
 
-	// Key says whose request it is; ok is false if it has no key. Required: see [ByIP],
-	// [ByHeader], [ByPattern], [Join]. To count all requests as one, return a constant.
-	Key func(*http.Request) (key string, ok bool)
+	// Key says whose request it is. Required: see [KeyFunc]. To count all requests as one, return a
+	// constant.
+	Key KeyFunc
 
 	// Missing says what becomes of requests without a key. Required.
 	Missing Missing
 
 	// Cost returns how much a request uses. If nil, every request costs 1. Zero is free; negative
-	// fails the request with an error; more than Burst (of a sliding window: Limit) is never admitted.
+	// fails the request with an error; more than Burst (of a sliding window: Limit) is never
+	// admitted.
 	Cost func(*http.Request) int64
 
-	// Window is the algorithm. Zero means [GCRA].
-	Window Algorithm
+	// Algorithm is how requests are counted. Empty means [GCRA].
+	Algorithm Algorithm
 
-	// OnError says what happens when the Store fails. Zero means FailLocal(1).
-	OnError Failure
+	// OnError says what happens when the Store fails. Empty means [FailLocal].
+	OnError OnError
 
-	// Hidden keeps the policy out of headers and problem documents: what is left of a
-	// limit that strangers share tells each about the others.
+	// LocalShare is the part of Rate for this process while [FailLocal] decides: with n processes
+	// 1/n keeps their sum within the Rate. Zero means 1, the whole Rate in each process. Negative
+	// and more than 1 are invalid. Must be zero with another OnError.
+	LocalShare float64
+
+	// Hidden keeps the policy out of headers and problem documents: what is left of a limit that
+	// strangers share tells each about the others.
 	Hidden bool
 }
 
 // withDefaults validates p and fills in zero fields.
 func (p Policy) withDefaults() (Policy, error) {
-	var errs []error
-	fault := func(field string, reason any) {
-		errs = append(errs, fmt.Errorf("%s: %v", field, reason))
-	}
+	f := settings.Of("ratelimit", "Policy")
 	if !validName(p.Name) {
-		fault("Name", fmt.Sprintf("%q is not 1 to 64 letters, digits, '_', '-' and '.'", p.Name))
+		f.Add("Name", "%q is not 1 to 64 letters, digits, '_', '-' and '.'", p.Name)
 	}
 	if p.Key == nil {
-		fault("Key", "is required")
+		f.Add("Key", "is required")
 	}
-	if p.Missing < MissingReject || p.Missing > MissingShared {
-		fault("Missing", "is required: MissingReject, MissingSkip or MissingShared")
+	if !p.Missing.valid() {
+		f.Add("Missing", missingRequired)
 	}
-	if p.OnError == 0 {
-		p.OnError = FailLocal(1)
-	}
-	if p.OnError != FailOpen && p.OnError != FailClosed && !(p.OnError > 0 && p.OnError <= 1) {
-		fault("OnError", fmt.Sprintf("the share %v is not more than 0 and at most 1", float64(p.OnError)))
-	}
-	if p.Window != GCRA && p.Window != SlidingWindow {
-		fault("Window", fmt.Sprintf("there is no algorithm %d", p.Window))
-		return p, errors.Join(errs...)
-	}
-	rate, err := p.Rate.withDefaults(p.Window)
-	if err != nil {
-		for _, e := range flatten(err) {
-			errs = append(errs, fmt.Errorf("Rate.%w", e))
+	switch p.OnError {
+	case "", FailLocal:
+		p.OnError = FailLocal
+		if p.LocalShare < 0 {
+			f.Add("LocalShare", "%v is negative", p.LocalShare)
 		}
+		settings.Share(f, "LocalShare", &p.LocalShare, 1)
+	case FailOpen, FailClosed:
+		if p.LocalShare != 0 {
+			f.Add("LocalShare", "has a meaning only with FailLocal")
+		}
+	default:
+		f.Add("OnError", "%q is not FailLocal, FailOpen or FailClosed", p.OnError)
 	}
+	switch p.Algorithm {
+	case "":
+		p.Algorithm = GCRA
+	case GCRA, SlidingWindow:
+	default:
+		f.Add("Algorithm", "%q is not GCRA or SlidingWindow", p.Algorithm)
+		return p, f.Err()
+	}
+	rate, err := p.Rate.Validate(p.Algorithm)
+	f.Nest("Rate", err)
 	p.Rate = rate
-	return p, errors.Join(errs...)
-}
-
-// flatten returns the errors that err joins.
-func flatten(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return joined.Unwrap()
-	}
-	return []error{err}
+	return p, f.Err()
 }
 
 func validName(name string) bool {
@@ -145,10 +150,11 @@ func validName(name string) bool {
 // A policy is a Policy with what is derived from it.
 type policy struct {
 	Policy
+	index int // in Config.Policies
 	grid  grid
-	table *table // in the limiter's memory store, or in the one that it falls back on; nil if neither is needed
+	table *table // of the store or the fallback, if that is a MemoryStore; nil if there is neither
 
-	local     Rate // for FailLocal
+	local     Rate // LocalShare of Rate, for FailLocal
 	localGrid grid
 
 	item   string // its part of RateLimit up to the number

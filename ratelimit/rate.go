@@ -1,32 +1,34 @@
 package ratelimit
 
 import (
-	"errors"
-	"fmt"
+	"math"
 	"math/bits"
 	"time"
+
+	"github.com/trivet-go/trivet/internal/settings"
 )
 
 const (
-	maxRate       = 1_000_000_000 // per second: one a nanosecond
-	minWindow     = time.Millisecond
-	maxWindow     = 366 * 24 * time.Hour
-	maxDrain      = 4 * maxWindow // longest time in which a full burst may refill
-	maxSlidingMax = 1<<countBits - 1
+	maxRate         = 1_000_000_000 // per second: one a nanosecond
+	minWindow       = time.Millisecond
+	maxWindow       = 366 * 24 * time.Hour
+	maxDrain        = 4 * maxWindow // longest time in which a full burst is earned
+	maxSlidingLimit = countMask
 )
 
 // A Rate is Limit requests, or units of cost, per Window.
 type Rate struct {
-	// Limit is how much one Window admits, at least 1 and at most one per nanosecond.
+	// Limit is how much one Window admits: at least 1, at most one per nanosecond of Window, and
+	// with [SlidingWindow] at most 16,777,215. Zero and negative are invalid.
 	Limit int64
 
-	// Window is the time in which Limit is earned: 1 ms to 366 days.
+	// Window is the time in which Limit is earned: 1 ms to 366 days. Zero and negative are invalid.
 	Window time.Duration
 
-	// Burst is how much may be used at once after a pause. Zero means a tenth of Limit,
-	// at least 1: in any Window a key passes at most Limit + Burst, so a Burst of Limit
-	// may pass twice the Limit. The time to earn a Burst must not exceed four years.
-	// Must be zero with [SlidingWindow].
+	// Burst is how much may be used at once after a pause. Zero means a tenth of Limit, at least 1.
+	// Negative is invalid, as is a Burst that takes longer than four years to earn. In any Window a
+	// key is admitted at most Limit + Burst, so with a Burst of Limit twice the Limit. Must be zero
+	// with [SlidingWindow].
 	Burst int64
 }
 
@@ -48,48 +50,52 @@ func (r Rate) WithBurst(burst int64) Rate {
 	return r
 }
 
-// withDefaults validates r for the given algorithm and fills in Burst.
-func (r Rate) withDefaults(a Algorithm) (Rate, error) {
-	var errs []error
+// Validate returns r with the Burst that zero means for a policy of algorithm a. The error, if any,
+// names every invalid field.
+func (r Rate) Validate(a Algorithm) (Rate, error) {
+	f := settings.Of("ratelimit", "Rate")
 	if r.Limit < 1 {
-		errs = append(errs, fmt.Errorf("Limit: %d is less than 1", r.Limit))
+		f.Add("Limit", "%d is less than 1", r.Limit)
 	}
 	if r.Window < minWindow || r.Window > maxWindow {
-		errs = append(errs, fmt.Errorf("Window: %v is not between %v and %v", r.Window, minWindow, maxWindow))
+		f.Add("Window", "%v is not between %v and %v", r.Window, minWindow, maxWindow)
 	}
 	if r.Burst < 0 {
-		errs = append(errs, fmt.Errorf("Burst: %d is negative", r.Burst))
+		f.Add("Burst", "%d is negative", r.Burst)
 	}
-	if len(errs) > 0 {
-		return r, errors.Join(errs...)
+	if err := f.Err(); err != nil {
+		return r, err
 	}
 	if a == SlidingWindow {
-		if r.Limit > maxSlidingMax {
-			errs = append(errs, fmt.Errorf("Limit: %d is more than a sliding window counts to (%d)", r.Limit, maxSlidingMax))
+		if r.Limit > maxSlidingLimit {
+			f.Add("Limit", "%d is more than a sliding window counts to (%d)", r.Limit, maxSlidingLimit)
 		}
 		if r.Burst != 0 {
-			errs = append(errs, errors.New("Burst: has no meaning for a sliding window"))
+			f.Add("Burst", "has no meaning for a sliding window")
 		}
-		return r, errors.Join(errs...)
+		return r, f.Err()
 	}
 	if r.Limit > int64(r.Window) {
-		return r, fmt.Errorf("Limit: %d in %v is more than %d a second", r.Limit, r.Window, maxRate)
+		f.Add("Limit", "%d in %v is more than %d a second", r.Limit, r.Window, maxRate)
+		return r, f.Err()
 	}
 	if r.Burst == 0 {
 		r.Burst = max(r.Limit/10, 1)
 	}
+	// The time to earn a burst is Burst * Window / Limit. If hi >= Limit, it does not even fit a word.
 	hi, lo := bits.Mul64(uint64(r.Burst), uint64(r.Window))
-	if hi >= uint64(r.Limit) { // the quotient would not fit
-		return r, fmt.Errorf("Burst: %d takes longer than %v to earn", r.Burst, maxDrain)
+	earned := uint64(math.MaxUint64)
+	if hi < uint64(r.Limit) {
+		earned, _ = bits.Div64(hi, lo, uint64(r.Limit))
 	}
-	if drain, _ := bits.Div64(hi, lo, uint64(r.Limit)); drain > uint64(maxDrain) {
-		return r, fmt.Errorf("Burst: %d takes longer than %v to earn", r.Burst, maxDrain)
+	if earned > uint64(maxDrain) {
+		f.Add("Burst", "%d takes longer than %v to earn", r.Burst, maxDrain)
 	}
-	return r, nil
+	return r, f.Err()
 }
 
-// scaled returns r at the given share of its pace and burst, for one of several
-// processes that each count for themselves. Its burst, or a sliding window's limit, is at least 1.
+// scaled returns r at the given share of its pace and burst, for one of several processes that each
+// count for themselves. Its burst, or a sliding window's limit, is at least 1.
 func (r Rate) scaled(share float64, a Algorithm) Rate {
 	if share == 1 {
 		return r
@@ -99,7 +105,8 @@ func (r Rate) scaled(share float64, a Algorithm) Rate {
 		return r
 	}
 	r.Burst = max(int64(float64(r.Burst)*share), 1)
-	// The pace is scaled through the Window, so that a Limit of 1 has a share too, unless that gets too long.
+	// The pace is scaled through the Window, so that a Limit of 1 has a share too, unless the Window
+	// gets too long.
 	if window := float64(r.Window) / share; window < float64(maxWindow) {
 		r.Window = time.Duration(window) + 1
 	} else {

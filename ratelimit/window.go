@@ -72,7 +72,7 @@ func (s *slide) freeAt(count, left int64) uint64 {
 	return s.length - q
 }
 
-func (s *slide) take(word, cost int64) (a answer) {
+func (s *slide) answer(word, cost int64) (a answer) {
 	prev, cur := s.counts(word)
 	used := s.weight(prev) + cur
 	if cost == 0 {

@@ -93,22 +93,12 @@ func (b *steadyBody) Read(p []byte) (int, error) {
 	if b.timers {
 		b.setDeadline(time.Time{})
 	}
-	switch err {
-	case nil:
-	case io.EOF:
+	if err == io.EOF {
 		b.stop() // net/http has lifted the deadline: it reads on only to notice that the client leaves
 		b.eof.Store(true)
-	default:
-		err = &brokenBodyError{err}
 	}
 	return n, err
 }
-
-// A brokenBodyError is what reading a request's body fails with by its client's fault.
-type brokenBodyError struct{ err error }
-
-func (e *brokenBodyError) Error() string { return "the request's body: " + e.err.Error() }
-func (e *brokenBodyError) Unwrap() error { return e.err }
 
 // ended reports whether the body has been read to its end.
 func (b *steadyBody) ended() bool { return b.eof.Load() }

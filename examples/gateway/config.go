@@ -41,9 +41,10 @@ type Server struct {
 	// needs a restart to change.
 	TLS TLS `yaml:"tls"`
 
-	// TrustedProxies are the proxies in front whose X-Forwarded-For, -Host and -Proto are believed and sent on. Those of
-	// everybody else are replaced. Needs a restart to change. None.
-	TrustedProxies []Network `yaml:"trusted_proxies"`
+	// TrustedProxies are the proxies in front whose X-Forwarded-For and other forwarding fields are
+	// believed and sent on. Those of everybody else are replaced or removed. Needs a restart to
+	// change. None.
+	TrustedProxies []Proxy `yaml:"trusted_proxies"`
 
 	MaxHeaderFields int      `yaml:"max_header_fields"` // more get 431; a cookie counts as a field; 100
 	MaxBody         Size     `yaml:"max_body"`          // larger ones get 413; 10MiB

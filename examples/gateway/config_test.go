@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -47,6 +48,22 @@ func TestCommentedConfigurationIsGoodAndShowsTheDefaults(t *testing.T) {
 	require.Equal(t, []Host{{Addr: "127.0.0.1:9001"}, {Addr: "127.0.0.1:9002", Weight: 2}, {Addr: "127.0.0.1:9003", Priority: 1}},
 		commented.Upstreams["app"].Hosts)
 	require.Equal(t, Duration(10*time.Second), commented.Routes[1].Timeout)
+}
+
+func TestTrustedProxies(t *testing.T) {
+	list := "server: {trusted_proxies: [10.1.2.3/8, unix, \"2001:db8::1\"]}"
+	cfg, err := parseConfig("f", []byte(minimalConfig+list))
+	require.NoError(t, err)
+	require.Equal(t, trust{unix: true, proxies: []netip.Prefix{
+		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::1/128"),
+	}}, trustIn(cfg.Server.TrustedProxies))
+	cfg, err = parseConfig("f", []byte(minimalConfig))
+	require.NoError(t, err)
+	require.Zero(t, trustIn(cfg.Server.TrustedProxies), "nobody is trusted by default")
+
+	other, err := parseConfig("f", []byte(minimalConfig+"server: {trusted_proxies: [unix]}"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"server.trusted_proxies"}, fixedChanges(cfg, other))
 }
 
 // keysOf adds the keys of a Config to keys: "upstreams.*.health.path".
@@ -145,7 +162,14 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 		{"same route twice", "  - {upstream: app, path: /}", []string{"f:6: routes[1].path: another route has this host, path and method"}},
 		{"same method twice", "  - {upstream: app, path: /a, methods: [GET]}\n  - {upstream: app, path: /a, methods: [PUT, GET]}",
 			[]string{"f:7: routes[2].path: another route has this host, path and method"}},
-		{"no network", "server: {trusted_proxies: [10.0.0.0/8, 10.0.0.0/99]}", []string{"f:6: server.trusted_proxies[1]: must be a network such as 10.0.0.0/8 or an address, not `10.0.0.0/99`"}},
+		{"no network", "server: {trusted_proxies: [10.0.0.0/8, 10.0.0.0/99]}", []string{"f:6: server.trusted_proxies[1]: must be a network such as 10.0.0.0/8, an address or unix, not `10.0.0.0/99`"}},
+		{"a proxy by name", "server: {trusted_proxies: [unix, Unix, proxy.test]}", []string{
+			"f:6: server.trusted_proxies[1]: must be a network such as 10.0.0.0/8, an address or unix, not `Unix`",
+			"f:6: server.trusted_proxies[2]: must be a network such as 10.0.0.0/8, an address or unix, not `proxy.test`",
+		}},
+		{"a list of proxies in the list", "server: {trusted_proxies: [[unix]]}", []string{
+			"f:6: server.trusted_proxies[0]: must be a network such as 10.0.0.0/8, an address or unix, not a list",
+		}},
 		{"certificate without key", "server: {tls: {certificates: [{cert: a.pem}]}}", []string{"f:6: server.tls.certificates[0]: needs both cert and key"}},
 		{"old TLS", "server: {tls: {min_version: \"1.1\"}}", []string{`f:6: server.tls.min_version: "1.1" is neither "1.2" nor "1.3"`}},
 		{"unknown limit", "    limits: [a]", []string{`f:6: routes[0].limits[0]: "a" is not one of the limits: there are none`}},

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"os"
 	"reflect"
 	"strings"
@@ -107,7 +106,7 @@ func newGateSettings(r Route, cfg Config) gateSettings {
 }
 
 // newGate returns the gate of a route: old, if it has the same settings.
-func newGate(s gateSettings, old *gate, c *counts, trusted []netip.Prefix, tel *telemetry.Telemetry, log *slog.Logger) (*gate, error) {
+func newGate(s gateSettings, old *gate, c *counts, trusted trust, tel *telemetry.Telemetry, log *slog.Logger) (*gate, error) {
 	if old != nil && reflect.DeepEqual(old.settings, s) {
 		return old, nil
 	}
@@ -126,7 +125,7 @@ func newGate(s gateSettings, old *gate, c *counts, trusted []netip.Prefix, tel *
 		}
 		report := telemetry.Observer[ratelimit.Event](tel, s.label)
 		cfg.Observe = func(ctx context.Context, e ratelimit.Event) {
-			if e.Kind != "decision" { // of the store
+			if e.Kind == ratelimit.StoreChanged {
 				log.LogAttrs(ctx, slog.LevelWarn, "limits", slog.String("route", s.label), inline(e))
 			}
 			report(ctx, e)

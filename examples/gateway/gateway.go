@@ -95,7 +95,7 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 	if gen.tls, err = cfg.Server.TLS.load(); err != nil {
 		errs = append(errs, err)
 	}
-	trusted := prefixes(cfg.Server.TrustedProxies)
+	trusted := trustIn(cfg.Server.TrustedProxies)
 	for _, r := range cfg.Routes {
 		var before *gate
 		if old != nil {

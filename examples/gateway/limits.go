@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net/http"
-	"net/netip"
 	"regexp"
 	"strconv"
 	"strings"
@@ -23,7 +22,7 @@ type Limit struct {
 	Sliding  bool   `yaml:"sliding"`   // count in windows of the rate's time, for quotas that a contract names; no burst
 	By       string `yaml:"by"`        // who is a consumer: an "address", the value of a "header", or "all" are one; required
 	Header   string `yaml:"header"`    // with by: header
-	Missing  string `yaml:"missing"`   // a request without the header: "reject" with 400, "skip" the limit, or count them as one, "shared"; required with by: header
+	Missing  string `yaml:"missing"`   // without the header: "reject" with 400, "skip" the limit, or count all as one, "shared"; required with by: header
 	PerRoute bool   `yaml:"per_route"` // each route counts for itself
 	Store    string `yaml:"store"`     // "memory" of this process, or "redis" for all gateways; memory
 	OnError  string `yaml:"on_error"`  // while Redis fails: count "local"ly, or leave the limit "open" or "closed" (503); local
@@ -125,7 +124,7 @@ var fieldName = regexp.MustCompile("^[-!#$%&'*+.^_`|~0-9A-Za-z]+$") // RFC 9110,
 
 // check returns what the packages have to say about l.
 func (l Limit) check(name string) (f faults) {
-	policy, err := l.policy(name, "", nil)
+	policy, err := l.policy(name, "", trust{})
 	if err == nil {
 		var counts ratelimit.Store
 		counts, err = ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{MaxKeys: 1})
@@ -141,20 +140,46 @@ func (l Limit) check(name string) (f faults) {
 	if err == nil {
 		return nil
 	}
-	for _, line := range strings.Split(err.Error(), "\n") {
-		switch _, after, ok := strings.Cut(line, "Rate."); {
-		case strings.Contains(line, ".Name: "):
+	found := fieldFaults(err)
+	if len(found) == 0 {
+		f.add(err.Error())
+	}
+	for _, fault := range found {
+		switch field := fault.Field(); {
+		case strings.HasSuffix(field, ".Name"):
 			f.add("the name must be 1 to 64 letters, digits, '_', '-' and '.'")
-		case ok && strings.HasPrefix(after, "Burst: "):
-			f.add(strings.TrimPrefix(after, "Burst: "), "burst")
-		case ok:
-			_, text, _ := strings.Cut(after, ": ")
-			f.add(text, "rate")
+		case strings.HasSuffix(field, "Rate.Burst"):
+			f.add(fault.Reason(), "burst")
+		case strings.Contains(field, "Rate."):
+			f.add(fault.Reason(), "rate")
 		default:
-			f.add(line)
+			f.add(fault.Error())
 		}
 	}
 	return f
+}
+
+// A fieldFault is what a package's New says about one field of its Config.
+type fieldFault interface {
+	error
+	Field() string
+	Reason() string
+}
+
+// fieldFaults returns the faults that err holds, without those that only pass another one on.
+func fieldFaults(err error) (found []fieldFault) {
+	switch e := err.(type) {
+	case interface{ Unwrap() []error }:
+		for _, inner := range e.Unwrap() {
+			found = append(found, fieldFaults(inner)...)
+		}
+	case interface{ Unwrap() error }:
+		found = fieldFaults(e.Unwrap())
+	}
+	if fault, ok := err.(fieldFault); ok && len(found) == 0 {
+		found = append(found, fault)
+	}
+	return found
 }
 
 func tinyStore() *ratelimit.MemoryStore {
@@ -166,28 +191,27 @@ func tinyStore() *ratelimit.MemoryStore {
 }
 
 // policy is l as ratelimit has it, for a route if each counts for itself.
-func (l Limit) policy(name, route string, trusted []netip.Prefix) (ratelimit.Policy, error) {
+func (l Limit) policy(name, route string, trusted trust) (ratelimit.Policy, error) {
 	p := ratelimit.Policy{
 		Name:    name,
 		Rate:    ratelimit.Rate{Limit: l.Rate.Limit, Window: l.Rate.Window, Burst: l.Burst},
-		Missing: ratelimit.MissingShared, // who has no address comes through a Unix socket
+		Missing: ratelimit.MissingShared, // peers of a unix socket have no address
 	}
 	if l.Sliding {
-		p.Window = ratelimit.SlidingWindow
+		p.Algorithm = ratelimit.SlidingWindow
 	}
 	switch l.By {
 	case "address":
-		key, err := ratelimit.NewIPKey(ratelimit.IPConfig{Trusted: trusted})
+		key, err := ratelimit.ByIP(ratelimit.IPConfig{
+			TrustedProxies: trusted.proxies, TrustUnix: trusted.unix,
+		})
 		if err != nil {
 			return p, err
 		}
 		p.Key = key
 	case "header":
 		p.Key = ratelimit.ByHeader(l.Header) // hashed: it may be a credential
-		p.Missing = map[string]ratelimit.Missing{"reject": ratelimit.MissingReject, "skip": ratelimit.MissingSkip}[l.Missing]
-		if l.Missing == "shared" {
-			p.Missing = ratelimit.MissingShared
-		}
+		p.Missing = ratelimit.Missing(l.Missing)
 	default:
 		p.Key = constant("all")
 		p.Hidden = true // what is left for all tells each about the others
@@ -195,18 +219,11 @@ func (l Limit) policy(name, route string, trusted []netip.Prefix) (ratelimit.Pol
 	if l.PerRoute {
 		p.Key = ratelimit.Join(constant(route), p.Key)
 	}
-	switch l.OnError {
-	case "open":
-		p.OnError = ratelimit.FailOpen
-	case "closed":
-		p.OnError = ratelimit.FailClosed
-	case "local":
-		p.OnError = ratelimit.FailLocal(float64(l.Share))
-	}
+	p.OnError, p.LocalShare = ratelimit.OnError(l.OnError), float64(l.Share)
 	return p, nil
 }
 
-func constant(key string) func(*http.Request) (string, bool) {
+func constant(key string) ratelimit.KeyFunc {
 	return func(*http.Request) (string, bool) { return key, true }
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -117,6 +118,38 @@ func TestLimitsByAddressBelieveTrustedProxiesOnly(t *testing.T) {
 	require.Equal(t, map[int]int{200: 2, 429: 4}, statuses(t, c, g.url, 6, func(i int, r *http.Request) {
 		r.Header.Set("X-Forwarded-For", fmt.Sprintf("2001:db8::%d", i)) // one client's network
 	}))
+}
+
+func TestPeersOfUnixSocketsAreTrustedIfAsked(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	for list, want := range map[string]struct {
+		statuses map[int]int
+		client   string // in the access log
+	}{
+		"unix":                {map[int]int{200: 6}, "203.0.113.5"},
+		`"0.0.0.0/0", "::/0"`: {map[int]int{200: 2, 429: 4}, ""},
+	} {
+		t.Run(list, func(t *testing.T) {
+			var lines bytes.Buffer
+			g := startLogged(t, simple("    limits: [l]\nlimits: {l: {rate: 1/h, burst: 2, by: address}}\n"+
+				"telemetry: {access_log: {client: full}}\nserver: {trusted_proxies: ["+list+"]}", b.Addr), &lines)
+			got := map[int]int{}
+			for i := range 6 {
+				r := httptest.NewRequest(http.MethodGet, "http://shop.test/", nil)
+				r.RemoteAddr = "@"
+				r.Header.Set("X-Forwarded-For", fmt.Sprintf("203.0.113.%d", i))
+				w := httptest.NewRecorder()
+				g.gateway.ServeHTTP(w, r)
+				got[w.Code]++
+			}
+			require.Equal(t, want.statuses, got)
+			all := strings.Split(strings.TrimSpace(lines.String()), "\n")
+			var last map[string]any
+			require.NoError(t, json.Unmarshal([]byte(all[len(all)-1]), &last))
+			address, _ := last["client.address"].(string)
+			require.Equal(t, want.client, address)
+		})
+	}
 }
 
 func TestLimitsByHeader(t *testing.T) {
@@ -328,7 +361,7 @@ routes:
 	require.Equal(t, map[int]int{200: 5}, statuses(t, c, two.url+"/open", 5, nil))
 	require.Equal(t, map[int]int{429: 5}, statuses(t, c, one.url+"/shared", 5, nil), "a failure grants no fresh burst")
 	page(t, one, "/limits", &p)
-	require.Equal(t, 1.0, p.Routes["/closed"].Limits.Degraded)
+	require.True(t, p.Routes["/closed"].Limits.Degraded)
 	require.NotZero(t, p.Redis.Failures)
 
 	// Redis is no reason to be taken out.

@@ -209,11 +209,13 @@ func (o *observer) start(cfg Config, c *counts, stdout, stderr io.Writer, log *s
 	if err != nil {
 		return err
 	}
+	trusted := trustIn(cfg.Server.TrustedProxies)
 	o.tel, err = telemetry.New(telemetry.Config{
 		TracerProvider: tracers,
 		MeterProvider:  meters,
 		Public:         true, // a stranger's trace context is linked, not continued
-		TrustedProxies: prefixes(cfg.Server.TrustedProxies),
+		TrustedProxies: trusted.proxies,
+		TrustUnix:      trusted.unix,
 		RequestID:      requestID,
 		Query:          cfg.Telemetry.AccessLog.Query,
 		AccessLog:      lines,

@@ -84,11 +84,19 @@ func listenerTLS(current *atomic.Pointer[tls.Config]) *tls.Config {
 	}
 }
 
-// A Network is a set of addresses: "10.0.0.0/8", or one address.
-type Network netip.Prefix
+// A Proxy is one or more proxies in front: those in a network ("10.0.0.0/8"), the one at an
+// address, or the peers of unix sockets ("unix").
+type Proxy struct {
+	Network netip.Prefix
+	Unix    bool
+}
 
 // UnmarshalYAML implements yaml.Unmarshaler.
-func (n *Network) UnmarshalYAML(node *yaml.Node) error {
+func (t *Proxy) UnmarshalYAML(node *yaml.Node) error {
+	if node.Kind == yaml.ScalarNode && node.Value == "unix" {
+		*t = Proxy{Unix: true}
+		return nil
+	}
 	p, err := netip.ParsePrefix(node.Value)
 	if err != nil {
 		var addr netip.Addr
@@ -97,16 +105,26 @@ func (n *Network) UnmarshalYAML(node *yaml.Node) error {
 		}
 	}
 	if err != nil || p.Addr().Is4In6() || p.Addr().Zone() != "" {
-		return fmt.Errorf("must be a network such as 10.0.0.0/8 or an address, not %s", describeNode(node))
+		return fmt.Errorf("must be a network such as 10.0.0.0/8, an address or unix, not %s", describeNode(node))
 	}
-	*n = Network(p.Masked())
+	*t = Proxy{Network: p.Masked()}
 	return nil
 }
 
-func prefixes(networks []Network) []netip.Prefix {
-	var all []netip.Prefix
-	for _, n := range networks {
-		all = append(all, netip.Prefix(n))
+// A trust says whose forwarding fields are believed, as telemetry, ratelimit and balancer have it.
+type trust struct {
+	proxies []netip.Prefix
+	unix    bool
+}
+
+func trustIn(proxies []Proxy) trust {
+	var t trust
+	for _, p := range proxies {
+		if p.Unix {
+			t.unix = true
+		} else {
+			t.proxies = append(t.proxies, p.Network)
+		}
 	}
-	return all
+	return t
 }

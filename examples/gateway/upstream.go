@@ -2,15 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"math"
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"net/netip"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,20 +26,25 @@ type upstream struct {
 	proxy    http.Handler
 }
 
-func newUpstream(name string, cfg Upstream, trusted []netip.Prefix, tel *telemetry.Telemetry, log *slog.Logger) (*upstream, error) {
+func newUpstream(
+	name string, cfg Upstream, trusted trust, tel *telemetry.Telemetry, log *slog.Logger,
+) (*upstream, error) {
 	target, err := url.Parse(cfg.URL)
 	if err != nil {
 		return nil, err
 	}
 	u := &upstream{cfg: cfg, target: &url.URL{Scheme: target.Scheme, Host: target.Host}}
 	u.handler = balancer.HandlerConfig{
-		TrustForwarded: trusted, Rewrite: rewrite(trusted), ModifyResponse: modifyResponse, ErrorHandler: writeProxyError,
+		TrustedProxies: trusted.proxies, TrustUnix: trusted.unix,
+		Rewrite: rewrite, ModifyResponse: modifyResponse, ErrorHandler: writeProxyError,
 	}
 	report := telemetry.Observer[balancer.Event](tel, name)
 	u.settings = balancer.Config{
 		Resolver:  resolver(cfg.Hosts),
 		Transport: transport(cfg),
-		Wrap:      func(_ balancer.Endpoint, next http.RoundTripper) http.RoundTripper { return tel.Transport(next) },
+		Wrap: func(_ balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
+			return tel.Transport(next)
+		},
 		Health: balancer.HealthConfig{
 			Path:     cfg.Health.Path,
 			Interval: time.Duration(cfg.Health.Interval),
@@ -50,7 +52,7 @@ func newUpstream(name string, cfg Upstream, trusted []netip.Prefix, tel *telemet
 			Rise:     cfg.Health.Rise,
 			Fall:     cfg.Health.Fall,
 		},
-		IdleTimeout: -1, // it is known as long as it is configured
+		IdleTimeout: -1, // the target stays as long as it is configured
 		Observe: func(ctx context.Context, e balancer.Event) {
 			report(ctx, e)
 			if e.Kind != balancer.Attempted {
@@ -68,16 +70,17 @@ func newUpstream(name string, cfg Upstream, trusted []netip.Prefix, tel *telemet
 
 func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) { u.proxy.ServeHTTP(w, r) }
 
-// inherit makes u go on with the balancer of old, the upstream of the same name before a reload: hosts
-// that stay keep their connections and what is known of them.
+// inherit gives u the balancer of old, the upstream of the same name before a reload: hosts that
+// stay keep their connections and what is known of them.
 func (u *upstream) inherit(old *upstream) {
 	settings := u.settings
-	if u.cfg.ConnectTimeout == old.cfg.ConnectTimeout && u.cfg.ResponseTimeout == old.cfg.ResponseTimeout && u.cfg.H2C == old.cfg.H2C {
+	if u.cfg.ConnectTimeout == old.cfg.ConnectTimeout &&
+		u.cfg.ResponseTimeout == old.cfg.ResponseTimeout && u.cfg.H2C == old.cfg.H2C {
 		settings.Transport = old.settings.Transport
 	}
 	proxy, err := old.balancer.Handler(u.target, u.handler)
 	if err != nil || old.balancer.Reload(settings) != nil {
-		return // what New has accepted Reload accepts; should it not, u goes on with a balancer of its own
+		return // Reload accepts what New has accepted; if it did not, u would keep its own balancer
 	}
 	_ = u.balancer.Close(context.Background()) // it has served nothing
 	u.balancer, u.settings, u.proxy = old.balancer, settings, proxy
@@ -88,14 +91,14 @@ func (u *upstream) start() {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		_ = u.balancer.Warm(ctx, u.target.String(), 0) // Observe tells
+		_ = u.balancer.Warm(ctx, u.target.String(), 0) // Observe is told of an error
 	}()
 }
 
 // close waits for the requests in flight, or ctx.
 func (u *upstream) close(ctx context.Context) { _ = u.balancer.Close(ctx) }
 
-// status is what the admin server shows.
+// status returns what the admin server shows.
 func (u *upstream) status() any {
 	return struct {
 		Target string                    `json:"target"`
@@ -116,8 +119,9 @@ func resolver(hosts []Host) balancer.Resolver {
 }
 
 func transport(cfg Upstream) *http.Transport {
+	dialer := &net.Dialer{Timeout: time.Duration(cfg.ConnectTimeout), KeepAlive: 15 * time.Second}
 	t := &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: time.Duration(cfg.ConnectTimeout), KeepAlive: 15 * time.Second}).DialContext,
+		DialContext:            dialer.DialContext,
 		TLSHandshakeTimeout:    time.Duration(cfg.ConnectTimeout),
 		ResponseHeaderTimeout:  time.Duration(cfg.ResponseTimeout),
 		ExpectContinueTimeout:  time.Second,
@@ -131,49 +135,29 @@ func transport(cfg Upstream) *http.Transport {
 	return t
 }
 
-// rewrite makes the request to the upstream say nothing that the gateway does not stand for. balancer has seen to X-Forwarded-For,
-// -Host and -Proto; the others of that family, which some servers believe as well, go unless the peer is trusted. So do
-// other ways to spell any of them: CGI cannot tell underscores from hyphens, and some servers no sign at all from them.
-func rewrite(trusted []netip.Prefix) func(*httputil.ProxyRequest) {
-	return func(r *httputil.ProxyRequest) {
-		h := r.Out.Header
-		peer, _ := netip.ParseAddrPort(r.In.RemoteAddr)
-		addr := peer.Addr().Unmap().WithZone("")
-		believed := slices.ContainsFunc(trusted, func(p netip.Prefix) bool { return p.Contains(addr) })
-		for name := range h {
-			switch plain := http.CanonicalHeaderKey(strings.Map(hyphen, name)); plain {
-			case "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", requestID:
-				if name != plain {
-					delete(h, name)
-				}
-			case "Proxy": // CGI would make it the variable HTTP_PROXY, which clients of upstreams obey
-				delete(h, name)
-			default:
-				if forwarded(plain) && (!believed || name != plain) {
-					delete(h, name)
-				}
-			}
-		}
-		// The trace begins here, and telemetry's transport says so; baggage of strangers goes nowhere.
-		for _, name := range [...]string{"Traceparent", "Tracestate", "Baggage"} {
+// rewrite gives the upstream's request the gateway's id and trace. The forwarding fields of
+// strangers balancer has removed.
+func rewrite(r *httputil.ProxyRequest) {
+	h := r.Out.Header
+	for name := range h {
+		if name != requestID && spells(name, requestID) {
 			delete(h, name)
 		}
-		h.Set(requestID, telemetry.RequestID(r.In.Context()))
 	}
+	// The trace begins here: telemetry's transport adds its context. Strangers' baggage ends here.
+	for _, name := range [...]string{"Traceparent", "Tracestate", "Baggage"} {
+		delete(h, name)
+	}
+	h.Set(requestID, telemetry.RequestID(r.In.Context()))
 }
 
-// forwarded reports whether a field tells of the request that a proxy got.
-func forwarded(name string) bool {
-	switch name {
-	case "X-Real-Ip", "True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "Cf-Connecting-Ip", "Fastly-Client-Ip", "X-Proxyuser-Ip",
-		"X-Envoy-External-Address", "Forwarded-For", "X-Original-Forwarded-For", "X-Original-Host", "X-Original-Url", "X-Rewrite-Url", "X-Host",
-		"X-Url-Scheme", "Front-End-Https", "X-Forwarded":
-		return true
-	}
-	return strings.HasPrefix(name, "X-Forwarded-")
+// spells reports whether a server could take name for field: CGI cannot tell underscores from
+// hyphens, and some servers tell no sign from another.
+func spells(name, field string) bool {
+	return len(name) == len(field) && strings.EqualFold(strings.Map(hyphen, name), field)
 }
 
-// hyphen makes a hyphen of what is neither letter nor digit.
+// hyphen returns r if it is a letter or digit, else a hyphen.
 func hyphen(r rune) rune {
 	if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
 		return r
@@ -181,38 +165,24 @@ func hyphen(r rune) rune {
 	return '-'
 }
 
-// modifyResponse removes what the gateway itself has said in the header.
+// modifyResponse removes the upstream's request id: the gateway has set its own.
 func modifyResponse(resp *http.Response) error {
 	resp.Header.Del(requestID)
 	return nil
 }
 
 // writeProxyError answers a request that got no response from the upstream.
-func writeProxyError(w http.ResponseWriter, r *http.Request, err error) {
-	var tooLarge *http.MaxBytesError
-	var broken *brokenBodyError
-	var unsent interface{ NotSent() bool }
-	var wait interface{ RetryAfter() time.Duration }
-	var timeout net.Error
-	switch {
-	case errors.As(err, &tooLarge):
-		writeProblem(w, http.StatusRequestEntityTooLarge, "the body is too large")
-	case errors.As(err, &broken):
-		if errors.As(err, &timeout) && timeout.Timeout() {
-			writeProblem(w, http.StatusRequestTimeout, "the body stood still for too long")
-			return
-		}
-		writeProblem(w, http.StatusBadRequest, "the body is broken")
-	case errors.As(err, &unsent) && unsent.NotSent():
-		seconds := 1
-		if errors.As(err, &wait) {
-			seconds = max(1, int(math.Ceil(wait.RetryAfter().Seconds())))
-		}
-		w.Header().Set("Retry-After", strconv.Itoa(seconds))
-		writeProblem(w, http.StatusServiceUnavailable, "no server is available for this request")
-	case errors.Is(r.Context().Err(), context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		writeProblem(w, http.StatusGatewayTimeout, "the server behind the gateway took too long")
-	default:
-		writeProblem(w, http.StatusBadGateway, "the server behind the gateway failed")
+func writeProxyError(w http.ResponseWriter, _ *http.Request, err error) {
+	status, wait := balancer.ErrorStatus(err)
+	if wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 	}
+	writeProblem(w, status, map[int]string{
+		http.StatusRequestEntityTooLarge: "the body is too large",
+		http.StatusRequestTimeout:        "the body stood still for too long",
+		http.StatusBadRequest:            "the body is broken",
+		http.StatusServiceUnavailable:    "no server is available for this request",
+		http.StatusGatewayTimeout:        "the server behind the gateway took too long",
+		http.StatusBadGateway:            "the server behind the gateway failed",
+	}[status])
 }

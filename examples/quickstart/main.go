@@ -19,6 +19,7 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 	"github.com/trivet-go/trivet/cache"
 	"github.com/trivet-go/trivet/ratelimit"
+	"github.com/trivet-go/trivet/ratelimit/pacer"
 	"github.com/trivet-go/trivet/telemetry"
 )
 
@@ -54,11 +55,18 @@ func run(out io.Writer) error {
 		return err
 	}
 
-	// The client. The balancer sends each request to one of the three, and learns to leave "b" out.
+	// The client. The balancer sends each request to one of the three, and learns to leave "b" out. The
+	// pacer keeps each of them to 1000 requests a second.
+	pace, err := pacer.New(pacer.Config{Rate: ratelimit.PerSecond(1000)})
+	if err != nil {
+		return err
+	}
 	lb, err := balancer.New(balancer.Config{
 		Resolver: balancer.Static(addrs...),
-		Wrap:     func(_ balancer.Endpoint, next http.RoundTripper) http.RoundTripper { return tel.Transport(next) },
-		Observe:  telemetry.Observer[balancer.Event](tel, "greetings"),
+		Wrap: func(e balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
+			return pace.TransportFor(e.Addr, tel.Transport(next))
+		},
+		Observe: telemetry.Observer[balancer.Event](tel, "greetings"),
 	})
 	if err != nil {
 		return err
@@ -95,7 +103,7 @@ func run(out io.Writer) error {
 	// The handler, behind a limit of 500 requests at once and then one a second for each address.
 	limiter, err := ratelimit.New(ratelimit.Config{
 		Policies: []ratelimit.Policy{{
-			Name: "address", Rate: ratelimit.PerMinute(60).WithBurst(500), Key: ratelimit.ByIP(), Missing: ratelimit.MissingReject,
+			Name: "address", Rate: ratelimit.PerMinute(60).WithBurst(500), Key: ratelimit.ByPeer, Missing: ratelimit.MissingReject,
 		}},
 		Observe: telemetry.Observer[ratelimit.Event](tel, "limit"),
 	})

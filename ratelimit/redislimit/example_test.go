@@ -24,11 +24,11 @@ func ExampleNew() {
 	limiter, err := ratelimit.New(ratelimit.Config{
 		Store: store,
 		Policies: []ratelimit.Policy{{
-			Name:    "api",
-			Rate:    ratelimit.PerHour(100).WithBurst(8),
-			Key:     func(r *http.Request) (string, bool) { return r.Header.Get("X-Api-Key"), true },
-			Missing: ratelimit.MissingReject,
-			OnError: ratelimit.FailLocal(0.25), // four processes
+			Name:       "api",
+			Rate:       ratelimit.PerHour(100).WithBurst(8),
+			Key:        func(r *http.Request) (string, bool) { return r.Header.Get("X-Api-Key"), true },
+			Missing:    ratelimit.MissingReject,
+			LocalShare: 0.25, // four processes
 		}},
 	})
 	if err != nil {

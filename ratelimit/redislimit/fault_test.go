@@ -26,11 +26,11 @@ import (
 func TestR14_EveryKeyExpires(t *testing.T) {
 	c := startRedis(t).client(t)
 	window := policyOf("window", ratelimit.PerMinute(50))
-	window.Window = ratelimit.SlidingWindow
+	window.Algorithm = ratelimit.SlidingWindow
 	policies := []ratelimit.Policy{policyOf("bucket", ratelimit.PerMinute(100)), window}
 	plain := newLimiter(t, ratelimit.Config{Store: newStore(t, c, redislimit.Config{Timeout: 5 * time.Second}), Policies: policies})
 	leased := newLimiter(t, ratelimit.Config{
-		Store:    newStore(t, c, redislimit.Config{Timeout: 5 * time.Second, Leases: map[string]redislimit.Lease{"leased": {}}}),
+		Store:    newStore(t, c, redislimit.Config{Timeout: 5 * time.Second, Leases: map[string]redislimit.LeaseConfig{"leased": {}}}),
 		Policies: []ratelimit.Policy{policyOf("leased", ratelimit.PerMinute(100))},
 	})
 	for i := range 300 {
@@ -115,7 +115,7 @@ func TestR15_TheServersClockDecides(t *testing.T) {
 	require.False(t, d.Allowed)
 	require.LessOrEqual(t, d.RetryAfter, 20*time.Minute)
 	p := policyOf("w", ratelimit.PerHour(3))
-	p.Window = ratelimit.SlidingWindow
+	p.Algorithm = ratelimit.SlidingWindow
 	for i, back := range []int64{0, 0, 0, 5 * 3_600_000_000, 5 * 3_600_000_000} {
 		clock(1e15 - back)
 		store := newStore(t, c, redislimit.Config{Timeout: 5 * time.Second})
@@ -202,7 +202,7 @@ func TestR17_Cluster(t *testing.T) {
 	cluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs})
 	defer cluster.Close()
 	window := policyOf("window", ratelimit.PerDay(3))
-	window.Window = ratelimit.SlidingWindow
+	window.Algorithm = ratelimit.SlidingWindow
 	for _, cfg := range []redislimit.Config{{HashTag: "tag"}, {SameKey: true}, {}} {
 		cfg.Timeout = 10 * time.Second
 		policies := []ratelimit.Policy{window, policyOf("bucket", ratelimit.PerDay(1).WithBurst(100))}
@@ -319,27 +319,24 @@ func TestR19_RedisStopped(t *testing.T) {
 func testFailing(t *testing.T, fell, raise func(*server)) {
 	server := startRedis(t)
 	client := quick(t, server.addr)
-	var changes [2]atomic.Int64 // events: store_failed, store_recovered
-	limiter := func(name string, rate ratelimit.Rate, onError ratelimit.Failure) (*ratelimit.Limiter, *redislimit.Store) {
+	var changes [2]atomic.Int64 // of the store: down, up
+	limiter := func(name string, rate ratelimit.Rate, onError ratelimit.OnError, share float64) (*ratelimit.Limiter, *redislimit.Store) {
 		p := policyOf(name, rate)
-		p.OnError = onError
+		p.OnError, p.LocalShare = onError, share
 		store := newStore(t, client, redislimit.Config{})
 		return newLimiter(t, ratelimit.Config{
 			Store: store, Policies: []ratelimit.Policy{p},
 			Observe: func(_ context.Context, e ratelimit.Event) {
-				switch e.Kind {
-				case "store_failed":
-					changes[0].Add(1)
-				case "store_recovered":
-					changes[1].Add(1)
+				if e.Kind == ratelimit.StoreChanged {
+					changes[index(e.Up)].Add(1)
 				}
 			},
 		}), store
 	}
 	wide := ratelimit.PerSecond(1_000_000).WithBurst(1_000_000)
-	open, openStore := limiter("open", wide, ratelimit.FailOpen)
-	closed, closedStore := limiter("closed", wide, ratelimit.FailClosed)
-	local, localStore := limiter("local", ratelimit.PerHour(3600).WithBurst(2000), ratelimit.FailLocal(0.5))
+	open, openStore := limiter("open", wide, ratelimit.FailOpen, 0)
+	closed, closedStore := limiter("closed", wide, ratelimit.FailClosed, 0)
+	local, localStore := limiter("local", ratelimit.PerHour(3600).WithBurst(2000), ratelimit.FailLocal, 0.5)
 	limiters := []*ratelimit.Limiter{open, closed, local}
 	stores := []*redislimit.Store{openStore, closedStore, localStore}
 
@@ -347,7 +344,7 @@ func testFailing(t *testing.T, fell, raise func(*server)) {
 		t.Helper()
 		require.Eventually(t, ok, within, time.Millisecond, what)
 	}
-	degraded := func(want float64) func() bool {
+	degraded := func(want bool) func() bool {
 		return func() bool {
 			for _, l := range limiters {
 				if l.Stats().Degraded != want {
@@ -388,12 +385,12 @@ func testFailing(t *testing.T, fell, raise func(*server)) {
 	})
 	var slowest time.Duration
 	for range rounds() {
-		eventually("well", 5*time.Second, degraded(0))
+		eventually("well", 5*time.Second, degraded(false))
 		down.Store(true)
 		fell(server)
-		eventually("degraded", 5*time.Second, degraded(1))
+		eventually("degraded", 5*time.Second, degraded(true))
 		eventually("the breakers open", 5*time.Second, func() bool {
-			return openStore.Stats().Open+closedStore.Stats().Open+localStore.Stats().Open == 3
+			return openStore.Stats().Open && closedStore.Stats().Open && localStore.Stats().Open
 		})
 		for range 200 { // spread over the outage
 			from := time.Now()
@@ -406,7 +403,7 @@ func testFailing(t *testing.T, fell, raise func(*server)) {
 		require.LessOrEqual(t, runtime.NumGoroutine(), goroutines+3*256+200)
 		raised := time.Now()
 		raise(server)
-		eventually("recovered", 5*time.Second, degraded(0))
+		eventually("recovered", 5*time.Second, degraded(false))
 		down.Store(false)
 		t.Logf("recovered %v after the server was told to come back", time.Since(raised).Round(time.Millisecond))
 	}
@@ -431,12 +428,14 @@ func testFailing(t *testing.T, fell, raise func(*server)) {
 
 // TestR18_FailoverGrantsNoFreshBurst: of the local count no more is left than this process's share of what Redis had left.
 func TestR18_FailoverGrantsNoFreshBurst(t *testing.T) {
-	for name, window := range map[string]ratelimit.Algorithm{"bucket": ratelimit.GCRA, "window": ratelimit.SlidingWindow} {
+	for name, algorithm := range map[string]ratelimit.Algorithm{
+		"bucket": ratelimit.GCRA, "window": ratelimit.SlidingWindow,
+	} {
 		t.Run(name, func(t *testing.T) {
 			server := startRedis(t)
 			p := policyOf("p", ratelimit.PerDay(20))
-			p.Window, p.OnError = window, ratelimit.FailLocal(0.5)
-			if window == ratelimit.GCRA {
+			p.Algorithm, p.LocalShare = algorithm, 0.5
+			if algorithm == ratelimit.GCRA {
 				p.Rate.Burst = 20
 			}
 			p.Cost = func(r *http.Request) int64 { return r.ContentLength }
@@ -484,13 +483,13 @@ func TestR18_FailoverGrantsNoFreshBurst(t *testing.T) {
 // TestDenialsAreNoSignOfHealth: what is known without asking Redis does not end the degraded mode.
 func TestDenialsAreNoSignOfHealth(t *testing.T) {
 	server := startRedis(t)
-	var events []string
+	var events []bool
 	l := newLimiter(t, ratelimit.Config{
 		Store:    newStore(t, quick(t, server.addr), redislimit.Config{Timeout: time.Second}),
 		Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerDay(1))},
 		Observe: func(_ context.Context, e ratelimit.Event) {
-			if e.Kind != "decision" {
-				events = append(events, e.Kind)
+			if e.Kind == ratelimit.StoreChanged {
+				events = append(events, e.Up)
 			}
 		},
 	})
@@ -501,8 +500,8 @@ func TestDenialsAreNoSignOfHealth(t *testing.T) {
 		take(t, l, "b")
 		require.False(t, take(t, l, "a").Allowed)
 	}
-	require.Equal(t, []string{"store_failed"}, events)
-	require.EqualValues(t, 1, l.Stats().Degraded)
+	require.Equal(t, []bool{false}, events)
+	require.True(t, l.Stats().Degraded)
 }
 
 // TestR20_ForeignValue: a key that holds something else fails its own decisions alone.
@@ -524,7 +523,7 @@ func TestR20_ForeignValue(t *testing.T) {
 	require.NoError(t, c.Del(t.Context(), keys[0]).Err())
 	require.NoError(t, c.LPush(t.Context(), keys[0], "a list").Err())
 	require.True(t, take(t, l, "a").Degraded)
-	require.Zero(t, store.Stats().Open)
+	require.False(t, store.Stats().Open)
 }
 
 // TestR21_FailoverLosesWrites: a replica that lags takes over; at most what the lag earned and had charged is granted again.
@@ -576,7 +575,7 @@ func TestR21_FailoverLosesWrites(t *testing.T) {
 	primary.kill()
 	current.Store(&replica.addr)
 	lag := time.Since(lost)
-	require.Eventually(t, func() bool { d := take(t, l, "a"); admitted += count(d.Allowed); return !d.Degraded }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { d := take(t, l, "a"); admitted += index(d.Allowed); return !d.Degraded }, 5*time.Second, time.Millisecond)
 	drive(300 * time.Millisecond)
 	took := time.Since(start)
 	bound := 100 + 200*took.Seconds() // without failover
@@ -585,7 +584,7 @@ func TestR21_FailoverLosesWrites(t *testing.T) {
 	require.LessOrEqual(t, float64(admitted), bound+again)
 }
 
-func count(b bool) int {
+func index(b bool) int {
 	if b {
 		return 1
 	}

@@ -29,7 +29,7 @@ type workload struct {
 	Addr       string
 	Rate       ratelimit.Rate
 	Sliding    bool
-	Lease      *redislimit.Lease
+	Lease      *redislimit.LeaseConfig
 	Goroutines int
 	Time       time.Duration
 	Script     bool // record the history at the server
@@ -48,7 +48,7 @@ func work(env string) {
 	defer client.Close()
 	cfg := redislimit.Config{Timeout: 20 * time.Second}
 	if w.Lease != nil {
-		cfg.Leases = map[string]redislimit.Lease{"p": *w.Lease}
+		cfg.Leases = map[string]redislimit.LeaseConfig{"p": *w.Lease}
 	}
 	store, err := redislimit.New(client, cfg)
 	if err != nil {
@@ -60,7 +60,7 @@ func work(env string) {
 	p := policyOf("p", w.Rate)
 	p.OnError = ratelimit.FailClosed
 	if w.Sliding {
-		p.Window = ratelimit.SlidingWindow
+		p.Algorithm = ratelimit.SlidingWindow
 	}
 	l, err := ratelimit.New(ratelimit.Config{Store: store, Policies: []ratelimit.Policy{p}})
 	if err != nil {
@@ -254,7 +254,7 @@ func TestR13_ProcessesShareOneLimit(t *testing.T) {
 		r := ratelimit.PerSecond(1500).WithBurst(400)
 		ttl := 200 * time.Millisecond
 		admitted, decisions := runWorkers(t, 8, workload{
-			Addr: server.addr, Rate: r, Goroutines: 64, Time: span, Script: true, Lease: &redislimit.Lease{TTL: ttl},
+			Addr: server.addr, Rate: r, Goroutines: 64, Time: span, Script: true, Lease: &redislimit.LeaseConfig{TTL: ttl},
 		})
 		h := history(t, server.client(t))
 		bought := int64(0)
@@ -271,7 +271,7 @@ func TestR13_ProcessesShareOneLimit(t *testing.T) {
 // TestLeasesSaveRoundTrips: at most 0.06 for each decision.
 func TestLeasesSaveRoundTrips(t *testing.T) {
 	server := startRedis(t)
-	store := newStore(t, server.client(t), redislimit.Config{Timeout: 5 * time.Second, Leases: map[string]redislimit.Lease{"p": {TTL: time.Minute}}})
+	store := newStore(t, server.client(t), redislimit.Config{Timeout: 5 * time.Second, Leases: map[string]redislimit.LeaseConfig{"p": {TTL: time.Minute}}})
 	r := ratelimit.PerHour(3_600_000).WithBurst(1000)
 	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", r)}})
 	take(t, l, "warm-up")
@@ -291,7 +291,7 @@ func TestLeasesSaveRoundTrips(t *testing.T) {
 // TestLeasesEnd: what is not used in time is lost, so that a lease cannot be used long after it was charged.
 func TestLeasesEnd(t *testing.T) {
 	server := startRedis(t)
-	store := newStore(t, server.client(t), redislimit.Config{Timeout: 5 * time.Second, Leases: map[string]redislimit.Lease{"p": {Fraction: 0.5, TTL: 100 * time.Millisecond}}})
+	store := newStore(t, server.client(t), redislimit.Config{Timeout: 5 * time.Second, Leases: map[string]redislimit.LeaseConfig{"p": {Fraction: 0.5, TTL: 100 * time.Millisecond}}})
 	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerHour(3_600_000).WithBurst(1_000_000))}})
 	start := time.Now()
 	take(t, l, "a")
@@ -302,7 +302,7 @@ func TestLeasesEnd(t *testing.T) {
 
 // TestLeasesWithCosts: what is left of a lease pays its part of the next cost and does not outlive its time.
 func TestLeasesWithCosts(t *testing.T) {
-	store := newStore(t, startRedis(t).client(t), redislimit.Config{Timeout: 5 * time.Second, Leases: map[string]redislimit.Lease{"p": {Fraction: 0.5, Max: 10, TTL: time.Hour}}})
+	store := newStore(t, startRedis(t).client(t), redislimit.Config{Timeout: 5 * time.Second, Leases: map[string]redislimit.LeaseConfig{"p": {Fraction: 0.5, Max: 10, TTL: time.Hour}}})
 	p := policyOf("p", ratelimit.PerDay(1).WithBurst(100))
 	cost := int64(0)
 	p.Cost = func(*http.Request) int64 { return cost }
@@ -333,13 +333,13 @@ func TestLeasesWithCosts(t *testing.T) {
 // TestLeasesPayForNothingAfterTheirTime: what was bought pays for nothing after its time, and a cost beyond the burst is never admitted bit by bit.
 func TestLeasesPayForNothingAfterTheirTime(t *testing.T) {
 	client := startRedis(t).client(t)
-	limiter := func(rate ratelimit.Rate, cost *int64, lease redislimit.Lease) *ratelimit.Limiter {
+	limiter := func(rate ratelimit.Rate, cost *int64, lease redislimit.LeaseConfig) *ratelimit.Limiter {
 		p := policyOf("p", rate)
 		p.Key = func(r *http.Request) (string, bool) { return r.Host, true }
 		p.Cost = func(*http.Request) int64 { return *cost }
 		cfg := redislimit.Config{Timeout: 5 * time.Second}
-		if lease != (redislimit.Lease{}) {
-			cfg.Leases = map[string]redislimit.Lease{"p": lease}
+		if lease != (redislimit.LeaseConfig{}) {
+			cfg.Leases = map[string]redislimit.LeaseConfig{"p": lease}
 		}
 		return newLimiter(t, ratelimit.Config{Store: newStore(t, client, cfg), Policies: []ratelimit.Policy{p}})
 	}
@@ -351,15 +351,15 @@ func TestLeasesPayForNothingAfterTheirTime(t *testing.T) {
 	}
 	day := ratelimit.PerDay(1).WithBurst(100)
 	cost := int64(3)
-	short := limiter(day, &cost, redislimit.Lease{Fraction: 0.5, Max: 2, TTL: 1}) // over before its answer comes
+	short := limiter(day, &cost, redislimit.LeaseConfig{Fraction: 0.5, Max: 2, TTL: 1}) // over before its answer comes
 	for range 4 {
 		require.True(t, ask(short, "short").Allowed)
 	}
 	nothing := int64(0)
-	require.EqualValues(t, 100-4*(3+2), ask(limiter(day, &nothing, redislimit.Lease{}), "short").Remaining)
+	require.EqualValues(t, 100-4*(3+2), ask(limiter(day, &nothing, redislimit.LeaseConfig{}), "short").Remaining)
 
 	quick := ratelimit.PerSecond(1_000_000).WithBurst(10)
-	long := limiter(quick, &cost, redislimit.Lease{Fraction: 0.5, TTL: time.Hour})
+	long := limiter(quick, &cost, redislimit.LeaseConfig{Fraction: 0.5, TTL: time.Hour})
 	require.True(t, ask(long, "long").Allowed)
 	cost = 11
 	d := ask(long, "long")

@@ -78,14 +78,14 @@ func (ls *leaseShard) evictLocked(now int64) bool {
 }
 
 // takeLeased decides c out of its lease, buying a new one if that is used up.
-func (s *Store) takeLeased(ctx context.Context, c *ratelimit.Claim, terms Lease) error {
+func (s *Store) takeLeased(ctx context.Context, c *ratelimit.Claim, terms LeaseConfig) error {
 	r, err := s.request(c)
 	if err != nil {
 		return err
 	}
 	l := s.leases.get(r.tag, s.now())
 	if l == nil {
-		_, err := s.ask(ctx, s.deadline(), []request{r}, []*ratelimit.Claim{c}, Lease{})
+		_, err := s.ask(ctx, s.deadline(), []request{r}, []*ratelimit.Claim{c}, LeaseConfig{})
 		return err
 	}
 	deadline := s.deadline() // the wait for whoever is buying counts as wait for Redis
@@ -139,11 +139,11 @@ func (l *lease) lock(ctx context.Context, deadline time.Time) error {
 	}
 }
 
-func (terms Lease) ttl(c *ratelimit.Claim) time.Duration {
+func (terms LeaseConfig) ttl(c *ratelimit.Claim) time.Duration {
 	if terms.TTL > 0 {
 		return terms.TTL
 	}
-	if c.Policy.Window == ratelimit.SlidingWindow {
+	if c.Policy.Algorithm == ratelimit.SlidingWindow {
 		return min(maxLeaseTTL, c.Rate.Window/2)
 	}
 	earned := float64(c.Rate.Burst) / float64(c.Rate.Limit) * float64(c.Rate.Window)

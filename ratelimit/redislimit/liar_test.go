@@ -122,7 +122,7 @@ func TestR20_Garbage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l.reply.Store(&reply)
-			for _, onError := range []ratelimit.Failure{ratelimit.FailOpen, ratelimit.FailClosed, ratelimit.FailLocal(1)} {
+			for _, onError := range []ratelimit.OnError{ratelimit.FailOpen, ratelimit.FailClosed, ratelimit.FailLocal} {
 				store := newStore(t, quick(t, l.addr), redislimit.Config{Timeout: 150 * time.Millisecond})
 				p := policyOf("p", ratelimit.PerDay(1).WithBurst(2))
 				p.OnError = onError

@@ -15,18 +15,20 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/trivet-go/trivet/internal/redisguard"
+	"github.com/trivet-go/trivet/internal/settings"
 	"github.com/trivet-go/trivet/ratelimit"
 )
 
-// A Store keeps the counts of a [ratelimit.Limiter] in Redis. Create one with [New].
-// It starts no goroutines but one for each call, which ends with the client's own time limits
-// at the latest; 256 can be out at once.
+// A Store keeps the counts of a [ratelimit.Limiter] in Redis. Create one with [New]. A Store is safe
+// for concurrent use. It starts no goroutines but one for each call, which ends with the client's
+// own time limits at the latest; 256 can be out at once.
 type Store struct {
 	cfg     Config // read-only after New
 	client  redis.UniversalClient
 	script  *redis.Script
 	sharded bool // the keys of one call must share a slot
-	guard   *guard
+	guard   *redisguard.Guard
 	base    time.Time
 	seed    maphash.Seed
 	denials *denyCache
@@ -37,8 +39,8 @@ type Store struct {
 
 var _ ratelimit.Store = (*Store)(nil)
 
-// New returns a Store on client, which remains the caller's to close. It does not call Redis, which may
-// come up later. The error, if any, names every invalid field of cfg.
+// New returns a Store on client, which remains the caller's to close. It does not call Redis, which
+// may come up later. The error, if any, names every invalid field of cfg.
 func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	cfg, err := cfg.withDefaults()
 	if isNil(client) {
@@ -51,7 +53,7 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 		cfg:     cfg,
 		client:  client,
 		script:  redis.NewScript(scriptClock + scriptBody),
-		guard:   newGuard(),
+		guard:   redisguard.New(),
 		base:    time.Now(),
 		seed:    maphash.MakeSeed(),
 		denials: new(denyCache),
@@ -81,45 +83,53 @@ func isNil(client redis.UniversalClient) bool {
 
 // Stats is a snapshot of a [Store]'s counters and gauges.
 type Stats struct {
-	Calls     uint64  `json:"calls"`      // round trips begun
-	Failures  uint64  `json:"failures"`   // that failed or took too long
-	Refused   uint64  `json:"refused"`    // decisions not asked for while the breaker was open
-	Denied    uint64  `json:"denied"`     // denials known without a round trip
-	LeaseHits uint64  `json:"lease_hits"` // admissions out of a lease
-	Leased    uint64  `json:"leased"`     // units bought in advance
-	Open      float64 `json:"open"`       // 1 while the breaker is open
-	InFlight  int     `json:"in_flight"`  // calls that have not ended, those included that nobody waits for
+	Calls     uint64 `json:"calls"`      // round trips begun
+	Failures  uint64 `json:"failures"`   // that failed or took too long
+	Refused   uint64 `json:"refused"`    // decisions not asked for while the breaker was open
+	Denied    uint64 `json:"denied"`     // denials known without a round trip
+	LeaseHits uint64 `json:"lease_hits"` // admissions out of a lease
+	Leased    uint64 `json:"leased"`     // units bought in advance
+	Open      bool   `json:"open"`       // the breaker is open
+	InFlight  int    `json:"in_flight"`  // calls that have not ended, those included that nobody waits for
 }
 
 // Stats returns a snapshot.
 func (s *Store) Stats() Stats {
-	st := Stats{
+	return Stats{
 		Calls: s.calls.Load(), Failures: s.failures.Load(), Refused: s.refused.Load(), Denied: s.denied.Load(),
-		LeaseHits: s.leaseHits.Load(), Leased: s.leased.Load(), InFlight: len(s.guard.calls),
+		LeaseHits: s.leaseHits.Load(), Leased: s.leased.Load(), InFlight: s.guard.InFlight(), Open: s.guard.Open(),
 	}
-	if s.guard.open() {
-		st.Open = 1
-	}
-	return st
 }
 
-// Prepare implements [ratelimit.Store]. It refuses rates that the script cannot count exactly, several policies on a
-// Cluster unless their keys share a slot, and several policies of which one is leased.
+// Prepare implements [ratelimit.Store]. It refuses rates that the script cannot count exactly,
+// several policies on a Cluster unless their keys share a slot, and several policies of which one is
+// leased.
 func (s *Store) Prepare(policies []ratelimit.Policy) error {
 	var errs []error
 	for _, p := range policies {
-		if _, err := newUnitRate(p.Rate, p.Window); err != nil {
-			errs = append(errs, fmt.Errorf("policy %q: Rate.%w", p.Name, err))
+		_, err := newUnitRate(p.Rate, p.Algorithm)
+		errs = append(errs, ofPolicy(p.Name, err))
+	}
+	f := settings.Of("redislimit", "Config")
+	if len(policies) > 1 {
+		for _, p := range policies {
+			if _, ok := s.cfg.Leases[p.Name]; ok {
+				f.Add(fmt.Sprintf("Leases[%q]", p.Name), "a leased policy must be its limiter's only one")
+			}
 		}
-		if _, ok := s.cfg.Leases[p.Name]; ok && len(policies) > 1 {
-			errs = append(errs, fmt.Errorf("policy %q: is leased, so it must be its limiter's only one", p.Name))
+		if s.sharded && !s.cfg.SameKey && s.cfg.HashTag == "" {
+			f.Add("HashTag", "or SameKey is needed for %d policies: their keys may live in different "+
+				"slots of the Cluster, where no script can decide them together", len(policies))
 		}
 	}
-	if s.sharded && len(policies) > 1 && !s.cfg.SameKey && s.cfg.HashTag == "" {
-		errs = append(errs, fmt.Errorf("redislimit: Config.HashTag: or SameKey is needed for %d policies: "+
-			"their keys may live in different slots of the Cluster, where no script can decide them together", len(policies)))
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, f.Err())...)
+}
+
+// ofPolicy says whose Rate err is about.
+func ofPolicy(name string, err error) error {
+	f := settings.Of("redislimit", fmt.Sprintf("policy %q", name))
+	f.Nest("Rate", err)
+	return f.Err()
 }
 
 // A request is a claim in Redis's terms.
@@ -131,9 +141,9 @@ type request struct {
 }
 
 func (s *Store) request(c *ratelimit.Claim) (request, error) {
-	rate, err := newUnitRate(c.Rate, c.Policy.Window)
+	rate, err := newUnitRate(c.Rate, c.Policy.Algorithm)
 	if err != nil {
-		return request{}, fmt.Errorf("redislimit: policy %q: Rate.%w", c.Policy.Name, err)
+		return request{}, ofPolicy(c.Policy.Name, err)
 	}
 	r := request{key: s.key(c, rate.kind), rate: rate, cost: c.Cost}
 	var h maphash.Hash
@@ -187,7 +197,7 @@ func (s *Store) Take(ctx context.Context, claims []ratelimit.Claim) error {
 		}
 		requests[i], pointers[i] = r, &claims[i]
 	}
-	_, err := s.ask(ctx, s.deadline(), requests, pointers, Lease{})
+	_, err := s.ask(ctx, s.deadline(), requests, pointers, LeaseConfig{})
 	return err
 }
 
@@ -201,7 +211,7 @@ func (s *Store) Charge(ctx context.Context, claims []ratelimit.Claim) error {
 		}
 		requests[i] = r
 	}
-	answers, err := s.call(ctx, s.deadline(), "charge", requests, Lease{})
+	answers, err := s.call(ctx, s.deadline(), "charge", requests, LeaseConfig{})
 	if err != nil {
 		return err
 	}
@@ -211,9 +221,11 @@ func (s *Store) Charge(ctx context.Context, claims []ratelimit.Claim) error {
 	return nil
 }
 
-// ask decides requests, from memory if they are known to be denied, and writes the answers into claims. It
-// returns how much was leased of the first.
-func (s *Store) ask(ctx context.Context, deadline time.Time, requests []request, claims []*ratelimit.Claim, terms Lease) (leased int64, err error) {
+// ask decides requests, from memory if they are known to be denied, and writes the answers into
+// claims. It returns how much was leased of the first.
+func (s *Store) ask(
+	ctx context.Context, deadline time.Time, requests []request, claims []*ratelimit.Claim, terms LeaseConfig,
+) (leased int64, err error) {
 	if s.deniedHere(requests, claims) {
 		s.denied.Add(1)
 		return 0, nil
@@ -265,7 +277,9 @@ type answer struct {
 }
 
 // call runs the script in one round trip; a second one only if the server has forgotten it.
-func (s *Store) call(ctx context.Context, deadline time.Time, mode string, requests []request, terms Lease) ([]answer, error) {
+func (s *Store) call(
+	ctx context.Context, deadline time.Time, mode string, requests []request, terms LeaseConfig,
+) ([]answer, error) {
 	keys := make([]string, len(requests))
 	args := make([]any, 1, 1+8*len(requests))
 	args[0] = mode
@@ -274,7 +288,7 @@ func (s *Store) call(ctx context.Context, deadline time.Time, mode string, reque
 		args = requests[i].rate.args(args, requests[i].cost, terms)
 	}
 	var answers []answer
-	err := s.guard.do(ctx, deadline, func(ctx context.Context) error {
+	err := s.guard.Do(ctx, deadline, func(ctx context.Context) error {
 		s.calls.Add(1)
 		reply, err := s.script.Run(ctx, s.client, keys, args...).Int64Slice()
 		if err == nil {
@@ -285,16 +299,16 @@ func (s *Store) call(ctx context.Context, deadline time.Time, mode string, reque
 	switch {
 	case err == nil:
 		return answers, nil
-	case errors.Is(err, errOpen):
+	case errors.Is(err, redisguard.ErrOpen):
 		s.refused.Add(1)
-		return nil, err
+	default:
+		s.failures.Add(1)
 	}
-	s.failures.Add(1)
 	return nil, fmt.Errorf("redislimit: %w", err)
 }
 
-// parse reads the script's reply. A reply that no script of ours would send is an error: something else than the
-// Redis we know is at the other end.
+// parse reads the script's reply. A reply that the script cannot have sent is an error: something
+// else than Redis is at the other end.
 func parse(reply []int64, requests []request) ([]answer, error) {
 	if len(reply) != answersPerKey*len(requests) {
 		return nil, fmt.Errorf("the script answered %d numbers for %d keys", len(reply), len(requests))
@@ -305,7 +319,8 @@ func parse(reply []int64, requests []request) ([]answer, error) {
 		r := reply[i*answersPerKey:]
 		denied, remaining, retry, reset, leased := r[0], r[1], r[2], r[3], r[4]
 		most := requests[i].rate.costsOfMost
-		if denied < 0 || denied > 1 || remaining < 0 || remaining > most || retry < -1 || reset < 0 || leased < 0 || leased > most {
+		if denied < 0 || denied > 1 || remaining < 0 || remaining > most ||
+			retry < -1 || reset < 0 || leased < 0 || leased > most {
 			return nil, fmt.Errorf("the script answered %d", r[:answersPerKey])
 		}
 		answers[i] = answer{
@@ -317,14 +332,4 @@ func parse(reply []int64, requests []request) ([]answer, error) {
 		}
 	}
 	return answers, nil
-}
-
-// isReply reports whether err is about one key, so that the server is well.
-func isReply(err error) bool {
-	var reply redis.Error
-	if !errors.As(err, &reply) {
-		return false
-	}
-	text := reply.Error()
-	return strings.HasPrefix(text, "WRONGTYPE") || strings.HasPrefix(text, "TRIVET")
 }

@@ -1,11 +1,10 @@
 package redislimit
 
 import (
-	"errors"
-	"fmt"
 	"strconv"
 	"time"
 
+	"github.com/trivet-go/trivet/internal/settings"
 	"github.com/trivet-go/trivet/ratelimit"
 )
 
@@ -164,23 +163,25 @@ type unitRate struct {
 	costsOfMost int64 // the greatest cost that can ever be admitted
 }
 
-func newUnitRate(r ratelimit.Rate, window ratelimit.Algorithm) (unitRate, error) {
+// newUnitRate returns r for the script. The error names the field of r that the script cannot count.
+func newUnitRate(r ratelimit.Rate, a ratelimit.Algorithm) (unitRate, error) {
 	us := int64(r.Window / time.Microsecond)
 	if r.Window%time.Microsecond != 0 {
-		return unitRate{}, fmt.Errorf("Window: %v is not in whole microseconds, which is what Redis counts", r.Window)
+		return unitRate{}, rateFault("Window", "%v is not in whole microseconds, which is what Redis counts", r.Window)
 	}
-	if window == ratelimit.SlidingWindow {
+	if a == ratelimit.SlidingWindow {
 		return unitRate{kind: "w", x: us, y: r.Limit, costsOfMost: r.Limit}, nil
 	}
 	g := gcd(us, r.Limit)
 	u := unitRate{kind: "g", x: us / g, y: r.Limit / g, costsOfMost: r.Burst}
+	const inexact = "is more than 2^52: the script could not count it exactly; " +
+		"choose a Limit with more factors in common with Window"
 	if u.x > maxUnits/r.Burst {
-		return unitRate{}, errors.New("Burst: times Window in microseconds, over the common divisor of Window and Limit, is more than 2^52: " +
-			"the script could not count it exactly; choose a Limit with more factors in common with Window, or a smaller Burst")
+		return unitRate{}, rateFault("Burst", "times Window in microseconds, "+
+			"over the common divisor of Window and Limit, "+inexact+", or a smaller Burst")
 	}
 	if u.y > maxUnits {
-		return unitRate{}, errors.New("Limit: over its common divisor with Window in microseconds, is more than 2^52: " +
-			"the script could not count it exactly; choose a Limit with more factors in common with Window")
+		return unitRate{}, rateFault("Limit", "over its common divisor with Window in microseconds, "+inexact)
 	}
 	u.z = r.Burst * u.x
 	u.mostDebt = maxUnits
@@ -188,6 +189,12 @@ func newUnitRate(r ratelimit.Rate, window ratelimit.Algorithm) (unitRate, error)
 		u.mostDebt = u.z + maxDebtUS*u.y
 	}
 	return u, nil
+}
+
+func rateFault(field, format string, args ...any) error {
+	f := settings.Of("redislimit", "Rate")
+	f.Add(field, format, args...)
+	return f.Err()
 }
 
 // earned returns the time in which a bucket's tokens are earned, rounded up; at most a burst's.
@@ -204,7 +211,7 @@ func gcd(a, b int64) int64 {
 }
 
 // args appends u's part of ARGV.
-func (u *unitRate) args(args []any, cost int64, terms Lease) []any {
+func (u *unitRate) args(args []any, cost int64, terms LeaseConfig) []any {
 	most := terms.Max
 	if most == 0 {
 		most = maxUnits

@@ -161,7 +161,7 @@ func TestR28_ScriptWindowIsExact(t *testing.T) {
 		us := rapid.OneOf(rapid.Int64Range(1000, 10_000), rapid.Int64Range(1000, 86_400_000_000)).Draw(t, "window")
 		r := ratelimit.Rate{Limit: rapid.OneOf(rapid.Int64Range(1, 20), rapid.Int64Range(1, 100_000)).Draw(t, "limit"), Window: time.Duration(us) * time.Microsecond}
 		p := policyOf("w", r)
-		p.Window = ratelimit.SlidingWindow
+		p.Algorithm = ratelimit.SlidingWindow
 		key++
 		name := time.Duration(key).String()
 		ask := asker(t, k.c, p)

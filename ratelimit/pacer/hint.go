@@ -1,16 +1,20 @@
-package ratelimit
+package pacer
 
 import (
+	"math"
+	"math/bits"
 	"net/http"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/dunglas/httpsfv"
+
+	"github.com/trivet-go/trivet/internal/retryafter"
 )
 
-// maxHintBytes is the most of RateLimit that a pacer reads.
-const maxHintBytes = 4096
+const (
+	maxHintBytes = 4096 // of a RateLimit field that are read
+	mostSeconds  = int64(math.MaxInt64 / time.Second)
+)
 
 // A hint is what a response says about the limits of its server.
 type hint struct {
@@ -19,16 +23,17 @@ type hint struct {
 	per   time.Duration // in this time; zero if nothing was said
 }
 
-// readHint reads the hint of a response that came at now. Nothing in it exceeds longest.
-// What a cache has stored speaks of another time (draft-11, section 7.3): any Age tells a stored response.
+// readHint reads the hint of a response that came at now. Nothing in it exceeds longest. A stored
+// response, which any Age tells, speaks of another time (draft-11, section 7.3).
 func readHint(resp *http.Response, now time.Time, longest time.Duration) (h hint) {
 	if _, stored := resp.Header["Age"]; stored {
 		return hint{}
 	}
 	if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable {
-		h.wait = min(parseRetryAfter(resp.Header.Get("Retry-After"), now), longest)
+		wait, _ := retryafter.Parse(resp.Header.Get("Retry-After"), now)
+		h.wait = min(wait, longest)
 	}
-	if values := resp.Header[fieldRateLimit]; values != nil {
+	if values := resp.Header["Ratelimit"]; values != nil {
 		wait, units, per := parseRateLimit(values)
 		// Retry-After takes precedence over the fields (draft-11, section 6).
 		if h.wait == 0 {
@@ -37,38 +42,23 @@ func readHint(resp *http.Response, now time.Time, longest time.Duration) (h hint
 		if per > 0 {
 			h.units, h.per = units, min(per, longest)
 			if per > longest { // the pace is kept, though not for as long
-				h.units = max(mulDiv(units, int64(longest), int64(per)), 1)
+				h.units = max(share(units, longest, per), 1)
 			}
 		}
 	}
 	return h
 }
 
-// parseRetryAfter reads delay-seconds or an HTTP-date (RFC 9110, section 10.2.3); zero if
-// it is neither, or not in the future.
-func parseRetryAfter(v string, now time.Time) time.Duration {
-	v = strings.Trim(v, " \t")
-	if v == "" || len(v) > 64 {
-		return 0
-	}
-	const most = int64(1<<63-1) / int64(time.Second)
-	if '0' <= v[0] && v[0] <= '9' {
-		n, err := strconv.ParseInt(v, 10, 64)
-		if err != nil && strings.Trim(v, "0123456789") != "" {
-			return 0 // digits that are too many are a long time, the rest is nothing
-		}
-		return time.Duration(min(n, most)) * time.Second
-	}
-	at, err := http.ParseTime(v)
-	if err != nil {
-		return 0
-	}
-	return max(at.Sub(now), 0)
+// share returns units * part / whole, rounded down; part is at most whole.
+func share(units int64, part, whole time.Duration) int64 {
+	hi, lo := bits.Mul64(uint64(units), uint64(part))
+	q, _ := bits.Div64(hi, lo, uint64(whole))
+	return int64(q)
 }
 
-// parseRateLimit returns the strictest of the policies in a RateLimit field: the longest wait where nothing is
-// left, and the slowest pace of the others. A malformed field counts as absent (RFC 9651, section 4.2), as does an item
-// without both numbers.
+// parseRateLimit returns the strictest of the policies in a RateLimit field: the longest wait where
+// nothing is left, and the slowest pace of the others. A malformed field counts as absent (RFC 9651,
+// section 4.2), as does an item without both numbers.
 func parseRateLimit(values []string) (wait time.Duration, units int64, per time.Duration) {
 	size := 0
 	for _, v := range values {
@@ -80,7 +70,6 @@ func parseRateLimit(values []string) (wait time.Duration, units int64, per time.
 	if err != nil {
 		return 0, 0, 0
 	}
-	const most = int64(1<<63-1) / int64(time.Second)
 	for _, member := range list {
 		item, ok := member.(httpsfv.Item)
 		if !ok {
@@ -94,7 +83,7 @@ func parseRateLimit(values []string) (wait time.Duration, units int64, per time.
 		if !ok1 || !ok2 || r < 0 || t <= 0 {
 			continue
 		}
-		d := time.Duration(min(t, most)) * time.Second
+		d := time.Duration(min(t, mostSeconds)) * time.Second
 		switch {
 		case r == 0:
 			wait = max(wait, d)

@@ -1,11 +1,11 @@
-package ratelimit_test
+package pacer_test
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"math"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -15,21 +15,37 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
 	"github.com/trivet-go/trivet/internal/backend"
 	"github.com/trivet-go/trivet/ratelimit"
+	"github.com/trivet-go/trivet/ratelimit/pacer"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 type roundTripFunc func(*http.Request) (*http.Response, error)
 
 func (f roundTripFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-func newPacer(t testing.TB, cfg ratelimit.PacerConfig) *ratelimit.Pacer {
+func newPacer(t testing.TB, cfg pacer.Config) *pacer.Pacer {
 	t.Helper()
-	p, err := ratelimit.NewPacer(cfg)
+	p, err := pacer.New(cfg)
 	require.NoError(t, err)
 	return p
+}
+
+// eachProtocol runs f with a real server of h over each protocol.
+func eachProtocol(t *testing.T, h func() http.Handler, f func(t *testing.T, url string, c *http.Client)) {
+	for _, p := range []backend.Protocol{backend.HTTP1, backend.HTTP2} {
+		t.Run("protocol="+string(p), func(t *testing.T) {
+			b := backend.Start(t, backend.Config{Protocol: p, Handler: h()})
+			transport := backend.Transport(p)
+			defer transport.CloseIdleConnections()
+			f(t, b.URL.String(), &http.Client{Transport: transport})
+		})
+	}
 }
 
 // answer is a RoundTripper that gives the same answer each time.
@@ -59,18 +75,18 @@ func sendCtx(t testing.TB, ctx context.Context, rt http.RoundTripper, url string
 	return err
 }
 
-func TestNewPacerNamesEveryFault(t *testing.T) {
-	_, err := ratelimit.NewPacer(ratelimit.PacerConfig{MaxHosts: -1})
-	for _, want := range []string{"Rate.Limit: 0 is less than 1", "Rate.Window: 0s is not between", "MaxHosts: -1 is negative"} {
-		require.ErrorContains(t, err, "ratelimit: PacerConfig."+want)
+func TestNewNamesEveryFault(t *testing.T) {
+	_, err := pacer.New(pacer.Config{MaxKeys: -1})
+	for _, want := range []string{"Rate.Limit: 0 is less than 1", "Rate.Window: 0s is not between", "MaxKeys: -1 is negative"} {
+		require.ErrorContains(t, err, "pacer: Config."+want)
 	}
-	_, err = ratelimit.NewPacer(ratelimit.PacerConfig{Rate: ratelimit.PerSecond(1_000_000_000).WithBurst(1 << 40)})
-	require.ErrorContains(t, err, "ratelimit: PacerConfig.Rate.Burst: 1099511627776 is more than 2147483647")
+	_, err = pacer.New(pacer.Config{Rate: ratelimit.PerSecond(1_000_000_000).WithBurst(1 << 40)})
+	require.ErrorContains(t, err, "pacer: Config.Rate.Burst: 1099511627776 is more than 2147483647")
 }
 
 func TestPacerPaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10).WithBurst(2)})
+		p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(10).WithBurst(2)})
 		rt := p.Transport(answer(200))
 		start := time.Now()
 		var at []time.Duration
@@ -85,34 +101,34 @@ func TestPacerPaces(t *testing.T) {
 		s := p.Stats()
 		require.EqualValues(t, 7, s.Sent)
 		require.EqualValues(t, 4, s.Waited)
-		require.Equal(t, 2, s.Hosts)
+		require.Equal(t, 2, s.Keys)
 	})
 }
 
 // TestPacerOneHostOnePace: however a host is written.
 func TestPacerOneHostOnePace(t *testing.T) {
-	p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerHour(1).WithBurst(20), MaxQueue: -1})
+	p := newPacer(t, pacer.Config{Rate: ratelimit.PerHour(1).WithBurst(20), MaxQueue: -1})
 	rt := p.Transport(answer(200))
 	for _, url := range []string{"http://example.org/", "http://EXAMPLE.org/x", "http://example.org:80/", "http://example.org./", "http://example.org.:80", "http://example.org:"} {
 		require.NoError(t, send(t, rt, url))
 	}
-	require.Equal(t, 1, p.Stats().Hosts)
+	require.Equal(t, 1, p.Stats().Keys)
 	for i, url := range []string{"http://example.org:443/", "https://[::1]/", "https://[::2]:443", "https://[::1]:444"} {
 		require.NoError(t, send(t, rt, url))
-		require.Equal(t, 2+i, p.Stats().Hosts, url)
+		require.Equal(t, 2+i, p.Stats().Keys, url)
 	}
 	require.NoError(t, send(t, rt, "https://[::2]"))
-	require.Equal(t, 5, p.Stats().Hosts)
+	require.Equal(t, 5, p.Stats().Keys)
 	one := p.TransportFor("backend", answer(200))
 	require.NoError(t, send(t, one, "http://x/"))
 	require.NoError(t, send(t, one, "http://y/"))
-	require.Equal(t, 6, p.Stats().Hosts)
+	require.Equal(t, 6, p.Stats().Keys)
 }
 
 // TestR26_CancelReturnsTheReservation: who leaves uses nothing up, in the queue and at its head, and leaves nothing behind.
 func TestR26_CancelReturnsTheReservation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerMinute(1), MaxWait: -1})
+		p := newPacer(t, pacer.Config{Rate: ratelimit.PerMinute(1), MaxWait: -1})
 		require.NoError(t, p.Wait(t.Context(), "a"))
 		start := time.Now()
 		cause := errors.New("changed my mind")
@@ -122,8 +138,8 @@ func TestR26_CancelReturnsTheReservation(t *testing.T) {
 			for range 10 {
 				wg.Go(func() {
 					err := p.Wait(ctx, "a")
-					var paced *ratelimit.PaceError
-					if !errors.As(err, &paced) || !errors.Is(err, cause) || !paced.NotSent() || paced.Host != "a" {
+					var paced *pacer.Error
+					if !errors.As(err, &paced) || !errors.Is(err, cause) || !paced.NotSent() || paced.Key != "a" {
 						t.Error(err)
 					}
 				})
@@ -137,7 +153,7 @@ func TestR26_CancelReturnsTheReservation(t *testing.T) {
 		}
 		require.NoError(t, p.Wait(t.Context(), "a"))
 		require.Equal(t, time.Minute, time.Since(start).Round(time.Millisecond), "fifty who left have used nothing")
-		require.EqualValues(t, 50, p.Stats().Cancelled)
+		require.EqualValues(t, 50, p.Stats().Canceled)
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
 		require.ErrorIs(t, p.Wait(gone, "b"), context.Canceled)
@@ -158,7 +174,7 @@ func TestR26_RandomCancels(t *testing.T) {
 		}
 		burst := rapid.Int64Range(1, 3).Draw(rt, "burst")
 		synctest.Test(t, func(t *testing.T) {
-			p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10).WithBurst(burst), MaxWait: -1})
+			p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(10).WithBurst(burst), MaxWait: -1})
 			start := time.Now()
 			var mu sync.Mutex
 			var sent []time.Duration
@@ -186,7 +202,7 @@ func TestR26_RandomCancels(t *testing.T) {
 				}
 			}
 			s := p.Stats()
-			if s.Waiting != 0 || s.Sent+s.Cancelled != uint64(len(callers)) {
+			if s.Waiting != 0 || s.Sent+s.Canceled != uint64(len(callers)) {
 				rt.Fatalf("%+v", s)
 			}
 			time.Sleep(time.Second) // everything is earned again
@@ -202,7 +218,7 @@ func TestR26_RandomCancels(t *testing.T) {
 
 func TestPacerDeadlines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(1), MaxWait: 3 * time.Second, MaxQueue: 10})
+		p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(1), MaxWait: 3 * time.Second, MaxQueue: 10})
 		start := time.Now()
 		closed := new(closeCounter)
 		rt := p.Transport(answer(200))
@@ -212,7 +228,7 @@ func TestPacerDeadlines(t *testing.T) {
 		r, err := http.NewRequestWithContext(ctx, "POST", "http://a/", closed)
 		require.NoError(t, err)
 		_, err = rt.RoundTrip(r)
-		require.ErrorIs(t, err, ratelimit.ErrTooLong)
+		require.ErrorIs(t, err, pacer.ErrTooLong)
 		require.Zero(t, time.Since(start), "it is known at once")
 		require.EqualValues(t, 1, closed.n.Load(), "the body is closed")
 		var wait interface{ RetryAfter() time.Duration }
@@ -224,7 +240,7 @@ func TestPacerDeadlines(t *testing.T) {
 		var tooLong atomic.Int64
 		for range 5 {
 			wg.Go(func() {
-				if err := send(t, rt, "http://a/"); errors.Is(err, ratelimit.ErrTooLong) {
+				if err := send(t, rt, "http://a/"); errors.Is(err, pacer.ErrTooLong) {
 					tooLong.Add(1)
 				}
 			})
@@ -243,7 +259,7 @@ func (c *closeCounter) Close() error             { c.n.Add(1); return nil }
 
 func TestPacerQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerMinute(60).WithBurst(1), MaxQueue: 3, MaxWait: -1})
+		p := newPacer(t, pacer.Config{Rate: ratelimit.PerMinute(60).WithBurst(1), MaxQueue: 3, MaxWait: -1})
 		var wg sync.WaitGroup
 		var full atomic.Int64
 		var mu sync.Mutex
@@ -251,7 +267,7 @@ func TestPacerQueueIsBounded(t *testing.T) {
 		for i := range 10 {
 			wg.Go(func() {
 				err := p.Wait(t.Context(), "a")
-				if errors.Is(err, ratelimit.ErrQueueFull) {
+				if errors.Is(err, pacer.ErrQueueFull) {
 					full.Add(1)
 				} else if err == nil {
 					mu.Lock()
@@ -264,9 +280,9 @@ func TestPacerQueueIsBounded(t *testing.T) {
 		wg.Wait()
 		require.EqualValues(t, 6, full.Load())
 		require.Equal(t, []int{0, 1, 2, 3}, order, "in order of arrival")
-		none := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerMinute(60).WithBurst(1), MaxQueue: -1})
+		none := newPacer(t, pacer.Config{Rate: ratelimit.PerMinute(60).WithBurst(1), MaxQueue: -1})
 		require.NoError(t, none.Wait(t.Context(), "a"))
-		require.ErrorIs(t, none.Wait(t.Context(), "a"), ratelimit.ErrQueueFull)
+		require.ErrorIs(t, none.Wait(t.Context(), "a"), pacer.ErrQueueFull)
 		time.Sleep(time.Second)
 		require.NoError(t, none.Wait(t.Context(), "a"))
 	})
@@ -302,7 +318,7 @@ func TestPacerObeysTheServer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10).WithBurst(3), MaxWait: -1, MaxRetryAfter: time.Minute})
+				p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(10).WithBurst(3), MaxWait: -1, MaxRetryAfter: time.Minute})
 				require.NoError(t, send(t, p.TransportFor("a", tt.rt), "http://a/"))
 				start := time.Now()
 				for i, want := range tt.want {
@@ -317,7 +333,7 @@ func TestPacerObeysTheServer(t *testing.T) {
 // TestPacerHintsEnd: and what waits already heeds a hint that comes meanwhile.
 func TestPacerHintsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10).WithBurst(1), MaxWait: -1})
+		p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(10).WithBurst(1), MaxWait: -1})
 		start := time.Now()
 		require.NoError(t, p.Wait(t.Context(), "a"))
 		var second time.Duration
@@ -352,7 +368,7 @@ func TestPacerHintsEnd(t *testing.T) {
 		require.Equal(t, time.Second, time.Since(fast).Round(time.Millisecond), "the configured pace is back")
 		require.EqualValues(t, 2, p.Stats().Hints)
 
-		deaf := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10).WithBurst(2), MaxRetryAfter: -1})
+		deaf := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(10).WithBurst(2), MaxRetryAfter: -1})
 		require.NoError(t, send(t, deaf.Transport(answer(429, "Retry-After", "10")), "http://a/"))
 		from := time.Now()
 		require.NoError(t, send(t, deaf.Transport(answer(200)), "http://a/"))
@@ -363,7 +379,7 @@ func TestPacerHintsEnd(t *testing.T) {
 // TestPacerWaitersHeedABlock: who waits for a token when the block comes waits on, and what was earned meanwhile is no second burst.
 func TestPacerWaitersHeedABlock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(1).WithBurst(1), MaxWait: -1})
+		p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(1).WithBurst(1), MaxWait: -1})
 		release := make(chan struct{})
 		start := time.Now()
 		var wg sync.WaitGroup
@@ -398,7 +414,7 @@ func TestPacerWaitersHeedABlock(t *testing.T) {
 // waits at its end is not kept by the slow pace.
 func TestPacerLateHints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10).WithBurst(1), MaxHosts: 1, MaxWait: -1})
+		p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(10).WithBurst(1), MaxKeys: 1, MaxWait: -1})
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			_ = send(t, p.TransportFor("a", roundTripFunc(func(r *http.Request) (*http.Response, error) {
@@ -419,7 +435,7 @@ func TestPacerLateHints(t *testing.T) {
 		require.Equal(t, time.Minute, time.Since(start).Round(time.Millisecond), "what was in flight kept its pace")
 	})
 	synctest.Test(t, func(t *testing.T) {
-		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10).WithBurst(3), MaxWait: -1})
+		p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(10).WithBurst(3), MaxWait: -1})
 		start := time.Now()
 		var wg sync.WaitGroup
 		for i, fields := range [][]string{{"Retry-After", "60"}, {"Retry-After", "5"}} {
@@ -435,7 +451,7 @@ func TestPacerLateHints(t *testing.T) {
 		require.Equal(t, 61*time.Second, time.Since(start).Round(time.Millisecond))
 	})
 	synctest.Test(t, func(t *testing.T) {
-		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10).WithBurst(2), MaxWait: -1})
+		p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(10).WithBurst(2), MaxWait: -1})
 		require.NoError(t, send(t, p.TransportFor("a", answer(200, "RateLimit", `"p";r=1;t=60`)), "http://a/"))
 		start := time.Now()
 		time.Sleep(30 * time.Second)
@@ -447,7 +463,7 @@ func TestPacerLateHints(t *testing.T) {
 
 func TestPacerHostsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerMinute(1).WithBurst(1), MaxHosts: 10, MaxQueue: -1})
+		p := newPacer(t, pacer.Config{Rate: ratelimit.PerMinute(1).WithBurst(1), MaxKeys: 10, MaxQueue: -1})
 		admitted := 0
 		for i := range 1000 {
 			if p.Wait(t.Context(), fmt.Sprint("host", i)) == nil {
@@ -455,14 +471,14 @@ func TestPacerHostsAreBounded(t *testing.T) {
 			}
 		}
 		require.Equal(t, 11, admitted, "the rest share one pace")
-		require.Equal(t, 10, p.Stats().Hosts)
+		require.Equal(t, 10, p.Stats().Keys)
 		require.EqualValues(t, 990, p.Stats().Overflowed)
-		require.ErrorIs(t, p.Wait(t.Context(), "host0"), ratelimit.ErrQueueFull, "nobody's place was given away")
+		require.ErrorIs(t, p.Wait(t.Context(), "host0"), pacer.ErrQueueFull, "nobody's place was given away")
 		time.Sleep(time.Minute)
 		for i := range 5 {
 			require.NoError(t, p.Wait(t.Context(), fmt.Sprint("new", i)), "idle hosts make room")
 		}
-		require.Equal(t, 10, p.Stats().Hosts)
+		require.Equal(t, 10, p.Stats().Keys)
 	})
 }
 
@@ -470,38 +486,64 @@ func TestPacerHostsAreBounded(t *testing.T) {
 // what it has said is not forgotten.
 func TestPacerLeavingTheOverflow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(1).WithBurst(5), MaxHosts: 1, MaxQueue: -1})
+		p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(1).WithBurst(5), MaxKeys: 1, MaxQueue: -1})
 		require.NoError(t, p.Wait(t.Context(), "first"))
 		for range 5 {
 			require.NoError(t, p.Wait(t.Context(), "late"))
 		}
-		require.ErrorIs(t, p.Wait(t.Context(), "late"), ratelimit.ErrQueueFull)
+		require.ErrorIs(t, p.Wait(t.Context(), "late"), pacer.ErrQueueFull)
 		time.Sleep(1500 * time.Millisecond) // the first is idle
 		require.NoError(t, p.Wait(t.Context(), "late"))
-		require.ErrorIs(t, p.Wait(t.Context(), "late"), ratelimit.ErrQueueFull, "six of five and one a second")
+		require.ErrorIs(t, p.Wait(t.Context(), "late"), pacer.ErrQueueFull, "six of five and one a second")
 		require.EqualValues(t, 6, p.Stats().Overflowed)
 
 		time.Sleep(time.Minute)
 		require.NoError(t, p.Wait(t.Context(), "second"))
 		require.NoError(t, send(t, p.TransportFor("ill", answer(429, "Retry-After", "60")), "http://ill/"))
 		time.Sleep(10 * time.Second)
-		require.ErrorIs(t, p.Wait(t.Context(), "ill"), ratelimit.ErrQueueFull, "it said a minute")
+		require.ErrorIs(t, p.Wait(t.Context(), "ill"), pacer.ErrQueueFull, "it said a minute")
 		time.Sleep(50 * time.Second)
 		require.NoError(t, p.Wait(t.Context(), "ill"))
 	})
 }
 
+// TestR27_RepeatsArePaced: a pacer inside a retrier paces each attempt, and passes errors through.
+func TestR27_RepeatsArePaced(t *testing.T) {
+	p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(1_000_000)})
+	paced := p.Transport(roundTripFunc(func(*http.Request) (*http.Response, error) {
+		return nil, errors.New("reset")
+	}))
+	for range 3 { // what a retrier outside does
+		require.EqualError(t, send(t, paced, "http://a/"), "reset")
+	}
+	require.EqualValues(t, 3, p.Stats().Sent, "repeats are paced")
+}
+
+func TestEvent(t *testing.T) {
+	var b strings.Builder
+	log := slog.New(slog.NewTextHandler(&b, nil))
+	log.Info("", "e", pacer.Event{Outcome: pacer.Sent, Duration: time.Second, Key: "h"})
+	require.Contains(t, b.String(), ` e.event=turn e.outcome=sent e.duration=1s e.detail.key=h`)
+}
+
 // TestPacerOverRealServers: a client in front of a limiter, over both protocols.
 func TestPacerOverRealServers(t *testing.T) {
-	policy := policyOf("p", ratelimit.PerSecond(50).WithBurst(25))
+	limiter := func(noHeaders bool) *ratelimit.Limiter {
+		l, err := ratelimit.New(ratelimit.Config{NoHeaders: noHeaders, Policies: []ratelimit.Policy{{
+			Name: "p", Rate: ratelimit.PerSecond(50).WithBurst(25), Missing: ratelimit.MissingReject,
+			Key: func(*http.Request) (string, bool) { return "all", true },
+		}}})
+		require.NoError(t, err)
+		return l
+	}
 	ok := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "ok") })
 	eachProtocol(t, func() http.Handler {
-		return newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policy}, NoHeaders: true}).Middleware(ok)
+		return limiter(true).Middleware(ok)
 	}, func(t *testing.T, url string, c *http.Client) {
 		var events atomic.Int64
-		p := newPacer(t, ratelimit.PacerConfig{
+		p := newPacer(t, pacer.Config{
 			Rate:    ratelimit.PerSecond(45).WithBurst(4),
-			Observe: func(context.Context, ratelimit.PacerEvent) { events.Add(1) },
+			Observe: func(context.Context, pacer.Event) { events.Add(1) },
 		})
 		c.Transport = p.Transport(c.Transport)
 		defer c.CloseIdleConnections()
@@ -529,9 +571,9 @@ func TestPacerOverRealServers(t *testing.T) {
 	})
 	// With a rate far above the server's: the fields of its answers make the pace.
 	eachProtocol(t, func() http.Handler {
-		return newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policy}}).Middleware(ok)
+		return limiter(false).Middleware(ok)
 	}, func(t *testing.T, url string, c *http.Client) {
-		p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10_000)})
+		p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(10_000)})
 		c.Transport = p.Transport(c.Transport)
 		defer c.CloseIdleConnections()
 		for i := range 60 {
@@ -544,31 +586,9 @@ func TestPacerOverRealServers(t *testing.T) {
 	})
 	b := backend.Start(t, backend.Config{})
 	b.Close()
-	p := newPacer(t, ratelimit.PacerConfig{Rate: ratelimit.PerSecond(10)})
+	p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(10)})
 	require.Error(t, send(t, p.Transport(nil), b.URL.String()), "next's errors pass through")
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
-}
-
-func FuzzRetryAfter(f *testing.F) {
-	for _, s := range []string{"", "0", "120", " 7\t", "-1", "+1", "1.5", "1e3", "99999999999999999999", "Fri, 31 Dec 1999 23:59:59 GMT", "Friday, 31-Dec-99 23:59:59 GMT", "Fri Dec 31 23:59:59 1999", "soon", "0x10", "1 2"} {
-		f.Add(s)
-	}
-	now := time.Date(1999, 12, 31, 23, 0, 0, 0, time.UTC)
-	f.Fuzz(func(t *testing.T, v string) {
-		d := ratelimit.ParseRetryAfter(v, now)
-		require.GreaterOrEqual(t, d, time.Duration(0))
-		trimmed := strings.Trim(v, " \t")
-		if trimmed != "" && len(trimmed) <= 18 && strings.Trim(trimmed, "0123456789") == "" {
-			var n int64
-			_, err := fmt.Sscan(trimmed, &n)
-			if err == nil && strings.TrimLeft(trimmed, "0") == fmt.Sprint(n) {
-				require.Equal(t, min(n, math.MaxInt64/int64(time.Second)), int64(d/time.Second))
-			}
-		}
-		if _, err := http.ParseTime(trimmed); err != nil && strings.Trim(trimmed, "0123456789") != "" {
-			require.Zero(t, d, "neither seconds nor a date")
-		}
-	})
 }
 
 func FuzzRateLimit(f *testing.F) {
@@ -581,7 +601,7 @@ func FuzzRateLimit(f *testing.F) {
 		if b == "" {
 			values = values[:1]
 		}
-		wait, units, per := ratelimit.ParseRateLimit(values)
+		wait, units, per := pacer.ParseRateLimit(values)
 		require.GreaterOrEqual(t, wait, time.Duration(0))
 		require.Equal(t, units > 0, per > 0, "a pace has both")
 		require.GreaterOrEqual(t, units, int64(0))
@@ -591,7 +611,7 @@ func FuzzRateLimit(f *testing.F) {
 		if len(a)+len(b) > 4096 {
 			require.Zero(t, wait+per)
 		}
-		w2, u2, p2 := ratelimit.ParseRateLimit(append(values, `"more";r=0;t=7`))
+		w2, u2, p2 := pacer.ParseRateLimit(append(values, `"more";r=0;t=7`))
 		if w2 != 0 { // well-formed: one more policy can only be stricter
 			require.GreaterOrEqual(t, w2, wait)
 			require.Equal(t, units, u2)

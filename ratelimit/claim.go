@@ -1,0 +1,88 @@
+package ratelimit
+
+import (
+	"time"
+
+	"github.com/trivet-go/trivet/internal/settings"
+)
+
+// A Claim is one policy's part of a decision: a question to a [Store], and its answer.
+type Claim struct {
+	Policy *Policy // read-only
+	Key    string  // of the client; unbounded, and not to be shown to anybody
+	Rate   Rate    // valid, Burst filled in
+	Cost   int64   // zero or more
+
+	// Denied says that the cost does not fit. It and the fields below are the answer, which
+	// [Store.Take] sets.
+	Denied bool
+
+	// Remaining is what may be used now, after this decision. Negative means unknown.
+	Remaining int64
+
+	// RetryAfter is, if Denied, when the cost would fit. Zero means never, or unknown.
+	RetryAfter time.Duration
+
+	// Reset is when nothing would be in use any more.
+	Reset time.Duration
+
+	// Remembered says that the store has not asked its backend for this answer, which so does not
+	// show that the backend is up.
+	Remembered bool
+
+	policy *policy // nil if somebody else than a Limiter made the claim
+	grid   *grid   // of Rate; unused by a sliding window
+	shared bool    // the key stands for all requests without one
+	cell   cell    // where a MemoryStore counts
+}
+
+// override gives c another rate.
+func (c *Claim) override(rate Rate) error {
+	if rate == (Rate{}) || rate == c.Rate {
+		return nil
+	}
+	p := c.policy
+	rate, err := rate.Validate(p.Algorithm)
+	if err == nil && p.Algorithm == SlidingWindow && rate.Window != p.Rate.Window {
+		f := settings.Of("ratelimit", "Rate")
+		f.Add("Window", "%v is not the policy's %v", rate.Window, p.Rate.Window)
+		err = f.Err()
+	}
+	if err != nil {
+		return err
+	}
+	c.setRate(rate)
+	return nil
+}
+
+// setRate gives c the valid rate r.
+func (c *Claim) setRate(r Rate) {
+	c.Rate = r
+	if c.Policy.Algorithm != SlidingWindow {
+		g := r.grid()
+		c.grid = &g
+	}
+}
+
+// local returns c at this process's share of the rate.
+func (c *Claim) local() Claim {
+	s := *c
+	p := c.policy
+	if c.Rate == p.Rate {
+		s.Rate, s.grid = p.local, &p.localGrid
+		return s
+	}
+	s.setRate(c.Rate.scaled(p.LocalShare, p.Algorithm))
+	return s
+}
+
+// set writes the answer a.
+func (c *Claim) set(a answer) {
+	c.Denied = !a.ok
+	c.Remaining = a.remaining
+	c.RetryAfter = a.retry
+	c.Reset = a.reset
+}
+
+// hidden reports whether c would tell the client about others.
+func (c *Claim) hidden() bool { return c.shared || c.Policy.Hidden }

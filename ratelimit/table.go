@@ -1,0 +1,190 @@
+package ratelimit
+
+import (
+	"hash/maphash"
+	"math"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	slotsPerSet = 7
+	setBytes    = 128 // two cache lines, which processors fetch together
+)
+
+// A set holds the words of the keys that hash to it.
+type set struct {
+	mu    sync.Mutex // guards the fields below
+	tags  [slotsPerSet]uint64
+	words [slotsPerSet]int64 // zero: nothing in use
+	_     [8]byte            // up to setBytes
+}
+
+// A table holds one policy's counts, a word for each key: a TAT of GCRA or packed counts of windows.
+type table struct {
+	order     int           // in which tables are locked
+	length    time.Duration // of a sliding window; zero means GCRA
+	seed      maphash.Seed  // so that nobody can compute keys which share a set or a tag
+	sets      []set
+	displaced atomic.Uint64
+}
+
+func newTable(order, sets int, length time.Duration) *table {
+	return &table{order: order, length: length, seed: maphash.MakeSeed(), sets: make([]set, sets)}
+}
+
+// A cell is the place of a claim's key in a table.
+type cell struct {
+	table *table
+	tag   uint64 // of the key
+
+	// Meaningful while the set is locked.
+	set  *set
+	slot int
+	debt int64 // of the key that loses the slot; zero if none does
+	old  int64 // the word as found
+	word int64 // the word as it shall be
+}
+
+// locate makes t the table of c.
+func (c *Claim) locate(t *table) {
+	c.cell.table = t
+	c.cell.tag = maphash.String(t.seed, c.Key)
+}
+
+// lock locks the set of c's key and finds the key's word in it, or the one that it shall take over.
+func (c *Claim) lock(now int64) {
+	w := &c.cell
+	t := w.table
+	hi, _ := bits.Mul64(w.tag, uint64(len(t.sets)))
+	s := &t.sets[hi]
+	w.set = s
+	s.mu.Lock()
+	for i := range s.tags {
+		if s.tags[i] == w.tag {
+			w.slot = i
+			w.debt = 0
+			w.old = s.words[i]
+			return
+		}
+	}
+	// Space-Saving: the place of the key that owes least, with its debt.
+	w.slot, w.debt = 0, math.MaxInt64
+	for i, word := range s.words {
+		if debt := t.owed(now, word); debt < w.debt {
+			w.slot, w.debt = i, debt
+		}
+	}
+	w.old = 0
+	if w.debt > 0 {
+		w.old = s.words[w.slot] // in full: else one key of a fast rate would wipe out debts of slow ones
+	}
+}
+
+// owed returns how much of word is still in use, in units that only compare.
+func (t *table) owed(now, word int64) int64 {
+	if t.length == 0 {
+		return max(word-now, 0)
+	}
+	s := newSlide(0, t.length, now)
+	prev, cur := s.counts(word)
+	return s.weight(prev) + cur
+}
+
+// put writes c's word. The set is locked.
+func (c *Claim) put() {
+	w := &c.cell
+	w.set.tags[w.slot] = w.tag
+	w.set.words[w.slot] = w.word
+	if w.debt > 0 {
+		w.table.displaced.Add(1)
+	}
+}
+
+// ask returns the answer to cost. The set is locked.
+func (c *Claim) ask(now, cost int64) answer {
+	if c.cell.table.length == 0 {
+		return c.grid.answer(c.cell.old, now, cost)
+	}
+	s := newSlide(c.Rate.Limit, c.cell.table.length, now)
+	return s.answer(c.cell.old, cost)
+}
+
+// decide answers every claim and charges all or none. It locks all sets together, in the order of
+// their tables, so that two limiters cannot wait for each other.
+func decide(now int64, claims []Claim) {
+	if len(claims) == 1 {
+		claims[0].decide(now)
+		return
+	}
+	var order [maxPolicies]int
+	for i := range claims {
+		j := i
+		for ; j > 0 && claims[order[j-1]].cell.table.order > claims[i].cell.table.order; j-- {
+			order[j] = order[j-1]
+		}
+		order[j] = i
+	}
+	ok := true
+	for _, i := range order[:len(claims)] {
+		c := &claims[i]
+		c.lock(now)
+		a := c.ask(now, c.Cost)
+		c.cell.word = a.word
+		c.set(a)
+		ok = ok && a.ok
+	}
+	for i := range claims {
+		c := &claims[i]
+		if c.Cost > 0 {
+			if ok {
+				c.put()
+			} else if !c.Denied {
+				c.set(c.ask(now, 0)) // it would have fit, but is not charged
+			}
+		}
+		c.cell.set.mu.Unlock()
+	}
+}
+
+// decide is decide for one claim.
+func (c *Claim) decide(now int64) {
+	c.lock(now)
+	a := c.ask(now, c.Cost)
+	if a.ok && c.Cost > 0 {
+		c.cell.word = a.word
+		c.put()
+	}
+	c.cell.set.mu.Unlock()
+	c.set(a)
+}
+
+// add adds c's cost to its key, whether it fits or not.
+func (c *Claim) add(now int64) {
+	c.lock(now)
+	if c.Cost > 0 {
+		c.cell.word = c.ask(now, c.Cost).word
+		c.put()
+	}
+	c.cell.set.mu.Unlock()
+}
+
+// lower raises what c's key has in use until at most remaining are left. Negative means what is
+// left now, less c's cost.
+func (c *Claim) lower(now, remaining int64) {
+	c.lock(now)
+	if remaining < 0 {
+		remaining = max(c.ask(now, 0).remaining-c.Cost, 0)
+	}
+	w := &c.cell
+	if w.table.length == 0 {
+		w.word = max(w.old, c.grid.atMost(now, remaining))
+	} else {
+		s := newSlide(c.Rate.Limit, w.table.length, now)
+		w.word = s.atMost(w.old, remaining)
+	}
+	c.put()
+	w.set.mu.Unlock()
+}
