@@ -50,7 +50,7 @@ standalone: ## build and vet the root module as a stranger's build sees it, with
 	GOWORK=off go vet ./...
 
 .PHONY: consumer
-consumer: ## build and run README's program in a module of its own
+consumer: ## build and run README's programs in a module of their own
 	@.ci/consumer
 
 .PHONY: bench
