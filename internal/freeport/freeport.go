@@ -1,8 +1,8 @@
 //go:build unix
 
 // Package freeport gives tests a free loopback address for a server that runs in another process
-// or is started again: nginx, redis-server, a backend that is killed and comes back. A server inside
-// the test listens on port 0 instead.
+// or is started again: nginx, redis-server, a backend that is killed and comes back. A server
+// inside the test listens on port 0 instead.
 package freeport
 
 import (
