@@ -333,14 +333,14 @@ func cpuTime() time.Duration {
 
 // picked is an event like those of the other packages.
 type picked struct {
-	Backend string
-	Retry   bool
-	Took    time.Duration
+	Backend  string
+	Retry    bool
+	Duration time.Duration
 }
 
 func (e picked) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("event", "pick"), slog.String("backend", e.Backend),
-		slog.Bool("retry", e.Retry), slog.Duration("took", e.Took))
+		slog.Bool("retry", e.Retry), slog.Duration("duration", e.Duration))
 }
 
 // BenchmarkTelemetryObserver observes an event with two dimensions and a measurement. It compares
@@ -350,7 +350,7 @@ func BenchmarkTelemetryObserver(b *testing.B) {
 	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))
 	meter := provider.Meter("direct")
 	counter, _ := meter.Int64Counter("pick")
-	histogram, _ := meter.Float64Histogram("pick.took")
+	histogram, _ := meter.Float64Histogram("pick.duration")
 	set := metric.WithAttributeSet(attribute.NewSet(
 		attribute.String("backend", "b1"), attribute.Bool("retry", false), attribute.String("name", "x"),
 	))
@@ -364,7 +364,7 @@ func BenchmarkTelemetryObserver(b *testing.B) {
 		counter.Add(ctx, 1, add...)
 		histogram.Record(ctx, 0.001, record...)
 	}
-	through := func() { observe(ctx, picked{Backend: "b1", Took: time.Millisecond}) }
+	through := func() { observe(ctx, picked{Backend: "b1", Duration: time.Millisecond}) }
 
 	b.Run("impl=direct", func(b *testing.B) {
 		b.ReportAllocs()
@@ -385,7 +385,7 @@ func BenchmarkTelemetryObserver(b *testing.B) {
 			b.StopTimer()
 			ctx, span := tracer.Start(ctx, "x") // a new one each time, since a span keeps only 128 events
 			b.StartTimer()
-			observe(ctx, picked{Backend: "b1", Took: time.Millisecond})
+			observe(ctx, picked{Backend: "b1", Duration: time.Millisecond})
 			b.StopTimer()
 			span.End()
 			b.StartTimer()
@@ -403,7 +403,7 @@ func BenchmarkTelemetryObserver(b *testing.B) {
 		h := tel.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			ctx := r.Context()
 			for b.Loop() {
-				observe(ctx, picked{Backend: "b1", Took: time.Millisecond})
+				observe(ctx, picked{Backend: "b1", Duration: time.Millisecond})
 			}
 		}))
 		h.ServeHTTP(nullResponse{http.Header{}}, telemetryRequest())
