@@ -30,7 +30,7 @@ test: lint imports standalone consumer ## everything that must pass: the checks 
 	cd examples && go test -shuffle=on $(RACE) -timeout 8m ./...
 
 .PHONY: lint
-lint: ## gofmt, go vet, staticcheck, and vet for a 32-bit platform
+lint: ## gofmt, go vet, staticcheck, vet for a 32-bit platform, and docs/faults.md beside the tests
 	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l); \
 	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
@@ -38,6 +38,7 @@ lint: ## gofmt, go vet, staticcheck, and vet for a 32-bit platform
 	go run $(STATICCHECK) ./...
 	cd examples && go run $(STATICCHECK) ./...
 	GOARCH=386 CGO_ENABLED=0 go vet ./...
+	@.ci/faults
 
 .PHONY: imports
 imports: ## check that the packages stay independent of each other
@@ -49,7 +50,7 @@ standalone: ## build and vet the root module as a stranger's build sees it, with
 	GOWORK=off go vet ./...
 
 .PHONY: consumer
-consumer: ## build and run README's program in a module of its own
+consumer: ## build and run README's programs in a module of their own
 	@.ci/consumer
 
 .PHONY: bench

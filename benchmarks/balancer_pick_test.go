@@ -21,10 +21,11 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-// BenchmarkBalancerPick compares what a request costs beside the request itself: 32 endpoints over a stub, and of httplb also its
-// pickers alone, which learn nothing of latencies or failures. All are taken in turn, ten times; a line gives the median, and the least and
-// the greatest of the ten. The stub's own time is a line too, and not subtracted; so are two readings of the clock, which no
-// measuring of latencies can do without.
+// BenchmarkBalancerPick compares what clients add to the cost of a request. Each sends to 32
+// endpoints through a stub transport. The pickers of httplb also run alone; they learn nothing of
+// latencies or failures. All run in turn, ten times; each line reports the median, the least and
+// the greatest of the ten. Two further lines, which are not subtracted, are the stub alone and two
+// readings of the clock, which every client that measures latency needs.
 func BenchmarkBalancerPick(b *testing.B) {
 	const hosts, rounds, requests = 32, 10, 200_000
 	addrs := make([]string, hosts)
@@ -54,7 +55,12 @@ func BenchmarkBalancerPick(b *testing.B) {
 	for _, p := range []struct {
 		name   string
 		policy balancer.Policy
-	}{{"adaptive", balancer.Adaptive()}, {"p2c", balancer.LeastRequest(2)}, {"least", balancer.LeastRequest(0)}, {"turn", balancer.RoundRobin()}} {
+	}{
+		{"adaptive", balancer.Adaptive()},
+		{"p2c", balancer.LeastRequest(2)},
+		{"least", balancer.LeastRequest(0)},
+		{"turn", balancer.RoundRobin()},
+	} {
 		bal, err := balancer.New(balancer.Config{
 			Resolver: balancer.Static(addrs...), Policy: p.policy,
 			Wrap: func(balancer.Endpoint, http.RoundTripper) http.RoundTripper { return stub{} },
@@ -67,7 +73,10 @@ func BenchmarkBalancerPick(b *testing.B) {
 		name string
 		make func(picker.Picker, conn.Conns) picker.Picker
 	}{{"p2c", picker.NewPowerOfTwo}, {"least", picker.NewLeastLoadedRandom}, {"turn", picker.NewRoundRobin}} {
-		client := httplb.NewClient(httplb.WithResolver(fixed(addrs)), httplb.WithPicker(p.make), httplb.WithTransport("http", stub{}))
+		client := httplb.NewClient(
+			httplb.WithResolver(fixed(addrs)), httplb.WithPicker(p.make),
+			httplb.WithTransport("http", stub{}),
+		)
 		defer client.Close()
 		subjects = append(subjects, subject{"httplb/policy=" + p.name, send(client.Transport)})
 		alone := p.make(nil, conns(addrs))
@@ -101,7 +110,7 @@ func BenchmarkBalancerPick(b *testing.B) {
 		for i, s := range subjects {
 			slices.Sort(took[i])
 			b.Run(fmt.Sprintf("%s/workers=%d", s.name, workers), func(b *testing.B) {
-				for b.Loop() { // it is measured already
+				for b.Loop() { // nothing: it has been measured above
 				}
 				b.ReportMetric((took[i][rounds/2-1]+took[i][rounds/2])/2, "ns/op")
 				b.ReportMetric(took[i][0], "least-ns")
@@ -111,18 +120,23 @@ func BenchmarkBalancerPick(b *testing.B) {
 	}
 }
 
-// A stub answers at once; it is httplb's kind of transport too.
+// A stub answers at once. It is a transport for net/http and for httplb.
 type stub struct{}
 
 func (stub) RoundTrip(r *http.Request) (*http.Response, error) {
-	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("ok")), Request: r}, nil
+	return &http.Response{
+		StatusCode: http.StatusOK,
+		Header:     http.Header{},
+		Body:       io.NopCloser(strings.NewReader("ok")),
+		Request:    r,
+	}, nil
 }
 
 func (stub) NewRoundTripper(string, string, httplb.TransportConfig) httplb.RoundTripperResult {
 	return httplb.RoundTripperResult{RoundTripper: stub{}}
 }
 
-// fixed are the addresses that httplb resolves everything to.
+// fixed is a resolver for httplb that answers with these addresses to any name.
 type fixed []string
 
 func (f fixed) New(_ context.Context, _, _ string, receiver resolver.Receiver, _ <-chan struct{}) io.Closer {
@@ -134,7 +148,7 @@ func (f fixed) New(_ context.Context, _, _ string, receiver resolver.Receiver, _
 	return io.NopCloser(nil)
 }
 
-// conns are connections to nowhere for a picker to choose from.
+// conns lists connections for a picker to choose from. They lead nowhere.
 type conns []string
 
 func (c conns) Len() int            { return len(c) }
@@ -144,6 +158,7 @@ type nowhere string
 
 func (n nowhere) RoundTrip(*http.Request, func()) (*http.Response, error) { return nil, io.EOF }
 func (n nowhere) Scheme() string                                          { return "http" }
-func (n nowhere) Address() resolver.Address                               { return resolver.Address{HostPort: string(n)} }
 func (n nowhere) UpdateAttributes(attribute.Values)                       {}
 func (n nowhere) Prewarm(context.Context) error                           { return nil }
+
+func (n nowhere) Address() resolver.Address { return resolver.Address{HostPort: string(n)} }

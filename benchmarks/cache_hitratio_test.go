@@ -13,15 +13,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A keyTrace is a sequence of keys, as public cache studies use them.
+// A keyTrace is a sequence of keys, of the kind that cache studies use.
 type keyTrace struct {
 	name    string
 	keys    []int64
 	entries []int // capacities
 }
 
-// traces are made by the same recipes each time, from fixed seeds. The shapes
-// of public traces are imitated: their files are too large to carry.
+// traces returns traces that are the same each time, since their seeds are fixed. They imitate the
+// shapes of public traces, whose files are too large for this repository.
 func traces() []keyTrace {
 	return []keyTrace{
 		{"zipf1.01", zipfTrace(700_000, 100_000), []int{500, 1000, 10_000, 50_000}},
@@ -38,7 +38,7 @@ func traces() []keyTrace {
 
 func zipfTrace(n, keys int) []int64 { return zipfKeys(n, keys, 7) }
 
-// scanTrace is popular keys with runs of keys that come once.
+// scanTrace has popular keys, and between them runs of keys that come only once.
 func scanTrace(n int) []int64 {
 	popular := zipfKeys(n, 100_000, 8)
 	once := int64(1 << 40)
@@ -54,7 +54,7 @@ func scanTrace(n int) []int64 {
 	return t[:n]
 }
 
-// loopTrace reads the same keys round and round.
+// loopTrace reads all keys in order, over and over.
 func loopTrace(n, keys int) []int64 {
 	t := make([]int64, n)
 	for i := range t {
@@ -63,8 +63,8 @@ func loopTrace(n, keys int) []int64 {
 	return t
 }
 
-// oltpTrace is like a database log: records that are read several times shortly
-// after they were written, beside an index that always is.
+// oltpTrace is like the log of a database: each record is read several times soon after it was
+// written, while an index is read all the time.
 func oltpTrace(n int) []int64 {
 	random := rand.New(rand.NewPCG(9, 1))
 	index := rand.NewZipf(random, 1.1, 8, 20_000)
@@ -84,8 +84,8 @@ func oltpTrace(n int) []int64 {
 	return t
 }
 
-// searchTrace is like the blocks a search engine reads: many keys, weak
-// popularity, long sequential runs.
+// searchTrace is like the blocks that a search engine reads: many keys, of which few are popular,
+// and long sequential runs.
 func searchTrace(n int) []int64 {
 	random := rand.New(rand.NewPCG(10, 1))
 	popular := rand.NewZipf(random, 1.05, 1000, 1_000_000)
@@ -103,8 +103,7 @@ func searchTrace(n int) []int64 {
 	return t[:n]
 }
 
-// glimpseTrace is like a text search over the same files: loops with a few
-// hot pages, and short.
+// glimpseTrace is like a text search over the same files: short loops with a few hot pages.
 func glimpseTrace() []int64 {
 	random := rand.New(rand.NewPCG(11, 1))
 	var t []int64
@@ -119,7 +118,7 @@ func glimpseTrace() []int64 {
 	return t
 }
 
-// mixedTrace needs a large window first, then none, then a large one again.
+// mixedTrace suits a large window first, then no window, then a large one again.
 func mixedTrace() []int64 {
 	random := rand.New(rand.NewPCG(12, 1))
 	recent := func(n int, from int64) (t []int64) {
@@ -137,7 +136,7 @@ func mixedTrace() []int64 {
 	return append(t, recent(300_000, 1<<34)...)
 }
 
-// shiftingTrace has other popular keys every so often.
+// shiftingTrace changes the popular keys after every 100,000 reads.
 func shiftingTrace(n int) []int64 {
 	t := zipfKeys(n, 100_000, 13)
 	for i := range t {
@@ -146,8 +145,8 @@ func shiftingTrace(n int) []int64 {
 	return t
 }
 
-// publicTraces reads the files in the directory that TRIVET_TRACES names: in the ARC format (first block, number
-// of blocks, and two numbers that do not matter) or with one number in a line.
+// publicTraces reads the files in the directory that TRIVET_TRACES names. A line is in the ARC
+// format (first block, number of blocks, and two numbers that are not used) or has one number.
 func publicTraces(tb testing.TB) (traces []keyTrace) {
 	dir := os.Getenv("TRIVET_TRACES")
 	if dir == "" {
@@ -178,22 +177,27 @@ func publicTraces(tb testing.TB) (traces []keyTrace) {
 	return traces
 }
 
-// BenchmarkDataCacheHitRatio plays each trace once per iteration, from one goroutine, with a new cache. Reported
-// are the median hit ratio of each contender in %, and by how many points Trivet is ahead of
-// otter and golang-lru. Run it with -benchtime 9x: what the policies learn depends on chance.
+// BenchmarkDataCacheHitRatio plays each trace once an iteration, from one goroutine, with a new
+// cache. It reports the median hit ratio of each contender in %, and by how many points Trivet is
+// ahead of otter and golang-lru. Run it with -benchtime 9x, since chance decides what the policies
+// learn.
 //
-// otter-sync works off its buffers at once, as otter's own simulator does: it is the measure of that policy. By
-// default otter does so behind and meanwhile holds more than its bound: in loops that are a
-// little larger than the cache it then hits more often than any cache of that size can.
+// otter-sync empties its buffers at once, as otter's own simulator does, so it shows otter's
+// policy. By default otter empties them in the background and meanwhile holds more than its bound.
+// In loops that are a little larger than the cache it then hits more often than any cache of that
+// size can.
 func BenchmarkDataCacheHitRatio(b *testing.B) {
 	for _, t := range append(traces(), publicTraces(b)...) {
 		for _, entries := range t.entries {
 			b.Run(fmt.Sprintf("trace=%s/entries=%d", t.name, entries), func(b *testing.B) {
 				all := append(contenders[int64, int64](), contender[int64, int64]{"otter-sync", newSyncOtter})
+				play := func(c contender[int64, int64]) float64 {
+					return 100 * hitRatio(c.new(b, entries), t.keys, c.name == "ristretto")
+				}
 				ratios := map[string][]float64{}
 				for b.Loop() {
 					for _, c := range all {
-						ratios[c.name] = append(ratios[c.name], 100*hitRatio(c.new(b, entries), t.keys, c.name == "ristretto"))
+						ratios[c.name] = append(ratios[c.name], play(c))
 					}
 				}
 				b.ReportMetric(0, "ns/op")
@@ -209,9 +213,11 @@ func BenchmarkDataCacheHitRatio(b *testing.B) {
 	}
 }
 
-// newSyncOtter returns an otter that works off its buffers at once.
+// newSyncOtter returns an otter that empties its buffers at once.
 func newSyncOtter(tb testing.TB, entries int) dataCache[int64, int64] {
-	c, err := otter.New(&otter.Options[int64, int64]{MaximumSize: entries, Executor: func(fn func()) { fn() }})
+	c, err := otter.New(&otter.Options[int64, int64]{
+		MaximumSize: entries, Executor: func(fn func()) { fn() },
+	})
 	require.NoError(tb, err)
 	return otterCache[int64, int64]{c}
 }
@@ -225,7 +231,7 @@ func hitRatio(cache dataCache[int64, int64], keys []int64, settles bool) float64
 			cache.Set(k, k)
 		}
 		if settles && i%1000 == 999 {
-			time.Sleep(20 * time.Microsecond) // it stores behind; do not let it drop what it would keep at a lower rate
+			time.Sleep(20 * time.Microsecond) // it stores in the background and drops what comes too fast
 		}
 	}
 	return float64(hits) / float64(len(keys))

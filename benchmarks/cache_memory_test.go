@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// BenchmarkDataCacheMemory measures the heap that a full cache occupies per
-// entry. Keys and values are in it: 1 KiB for the second kind.
+// BenchmarkDataCacheMemory measures the heap that a full cache occupies for each entry, with keys
+// and values. The values of the second kind have 1 KiB.
 func BenchmarkDataCacheMemory(b *testing.B) {
 	for _, c := range contenders[int64, int64]() {
 		b.Run("entry=int64-int64/entries=1000000/cache="+c.name, func(b *testing.B) {
@@ -34,7 +34,7 @@ func measureMemory[K cacheKey, V any](b *testing.B, c contender[K, V], entries i
 	for i := range entries {
 		cache.Set(entry(i))
 	}
-	kept := 0 // not all: some drop entries, or work them off behind
+	kept := 0 // some caches drop entries, or store them in the background
 	for i := range entries {
 		k, _ := entry(i)
 		if _, ok := cache.Get(k); ok {

@@ -13,7 +13,7 @@ import (
 	"github.com/trivet-go/trivet/cache"
 )
 
-// A dataCache is what Trivet's data cache and its rivals have in common.
+// A dataCache has the methods that the benchmarks need of each cache.
 type dataCache[K comparable, V any] interface {
 	Get(key K) (V, bool)
 	Set(key K, value V)
@@ -44,13 +44,13 @@ func (c ristrettoCache[K, V]) Set(key K, value V) {
 	}
 }
 
-// droppedSets counts the writes that ristretto drops when it is busy. The others drop none.
+// droppedSets counts the writes that ristretto drops when it is busy. The other caches drop none.
 var droppedSets atomic.Int64
 
-// A cacheKey is what all of them take as a key.
+// A cacheKey is a type that all of the caches accept as a key.
 type cacheKey interface{ int64 | string }
 
-// A contender makes caches of one library for entries.
+// A contender makes caches of one library that hold a number of entries.
 type contender[K comparable, V any] struct {
 	name string
 	new  func(tb testing.TB, entries int) dataCache[K, V]
@@ -85,7 +85,8 @@ func contenders[K cacheKey, V any]() []contender[K, V] {
 		}},
 		{"ristretto", func(tb testing.TB, entries int) dataCache[K, V] {
 			c, err := ristretto.NewCache(&ristretto.Config[K, V]{
-				NumCounters: int64(10 * entries), MaxCost: int64(entries), BufferItems: 64, IgnoreInternalCost: true,
+				NumCounters: int64(10 * entries), MaxCost: int64(entries),
+				BufferItems: 64, IgnoreInternalCost: true,
 			})
 			require.NoError(tb, err)
 			tb.Cleanup(c.Close)

@@ -12,11 +12,11 @@ import (
 
 const (
 	speedEntries = 100_000
-	speedKeys    = 1 << 20 // drawn ahead, so that drawing costs nothing in the loop
-	speedBlock   = 400_000 // operations of one contender before the next one's turn
+	speedKeys    = 1 << 20 // drawn in advance, so that the loop does not draw
+	speedBlock   = 400_000 // operations of one contender before it is the next one's turn
 )
 
-// zipfKeys draws n keys below max. Which keys are hot does not depend on their order.
+// zipfKeys draws n keys below max. The hot keys are scattered among the others.
 func zipfKeys(n, max int, seed uint64) []int64 {
 	random := rand.New(rand.NewPCG(seed, 1))
 	z := rand.NewZipf(random, 1.01, 1, uint64(max-1))
@@ -28,10 +28,11 @@ func zipfKeys(n, max int, seed uint64) []int64 {
 	return keys
 }
 
-// BenchmarkDataCacheSpeed reads and writes full caches on all processors, the contenders in
-// turn, in blocks. Reported are medians of the blocks: ns per operation of each, and of the ratio of
-// Trivet's block to otter's next to it, with its spread. Among ten times as many keys
-// as there are entries, what is missing is set. Run it with -benchtime 20x or more.
+// BenchmarkDataCacheSpeed reads and writes full caches on all processors. The contenders run in
+// turn, in blocks. It reports the median time of an operation of each, and the median, the least
+// and the greatest ratio of a block of Trivet to the one of otter in the same turn. Where there are
+// ten times as many keys as entries, a key that is not found is set. Run it with -benchtime 20x or
+// more.
 func BenchmarkDataCacheSpeed(b *testing.B) {
 	for _, times := range []int{1, 10} {
 		keys := zipfKeys(speedKeys, times*speedEntries, 1)
@@ -46,15 +47,17 @@ func BenchmarkDataCacheSpeed(b *testing.B) {
 	}
 }
 
-// A racer is a contender on the track.
+// A racer is a contender with its cache and its measurements.
 type racer[V any] struct {
 	name  string
 	cache dataCache[int64, V]
-	ns    []float64 // per operation, of each block
+	ns    []float64 // per operation, one figure for each block
 	bytes uint64    // allocated
 }
 
-func compareSpeed[V any](b *testing.B, contenders []contender[int64, V], keys []int64, value V, writes int, fill bool) {
+func compareSpeed[V any](
+	b *testing.B, contenders []contender[int64, V], keys []int64, value V, writes int, fill bool,
+) {
 	var racers []*racer[V]
 	for _, c := range contenders {
 		r := &racer[V]{name: c.name, cache: c.new(b, speedEntries)}
@@ -66,7 +69,7 @@ func compareSpeed[V any](b *testing.B, contenders []contender[int64, V], keys []
 				r.cache.Set(k, value)
 			}
 		}
-		time.Sleep(10 * time.Millisecond) // some work off their buffers behind
+		time.Sleep(10 * time.Millisecond) // some empty their buffers in the background
 		r.block(keys, value, writes, fill, 0)
 		r.ns, r.bytes = nil, 0
 		racers = append(racers, r)
@@ -97,9 +100,9 @@ func compareSpeed[V any](b *testing.B, contenders []contender[int64, V], keys []
 	b.ReportMetric(100*float64(droppedSets.Load()-dropped)/float64(rounds*speedBlock), "ristretto-dropped-%")
 }
 
-// block does speedBlock operations, shared out to all processors.
+// block does speedBlock operations, divided among all processors.
 func (r *racer[V]) block(keys []int64, value V, writes int, fill bool, seed uint64) {
-	runtime.GC() // nobody pays for another's garbage
+	runtime.GC() // so that no contender pays for the garbage of another
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	processors := runtime.GOMAXPROCS(0)

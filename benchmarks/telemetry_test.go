@@ -29,7 +29,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// An observed is a middleware and what it records to.
+// An observed is a middleware with the reader and the recorder of its metrics and spans.
 type observed struct {
 	wrap   func(http.Handler) http.Handler
 	reader *sdkmetric.ManualReader
@@ -43,8 +43,9 @@ func withOtelhttp(tp trace.TracerProvider, opts ...otelhttp.Option) observed {
 	}
 	opts = append(opts, otelhttp.WithTracerProvider(tp),
 		otelhttp.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(o.reader))),
-		otelhttp.WithPropagators(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{},
-			propagation.Baggage{})))
+		otelhttp.WithPropagators(propagation.NewCompositeTextMapPropagator(
+			propagation.TraceContext{}, propagation.Baggage{},
+		)))
 	o.wrap = otelhttp.NewMiddleware("server", opts...)
 	return o
 }
@@ -108,8 +109,8 @@ func telemetryGet(path string) *http.Request { return httptest.NewRequest("GET",
 
 const serverDuration = "http.server.request.duration"
 
-// Seven defects of otelhttp v0.72.0. Each test shows that otelhttp has it and Trivet has not; one
-// that fails says that otelhttp mended it.
+// otelhttp v0.72.0 has seven defects. Each of the following tests shows that otelhttp has one of
+// them and Trivet does not. If such a test fails for otelhttp, the defect has been mended there.
 
 func TestOtelhttpDefect1_NoActiveRequests(t *testing.T) {
 	rival, ours := withOtelhttp(nil), withTrivet(t, nil, telemetry.Config{ActiveRequests: true})
@@ -122,9 +123,8 @@ func TestOtelhttpDefect1_NoActiveRequests(t *testing.T) {
 func TestOtelhttpDefect2_NoErrorTypeOnMetric(t *testing.T) {
 	rival, ours := withOtelhttp(nil), withTrivet(t, nil, telemetry.Config{})
 	for o, want := range map[*observed]bool{&rival: false, &ours: true} {
-		serveOnce(o.wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.WriteHeader(503)
-		})), telemetryGet("/"))
+		h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })
+		serveOnce(o.wrap(h), telemetryGet("/"))
 		require.Equal(t, want, strings.Contains(o.points(t, serverDuration)[0], "error.type=503"))
 	}
 }
@@ -132,13 +132,13 @@ func TestOtelhttpDefect2_NoErrorTypeOnMetric(t *testing.T) {
 func TestOtelhttpDefect3_PanicsAreNotRecorded(t *testing.T) {
 	rival, ours := withOtelhttp(nil), withTrivet(t, nil, telemetry.Config{})
 	for o, want := range map[*observed]int{&rival: 0, &ours: 1} {
-		serveOnce(o.wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("boom") })),
-			telemetryGet("/"))
+		h := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("boom") })
+		serveOnce(o.wrap(h), telemetryGet("/"))
 		require.Len(t, o.points(t, serverDuration), want)
 	}
 }
 
-// io.Copy finds ReadFrom on the writer: what it copies is not counted.
+// io.Copy calls ReadFrom of the writer below, so the bytes that it copies are not counted.
 func TestOtelhttpDefect4_CopiedBytesAreNotCounted(t *testing.T) {
 	file := func(w http.ResponseWriter, _ *http.Request) {
 		io.Copy(w, struct{ io.Reader }{strings.NewReader("hello")})
@@ -196,7 +196,7 @@ func TestOtelhttpDefect7_ClientAddressIsWhatTheClientSays(t *testing.T) {
 	}
 }
 
-// chi keeps its pattern in a context of its own.
+// chi keeps the pattern in the request's context rather than in Request.Pattern.
 func TestTelemetryWithChi(t *testing.T) {
 	ours := withTrivet(t, nil, telemetry.Config{RouteFunc: func(r *http.Request) string {
 		if c := chi.RouteContext(r.Context()); c != nil {
@@ -213,14 +213,14 @@ func TestTelemetryWithChi(t *testing.T) {
 	require.Contains(t, ours.points(t, serverDuration)[0], "http.route=/users/{id}")
 }
 
-// nullResponse is a response that costs nothing.
+// nullResponse is a response that discards everything.
 type nullResponse struct{ h http.Header }
 
 func (w nullResponse) Header() http.Header         { return w.h }
 func (w nullResponse) WriteHeader(int)             {}
 func (w nullResponse) Write(p []byte) (int, error) { return len(p), nil }
 
-// traceProviders are the three cases of the table.
+// traceProviders are the three cases that the benchmarks compare.
 var traceProviders = []struct {
 	name string
 	make func() trace.TracerProvider
@@ -246,14 +246,14 @@ func telemetryRequest() *http.Request {
 	return r
 }
 
-// BenchmarkTelemetry is one request through each, with SDK metrics on.
+// BenchmarkTelemetry sends a request through each contender, with the metrics of the SDK.
 func BenchmarkTelemetry(b *testing.B) {
 	run := func(name string, h http.Handler) {
 		b.Run(name, func(b *testing.B) {
 			w, r := nullResponse{http.Header{}}, telemetryRequest()
 			b.ReportAllocs()
 			for b.Loop() {
-				r.Pattern = "" // as a server's is
+				r.Pattern = "" // as in a new request
 				h.ServeHTTP(w, r)
 			}
 		})
@@ -261,23 +261,23 @@ func BenchmarkTelemetry(b *testing.B) {
 	run("contender=bare", telemetryMux())
 	for _, p := range traceProviders {
 		run("contender=otelhttp/traces="+p.name, withOtelhttp(p.make()).wrap(telemetryMux()))
-		run("contender=trivet/traces="+p.name,
-			withTrivet(b, p.make(), telemetry.Config{}).wrap(telemetryMux()))
+		ours := withTrivet(b, p.make(), telemetry.Config{})
+		run("contender=trivet/traces="+p.name, ours.wrap(telemetryMux()))
 	}
-	log, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{
-		Handler: slog.NewJSONHandler(io.Discard, nil),
-	})
+	lines := slog.NewJSONHandler(io.Discard, nil)
+	log, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: lines})
 	require.NoError(b, err)
-	run("contender=trivet/traces=off/log=json",
-		withTrivet(b, noop.NewTracerProvider(), telemetry.Config{AccessLog: log}).wrap(telemetryMux()))
-	run("contender=trivet/traces=off/everything=on", withTrivet(b, noop.NewTracerProvider(),
-		telemetry.Config{ActiveRequests: true, BodySizes: true, ServerTiming: true,
-			RequestID: "X-Request-Id"}).wrap(telemetryMux()))
+	off := noop.NewTracerProvider()
+	logged := withTrivet(b, off, telemetry.Config{AccessLog: log})
+	run("contender=trivet/traces=off/log=json", logged.wrap(telemetryMux()))
+	everything := withTrivet(b, off, telemetry.Config{
+		ActiveRequests: true, BodySizes: true, ServerTiming: true, RequestID: "X-Request-Id",
+	})
+	run("contender=trivet/traces=off/everything=on", everything.wrap(telemetryMux()))
 }
 
-// BenchmarkTelemetryRatio interleaves the contenders in one run and reports medians of process CPU
-// time: of both as a whole, and of what each adds to the bare mux. Run it with -benchtime 10x or
-// more.
+// BenchmarkTelemetryRatio runs the contenders in turn. It reports medians of the processor time of
+// both, and of the ratio of what each adds to the bare mux. Run it with -benchtime 10x or more.
 func BenchmarkTelemetryRatio(b *testing.B) {
 	for _, p := range traceProviders {
 		b.Run("traces="+p.name, func(b *testing.B) {
@@ -293,7 +293,7 @@ func pairedCPU(b *testing.B, n int, bare, rival, ours http.Handler) {
 	block := func(h http.Handler) float64 {
 		start := cpuTime()
 		for range n {
-			r.Pattern = "" // as a server's is
+			r.Pattern = "" // as in a new request
 			h.ServeHTTP(w, r)
 		}
 		return float64(cpuTime()-start) / float64(n)
@@ -324,14 +324,14 @@ func medianOf(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-// cpuTime is what the process used so far, garbage collection included.
+// cpuTime returns the processor time that the process has used, with garbage collection.
 func cpuTime() time.Duration {
 	var u syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// picked is an event like those of the siblings.
+// picked is an event like those of the other packages.
 type picked struct {
 	Backend  string
 	Retry    bool
@@ -343,18 +343,20 @@ func (e picked) LogValue() slog.Value {
 		slog.Bool("retry", e.Retry), slog.Duration("duration", e.Duration))
 }
 
-// BenchmarkTelemetryObserver is an event with two dimensions and a measurement, beside the same two
-// SDK calls made directly with an attribute set prepared in advance, interleaved.
+// BenchmarkTelemetryObserver observes an event with two dimensions and a measurement. It compares
+// this with the same two SDK calls made directly, with an attribute set that was prepared in
+// advance.
 func BenchmarkTelemetryObserver(b *testing.B) {
 	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))
 	meter := provider.Meter("direct")
 	counter, _ := meter.Int64Counter("pick")
 	histogram, _ := meter.Float64Histogram("pick.duration")
-	set := metric.WithAttributeSet(attribute.NewSet(attribute.String("backend", "b1"),
-		attribute.Bool("retry", false), attribute.String("name", "x")))
+	set := metric.WithAttributeSet(attribute.NewSet(
+		attribute.String("backend", "b1"), attribute.Bool("retry", false), attribute.String("name", "x"),
+	))
 	add, record := []metric.AddOption{set}, []metric.RecordOption{set}
-	tel, err := telemetry.New(telemetry.Config{MeterProvider: provider,
-		TracerProvider: noop.NewTracerProvider()})
+	cfg := telemetry.Config{MeterProvider: provider, TracerProvider: noop.NewTracerProvider()}
+	tel, err := telemetry.New(cfg)
 	require.NoError(b, err)
 	observe := telemetry.Observer[picked](tel, "x")
 	ctx := context.Background()
@@ -381,7 +383,7 @@ func BenchmarkTelemetryObserver(b *testing.B) {
 		tracer := sdktrace.NewTracerProvider().Tracer("x")
 		for b.Loop() {
 			b.StopTimer()
-			ctx, span := tracer.Start(ctx, "x") // a new one each time: a span keeps 128 events
+			ctx, span := tracer.Start(ctx, "x") // a new one each time, since a span keeps only 128 events
 			b.StartTimer()
 			observe(ctx, picked{Backend: "b1", Duration: time.Millisecond})
 			b.StopTimer()
@@ -392,8 +394,9 @@ func BenchmarkTelemetryObserver(b *testing.B) {
 	b.Run("impl=observer/log=line", func(b *testing.B) {
 		log, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: slog.DiscardHandler})
 		require.NoError(b, err)
-		tel, err := telemetry.New(telemetry.Config{MeterProvider: provider,
-			TracerProvider: noop.NewTracerProvider(), AccessLog: log})
+		cfg := cfg
+		cfg.AccessLog = log
+		tel, err := telemetry.New(cfg)
 		require.NoError(b, err)
 		observe := telemetry.Observer[picked](tel, "x")
 		b.ReportAllocs()

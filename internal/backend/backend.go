@@ -17,31 +17,31 @@ import (
 type Protocol string
 
 const (
-	HTTP1 Protocol = ""    // HTTP/1.1 in clear
+	HTTP1 Protocol = ""    // HTTP/1.1 without TLS
 	HTTP2 Protocol = "h2"  // HTTP/2 over TLS, with the certificate that [TLS] trusts
-	H2C   Protocol = "h2c" // HTTP/2 in clear, with prior knowledge
+	H2C   Protocol = "h2c" // HTTP/2 without TLS, with prior knowledge
 )
 
 // Config configures a backend. The zero Config is valid.
 type Config struct {
-	// Name stands in the answers. Empty means "backend".
+	// Name is the name that the backend puts in its answers. Empty means "backend".
 	Name string
 
 	// Protocol is what the backend speaks. Empty means HTTP/1.1.
 	Protocol Protocol
 
-	// Addr is where to listen. Empty means a free port on loopback.
+	// Addr is the address to listen on. Empty means a free port on loopback.
 	Addr string
 
-	// Behaviour is the first one.
+	// Behaviour is how the backend answers until Set changes it.
 	Behaviour Behaviour
 
-	// Grace is how long a process that is told to terminate serves on with failing
-	// health checks, before it refuses connections. Zero means not at all.
+	// Grace is how long a process that is told to terminate continues to serve, with failing
+	// health checks, before it refuses connections. Zero or negative means not at all.
 	Grace time.Duration
 
-	// Handler, if not nil, answers instead of the built-in handler, and must read the request's body
-	// itself. Behaviour still applies. A process cannot have one.
+	// Handler, if not nil, answers instead of the built-in handler, and must read the request's
+	// body itself. Behaviour still applies. A process cannot have a Handler.
 	Handler http.Handler `json:"-"`
 }
 
@@ -55,11 +55,11 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// A Backend is a server inside the test. Create one with [Start].
-// A Backend is safe for concurrent use.
+// A Backend is a server inside the test. Create one with [Start]. A Backend is safe for concurrent
+// use.
 type Backend struct {
 	Addr string   // "127.0.0.1:port"
-	URL  *url.URL // with the scheme that the protocol asks for
+	URL  *url.URL // "http" or "https", as the protocol needs
 
 	handler *handler
 	server  *http.Server
@@ -69,7 +69,7 @@ type Backend struct {
 	counts map[string]int
 }
 
-// Start returns a running Backend. It ends with tb.
+// Start returns a running Backend, which is closed when tb ends.
 func Start(tb testing.TB, cfg Config) *Backend {
 	tb.Helper()
 	cfg = cfg.withDefaults()
@@ -110,7 +110,7 @@ func (b *Backend) Counts() map[string]int {
 // Requests returns how many requests were executed.
 func (b *Backend) Requests() int { return total(b.Counts()) }
 
-// Close ends the Backend with all its connections at once.
+// Close ends the Backend and all its connections at once.
 func (b *Backend) Close() {
 	b.server.Close()
 	<-b.served

@@ -23,14 +23,14 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// A running backend is either kind.
+// A running backend is a Backend or a Process.
 type running interface {
 	Set(backend.Behaviour)
 	Counts() map[string]int
 	Requests() int
 }
 
-// onBoth runs test against both kinds of backends.
+// onBoth runs test with a Backend and with a Process.
 func onBoth(t *testing.T, cfg backend.Config, test func(t *testing.T, b running, base *url.URL)) {
 	t.Run("kind=goroutine", func(t *testing.T) {
 		b := backend.Start(t, cfg)
@@ -42,14 +42,14 @@ func onBoth(t *testing.T, cfg backend.Config, test func(t *testing.T, b running,
 	})
 }
 
-// client returns a client of backends that speak p.
+// client returns a client for backends that speak p.
 func client(t *testing.T, p backend.Protocol) *http.Client {
 	tr := backend.Transport(p)
 	t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, Timeout: 30 * time.Second}
 }
 
-// get returns status and body of the answer to a request with that id.
+// get sends a request with that id and returns the answer's status and body.
 func get(t *testing.T, c *http.Client, url, id string) (int, string, error) {
 	t.Helper()
 	req, err := http.NewRequest("GET", url, nil)
@@ -65,7 +65,10 @@ func get(t *testing.T, c *http.Client, url, id string) (int, string, error) {
 }
 
 func TestProtocols(t *testing.T) {
-	for p, want := range map[backend.Protocol]string{backend.HTTP1: "HTTP/1.1", backend.HTTP2: "HTTP/2.0", backend.H2C: "HTTP/2.0"} {
+	protocols := map[backend.Protocol]string{
+		backend.HTTP1: "HTTP/1.1", backend.HTTP2: "HTTP/2.0", backend.H2C: "HTTP/2.0",
+	}
+	for p, want := range protocols {
 		t.Run("protocol="+string(p), func(t *testing.T) {
 			onBoth(t, backend.Config{Name: "a", Protocol: p}, func(t *testing.T, _ running, base *url.URL) {
 				resp, err := client(t, p).Get(base.String())
@@ -96,7 +99,8 @@ func TestCountsRequestsById(t *testing.T) {
 }
 
 func TestBehaviour(t *testing.T) {
-	onBoth(t, backend.Config{Name: "a", Behaviour: backend.Behaviour{Status: 500}}, func(t *testing.T, b running, base *url.URL) {
+	failing := backend.Config{Name: "a", Behaviour: backend.Behaviour{Status: 500}}
+	onBoth(t, failing, func(t *testing.T, b running, base *url.URL) {
 		c := client(t, backend.HTTP1)
 		status, _, err := get(t, c, base.String(), "")
 		require.NoError(t, err)
@@ -139,9 +143,8 @@ func TestBehaviour(t *testing.T) {
 }
 
 func TestHandlerAnswersAndIsCounted(t *testing.T) {
-	b := backend.Start(t, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(w, r.Body)
-	})})
+	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
+	b := backend.Start(t, backend.Config{Handler: echo})
 	resp, err := client(t, backend.HTTP1).Post(b.URL.String(), "text/plain", strings.NewReader("echo"))
 	require.NoError(t, err)
 	defer resp.Body.Close()
@@ -198,7 +201,8 @@ func TestPausedProcessAcceptsAndSaysNothing(t *testing.T) {
 }
 
 func TestTerminatedProcessAnswersWhatIsInFlight(t *testing.T) {
-	p := backend.StartProcess(t, backend.Config{Name: "a", Behaviour: backend.Behaviour{Delay: 200 * time.Millisecond}})
+	slow := backend.Behaviour{Delay: 200 * time.Millisecond}
+	p := backend.StartProcess(t, backend.Config{Name: "a", Behaviour: slow})
 	c := client(t, backend.HTTP1)
 	answered := make(chan string, 1)
 	go func() {

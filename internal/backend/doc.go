@@ -1,10 +1,10 @@
-// Package backend runs HTTP servers for tests to talk to. They count the requests
-// that they execute, by id, and can be slowed, made to fail, to hang, and to end in
-// every way that a server can.
+// Package backend runs HTTP servers for tests to talk to. A backend counts, by id, the requests
+// that it executes. A test can slow it down, make it fail or hang, and end it in every way in which
+// servers end.
 //
-// [Start] runs one inside the test; [StartProcess] runs one as a process of its own, which can
-// be killed, stopped and terminated. The process is the test's own binary, so
-// the test's package calls [Main] first:
+// [Start] runs a backend inside the test. [StartProcess] runs one in a process of its own, which
+// can be paused, terminated and killed. That process runs the test's binary, so the TestMain of the
+// package calls [Main] first:
 //
 //	func TestMain(m *testing.M) {
 //		backend.Main() // does not return in a process that StartProcess has started
@@ -19,10 +19,11 @@
 // What a backend answers:
 //
 //   - any path: 200, the field Backend with its name, and its name as the body;
-//   - the path /healthz, which is not counted: 200, or 503 if [Behaviour.Unhealthy] or while it terminates;
-//   - the query field bytes=N: a body of N bytes instead;
-//   - the query field delay=D: after that duration, beside [Behaviour.Delay].
+//   - the path /healthz, which is not counted: 200, or 503 if [Behaviour.Unhealthy] is set or while
+//     the backend terminates;
+//   - the query parameter bytes=N: a body of N bytes instead of the name;
+//   - the query parameter delay=D: the same after that duration, added to [Behaviour.Delay].
 //
-// A request is counted when its body has been read, before any delay. Its id is the
-// field [IDField], or "" if it has none.
+// A request is counted once its body has been read, before any delay. Its id is the value of the
+// field [IDField], or "" without that field.
 package backend

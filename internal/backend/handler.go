@@ -11,32 +11,32 @@ import (
 // IDField is the request field that holds the id by which requests are counted.
 const IDField = "X-Request-Id"
 
-// A Behaviour says how a backend answers. The zero Behaviour is to answer at once, with 200.
+// A Behaviour says how a backend answers. With the zero Behaviour it answers 200 at once.
 type Behaviour struct {
-	// Delay is the time between a request's arrival and its answer.
+	// Delay is the time between a request's arrival and its answer. Zero or negative means none.
 	Delay time.Duration
 
-	// Status is the answer's status. Zero means 200. With 500 and no Delay the backend is a black hole:
-	// it fails faster than the others succeed.
+	// Status is the answer's status. Zero means 200. With 500 and no Delay the backend fails
+	// faster than others succeed, and so may draw their traffic.
 	Status int
 
-	// Hang keeps requests, health checks included, waiting until their client leaves.
+	// Hang makes requests, health checks too, wait until their client leaves.
 	Hang bool
 
-	// Abort cuts the connection instead of an answer.
+	// Abort cuts the connection instead of answering.
 	Abort bool
 
-	// Unhealthy lets health checks fail and nothing else.
+	// Unhealthy makes health checks fail, and nothing else.
 	Unhealthy bool
 }
 
-// A handler is what both kinds of backends serve.
+// A handler answers for a Backend and for a Process.
 type handler struct {
 	name      string
-	next      http.Handler // answers in place of the handler, if not nil
+	next      http.Handler // Config.Handler
 	count     func(id string)
 	behaviour atomic.Pointer[Behaviour]
-	draining  atomic.Bool // terminating: unhealthy
+	draining  atomic.Bool // the process terminates, so health checks fail
 }
 
 func newHandler(cfg Config, count func(id string)) *handler {
@@ -55,7 +55,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			_, err = io.Copy(io.Discard, r.Body)
 		}
 		if err != nil {
-			return // the client left before its request was whole: not executed
+			return // the client left before its request was whole, so it is not executed
 		}
 		h.count(r.Header.Get(IDField))
 		if n, err := strconv.Atoi(r.URL.Query().Get("bytes")); err == nil && n >= 0 {
@@ -92,7 +92,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(body)
 }
 
-// pause waits for d. It reports false if the client left before.
+// pause waits for d. It reports false if the client leaves before that.
 func pause(r *http.Request, d time.Duration) bool {
 	if d <= 0 {
 		return true

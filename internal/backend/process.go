@@ -25,12 +25,11 @@ import (
 
 const configEnv = "TRIVET_BACKEND"
 
-// A Process is a server in a process of its own. Create one with [StartProcess].
-// Its methods fail the test if the process does not do as told.
-// A Process is safe for concurrent use.
+// A Process is a server in a process of its own. Create one with [StartProcess]. Its methods fail
+// the test if the process does not do what they ask. A Process is safe for concurrent use.
 type Process struct {
 	Addr string   // "127.0.0.1:port", the same after Restart
-	URL  *url.URL // with the scheme that the protocol asks for
+	URL  *url.URL // "http" or "https", as the protocol needs
 
 	tb  testing.TB
 	cfg processConfig
@@ -39,20 +38,21 @@ type Process struct {
 	cmd     *exec.Cmd
 	stdin   io.WriteCloser
 	stdout  *os.File
-	answers *bufio.Reader // of stdout
-	exited  chan struct{} // closed when cmd has been waited for
-	err     error         // of cmd, once exited
+	answers *bufio.Reader // reads stdout
+	exited  chan struct{} // closed when cmd.Wait has returned
+	err     error         // what cmd.Wait returned
 }
 
-// A processConfig is what the process finds in its environment.
+// A processConfig is passed to the process in its environment.
 type processConfig struct {
 	Config
-	// Log names a file to which the process appends one line per request that it executes,
-	// quoted, before it answers: it survives any end of the process.
+	// Log names a file. Before it answers a request, the process appends a line with the request's
+	// id in JSON, so that the count survives whatever ends the process.
 	Log string
 }
 
-// StartProcess returns a running Process. It ends with tb. The calling package's TestMain must call [Main].
+// StartProcess returns a running Process, which is killed when tb ends. The TestMain of the calling
+// package must call [Main].
 func StartProcess(tb testing.TB, cfg Config) *Process {
 	tb.Helper()
 	if cfg.Handler != nil {
@@ -73,14 +73,14 @@ func StartProcess(tb testing.TB, cfg Config) *Process {
 	return p
 }
 
-// Restart starts the process again at the same address, with the Behaviour of its Config, after it has ended.
-// Counts go on.
+// Restart starts a process that has ended again, at the same address and with the Behaviour of its
+// Config. Counts continue.
 func (p *Process) Restart() {
 	p.tb.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.cmd != nil && !p.exitedLocked() {
-		p.tb.Fatal("backend: Restart of a process that runs")
+		p.tb.Fatal("backend: Restart: the process still runs")
 	}
 	cfg, err := json.Marshal(p.cfg)
 	if err != nil {
@@ -100,7 +100,8 @@ func (p *Process) Restart() {
 	if err := cmd.Start(); err != nil {
 		p.tb.Fatalf("backend: %v", err)
 	}
-	p.cmd, p.stdin, p.stdout, p.answers, p.exited = cmd, stdin, out.(*os.File), bufio.NewReader(out), make(chan struct{})
+	p.cmd, p.stdin, p.stdout = cmd, stdin, out.(*os.File)
+	p.answers, p.exited = bufio.NewReader(out), make(chan struct{})
 	line, err := p.answerLocked()
 	exited := p.exited
 	go func() {
@@ -115,7 +116,8 @@ func (p *Process) Restart() {
 	}
 }
 
-// answerLocked reads what the process says. One that is paused says nothing.
+// answerLocked reads a line that the process prints. It has a deadline, since a paused process
+// prints nothing.
 func (p *Process) answerLocked() (string, error) {
 	if err := p.stdout.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return "", err
@@ -132,7 +134,8 @@ func (p *Process) exitedLocked() bool {
 	}
 }
 
-// Set replaces the Behaviour for requests that arrive from now on. The process must run and not be paused.
+// Set replaces the Behaviour for requests that arrive from now on. The process must run and must
+// not be paused.
 func (p *Process) Set(b Behaviour) {
 	p.tb.Helper()
 	p.mu.Lock()
@@ -145,13 +148,15 @@ func (p *Process) Set(b Behaviour) {
 	}
 }
 
-// Kill sends SIGKILL and waits for the end. It does nothing to a process that has ended.
+// Kill sends SIGKILL and waits until the process has ended. If it has ended before, Kill does
+// nothing.
 func (p *Process) Kill() {
 	p.signal(syscall.SIGKILL)
 	p.wait(context.Background())
 }
 
-// Pause sends SIGSTOP: the kernel still accepts connections for the process, which does nothing.
+// Pause sends SIGSTOP and waits until the process has stopped. The kernel still accepts connections
+// for it.
 func (p *Process) Pause() {
 	p.tb.Helper()
 	p.signal(syscall.SIGSTOP)
@@ -166,8 +171,8 @@ func (p *Process) Pause() {
 	}
 }
 
-// stopped reports whether all threads of a process have stopped, which they do some time after the
-// signal. Where there is no /proc it is taken on trust.
+// stopped reports whether all threads of a process have stopped, which takes some time after the
+// signal. Without /proc it assumes that they have.
 func stopped(pid int) bool {
 	stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 	for _, file := range stats {
@@ -176,18 +181,19 @@ func stopped(pid int) bool {
 			continue // the thread has ended
 		}
 		// "pid (name) state ...", and the name may have parentheses.
-		if _, state, ok := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')'):]), " "); ok && state[0] != 'T' {
+		afterName := string(stat[strings.LastIndexByte(string(stat), ')'):])
+		if _, state, ok := strings.Cut(afterName, " "); ok && state[0] != 'T' {
 			return false
 		}
 	}
 	return true
 }
 
-// Resume ends Pause.
+// Resume sends SIGCONT: the process continues.
 func (p *Process) Resume() { p.signal(syscall.SIGCONT) }
 
-// Terminate sends SIGTERM and waits until the process has answered what it had accepted, and ended.
-// It returns an error if ctx ends first or if the process's exit status was not 0.
+// Terminate sends SIGTERM and waits until the process has answered the requests that it had
+// accepted and has ended. It returns an error if ctx ends first or if the exit status is not 0.
 func (p *Process) Terminate(ctx context.Context) error {
 	p.signal(syscall.SIGTERM)
 	return p.wait(ctx)
@@ -215,7 +221,7 @@ func (p *Process) wait(ctx context.Context) error {
 	}
 }
 
-// Counts returns how often each request was executed, by all runs of the process.
+// Counts returns how often each request was executed, in all runs of the process together.
 func (p *Process) Counts() map[string]int {
 	p.tb.Helper()
 	log, err := os.ReadFile(p.cfg.Log)
@@ -232,14 +238,14 @@ func (p *Process) Counts() map[string]int {
 	return counts
 }
 
-// Requests returns how many requests were executed, by all runs of the process.
+// Requests returns how many requests were executed, in all runs of the process together.
 func (p *Process) Requests() int {
 	p.tb.Helper()
 	return total(p.Counts())
 }
 
 // Main serves and then exits if [StartProcess] has started this process. Otherwise it does nothing.
-// Call it first in TestMain.
+// TestMain must call it before anything else.
 func Main() {
 	env := os.Getenv(configEnv)
 	if env == "" {
@@ -265,7 +271,7 @@ func runProcess(env string) error {
 	}
 	h := newHandler(cfg.Config, func(id string) {
 		line, _ := json.Marshal(id)
-		_, _ = log.Write(append(line, '\n')) // one write: whole, or not at all
+		_, _ = log.Write(append(line, '\n')) // in one write, so that a kill cannot cut the line
 	})
 	server := newServer(cfg.Protocol, h)
 	ln, err := net.Listen("tcp", cfg.Addr)
@@ -277,7 +283,7 @@ func runProcess(env string) error {
 
 	orphaned := make(chan struct{})
 	go func() {
-		defer close(orphaned) // the test has ended, in whatever way
+		defer close(orphaned) // standard input ends when the test does, in whatever way
 		behaviours := json.NewDecoder(os.Stdin)
 		for {
 			var b Behaviour

@@ -17,8 +17,8 @@ import (
 
 const keyPairEnv = "TRIVET_BACKEND_KEYPAIR"
 
-// keyPair is the one certificate of a test's backends and its key, in PEM. A process takes
-// that of its parent from the environment.
+// keyPair returns, in PEM, the certificate and the key that all backends of a test share. A process
+// takes them from its environment, where its parent has put them.
 var keyPair = sync.OnceValue(func() []byte {
 	if inherited := os.Getenv(keyPairEnv); inherited != "" {
 		return []byte(inherited)
@@ -59,8 +59,8 @@ func serverTLS() *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{cert}}
 }
 
-// TLS returns a new client configuration that trusts the backends' certificate, which is
-// valid for 127.0.0.1, localhost and every name under "test".
+// TLS returns a new client configuration that trusts the backends' certificate. The certificate is
+// valid for 127.0.0.1, ::1, localhost and every name under "test".
 func TLS() *tls.Config {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(keyPair())

@@ -1,12 +1,12 @@
 //go:build unix
 
-// Package faultproxy stands between a client and a TCP server in a test and
-// spoils their connections on command.
+// Package faultproxy is a TCP proxy for tests. It stands between a client and a server, and makes
+// their connections fail in the way that the test sets.
 //
 //	p := faultproxy.Start(t, backend.Addr)
 //	p.Set(faultproxy.Fault{Cut: faultproxy.Reset, After: 100})
 //	http.Get("http://" + p.Addr) // 100 bytes of the response, then "connection reset by peer"
-//	p.Set(faultproxy.Fault{})    // all is well again
+//	p.Set(faultproxy.Fault{})    // forwards again
 package faultproxy
 
 import (
@@ -20,50 +20,50 @@ import (
 	"github.com/trivet-go/trivet/internal/freeport"
 )
 
-// A Cut says how a connection ends when [Fault.After] bytes have reached the client.
+// A Cut is a way in which a connection ends when [Fault.After] bytes have been sent to the client.
 type Cut int
 
 const (
-	// NoCut leaves the connection alone.
+	// NoCut does not end the connection.
 	NoCut Cut = iota
-	// Reset sends a TCP reset to both sides, as a process that is killed may do.
+	// Reset sends a TCP reset to both sides, as happens when a process is killed.
 	Reset
-	// Truncate ends the connection in order (FIN), as if the server had no more to say.
+	// Truncate closes the connection in order (FIN), as if the server had sent everything.
 	Truncate
-	// HalfClose ends only the direction to the client; what the client sends still arrives.
+	// HalfClose ends only the direction to the client; the server still gets what the client sends.
 	HalfClose
 )
 
-// A Fault says what is wrong. The zero Fault is a proxy that does its work.
+// A Fault says how a [Proxy] misbehaves. With the zero Fault it forwards everything.
 type Fault struct {
-	// Refuse closes the listening socket, so that new connections are refused as by a
-	// process that is not running. Open ones stay: see [Proxy.ResetAll].
+	// Refuse closes the listening socket, so that new connections are refused as if no process
+	// were running. Open connections stay: see [Proxy.ResetAll].
 	Refuse bool
 
-	// Hang accepts connections and passes no byte in either direction, as a process
-	// that is stopped. Bytes that wait go on when Hang is over.
+	// Hang accepts connections and passes no byte in either direction, like a process that is
+	// stopped. The bytes are passed on when Hang is over.
 	Hang bool
 
-	// Latency is how much later bytes reach the client. It does not lower the bandwidth.
+	// Latency delays the bytes to the client by this much. It does not lower the bandwidth. Zero
+	// or negative means no delay.
 	Latency time.Duration
 
-	// Bandwidth is how many bytes per second reach the client. Zero means no limit.
+	// Bandwidth is how many bytes a second are sent to the client. Zero or negative means no limit.
 	Bandwidth int
 
-	// Cut and After end each connection once it has sent the client After bytes,
-	// counted since Set. With After zero that is when the server's first byte arrives.
+	// Cut ends each connection when After bytes have been sent to its client since Set. If After is
+	// zero or negative, the connection ends when the server's next byte arrives.
 	Cut   Cut
 	After int64
 }
 
-// A Proxy forwards TCP connections. Create one with [Start].
-// A Proxy is safe for concurrent use.
+// A Proxy forwards TCP connections. Create one with [Start]. A Proxy is safe for concurrent use.
 type Proxy struct {
-	// Addr is where the Proxy listens, "127.0.0.1:port". It stays the same.
+	// Addr is the address that the Proxy listens on, "127.0.0.1:port". It never changes.
 	Addr string
 
 	target string
-	wg     sync.WaitGroup // all goroutines
+	wg     sync.WaitGroup // of all goroutines
 
 	mu       sync.Mutex // guards the fields below
 	ln       net.Listener
@@ -73,14 +73,14 @@ type Proxy struct {
 	closed   bool
 }
 
-// A state is one Fault while it lasts.
+// A state is a Fault from the time when it is set until the next one is.
 type state struct {
 	Fault
 	over chan struct{} // closed when another Fault is set
 }
 
-// Start returns a running Proxy before the server at target ("host:port"), which
-// need not listen yet. It ends with tb.
+// Start returns a running Proxy in front of the server at target ("host:port"), which need not
+// listen yet. The Proxy is closed when tb ends.
 func Start(tb testing.TB, target string) *Proxy {
 	tb.Helper()
 	p := &Proxy{
@@ -96,8 +96,8 @@ func Start(tb testing.TB, target string) *Proxy {
 	return p
 }
 
-// Set replaces the current Fault, for open connections too. It panics if the
-// listening socket cannot be opened again after Refuse.
+// Set replaces the current Fault, for open connections too. It panics if the listening socket
+// cannot be opened again after Refuse.
 func (p *Proxy) Set(f Fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -118,7 +118,7 @@ func (p *Proxy) Set(f Fault) {
 	}
 }
 
-// ResetAll ends all open connections with a TCP reset now.
+// ResetAll ends all open connections with a TCP reset.
 func (p *Proxy) ResetAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -196,7 +196,7 @@ func (p *Proxy) accept(client *net.TCPConn) {
 	})
 }
 
-// A link is one client connection and its way on to the server.
+// A link is a client's connection together with the one to the server.
 type link struct {
 	proxy  *Proxy
 	client *net.TCPConn
@@ -220,7 +220,7 @@ func (l *link) run() {
 	l.server = conn.(*net.TCPConn)
 	l.mu.Unlock()
 	select {
-	case <-l.gone: // reset while we dialed
+	case <-l.gone: // the link was reset during the dial
 		conn.Close()
 		return
 	default:
@@ -277,15 +277,15 @@ func (l *link) upstream() {
 	}
 }
 
-// A chunk is what one read from the server brought, and when.
+// A chunk is the result of one read from the server.
 type chunk struct {
 	data []byte
 	at   time.Time
 	err  error
 }
 
-// downstream carries bytes from the server to the client. Reader and writer are
-// apart so that a latency delays bytes without lowering the bandwidth.
+// downstream carries bytes from the server to the client. It reads in a goroutine of its own, so
+// that a latency delays bytes without lowering the bandwidth.
 func (l *link) downstream() {
 	chunks := make(chan chunk, 64)
 	var wg sync.WaitGroup
@@ -308,7 +308,7 @@ func (l *link) downstream() {
 	w := downWriter{link: l}
 	for c := range chunks {
 		if !w.write(c) {
-			l.finish() // wakes the reader, if it is not the one that ended
+			l.finish() // wakes the reader
 			return
 		}
 		switch {
@@ -323,15 +323,15 @@ func (l *link) downstream() {
 	}
 }
 
-// A downWriter writes to the client under the faults of the moment.
+// A downWriter writes to the client as the current Fault lets it.
 type downWriter struct {
 	link  *link
 	state *state
-	sent  int64 // since state began
-	mute  bool  // half closed: what the server still says is dropped
+	sent  int64 // bytes, since state began
+	mute  bool  // the client's direction is closed, so further bytes of the server are dropped
 }
 
-// write reports whether the link goes on.
+// write writes c. It reports whether the link stays open.
 func (w *downWriter) write(c chunk) bool {
 	for len(c.data) > 0 {
 		if !w.link.passable() {
@@ -382,7 +382,7 @@ func (w *downWriter) write(c chunk) bool {
 	return true
 }
 
-// wait lets d pass, or less if s ends. It reports whether the link is still open.
+// wait waits for d, or until s is over. It reports whether the link is still open.
 func (l *link) wait(s *state, d time.Duration) bool {
 	if d <= 0 {
 		return true
@@ -398,10 +398,10 @@ func (l *link) wait(s *state, d time.Duration) bool {
 	return true
 }
 
-// reset ends both sides at once, unread bytes or not.
+// reset ends both connections with a TCP reset, even if bytes are unread.
 func (l *link) reset() { l.close(true) }
 
-// finish ends both sides in order.
+// finish closes both connections in order.
 func (l *link) finish() { l.close(false) }
 
 func (l *link) close(abrupt bool) {

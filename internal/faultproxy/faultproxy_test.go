@@ -18,8 +18,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// echo starts a TCP server that sends back what it reads, half-closes after the
-// client has, and tells on ended how each of its connections ended.
+// echo starts a TCP server that sends back what it reads and closes a connection when the client
+// has half-closed it. The channel ended receives the error with which each connection ended.
 func echo(t *testing.T) (addr string, ended <-chan error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -43,7 +43,7 @@ func echo(t *testing.T) (addr string, ended <-chan error) {
 	return ln.Addr().String(), ends
 }
 
-// start returns a Proxy before an echo server and a function that connects to it.
+// start returns a Proxy in front of an echo server, and a function that connects to the Proxy.
 func start(t *testing.T) (p *faultproxy.Proxy, dial func() *net.TCPConn, ended <-chan error) {
 	addr, ended := echo(t)
 	p = faultproxy.Start(t, addr)
@@ -106,7 +106,7 @@ func TestHang(t *testing.T) {
 	before := dial()
 	requireEcho(t, before, 10)
 	p.Set(faultproxy.Fault{Hang: true})
-	during := dial() // is accepted
+	during := dial() // connections are still accepted
 	for _, conn := range []net.Conn{before, during} {
 		send(t, conn, 5)
 		require.NoError(t, conn.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
@@ -132,7 +132,7 @@ func TestLatencyDelaysAndKeepsTheBandwidth(t *testing.T) {
 	requireEcho(t, conn, 10)
 	require.GreaterOrEqual(t, time.Since(begin), latency)
 
-	// Fifty chunks one after the other would take five seconds.
+	// If each of the fifty chunks waited for the one before, this would take five seconds.
 	begin = time.Now()
 	go func() { _, _ = conn.Write(make([]byte, 50*16<<10)) }()
 	_, err := io.ReadFull(conn, make([]byte, 50*16<<10))
@@ -147,7 +147,8 @@ func TestBandwidth(t *testing.T) {
 	conn := dial()
 	begin := time.Now()
 	requireEcho(t, conn, 20_000)
-	require.GreaterOrEqual(t, time.Since(begin), 180*time.Millisecond) // the last step need not be waited for
+	// 200 ms without the pause after the last step, which the client does not see.
+	require.GreaterOrEqual(t, time.Since(begin), 180*time.Millisecond)
 	p.Set(faultproxy.Fault{})
 	begin = time.Now()
 	requireEcho(t, conn, 20_000)
@@ -164,7 +165,7 @@ func TestReset(t *testing.T) {
 			got, err := io.ReadAll(conn)
 			require.ErrorIs(t, err, syscall.ECONNRESET)
 			require.Len(t, got, int(after))
-			<-ended // the server's side has ended too
+			<-ended // the connection to the server has ended too
 		})
 	}
 }
@@ -175,7 +176,7 @@ func TestTruncate(t *testing.T) {
 	conn := dial()
 	send(t, conn, 1000)
 	got, err := io.ReadAll(conn)
-	require.NoError(t, err, "an end in order")
+	require.NoError(t, err, "the connection was closed in order")
 	require.Len(t, got, 7)
 	<-ended
 }
@@ -239,7 +240,7 @@ func TestTargetThatIsNotThereResets(t *testing.T) {
 	require.NoError(t, ln.Close())
 	p := faultproxy.Start(t, ln.Addr().String())
 	conn, err := net.Dial("tcp", p.Addr)
-	if err == nil { // else the reset has overtaken the dial
+	if err == nil { // otherwise the reset came before the dial had returned
 		defer conn.Close()
 		_, err = conn.Read(make([]byte, 1))
 	}

@@ -1,8 +1,8 @@
 //go:build unix
 
-// Package freeport gives tests a loopback address for a server that they start
-// as another process or start again: nginx, redis-server, a backend that is killed
-// and comes back. For a server of the test's own, listen on port 0 instead.
+// Package freeport gives tests a free loopback address for a server that runs in another process
+// or is started again: nginx, redis-server, a backend that is killed and comes back. A server
+// inside the test listens on port 0 instead.
 package freeport
 
 import (
@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// Reserve returns a "127.0.0.1:port" that is tb's until it ends. Nobody listens there
-// yet, so connections are refused, and no other process is given the port meanwhile.
+// Reserve returns a "127.0.0.1:port" that belongs to tb until tb ends. Nobody listens there yet, so
+// connections are refused. The kernel gives the port to no process that asks for any free port.
 func Reserve(tb testing.TB) string {
 	tb.Helper()
 	addr, release, err := reserve()
@@ -25,9 +25,9 @@ func Reserve(tb testing.TB) string {
 	return addr
 }
 
-// reserve holds the port by a socket that is bound and never listens. Linux lets
-// another socket listen there, if both have SO_REUSEADDR, as Go, nginx and
-// redis-server set it, but hands the port to nobody who asks for any.
+// reserve holds the port with a socket that is bound and never listens. If both sockets have
+// SO_REUSEADDR, which Go, nginx and redis-server set, Linux lets another one listen there, but it
+// does not choose the port for a socket that asks for any free one.
 func reserve() (addr string, release func(), err error) {
 	syscall.ForkLock.RLock()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
@@ -55,7 +55,8 @@ func reserve() (addr string, release func(), err error) {
 		return "", nil, err
 	}
 	addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(name.(*syscall.SockaddrInet4).Port))
-	if runtime.GOOS != "linux" { // elsewhere the bound socket would be in the way: hope that the port stays free
+	if runtime.GOOS != "linux" { // elsewhere nobody could listen beside the bound socket: it is
+		// closed, and the port stays free with luck only
 		release()
 		release = func() {}
 	}

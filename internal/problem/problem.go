@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// Details is a problem document. An empty Type means "about:blank", whose Title
-// should be the status phrase (RFC 9457, section 4.2.1).
+// Details is a problem document. An empty Type means "about:blank"; the Title should then be the
+// phrase of the status (RFC 9457, section 4.2.1).
 type Details struct {
 	Type       string
 	Title      string
-	Status     int // also the response's status
+	Status     int // of the response, and repeated in the document
 	Detail     string
 	Instance   string
-	Extensions map[string]any // further members; the standard ones win over their namesakes here
+	Extensions map[string]any // further members; a standard member replaces one of the same name
 }
 
-// MarshalJSON lays the standard members over the extensions (RFC 9457, section 3.2).
+// MarshalJSON writes the standard members and the extensions as one object (RFC 9457, section 3.2).
 func (d Details) MarshalJSON() ([]byte, error) {
 	m := maps.Clone(d.Extensions)
 	if m == nil {
@@ -37,12 +37,14 @@ func (d Details) MarshalJSON() ([]byte, error) {
 	return json.Marshal(m)
 }
 
-// DropBodyFields removes the fields that describe a body which another is about to take the place of, and those that would have
-// the other cached as that one was to be: they go before Cache-Control (RFC 9213, section 2.2).
+// DropBodyFields removes the fields that describe a body that will be replaced, and those that tell
+// caches how long to keep it: caches obey them before Cache-Control (RFC 9213, section 2.2).
 func DropBodyFields(h http.Header) {
 	for _, name := range [...]string{
-		"Content-Length", "Content-Encoding", "Content-Range", "Content-Language", "Content-Location", "Content-Disposition",
-		"Content-Digest", "Repr-Digest", "Digest", "Content-Md5", // RFC 9530: a client that checks would reject the document
+		"Content-Length", "Content-Encoding", "Content-Range",
+		"Content-Language", "Content-Location", "Content-Disposition",
+		// RFC 9530: a client that checks the old body's digest would reject the new body.
+		"Content-Digest", "Repr-Digest", "Digest", "Content-Md5",
 		"Trailer", "Etag", "Last-Modified", "Accept-Ranges",
 		"Expires", "Cdn-Cache-Control", "Cloudflare-Cdn-Cache-Control", "Surrogate-Control",
 	} {
@@ -50,13 +52,13 @@ func DropBodyFields(h http.Header) {
 	}
 }
 
-// Write sends d as the whole response. It removes the fields that describe the
-// body which the handler had in mind, as [http.Error] does; set others on w first.
+// Write sends d as the whole response. As [http.Error] does, it removes the fields that describe
+// the body that the handler meant to send. Set further fields on w before.
 func Write(w http.ResponseWriter, d Details) {
 	h := w.Header()
 	DropBodyFields(h)
 	body, err := json.Marshal(d)
-	if err != nil { // an extension that JSON cannot express: the document is worth more than the extension
+	if err != nil { // JSON cannot express an extension: send the document without them
 		d.Extensions = nil
 		body, _ = json.Marshal(d)
 	}
@@ -64,12 +66,12 @@ func Write(w http.ResponseWriter, d Details) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(d.Status)
-	_, _ = w.Write(append(body, '\n')) // the client is gone if this fails
+	_, _ = w.Write(append(body, '\n')) // fails only if the client has left
 }
 
-// RetryAfter sets the Retry-After field to d in whole seconds, rounded up and at
-// least 1: a client that waits as told must not come too early (RFC 9110, section 10.2.3).
-// It leaves the field alone if d is not positive.
+// RetryAfter sets the Retry-After field to d in whole seconds (RFC 9110, section 10.2.3). It rounds
+// up, so that a client that waits as told does not come too early. If d is not positive it does
+// nothing.
 func RetryAfter(h http.Header, d time.Duration) {
 	if d <= 0 {
 		return

@@ -16,25 +16,35 @@ func TestWrite(t *testing.T) {
 	w := httptest.NewRecorder()
 	w.Header().Set("Etag", `"of the body that is not sent"`)
 	problem.Write(w, problem.Details{
-		Type: "https://example.org/full", Title: "Full", Status: http.StatusServiceUnavailable, Detail: "try later",
+		Type:       "https://example.org/full",
+		Title:      "Full",
+		Status:     http.StatusServiceUnavailable,
+		Detail:     "try later",
 		Extensions: map[string]any{"limit": 3, "title": "loses"},
 	})
 	require.Equal(t, http.StatusServiceUnavailable, w.Code)
 	require.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
 	require.Empty(t, w.Header().Get("Etag"))
-	require.JSONEq(t, `{"type":"https://example.org/full","title":"Full","status":503,"detail":"try later","limit":3}`, w.Body.String())
+	require.JSONEq(t,
+		`{"type":"https://example.org/full","title":"Full","status":503,"detail":"try later","limit":3}`,
+		w.Body.String())
 }
 
-// What shared caches obey before Cache-Control must not have them keep a refusal.
+// A handler may have set fields that shared caches obey before Cache-Control. They must not make a
+// cache keep the problem document.
 func TestWriteIsNotCached(t *testing.T) {
 	w := httptest.NewRecorder()
-	for _, name := range []string{"Cache-Control", "CDN-Cache-Control", "Cloudflare-CDN-Cache-Control", "Surrogate-Control"} {
+	for _, name := range []string{
+		"Cache-Control", "CDN-Cache-Control", "Cloudflare-CDN-Cache-Control", "Surrogate-Control",
+	} {
 		w.Header().Set(name, "max-age=3600")
 	}
 	w.Header().Set("Expires", "Thu, 01 Jan 2099 00:00:00 GMT")
 	problem.Write(w, problem.Details{Title: "Full", Status: 503})
 	require.Equal(t, http.Header{
-		"Cache-Control": {"no-store"}, "Content-Type": {"application/problem+json"}, "X-Content-Type-Options": {"nosniff"},
+		"Cache-Control":          {"no-store"},
+		"Content-Type":           {"application/problem+json"},
+		"X-Content-Type-Options": {"nosniff"},
 	}, w.Header())
 }
 
@@ -42,8 +52,8 @@ func TestWriteOverBothProtocols(t *testing.T) {
 	for _, proto := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		for _, method := range []string{"GET", "HEAD", "POST"} {
 			t.Run("proto="+proto+"/method="+method, func(t *testing.T) {
-				srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					// What the handler had prepared for another body must not describe this one.
+				refuse := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					// Fields that the handler set for another body must not describe this one.
 					w.Header().Set("Content-Length", "3")
 					w.Header().Set("Content-Encoding", "br")
 					w.Header().Set("Content-Range", "bytes 0-2/9")
@@ -51,7 +61,8 @@ func TestWriteOverBothProtocols(t *testing.T) {
 					w.Header().Set("X-Request-Id", "kept")
 					problem.RetryAfter(w.Header(), 1500*time.Millisecond)
 					problem.Write(w, problem.Details{Title: "Full", Status: 503})
-				}))
+				})
+				srv := httptest.NewUnstartedServer(refuse)
 				if srv.EnableHTTP2 = proto == "HTTP/2.0"; srv.EnableHTTP2 {
 					srv.StartTLS()
 				} else {

@@ -1,4 +1,5 @@
-// Package program finds the servers and tools that tests run as processes of their own: redis-server, nginx, promtool.
+// Package program finds the servers and tools that tests run as processes: redis-server, nginx,
+// promtool.
 package program
 
 import (
@@ -7,8 +8,9 @@ import (
 	"testing"
 )
 
-// Path returns the path of the program with that name, also if it is where Debian keeps servers out of a user's PATH.
-// Without it tb is skipped, or fails if the environment has TRIVET_REQUIRE_SERVERS=1.
+// Path returns the path of the program with that name. It looks in PATH and in /usr/sbin, where
+// Debian keeps servers. If the program is not installed, tb is skipped, or fails if the environment
+// has TRIVET_REQUIRE_SERVERS=1.
 func Path(tb testing.TB, name string) string {
 	tb.Helper()
 	for _, file := range []string{name, "/usr/sbin/" + name} {

@@ -33,7 +33,7 @@ func TestMissingProgramsSkipUnlessServersAreRequired(t *testing.T) {
 	}
 }
 
-// A verdict is a test that notes how it ended.
+// A verdict is a testing.TB that remembers whether it was skipped or failed.
 type verdict struct {
 	testing.TB
 	word string

@@ -9,33 +9,33 @@ import (
 	"net/http"
 )
 
-// A Recorder passes a response through and remembers its status and size.
-// Like any ResponseWriter it must not be used concurrently. Create one with [NewRecorder].
+// A Recorder passes a response through and remembers its status and size. Create one with
+// [NewRecorder]. Like any ResponseWriter it must not be used concurrently.
 type Recorder struct {
 	http.ResponseWriter
-	Status   int   // of the final header; zero until it is sent; 101 once hijacked without one
-	Bytes    int64 // body bytes sent; zero for HEAD, whose body net/http accepts and discards
-	Hijacked bool  // the handler has taken the connection: what it writes there is not counted
+	Status   int   // of the final header; zero until it is sent; 101 if hijacked before that
+	Bytes    int64 // of the body that were sent; zero for HEAD, whose body net/http discards
+	Hijacked bool  // the handler has taken the connection; Bytes leaves out what it writes there
 
-	head bool
+	head bool // the request's method is HEAD
 }
 
-// NewRecorder returns a Recorder of w, the response to r.
+// NewRecorder returns a Recorder around w, the writer of the response to r.
 func NewRecorder(w http.ResponseWriter, r *http.Request) *Recorder {
 	return &Recorder{ResponseWriter: w, head: r.Method == http.MethodHead}
 }
 
-// Unwrap serves http.ResponseController: deadlines and full duplex pass through.
+// Unwrap lets http.ResponseController reach the writer below, for deadlines and full duplex.
 func (r *Recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// WriteHeader passes code on unless the final header is out: net/http would ignore
-// a second one too, but blame this line for it in the server's log.
+// WriteHeader passes code on unless the final header has been sent. net/http would ignore a second
+// final header too, but the line in its log would name this file rather than the handler's.
 func (r *Recorder) WriteHeader(code int) {
 	if r.Status != 0 {
 		return
 	}
-	r.ResponseWriter.WriteHeader(code) // panics on a code that is none
-	// 1xx responses precede the final one, except 101 which is final.
+	r.ResponseWriter.WriteHeader(code) // panics if code is invalid
+	// 1xx responses come before the final one, except 101, which is final.
 	if code >= 200 || code == http.StatusSwitchingProtocols {
 		r.Status = code
 	}
@@ -46,11 +46,12 @@ func (r *Recorder) Write(p []byte) (int, error) {
 		return 0, http.ErrHijacked
 	}
 	n, err := r.ResponseWriter.Write(p)
-	r.wrote(int64(n), true) // a write that fails has sent the header too: over-long, or 204 and 304
+	// A write that fails, as too long or with 204 and 304, has sent the header too.
+	r.wrote(int64(n), true)
 	return n, err
 }
 
-// WriteString spares io.WriteString the copy into a byte slice.
+// WriteString lets io.WriteString write without copying s into a byte slice.
 func (r *Recorder) WriteString(s string) (int, error) {
 	if r.Hijacked {
 		return 0, http.ErrHijacked
@@ -60,20 +61,19 @@ func (r *Recorder) WriteString(s string) (int, error) {
 	return n, err
 }
 
-// ReadFrom keeps the sendfile path, which io.Copy finds by type assertion and
-// not through Unwrap.
+// ReadFrom keeps the way to sendfile open: io.Copy looks for this method and does not use Unwrap.
 func (r *Recorder) ReadFrom(src io.Reader) (int64, error) {
 	if r.Hijacked {
 		return 0, http.ErrHijacked
 	}
 	n, err := io.Copy(r.ResponseWriter, src)
-	// Nothing copied, nothing sent: src may have failed before its first byte. But
-	// what is refused as too long was refused after the header.
+	// If nothing was copied no header was sent, since src may have failed before its first byte.
+	// But a copy that is refused as too long has sent the header.
 	r.wrote(n, errors.Is(err, http.ErrContentLength))
 	return n, err
 }
 
-// FlushError is here rather than left to Unwrap because a flush sends the header.
+// FlushError flushes. It is not left to Unwrap, because a flush sends the header.
 func (r *Recorder) FlushError() error {
 	if r.Hijacked {
 		return http.ErrHijacked
@@ -83,12 +83,11 @@ func (r *Recorder) FlushError() error {
 	return err
 }
 
-// Flush serves callers that assert http.Flusher. It does nothing if the
-// underlying writer cannot flush.
+// Flush is for callers that assert http.Flusher. If the writer below cannot flush it does nothing.
 func (r *Recorder) Flush() { _ = r.FlushError() }
 
-// Hijack serves callers that assert http.Hijacker. Its error matches
-// http.ErrNotSupported if the underlying writer cannot hijack.
+// Hijack is for callers that assert http.Hijacker. If the writer below cannot hijack, the error
+// matches http.ErrNotSupported.
 func (r *Recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(r.ResponseWriter).Hijack()
 	if err == nil {
@@ -100,8 +99,8 @@ func (r *Recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return conn, rw, err
 }
 
-// Push serves callers that assert http.Pusher. It returns http.ErrNotSupported
-// if no underlying writer can push.
+// Push is for callers that assert http.Pusher. If no writer below can push it returns
+// http.ErrNotSupported.
 func (r *Recorder) Push(target string, opts *http.PushOptions) error {
 	for w := r.ResponseWriter; ; {
 		if p, ok := w.(http.Pusher); ok {
@@ -115,7 +114,7 @@ func (r *Recorder) Push(target string, opts *http.PushOptions) error {
 	}
 }
 
-// wrote counts n body bytes. They, or committed, mean that the header is out.
+// wrote counts n bytes of the body. The header has been sent if n is positive or committed is true.
 func (r *Recorder) wrote(n int64, committed bool) {
 	if r.Status == 0 && (n > 0 || committed) {
 		r.Status = http.StatusOK

@@ -47,11 +47,11 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
-// A server is a real one that passes a Recorder to its handler.
+// A server is an HTTP server that passes a Recorder to its handler.
 type server struct {
 	*httptest.Server
 	log  logBuffer
-	recs chan response.Recorder // a copy of each Recorder after its handler has returned or panicked
+	recs chan response.Recorder // a copy of each Recorder, when its handler has returned or panicked
 }
 
 func (s *server) record(t *testing.T) response.Recorder {
@@ -97,8 +97,13 @@ func overBoth(t *testing.T, test func(t *testing.T, proto string)) {
 
 func TestO07_EventsArriveAsTheyAreFlushed(t *testing.T) {
 	flushes := map[string]func(*response.Recorder) error{
-		"http.Flusher":            func(rec *response.Recorder) error { http.ResponseWriter(rec).(http.Flusher).Flush(); return nil },
-		"http.ResponseController": func(rec *response.Recorder) error { return http.NewResponseController(rec).Flush() },
+		"http.Flusher": func(rec *response.Recorder) error {
+			http.ResponseWriter(rec).(http.Flusher).Flush()
+			return nil
+		},
+		"http.ResponseController": func(rec *response.Recorder) error {
+			return http.NewResponseController(rec).Flush()
+		},
 		"inside another wrapper": func(rec *response.Recorder) error {
 			return http.NewResponseController(&response.Recorder{ResponseWriter: rec}).Flush()
 		},
@@ -114,7 +119,7 @@ func TestO07_EventsArriveAsTheyAreFlushed(t *testing.T) {
 						if err := flush(rec); err != nil {
 							panic(err)
 						}
-						select { // the next event is not written before this one was read
+						select { // write the next event when this one has been read
 						case <-read:
 						case <-r.Context().Done():
 							return
@@ -162,8 +167,8 @@ func TestO07_FlushSendsTheHeader(t *testing.T) {
 	})
 }
 
-// A countingListener hands out connections that remember what the server gives
-// to their ReadFrom: there *net.TCPConn would call sendfile(2).
+// A countingListener returns connections that remember which files the server gives to their
+// ReadFrom, where a *net.TCPConn calls sendfile(2).
 type countingListener struct {
 	net.Listener
 	files chan string
@@ -191,7 +196,7 @@ func (c countingConn) ReadFrom(src io.Reader) (int64, error) {
 		}
 		inner = lr.R
 	}
-	// What sendfile needs, and what net asserts: an *os.File or its form without WriteTo.
+	// net uses sendfile for an *os.File and for a file without WriteTo; both have these methods.
 	if f, ok := inner.(interface {
 		Name() string
 		io.Seeker
@@ -269,7 +274,7 @@ func TestO07_DeadlinesAndFullDuplexPassThrough(t *testing.T) {
 	})
 }
 
-// A bareWriter can do nothing beyond http.ResponseWriter.
+// A bareWriter has the methods of http.ResponseWriter and no others.
 type bareWriter struct{ http.ResponseWriter }
 
 func TestO08_WhatTheWriterBelowCannotDoIsNotSupported(t *testing.T) {
@@ -333,17 +338,35 @@ func TestO09_StatusAndBytes(t *testing.T) {
 		{name: "nothing written", handler: func(*response.Recorder) {}, status: 200, zero: true},
 		{name: "implicit 200", handler: write("hello"), status: 200, bytes: 5, body: "hello"},
 		{name: "empty write", handler: func(rec *response.Recorder) { _, _ = rec.Write(nil) }, status: 200},
-		{name: "explicit status", handler: func(rec *response.Recorder) { rec.WriteHeader(404); write("no")(rec) }, status: 404, bytes: 2, body: "no"},
-		{name: "second WriteHeader", handler: func(rec *response.Recorder) { rec.WriteHeader(404); rec.WriteHeader(500) }, status: 404},
-		{name: "WriteHeader after the body", handler: func(rec *response.Recorder) { write("x")(rec); rec.WriteHeader(500) }, status: 200, bytes: 1, body: "x"},
+		{name: "explicit status", handler: func(rec *response.Recorder) {
+			rec.WriteHeader(404)
+			write("no")(rec)
+		}, status: 404, bytes: 2, body: "no"},
+		{name: "second WriteHeader", handler: func(rec *response.Recorder) {
+			rec.WriteHeader(404)
+			rec.WriteHeader(500)
+		}, status: 404},
+		{name: "WriteHeader after the body", handler: func(rec *response.Recorder) {
+			write("x")(rec)
+			rec.WriteHeader(500)
+		}, status: 200, bytes: 1, body: "x"},
 		{name: "1xx and then the status", handler: func(rec *response.Recorder) {
 			rec.WriteHeader(http.StatusEarlyHints)
 			rec.WriteHeader(http.StatusProcessing)
 			rec.WriteHeader(201)
 		}, status: 201},
-		{name: "1xx after the status", handler: func(rec *response.Recorder) { rec.WriteHeader(201); rec.WriteHeader(103) }, status: 201},
-		{name: "body of a 204", handler: func(rec *response.Recorder) { rec.WriteHeader(204); write("none")(rec) }, status: 204},
-		{name: "body of a 304", handler: func(rec *response.Recorder) { rec.WriteHeader(304); write("none")(rec) }, status: 304},
+		{name: "1xx after the status", handler: func(rec *response.Recorder) {
+			rec.WriteHeader(201)
+			rec.WriteHeader(103)
+		}, status: 201},
+		{name: "body of a 204", handler: func(rec *response.Recorder) {
+			rec.WriteHeader(204)
+			write("none")(rec)
+		}, status: 204},
+		{name: "body of a 304", handler: func(rec *response.Recorder) {
+			rec.WriteHeader(304)
+			write("none")(rec)
+		}, status: 304},
 		{name: "copy into a 204", handler: func(rec *response.Recorder) {
 			rec.WriteHeader(204)
 			_, _ = io.Copy(rec, strings.NewReader(strings.Repeat("none", 1000)))
@@ -389,9 +412,18 @@ func TestO09_StatusAndBytes(t *testing.T) {
 
 func TestO09_WriteBeyondContentLengthHasSentTheHeader(t *testing.T) {
 	for name, write := range map[string]func(*response.Recorder) error{
-		"Write":       func(rec *response.Recorder) error { _, err := rec.Write([]byte("three")); return err },
-		"WriteString": func(rec *response.Recorder) error { _, err := rec.WriteString("three"); return err },
-		"ReadFrom":    func(rec *response.Recorder) error { _, err := rec.ReadFrom(strings.NewReader("three")); return err },
+		"Write": func(rec *response.Recorder) error {
+			_, err := rec.Write([]byte("three"))
+			return err
+		},
+		"WriteString": func(rec *response.Recorder) error {
+			_, err := rec.WriteString("three")
+			return err
+		},
+		"ReadFrom": func(rec *response.Recorder) error {
+			_, err := rec.ReadFrom(strings.NewReader("three"))
+			return err
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := serve(t, "HTTP/1.1", func(rec *response.Recorder, _ *http.Request) {
@@ -472,7 +504,7 @@ func TestAbortCutsTheResponse(t *testing.T) {
 		rec := s.record(t)
 		require.Equal(t, 200, rec.Status)
 		require.Equal(t, int64(4), rec.Bytes)
-		require.Empty(t, s.log.String(), "net/http stays silent about ErrAbortHandler only if it arrives unwrapped")
+		require.Empty(t, s.log.String(), "net/http logs nothing only if ErrAbortHandler arrives unwrapped")
 	})
 }
 
@@ -496,7 +528,7 @@ func TestClientThatLeavesEndsTheWrites(t *testing.T) {
 		require.NoError(t, err)
 		cancel()
 		resp.Body.Close()
-		rec := s.record(t) // so the handler has ended
+		rec := s.record(t) // comes when the handler has ended
 		require.Equal(t, 200, rec.Status)
 	})
 }
@@ -520,7 +552,7 @@ func TestO10_HijackedConnectionIsRecordedOnce(t *testing.T) {
 					_, _ = rw.WriteString(line)
 					_ = rw.Flush()
 				}
-				// Too late for each of these, and none of them may reach net/http's log.
+				// It is too late for each of these, and none may cause a line in net/http's log.
 				rec.WriteHeader(500)
 				_, err = rec.Write([]byte("x"))
 				require.ErrorIs(t, err, http.ErrHijacked)
@@ -535,7 +567,8 @@ func TestO10_HijackedConnectionIsRecordedOnce(t *testing.T) {
 			conn, err := net.Dial("tcp", s.Listener.Addr().String())
 			require.NoError(t, err)
 			defer conn.Close()
-			_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nping\n")
+			_, err = io.WriteString(conn,
+				"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nping\n")
 			require.NoError(t, err)
 			all, err := io.ReadAll(conn)
 			require.NoError(t, err)
