@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"net"
@@ -360,18 +359,43 @@ type faults []fault
 
 func (f *faults) add(text string, path ...any) { *f = append(*f, fault{path, text}) }
 
-// wrapped adds the faults that a package's New found in its configuration ("pkg: Config.Field: reason"), under the
-// keys that the fields have here.
+// wrapped adds the faults that a package's New found in its configuration, under the keys that the
+// fields have here. Those of other fields are the whole's.
 func (f *faults) wrapped(err error, keys map[string]string, path ...any) {
-	for line := range strings.SplitSeq(err.Error(), "\n") {
-		_, rest, _ := strings.Cut(line, "Config.")
-		field, reason, _ := strings.Cut(rest, ": ")
-		if key, ok := keys[field]; ok {
-			f.add(reason, append(slices.Clone(path), key)...)
+	found := fieldFaults(err)
+	if len(found) == 0 {
+		f.add(err.Error(), path...)
+	}
+	for _, fault := range found {
+		if key, ok := keys[fault.Field()]; ok {
+			f.add(fault.Reason(), append(slices.Clone(path), key)...)
 		} else {
-			f.add(cmp.Or(reason, line), path...)
+			f.add(fault.Reason(), path...)
 		}
 	}
+}
+
+// A fieldFault is what a package's New says about one field of its Config.
+type fieldFault interface {
+	error
+	Field() string
+	Reason() string
+}
+
+// fieldFaults returns the faults that err holds, without those that only pass another one on.
+func fieldFaults(err error) (found []fieldFault) {
+	switch e := err.(type) {
+	case interface{ Unwrap() []error }:
+		for _, inner := range e.Unwrap() {
+			found = append(found, fieldFaults(inner)...)
+		}
+	case interface{ Unwrap() error }:
+		found = fieldFaults(e.Unwrap())
+	}
+	if fault, ok := err.(fieldFault); ok && len(found) == 0 {
+		found = append(found, fault)
+	}
+	return found
 }
 
 func (f *faults) duration(d *Duration, def time.Duration, path ...any) {

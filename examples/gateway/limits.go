@@ -140,46 +140,10 @@ func (l Limit) check(name string) (f faults) {
 	if err == nil {
 		return nil
 	}
-	found := fieldFaults(err)
-	if len(found) == 0 {
-		f.add(err.Error())
-	}
-	for _, fault := range found {
-		switch field := fault.Field(); {
-		case strings.HasSuffix(field, ".Name"):
-			f.add("the name must be 1 to 64 letters, digits, '_', '-' and '.'")
-		case strings.HasSuffix(field, "Rate.Burst"):
-			f.add(fault.Reason(), "burst")
-		case strings.Contains(field, "Rate."):
-			f.add(fault.Reason(), "rate")
-		default:
-			f.add(fault.Error())
-		}
-	}
+	f.wrapped(err, map[string]string{
+		"Policies[0].Rate.Limit": "rate", "Policies[0].Rate.Window": "rate", "Policies[0].Rate.Burst": "burst",
+	})
 	return f
-}
-
-// A fieldFault is what a package's New says about one field of its Config.
-type fieldFault interface {
-	error
-	Field() string
-	Reason() string
-}
-
-// fieldFaults returns the faults that err holds, without those that only pass another one on.
-func fieldFaults(err error) (found []fieldFault) {
-	switch e := err.(type) {
-	case interface{ Unwrap() []error }:
-		for _, inner := range e.Unwrap() {
-			found = append(found, fieldFaults(inner)...)
-		}
-	case interface{ Unwrap() error }:
-		found = fieldFaults(e.Unwrap())
-	}
-	if fault, ok := err.(fieldFault); ok && len(found) == 0 {
-		found = append(found, fault)
-	}
-	return found
 }
 
 func tinyStore() *ratelimit.MemoryStore {
