@@ -18,7 +18,10 @@ func TestAvoidTriesEveryHostOnce(t *testing.T) {
 			continue // theirs is the duty then
 		}
 		t.Run(name, func(t *testing.T) {
-			b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed(tiers()...), Policy: p, Wrap: ok200})
+			b := newBalancer(
+				t,
+				balancer.Config{Resolver: balancer.NewPushed(tiers()...), Policy: p, Wrap: ok200},
+			)
 			ctx := balancer.Avoid(t.Context())
 			seen := map[string]int{}
 			for range 16 {

@@ -28,12 +28,15 @@ func (p *slowPolicy) Pick(v *balancer.View, _ *http.Request) int {
 	return 0
 }
 
-// A request that is being picked for when Close counts those that run is not one of them, and does not leave.
+// A request that is being picked for when Close counts those that run is not one of them, and does
+// not leave.
 func TestNothingLeavesAfterClose(t *testing.T) {
 	policy, sent := new(slowPolicy), 0
 	b, err := balancer.New(balancer.Config{
 		Resolver: balancer.Static("a:1", "b:1"), Policy: policy,
-		Wrap: upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) { sent++; return answer(200), nil }).wrap,
+		Wrap: upstream(
+			func(balancer.Endpoint, *http.Request) (*http.Response, error) { sent++; return answer(200), nil },
+		).wrap,
 	})
 	require.NoError(t, err)
 	policy.during = func() { require.NoError(t, b.Close(t.Context())) }
@@ -73,7 +76,8 @@ func TestCloseWaitsForRepickedRequests(t *testing.T) {
 	require.NoError(t, b.Close(t.Context()))
 }
 
-// A target that is forgotten while a request is being picked for comes back for it: who waits for requests has to know of it.
+// A target that is forgotten while a request is being picked for comes back for it: who waits for
+// requests has to know of it.
 func TestForgottenDuringAPick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		policy := new(slowPolicy)

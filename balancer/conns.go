@@ -41,8 +41,8 @@ func wrapConns(cfg *Config, e Endpoint, c *conns) *endpointTransport {
 }
 
 // wrapped returns the endpoint's transport. The first request calls Config.Wrap: it is the user's
-// code, and no other lock than t's is held here. If it panics, that is the end of this request and of
-// no other.
+// code, and no other lock than t's is held here. If it panics, that is the end of this request and
+// of no other.
 func (t *endpointTransport) wrapped() http.RoundTripper {
 	if rt := t.rt.Load(); rt != nil {
 		return *rt
@@ -108,9 +108,13 @@ func (c *conns) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.RoundTrip(r)
 }
 
-// ask sends a request of the Balancer's own to target, past Config.Wrap. The response's body has been
-// read and closed.
-func (c *conns) ask(ctx context.Context, target *url.URL, method, path, agent string) (*http.Response, error) {
+// ask sends a request of the Balancer's own to target, past Config.Wrap. The response's body has
+// been read and closed.
+func (c *conns) ask(
+	ctx context.Context,
+	target *url.URL,
+	method, path, agent string,
+) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, target.String(), nil)
 	if err != nil {
 		return nil, err

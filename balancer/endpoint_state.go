@@ -8,9 +8,9 @@ import (
 // An endpoint is what a group knows of an [Endpoint]. It outlives changes of the set and of the
 // configuration as long as the address stays. Times are nanoseconds since the group's origin.
 type endpoint struct {
-	// The fields up to answer are those that picks read and replies write. They share one cache line:
-	// a scan of many endpoints is as fast as the memory it touches, and a line that another processor
-	// has written has to be fetched from there.
+	// The fields up to answer are those that picks read and replies write. They share one cache
+	// line: a scan of many endpoints is as fast as the memory it touches, and a line that another
+	// processor has written has to be fetched from there.
 	inFlight   atomic.Int64
 	picked     atomic.Uint64 // attempts sent; picked - replied of them await their header
 	replied    atomic.Uint64 // attempts that ended with a header or an error

@@ -11,7 +11,8 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-// The contract of STYLE.md, section 4: what is bounded stands at the top, all else in the group detail.
+// The contract of STYLE.md, section 4: what is bounded stands at the top, all else in the group
+// detail.
 func TestEventsAsLogValues(t *testing.T) {
 	e := balancer.Endpoint{Addr: "10.0.0.1:80"}
 	for name, tt := range map[string]struct {
@@ -52,7 +53,11 @@ func TestEventsAsLogValues(t *testing.T) {
 					}
 					continue
 				}
-				require.Contains(t, []slog.Kind{slog.KindString, slog.KindBool, slog.KindDuration}, a.Value.Kind())
+				require.Contains(
+					t,
+					[]slog.Kind{slog.KindString, slog.KindBool, slog.KindDuration},
+					a.Value.Kind(),
+				)
 				top[a.Key] = a.Value.Any()
 			}
 			require.Equal(t, tt.top, top)

@@ -34,7 +34,9 @@ func FuzzRetryAfter(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		_, pause := outcomeOfResponse(&http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {s}}})
+		_, pause := outcomeOfResponse(
+			&http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {s}}},
+		)
 		require.GreaterOrEqual(t, pause, time.Duration(0))
 	})
 }

@@ -159,7 +159,12 @@ func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := newChecks()
 			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"), Policy: balancer.RoundRobin(), Wrap: failingAt("a:1"), Outlier: balancer.OutlierConfig{Base: 30 * time.Second},
+				Resolver: balancer.Static(
+					"a:1",
+					"b:1",
+					"c:1",
+					"d:1",
+				), Policy: balancer.RoundRobin(), Wrap: failingAt("a:1"), Outlier: balancer.OutlierConfig{Base: 30 * time.Second},
 				Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
 			})
 			for range 100 {
@@ -177,7 +182,12 @@ func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 			c := newChecks()
 			c.set("a:1", errCheck)
 			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"), Policy: balancer.RoundRobin(), Wrap: ok200,
+				Resolver: balancer.Static(
+					"a:1",
+					"b:1",
+					"c:1",
+					"d:1",
+				), Policy: balancer.RoundRobin(), Wrap: ok200,
 				Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
 			})
 			for range 1000 {
@@ -193,7 +203,12 @@ func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 			c := newChecks()
 			var seen events
 			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"), Policy: balancer.RoundRobin(), Wrap: failingAt("a:1"), Observe: seen.observe, Outlier: balancer.OutlierConfig{Base: 30 * time.Second},
+				Resolver: balancer.Static(
+					"a:1",
+					"b:1",
+					"c:1",
+					"d:1",
+				), Policy: balancer.RoundRobin(), Wrap: failingAt("a:1"), Observe: seen.observe, Outlier: balancer.OutlierConfig{Base: 30 * time.Second},
 				Health: balancer.HealthConfig{Check: c.check, Interval: time.Second}, IdleTimeout: -1,
 			})
 			for range 100 {
@@ -231,14 +246,21 @@ func TestNewEndpointsWaitForTheirFirstCheck(t *testing.T) {
 		p := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
 		b := newBalancer(t, balancer.Config{
 			Resolver: p, Wrap: ok200,
-			Health: balancer.HealthConfig{Check: func(ctx context.Context, e balancer.Endpoint, rt http.RoundTripper) error {
-				time.Sleep(500 * time.Millisecond)
-				return c.check(ctx, e, rt)
-			}, Interval: time.Second},
+			Health: balancer.HealthConfig{
+				Check: func(ctx context.Context, e balancer.Endpoint, rt http.RoundTripper) error {
+					time.Sleep(500 * time.Millisecond)
+					return c.check(ctx, e, rt)
+				},
+				Interval: time.Second,
+			},
 		})
 		pickOf(t, b) // the first set is trusted
 		c.set("bad:1", errCheck)
-		p.Set(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "bad:1"}, balancer.Endpoint{Addr: "new:1"})
+		p.Set(
+			balancer.Endpoint{Addr: "a:1"},
+			balancer.Endpoint{Addr: "bad:1"},
+			balancer.Endpoint{Addr: "new:1"},
+		)
 		synctest.Wait()
 		require.Equal(t, balancer.Pending, statusOf(t, b, "new:1").State)
 		for range 50 {
@@ -265,12 +287,16 @@ func TestChecksThatMisbehave(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBalancer(t, balancer.Config{
 					Resolver: balancer.Static("a:1", "b:1"), Wrap: ok200,
-					Health: balancer.HealthConfig{Interval: 10 * time.Second, Timeout: time.Second, Check: func(ctx context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
-						if e.Addr == "a:1" {
-							return check(ctx)
-						}
-						return nil
-					}},
+					Health: balancer.HealthConfig{
+						Interval: 10 * time.Second,
+						Timeout:  time.Second,
+						Check: func(ctx context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
+							if e.Addr == "a:1" {
+								return check(ctx)
+							}
+							return nil
+						},
+					},
 				})
 				pickOf(t, b)
 				time.Sleep(40 * time.Second)
@@ -313,7 +339,12 @@ func TestHealthPathOverHTTP(t *testing.T) {
 				require.Equal(t, want, statusOf(t, b, "a:1").State)
 				mu.Lock()
 				defer mu.Unlock()
-				require.Equal(t, "GET users.internal /healthz?deep=1 Trivet-Health-Check", asked[0], "as the target's name, redirects not followed")
+				require.Equal(
+					t,
+					"GET users.internal /healthz?deep=1 Trivet-Health-Check",
+					asked[0],
+					"as the target's name, redirects not followed",
+				)
 				require.Equal(t, uint64(1), b.Stats().Requests, "checks are not requests")
 			})
 		})
@@ -324,7 +355,15 @@ func TestChecksEndWithTheirEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newChecks()
 		p := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"})
-		b := newBalancer(t, balancer.Config{Resolver: p, Wrap: ok200, IdleTimeout: -1, Health: balancer.HealthConfig{Check: c.check, Interval: time.Second}})
+		b := newBalancer(
+			t,
+			balancer.Config{
+				Resolver:    p,
+				Wrap:        ok200,
+				IdleTimeout: -1,
+				Health:      balancer.HealthConfig{Check: c.check, Interval: time.Second},
+			},
+		)
 		pickOf(t, b)
 		time.Sleep(10 * time.Second)
 		p.Set(balancer.Endpoint{Addr: "b:1"})
@@ -333,10 +372,21 @@ func TestChecksEndWithTheirEndpoint(t *testing.T) {
 		require.Greater(t, n, 5)
 		time.Sleep(10 * time.Second)
 		require.Len(t, c.times("a:1"), n)
-		// Reload neither doubles the checks of those that stay, nor leaves any where there should be none.
+		// Reload neither doubles the checks of those that stay, nor leaves any where there should
+		// be none.
 		n = len(c.times("b:1"))
 		for range 5 {
-			require.NoError(t, b.Reload(balancer.Config{Resolver: p, Wrap: ok200, IdleTimeout: -1, Health: balancer.HealthConfig{Check: c.check, Interval: time.Second}}))
+			require.NoError(
+				t,
+				b.Reload(
+					balancer.Config{
+						Resolver:    p,
+						Wrap:        ok200,
+						IdleTimeout: -1,
+						Health:      balancer.HealthConfig{Check: c.check, Interval: time.Second},
+					},
+				),
+			)
 		}
 		time.Sleep(10 * time.Second)
 		require.InDelta(t, 10, len(c.times("b:1"))-n, 8)
@@ -397,9 +447,17 @@ func TestEveryChangeOfStateIsObserved(t *testing.T) {
 			}
 			b := newBalancer(t, cfg)
 			pickOf(t, b)
-			resolver.Set(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"}, balancer.Endpoint{Addr: "c:1"})
+			resolver.Set(
+				balancer.Endpoint{Addr: "a:1"},
+				balancer.Endpoint{Addr: "b:1"},
+				balancer.Endpoint{Addr: "c:1"},
+			)
 			time.Sleep(time.Second)
-			require.ElementsMatch(t, []string{"b:1 down, health check", "c:1 healthy, health check"}, changes(seen))
+			require.ElementsMatch(
+				t,
+				[]string{"b:1 down, health check", "c:1 healthy, health check"},
+				changes(seen),
+			)
 			resolver.Set(balancer.Endpoint{Addr: "b:1"})
 			synctest.Wait()
 			require.Len(t, seen.of(balancer.PanicChanged), 1, "the only one left is down, not pending")
@@ -415,14 +473,23 @@ func TestEveryChangeOfStateIsObserved(t *testing.T) {
 			net.serve("a:1", http.NotFoundHandler())
 			net.serve("b:1", http.NotFoundHandler())
 			resolver := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
-			b := newBalancer(t, balancer.Config{Resolver: resolver, Transport: net.transport(), Observe: seen.observe, Warm: 1})
+			b := newBalancer(
+				t,
+				balancer.Config{
+					Resolver:  resolver,
+					Transport: net.transport(),
+					Observe:   seen.observe,
+					Warm:      1,
+				},
+			)
 			pickOf(t, b)
 			resolver.Set(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"})
 			time.Sleep(time.Second)
 			require.Equal(t, []string{"b:1 healthy, warm-up"}, changes(seen))
 		})
 	})
-	// A set in which most endpoints are found to be bad at their first check is in panic at once, not at the next interval.
+	// A set in which most endpoints are found to be bad at their first check is in panic at once,
+	// not at the next interval.
 	t.Run("panic", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c, seen := newChecks(), new(events)
@@ -432,10 +499,18 @@ func TestEveryChangeOfStateIsObserved(t *testing.T) {
 			resolver := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
 			b := newBalancer(t, balancer.Config{
 				Resolver: resolver, Wrap: ok200, Observe: seen.observe,
-				Health: balancer.HealthConfig{Check: c.check, Interval: time.Hour}, Outlier: balancer.OutlierConfig{Interval: time.Hour},
+				Health: balancer.HealthConfig{
+					Check:    c.check,
+					Interval: time.Hour,
+				}, Outlier: balancer.OutlierConfig{Interval: time.Hour},
 			})
 			pickOf(t, b)
-			resolver.Set(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"}, balancer.Endpoint{Addr: "c:1"}, balancer.Endpoint{Addr: "d:1"})
+			resolver.Set(
+				balancer.Endpoint{Addr: "a:1"},
+				balancer.Endpoint{Addr: "b:1"},
+				balancer.Endpoint{Addr: "c:1"},
+				balancer.Endpoint{Addr: "d:1"},
+			)
 			time.Sleep(time.Second)
 			require.Len(t, seen.of(balancer.PanicChanged), 1)
 		})

@@ -81,8 +81,8 @@ func (f *fleet) wrap(e balancer.Endpoint, next http.RoundTripper) http.RoundTrip
 	}).wrap(e, next)
 }
 
-// load sends a request every gap for d, waits for all of them, and returns how many there were and how
-// many failed.
+// load sends a request every gap for d, waits for all of them, and returns how many there were and
+// how many failed.
 func load(t *testing.T, b *balancer.Balancer, gap, d time.Duration) (sent, failed int) {
 	t.Helper()
 	var mu sync.Mutex
@@ -119,7 +119,8 @@ func TestL01_AllHostsDown(t *testing.T) {
 				var seen events
 				hosts := addrs(5)
 				b := newBalancer(t, balancer.Config{
-					Resolver: balancer.Static(hosts...), Wrap: ok200, Observe: seen.observe, IdleTimeout: -1, SlowStart: -1,
+					Resolver: balancer.Static(
+						hosts...), Wrap: ok200, Observe: seen.observe, IdleTimeout: -1, SlowStart: -1,
 					Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
 				})
 				pickOf(t, b)
@@ -206,7 +207,8 @@ func TestFailuresInARowEject(t *testing.T) {
 				f.set("10.0.0.0:80", fault)
 				var seen events
 				b := newBalancer(t, balancer.Config{
-					Resolver: balancer.Static(f.addrs()...), Wrap: f.wrap, Policy: balancer.RoundRobin(), Observe: seen.observe,
+					Resolver: balancer.Static(
+						f.addrs()...), Wrap: f.wrap, Policy: balancer.RoundRobin(), Observe: seen.observe,
 					Outlier: balancer.OutlierConfig{Consecutive: 3, Base: 10 * time.Second},
 				})
 				load(t, b, 10*time.Millisecond, time.Second)
@@ -218,7 +220,13 @@ func TestFailuresInARowEject(t *testing.T) {
 				changed := seen.of(balancer.EndpointChanged)
 				require.Len(t, changed, 1)
 				require.Equal(t, balancer.Ejected, changed[0].State)
-				require.InDelta(t, 10*time.Second, changed[0].EjectedFor, float64(time.Second)+1, "give or take a tenth")
+				require.InDelta(
+					t,
+					10*time.Second,
+					changed[0].EjectedFor,
+					float64(time.Second)+1,
+					"give or take a tenth",
+				)
 				require.Equal(t, 3, b.Stats().Available)
 			})
 		})
@@ -235,7 +243,8 @@ func TestEjectionsGrowAndEnd(t *testing.T) {
 		f.set("10.0.0.0:80", server{status: 500})
 		var seen events
 		b := newBalancer(t, balancer.Config{
-			Resolver: balancer.Static(f.addrs()...), Wrap: f.wrap, Policy: balancer.RoundRobin(), Observe: seen.observe, SlowStart: -1,
+			Resolver: balancer.Static(
+				f.addrs()...), Wrap: f.wrap, Policy: balancer.RoundRobin(), Observe: seen.observe, SlowStart: -1,
 			Outlier: balancer.OutlierConfig{Base: 10 * time.Second, Max: 25 * time.Second},
 		})
 		load(t, b, 10*time.Millisecond, 2*time.Minute)
@@ -290,17 +299,37 @@ func TestL12_ReturningHostsAreNotSwamped(t *testing.T) {
 		require.Equal(t, 1.0, statusOf(t, b, back).Share)
 		before := statusOf(t, b, back).Requests
 		sent, _ := load(t, b, time.Millisecond, 2*time.Second)
-		require.Greater(t, float64(statusOf(t, b, back).Requests-before), fair*0.25*float64(sent), "no starvation after recovery")
+		require.Greater(
+			t,
+			float64(statusOf(t, b, back).Requests-before),
+			fair*0.25*float64(sent),
+			"no starvation after recovery",
+		)
 	})
 	t.Run("probation", func(t *testing.T) {
 		// Until it has answered once, it gets one request at a time.
 		synctest.Test(t, func(t *testing.T) {
 			f := newFleet(addrs(4)...)
-			p := balancer.NewPushed(balancer.Endpoint{Addr: "10.0.0.0:80"}, balancer.Endpoint{Addr: "10.0.0.1:80"})
-			b := newBalancer(t, balancer.Config{Resolver: p, Wrap: f.wrap, SlowStart: -1, Outlier: balancer.OutlierConfig{Consecutive: -1}})
+			p := balancer.NewPushed(
+				balancer.Endpoint{Addr: "10.0.0.0:80"},
+				balancer.Endpoint{Addr: "10.0.0.1:80"},
+			)
+			b := newBalancer(
+				t,
+				balancer.Config{
+					Resolver:  p,
+					Wrap:      f.wrap,
+					SlowStart: -1,
+					Outlier:   balancer.OutlierConfig{Consecutive: -1},
+				},
+			)
 			load(t, b, time.Millisecond, time.Second)
 			f.set("10.0.0.2:80", server{delay: time.Hour})
-			p.Set(balancer.Endpoint{Addr: "10.0.0.0:80"}, balancer.Endpoint{Addr: "10.0.0.1:80"}, balancer.Endpoint{Addr: "10.0.0.2:80"})
+			p.Set(
+				balancer.Endpoint{Addr: "10.0.0.0:80"},
+				balancer.Endpoint{Addr: "10.0.0.1:80"},
+				balancer.Endpoint{Addr: "10.0.0.2:80"},
+			)
 			synctest.Wait()
 			for range 1000 {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -322,7 +351,14 @@ func TestWhatDoesNotEject(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := newFleet(addrs(4)...)
 				f.set("10.0.0.0:80", server{status: status})
-				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(f.addrs()...), Wrap: f.wrap, Policy: balancer.RoundRobin()})
+				b := newBalancer(
+					t,
+					balancer.Config{
+						Resolver: balancer.Static(f.addrs()...),
+						Wrap:     f.wrap,
+						Policy:   balancer.RoundRobin(),
+					},
+				)
 				load(t, b, 10*time.Millisecond, 30*time.Second)
 				require.Zero(t, b.Stats().Ejections, "status %d", status)
 				require.Zero(t, b.Stats().Failures)
@@ -348,16 +384,26 @@ func TestWhatDoesNotEject(t *testing.T) {
 	})
 	t.Run("a body that the caller cannot provide", func(t *testing.T) {
 		f := newFleet("a:1", "b:1")
-		b := newBalancer(t, balancer.Config{Resolver: balancer.Static("a:1", "b:1"), Wrap: func(e balancer.Endpoint, _ http.RoundTripper) http.RoundTripper {
-			return roundTripper(func(r *http.Request) (*http.Response, error) {
-				_, err := io.ReadAll(r.Body)
-				r.Body.Close()
-				return nil, err
-			})
-		}})
+		b := newBalancer(
+			t,
+			balancer.Config{
+				Resolver: balancer.Static("a:1", "b:1"),
+				Wrap: func(e balancer.Endpoint, _ http.RoundTripper) http.RoundTripper {
+					return roundTripper(func(r *http.Request) (*http.Response, error) {
+						_, err := io.ReadAll(r.Body)
+						r.Body.Close()
+						return nil, err
+					})
+				},
+			},
+		)
 		_ = f
 		for range 20 {
-			req, err := http.NewRequest(http.MethodPost, "http://users.internal/", io.MultiReader(strings.NewReader("x"), broken{}))
+			req, err := http.NewRequest(
+				http.MethodPost,
+				"http://users.internal/",
+				io.MultiReader(strings.NewReader("x"), broken{}),
+			)
 			require.NoError(t, err)
 			_, err = b.RoundTrip(req)
 			require.ErrorIs(t, err, io.ErrUnexpectedEOF)
@@ -371,7 +417,14 @@ func TestWhatDoesNotEject(t *testing.T) {
 			for _, a := range f.addrs() {
 				f.set(a, server{status: 502, delay: time.Millisecond})
 			}
-			b := newBalancer(t, balancer.Config{Resolver: balancer.Static(f.addrs()...), Wrap: f.wrap, Policy: balancer.RoundRobin()})
+			b := newBalancer(
+				t,
+				balancer.Config{
+					Resolver: balancer.Static(f.addrs()...),
+					Wrap:     f.wrap,
+					Policy:   balancer.RoundRobin(),
+				},
+			)
 			load(t, b, 5*time.Millisecond, 30*time.Second)
 			require.GreaterOrEqual(t, b.Stats().Available, 9, "fewer hosts would only have more to do")
 		})
@@ -408,7 +461,12 @@ func TestBusyHostsCool(t *testing.T) {
 			require.NoError(t, err)
 			time.Sleep(3 * time.Millisecond)
 		}
-		require.LessOrEqual(t, statusOf(t, b, "10.0.0.0:80").Requests-before, uint64(20), "in four of the five seconds")
+		require.LessOrEqual(
+			t,
+			statusOf(t, b, "10.0.0.0:80").Requests-before,
+			uint64(20),
+			"in four of the five seconds",
+		)
 		require.Zero(t, b.Stats().Ejections)
 		require.Zero(t, b.Stats().Failures)
 		time.Sleep(10 * time.Second)
@@ -497,7 +555,14 @@ func TestSuccessRateEjects(t *testing.T) {
 	t.Run("not by a single failure", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFleet(addrs(6)...)
-			b := newBalancer(t, balancer.Config{Resolver: balancer.Static(f.addrs()...), Wrap: f.wrap, Policy: balancer.RoundRobin()})
+			b := newBalancer(
+				t,
+				balancer.Config{
+					Resolver: balancer.Static(f.addrs()...),
+					Wrap:     f.wrap,
+					Policy:   balancer.RoundRobin(),
+				},
+			)
 			for range 5 {
 				load(t, b, time.Millisecond, 5*time.Second)
 				f.set("10.0.0.0:80", server{status: 500})
@@ -516,8 +581,8 @@ type everyone struct{}
 
 func (everyone) Pick(*balancer.View, *http.Request) int { return -1 }
 
-// Whatever happens to a target of n hosts: the last is never ejected, nor more than the share, and whoever is
-// ejected comes back.
+// Whatever happens to a target of n hosts: the last is never ejected, nor more than the share, and
+// whoever is ejected comes back.
 func TestL03_NeverEverybody(t *testing.T) {
 	type step struct {
 		bad   []bool // by host
@@ -544,8 +609,17 @@ func TestL03_NeverEverybody(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFleet(addrs(n)...)
 			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.Static(addrs(n)...), Wrap: f.wrap, Policy: balancer.Random(), SlowStart: -1,
-				Outlier: balancer.OutlierConfig{Consecutive: consecutive, MaxEjected: share, MinEndpoints: 2, MinRequests: 5, Interval: time.Second, Base: 5 * time.Second, Max: 10 * time.Second},
+				Resolver: balancer.Static(
+					addrs(n)...), Wrap: f.wrap, Policy: balancer.Random(), SlowStart: -1,
+				Outlier: balancer.OutlierConfig{
+					Consecutive:  consecutive,
+					MaxEjected:   share,
+					MinEndpoints: 2,
+					MinRequests:  5,
+					Interval:     time.Second,
+					Base:         5 * time.Second,
+					Max:          10 * time.Second,
+				},
 			})
 			look := func() {
 				ejected, rows := 0, b.Endpoints("http://users.internal")
@@ -555,7 +629,10 @@ func TestL03_NeverEverybody(t *testing.T) {
 					}
 				}
 				if ejected > limit || len(rows) > 0 && ejected == len(rows) {
-					fault = errors.Join(fault, fmt.Errorf("%d of %d hosts ejected, allowed are %d", ejected, n, limit))
+					fault = errors.Join(
+						fault,
+						fmt.Errorf("%d of %d hosts ejected, allowed are %d", ejected, n, limit),
+					)
 				}
 			}
 			for _, s := range steps {
@@ -585,7 +662,10 @@ func TestL03_NeverEverybody(t *testing.T) {
 				_, _ = get(t.Context(), b)
 			}
 			if s := b.Stats(); s.Available != n || s.InFlight != 0 {
-				fault = errors.Join(fault, fmt.Errorf("%d of %d available at the end, %d in flight", s.Available, n, s.InFlight))
+				fault = errors.Join(
+					fault,
+					fmt.Errorf("%d of %d available at the end, %d in flight", s.Available, n, s.InFlight),
+				)
 			}
 		})
 		if fault != nil {

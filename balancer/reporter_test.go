@@ -62,7 +62,14 @@ func TestReportedFailures(t *testing.T) {
 	require.InDelta(t, 1, l.failing, 0.02)
 	require.InDelta(t, ms, int64(l.latency), float64(ms)/50, "what fails at once does not make it look fast")
 	for seconds, want := range map[int64]float64{1: 0.97, 10: 0.39, 60: 0.02} {
-		require.InDelta(t, want, r.load(now+seconds*1000*ms).failing, 0.01, "after %d s without news", seconds)
+		require.InDelta(
+			t,
+			want,
+			r.load(now+seconds*1000*ms).failing,
+			0.01,
+			"after %d s without news",
+			seconds,
+		)
 	}
 	r.served(64, &now, ms, false)
 	require.Zero(t, r.load(now).failing)
@@ -98,7 +105,9 @@ func TestReporter(t *testing.T) {
 		w.WriteHeader(http.StatusBadGateway)
 	})
 	mux.HandleFunc("/status/{code}", func(w http.ResponseWriter, r *http.Request) {
-		w.WriteHeader(map[string]int{"200": 200, "404": 404, "500": 500, "501": 501, "503": 503}[r.PathValue("code")])
+		w.WriteHeader(
+			map[string]int{"200": 200, "404": 404, "500": 500, "501": 501, "503": 503}[r.PathValue("code")],
+		)
 	})
 	mux.HandleFunc("/panic", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	mux.HandleFunc("/flush", func(w http.ResponseWriter, _ *http.Request) {
@@ -134,9 +143,19 @@ func TestReporter(t *testing.T) {
 			<-enter
 			require.EqualValues(t, 1, loadNow().inFlight)
 			resp := get("/status/200")
-			require.Contains(t, resp.Header.Get(LoadHeader), "in-flight=1, latency=", "those that were there before it")
+			require.Contains(
+				t,
+				resp.Header.Get(LoadHeader),
+				"in-flight=1, latency=",
+				"those that were there before it",
+			)
 			leave <- struct{}{}
-			require.Eventually(t, func() bool { return loadNow().inFlight == 0 }, 10*time.Second, time.Millisecond)
+			require.Eventually(
+				t,
+				func() bool { return loadNow().inFlight == 0 },
+				10*time.Second,
+				time.Millisecond,
+			)
 			require.Positive(t, loadNow().latency)
 
 			for _, path := range []string{"/status/404", "/status/501"} {
@@ -150,12 +169,27 @@ func TestReporter(t *testing.T) {
 			<-enter
 			cancel()
 			gone.Wait()
-			require.Eventually(t, func() bool { return loadNow().inFlight == 0 }, 10*time.Second, time.Millisecond)
-			require.Zero(t, loadNow().failing, "neither the client's fault nor the protocol's, nor who leaves, speaks against the server")
+			require.Eventually(
+				t,
+				func() bool { return loadNow().inFlight == 0 },
+				10*time.Second,
+				time.Millisecond,
+			)
+			require.Zero(
+				t,
+				loadNow().failing,
+				"neither the client's fault nor the protocol's, nor who leaves, speaks against the server",
+			)
 			for _, path := range []string{"/status/500", "/status/503", "/panic"} {
 				before := loadNow().failing
 				get(path)
-				require.Eventually(t, func() bool { return loadNow().failing > before }, 10*time.Second, time.Millisecond, path)
+				require.Eventually(
+					t,
+					func() bool { return loadNow().failing > before },
+					10*time.Second,
+					time.Millisecond,
+					path,
+				)
 			}
 
 			resp, err = s.Client().Get(s.URL + "/flush")
@@ -169,8 +203,8 @@ func TestReporter(t *testing.T) {
 	}
 }
 
-// Probing over real connections: hosts are asked, what fails the requests of others is avoided, and who has no Reporter is
-// not asked for ever.
+// Probing over real connections: hosts are asked, what fails the requests of others is avoided, and
+// who has no Reporter is not asked for ever.
 func TestProbing(t *testing.T) {
 	var asked sync.Map // by server, an *atomic.Int32 of its probes
 	serve := func(reports bool, status int) string {
@@ -251,7 +285,8 @@ func TestProbing(t *testing.T) {
 	require.Less(t, probes, int32(300), "of 3000 that would be: who does not answer is asked less")
 }
 
-// A Probing that has no probes, since a Reload takes it away during a pick or a user's own policy calls it, is its Next.
+// A Probing that has no probes, since a Reload takes it away during a pick or a user's own policy
+// calls it, is its Next.
 func TestProbingWithoutProbes(t *testing.T) {
 	ok := func(Endpoint, http.RoundTripper) http.RoundTripper {
 		return tripper(func(*http.Request) (*http.Response, error) {
@@ -269,7 +304,9 @@ func TestProbingWithoutProbes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var err error
 			var pick Event
-			b, err = New(Config{Resolver: Static("a:1", "b:1"), Wrap: ok, Policy: policy, Observe: lastAttempt(&pick)})
+			b, err = New(
+				Config{Resolver: Static("a:1", "b:1"), Wrap: ok, Policy: policy, Observe: lastAttempt(&pick)},
+			)
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, b.Close(context.WithoutCancel(t.Context()))) })
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://users.internal/", nil)
@@ -301,7 +338,10 @@ func (c caller) Pick(v *View, r *http.Request) int { return c.next.Pick(v, r) }
 
 // A host's pause ends, and its failures count, whatever Probing's Next makes of them.
 func TestProbingWithANextThatKeepsNothing(t *testing.T) {
-	cfg, err := Config{Resolver: Static("a:1"), Policy: Probing(ProbingConfig{Next: RoundRobin()})}.withDefaults()
+	cfg, err := Config{
+		Resolver: Static("a:1"),
+		Policy:   Probing(ProbingConfig{Next: RoundRobin()}),
+	}.withDefaults()
 	require.NoError(t, err)
 	g := newGroup(&cfg)
 	g.update([]Endpoint{{Addr: "a:1"}, {Addr: "b:1"}}, 0, func(*endpoint) {})

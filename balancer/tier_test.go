@@ -74,8 +74,13 @@ func TestZonesSpillByHealth(t *testing.T) {
 		c := newChecks()
 		b := newBalancer(t, balancer.Config{
 			Resolver: balancer.NewPushed(
-				balancer.Endpoint{Addr: "here-0:1", Zone: "eu-1a"}, balancer.Endpoint{Addr: "here-1:1", Zone: "eu-1a"},
-				balancer.Endpoint{Addr: "there-0:1", Zone: "eu-1b"}, balancer.Endpoint{Addr: "there-1:1"},
+				balancer.Endpoint{
+					Addr: "here-0:1",
+					Zone: "eu-1a",
+				},
+				balancer.Endpoint{Addr: "here-1:1", Zone: "eu-1a"},
+				balancer.Endpoint{Addr: "there-0:1", Zone: "eu-1b"},
+				balancer.Endpoint{Addr: "there-1:1"},
 				balancer.Endpoint{Addr: "last:1", Zone: "eu-1a", Priority: 1},
 			),
 			Wrap: ok200, Zone: "eu-1a", IdleTimeout: -1, Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
@@ -100,8 +105,16 @@ func TestZonesSpillByLoad(t *testing.T) {
 		}
 		b := newBalancer(t, balancer.Config{
 			Resolver: balancer.NewPushed(
-				balancer.Endpoint{Addr: "here-0:1", Zone: "a"}, balancer.Endpoint{Addr: "here-1:1", Zone: "a"},
-				balancer.Endpoint{Addr: "there-0:1", Zone: "b"}, balancer.Endpoint{Addr: "there-1:1", Zone: "b"},
+				balancer.Endpoint{
+					Addr: "here-0:1",
+					Zone: "a",
+				},
+				balancer.Endpoint{Addr: "here-1:1", Zone: "a"},
+				balancer.Endpoint{
+					Addr: "there-0:1",
+					Zone: "b",
+				},
+				balancer.Endpoint{Addr: "there-1:1", Zone: "b"},
 			), Wrap: f.wrap, Zone: "a",
 		})
 		there := func() uint64 {
@@ -129,13 +142,19 @@ func TestGrowingIsNotFailing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newChecks()
 		var seen events
-		p := balancer.NewPushed(balancer.Endpoint{Addr: "p0-0:1"}, balancer.Endpoint{Addr: "p1-0:1", Priority: 1})
+		p := balancer.NewPushed(
+			balancer.Endpoint{Addr: "p0-0:1"},
+			balancer.Endpoint{Addr: "p1-0:1", Priority: 1},
+		)
 		b := newBalancer(t, balancer.Config{
 			Resolver: p, Wrap: ok200, Observe: seen.observe, SlowStart: -1,
-			Health: balancer.HealthConfig{Interval: 10 * time.Second, Check: func(ctx context.Context, e balancer.Endpoint, rt http.RoundTripper) error {
-				time.Sleep(time.Second)
-				return c.check(ctx, e, rt)
-			}},
+			Health: balancer.HealthConfig{
+				Interval: 10 * time.Second,
+				Check: func(ctx context.Context, e balancer.Endpoint, rt http.RoundTripper) error {
+					time.Sleep(time.Second)
+					return c.check(ctx, e, rt)
+				},
+			},
 		})
 		pickOf(t, b)
 		p.Set(tiers()...)

@@ -40,18 +40,26 @@ func TestOutcomesOfAttempts(t *testing.T) {
 		want    string
 		fault   bool // counts against the endpoint
 	}{
-		"200":               {status: 200, want: "success"},
-		"404":               {status: 404, want: "success"},
-		"428":               {status: 428, want: "success"},
-		"429":               {status: 429, want: "refused"},
-		"500":               {status: 500, want: "failure", fault: true},
-		"501":               {status: 501, want: "success"},
-		"502":               {status: 502, want: "failure", fault: true},
-		"503":               {status: 503, want: "failure", fault: true},
-		"503 for 2 s":       {status: 503, header: http.Header{"Retry-After": {"2"}}, want: "busy"},
-		"503 until a date":  {status: 503, header: http.Header{"Retry-After": {"Fri, 31 Dec 1999 23:59:59 GMT"}}, want: "busy"},
-		"503 for nonsense":  {status: 503, header: http.Header{"Retry-After": {"soon"}}, want: "busy"},
-		"503 for ever":      {status: 503, header: http.Header{"Retry-After": {"99999999999999999999"}}, want: "busy"},
+		"200":         {status: 200, want: "success"},
+		"404":         {status: 404, want: "success"},
+		"428":         {status: 428, want: "success"},
+		"429":         {status: 429, want: "refused"},
+		"500":         {status: 500, want: "failure", fault: true},
+		"501":         {status: 501, want: "success"},
+		"502":         {status: 502, want: "failure", fault: true},
+		"503":         {status: 503, want: "failure", fault: true},
+		"503 for 2 s": {status: 503, header: http.Header{"Retry-After": {"2"}}, want: "busy"},
+		"503 until a date": {
+			status: 503,
+			header: http.Header{"Retry-After": {"Fri, 31 Dec 1999 23:59:59 GMT"}},
+			want:   "busy",
+		},
+		"503 for nonsense": {status: 503, header: http.Header{"Retry-After": {"soon"}}, want: "busy"},
+		"503 for ever": {
+			status: 503,
+			header: http.Header{"Retry-After": {"99999999999999999999"}},
+			want:   "busy",
+		},
 		"504":               {status: 504, want: "failure", fault: true},
 		"505":               {status: 505, want: "success"},
 		"broken connection": {err: io.ErrUnexpectedEOF, want: "failure", fault: true},
@@ -188,7 +196,12 @@ func TestUnsentRequestsGoElsewhere(t *testing.T) {
 				})
 				var pick balancer.Event
 				src := body()
-				req, err := http.NewRequestWithContext(withPick(t.Context(), &pick), http.MethodPost, "http://users.internal/", src)
+				req, err := http.NewRequestWithContext(
+					withPick(t.Context(), &pick),
+					http.MethodPost,
+					"http://users.internal/",
+					src,
+				)
 				require.NoError(t, err)
 				resp, err := b.RoundTrip(req)
 				require.NoError(t, err)
@@ -266,18 +279,23 @@ func TestSpentBodiesAreNotSentAgain(t *testing.T) {
 	require.True(t, body.closed())
 }
 
-// A body that fails is its sender's fault, also if it could be had again; one that a transport closed under its own
-// reader has not failed.
+// A body that fails is its sender's fault, also if it could be had again; one that a transport
+// closed under its own reader has not failed.
 func TestFailingBodiesBlameTheirSenders(t *testing.T) {
 	gone := errors.New("client gone")
 	for _, replayable := range []bool{false, true} {
 		for _, proto := range []backend.Protocol{backend.HTTP1, backend.HTTP2, backend.H2C} {
 			t.Run(fmt.Sprintf("replayable=%v/protocol=%s", replayable, proto), func(t *testing.T) {
 				be := backend.Start(t, backend.Config{Protocol: proto})
-				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr), Transport: backend.Transport(proto)})
+				b := newBalancer(
+					t,
+					balancer.Config{Resolver: balancer.Static(be.Addr), Transport: backend.Transport(proto)},
+				)
 				for range 10 {
 					body := func() io.ReadCloser {
-						return &closing{Reader: io.MultiReader(strings.NewReader("hel"), iotest.ErrReader(gone))}
+						return &closing{
+							Reader: io.MultiReader(strings.NewReader("hel"), iotest.ErrReader(gone)),
+						}
 					}
 					req, err := http.NewRequest(http.MethodPost, be.URL.Scheme+"://users.test/", body())
 					require.NoError(t, err)
@@ -373,14 +391,21 @@ func TestNoHostsErrors(t *testing.T) {
 // failing is a resolver that says err once.
 type failing struct{ err error }
 
-func (f failing) Resolve(ctx context.Context, _ *url.URL, _ <-chan struct{}, update func([]balancer.Endpoint, error)) {
+func (f failing) Resolve(
+	ctx context.Context,
+	_ *url.URL,
+	_ <-chan struct{},
+	update func([]balancer.Endpoint, error),
+) {
 	update(nil, f.err)
 	<-ctx.Done()
 }
 
 // Whatever goes wrong, the request's body is closed, and what was taken is given back.
 func TestBodiesAreClosedWhateverHappens(t *testing.T) {
-	refuse := upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) { return nil, unsent{} }).wrap
+	refuse := upstream(
+		func(balancer.Endpoint, *http.Request) (*http.Response, error) { return nil, unsent{} },
+	).wrap
 	for name, cfg := range map[string]balancer.Config{
 		"no endpoints":    {Resolver: balancer.NewPushed()},
 		"none available":  {Resolver: balancer.NewPushed(), PanicBelow: -1},
@@ -419,7 +444,9 @@ func TestBodiesAreClosedWhateverHappens(t *testing.T) {
 func TestPanicsBelowDoNotLeak(t *testing.T) {
 	b := newBalancer(t, balancer.Config{
 		Resolver: balancer.Static("a:1"),
-		Wrap:     upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) { panic("bug") }).wrap,
+		Wrap: upstream(
+			func(balancer.Endpoint, *http.Request) (*http.Response, error) { panic("bug") },
+		).wrap,
 	})
 	require.PanicsWithValue(t, "bug", func() { _, _ = get(t.Context(), b) })
 	require.Zero(t, b.Stats().InFlight)
@@ -503,7 +530,8 @@ type broken struct{}
 
 func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
-// A client may break its own body off while the answer already flows: the response ends there, and no endpoint is to blame.
+// A client may break its own body off while the answer already flows: the response ends there, and
+// no endpoint is to blame.
 func TestBodiesBrokenByTheirSenderBlameNobody(t *testing.T) {
 	addr := serveRaw(t, func(c net.Conn) {
 		if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
@@ -563,13 +591,19 @@ func TestWaitingForAResolverHasAnEnd(t *testing.T) {
 // mute is a resolver that says nothing.
 type mute struct{ returns bool }
 
-func (m mute) Resolve(ctx context.Context, _ *url.URL, _ <-chan struct{}, _ func([]balancer.Endpoint, error)) {
+func (m mute) Resolve(
+	ctx context.Context,
+	_ *url.URL,
+	_ <-chan struct{},
+	_ func([]balancer.Endpoint, error),
+) {
 	if !m.returns {
 		<-ctx.Done()
 	}
 }
 
-// Requests that net/http does not send are their caller's fault: nobody can have hosts ejected by them.
+// Requests that net/http does not send are their caller's fault: nobody can have hosts ejected by
+// them.
 func TestRequestsThatNobodyCouldSend(t *testing.T) {
 	all := []backend.Protocol{backend.HTTP1, backend.HTTP2, backend.H2C}
 	for name, c := range map[string]struct {
@@ -599,7 +633,10 @@ func TestRequestsThatNobodyCouldSend(t *testing.T) {
 		for _, proto := range c.over {
 			t.Run(fmt.Sprintf("%s/protocol=%s", name, proto), func(t *testing.T) {
 				be := backend.Start(t, backend.Config{Protocol: proto})
-				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr), Transport: backend.Transport(proto)})
+				b := newBalancer(
+					t,
+					balancer.Config{Resolver: balancer.Static(be.Addr), Transport: backend.Transport(proto)},
+				)
 				target := be.URL.Scheme + "://users.test/"
 				send := func(spoil func(r *http.Request)) error {
 					req, err := http.NewRequestWithContext(t.Context(), "GET", target, nil)
@@ -612,7 +649,10 @@ func TestRequestsThatNobodyCouldSend(t *testing.T) {
 					}
 					return err
 				}
-				require.NoError(t, send(func(*http.Request) {})) // the server's settings are known from here on
+				require.NoError(
+					t,
+					send(func(*http.Request) {}),
+				) // the server's settings are known from here on
 				for range 10 {
 					require.Error(t, send(c.spoil))
 				}
@@ -629,7 +669,10 @@ func TestRequestsThatNobodyCouldSend(t *testing.T) {
 func TestL20_UnaskedUpgradesAreErrors(t *testing.T) {
 	addr := serveRaw(t, func(c net.Conn) {
 		_, _ = c.Read(make([]byte, 4096))
-		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+		_, _ = io.WriteString(
+			c,
+			"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+		)
 	})
 	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr)})
 	_, err := get(t.Context(), b)

@@ -29,8 +29,8 @@ import (
 	"github.com/trivet-go/trivet/internal/program"
 )
 
-// BenchmarkBalancerConnections counts the connections that 8,000 requests at concurrency 64 open to 4
-// backends that answer in 2 ms.
+// BenchmarkBalancerConnections counts the connections that 8,000 requests at concurrency 64 open to
+// 4 backends that answer in 2 ms.
 func BenchmarkBalancerConnections(b *testing.B) {
 	const requests, concurrency, backends = 8000, 64, 4
 	var opened atomic.Int64
@@ -101,12 +101,16 @@ func get(tb testing.TB, client *http.Client, url string) int {
 	return resp.StatusCode
 }
 
-// BenchmarkSlowBackend sends 1,000 requests a second, on a timetable that waits for nobody, through a
-// proxy to two backend processes, one of which takes 200 ms longer. Latency counts from the timetable's time.
+// BenchmarkSlowBackend sends 1,000 requests a second, on a timetable that waits for nobody, through
+// a proxy to two backend processes, one of which takes 200 ms longer. Latency counts from the
+// timetable's time.
 func BenchmarkSlowBackend(b *testing.B) {
 	const rate, duration = 1000, 15 * time.Second
 	fast := backend.StartProcess(b, backend.Config{Name: "fast"})
-	slow := backend.StartProcess(b, backend.Config{Name: "slow", Behaviour: backend.Behaviour{Delay: 200 * time.Millisecond}})
+	slow := backend.StartProcess(
+		b,
+		backend.Config{Name: "slow", Behaviour: backend.Behaviour{Delay: 200 * time.Millisecond}},
+	)
 	for _, proxy := range []struct {
 		name  string
 		start func(b *testing.B, addrs ...string) string
@@ -161,7 +165,13 @@ func startTrivet(b *testing.B, addrs ...string) string {
 }
 
 func startTrivetChecks(b *testing.B, addrs ...string) string {
-	return serveTrivet(b, balancer.Config{Resolver: balancer.Static(addrs...), Health: balancer.HealthConfig{Path: "/healthz", Interval: time.Second}})
+	return serveTrivet(
+		b,
+		balancer.Config{
+			Resolver: balancer.Static(addrs...),
+			Health:   balancer.HealthConfig{Path: "/healthz", Interval: time.Second},
+		},
+	)
 }
 
 func serveTrivet(b *testing.B, cfg balancer.Config) string {
