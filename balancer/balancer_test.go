@@ -257,7 +257,11 @@ func TestCloseWaitsForRequests(t *testing.T) {
 				return answer(200), nil
 			}).wrap,
 			Transport: &http.Transport{
-				DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no checks here") },
+				DialContext: func(
+					context.Context, string, string,
+				) (net.Conn, error) {
+					return nil, errors.New("no checks here")
+				},
 			},
 		})
 		require.NoError(t, err)

@@ -35,7 +35,12 @@ func TestNothingLeavesAfterClose(t *testing.T) {
 	b, err := balancer.New(balancer.Config{
 		Resolver: balancer.Static("a:1", "b:1"), Policy: policy,
 		Wrap: upstream(
-			func(balancer.Endpoint, *http.Request) (*http.Response, error) { sent++; return answer(200), nil },
+			func(
+				balancer.Endpoint, *http.Request,
+			) (*http.Response, error) {
+				sent++
+				return answer(200), nil
+			},
 		).wrap,
 	})
 	require.NoError(t, err)

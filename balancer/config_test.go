@@ -89,7 +89,9 @@ func TestNewNamesEveryInvalidField(t *testing.T) {
 			"Policy.Bound: 0.5",
 		},
 		"hash bound NaN": {
-			func(c *balancer.Config) { c.Policy = balancer.Hash(balancer.HashConfig{Key: key, Bound: math.NaN()}) },
+			func(c *balancer.Config) {
+				c.Policy = balancer.Hash(balancer.HashConfig{Key: key, Bound: math.NaN()})
+			},
 			"Policy.Bound: NaN",
 		},
 		"hash next": {func(c *balancer.Config) {
@@ -99,7 +101,9 @@ func TestNewNamesEveryInvalidField(t *testing.T) {
 			c.Policy = balancer.Hash(balancer.HashConfig{Key: key, Next: (*customPolicy)(nil)})
 		}, "Policy.Next: is a nil"},
 		"sticky secret": {
-			func(c *balancer.Config) { c.Policy = balancer.Sticky(balancer.StickyConfig{Secret: []byte("short")}) },
+			func(c *balancer.Config) {
+				c.Policy = balancer.Sticky(balancer.StickyConfig{Secret: []byte("short")})
+			},
 			"Policy.Secret:",
 		},
 		"sticky name": {func(c *balancer.Config) {
@@ -141,11 +145,15 @@ func TestNewNamesEveryInvalidField(t *testing.T) {
 			"Policy.Next: Sticky",
 		},
 		"sticky after hash": {
-			func(c *balancer.Config) { c.Policy = balancer.Hash(balancer.HashConfig{Key: key, Next: sticky(nil)}) },
+			func(c *balancer.Config) {
+				c.Policy = balancer.Hash(balancer.HashConfig{Key: key, Next: sticky(nil)})
+			},
 			"Policy.Next: Sticky",
 		},
 		"sticky after probes": {
-			func(c *balancer.Config) { c.Policy = balancer.Probing(balancer.ProbingConfig{Next: sticky(nil)}) },
+			func(c *balancer.Config) {
+				c.Policy = balancer.Probing(balancer.ProbingConfig{Next: sticky(nil)})
+			},
 			"Policy.Next: Sticky",
 		},
 		"far within": {func(c *balancer.Config) {
@@ -318,10 +326,8 @@ func TestTimesDoNotOverflow(t *testing.T) {
 		net.serve("b:1", http.NotFoundHandler())
 		checks := make(chan string, 1000)
 		b := newBalancer(t, balancer.Config{
-			Resolver: balancer.Static(
-				"a:1",
-				"b:1",
-			), Policy: balancer.RoundRobin(), Transport: net.transport(),
+			Resolver: balancer.Static("a:1", "b:1"),
+			Policy:   balancer.RoundRobin(), Transport: net.transport(),
 			ConnLife: always, SlowStart: always, IdleTimeout: always,
 			Health: balancer.HealthConfig{
 				Interval: always,

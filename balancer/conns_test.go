@@ -123,7 +123,10 @@ func TestTemplatesDoNotShareConnections(t *testing.T) {
 func TestFailedHandshakesAreNotSent(t *testing.T) {
 	for name, err := range map[string]error{
 		"certificate": &tls.CertificateVerificationError{Err: errors.New("expired")},
-		"not TLS":     tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake", Conn: new(net.TCPConn)},
+		"not TLS": tls.RecordHeaderError{
+			Msg:  "first record does not look like a TLS handshake",
+			Conn: new(net.TCPConn),
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBalancer(t, balancer.Config{

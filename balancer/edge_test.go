@@ -129,11 +129,8 @@ func TestTheCallersRequestIsTheResponses(t *testing.T) {
 func TestReloadTakesTheObserverAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := balancer.Config{
-			Resolver: balancer.Static(
-				"a:1",
-				"b:1",
-				"c:1",
-			), Observe: new(events).observe, Policy: first{}, Outlier: balancer.OutlierConfig{Consecutive: 1},
+			Resolver: balancer.Static("a:1", "b:1", "c:1"),
+			Observe:  new(events).observe, Policy: first{}, Outlier: balancer.OutlierConfig{Consecutive: 1},
 			Wrap: upstream(func(e balancer.Endpoint, _ *http.Request) (*http.Response, error) {
 				resp := answer(200)
 				resp.Body = io.NopCloser(broken{}) // ejects at the end of the body, where no event is sent
@@ -300,7 +297,11 @@ func TestRecoveredHostsAreNotStarved(t *testing.T) {
 		"slow":  {delay: 500 * time.Millisecond},
 		"hangs": {delay: time.Hour},
 	} {
-		for policy, p := range map[string]balancer.Policy{"adaptive": balancer.Adaptive(), "peak": balancer.PeakEWMA(10 * time.Second), "least request": balancer.LeastRequest(2)} {
+		for policy, p := range map[string]balancer.Policy{
+			"adaptive":      balancer.Adaptive(),
+			"peak":          balancer.PeakEWMA(10 * time.Second),
+			"least request": balancer.LeastRequest(2),
+		} {
 			for _, checks := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%s/checks=%v", name, policy, checks), func(t *testing.T) {
 					t.Parallel()
@@ -317,7 +318,9 @@ func TestRecoveredHostsAreNotStarved(t *testing.T) {
 						if checks {
 							cfg.Health = balancer.HealthConfig{
 								Interval: time.Second,
-								Check: func(ctx context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
+								Check: func(
+									ctx context.Context, e balancer.Endpoint, _ http.RoundTripper,
+								) error {
 									req, _ := http.NewRequestWithContext(
 										ctx,
 										http.MethodGet,
@@ -335,7 +338,7 @@ func TestRecoveredHostsAreNotStarved(t *testing.T) {
 						b := newBalancer(t, cfg)
 						bad := addrs(5)[2]
 						gap := 5 * time.Millisecond
-						if !checks { // users' requests find out, of which 0.2 % may be spent on that: it takes some
+						if !checks { // requests of users find out, and only 0.2 % may be spent on that
 							gap = 2 * time.Millisecond
 						}
 						send := func(d time.Duration) (sent int) {

@@ -377,7 +377,10 @@ func TestL15_SlowUpstreams(t *testing.T) {
 					"the time of a body is the caller's to bound",
 				)
 			} else {
-				require.Less(t, time.Since(start), 450*time.Millisecond, "the header has a timeout as a whole, not for each byte")
+				require.Less(
+					t, time.Since(start), 450*time.Millisecond,
+					"the header has a timeout as a whole, not for each byte",
+				)
 				require.Equal(t, uint64(1), b.Stats().Failures)
 			}
 			require.Zero(t, b.Stats().InFlight)
@@ -407,11 +410,23 @@ func TestL16_FloodsFromUpstream(t *testing.T) {
 	}
 	ok := "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 	for name, addr := range map[string]string{
-		"informational":   flood("", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", ok, 1_000_000),
-		"one long field":  flood("HTTP/1.1 200 OK\r\nX-Long: ", strings.Repeat("x", 1000), "\r\nContent-Length: 0\r\n\r\n", 2000),
-		"cookies":         flood("HTTP/1.1 200 OK\r\n", "Set-Cookie: abcdefgh=1\r\n", "Content-Length: 0\r\n\r\n", 100_000),
-		"chunk extension": flood("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "1;"+strings.Repeat("e", 2000)+"\r\nx\r\n", "0\r\n\r\n", 10_000),
-		"trailer":         flood("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", "X-Trailer: "+strings.Repeat("t", 1000)+"\r\n", "\r\n", 20_000),
+		"informational": flood("", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", ok, 1_000_000),
+		"one long field": flood(
+			"HTTP/1.1 200 OK\r\nX-Long: ", strings.Repeat("x", 1000),
+			"\r\nContent-Length: 0\r\n\r\n", 2000,
+		),
+		"cookies": flood(
+			"HTTP/1.1 200 OK\r\n", "Set-Cookie: abcdefgh=1\r\n", "Content-Length: 0\r\n\r\n",
+			100_000,
+		),
+		"chunk extension": flood(
+			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+			"1;"+strings.Repeat("e", 2000)+"\r\nx\r\n", "0\r\n\r\n", 10_000,
+		),
+		"trailer": flood(
+			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+			"X-Trailer: "+strings.Repeat("t", 1000)+"\r\n", "\r\n", 20_000,
+		),
 	} {
 		for _, handler := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/handler=%v", name, handler), func(t *testing.T) {
@@ -533,7 +548,9 @@ func TestL31_ConnectionsThatAreAuthenticated(t *testing.T) {
 				if _, token, ok := strings.Cut(req.Header.Get("Authorization"), " "); ok {
 					who = token
 				}
-				if _, err := fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(who), who); err != nil {
+				if _, err := fmt.Fprintf(
+					c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(who), who,
+				); err != nil {
 					return
 				}
 				if req.Close {
@@ -561,7 +578,9 @@ func TestL31_ConnectionsThatAreAuthenticated(t *testing.T) {
 // request that hangs.
 func TestL32_FloodsOfFrames(t *testing.T) {
 	for name, script := range map[string]func(fr *http2.Framer) error{
-		"frame size 0": func(fr *http2.Framer) error { return fr.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize}) },
+		"frame size 0": func(fr *http2.Framer) error {
+			return fr.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize})
+		},
 		"window overflow": func(fr *http2.Framer) error {
 			return fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 31})
 		},
@@ -581,7 +600,9 @@ func TestL32_FloodsOfFrames(t *testing.T) {
 			}
 			return nil
 		},
-		"GOAWAY": func(fr *http2.Framer) error { return fr.WriteGoAway(0, http2.ErrCodeEnhanceYourCalm, nil) },
+		"GOAWAY": func(fr *http2.Framer) error {
+			return fr.WriteGoAway(0, http2.ErrCodeEnhanceYourCalm, nil)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -686,7 +707,11 @@ func TestL34_CloseDrainsWithADeadline(t *testing.T) {
 // whole.
 func TestResponsesThatBreakOff(t *testing.T) {
 	for _, proto := range []backend.Protocol{backend.HTTP1, backend.HTTP2, backend.H2C} {
-		for cut, name := range map[faultproxy.Cut]string{faultproxy.Reset: "reset", faultproxy.Truncate: "truncated", faultproxy.HalfClose: "half closed"} {
+		for cut, name := range map[faultproxy.Cut]string{
+			faultproxy.Reset:     "reset",
+			faultproxy.Truncate:  "truncated",
+			faultproxy.HalfClose: "half closed",
+		} {
 			t.Run(fmt.Sprintf("%s/protocol=%s", name, proto), func(t *testing.T) {
 				be := backend.Start(t, backend.Config{Protocol: proto})
 				p := faultproxy.Start(t, be.Addr)

@@ -159,13 +159,10 @@ func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := newChecks()
 			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.Static(
-					"a:1",
-					"b:1",
-					"c:1",
-					"d:1",
-				), Policy: balancer.RoundRobin(), Wrap: failingAt("a:1"), Outlier: balancer.OutlierConfig{Base: 30 * time.Second},
-				Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
+				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"),
+				Policy:   balancer.RoundRobin(), Wrap: failingAt("a:1"),
+				Outlier: balancer.OutlierConfig{Base: 30 * time.Second},
+				Health:  balancer.HealthConfig{Check: c.check, Interval: time.Second},
 			})
 			for range 100 {
 				_, err := get(t.Context(), b)
@@ -182,12 +179,8 @@ func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 			c := newChecks()
 			c.set("a:1", errCheck)
 			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.Static(
-					"a:1",
-					"b:1",
-					"c:1",
-					"d:1",
-				), Policy: balancer.RoundRobin(), Wrap: ok200,
+				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"),
+				Policy:   balancer.RoundRobin(), Wrap: ok200,
 				Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
 			})
 			for range 1000 {
@@ -203,13 +196,11 @@ func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 			c := newChecks()
 			var seen events
 			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.Static(
-					"a:1",
-					"b:1",
-					"c:1",
-					"d:1",
-				), Policy: balancer.RoundRobin(), Wrap: failingAt("a:1"), Observe: seen.observe, Outlier: balancer.OutlierConfig{Base: 30 * time.Second},
-				Health: balancer.HealthConfig{Check: c.check, Interval: time.Second}, IdleTimeout: -1,
+				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"),
+				Policy:   balancer.RoundRobin(), Wrap: failingAt("a:1"), Observe: seen.observe,
+				Outlier:     balancer.OutlierConfig{Base: 30 * time.Second},
+				Health:      balancer.HealthConfig{Check: c.check, Interval: time.Second},
+				IdleTimeout: -1,
 			})
 			for range 100 {
 				_, err := get(t.Context(), b)
@@ -308,7 +299,15 @@ func TestChecksThatMisbehave(t *testing.T) {
 }
 
 func TestHealthPathOverHTTP(t *testing.T) {
-	for status, good := range map[int]bool{200: true, 204: true, 302: true, 399: true, 404: false, 500: false, 503: false} {
+	for status, good := range map[int]bool{
+		200: true,
+		204: true,
+		302: true,
+		399: true,
+		404: false,
+		500: false,
+		503: false,
+	} {
 		t.Run(http.StatusText(status), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var mu sync.Mutex

@@ -243,8 +243,8 @@ func TestEjectionsGrowAndEnd(t *testing.T) {
 		f.set("10.0.0.0:80", server{status: 500})
 		var seen events
 		b := newBalancer(t, balancer.Config{
-			Resolver: balancer.Static(
-				f.addrs()...), Wrap: f.wrap, Policy: balancer.RoundRobin(), Observe: seen.observe, SlowStart: -1,
+			Resolver: balancer.Static(f.addrs()...), Wrap: f.wrap, Policy: balancer.RoundRobin(),
+			Observe: seen.observe, SlowStart: -1,
 			Outlier: balancer.OutlierConfig{Base: 10 * time.Second, Max: 25 * time.Second},
 		})
 		load(t, b, 10*time.Millisecond, 2*time.Minute)
@@ -255,7 +255,9 @@ func TestEjectionsGrowAndEnd(t *testing.T) {
 			}
 		}
 		require.GreaterOrEqual(t, len(lengths), 4)
-		for i, want := range []time.Duration{10 * time.Second, 20 * time.Second, 25 * time.Second, 25 * time.Second} {
+		for i, want := range []time.Duration{
+			10 * time.Second, 20 * time.Second, 25 * time.Second, 25 * time.Second,
+		} {
 			require.InDelta(t, want, lengths[i], float64(want)/10+1)
 		}
 		f.set("10.0.0.0:80", server{})

@@ -55,7 +55,11 @@ func TestCallerOfOneRequestAtATimeSharesEqualHosts(t *testing.T) {
 					slightly := alone(
 						seed,
 						n,
-						func(host int, r *rand.Rand) float64 { return mean * noise(r) * (1 + 0.05*float64(host)) },
+						func(
+							host int, r *rand.Rand,
+						) float64 {
+							return mean * noise(r) * (1 + 0.05*float64(host))
+						},
 					)
 					require.Greater(t, slices.Min(slightly[:]), n/8, "5 %% slower: %v", slightly)
 					much := alone(
@@ -210,7 +214,10 @@ func BenchmarkRoundTripAllFail(b *testing.B) {
 // The turns of weights of whatever size come out right, also where counters of 31, 32, 63 and 64
 // bits come to their end.
 func TestL29_TurnsOfLargeWeights(t *testing.T) {
-	for _, weights := range [][]uint32{{1, 1, 1}, {1 << 31, 1 << 30, 1 << 30}, {math.MaxUint32, math.MaxUint32 / 2, math.MaxUint32 / 2}, {3e9, 2e9, 1e9}} {
+	for _, weights := range [][]uint32{
+		{1, 1, 1}, {1 << 31, 1 << 30, 1 << 30},
+		{math.MaxUint32, math.MaxUint32 / 2, math.MaxUint32 / 2}, {3e9, 2e9, 1e9},
+	} {
 		for _, end := range []uint64{0, 1 << 31, 1 << 32, 1 << 63} { // the last counter comes to its end at 0
 			cfg, err := Config{Resolver: Static("unused"), Policy: RoundRobin()}.withDefaults()
 			require.NoError(t, err)

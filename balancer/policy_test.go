@@ -194,7 +194,9 @@ func TestL29_ExtremeWeights(t *testing.T) {
 	for name, p := range policies() {
 		t.Run(name, func(t *testing.T) {
 			for _, weights := range [][]uint32{
-				{0}, {math.MaxUint32}, {1, math.MaxUint32}, {math.MaxUint32, math.MaxUint32, math.MaxUint32}, {0, 1, math.MaxUint32 - 1},
+				{0}, {math.MaxUint32}, {1, math.MaxUint32}, {
+					math.MaxUint32, math.MaxUint32, math.MaxUint32,
+				}, {0, 1, math.MaxUint32 - 1},
 			} {
 				var set []balancer.Endpoint
 				for i, w := range weights {

@@ -317,7 +317,7 @@ func TestReloadOfTheTransport(t *testing.T) {
 			_, err := get(t.Context(), b)
 			done <- err
 		}()
-		synctest.Wait() // it is on its way; the warm-up takes no time, since servers answer OPTIONS * by themselves
+		synctest.Wait() // it is on its way; net/http answers OPTIONS *, so the warm-up takes no time
 		require.NoError(t, b.Warm(t.Context(), "http://users.internal", 2))
 		cfg.Transport = net.transport()
 		require.NoError(t, b.Reload(cfg))
@@ -501,7 +501,11 @@ func TestWrappersCloseConnectionsUnlocked(t *testing.T) {
 			Wrap: func(balancer.Endpoint, http.RoundTripper) http.RoundTripper {
 				return closer{
 					upstream(
-						func(balancer.Endpoint, *http.Request) (*http.Response, error) { return answer(200), nil },
+						func(
+							balancer.Endpoint, *http.Request,
+						) (*http.Response, error) {
+							return answer(200), nil
+						},
 					),
 					func() {
 						b.Stats()

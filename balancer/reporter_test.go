@@ -208,7 +208,9 @@ func TestReporter(t *testing.T) {
 func TestProbing(t *testing.T) {
 	var asked sync.Map // by server, an *atomic.Int32 of its probes
 	serve := func(reports bool, status int) string {
-		var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
+		var h http.Handler = http.HandlerFunc(
+			func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) },
+		)
 		if reports {
 			h = Reporter(h)
 		}

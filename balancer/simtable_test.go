@@ -254,7 +254,9 @@ func verdicts(cells []*cell) (lines [][2]string) {
 		beyond,
 	)
 	for _, f := range []struct{ name, bar string }{
-		{"black hole", "black hole: at most 0.1 % errors"}, {"hang", "one host hangs for 10 s: at most 0.05 % errors"},
+		{
+			"black hole", "black hole: at most 0.1 % errors",
+		}, {"hang", "one host hangs for 10 s: at most 0.05 % errors"},
 	} {
 		for _, c := range cells {
 			if strings.HasPrefix(c.scenario.Name, f.name) {
@@ -292,7 +294,8 @@ func verdicts(cells []*cell) (lines [][2]string) {
 func table(cells []*cell) string {
 	var b bytes.Buffer
 	b.WriteString(
-		"| scenario × clients | policy | p50 ms | p99 | p99.9 | p99.99 | errors % | max at one | Jain | at bad % | least share | starved s |\n",
+		"| scenario × clients | policy | p50 ms | p99 | p99.9 | p99.99 | errors % | max at one | Jain " +
+			"| at bad % | least share | starved s |\n",
 	)
 	b.WriteString("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
 	ms := func(c *cell, p string, of func(lbsim.Result) time.Duration) float64 {
@@ -442,9 +445,12 @@ func TestSimulationAll(t *testing.T) {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `# Balancing policies, simulated
 
-Written by `+"`make simulate`"+` (%d seeds; the same arrivals, work and faults for every policy). 12 servers for one client, else 30, of 4 cores each; mean
-work 20 ms; deadline 2 s, which counts as that latency; no retries but for refused connections. All policies run with the default outlier ejection. The oracle knows
-every server's state at every moment and is greedy: it shows what better information could still gain, and is no bound. "Best rival" is the best of random,
+Written by `+"`make simulate`"+` (%d seeds; the same arrivals, work and faults for every policy). `+
+		`12 servers for one client, else 30, of 4 cores each; mean
+work 20 ms; deadline 2 s, which counts as that latency; no retries but for refused connections. `+
+		`All policies run with the default outlier ejection. The oracle knows
+every server's state at every moment and is greedy: it shows what better information could still gain, `+
+		`and is no bound. "Best rival" is the best of random,
 round robin, least request over all hosts, P2C and peak EWMA (10 s) in that cell.
 
 ## What was asked for
@@ -458,7 +464,8 @@ round robin, least request over all hosts, P2C and peak EWMA (10 s) in that cell
 	b.WriteString(`
 ## p99.9, paired ratios with 95 % confidence intervals
 
-| scenario × clients | best rival | adaptive / best rival | oracle / best rival | probing / best rival | adaptive / P2C | oracle / P2C | probing / adaptive |
+| scenario × clients | best rival | adaptive / best rival | oracle / best rival |` +
+		` probing / best rival | adaptive / P2C | oracle / P2C | probing / adaptive |
 |---|---|---:|---:|---:|---:|---:|---:|
 `)
 	entry := func(c *cell, a, r string) string {
@@ -489,7 +496,8 @@ round robin, least request over all hosts, P2C and peak EWMA (10 s) in that cell
 		)
 	}
 	b.WriteString(
-		"\nGeometric means over the scenarios, relative to each one's best rival:\n\n| clients | adaptive | oracle | probing |\n|---|---:|---:|---:|\n",
+		"\nGeometric means over the scenarios, relative to each one's best rival:\n\n" +
+			"| clients | adaptive | oracle | probing |\n|---|---:|---:|---:|\n",
 	)
 	for _, clients := range []int{1, 10, 60} {
 		some := slices.DeleteFunc(

@@ -95,7 +95,8 @@ func TestL30_ForgedCookies(t *testing.T) {
 	_, own := visit(t, b)
 	for name, value := range map[string]string{
 		"cut": own[0].Value[:4], "longer": own[0].Value + "A",
-		"address": "10.0.0.3:80", "metadata": "169.254.169.254:80", "url": "http://evil.example/", "empty": "",
+		"address": "10.0.0.3:80", "metadata": "169.254.169.254:80", "empty": "",
+		"url":   "http://evil.example/",
 		"index": "3", "foreign secret": foreign[0].Value, "host that is not in the set": gone[0].Value,
 		"long": string(make([]byte, 4000)),
 	} {

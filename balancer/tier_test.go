@@ -83,7 +83,10 @@ func TestZonesSpillByHealth(t *testing.T) {
 				balancer.Endpoint{Addr: "there-1:1"},
 				balancer.Endpoint{Addr: "last:1", Zone: "eu-1a", Priority: 1},
 			),
-			Wrap: ok200, Zone: "eu-1a", IdleTimeout: -1, Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
+			Wrap: ok200, Zone: "eu-1a", IdleTimeout: -1, Health: balancer.HealthConfig{
+				Check:    c.check,
+				Interval: time.Second,
+			},
 		})
 		require.Equal(t, 1.0, shareOf(t, b, "here", 200))
 		c.set("here-0:1", errCheck)
@@ -105,17 +108,12 @@ func TestZonesSpillByLoad(t *testing.T) {
 		}
 		b := newBalancer(t, balancer.Config{
 			Resolver: balancer.NewPushed(
-				balancer.Endpoint{
-					Addr: "here-0:1",
-					Zone: "a",
-				},
+				balancer.Endpoint{Addr: "here-0:1", Zone: "a"},
 				balancer.Endpoint{Addr: "here-1:1", Zone: "a"},
-				balancer.Endpoint{
-					Addr: "there-0:1",
-					Zone: "b",
-				},
+				balancer.Endpoint{Addr: "there-0:1", Zone: "b"},
 				balancer.Endpoint{Addr: "there-1:1", Zone: "b"},
-			), Wrap: f.wrap, Zone: "a",
+			),
+			Wrap: f.wrap, Zone: "a",
 		})
 		there := func() uint64 {
 			return statusOf(t, b, "there-0:1").Requests + statusOf(t, b, "there-1:1").Requests

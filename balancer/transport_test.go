@@ -407,11 +407,13 @@ func TestBodiesAreClosedWhateverHappens(t *testing.T) {
 		func(balancer.Endpoint, *http.Request) (*http.Response, error) { return nil, unsent{} },
 	).wrap
 	for name, cfg := range map[string]balancer.Config{
-		"no endpoints":    {Resolver: balancer.NewPushed()},
-		"none available":  {Resolver: balancer.NewPushed(), PanicBelow: -1},
-		"one refuses":     {Resolver: balancer.Static("a:1"), Wrap: refuse},
-		"both refuse":     {Resolver: balancer.Static("a:1", "b:1"), Wrap: refuse},
-		"nobody listens":  {Resolver: balancer.Static("a:1"), Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, errRefused }}},
+		"no endpoints":   {Resolver: balancer.NewPushed()},
+		"none available": {Resolver: balancer.NewPushed(), PanicBelow: -1},
+		"one refuses":    {Resolver: balancer.Static("a:1"), Wrap: refuse},
+		"both refuse":    {Resolver: balancer.Static("a:1", "b:1"), Wrap: refuse},
+		"nobody listens": {Resolver: balancer.Static("a:1"), Transport: &http.Transport{
+			DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, errRefused },
+		}},
 		"resolver failed": {Resolver: failing{errRefused}},
 	} {
 		for _, replayable := range []bool{false, true} {

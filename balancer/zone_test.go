@@ -235,7 +235,10 @@ func observe(t *testing.T, r balancer.Resolver, target string) *watch {
 			if err != nil {
 				w.errs = append(w.errs, err)
 			} else {
-				w.sets = append(w.sets, slices.SortedFunc(slices.Values(set), func(a, b balancer.Endpoint) int { return cmp.Compare(a.Addr, b.Addr) }))
+				w.sets = append(w.sets, slices.SortedFunc(
+					slices.Values(set),
+					func(a, b balancer.Endpoint) int { return cmp.Compare(a.Addr, b.Addr) },
+				))
 			}
 			w.spoken <- struct{}{}
 		})

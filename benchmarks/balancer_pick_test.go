@@ -55,7 +55,10 @@ func BenchmarkBalancerPick(b *testing.B) {
 	for _, p := range []struct {
 		name   string
 		policy balancer.Policy
-	}{{"adaptive", balancer.Adaptive()}, {"p2c", balancer.LeastRequest(2)}, {"least", balancer.LeastRequest(0)}, {"turn", balancer.RoundRobin()}} {
+	}{
+		{"adaptive", balancer.Adaptive()}, {"p2c", balancer.LeastRequest(2)},
+		{"least", balancer.LeastRequest(0)}, {"turn", balancer.RoundRobin()},
+	} {
 		bal, err := balancer.New(balancer.Config{
 			Resolver: balancer.Static(addrs...), Policy: p.policy,
 			Wrap: func(balancer.Endpoint, http.RoundTripper) http.RoundTripper { return stub{} },

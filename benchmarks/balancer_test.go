@@ -72,14 +72,19 @@ func BenchmarkBalancerConnections(b *testing.B) {
 			b.ReportMetric(float64(opened.Load()-before)/float64(runs), "conns/run")
 		})
 	}
-	for name, policy := range map[string]balancer.Policy{"adaptive": balancer.Adaptive(), "turn": balancer.RoundRobin()} {
+	for name, policy := range map[string]balancer.Policy{
+		"adaptive": balancer.Adaptive(),
+		"turn":     balancer.RoundRobin(),
+	} {
 		run("trivet/policy="+name, func(b *testing.B) (http.RoundTripper, func() error) {
 			bal, err := balancer.New(balancer.Config{Resolver: balancer.Static(addrs...), Policy: policy})
 			require.NoError(b, err)
 			return bal, func() error { return bal.Close(context.Background()) }
 		})
 	}
-	for name, policy := range map[string]func(picker.Picker, conn.Conns) picker.Picker{"p2c": picker.NewPowerOfTwo, "turn": picker.NewRoundRobin} {
+	for name, policy := range map[string]func(
+		picker.Picker, conn.Conns,
+	) picker.Picker{"p2c": picker.NewPowerOfTwo, "turn": picker.NewRoundRobin} {
 		run("httplb/policy="+name, func(b *testing.B) (http.RoundTripper, func() error) {
 			client := httplb.NewClient(httplb.WithResolver(fixed(addrs)), httplb.WithPicker(policy))
 			return client.Transport, client.Close
@@ -192,9 +197,13 @@ func startNginx(b *testing.B, addrs ...string) string {
 	conf := fmt.Sprintf(`daemon off; worker_processes 1; pid %[1]s/pid; error_log stderr;
 events { worker_connections 4096; }
 http {
-	access_log off; client_body_temp_path %[1]s/a; proxy_temp_path %[1]s/b; fastcgi_temp_path %[1]s/c; uwsgi_temp_path %[1]s/d; scgi_temp_path %[1]s/e;
+	access_log off; client_body_temp_path %[1]s/a; proxy_temp_path %[1]s/b;
+	fastcgi_temp_path %[1]s/c; uwsgi_temp_path %[1]s/d; scgi_temp_path %[1]s/e;
 	upstream app { least_conn; server %[2]s; server %[3]s; keepalive 256; }
-	server { listen %[4]s; keepalive_requests 1000000; location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ""; } }
+	server {
+		listen %[4]s; keepalive_requests 1000000;
+		location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ""; }
+	}
 }`, dir, addrs[0], addrs[1], addr)
 	run(b, addr, filepath.Join(dir, "nginx.conf"), conf, "nginx", "-p", dir, "-e", "stderr", "-c")
 	return "http://" + addr

@@ -185,7 +185,9 @@ func antagonists(w *Weather) {
 // pauses stop each server for 200 ms every 10 s.
 func pauses(w *Weather) {
 	for i := range w.Servers {
-		for t := w.Start + time.Duration(w.Rand.Float64()*10*float64(second)); t < w.End; t += time.Duration((9 + 2*w.Rand.Float64()) * float64(second)) {
+		for t := w.Start + time.Duration(
+			w.Rand.Float64()*10*float64(second),
+		); t < w.End; t += time.Duration((9 + 2*w.Rand.Float64()) * float64(second)) {
 			w.Speed(t, i, 0)
 			w.Speed(t+200*time.Millisecond, i, 1)
 		}

@@ -206,7 +206,9 @@ func (m *sim) run() {
 				t, what = at, 1
 			}
 		}
-		for k, q := range [...]*queue{&m.toServer, &m.toClient, &m.expiry, &m.failing, &m.toProbe, &m.fromProbe, &m.ticks} {
+		for k, q := range [...]*queue{
+			&m.toServer, &m.toClient, &m.expiry, &m.failing, &m.toProbe, &m.fromProbe, &m.ticks,
+		} {
 			if at := q.next(); at < t {
 				t, what = at, 2+k
 			}

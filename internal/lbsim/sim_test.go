@@ -56,7 +56,8 @@ func TestProcessorSharingAgreesWithTheory(t *testing.T) {
 func TestWorkHasMeanOne(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for name, work := range map[string]func(*rand.Rand) float64{
-		"exponential": lbsim.Exponential, "normal": lbsim.Normal, "bimodal": lbsim.Bimodal, "pareto": lbsim.Pareto,
+		"exponential": lbsim.Exponential, "normal": lbsim.Normal,
+		"bimodal": lbsim.Bimodal, "pareto": lbsim.Pareto,
 	} {
 		sum := 0.0
 		for range 1_000_000 {
@@ -72,7 +73,8 @@ func TestFaultsReachTheClient(t *testing.T) {
 		return lbsim.Run(lbsim.Config{
 			Seed: 1,
 			Scenario: lbsim.Scenario{
-				Clients: 1, Servers: 1, Cores: 4, Load: .5, Length: 10 * time.Second, Timeout: time.Second, Weather: weather,
+				Clients: 1, Servers: 1, Cores: 4, Load: .5,
+				Length: 10 * time.Second, Timeout: time.Second, Weather: weather,
 			},
 			NewClient: func(int, *rand.Rand) lbsim.Client { return c },
 		}), c
