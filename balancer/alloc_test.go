@@ -13,8 +13,8 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-// Two allocations at most: the response's body, and what the transport below needs is its own
-// affair.
+// A request may make two allocations, for the response's body. Those of the transport below do not
+// count.
 func TestRoundTripAllocates(t *testing.T) {
 	resp := answer(200)
 	body := io.NopCloser(http.NoBody)

@@ -129,7 +129,7 @@ func statusOf(t *testing.T, b *balancer.Balancer, addr string) balancer.Endpoint
 
 // events collects what a Balancer observes.
 type events struct {
-	mu  sync.Mutex // guards all
+	mu  sync.Mutex // guards the field below
 	all []balancer.Event
 }
 
@@ -293,14 +293,11 @@ func TestIdleTargetsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newMemNet(t)
 		net.serve("a:1", http.NotFoundHandler())
-		b := newBalancer(
-			t,
-			balancer.Config{
-				Resolver:    balancer.Static("a:1"),
-				Transport:   net.transport(),
-				IdleTimeout: time.Minute,
-			},
-		)
+		b := newBalancer(t, balancer.Config{
+			Resolver:    balancer.Static("a:1"),
+			Transport:   net.transport(),
+			IdleTimeout: time.Minute,
+		})
 		_, err := get(t.Context(), b)
 		require.NoError(t, err)
 		time.Sleep(55 * time.Second)
@@ -321,7 +318,7 @@ func TestIdleTargetsAreForgotten(t *testing.T) {
 	})
 }
 
-func TestStatsAndHostsAreJSON(t *testing.T) {
+func TestStatsAndEndpointsAreJSON(t *testing.T) {
 	b := newBalancer(t, balancer.Config{
 		Resolver: balancer.NewPushed(
 			balancer.Endpoint{Addr: "a:1", Weight: 3, Zone: "z", Labels: map[string]string{"k": "v"}},

@@ -91,9 +91,9 @@ func BenchmarkReplace(b *testing.B) {
 	}
 }
 
-// BenchmarkPickDuringReplace measures requests over a stub, one after the other, with and without
-// the set of 1,000 endpoints being replaced 20 times a second. What both have in common is the
-// machine's.
+// BenchmarkPickDuringReplace measures requests over a stub, one after the other. It does so with
+// and without the set of 1,000 endpoints being replaced 20 times a second, so that the difference
+// is not the machine's.
 func BenchmarkPickDuringReplace(b *testing.B) {
 	for _, replace := range []bool{false, true} {
 		b.Run(fmt.Sprintf("replace=%v", replace), func(b *testing.B) {

@@ -249,7 +249,7 @@ func TestNewNamesEveryInvalidField(t *testing.T) {
 			func(c *balancer.Config) { c.Outlier.MaxEjected = math.NaN() },
 			"Outlier.MaxEjected: NaN is not a finite number",
 		},
-		"outlier hosts": {
+		"outlier endpoints": {
 			func(c *balancer.Config) { c.Outlier.MinEndpoints = -1 },
 			"Outlier.MinEndpoints: -1 is negative",
 		},
@@ -314,7 +314,7 @@ func TestTheTemplateIsNotTouched(t *testing.T) {
 	require.False(t, template.ForceAttemptHTTP2)
 }
 
-// The longest of times are for ever, not none at all.
+// The longest durations mean for ever. An overflow would turn them into none at all.
 func TestTimesDoNotOverflow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const always = time.Duration(math.MaxInt64)

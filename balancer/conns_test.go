@@ -70,8 +70,8 @@ func (c *connCounter) count() int {
 	return c.n
 }
 
-// An HTTP/2 set up elsewhere has one pool of connections, by the URL's host: endpoints would get
-// each other's requests.
+// An HTTP/2 transport that was set up elsewhere has one pool of connections, by the URL's endpoint:
+// endpoints would get each other's requests.
 func TestTemplatesDoNotShareConnections(t *testing.T) {
 	var addrs []string
 	for range 2 {
@@ -89,10 +89,9 @@ func TestTemplatesDoNotShareConnections(t *testing.T) {
 	require.NoError(t, err)
 	readAll(t, resp)
 	used.CloseIdleConnections()
-	b := newBalancer(
-		t,
-		balancer.Config{Resolver: balancer.Static(addrs...), Transport: used, Policy: balancer.RoundRobin()},
-	)
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static(addrs...), Transport: used, Policy: balancer.RoundRobin(),
+	})
 	for range 4 {
 		var pick balancer.Event
 		req, err := http.NewRequestWithContext(
@@ -119,7 +118,7 @@ func TestTemplatesDoNotShareConnections(t *testing.T) {
 	}
 }
 
-// A server without TLS, or with a certificate that is not the target's, has not seen the request.
+// A server without TLS, or with a certificate of another name, has not seen the request.
 func TestFailedHandshakesAreNotSent(t *testing.T) {
 	for name, err := range map[string]error{
 		"certificate": &tls.CertificateVerificationError{Err: errors.New("expired")},
@@ -146,7 +145,7 @@ func TestFailedHandshakesAreNotSent(t *testing.T) {
 	}
 }
 
-// A TLS record that makes no sense comes after the request, too: whoever sent it may have acted on
+// A malformed TLS record may also come after the request. The server that sent it may have acted on
 // what it read.
 func TestTLSBrokenAfterTheRequestIsNotSentAgain(t *testing.T) {
 	ts := httptest.NewTLSServer(http.NotFoundHandler())
@@ -197,8 +196,8 @@ func (p rather) Pick(v *balancer.View, r *http.Request) int {
 	return first{}.Pick(v, r)
 }
 
-// Nor has one that accepts connections and then says nothing, as a machine does whose processes
-// hang.
+// A server that accepts connections and then says nothing, as one with hung processes does, has not
+// seen the request either.
 func TestHandshakesThatHangAreNotSent(t *testing.T) {
 	hanging := serveRaw(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
 	good := backend.Start(t, backend.Config{Name: "good", Protocol: backend.HTTP2})

@@ -28,13 +28,10 @@ func TestUnixSockets(t *testing.T) {
 	}
 	go func() { _ = srv.Serve(ln) }()
 	t.Cleanup(func() { srv.Close() })
-	b := newBalancer(
-		t,
-		balancer.Config{
-			Resolver: balancer.Static("unix:" + path),
-			Health:   balancer.HealthConfig{Path: "/", Interval: 10 * time.Millisecond},
-		},
-	)
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static("unix:" + path),
+		Health:   balancer.HealthConfig{Path: "/", Interval: 10 * time.Millisecond},
+	})
 	resp, err := (&http.Client{Transport: b}).Get("http://users.internal/")
 	require.NoError(t, err)
 	require.Equal(t, "users.internal", readAll(t, resp))
@@ -47,7 +44,7 @@ func TestUnixSockets(t *testing.T) {
 	)
 }
 
-// TLS names, HTTP/2 and warm-up are the target's, whatever the endpoint's address is.
+// TLS names, HTTP/2 and warm-up go by the target, whatever the endpoint's address is.
 func TestTransportsOverTLS(t *testing.T) {
 	be := backend.Start(
 		t,
@@ -59,14 +56,11 @@ func TestTransportsOverTLS(t *testing.T) {
 		},
 	)
 	counted := countConns(t, be.Addr)
-	b := newBalancer(
-		t,
-		balancer.Config{
-			Resolver:  balancer.Static(counted.addr),
-			Transport: &http.Transport{TLSClientConfig: backend.TLS()},
-			Conns:     2,
-		},
-	)
+	b := newBalancer(t, balancer.Config{
+		Resolver:  balancer.Static(counted.addr),
+		Transport: &http.Transport{TLSClientConfig: backend.TLS()},
+		Conns:     2,
+	})
 	require.NoError(t, b.Warm(t.Context(), "https://app.test", 4))
 	warm := counted.count()
 	require.GreaterOrEqual(t, warm, 2, "one for each transport at least")
@@ -84,14 +78,11 @@ func TestTransportsOverTLS(t *testing.T) {
 func TestConnectionsHaveALifeOverHTTP2(t *testing.T) {
 	be := backend.Start(t, backend.Config{Protocol: backend.H2C})
 	counted := countConns(t, be.Addr)
-	b := newBalancer(
-		t,
-		balancer.Config{
-			Resolver:  balancer.Static(counted.addr),
-			Transport: backend.Transport(backend.H2C),
-			ConnLife:  100 * time.Millisecond,
-		},
-	)
+	b := newBalancer(t, balancer.Config{
+		Resolver:  balancer.Static(counted.addr),
+		Transport: backend.Transport(backend.H2C),
+		ConnLife:  100 * time.Millisecond,
+	})
 	require.Eventually(t, func() bool {
 		status, err := get(t.Context(), b)
 		require.NoError(t, err)
@@ -200,8 +191,7 @@ func TestObserversThatPanicDoNotLeak(t *testing.T) {
 	require.True(t, body.closed(), "nobody else can")
 }
 
-// A wrapper is the user's code: it may ask the Balancer, and when it panics, that is one request's
-// end.
+// A wrapper is the user's code. It may ask the Balancer, and if it panics, only one request ends.
 func TestWrappersOfAllKinds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
@@ -289,9 +279,9 @@ func TestCloseDoesNotWaitForEver(t *testing.T) {
 	})
 }
 
-// Whatever made a host bad, 10 s after it is well again it has a quarter of its fair share at
-// least.
-func TestRecoveredHostsAreNotStarved(t *testing.T) {
+// Whatever made an endpoint bad, 10 s after it is well again it gets at least a quarter of its fair
+// share.
+func TestRecoveredEndpointsAreNotStarved(t *testing.T) {
 	for name, fault := range map[string]server{
 		"fails": {delay: 10 * time.Millisecond, status: 500},
 		"slow":  {delay: 500 * time.Millisecond},
@@ -371,8 +361,7 @@ func TestRecoveredHostsAreNotStarved(t *testing.T) {
 	}
 }
 
-// A wrapper that returns neither a response nor an error is broken, and leaves nothing behind
-// either.
+// A wrapper that returns neither a response nor an error is broken. It leaves nothing behind.
 func TestWrappersThatReturnNothing(t *testing.T) {
 	b := newBalancer(t, balancer.Config{
 		Resolver: balancer.Static("a:1"),

@@ -11,8 +11,8 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-// The contract of STYLE.md, section 4: what is bounded stands at the top, all else in the group
-// detail.
+// Events follow the contract of telemetry.Observer: what is bounded stands at the top, and all else
+// in the group detail.
 func TestEventsAsLogValues(t *testing.T) {
 	e := balancer.Endpoint{Addr: "10.0.0.1:80"}
 	for name, tt := range map[string]struct {

@@ -83,7 +83,7 @@ func blackhole(t *testing.T) string {
 	return ""
 }
 
-func TestL06_BlackholedHost(t *testing.T) {
+func TestL06_BlackholedEndpoint(t *testing.T) {
 	const connect = 200 * time.Millisecond
 	hole := blackhole(t)
 	eps := []balancer.Endpoint{{Addr: hole}}
@@ -95,15 +95,12 @@ func TestL06_BlackholedHost(t *testing.T) {
 	}
 	tr := backend.Transport(backend.HTTP1)
 	tr.DialContext = (&net.Dialer{Timeout: connect}).DialContext
-	b := newBalancer(
-		t,
-		balancer.Config{
-			Resolver:  balancer.NewPushed(eps...),
-			Transport: tr,
-			Policy:    balancer.RoundRobin(),
-			Outlier:   balancer.OutlierConfig{Base: time.Minute},
-		},
-	)
+	b := newBalancer(t, balancer.Config{
+		Resolver:  balancer.NewPushed(eps...),
+		Transport: tr,
+		Policy:    balancer.RoundRobin(),
+		Outlier:   balancer.OutlierConfig{Base: time.Minute},
+	})
 	slow, longest := 0, time.Duration(0)
 	for range 200 {
 		start := time.Now()
@@ -121,7 +118,7 @@ func TestL06_BlackholedHost(t *testing.T) {
 }
 
 // A process that is stopped accepts connections and says nothing.
-func TestL07_StoppedHost(t *testing.T) {
+func TestL07_StoppedEndpoint(t *testing.T) {
 	var procs []*backend.Process
 	var eps []balancer.Endpoint
 	for i := range 3 {
@@ -130,15 +127,12 @@ func TestL07_StoppedHost(t *testing.T) {
 	}
 	tr := backend.Transport(backend.HTTP1)
 	tr.ResponseHeaderTimeout = 200 * time.Millisecond
-	b := newBalancer(
-		t,
-		balancer.Config{
-			Resolver:  balancer.NewPushed(eps...),
-			Transport: tr,
-			Policy:    balancer.RoundRobin(),
-			Outlier:   balancer.OutlierConfig{Consecutive: 2, Base: time.Minute},
-		},
-	)
+	b := newBalancer(t, balancer.Config{
+		Resolver:  balancer.NewPushed(eps...),
+		Transport: tr,
+		Policy:    balancer.RoundRobin(),
+		Outlier:   balancer.OutlierConfig{Consecutive: 2, Base: time.Minute},
+	})
 	for range 9 {
 		_, err := get(t.Context(), b)
 		require.NoError(t, err)
@@ -184,8 +178,8 @@ func TestL07_StoppedHost(t *testing.T) {
 	}
 }
 
-// roll restarts procs one after the other, rounds times, while requests go to them, and returns how
-// many there were.
+// roll restarts procs one after the other, rounds times, while requests go to them. It returns the
+// number of requests.
 func roll(
 	t *testing.T,
 	b *balancer.Balancer,
@@ -228,7 +222,7 @@ func roll(
 		for _, p := range procs {
 			require.NoError(t, p.Terminate(t.Context()))
 			p.Restart()
-			// The next one goes when this one is back, as any orchestrator does it.
+			// The next one is restarted when this one is back, as an orchestrator does it.
 			require.Eventually(t, func() bool {
 				for _, h := range b.Endpoints(target) {
 					if h.State != balancer.Healthy {
@@ -244,8 +238,8 @@ func roll(
 	return count.Load()
 }
 
-// Rolling restarts of real processes, which end their connections in order: by Connection: close,
-// and by GOAWAY. With TRIVET_SOAK=1 there are 20 rounds.
+// Real processes are restarted one after the other. They end their connections in order: by
+// Connection: close, and by GOAWAY. With TRIVET_SOAK=1 there are 20 rounds.
 func TestL13_RollingRestarts(t *testing.T) {
 	rounds := 1
 	if os.Getenv("TRIVET_SOAK") != "" {
@@ -305,10 +299,9 @@ func TestL14_KeepAliveRace(t *testing.T) {
 			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		}
 	})
-	b := newBalancer(
-		t,
-		balancer.Config{Resolver: balancer.Static(addr), Transport: backend.Transport(backend.HTTP1)},
-	)
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static(addr), Transport: backend.Transport(backend.HTTP1),
+	})
 	for range 50 {
 		status, err := get(t.Context(), b)
 		require.NoError(t, err, "what may be repeated is repeated")
@@ -430,10 +423,8 @@ func TestL16_FloodsFromUpstream(t *testing.T) {
 	} {
 		for _, handler := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/handler=%v", name, handler), func(t *testing.T) {
-				b := newBalancer(
-					t,
-					balancer.Config{Resolver: balancer.Static(addr)},
-				) // the default transport, with its limits
+				// The default transport, with its limits.
+				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr)})
 				if !handler {
 					ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 					defer cancel()
@@ -466,8 +457,8 @@ func TestL16_FloodsFromUpstream(t *testing.T) {
 	}
 }
 
-// A server that refuses before a 100 (Continue) still takes Content-Length bytes for the body: they
-// must be the body, or the connection must end. Else it swallows the request of the next user.
+// A server that refuses before a 100 (Continue) still takes Content-Length bytes for the body.
+// Unless they are the body or the connection ends, it swallows the request of the next user.
 func TestL17_RefusedExpectationsLeaveTheConnectionClean(t *testing.T) {
 	var mu sync.Mutex
 	var lines, bodies []string
@@ -534,7 +525,7 @@ func expecting(t *testing.T, url string) *http.Request {
 	return req
 }
 
-// Schemes that authenticate the connection do not lend it to the next client.
+// A connection that authenticates its client is not used for the next client.
 func TestL31_ConnectionsThatAreAuthenticated(t *testing.T) {
 	for _, scheme := range []string{"NTLM", "negotiate"} {
 		addr := serveRaw(t, func(c net.Conn) {
@@ -574,8 +565,8 @@ func TestL31_ConnectionsThatAreAuthenticated(t *testing.T) {
 	}
 }
 
-// Frames that a server must not send, or not so many of, end in an error, not in a panic or a
-// request that hangs.
+// Frames that a server must not send, or not so many of, end in an error. They cause no panic, and
+// no request hangs.
 func TestL32_FloodsOfFrames(t *testing.T) {
 	for name, script := range map[string]func(fr *http2.Framer) error{
 		"frame size 0": func(fr *http2.Framer) error {
@@ -621,15 +612,12 @@ func TestL32_FloodsOfFrames(t *testing.T) {
 				}
 			})
 			good := backend.Start(t, backend.Config{Protocol: backend.H2C})
-			b := newBalancer(
-				t,
-				balancer.Config{
-					Resolver:  balancer.Static(addr, good.Addr),
-					Transport: backend.Transport(backend.H2C),
-					Policy:    asked{},
-					SlowStart: -1,
-				},
-			)
+			b := newBalancer(t, balancer.Config{
+				Resolver:  balancer.Static(addr, good.Addr),
+				Transport: backend.Transport(backend.H2C),
+				Policy:    asked{},
+				SlowStart: -1,
+			})
 			for range 4 {
 				ctx, cancel := context.WithTimeout(
 					context.WithValue(t.Context(), asked{}, addr),
@@ -653,8 +641,8 @@ func (asked) Pick(v *balancer.View, r *http.Request) int {
 	return rather(r.Context().Value(asked{}).(string)).Pick(v, r)
 }
 
-// Close lets what runs come to its end, but not for ever: an upgraded connection may be open for
-// hours.
+// Close lets running requests come to their end, but does not wait for ever: an upgraded connection
+// may be open for hours.
 func TestL34_CloseDrainsWithADeadline(t *testing.T) {
 	begun := make(chan struct{})
 	be := backend.Start(
@@ -703,8 +691,8 @@ func TestL34_CloseDrainsWithADeadline(t *testing.T) {
 	require.Zero(t, b.Stats().Streams)
 }
 
-// Truncated and reset responses are the endpoint's failures, and half of one is never taken for the
-// whole.
+// Truncated and reset responses are the endpoint's failures. Half of a response is never taken for
+// the whole.
 func TestResponsesThatBreakOff(t *testing.T) {
 	for _, proto := range []backend.Protocol{backend.HTTP1, backend.HTTP2, backend.H2C} {
 		for cut, name := range map[faultproxy.Cut]string{
@@ -715,10 +703,9 @@ func TestResponsesThatBreakOff(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/protocol=%s", name, proto), func(t *testing.T) {
 				be := backend.Start(t, backend.Config{Protocol: proto})
 				p := faultproxy.Start(t, be.Addr)
-				b := newBalancer(
-					t,
-					balancer.Config{Resolver: balancer.Static(p.Addr), Transport: backend.Transport(proto)},
-				)
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.Static(p.Addr), Transport: backend.Transport(proto),
+				})
 				target := &url.URL{
 					Scheme:   be.URL.Scheme,
 					Host:     "app.test",
@@ -749,7 +736,7 @@ func TestResponsesThatBreakOff(t *testing.T) {
 	}
 }
 
-// A server whose limit no request could keep is a black hole, and is treated as one.
+// A server with a limit that no request could keep is treated as a black hole.
 func TestHeaderLimitsThatNobodyCouldKeep(t *testing.T) {
 	addr := serveRaw(t, func(c net.Conn) {
 		fr := http2.NewFramer(c, c)
@@ -769,10 +756,9 @@ func TestHeaderLimitsThatNobodyCouldKeep(t *testing.T) {
 			}
 		}
 	})
-	b := newBalancer(
-		t,
-		balancer.Config{Resolver: balancer.Static(addr), Transport: backend.Transport(backend.H2C)},
-	)
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static(addr), Transport: backend.Transport(backend.H2C),
+	})
 	require.Eventually(t, func() bool {
 		_, err := get(t.Context(), b)
 		return err != nil && strings.Contains(err.Error(), "header list")

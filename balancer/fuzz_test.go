@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzParseLoad reads what a server says of itself: bytes from the network.
+// FuzzParseLoad reads what a server says of itself, which are bytes from the network.
 func FuzzParseLoad(f *testing.F) {
 	for _, s := range []string{
 		"in-flight=3, latency=1500", "in-flight=0", "latency=1", "", "in-flight=-1",

@@ -33,7 +33,7 @@ func pickFor(ctx context.Context, b *balancer.Balancer, key string) (balancer.Ev
 	return pick, err
 }
 
-// When a host leaves, only its keys move; when it comes back, they do too.
+// When an endpoint leaves, only its keys move. When it comes back, only they move back.
 func TestL27_MinimalRemap(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 12).Draw(rt, "hosts")
@@ -88,7 +88,7 @@ func TestL27_MinimalRemap(t *testing.T) {
 	})
 }
 
-// However skewed the keys, no host has more than Bound times the average in flight.
+// However skewed the keys are, no endpoint has more than Bound times the average in flight.
 func TestL27_BoundedLoad(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 12).Draw(rt, "hosts")
@@ -115,7 +115,7 @@ func TestL27_BoundedLoad(t *testing.T) {
 				fault = err
 				return
 			}
-			time.Sleep(12 * time.Second) // probation, in which a host has one request only, is over
+			time.Sleep(12 * time.Second) // probation, in which a endpoint has one request only, is over
 			for i, key := range sends {
 				go func() { _, _ = pickFor(t.Context(), b, fmt.Sprint(key)) }()
 				synctest.Wait()
@@ -123,7 +123,7 @@ func TestL27_BoundedLoad(t *testing.T) {
 					limit := int(math.Ceil(bound * float64(i+1) / float64(all) * float64(h.Weight)))
 					if h.InFlight > limit {
 						fault = fmt.Errorf(
-							"%d of %d requests on one of %d hosts, allowed are %d",
+							"%d of %d requests on one of %d endpoints, allowed are %d",
 							h.InFlight,
 							i+1,
 							n,
@@ -144,14 +144,11 @@ func TestHash(t *testing.T) {
 	t.Run("replicas agree", func(t *testing.T) {
 		var first map[string]string
 		for range 3 {
-			b := newBalancer(
-				t,
-				balancer.Config{
-					Resolver: balancer.Static(addrs(7)...),
-					Policy:   balancer.Hash(balancer.HashConfig{Key: byContext}),
-					Wrap:     ok200,
-				},
-			)
+			b := newBalancer(t, balancer.Config{
+				Resolver: balancer.Static(addrs(7)...),
+				Policy:   balancer.Hash(balancer.HashConfig{Key: byContext}),
+				Wrap:     ok200,
+			})
 			placed := map[string]string{}
 			for i := range 50 {
 				p, err := pickFor(t.Context(), b, fmt.Sprint(i))

@@ -139,7 +139,7 @@ func TestL04_FlappingChecksChangeNothing(t *testing.T) {
 			c.before = func() {
 				n++
 				c.bad["a:1"] = nil
-				if n/2%2 == 0 { // each host is checked in turn
+				if n/2%2 == 0 { // each endpoint is checked in turn
 					c.bad["a:1"] = errCheck
 				}
 			}
@@ -153,7 +153,7 @@ func TestL04_FlappingChecksChangeNothing(t *testing.T) {
 	})
 }
 
-// Checks and requests may disagree: an endpoint needs the good word of both.
+// Checks and requests may disagree. An endpoint is available only if both are good.
 func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 	t.Run("checks pass, requests fail", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -221,7 +221,7 @@ func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 	})
 }
 
-// failingAt fails what goes to addr.
+// failingAt fails the requests that go to addr.
 func failingAt(addr string) func(balancer.Endpoint, http.RoundTripper) http.RoundTripper {
 	return upstream(func(e balancer.Endpoint, _ *http.Request) (*http.Response, error) {
 		if e.Addr == addr {
@@ -354,15 +354,12 @@ func TestChecksEndWithTheirEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newChecks()
 		p := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"})
-		b := newBalancer(
-			t,
-			balancer.Config{
-				Resolver:    p,
-				Wrap:        ok200,
-				IdleTimeout: -1,
-				Health:      balancer.HealthConfig{Check: c.check, Interval: time.Second},
-			},
-		)
+		b := newBalancer(t, balancer.Config{
+			Resolver:    p,
+			Wrap:        ok200,
+			IdleTimeout: -1,
+			Health:      balancer.HealthConfig{Check: c.check, Interval: time.Second},
+		})
 		pickOf(t, b)
 		time.Sleep(10 * time.Second)
 		p.Set(balancer.Endpoint{Addr: "b:1"})
@@ -427,7 +424,7 @@ func TestWarmUp(t *testing.T) {
 	})
 }
 
-// Whoever counts endpoints by their state hears of every change.
+// Every change of an endpoint's state is an event, so that a counter of states is always right.
 func TestEveryChangeOfStateIsObserved(t *testing.T) {
 	changes := func(seen *events) (all []string) {
 		for _, e := range seen.of(balancer.EndpointChanged) {
@@ -472,23 +469,20 @@ func TestEveryChangeOfStateIsObserved(t *testing.T) {
 			net.serve("a:1", http.NotFoundHandler())
 			net.serve("b:1", http.NotFoundHandler())
 			resolver := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
-			b := newBalancer(
-				t,
-				balancer.Config{
-					Resolver:  resolver,
-					Transport: net.transport(),
-					Observe:   seen.observe,
-					Warm:      1,
-				},
-			)
+			b := newBalancer(t, balancer.Config{
+				Resolver:  resolver,
+				Transport: net.transport(),
+				Observe:   seen.observe,
+				Warm:      1,
+			})
 			pickOf(t, b)
 			resolver.Set(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"})
 			time.Sleep(time.Second)
 			require.Equal(t, []string{"b:1 healthy, warm-up"}, changes(seen))
 		})
 	})
-	// A set in which most endpoints are found to be bad at their first check is in panic at once,
-	// not at the next interval.
+	// If most endpoints of a set fail their first check, the target is in panic mode at once, not
+	// at the next interval.
 	t.Run("panic", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c, seen := newChecks(), new(events)

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// A memNet is a network of HTTP servers in memory: unlike sockets, its connections may be waited
+// A memNet is a network of HTTP servers in memory. Unlike sockets, its connections can be waited
 // for inside a synctest bubble.
 type memNet struct {
 	t       *testing.T

@@ -111,7 +111,7 @@ func addrs(n int) []string {
 	return all
 }
 
-func TestL01_AllHostsDown(t *testing.T) {
+func TestL01_AllEndpointsDown(t *testing.T) {
 	for _, all := range []bool{true, false} { // or one left of five, which is below the share too
 		t.Run(fmt.Sprintf("all=%v/panic=default", all), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -192,7 +192,8 @@ func TestL02_BlackHole(t *testing.T) {
 	})
 }
 
-// Every way to pick meets the black hole less often than its fair share, once it is ejected.
+// Whatever the policy, the black hole gets fewer requests than its fair share once it has been
+// ejected.
 func TestFailuresInARowEject(t *testing.T) {
 	for name, fault := range map[string]server{
 		"500":     {status: 500},
@@ -269,7 +270,7 @@ func TestEjectionsGrowAndEnd(t *testing.T) {
 	})
 }
 
-func TestL12_ReturningHostsAreNotSwamped(t *testing.T) {
+func TestL12_ReturningEndpointsAreNotSwamped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(addrs(4)...)
 		for _, a := range f.addrs() {
@@ -309,22 +310,19 @@ func TestL12_ReturningHostsAreNotSwamped(t *testing.T) {
 		)
 	})
 	t.Run("probation", func(t *testing.T) {
-		// Until it has answered once, it gets one request at a time.
+		// Until the endpoint has answered once, it gets one request at a time.
 		synctest.Test(t, func(t *testing.T) {
 			f := newFleet(addrs(4)...)
 			p := balancer.NewPushed(
 				balancer.Endpoint{Addr: "10.0.0.0:80"},
 				balancer.Endpoint{Addr: "10.0.0.1:80"},
 			)
-			b := newBalancer(
-				t,
-				balancer.Config{
-					Resolver:  p,
-					Wrap:      f.wrap,
-					SlowStart: -1,
-					Outlier:   balancer.OutlierConfig{Consecutive: -1},
-				},
-			)
+			b := newBalancer(t, balancer.Config{
+				Resolver:  p,
+				Wrap:      f.wrap,
+				SlowStart: -1,
+				Outlier:   balancer.OutlierConfig{Consecutive: -1},
+			})
 			load(t, b, time.Millisecond, time.Second)
 			f.set("10.0.0.2:80", server{delay: time.Hour})
 			p.Set(
@@ -353,14 +351,11 @@ func TestWhatDoesNotEject(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := newFleet(addrs(4)...)
 				f.set("10.0.0.0:80", server{status: status})
-				b := newBalancer(
-					t,
-					balancer.Config{
-						Resolver: balancer.Static(f.addrs()...),
-						Wrap:     f.wrap,
-						Policy:   balancer.RoundRobin(),
-					},
-				)
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.Static(f.addrs()...),
+					Wrap:     f.wrap,
+					Policy:   balancer.RoundRobin(),
+				})
 				load(t, b, 10*time.Millisecond, 30*time.Second)
 				require.Zero(t, b.Stats().Ejections, "status %d", status)
 				require.Zero(t, b.Stats().Failures)
@@ -386,19 +381,16 @@ func TestWhatDoesNotEject(t *testing.T) {
 	})
 	t.Run("a body that the caller cannot provide", func(t *testing.T) {
 		f := newFleet("a:1", "b:1")
-		b := newBalancer(
-			t,
-			balancer.Config{
-				Resolver: balancer.Static("a:1", "b:1"),
-				Wrap: func(e balancer.Endpoint, _ http.RoundTripper) http.RoundTripper {
-					return roundTripper(func(r *http.Request) (*http.Response, error) {
-						_, err := io.ReadAll(r.Body)
-						r.Body.Close()
-						return nil, err
-					})
-				},
+		b := newBalancer(t, balancer.Config{
+			Resolver: balancer.Static("a:1", "b:1"),
+			Wrap: func(e balancer.Endpoint, _ http.RoundTripper) http.RoundTripper {
+				return roundTripper(func(r *http.Request) (*http.Response, error) {
+					_, err := io.ReadAll(r.Body)
+					r.Body.Close()
+					return nil, err
+				})
 			},
-		)
+		})
 		_ = f
 		for range 20 {
 			req, err := http.NewRequest(
@@ -419,22 +411,19 @@ func TestWhatDoesNotEject(t *testing.T) {
 			for _, a := range f.addrs() {
 				f.set(a, server{status: 502, delay: time.Millisecond})
 			}
-			b := newBalancer(
-				t,
-				balancer.Config{
-					Resolver: balancer.Static(f.addrs()...),
-					Wrap:     f.wrap,
-					Policy:   balancer.RoundRobin(),
-				},
-			)
+			b := newBalancer(t, balancer.Config{
+				Resolver: balancer.Static(f.addrs()...),
+				Wrap:     f.wrap,
+				Policy:   balancer.RoundRobin(),
+			})
 			load(t, b, 5*time.Millisecond, 30*time.Second)
-			require.GreaterOrEqual(t, b.Stats().Available, 9, "fewer hosts would only have more to do")
+			require.GreaterOrEqual(t, b.Stats().Available, 9, "fewer endpoints would only have more to do")
 		})
 	})
 }
 
-// A host that says when it has room again is left alone so long, and not blamed.
-func TestBusyHostsCool(t *testing.T) {
+// An endpoint that says when it has room again is left alone until then, and not blamed.
+func TestBusyEndpointsPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		busy := true
 		var mu sync.Mutex
@@ -479,8 +468,9 @@ func TestBusyHostsCool(t *testing.T) {
 	})
 }
 
-// A host that answers at once that it is busy is idle to those who count requests in flight only.
-func TestBusyHostsCoolWithoutEstimates(t *testing.T) {
+// An endpoint that answers at once that it is busy looks idle to policies that only count requests
+// in flight.
+func TestBusyEndpointsPauseWithoutCosts(t *testing.T) {
 	for name, policy := range map[string]balancer.Policy{
 		"LeastRequest(0)": balancer.LeastRequest(0),
 		"LeastRequest(2)": balancer.LeastRequest(2),
@@ -538,7 +528,7 @@ func TestSuccessRateEjects(t *testing.T) {
 			}).wrap,
 			Outlier: balancer.OutlierConfig{Consecutive: -1, Base: 30 * time.Second},
 		})
-		// With 6 hosts in turn, parity would always hit the same: shift it.
+		// With 6 endpoints in turn, parity would always hit the same: shift it.
 		for i := range 4000 {
 			if i%7 == 0 {
 				mu.Lock()
@@ -557,14 +547,11 @@ func TestSuccessRateEjects(t *testing.T) {
 	t.Run("not by a single failure", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFleet(addrs(6)...)
-			b := newBalancer(
-				t,
-				balancer.Config{
-					Resolver: balancer.Static(f.addrs()...),
-					Wrap:     f.wrap,
-					Policy:   balancer.RoundRobin(),
-				},
-			)
+			b := newBalancer(t, balancer.Config{
+				Resolver: balancer.Static(f.addrs()...),
+				Wrap:     f.wrap,
+				Policy:   balancer.RoundRobin(),
+			})
 			for range 5 {
 				load(t, b, time.Millisecond, 5*time.Second)
 				f.set("10.0.0.0:80", server{status: 500})
@@ -578,16 +565,17 @@ func TestSuccessRateEjects(t *testing.T) {
 	})
 }
 
-// everyone is a user's own policy: chance alone, though latencies are measured.
+// everyone is a user's own policy that leaves every choice to chance. Latencies are measured
+// nevertheless.
 type everyone struct{}
 
 func (everyone) Pick(*balancer.View, *http.Request) int { return -1 }
 
-// Whatever happens to a target of n hosts: the last is never ejected, nor more than the share, and
-// whoever is ejected comes back.
+// Whatever happens to a target of n endpoints, the last one is never ejected, nor more than the
+// share, and every ejected endpoint comes back.
 func TestL03_NeverEverybody(t *testing.T) {
 	type step struct {
-		bad   []bool // by host
+		bad   []bool // by endpoint
 		sends int
 		pause time.Duration
 	}
@@ -633,7 +621,7 @@ func TestL03_NeverEverybody(t *testing.T) {
 				if ejected > limit || len(rows) > 0 && ejected == len(rows) {
 					fault = errors.Join(
 						fault,
-						fmt.Errorf("%d of %d hosts ejected, allowed are %d", ejected, n, limit),
+						fmt.Errorf("%d of %d endpoints ejected, allowed are %d", ejected, n, limit),
 					)
 				}
 			}

@@ -20,9 +20,9 @@ import (
 	"github.com/trivet-go/trivet/internal/backend"
 )
 
-// Whatever set follows whatever set, with requests in flight: none fails but for want of hosts,
-// none goes where the resolver no longer points, and in the end nothing is left of those that have
-// gone.
+// Sets of endpoints follow one another at random, with requests in flight. No request fails while
+// there is an endpoint, none goes where the resolver no longer points, and in the end nothing is
+// left of endpoints that have gone.
 func TestL10_SetsChangeUnderRequests(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		sets := rapid.SliceOfN(rapid.SliceOfN(rapid.Custom(func(t *rapid.T) balancer.Endpoint {
@@ -89,15 +89,14 @@ func TestL10_SetsChangeUnderRequests(t *testing.T) {
 }
 
 // The same without fake time, for the race detector: weights and members change while picks run on
-// all cores.
+// all processors.
 func TestL10_ConcurrentUpdates(t *testing.T) {
 	for name, policy := range policies() {
 		t.Run(name, func(t *testing.T) {
 			p := balancer.NewPushed(tiers()...)
-			b := newBalancer(
-				t,
-				balancer.Config{Resolver: p, Wrap: ok200, Policy: policy, Observe: new(events).observe},
-			)
+			b := newBalancer(t, balancer.Config{
+				Resolver: p, Wrap: ok200, Policy: policy, Observe: new(events).observe,
+			})
 			_, err := get(t.Context(), b)
 			require.NoError(t, err)
 			var wg sync.WaitGroup
@@ -129,7 +128,8 @@ func TestL10_ConcurrentUpdates(t *testing.T) {
 	}
 }
 
-// A removed endpoint's requests run to their end, and its connections are closed as they fall idle.
+// Requests at a removed endpoint run to their end, and its connections are closed as they fall
+// idle.
 func TestRemovedEndpointsDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newMemNet(t)
@@ -147,7 +147,7 @@ func TestRemovedEndpointsDrain(t *testing.T) {
 			synctest.Wait()
 			time.Sleep(time.Second)
 		}
-		// Two run, and a third connection is idle.
+		// Two requests run, and a third connection is idle.
 		require.NoError(t, b.Warm(t.Context(), "http://users.internal", 1))
 		require.Equal(t, 3, net.open(addrs(3)[0]))
 		p.Set(balancer.Endpoint{Addr: addrs(3)[1]})
@@ -169,7 +169,8 @@ func TestRemovedEndpointsDrain(t *testing.T) {
 	})
 }
 
-// One that comes back while it drains is a new one: nothing of the old one is mixed up.
+// An endpoint that comes back while it drains is a new one: nothing of the old one is mixed up with
+// it.
 func TestRemovedEndpointsComeBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newMemNet(t)
@@ -367,7 +368,7 @@ func TestReloadOfTheTransport(t *testing.T) {
 	})
 }
 
-// A ramp under way does not survive a configuration without slow start.
+// A Reload without slow start ends one that is under way.
 func TestReloadEndsSlowStart(t *testing.T) {
 	for _, slow := range []time.Duration{-1, time.Second} {
 		t.Run(fmt.Sprint(slow), func(t *testing.T) {
@@ -438,14 +439,11 @@ func TestConnectionsHaveALife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newMemNet(t)
 		net.serve("a:1", after(time.Millisecond, 200))
-		b := newBalancer(
-			t,
-			balancer.Config{
-				Resolver:  balancer.Static("a:1"),
-				Transport: net.transport(),
-				ConnLife:  time.Minute,
-			},
-		)
+		b := newBalancer(t, balancer.Config{
+			Resolver:  balancer.Static("a:1"),
+			Transport: net.transport(),
+			ConnLife:  time.Minute,
+		})
 		_, failed := load(t, b, 100*time.Millisecond, 10*time.Minute)
 		require.Zero(t, failed)
 		require.InDelta(t, 10, net.dialed("a:1"), 3, "a minute each, give or take a fifth")
@@ -457,14 +455,11 @@ func TestSeveralTransportsForEachEndpoint(t *testing.T) {
 	be := backend.Start(t, backend.Config{Protocol: backend.H2C})
 	for _, conns := range []int{1, 3} {
 		accepted := countConns(t, be.Addr)
-		b := newBalancer(
-			t,
-			balancer.Config{
-				Resolver:  balancer.Static(accepted.addr),
-				Transport: backend.Transport(backend.H2C),
-				Conns:     conns,
-			},
-		)
+		b := newBalancer(t, balancer.Config{
+			Resolver:  balancer.Static(accepted.addr),
+			Transport: backend.Transport(backend.H2C),
+			Conns:     conns,
+		})
 		for range 30 {
 			status, err := get(t.Context(), b)
 			require.NoError(t, err)

@@ -16,7 +16,7 @@ import (
 
 const ms = int64(time.Millisecond)
 
-// served has r answer n requests, one after the other, which take so long.
+// served has r answer n requests, one after the other, each of which takes that long.
 func (r *reporter) served(n int, now *int64, took int64, failed bool) {
 	for range n {
 		others := r.begin()
@@ -79,7 +79,7 @@ func TestReportedFailures(t *testing.T) {
 	require.Zero(t, broken.load(now).latency, "it is not known what a good answer takes")
 }
 
-// While somebody holds the lock, requests are told the last result, and do not wait.
+// While somebody holds the mutex, requests are told the last result and do not wait.
 func TestReporterDoesNotWait(t *testing.T) {
 	var r reporter
 	now := int64(0)
@@ -203,8 +203,8 @@ func TestReporter(t *testing.T) {
 	}
 }
 
-// Probing over real connections: hosts are asked, what fails the requests of others is avoided, and
-// who has no Reporter is not asked for ever.
+// Over real connections, endpoints are asked for their load, an endpoint that fails the requests of
+// others is avoided, and one without a Reporter is not asked for ever.
 func TestProbing(t *testing.T) {
 	var asked sync.Map // by server, an *atomic.Int32 of its probes
 	serve := func(reports bool, status int) string {
@@ -287,8 +287,8 @@ func TestProbing(t *testing.T) {
 	require.Less(t, probes, int32(300), "of 3000 that would be: who does not answer is asked less")
 }
 
-// A Probing that has no probes, since a Reload takes it away during a pick or a user's own policy
-// calls it, is its Next.
+// If a Reload takes Probing away during a pick, or if a user's own policy calls it, Probing acts as
+// its Next.
 func TestProbingWithoutProbes(t *testing.T) {
 	ok := func(Endpoint, http.RoundTripper) http.RoundTripper {
 		return tripper(func(*http.Request) (*http.Response, error) {
@@ -338,7 +338,7 @@ type caller struct{ next Policy }
 
 func (c caller) Pick(v *View, r *http.Request) int { return c.next.Pick(v, r) }
 
-// A host's pause ends, and its failures count, whatever Probing's Next makes of them.
+// The pause of an endpoint ends, and its failures count, even if Probing's Next keeps no costs.
 func TestProbingWithANextThatKeepsNothing(t *testing.T) {
 	cfg, err := Config{
 		Resolver: Static("a:1"),
@@ -362,7 +362,7 @@ func TestProbingWithANextThatKeepsNothing(t *testing.T) {
 	require.Greater(t, h.penalty.Load(), 1.0)
 }
 
-// The first host heard of may be the one that fails: it does not say what is usual.
+// The first endpoint that answers may be the one that fails. It does not show what is usual.
 func TestProbingHearsOfTheWorstFirst(t *testing.T) {
 	cfg, err := Config{Resolver: Static("a:1"), Policy: Probing(ProbingConfig{})}.withDefaults()
 	require.NoError(t, err)

@@ -83,7 +83,7 @@ func simulate(
 	return cells
 }
 
-// ratio returns the geometric mean over the seeds of the paired ratios of p99.9, and the bounds of
+// ratio returns the geometric mean over the seeds of the paired ratios of p99.9, with the bounds of
 // its 95 % confidence interval.
 func (c *cell) ratio(a, b string) (mean, lower, upper float64) {
 	var logs []float64
@@ -102,7 +102,7 @@ func (c *cell) ratio(a, b string) (mean, lower, upper float64) {
 	return math.Exp(m), math.Exp(m - half), math.Exp(m + half)
 }
 
-// studentT holds the 97.5 % quantiles for so many seeds.
+// studentT holds the 97.5 % quantiles, by the number of seeds.
 var studentT = map[int]float64{
 	2:  12.71,
 	3:  4.303,
@@ -203,7 +203,7 @@ func (c *cell) uneven() bool {
 		strings.HasPrefix(c.scenario.Name, "antagonists")
 }
 
-// verdicts says how the whole run stands to what was asked for.
+// verdicts compares the whole run with what was asked for.
 func verdicts(cells []*cell) (lines [][2]string) {
 	say := func(bar, format string, args ...any) {
 		lines = append(lines, [2]string{bar, fmt.Sprintf(format, args...)})
@@ -324,8 +324,8 @@ func table(cells []*cell) string {
 	return b.String()
 }
 
-// TestSimulationFast compares short runs with what they were, so that a change of behaviour is a
-// decision, and with the bars.
+// TestSimulationFast compares short runs with earlier ones, so that no change of behaviour goes
+// unnoticed, and with the bars.
 func TestSimulationFast(t *testing.T) {
 	cells := goodCells()
 	got := table(cells)
@@ -346,7 +346,8 @@ func TestSimulationFast(t *testing.T) {
 	require.NoError(t, bars(cells, 0.1))
 }
 
-// goodCells are what the code is compared with, and what bugs are.
+// goodCells are the runs of the code as it is. They are compared with earlier ones, and with those
+// of altered clients.
 var goodCells = sync.OnceValue(
 	func() []*cell { return fastCells([]string{"least request", "P2C", "adaptive", "probing"}, nil) },
 )

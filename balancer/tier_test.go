@@ -13,7 +13,7 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-// tiers is a fleet of four hosts of priority 0 and four of priority 1, called p0-0:1 and so on.
+// tiers is a fleet of four endpoints of priority 0 and four of priority 1, called p0-0:1 and so on.
 func tiers() []balancer.Endpoint {
 	var all []balancer.Endpoint
 	for _, a := range []string{"p0-0:1", "p0-1:1", "p0-2:1", "p0-3:1"} {
@@ -22,7 +22,7 @@ func tiers() []balancer.Endpoint {
 	return all
 }
 
-// shareOf returns which share of n requests goes to addresses with the prefix.
+// shareOf returns the share of n requests that goes to addresses with the prefix.
 func shareOf(t *testing.T, b *balancer.Balancer, prefix string, n int) float64 {
 	t.Helper()
 	hits := 0
@@ -36,7 +36,7 @@ func shareOf(t *testing.T, b *balancer.Balancer, prefix string, n int) float64 {
 
 func TestPrioritiesSpillByHealth(t *testing.T) {
 	for name, tt := range map[string]struct {
-		down string // hosts, by their last digit before the port
+		down string // endpoints, by their last digit before the port
 		low  string
 		want float64 // share of priority 0
 	}{
@@ -99,7 +99,8 @@ func TestZonesSpillByHealth(t *testing.T) {
 	})
 }
 
-// A zone whose hosts are all well and much slower than the next passes on what it cannot carry.
+// A zone whose endpoints are all healthy, but much slower than those of the next zone, passes on
+// what it cannot carry.
 func TestZonesSpillByLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet("here-0:1", "here-1:1", "there-0:1", "there-1:1")
@@ -135,7 +136,8 @@ func TestZonesSpillByLoad(t *testing.T) {
 	})
 }
 
-// A tier that grows under health checks is not one that fails: its new hosts are pending, not down.
+// A tier that grows under health checks does not count as one that fails: its new endpoints are
+// pending, not down.
 func TestGrowingIsNotFailing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newChecks()
@@ -161,7 +163,7 @@ func TestGrowingIsNotFailing(t *testing.T) {
 		require.Empty(t, seen.of(balancer.PanicChanged))
 		time.Sleep(2 * time.Second)
 		require.Equal(t, 1.0, shareOf(t, b, "p0", 200))
-		// A set that is all new is another matter: somebody has to have the requests.
+		// If the whole set is new, requests go to it in panic mode.
 		p.Set(balancer.Endpoint{Addr: "new-0:1"}, balancer.Endpoint{Addr: "new-1:1"})
 		synctest.Wait()
 		pickOf(t, b)

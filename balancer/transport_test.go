@@ -23,7 +23,7 @@ import (
 	"github.com/trivet-go/trivet/internal/backend"
 )
 
-// unsent is what a wrapper such as a breaker says of a request it has refused.
+// unsent is the error of a wrapper, such as a breaker, that has refused a request.
 type unsent struct{ after time.Duration }
 
 func (unsent) Error() string               { return "breaker: open" }
@@ -118,7 +118,7 @@ func TestOutcomesOfAttempts(t *testing.T) {
 	}
 }
 
-// A deadline that is shorter than replies commonly take says nothing of the host.
+// A deadline that is shorter than replies commonly take says nothing about the endpoint.
 func TestShortDeadlinesBlameNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBalancer(t, balancer.Config{
@@ -217,14 +217,14 @@ func TestUnsentRequestsGoElsewhere(t *testing.T) {
 				if tt.blamed {
 					require.Equal(t, uint64(1), s.EndpointFailures["bad:1"])
 				} else {
-					require.Zero(t, s.EndpointFailures["bad:1"], "a wrapper's refusal blames no host")
+					require.Zero(t, s.EndpointFailures["bad:1"], "a wrapper's refusal blames no endpoint")
 				}
 			})
 		}
 	}
 }
 
-// first picks the first host that is not to be avoided.
+// first picks the first endpoint that is not to be avoided.
 type first struct{}
 
 func (first) Pick(v *balancer.View, _ *http.Request) int {
@@ -259,7 +259,7 @@ func TestSentRequestsAreNotRepeated(t *testing.T) {
 	}
 }
 
-// A body of which something has been read cannot be sent again, whatever a wrapper says.
+// A body that has been read from cannot be sent again, whatever a wrapper says.
 func TestSpentBodiesAreNotSentAgain(t *testing.T) {
 	var sent atomic.Int32
 	b := newBalancer(t, balancer.Config{
@@ -279,18 +279,17 @@ func TestSpentBodiesAreNotSentAgain(t *testing.T) {
 	require.True(t, body.closed())
 }
 
-// A body that fails is its sender's fault, also if it could be had again; one that a transport
-// closed under its own reader has not failed.
+// If a body fails, its sender is at fault, even if GetBody could provide it again. If a transport
+// closes a body while reading it, the body has not failed.
 func TestFailingBodiesBlameTheirSenders(t *testing.T) {
 	gone := errors.New("client gone")
 	for _, replayable := range []bool{false, true} {
 		for _, proto := range []backend.Protocol{backend.HTTP1, backend.HTTP2, backend.H2C} {
 			t.Run(fmt.Sprintf("replayable=%v/protocol=%s", replayable, proto), func(t *testing.T) {
 				be := backend.Start(t, backend.Config{Protocol: proto})
-				b := newBalancer(
-					t,
-					balancer.Config{Resolver: balancer.Static(be.Addr), Transport: backend.Transport(proto)},
-				)
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.Static(be.Addr), Transport: backend.Transport(proto),
+				})
 				for range 10 {
 					body := func() io.ReadCloser {
 						return &closing{
@@ -333,7 +332,7 @@ func TestFailingBodiesBlameTheirSenders(t *testing.T) {
 	})
 }
 
-func TestNoHostsErrors(t *testing.T) {
+func TestNoEndpointsErrors(t *testing.T) {
 	t.Run("all refuse", func(t *testing.T) {
 		var sent atomic.Int32
 		b := newBalancer(t, balancer.Config{
@@ -401,7 +400,7 @@ func (f failing) Resolve(
 	<-ctx.Done()
 }
 
-// Whatever goes wrong, the request's body is closed, and what was taken is given back.
+// Whatever goes wrong, the request's body is closed and all counters return to zero.
 func TestBodiesAreClosedWhateverHappens(t *testing.T) {
 	refuse := upstream(
 		func(balancer.Endpoint, *http.Request) (*http.Response, error) { return nil, unsent{} },
@@ -494,7 +493,7 @@ func TestInflightLastsAsLongAsTheBody(t *testing.T) {
 	}
 }
 
-// A response that breaks off counts against the endpoint, unless it was the caller who left.
+// A response that breaks off counts against the endpoint, unless the caller left.
 func TestBrokenBodies(t *testing.T) {
 	for _, leave := range []bool{false, true} {
 		t.Run(fmt.Sprintf("callerLeft=%v", leave), func(t *testing.T) {
@@ -532,7 +531,7 @@ type broken struct{}
 
 func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
-// A client may break its own body off while the answer already flows: the response ends there, and
+// If a client breaks its own body off while the answer already flows, the response ends there and
 // no endpoint is to blame.
 func TestBodiesBrokenByTheirSenderBlameNobody(t *testing.T) {
 	addr := serveRaw(t, func(c net.Conn) {
@@ -604,8 +603,8 @@ func (m mute) Resolve(
 	}
 }
 
-// Requests that net/http does not send are their caller's fault: nobody can have hosts ejected by
-// them.
+// If net/http does not send a request, its caller is at fault. Nobody can have endpoints ejected by
+// such requests.
 func TestRequestsThatNobodyCouldSend(t *testing.T) {
 	all := []backend.Protocol{backend.HTTP1, backend.HTTP2, backend.H2C}
 	for name, c := range map[string]struct {
@@ -635,10 +634,9 @@ func TestRequestsThatNobodyCouldSend(t *testing.T) {
 		for _, proto := range c.over {
 			t.Run(fmt.Sprintf("%s/protocol=%s", name, proto), func(t *testing.T) {
 				be := backend.Start(t, backend.Config{Protocol: proto})
-				b := newBalancer(
-					t,
-					balancer.Config{Resolver: balancer.Static(be.Addr), Transport: backend.Transport(proto)},
-				)
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.Static(be.Addr), Transport: backend.Transport(proto),
+				})
 				target := be.URL.Scheme + "://users.test/"
 				send := func(spoil func(r *http.Request)) error {
 					req, err := http.NewRequestWithContext(t.Context(), "GET", target, nil)
@@ -651,10 +649,7 @@ func TestRequestsThatNobodyCouldSend(t *testing.T) {
 					}
 					return err
 				}
-				require.NoError(
-					t,
-					send(func(*http.Request) {}),
-				) // the server's settings are known from here on
+				require.NoError(t, send(func(*http.Request) {})) // now the server's settings are known
 				for range 10 {
 					require.Error(t, send(c.spoil))
 				}
@@ -667,7 +662,8 @@ func TestRequestsThatNobodyCouldSend(t *testing.T) {
 	}
 }
 
-// Who uses a Balancer without a Handler gets no connection that switched to what was not asked for.
+// Without a Handler, too, a caller gets no connection that switched to a protocol which was not
+// asked for.
 func TestL20_UnaskedUpgradesAreErrors(t *testing.T) {
 	addr := serveRaw(t, func(c net.Conn) {
 		_, _ = c.Read(make([]byte, 4096))

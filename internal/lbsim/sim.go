@@ -9,7 +9,7 @@ import (
 
 // A Client decides where requests go. All times are nanoseconds since the simulation's start.
 type Client interface {
-	// Pick chooses a server for a request that has been to tried already. token identifies the
+	// Pick chooses a server for a request that has been to the servers tried. token identifies the
 	// attempt until Finish.
 	Pick(now int64, tried []int) (server, token int, ok bool)
 	// Reply tells what became of an attempt after took nanoseconds. load is what the server said of
