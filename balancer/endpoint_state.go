@@ -8,9 +8,9 @@ import (
 // An endpoint is what a group knows of an [Endpoint]. It outlives changes of the set and of the
 // configuration as long as the address stays. Times are nanoseconds since the group's origin.
 type endpoint struct {
-	// The fields up to answer are those that picks read and replies write. They share one cache line:
-	// a scan of many endpoints is as fast as the memory it touches, and a line that another processor
-	// has written has to be fetched from there.
+	// The fields up to answer are those that picks read and replies write. They share one cache
+	// line: a scan of many endpoints is as fast as the memory it touches, and a line that another
+	// processor has written has to be fetched from there.
 	inFlight   atomic.Int64
 	picked     atomic.Uint64 // attempts sent; picked - replied of them await their header
 	replied    atomic.Uint64 // attempts that ended with a header or an error
@@ -67,6 +67,14 @@ type description struct {
 	cookie string // that a Sticky policy sets for the endpoint
 }
 
+// A loadAnswer is what an endpoint has last said of its load.
+type loadAnswer struct {
+	at      atomic.Int64  // when; zero if it has not
+	others  atomicFloat32 // requests there that were not ours
+	latency atomicFloat32 // ns
+	failing atomicFloat32 // share of the recent requests there that failed
+}
+
 func (e *endpoint) public() Endpoint { return e.description.Load().Endpoint }
 func (e *endpoint) weight() float64  { return e.description.Load().weight }
 
@@ -74,6 +82,14 @@ func (e *endpoint) weight() float64  { return e.description.Load().weight }
 func (e *endpoint) awaiting() int64 {
 	replied := e.replied.Load() // first, so that the difference cannot be negative
 	return int64(e.picked.Load() - replied)
+}
+
+// counters are the sums of endpoints' counters.
+type counters struct{ replied, failed uint64 }
+
+func (c *counters) add(e *endpoint) {
+	c.replied += e.replied.Load()
+	c.failed += e.failed.Load()
 }
 
 // State says why an endpoint gets requests or does not.

@@ -7,12 +7,12 @@ import (
 )
 
 const (
-	// A reply that takes more than slowFactor times the typical cost is slow. An endpoint with two of
-	// them in a row is a slow one: its estimate no longer drifts back by itself.
+	// A reply that takes more than slowFactor times the typical cost is slow. An endpoint with two
+	// of them in a row is a slow one: its estimate no longer drifts back by itself.
 	slowFactor = 4
 
-	// driftTime is the time constant with which the estimate of an endpoint that gets no requests, and
-	// is not slow, moves to the typical one.
+	// driftTime is the time constant with which the estimate of an endpoint that gets no requests,
+	// and is not slow, moves to the typical one.
 	driftTime = 2 * time.Second
 
 	// maxCost bounds what silence can make of a cost, in multiples of the typical one, and
@@ -47,7 +47,7 @@ func (g *group) reply(c *choice, now, took int64, out Outcome, pause time.Durati
 		pause = min(max(pause, tickInterval), maxPause) // a pause without length would be none
 		e.pauseUntil.Store(now + int64(pause))
 		g.penalize(c.config, e)
-		if est.decay == 0 && !e.restricted.Load() {
+		if !c.config.keepsCosts() && !e.restricted.Load() {
 			g.restrictPausing(e)
 		}
 	case Failure:
@@ -94,7 +94,7 @@ func (g *group) fail(c *choice, now, took int64) {
 // sample enters a latency into the endpoint's cost.
 func (g *group) sample(c *choice, now, took int64) {
 	e, est := c.endpoint, &c.config.estimator
-	if est.decay == 0 {
+	if !c.config.keepsCosts() {
 		return
 	}
 	cost := max(est.costOf(took, c.inFlight), 1)
@@ -105,8 +105,8 @@ func (g *group) sample(c *choice, now, took int64) {
 	}
 	old, novelty := est.oldWeight(now-e.sampled.Load()), e.cost.novelty()
 	if !est.peak {
-		// Until there are as many replies as the time constant covers they count alike: one that comes
-		// after a long time, or is the first of many in a row, does not stand for all.
+		// Until there are as many replies as the time constant covers they count alike: one that
+		// comes after a long time, or is the first of many in a row, does not stand for all.
 		old = min(old, 1/(1+novelty))
 		novelty = novelty*old*old + (1-old)*(1-old)
 	}
@@ -120,7 +120,7 @@ func (g *group) sample(c *choice, now, took int64) {
 // penalize makes e look worse than its latency says, and more so with every failure in a row: an
 // endpoint that fails at once must not look fast.
 func (g *group) penalize(config *groupConfig, e *endpoint) {
-	if config.estimator.decay == 0 {
+	if !config.keepsCosts() {
 		return
 	}
 	penalty := math.Exp2(float64(min(e.failures.Load()+1, maxPenalty)))
@@ -217,6 +217,9 @@ type estimator struct {
 	peak        bool          // a latency above the average replaces it: for peak EWMA in the simulation
 }
 
+// rootEstimator is Adaptive's.
+var rootEstimator = estimator{decay: 1500 * time.Millisecond, perInFlight: true, cubeRoots: true}
+
 // costOf returns the cost that one reply shows.
 func (e *estimator) costOf(took, inFlight int64) float64 {
 	if e.perInFlight && inFlight > 1 {
@@ -240,8 +243,8 @@ func (e *estimator) fromMean(mean float64) float64 {
 	return mean
 }
 
-// oldWeight returns the weight of what is known against a sample that comes dt nanoseconds later. It
-// is about exp(-dt/decay), and cheaper.
+// oldWeight returns the weight of what is known against a sample that comes dt nanoseconds later.
+// It is about exp(-dt/decay), and cheaper.
 func (e *estimator) oldWeight(dt int64) float64 {
 	x := float64(max(dt, 0)) * e.perDecay
 	return 1 / (1 + x*(1+x*(1.0/2+x*(1.0/6))))

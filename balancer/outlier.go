@@ -6,13 +6,13 @@ import (
 )
 
 const (
-	// minGap is how far below the mean a success rate must lie, however small the deviation is: when
-	// all endpoints are good, a single failure is many standard deviations.
+	// minGap is how far below the mean a success rate must lie, however small the deviation is:
+	// when all endpoints are good, a single failure is many standard deviations.
 	minGap = 0.05
 
 	// Replies count as recent with a weight that falls by recentDecay at every tick: they are
-	// forgotten within seconds. An endpoint is failing if more than failingShare of its recent replies
-	// failed.
+	// forgotten within seconds. An endpoint is failing if more than failingShare of its recent
+	// replies failed.
 	recentDecay  = 0.8
 	failingShare = 0.1
 )
@@ -52,8 +52,8 @@ func (g *group) ejectFailing(config *groupConfig, e *endpoint, now int64) {
 	if n == 0 || n < config.Outlier.Consecutive && !e.returning {
 		return // another goroutine was here first
 	}
-	// While all endpoints fail, every request comes as far as this. It is enough that one of them looks
-	// now and then.
+	// While all endpoints fail, every request comes as far as this. It is enough that one of them
+	// looks now and then.
 	if e.ejectedUntil > now {
 		e.ejectableAt.Store(e.ejectedUntil)
 		return
@@ -111,21 +111,6 @@ func (g *group) ejectLocked(config *groupConfig, e *endpoint, now int64, reason 
 		Kind: EndpointChanged, Endpoint: e.public(), State: Ejected, Reason: reason, EjectedFor: d,
 	})
 	return true
-}
-
-// endEjectionLocked lets e come back slowly, with a typical cost.
-func (g *group) endEjectionLocked(config *groupConfig, e *endpoint, now int64, typical float64) {
-	e.ejectedUntil = 0
-	e.failures.Store(0)
-	e.brokenBodies.Store(0)
-	e.reason = ""
-	e.returning = true
-	e.slow.Store(0)
-	if typical > 0 && config.estimator.decay > 0 {
-		g.setCost(config, e, typical)
-	}
-	g.startSlowlyLocked(config, e, now)
-	g.emitLocked(config, e.changeLocked(now, "ejection ended"))
 }
 
 // judgeLocked compares the success rates of the interval that has just ended.

@@ -24,16 +24,16 @@ type ProbingConfig struct {
 }
 
 // Probing returns a policy after Prequal (Wydrowski et al., NSDI 2024). With every request sent,
-// endpoints drawn at random are asked for their load, and every response tells its endpoint's. Probes
-// do not delay requests. Probing is for many clients of which each sees little of what the endpoints
-// do. The endpoints need a [Reporter].
+// endpoints drawn at random are asked for their load, and every response tells its endpoint's.
+// Probes do not delay requests. Probing is for many clients of which each sees little of what the
+// endpoints do. The endpoints need a [Reporter].
 //
 // Of a few answers, Prequal takes the least latency among those that are not the busiest. Probing
 // takes the least (requests in flight + 1)² · latency / weight³, the third power of what [Adaptive]
-// computes. Of the requests in flight, the client's own are known exactly and those of others as the
-// endpoint last said. An answer loses its force within the time that a request takes, since other
-// clients go by what they have heard too. An endpoint that fails the requests of others is passed
-// over before it fails one's own.
+// computes. Of the requests in flight, the client's own are known exactly and those of others as
+// the endpoint last said. An answer loses its force within the time that a request takes, since
+// other clients go by what they have heard too. An endpoint that fails the requests of others is
+// passed over before it fails one's own.
 //
 // Probes are sent only if Probing is [Config.Policy] or the Next of [Hash] or [Sticky]. Called from
 // your own policy, it acts as its Next.
@@ -71,7 +71,7 @@ func (p probing) validate() error {
 func (p probing) traits() traits {
 	t := traits{estimator: traitsOf(p.cfg.Next).estimator, probing: &p.cfg}
 	if t.estimator.decay == 0 {
-		t.estimator = adaptive{}.traits().estimator
+		t.estimator = rootEstimator
 	}
 	return t
 }
@@ -98,8 +98,8 @@ const (
 	answerWeight = 1.0 / 64
 )
 
-// probes are what a group knows of all endpoints by their answers, and the endpoints that it wants to
-// ask.
+// probes are what a group knows of all endpoints by their answers, and the endpoints that it wants
+// to ask.
 type probes struct {
 	cfg  ProbingConfig
 	asks chan *endpoint // to be asked now; full when probes take too long
@@ -109,14 +109,6 @@ type probes struct {
 	others     atomicFloat  // mean of the answers: requests of other clients at an endpoint
 	latency    atomicFloat  // ns: mean of the answers
 	failing    atomicFloat  // mean of the answers
-}
-
-// A loadAnswer is what an endpoint has last said of its load.
-type loadAnswer struct {
-	at      atomic.Int64  // when; zero if it has not
-	others  atomicFloat32 // requests there that were not ours
-	latency atomicFloat32 // ns
-	failing atomicFloat32 // share of the recent requests there that failed
 }
 
 func newProbes(cfg ProbingConfig) *probes {
@@ -241,7 +233,7 @@ func (p *pool) probe(ctx context.Context, probes *probes) {
 func (p *pool) probeOnce(ctx context.Context, probes *probes, e *endpoint) {
 	ctx, cancel := context.WithTimeout(ctx, min(probes.cfg.MaxAge, time.Second))
 	defer cancel()
-	resp, err := p.ask(ctx, e.transport.Load().conns, http.MethodGet, LoadPath, "Trivet-Probe")
+	resp, err := e.transport.Load().conns.ask(ctx, p.target, http.MethodGet, LoadPath, "Trivet-Probe")
 	if err != nil {
 		return // an endpoint that does not answer has no answer to be picked by
 	}

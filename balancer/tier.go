@@ -3,13 +3,13 @@ package balancer
 import "slices"
 
 const (
-	// overprovisioning is how much more than its share a tier's endpoints can carry: with 72 % of them
-	// available it still takes everything. Envoy's value.
+	// overprovisioning is how much more than its share a tier's endpoints can carry: with 72 % of
+	// them available it still takes everything. Envoy's value.
 	overprovisioning = 1.4
 
-	// A tier whose median load is more than spillRatio times the next one's passes on spillStep more
-	// of its requests at every tick, up to spillMax. When it is not, it takes back a twentieth of what
-	// it passes on.
+	// A tier whose median load is more than spillRatio times the next one's passes on spillStep
+	// more of its requests at every tick, up to spillMax. When it is not, it takes back a twentieth
+	// of what it passes on.
 	spillRatio = 2
 	spillStep  = 0.02
 	spillMax   = 0.9
@@ -18,19 +18,6 @@ const (
 	spillWeight = 0.05
 	spillCap    = 10
 )
-
-// A snapshot is what picks see of a group. It never changes.
-type snapshot struct {
-	tiers []tier // at least one; the first is the preferred one
-	all   []*endpoint
-}
-
-type tier struct {
-	endpoints []*endpoint
-	maxWeight uint32  // of endpoints
-	uniform   bool    // all weights are the same
-	upTo      float64 // the tier gets the draws from its predecessor's upTo to its own
-}
 
 func newTier(endpoints []*endpoint, upTo float64) tier {
 	t := tier{endpoints: endpoints, upTo: upTo, uniform: true}
@@ -151,7 +138,7 @@ func (g *group) medianLoad(config *groupConfig, t *tier) float64 {
 		if cost == 0 {
 			cost = typical
 		}
-		if est := &config.estimator; est.decay == 0 || est.perInFlight {
+		if !config.keepsCosts() || config.estimator.perInFlight {
 			cost *= float64(e.inFlight.Load()+1) / e.weight()
 		}
 		loads = append(loads, cost)

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// maxRedials is how many further endpoints a request is taken to after its dial failed. Refusals by a
-// wrapper, which cost nothing, have no limit but the number of endpoints.
+// maxRedials is how many further endpoints a request is taken to after its dial failed. Refusals by
+// a wrapper, which cost nothing, have no limit but the number of endpoints.
 const maxRedials = 3
 
 // RoundTrip implements [http.RoundTripper]. It sends req to one of its target's endpoints, and to
@@ -147,8 +147,8 @@ func (a *attempt) send(out *http.Request, try int) (resp *http.Response, elsewhe
 		if done {
 			return
 		}
-		// A wrapper or an observer panicked, or a wrapper returned nothing. The request must not count
-		// for ever.
+		// A wrapper or an observer panicked, or a wrapper returned nothing. The request must not
+		// count for ever.
 		if !replied {
 			now := a.now()
 			group.reply(c, now, now-c.at, Failure, 0)

@@ -71,12 +71,13 @@ func (p *pool) settleLeavingLocked() []*endpoint {
 		if l.quiet++; l.endpoint.inFlight.Load() > 0 {
 			l.quiet = 0
 		}
-		// Two ticks, for a pick from the last snapshot and a connection on its way to the idle ones.
+		// Two ticks, for a pick from the last snapshot and a connection on its way to the idle
+		// ones.
 		if l.quiet < 2 {
 			kept = append(kept, l)
 			continue
 		}
-		p.counted.addEndpoint(l.endpoint)
+		p.left.add(l.endpoint)
 	}
 	clear(p.leaving[len(kept):])
 	p.leaving = kept
