@@ -18,7 +18,8 @@ type shard[K comparable, V any] struct {
 	counters []counter     // of all shards
 	sparse   atomic.Uint64 // a reader leaves a note if this and the count of hits share no bit
 
-	_        [64]byte   // readers use what is above, writers what is below
+	_ [64]byte // readers use what is above, writers what is below
+
 	mu       sync.Mutex // guards the fields below
 	policy   policy
 	slots    []*entry[K, V] // slot 0 is never used
