@@ -221,6 +221,13 @@ func TestR31_HijackedConnections(t *testing.T) {
 	requireEmpty(t, c)
 }
 
+// serve returns the status of a request through c to h.
+func serve(c *ratelimit.Concurrency, h http.Handler) int {
+	w := httptest.NewRecorder()
+	c.Middleware(h).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	return w.Code
+}
+
 // TestR31_PanicsOfCallbacks: those of the user's own too.
 func TestR31_PanicsOfCallbacks(t *testing.T) {
 	var outcomes []ratelimit.Outcome
@@ -230,14 +237,7 @@ func TestR31_PanicsOfCallbacks(t *testing.T) {
 	}
 	c := newConcurrency(t, ratelimit.ConcurrencyConfig{Limit: 1, Observe: observe})
 	for range 3 {
-		require.PanicsWithValue(
-			t, "observer",
-			func() {
-				c.Middleware(nothing).ServeHTTP(
-					httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil),
-				)
-			},
-		)
+		require.PanicsWithValue(t, "observer", func() { serve(c, nothing) })
 		requireEmpty(t, c)
 	}
 	require.Equal(t, []ratelimit.Outcome{"admitted", "admitted", "admitted"}, outcomes)
@@ -246,11 +246,6 @@ func TestR31_PanicsOfCallbacks(t *testing.T) {
 
 func TestConcurrencyMissingKeys(t *testing.T) {
 	none := func(*http.Request) (string, bool) { return "ignored", false }
-	serve := func(c *ratelimit.Concurrency, h http.Handler) int {
-		w := httptest.NewRecorder()
-		c.Middleware(h).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
-		return w.Code
-	}
 	reject := newConcurrency(t, ratelimit.ConcurrencyConfig{Limit: 1, Key: none})
 	require.Equal(t, 400, serve(reject, nothing))
 	require.EqualValues(t, 1, reject.Stats().NoKey)
@@ -259,12 +254,8 @@ func TestConcurrencyMissingKeys(t *testing.T) {
 	} {
 		c := newConcurrency(t, ratelimit.ConcurrencyConfig{Limit: 1, Key: none, Missing: missing})
 		inner := 0
-		require.Equal(
-			t, 200,
-			serve(
-				c, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { inner = serve(c, nothing) }),
-			),
-		)
+		nested := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { inner = serve(c, nothing) })
+		require.Equal(t, 200, serve(c, nested))
 		require.Equal(t, want, inner)
 	}
 }

@@ -239,11 +239,9 @@ func TestNewNamesEveryFault(t *testing.T) {
 	strange.Algorithm, strange.OnError = "leaky", "panic"
 	share := policyOf("share", ratelimit.PerDay(1))
 	share.OnError, share.LocalShare = ratelimit.FailOpen, 0.5
-	_, err := ratelimit.New(
-		ratelimit.Config{
-			Policies: []ratelimit.Policy{bad, named, named, window, wide, strange, share}, RetryJitter: -1,
-		},
-	)
+	_, err := ratelimit.New(ratelimit.Config{
+		Policies: []ratelimit.Policy{bad, named, named, window, wide, strange, share}, RetryJitter: -1,
+	})
 	for _, want := range []string{
 		`Policies[0].Name: "a b" is not 1 to 64`, "Policies[0].Key: is required",
 		"Policies[0].Missing: is required", "Policies[0].LocalShare: 2 is more than 1",
@@ -330,8 +328,7 @@ func TestRateFor(t *testing.T) {
 	)
 }
 
-// TestEvents: what STYLE asks of LogValue: event, bounded dimensions, a measurement, and the rest
-// as detail.
+// TestEvents: LogValue has the event, bounded dimensions, a measurement, and the rest as detail.
 func TestEvents(t *testing.T) {
 	var events []ratelimit.Event
 	l := newLimiter(t, ratelimit.Config{

@@ -29,13 +29,13 @@ func newLimiter(t testing.TB, cfg ratelimit.Config) *ratelimit.Limiter {
 	return l
 }
 
-// limiterOf is a limiter of policies that is else as by default.
+// limiterOf returns a limiter of policies, with defaults otherwise.
 func limiterOf(t testing.TB, policies ...ratelimit.Policy) *ratelimit.Limiter {
 	t.Helper()
 	return newLimiter(t, ratelimit.Config{Policies: policies})
 }
 
-// limiterOn is a limiter of policies on store.
+// limiterOn returns a limiter of policies on store.
 func limiterOn(t testing.TB, store ratelimit.Store, policies ...ratelimit.Policy) *ratelimit.Limiter {
 	t.Helper()
 	return newLimiter(t, ratelimit.Config{Store: store, Policies: policies})

@@ -121,9 +121,9 @@ func TestR23_Fields(t *testing.T) {
 		jitter := time.Duration(
 			rapid.SampledFrom([]int64{0, int64(time.Minute), math.MaxInt64}).Draw(t, "jitter"),
 		)
-		l, err := ratelimit.New(
-			ratelimit.Config{Store: store, Policies: policies, LegacyHeaders: true, RetryJitter: jitter},
-		)
+		l, err := ratelimit.New(ratelimit.Config{
+			Store: store, Policies: policies, LegacyHeaders: true, RetryJitter: jitter,
+		})
 		if err != nil {
 			t.Skip(err.Error())
 		}
@@ -186,9 +186,9 @@ func TestR23_RetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := policyOf("p", ratelimit.Rate{Limit: 10, Window: 15 * time.Second, Burst: 1}) // one in 1.5 s
 		plain := limiterOf(t, p)
-		jittered := newLimiter(
-			t, ratelimit.Config{Policies: []ratelimit.Policy{p}, RetryJitter: 10 * time.Second},
-		)
+		jittered := newLimiter(t, ratelimit.Config{
+			Policies: []ratelimit.Policy{p}, RetryJitter: 10 * time.Second,
+		})
 		draw := 0.0
 		jittered.SetJitter(func() float64 { return draw })
 		retry := func(l *ratelimit.Limiter) string {
@@ -241,9 +241,9 @@ func TestR23_NothingAboutOthers(t *testing.T) {
 	shared.Missing = ratelimit.MissingShared
 	shared.Key = ratelimit.ByHeader("X-Key")
 	own := policyOf("own", ratelimit.PerDay(10).WithBurst(10))
-	l := newLimiter(
-		t, ratelimit.Config{Policies: []ratelimit.Policy{hidden, shared, own}, LegacyHeaders: true},
-	)
+	l := newLimiter(t, ratelimit.Config{
+		Policies: []ratelimit.Policy{hidden, shared, own}, LegacyHeaders: true,
+	})
 	serve := func(key string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest("GET", "/", nil)

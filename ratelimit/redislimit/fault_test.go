@@ -186,9 +186,9 @@ func TestR17_OneSlotOrRefused(t *testing.T) {
 	one := []ratelimit.Policy{policyOf("a", ratelimit.PerSecond(1))}
 	two := append(one, policyOf("b", ratelimit.PerSecond(1)))
 	for _, client := range []redis.UniversalClient{cluster, ring} {
-		_, err := ratelimit.New(
-			ratelimit.Config{Store: newStore(t, client, redislimit.Config{}), Policies: two},
-		)
+		_, err := ratelimit.New(ratelimit.Config{
+			Store: newStore(t, client, redislimit.Config{}), Policies: two,
+		})
 		require.ErrorContains(
 			t, err,
 			"ratelimit: Config.Store: redislimit: Config.HashTag: or SameKey is needed for 2 policies",
@@ -197,9 +197,9 @@ func TestR17_OneSlotOrRefused(t *testing.T) {
 			_, err = ratelimit.New(ratelimit.Config{Store: newStore(t, client, cfg), Policies: two})
 			require.NoError(t, err)
 		}
-		_, err = ratelimit.New(
-			ratelimit.Config{Store: newStore(t, client, redislimit.Config{}), Policies: one},
-		)
+		_, err = ratelimit.New(ratelimit.Config{
+			Store: newStore(t, client, redislimit.Config{}), Policies: one,
+		})
 		require.NoError(t, err)
 	}
 	store := newStore(t, cluster, redislimit.Config{SameKey: true})

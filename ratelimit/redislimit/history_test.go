@@ -387,9 +387,9 @@ func TestLeasesPayForNothingAfterTheirTime(t *testing.T) {
 		if lease != (redislimit.LeaseConfig{}) {
 			cfg.Leases = map[string]redislimit.LeaseConfig{"p": lease}
 		}
-		return newLimiter(
-			t, ratelimit.Config{Store: newStore(t, client, cfg), Policies: []ratelimit.Policy{p}},
-		)
+		return newLimiter(t, ratelimit.Config{
+			Store: newStore(t, client, cfg), Policies: []ratelimit.Policy{p},
+		})
 	}
 	ask := func(l *ratelimit.Limiter, host string) ratelimit.Decision {
 		d, err := l.Take(t.Context(), &http.Request{Host: host})

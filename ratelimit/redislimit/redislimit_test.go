@@ -123,7 +123,7 @@ func newStore(t testing.TB, c redis.UniversalClient, cfg redislimit.Config) *red
 	return s
 }
 
-// limiterOn is a limiter of policies on store.
+// limiterOn returns a limiter of policies on store.
 func limiterOn(t testing.TB, store ratelimit.Store, policies ...ratelimit.Policy) *ratelimit.Limiter {
 	t.Helper()
 	return newLimiter(t, ratelimit.Config{Store: store, Policies: policies})

@@ -137,9 +137,9 @@ func TestR10_ScriptIsExact(t *testing.T) {
 		defer c.Close()
 		probe, err := redislimit.New(c, redislimit.Config{})
 		require.NoError(t, err)
-		if _, err := ratelimit.New(
-			ratelimit.Config{Store: probe, Policies: []ratelimit.Policy{policyOf("p", r)}},
-		); err != nil {
+		if _, err := ratelimit.New(ratelimit.Config{
+			Store: probe, Policies: []ratelimit.Policy{policyOf("p", r)},
+		}); err != nil {
 			t.Skip(err.Error())
 		}
 		key++
