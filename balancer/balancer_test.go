@@ -108,6 +108,7 @@ func pickOf(t *testing.T, b *balancer.Balancer) balancer.Event {
 	var pick balancer.Event
 	_, err := get(withPick(t.Context(), &pick), b)
 	require.NoError(t, err)
+	require.NotEmpty(t, pick.Kind, "the Balancer is not observed")
 	return pick
 }
 

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -104,6 +106,29 @@ func (c *conns) RoundTrip(r *http.Request) (*http.Response, error) {
 		t = c.open(&c.slots[i])
 	}
 	return t.RoundTrip(r)
+}
+
+// ask sends a request of the Balancer's own to target, past Config.Wrap. The response's body has been
+// read and closed.
+func (c *conns) ask(ctx context.Context, target *url.URL, method, path, agent string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, target.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	if path == "*" {
+		req.URL.Opaque = "*"
+	} else if req.URL, err = target.Parse(path); err != nil {
+		return nil, err
+	}
+	req.Header.Set("User-Agent", agent)
+	resp, err := c.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	// To its end, so that the connection can be used again.
+	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
+	return resp, err
 }
 
 func (c *conns) open(s *slot) *http.Transport {

@@ -67,6 +67,14 @@ type description struct {
 	cookie string // that a Sticky policy sets for the endpoint
 }
 
+// A loadAnswer is what an endpoint has last said of its load.
+type loadAnswer struct {
+	at      atomic.Int64  // when; zero if it has not
+	others  atomicFloat32 // requests there that were not ours
+	latency atomicFloat32 // ns
+	failing atomicFloat32 // share of the recent requests there that failed
+}
+
 func (e *endpoint) public() Endpoint { return e.description.Load().Endpoint }
 func (e *endpoint) weight() float64  { return e.description.Load().weight }
 
@@ -74,6 +82,14 @@ func (e *endpoint) weight() float64  { return e.description.Load().weight }
 func (e *endpoint) awaiting() int64 {
 	replied := e.replied.Load() // first, so that the difference cannot be negative
 	return int64(e.picked.Load() - replied)
+}
+
+// counters are the sums of endpoints' counters.
+type counters struct{ replied, failed uint64 }
+
+func (c *counters) add(e *endpoint) {
+	c.replied += e.replied.Load()
+	c.failed += e.failed.Load()
 }
 
 // State says why an endpoint gets requests or does not.

@@ -3,7 +3,6 @@ package balancer
 import (
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,22 +36,17 @@ type group struct {
 	events       []Event
 }
 
-// A groupConfig is what a group reads of a Config. A request takes one when it begins and goes by it
-// to its end, whatever a Reload does meanwhile.
-type groupConfig struct {
-	*Config
-	traits
-	checksHealth bool
-	probes       *probes // nil unless the traits have probing
+// A snapshot is what picks see of a group. It never changes.
+type snapshot struct {
+	tiers []tier // at least one; the first is the preferred one
+	all   []*endpoint
 }
 
-func newGroupConfig(cfg *Config) *groupConfig {
-	c := &groupConfig{Config: cfg, traits: traitsOf(cfg.Policy), checksHealth: cfg.Health.enabled()}
-	c.estimator.perDecay = 1 / max(float64(c.estimator.decay), 1)
-	if c.probing != nil {
-		c.probes = newProbes(*c.probing)
-	}
-	return c
+type tier struct {
+	endpoints []*endpoint
+	maxWeight uint32  // of endpoints
+	uniform   bool    // all weights are the same
+	upTo      float64 // the tier gets the draws from its predecessor's upTo to its own
 }
 
 func newGroup(cfg *Config) *group {
@@ -71,128 +65,6 @@ func (g *group) members() []*endpoint {
 		return s.all
 	}
 	return nil
-}
-
-// update makes set the group's endpoints. It returns those that are new, those whose description has
-// changed, and those that have left. connect prepares a new one before a request can see it.
-func (g *group) update(set []Endpoint, now int64, connect func(*endpoint)) (added, changed, removed []*endpoint) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	config := g.config.Load()
-	first := !g.ready()
-	old := make(map[string]*endpoint, len(g.endpoints))
-	for _, e := range g.endpoints {
-		old[e.public().Addr] = e
-	}
-	endpoints := make([]*endpoint, 0, len(set))
-	seen := make(map[string]bool, len(set))
-	for _, public := range set {
-		if seen[public.Addr] {
-			continue
-		}
-		seen[public.Addr] = true
-		e := old[public.Addr]
-		switch {
-		case e == nil:
-			e = g.newEndpoint(config, public, now)
-			if !first {
-				e.down = config.checksHealth || config.Warm > 0 // until its first check or warm-up
-				g.startSlowlyLocked(config, e, now)
-			}
-			connect(e)
-			added = append(added, e)
-		case !e.public().equal(public):
-			g.describe(config, e, public)
-			changed = append(changed, e)
-		}
-		endpoints = append(endpoints, e)
-	}
-	for addr, e := range old {
-		if !seen[addr] {
-			removed = append(removed, e)
-			g.endSlowStartLocked(e)
-		}
-	}
-	slices.SortFunc(endpoints, func(a, b *endpoint) int {
-		return strings.Compare(a.public().Addr, b.public().Addr)
-	})
-	g.endpoints = endpoints
-	g.publishLocked(config, now)
-	return added, changed, removed
-}
-
-// reload makes the group go by cfg.
-func (g *group) reload(cfg *Config, now int64) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	config := newGroupConfig(cfg)
-	g.config.Store(config)
-	for _, e := range g.endpoints {
-		g.describe(config, e, e.public())
-		if !config.checksHealth {
-			wasDown := e.down
-			e.down, e.checks, e.checkError = false, 0, ""
-			if wasDown {
-				g.emitLocked(config, e.changeLocked(now, "no health checks"))
-			}
-		}
-	}
-	if g.ready() {
-		g.publishLocked(config, now)
-	}
-}
-
-func (g *group) newEndpoint(config *groupConfig, public Endpoint, now int64) *endpoint {
-	e := &endpoint{hash: hashString(public.Addr), probationFrom: now}
-	e.slowStart.Store(1)
-	e.cost.set(0, 1)
-	e.probation.Store(true)
-	g.restrict(e)
-	g.describe(config, e, public)
-	return e
-}
-
-// describe enters what the resolver and the configuration say of e.
-func (g *group) describe(config *groupConfig, e *endpoint, public Endpoint) {
-	d := &description{Endpoint: public, weight: float64(max(public.Weight, 1))}
-	if config.sticky != nil {
-		d.cookie = config.sticky.cookieValue(public.Addr)
-	}
-	e.description.Store(d)
-	g.setCost(config, e, e.cost.Load())
-}
-
-// tick is the upkeep of a group. It is due every tickInterval while there are requests.
-func (g *group) tick(now int64) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	config := g.config.Load()
-	since := now - g.lastTick
-	g.lastTick = now
-	typical := g.medianCostLocked()
-	g.typical.Store(typical)
-	changed := false
-	for _, e := range g.endpoints {
-		if e.ejectedUntil != 0 && e.ejectedUntil <= now {
-			g.endEjectionLocked(config, e, now, typical)
-			changed = true
-		}
-		if e.restricted.Load() {
-			g.tickRestrictedLocked(config, e, now)
-		}
-		if config.estimator.decay > 0 {
-			g.tickCostLocked(config, e, now, since, typical)
-		}
-	}
-	g.tickFailuresLocked(now)
-	if now-g.lastInterval >= int64(config.Outlier.Interval) {
-		g.lastInterval = now
-		g.judgeLocked(config, now)
-		changed = true
-	}
-	if g.adaptSpillLocked(config) || changed {
-		g.publishLocked(config, now)
-	}
 }
 
 // isMemberLocked reports whether e is still in the set.

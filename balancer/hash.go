@@ -4,8 +4,6 @@ import (
 	"math"
 	"net/http"
 
-	"github.com/cespare/xxhash/v2"
-
 	"github.com/trivet-go/trivet/internal/settings"
 )
 
@@ -101,15 +99,4 @@ func (p hash) Pick(v *View, r *http.Request) int {
 // rendezvous returns an endpoint's score for a key: -weight / ln(u), with the hash as u in (0, 1).
 func rendezvous(hash uint64, weight float64) float64 {
 	return -weight / math.Log(unit(hash)+1.0/(1<<54))
-}
-
-// hashString is stable across processes: replicas of a client agree on where a key goes.
-func hashString(s string) uint64 { return xxhash.Sum64String(s) }
-
-// mix combines two hashes (the finalizer of splitmix64).
-func mix(a, b uint64) uint64 {
-	x := a ^ b*0x9e3779b97f4a7c15
-	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
-	x = (x ^ x>>27) * 0x94d049bb133111eb
-	return x ^ x>>31
 }

@@ -2,6 +2,7 @@ package balancer_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -26,6 +27,9 @@ func byContext(r *http.Request) (string, bool) {
 func pickFor(ctx context.Context, b *balancer.Balancer, key string) (balancer.Event, error) {
 	var pick balancer.Event
 	_, err := get(withPick(context.WithValue(ctx, keyOf{}, key), &pick), b)
+	if err == nil && pick.Kind == "" {
+		err = errors.New("the Balancer is not observed")
+	}
 	return pick, err
 }
 
@@ -43,7 +47,10 @@ func TestL27_MinimalRemap(t *testing.T) {
 					set = append(set, balancer.Endpoint{Addr: addrs(n)[i], Weight: w})
 				}
 			}
-			b, err := balancer.New(balancer.Config{Resolver: balancer.NewPushed(set...), Policy: balancer.Hash(balancer.HashConfig{Key: byContext}), Wrap: ok200})
+			b, err := balancer.New(observed(balancer.Config{
+				Resolver: balancer.NewPushed(set...), Wrap: ok200,
+				Policy: balancer.Hash(balancer.HashConfig{Key: byContext}),
+			}))
 			if err != nil {
 				rt.Fatal(err)
 			}

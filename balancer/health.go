@@ -3,7 +3,6 @@ package balancer
 import (
 	"context"
 	"fmt"
-	"io"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -89,33 +88,11 @@ func (p *pool) checkOnce(ctx context.Context, cfg *Config, e *endpoint) (err err
 		}()
 		return cfg.Health.Check(ctx, e.public(), rt)
 	}
-	resp, err := p.ask(ctx, rt, http.MethodGet, cfg.Health.Path, "Trivet-Health-Check")
+	resp, err := rt.ask(ctx, p.target, http.MethodGet, cfg.Health.Path, "Trivet-Health-Check")
 	if err == nil && (resp.StatusCode < 200 || resp.StatusCode > 399) {
 		err = fmt.Errorf("balancer: health check: status %d", resp.StatusCode)
 	}
 	return err
-}
-
-// ask sends a request of the pool's own. The response's body has been read and closed.
-func (p *pool) ask(ctx context.Context, rt http.RoundTripper, method, path, agent string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, p.name, nil)
-	if err != nil {
-		return nil, err
-	}
-	if path == "*" {
-		req.URL.Opaque = "*"
-	} else if req.URL, err = p.target.Parse(path); err != nil {
-		return nil, err
-	}
-	req.Header.Set("User-Agent", agent)
-	resp, err := rt.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	// To its end, so that the connection can be used again.
-	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
-	return resp, err
 }
 
 // checked tells the group how an active check of e went.
@@ -158,7 +135,7 @@ func (g *group) checked(e *endpoint, err error, took, now int64) {
 // slow, it meets one request per check.
 func (g *group) reviseLocked(config *groupConfig, e *endpoint, now int64) {
 	typical := g.typical.Load()
-	if e.slow.Load() < 2 || typical == 0 || config.estimator.decay == 0 {
+	if e.slow.Load() < 2 || typical == 0 || !config.keepsCosts() {
 		return
 	}
 	var others []float64

@@ -47,7 +47,7 @@ func (g *group) reply(c *choice, now, took int64, out Outcome, pause time.Durati
 		pause = min(max(pause, tickInterval), maxPause) // a pause without length would be none
 		e.pauseUntil.Store(now + int64(pause))
 		g.penalize(c.config, e)
-		if est.decay == 0 && !e.restricted.Load() {
+		if !c.config.keepsCosts() && !e.restricted.Load() {
 			g.restrictPausing(e)
 		}
 	case Failure:
@@ -94,7 +94,7 @@ func (g *group) fail(c *choice, now, took int64) {
 // sample enters a latency into the endpoint's cost.
 func (g *group) sample(c *choice, now, took int64) {
 	e, est := c.endpoint, &c.config.estimator
-	if est.decay == 0 {
+	if !c.config.keepsCosts() {
 		return
 	}
 	cost := max(est.costOf(took, c.inFlight), 1)
@@ -120,7 +120,7 @@ func (g *group) sample(c *choice, now, took int64) {
 // penalize makes e look worse than its latency says, and more so with every failure in a row: an
 // endpoint that fails at once must not look fast.
 func (g *group) penalize(config *groupConfig, e *endpoint) {
-	if config.estimator.decay == 0 {
+	if !config.keepsCosts() {
 		return
 	}
 	penalty := math.Exp2(float64(min(e.failures.Load()+1, maxPenalty)))
@@ -216,6 +216,9 @@ type estimator struct {
 	cubeRoots   bool          // average the cube roots, and score by them
 	peak        bool          // a latency above the average replaces it: for peak EWMA in the simulation
 }
+
+// rootEstimator is Adaptive's.
+var rootEstimator = estimator{decay: 1500 * time.Millisecond, perInFlight: true, cubeRoots: true}
 
 // costOf returns the cost that one reply shows.
 func (e *estimator) costOf(took, inFlight int64) float64 {

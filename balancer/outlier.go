@@ -113,21 +113,6 @@ func (g *group) ejectLocked(config *groupConfig, e *endpoint, now int64, reason 
 	return true
 }
 
-// endEjectionLocked lets e come back slowly, with a typical cost.
-func (g *group) endEjectionLocked(config *groupConfig, e *endpoint, now int64, typical float64) {
-	e.ejectedUntil = 0
-	e.failures.Store(0)
-	e.brokenBodies.Store(0)
-	e.reason = ""
-	e.returning = true
-	e.slow.Store(0)
-	if typical > 0 && config.estimator.decay > 0 {
-		g.setCost(config, e, typical)
-	}
-	g.startSlowlyLocked(config, e, now)
-	g.emitLocked(config, e.changeLocked(now, "ejection ended"))
-}
-
 // judgeLocked compares the success rates of the interval that has just ended.
 func (g *group) judgeLocked(config *groupConfig, now int64) {
 	o := &config.Outlier

@@ -33,7 +33,9 @@ func (c *choice) undo() {
 
 // pick chooses an endpoint for r (nil in simulations) that is not among tried, if any is left. It
 // returns false if the group has no endpoint to offer.
-func (g *group) pick(v *View, config *groupConfig, r *http.Request, tried []*endpoint, now int64) (choice, bool) {
+func (g *group) pick(
+	v *View, config *groupConfig, r *http.Request, tried []*endpoint, now int64,
+) (choice, bool) {
 	s := g.current.Load()
 	t, i := 0, -1
 	if config.sticky != nil && len(tried) == 0 {
@@ -107,7 +109,7 @@ func (v *View) choose(r *http.Request) int {
 		v.reason = "only"
 		return 0
 	}
-	if v.config.estimator.decay > 0 && !v.config.checksHealth && v.bits%exploreOneIn == 0 {
+	if v.config.keepsCosts() && !v.config.checksHealth && v.bits%exploreOneIn == 0 {
 		if i := v.longestSlow(); i >= 0 {
 			v.reason = "explore"
 			return i
@@ -177,7 +179,7 @@ func (v *View) avoid(tried []*endpoint) {
 
 func (v *View) mustPassOver(e *endpoint) bool {
 	if e.restricted.Load() {
-		if v.config.estimator.decay == 0 && e.pauseUntil.Load() > v.now {
+		if !v.config.keepsCosts() && e.pauseUntil.Load() > v.now {
 			return true
 		}
 		if e.probation.Load() {

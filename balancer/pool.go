@@ -40,7 +40,7 @@ type pool struct {
 	cancel  context.CancelFunc
 	checks  map[*endpoint]context.CancelFunc
 	leaving []leaving
-	counted Stats // what endpoints that have left had counted
+	left    counters // of endpoints that have left
 }
 
 // A leaving endpoint is no longer in the set, but has connections to close.

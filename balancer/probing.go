@@ -71,7 +71,7 @@ func (p probing) validate() error {
 func (p probing) traits() traits {
 	t := traits{estimator: traitsOf(p.cfg.Next).estimator, probing: &p.cfg}
 	if t.estimator.decay == 0 {
-		t.estimator = adaptive{}.traits().estimator
+		t.estimator = rootEstimator
 	}
 	return t
 }
@@ -109,14 +109,6 @@ type probes struct {
 	others     atomicFloat  // mean of the answers: requests of other clients at an endpoint
 	latency    atomicFloat  // ns: mean of the answers
 	failing    atomicFloat  // mean of the answers
-}
-
-// A loadAnswer is what an endpoint has last said of its load.
-type loadAnswer struct {
-	at      atomic.Int64  // when; zero if it has not
-	others  atomicFloat32 // requests there that were not ours
-	latency atomicFloat32 // ns
-	failing atomicFloat32 // share of the recent requests there that failed
 }
 
 func newProbes(cfg ProbingConfig) *probes {
@@ -241,7 +233,7 @@ func (p *pool) probe(ctx context.Context, probes *probes) {
 func (p *pool) probeOnce(ctx context.Context, probes *probes, e *endpoint) {
 	ctx, cancel := context.WithTimeout(ctx, min(probes.cfg.MaxAge, time.Second))
 	defer cancel()
-	resp, err := p.ask(ctx, e.transport.Load().conns, http.MethodGet, LoadPath, "Trivet-Probe")
+	resp, err := e.transport.Load().conns.ask(ctx, p.target, http.MethodGet, LoadPath, "Trivet-Probe")
 	if err != nil {
 		return // an endpoint that does not answer has no answer to be picked by
 	}

@@ -80,7 +80,7 @@ func (g *group) tickRestrictedLocked(config *groupConfig, e *endpoint, now int64
 	if e.probation.Load() && now-e.probationFrom > int64(maxProbation) {
 		e.probation.Store(false)
 	}
-	if until := e.pauseUntil.Load(); until != 0 && until <= now && config.estimator.decay == 0 {
+	if until := e.pauseUntil.Load(); until != 0 && until <= now && !config.keepsCosts() {
 		e.pauseUntil.Store(0) // if there are costs, tickCostLocked does this
 	}
 	if !e.probation.Load() && e.slowStart.Load() >= 1 && e.pauseUntil.Load() == 0 {

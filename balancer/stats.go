@@ -31,11 +31,6 @@ func (s *Stats) add(o Stats) {
 	s.Ejections += o.Ejections
 }
 
-func (s *Stats) addEndpoint(e *endpoint) {
-	s.Requests += e.replied.Load()
-	s.Failures += e.failed.Load()
-}
-
 // Stats returns the present counters and gauges.
 func (b *Balancer) Stats() Stats {
 	s := Stats{
@@ -78,13 +73,14 @@ func (b *Balancer) Stats() Stats {
 func (p *pool) count() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := p.counted
+	sum := p.left
 	for _, e := range p.allLocked() {
-		s.addEndpoint(e)
+		sum.add(e)
 	}
-	s.Repicked, s.NoEndpoints = p.repicked.Load(), p.unserved.Load()
-	s.Ejections = p.group.ejections.Load()
-	return s
+	return Stats{
+		Requests: sum.replied, Failures: sum.failed, Repicked: p.repicked.Load(),
+		NoEndpoints: p.unserved.Load(), Ejections: p.group.ejections.Load(),
+	}
 }
 
 // counts returns how many endpoints are available, how many there are, and whether the target is in

@@ -19,19 +19,6 @@ const (
 	spillCap    = 10
 )
 
-// A snapshot is what picks see of a group. It never changes.
-type snapshot struct {
-	tiers []tier // at least one; the first is the preferred one
-	all   []*endpoint
-}
-
-type tier struct {
-	endpoints []*endpoint
-	maxWeight uint32  // of endpoints
-	uniform   bool    // all weights are the same
-	upTo      float64 // the tier gets the draws from its predecessor's upTo to its own
-}
-
 func newTier(endpoints []*endpoint, upTo float64) tier {
 	t := tier{endpoints: endpoints, upTo: upTo, uniform: true}
 	for _, e := range endpoints {
@@ -151,7 +138,7 @@ func (g *group) medianLoad(config *groupConfig, t *tier) float64 {
 		if cost == 0 {
 			cost = typical
 		}
-		if est := &config.estimator; est.decay == 0 || est.perInFlight {
+		if !config.keepsCosts() || config.estimator.perInFlight {
 			cost *= float64(e.inFlight.Load()+1) / e.weight()
 		}
 		loads = append(loads, cost)

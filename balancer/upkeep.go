@@ -76,7 +76,7 @@ func (p *pool) settleLeavingLocked() []*endpoint {
 			kept = append(kept, l)
 			continue
 		}
-		p.counted.addEndpoint(l.endpoint)
+		p.left.add(l.endpoint)
 	}
 	clear(p.leaving[len(kept):])
 	p.leaving = kept

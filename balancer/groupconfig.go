@@ -1,0 +1,22 @@
+package balancer
+
+// A groupConfig is what a group reads of a Config. A request takes one when it begins and goes by it
+// to its end, whatever a Reload does meanwhile.
+type groupConfig struct {
+	*Config
+	traits
+	checksHealth bool
+	probes       *probes // nil unless the traits have probing
+}
+
+func newGroupConfig(cfg *Config) *groupConfig {
+	c := &groupConfig{Config: cfg, traits: traitsOf(cfg.Policy), checksHealth: cfg.Health.enabled()}
+	c.estimator.perDecay = 1 / max(float64(c.estimator.decay), 1)
+	if c.probing != nil {
+		c.probes = newProbes(*c.probing)
+	}
+	return c
+}
+
+// keepsCosts reports whether latencies are measured and kept.
+func (c *groupConfig) keepsCosts() bool { return c.estimator.decay > 0 }
