@@ -43,7 +43,8 @@ func withOtelhttp(tp trace.TracerProvider, opts ...otelhttp.Option) observed {
 	}
 	opts = append(opts, otelhttp.WithTracerProvider(tp),
 		otelhttp.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(o.reader))),
-		otelhttp.WithPropagators(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})))
+		otelhttp.WithPropagators(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{},
+			propagation.Baggage{})))
 	o.wrap = otelhttp.NewMiddleware("server", opts...)
 	return o
 }
@@ -107,8 +108,8 @@ func telemetryGet(path string) *http.Request { return httptest.NewRequest("GET",
 
 const serverDuration = "http.server.request.duration"
 
-// Seven defects of otelhttp v0.72.0. Each test shows that otelhttp has it and Trivet has not; one that
-// fails says that otelhttp mended it.
+// Seven defects of otelhttp v0.72.0. Each test shows that otelhttp has it and Trivet has not; one
+// that fails says that otelhttp mended it.
 
 func TestOtelhttpDefect1_NoActiveRequests(t *testing.T) {
 	rival, ours := withOtelhttp(nil), withTrivet(t, nil, telemetry.Config{ActiveRequests: true})
@@ -121,7 +122,9 @@ func TestOtelhttpDefect1_NoActiveRequests(t *testing.T) {
 func TestOtelhttpDefect2_NoErrorTypeOnMetric(t *testing.T) {
 	rival, ours := withOtelhttp(nil), withTrivet(t, nil, telemetry.Config{})
 	for o, want := range map[*observed]bool{&rival: false, &ours: true} {
-		serveOnce(o.wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })), telemetryGet("/"))
+		serveOnce(o.wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(503)
+		})), telemetryGet("/"))
 		require.Equal(t, want, strings.Contains(o.points(t, serverDuration)[0], "error.type=503"))
 	}
 }
@@ -129,7 +132,8 @@ func TestOtelhttpDefect2_NoErrorTypeOnMetric(t *testing.T) {
 func TestOtelhttpDefect3_PanicsAreNotRecorded(t *testing.T) {
 	rival, ours := withOtelhttp(nil), withTrivet(t, nil, telemetry.Config{})
 	for o, want := range map[*observed]int{&rival: 0, &ours: 1} {
-		serveOnce(o.wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("boom") })), telemetryGet("/"))
+		serveOnce(o.wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("boom") })),
+			telemetryGet("/"))
 		require.Len(t, o.points(t, serverDuration), want)
 	}
 }
@@ -257,17 +261,23 @@ func BenchmarkTelemetry(b *testing.B) {
 	run("contender=bare", telemetryMux())
 	for _, p := range traceProviders {
 		run("contender=otelhttp/traces="+p.name, withOtelhttp(p.make()).wrap(telemetryMux()))
-		run("contender=trivet/traces="+p.name, withTrivet(b, p.make(), telemetry.Config{}).wrap(telemetryMux()))
+		run("contender=trivet/traces="+p.name,
+			withTrivet(b, p.make(), telemetry.Config{}).wrap(telemetryMux()))
 	}
-	log, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: slog.NewJSONHandler(io.Discard, nil)})
+	log, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{
+		Handler: slog.NewJSONHandler(io.Discard, nil),
+	})
 	require.NoError(b, err)
-	run("contender=trivet/traces=off/log=json", withTrivet(b, noop.NewTracerProvider(), telemetry.Config{AccessLog: log}).wrap(telemetryMux()))
+	run("contender=trivet/traces=off/log=json",
+		withTrivet(b, noop.NewTracerProvider(), telemetry.Config{AccessLog: log}).wrap(telemetryMux()))
 	run("contender=trivet/traces=off/everything=on", withTrivet(b, noop.NewTracerProvider(),
-		telemetry.Config{ActiveRequests: true, BodySizes: true, ServerTiming: true, RequestID: "X-Request-Id"}).wrap(telemetryMux()))
+		telemetry.Config{ActiveRequests: true, BodySizes: true, ServerTiming: true,
+			RequestID: "X-Request-Id"}).wrap(telemetryMux()))
 }
 
-// BenchmarkTelemetryRatio interleaves the contenders in one run and reports medians of process CPU time:
-// of both as a whole, and of what each adds to the bare mux. Run it with -benchtime 10x or more.
+// BenchmarkTelemetryRatio interleaves the contenders in one run and reports medians of process CPU
+// time: of both as a whole, and of what each adds to the bare mux. Run it with -benchtime 10x or
+// more.
 func BenchmarkTelemetryRatio(b *testing.B) {
 	for _, p := range traceProviders {
 		b.Run("traces="+p.name, func(b *testing.B) {
@@ -333,16 +343,18 @@ func (e picked) LogValue() slog.Value {
 		slog.Bool("retry", e.Retry), slog.Duration("duration", e.Duration))
 }
 
-// BenchmarkTelemetryObserver is an event with two dimensions and a measurement, beside the same two SDK calls
-// made directly with an attribute set prepared in advance, interleaved.
+// BenchmarkTelemetryObserver is an event with two dimensions and a measurement, beside the same two
+// SDK calls made directly with an attribute set prepared in advance, interleaved.
 func BenchmarkTelemetryObserver(b *testing.B) {
 	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))
 	meter := provider.Meter("direct")
 	counter, _ := meter.Int64Counter("pick")
 	histogram, _ := meter.Float64Histogram("pick.duration")
-	set := metric.WithAttributeSet(attribute.NewSet(attribute.String("backend", "b1"), attribute.Bool("retry", false), attribute.String("name", "x")))
+	set := metric.WithAttributeSet(attribute.NewSet(attribute.String("backend", "b1"),
+		attribute.Bool("retry", false), attribute.String("name", "x")))
 	add, record := []metric.AddOption{set}, []metric.RecordOption{set}
-	tel, err := telemetry.New(telemetry.Config{MeterProvider: provider, TracerProvider: noop.NewTracerProvider()})
+	tel, err := telemetry.New(telemetry.Config{MeterProvider: provider,
+		TracerProvider: noop.NewTracerProvider()})
 	require.NoError(b, err)
 	observe := telemetry.Observer[picked](tel, "x")
 	ctx := context.Background()
@@ -380,7 +392,8 @@ func BenchmarkTelemetryObserver(b *testing.B) {
 	b.Run("impl=observer/log=line", func(b *testing.B) {
 		log, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: slog.DiscardHandler})
 		require.NoError(b, err)
-		tel, err := telemetry.New(telemetry.Config{MeterProvider: provider, TracerProvider: noop.NewTracerProvider(), AccessLog: log})
+		tel, err := telemetry.New(telemetry.Config{MeterProvider: provider,
+			TracerProvider: noop.NewTracerProvider(), AccessLog: log})
 		require.NoError(b, err)
 		observe := telemetry.Observer[picked](tel, "x")
 		b.ReportAllocs()

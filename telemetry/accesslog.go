@@ -51,9 +51,9 @@ func (d ClientDetail) String() string {
 
 // AccessLogConfig configures an [AccessLog].
 type AccessLogConfig struct {
-	// Handler receives the lines. Required. It is called on the request's goroutine after the
-	// handler is done: one that blocks holds that goroutine. A client that has got all of a response
-	// of declared length does not wait for it, others do.
+	// Handler receives the lines. Required. It is called on the request's goroutine when the
+	// handler is done. One that blocks holds that goroutine, and the end of the response: net/http
+	// sends it when Middleware returns.
 	Handler slog.Handler
 
 	// SampleEvery n writes one in n of the requests that neither failed nor were slow, each marked
@@ -80,7 +80,8 @@ type AccessLogConfig struct {
 // parameters are shown if [Config.Query] allows. Requests that failed by the server's fault are at
 // level Error, those that the client gave up at Warn, all others at Info.
 //
-// An AccessLog is safe for concurrent use and starts no goroutines. Several Telemetrys may share it.
+// An AccessLog is safe for concurrent use and starts no goroutines. Several Telemetrys may share
+// it.
 type AccessLog struct {
 	cfg               AccessLogConfig // read-only after NewAccessLog
 	request, response []headerField

@@ -59,7 +59,8 @@ func (l *lines) all(t testing.TB) []map[string]any {
 
 func TestAccessLogLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, out := logTo(t, telemetry.AccessLogConfig{RequestHeaders: []string{"accept"}, ResponseHeaders: []string{"Content-Type"}})
+		l, out := logTo(t, telemetry.AccessLogConfig{RequestHeaders: []string{"accept"},
+			ResponseHeaders: []string{"Content-Type"}})
 		b := newBench(t, telemetry.Config{AccessLog: l, RequestID: "X-Request-Id", Query: []string{"q"}})
 		mux := http.NewServeMux()
 		mux.HandleFunc("GET /users/{id}", func(w http.ResponseWriter, r *http.Request) {
@@ -131,7 +132,8 @@ func TestAccessLogSampling(t *testing.T) {
 			} else {
 				require.NotContains(t, line, "sample_every")
 			}
-			require.Equal(t, map[string]string{"/ok": "INFO", "/slow": "INFO", "/bad": "ERROR", "/abort": "ERROR"}[path], line["level"])
+			require.Equal(t, map[string]string{"/ok": "INFO", "/slow": "INFO", "/bad": "ERROR",
+				"/abort": "ERROR"}[path], line["level"])
 		}
 		require.Equal(t, 20, count["/bad"])
 		require.Equal(t, 20, count["/slow"])
@@ -188,7 +190,8 @@ func TestForwardedForIsReadFromTheRight(t *testing.T) {
 		{"garbage stops the search", "10.0.0.1:1", []string{"203.0.113.1, nonsense, 10.0.0.2"}, "10.0.0.2"},
 		{"all trusted", "[fd00::1]:1", []string{"10.0.0.9"}, "10.0.0.9"},
 		{"no field", "10.0.0.1:1", nil, "10.0.0.1"},
-		{"flood", "10.0.0.1:1", []string{"203.0.113.9," + strings.Repeat("10.0.0.3,", 10000) + "10.0.0.2"}, "10.0.0.3"},
+		{"flood", "10.0.0.1:1", []string{"203.0.113.9," + strings.Repeat("10.0.0.3,", 10000) + "10.0.0.2"},
+			"10.0.0.3"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -207,9 +210,11 @@ func TestForwardedForIsReadFromTheRight(t *testing.T) {
 // handler that writes it escapes nothing.
 func TestO02_LogInjection(t *testing.T) {
 	raw := &rawHandler{}
-	l, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: raw, RequestHeaders: []string{"X-A"}, Client: telemetry.ClientFull})
+	l, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: raw, RequestHeaders: []string{"X-A"},
+		Client: telemetry.ClientFull})
 	require.NoError(t, err)
-	b := newBench(t, telemetry.Config{AccessLog: l, Query: []string{"q"}, RequestID: "X-Request-Id", Panics: telemetry.Answer500})
+	b := newBench(t, telemetry.Config{AccessLog: l, Query: []string{"q"}, RequestID: "X-Request-Id",
+		Panics: telemetry.Answer500})
 	observe := telemetry.Observer[pick](b.Telemetry, "balancer")
 	evil := "a\r\nlevel=ERROR msg=forged \x1b[31m\u2028\u2029\u202e\x00\x7f\xff\u0085"
 	h := b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -218,7 +223,8 @@ func TestO02_LogInjection(t *testing.T) {
 	}))
 	r := httptest.NewRequest("GET", "/", nil)
 	r.URL.Path, r.URL.RawQuery, r.Host, r.Method = "/"+evil, "q="+evil, evil, evil
-	r.Header["X-A"], r.Header["User-Agent"], r.Header["X-Request-Id"] = []string{evil}, []string{evil}, []string{evil}
+	r.Header["X-A"], r.Header["User-Agent"], r.Header["X-Request-Id"] = []string{evil}, []string{evil},
+		[]string{evil}
 	serve(h, r)
 	require.Len(t, raw.lines, 1)
 	requirePlain(t, raw.lines[0])
@@ -285,18 +291,23 @@ func FuzzAccessLogLine(f *testing.F) {
 func TestO03_SecretsShowNowhere(t *testing.T) {
 	const secret = "hunter2"
 	l, out := logTo(t, telemetry.AccessLogConfig{RequestHeaders: []string{"Accept"}})
-	b := newBench(t, telemetry.Config{AccessLog: l, Panics: telemetry.Answer500, Query: []string{"q"}, BodySizes: true})
+	b := newBench(t, telemetry.Config{AccessLog: l, Panics: telemetry.Answer500, Query: []string{"q"},
+		BodySizes: true})
 	observe := telemetry.Observer[pick](b.Telemetry, "balancer")
 	client := b.Transport(roundTripFunc(func(r *http.Request) (*http.Response, error) {
 		return nil, fmt.Errorf("Get %q: refused", r.URL)
 	}))
 	h := b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		req, _ := http.NewRequestWithContext(r.Context(), "GET", "https://admin:"+secret+"@api.test/?api_key="+secret+"#access_token="+secret, nil)
+		req, _ := http.NewRequestWithContext(r.Context(), "GET",
+			"https://admin:"+secret+"@api.test/?api_key="+secret+"#access_token="+secret, nil)
 		_, err := client.RoundTrip(req)
 		observe(r.Context(), pick{Backend: "b1", Err: err})
 		w.Header().Set("Set-Cookie", "session="+secret)
-		observe(r.Context(), pick{Backend: "b2", Err: errors.New(`WRONGPASS redis://:` + secret + `@db:6379, Authorization: Bearer ` + secret + `, password="` + secret + `" Cookie: a=` + secret)})
-		panic("token=" + secret + " postgres://u:" + secret + "@db/x?sslpassword=" + secret + " Bearer " + secret + secret)
+		observe(r.Context(), pick{Backend: "b2",
+			Err: errors.New(`WRONGPASS redis://:` + secret + `@db:6379, Authorization: Bearer ` + secret +
+				`, password="` + secret + `" Cookie: a=` + secret)})
+		panic("token=" + secret + " postgres://u:" + secret + "@db/x?sslpassword=" + secret + " Bearer " +
+			secret + secret)
 	}))
 	r := httptest.NewRequest("GET", "/?q=1&token="+secret+"&"+secret+"&sig="+secret, nil)
 	r.Header.Set("Authorization", "Bearer "+secret)
@@ -320,8 +331,11 @@ func TestO03_SecretsShowNowhere(t *testing.T) {
 		}
 	}
 
-	_, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{RequestHeaders: []string{"authorization", "Cookie", "Idempotency-Key", "Bad Name"}, ResponseHeaders: []string{"Set-Cookie"}, Client: 9})
-	for _, want := range []string{"Handler: is required", "RequestHeaders: authorization holds credentials", "RequestHeaders: Cookie", "RequestHeaders: Idempotency-Key", `"Bad Name"`, "ResponseHeaders: Set-Cookie", "Client: 9"} {
+	_, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{RequestHeaders: []string{"authorization",
+		"Cookie", "Idempotency-Key", "Bad Name"}, ResponseHeaders: []string{"Set-Cookie"}, Client: 9})
+	for _, want := range []string{"Handler: is required", "RequestHeaders: authorization holds credentials",
+		"RequestHeaders: Cookie", "RequestHeaders: Idempotency-Key", `"Bad Name"`,
+		"ResponseHeaders: Set-Cookie", "Client: 9"} {
 		require.ErrorContains(t, err, want)
 	}
 }

@@ -47,7 +47,8 @@ func TestMiddlewareAllocations(t *testing.T) {
 
 // An event costs what its LogValue costs, and nothing more.
 func TestObserverAllocations(t *testing.T) {
-	tel, err := telemetry.New(telemetry.Config{TracerProvider: noop.NewTracerProvider(), MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))})
+	tel, err := telemetry.New(telemetry.Config{TracerProvider: noop.NewTracerProvider(),
+		MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))})
 	require.NoError(t, err)
 	ctx := context.Background()
 	flat := telemetry.Observer[decision](tel, "x")

@@ -57,7 +57,7 @@ func (s *SLO) Burn() []Burn { return s.burn(time.Since(s.epoch)) }
 func (s *SLO) burn(at time.Duration) []Burn {
 	sums := s.sums(at)
 	var all []Burn
-	for _, o := range s.objectives() {
+	for _, o := range s.goals() {
 		for _, w := range windowPairs {
 			if !w.reachable(o.target) {
 				continue
@@ -86,22 +86,22 @@ func rate(total, bad uint64, target float64) float64 {
 	return float64(bad) / float64(total) / (1 - target)
 }
 
-// An objective is one that an SLO has: what it counts, and which part of that must be good.
-type objective struct {
+// A goal is an objective that an SLO has: what it counts, and which part of that must be good.
+type goal struct {
 	name   Objective
 	target float64
 	counts func(sum) (total, bad uint64)
 }
 
-func (s *SLO) objectives() []objective {
-	var all []objective
+func (s *SLO) goals() []goal {
+	var all []goal
 	if s.cfg.Availability > 0 {
 		counts := func(c sum) (total, bad uint64) { return c.total, c.bad }
-		all = append(all, objective{Availability, s.cfg.Availability, counts})
+		all = append(all, goal{Availability, s.cfg.Availability, counts})
 	}
 	if s.cfg.Latency > 0 {
 		counts := func(c sum) (total, bad uint64) { return c.timed, c.slow }
-		all = append(all, objective{Latency, s.cfg.LatencyTarget, counts})
+		all = append(all, goal{Latency, s.cfg.LatencyTarget, counts})
 	}
 	return all
 }

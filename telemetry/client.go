@@ -202,7 +202,8 @@ func (c *call) end(class string) {
 }
 
 // errorClass returns the value of error.type for an error of a RoundTripper, or "" if the caller,
-// whose context is ctx, gave up on purpose: that is no error (conventions for HTTP spans, "Status").
+// whose context is ctx, gave up on purpose: that is no error (conventions for HTTP spans,
+// "Status").
 func errorClass(err error, ctx context.Context) string {
 	// Transports return the cause of a context that ended, which may be of any type.
 	if ended := ctx.Err(); ended != nil && (errors.Is(err, ended) || errors.Is(err, context.Cause(ctx))) {

@@ -15,8 +15,8 @@
 // [Telemetry.Middleware] makes a server span, metrics and a log line of each request,
 // [Telemetry.Transport] a client span and metrics. Requests go on as if neither were there: panics
 // pass through, streams stream, files are sent by sendfile, and if a provider, exporter or hook
-// fails, requests do not notice. The program decides where spans and metrics go, by the providers in
-// [Config]: see go.opentelemetry.io/otel/sdk and the exporters.
+// fails, requests do not notice. The program decides where spans and metrics go, by the providers
+// in [Config]: see go.opentelemetry.io/otel/sdk and the exporters.
 //
 // # Place in a chain
 //
@@ -26,7 +26,8 @@
 //
 // Other packages report to telemetry by a function and a snapshot, and know nothing of it:
 //
-//	lb, err := balancer.New(balancer.Config{Observe: telemetry.Observer[balancer.Event](tel, "users")})
+//	observe := telemetry.Observer[balancer.Event](tel, "users")
+//	lb, err := balancer.New(balancer.Config{Observe: observe})
 //	unregister, err := telemetry.Register(tel, "users", lb.Stats)
 //
 // Their events are metrics, events of the request's span, and fields of its line in the access log.
@@ -41,7 +42,7 @@
 // The attribute error.type is a status code or a word. A server's words are
 //
 //	panic      the handler panicked
-//	aborted    it panicked with http.ErrAbortHandler
+//	aborted    it panicked with http.ErrAbortHandler, or called runtime.Goexit
 //	canceled   the client left before it had its response
 //	timeout    the request's context had a deadline, which passed before that
 //
@@ -62,8 +63,8 @@
 // Three things deviate from the conventions. url.full has no fragment, since it is never sent and
 // may be a secret. A client's server.address is the URL's host, whatever the Host field says. Of a
 // stream (a hijacked connection, a 101 response, or event streams, multipart streams and JSON lines
-// that are flushed or have no length) the duration in metrics, objectives and the log's idea of slow
-// is the time to the first byte: the rest lasts as long as the client likes.
+// that are flushed or have no length) the duration in metrics, objectives and the log's idea of
+// slow is the time to the first byte: the rest lasts as long as the client likes.
 //
 // # Metrics
 //
@@ -77,11 +78,15 @@
 //
 // So the event "attempt" of package balancer comes out as trivet.balancer.attempt and
 // trivet.balancer.attempt.duration, with its outcome and the observer's name as attributes, and
-// in_flight of its Stats as trivet.balancer.in_flight. This package's own, by Register(tel, "", x.Stats):
+// in_flight of its Stats as trivet.balancer.in_flight.
+//
+// This package's own, by Register(tel, "", x.Stats):
 //
 //	x                  instruments
-//	Telemetry          trivet.telemetry.in_flight .requests .errors .panics .series .overflow .log_skipped .faults
-//	SLO                trivet.telemetry.slo.requests .failed .timed .slow .burn_rate{key} .firing{key}
+//	Telemetry          trivet.telemetry.in_flight .requests .errors .panics .series .overflow
+//	                   .log_skipped .faults
+//	SLO                trivet.telemetry.slo.requests .failed .timed .slow .burn_rate{key}
+//	                   .firing{key}
 //	health.Health      trivet.health.started .draining .up{key}
 //
 // In Prometheus, dots become underscores, counters end in _total, and durations in _seconds. A bool

@@ -71,12 +71,14 @@ func TestDocListsTheMetrics(t *testing.T) {
 	}
 	var want []string
 	for _, side := range []string{"server", "client"} {
-		want = append(want, "http."+side+".request.duration", "http."+side+".active_requests", "http."+side+".request.body.size", "http."+side+".response.body.size")
+		want = append(want, "http."+side+".request.duration", "http."+side+".active_requests",
+			"http."+side+".request.body.size", "http."+side+".response.body.size")
 	}
 	require.ElementsMatch(t, want, names)
 
 	// The classes of error.type, too.
-	for _, class := range regexp.MustCompile(`err\w+\s+= "(\w+)"`).FindAllStringSubmatch(source(t, "semconv.go"), -1) {
+	for _, class := range regexp.MustCompile(`err\w+\s+= "(\w+)"`).FindAllStringSubmatch(
+		source(t, "semconv.go"), -1) {
 		require.Contains(t, f.Doc.Text(), class[1])
 	}
 }

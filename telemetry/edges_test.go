@@ -23,7 +23,8 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// A deadline that a handler's caller set is the server's own: whoever missed it is at fault, unlike a client that left.
+// A deadline that a handler's caller set is the server's own: whoever missed it is at fault, unlike
+// a client that left.
 func TestDeadlineIsTheServersFault(t *testing.T) {
 	l, out := logTo(t, telemetry.AccessLogConfig{})
 	b := newBench(t, telemetry.Config{AccessLog: l})
@@ -68,7 +69,8 @@ func TestBodilessResponsesAreComplete(t *testing.T) {
 	require.Contains(t, b.points(t, "http.server.request.duration")[0], "error.type=canceled")
 }
 
-// O10: the end of an upgraded connection is no client that left early, and a panic after it is answered by nobody.
+// O10: the end of an upgraded connection is no client that left early, and a panic after it is
+// answered by nobody.
 func TestO10_HijackedConnectionsEndWell(t *testing.T) {
 	for _, fail := range []bool{false, true} {
 		b := newBench(t, telemetry.Config{Panics: telemetry.Answer500})
@@ -114,7 +116,8 @@ func TestResendCountAddsUp(t *testing.T) {
 func TestHeadEndsWithItsHeader(t *testing.T) {
 	b := newBench(t, telemetry.Config{})
 	_, err := b.Transport(roundTripFunc(func(*http.Request) (*http.Response, error) {
-		return &http.Response{StatusCode: 200, ContentLength: 5, Body: io.NopCloser(strings.NewReader(""))}, nil
+		return &http.Response{StatusCode: 200, ContentLength: 5, Body: io.NopCloser(strings.NewReader(""))},
+			nil
 	})).RoundTrip(httptest.NewRequest("HEAD", "http://api.test/", nil))
 	require.NoError(t, err)
 	require.Len(t, b.spans.Ended(), 1)
@@ -137,7 +140,8 @@ func TestTransportKeepsTheCallersHeader(t *testing.T) {
 	})), httptest.NewRequest("GET", "/", nil))
 }
 
-// O04: at a public edge nothing outside of the request decides either: a span of the enclosing context is no parent.
+// O04: at a public edge nothing outside of the request decides either: a span of the enclosing
+// context is no parent.
 func TestO04_PublicEdgeHasNoParentAtAll(t *testing.T) {
 	b := newBench(t, telemetry.Config{Public: true})
 	tracer := sdktrace.NewTracerProvider().Tracer("x")
@@ -155,7 +159,8 @@ func TestO04_PublicEdgeHasNoParentAtAll(t *testing.T) {
 	require.Empty(t, b.span(t).Links())
 }
 
-// The options of a span's start come from a pool: what one request put there must not reach another.
+// The options of a span's start come from a pool: what one request put there must not reach
+// another.
 func TestPooledOptionsDoNotMix(t *testing.T) {
 	b := newBench(t, telemetry.Config{})
 	h := b.Middleware(http.NotFoundHandler())
@@ -200,7 +205,8 @@ func TestPooledOptionsDoNotMix(t *testing.T) {
 // The overflow has its own bound, and keeps apart what failed in which way as long as it has room.
 func TestO01_OverflowIsBoundedToo(t *testing.T) {
 	const limit = 16
-	b := newBench(t, telemetry.Config{MaxSeries: limit, TracerProvider: noop.NewTracerProvider(), RouteFunc: func(r *http.Request) string { return r.URL.Path }})
+	b := newBench(t, telemetry.Config{MaxSeries: limit, TracerProvider: noop.NewTracerProvider(),
+		RouteFunc: func(r *http.Request) string { return r.URL.Path }})
 	status := 0
 	h := b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if status == 0 {
@@ -261,7 +267,8 @@ func TestObserverTellsEventsApart(t *testing.T) {
 	b := newBench(t, telemetry.Config{MaxSeries: 64})
 	observe := telemetry.Observer[loose](b.Telemetry, "")
 	event := func(attrs ...slog.Attr) {
-		observe(context.Background(), loose{slog.GroupValue(append([]slog.Attr{slog.String("event", "e")}, attrs...)...)})
+		observe(context.Background(), loose{slog.GroupValue(append([]slog.Attr{slog.String("event", "e")},
+			attrs...)...)})
 	}
 	for range 50 { // the second round finds what the first one made
 		event(slog.String("a", "x"))
@@ -276,7 +283,8 @@ func TestObserverTellsEventsApart(t *testing.T) {
 		event(slog.Duration("b", time.Second))
 	}
 	require.ElementsMatch(t, []string{
-		"a=x = 50", "b=x = 50", "a=true = 50", "a=false = 50", "a=true b=false = 50", "a=false b=true = 50", "a= = 50", " = 150",
+		"a=x = 50", "b=x = 50", "a=true = 50", "a=false = 50", "a=true b=false = 50", "a=false b=true = 50",
+		"a= = 50", " = 150",
 	}, b.points(t, "trivet.telemetry.e"))
 	require.Equal(t, []string{" = 50"}, b.points(t, "trivet.telemetry.e.a"))
 	require.Equal(t, []string{" = 50"}, b.points(t, "trivet.telemetry.e.b"))
@@ -331,7 +339,8 @@ func TestAccessLogLineIsBounded(t *testing.T) {
 	r.Header["X-A"], r.Header["User-Agent"] = []string{long}, []string{long}
 	serve(b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for i := range 10_000 {
-			observe(r.Context(), loose{slog.GroupValue(slog.String("event", fmt.Sprint("word", i)), slog.GroupAttrs("detail", slog.Any("error", errors.New(long))))})
+			observe(r.Context(), loose{slog.GroupValue(slog.String("event", fmt.Sprint("word", i)),
+				slog.GroupAttrs("detail", slog.Any("error", errors.New(long))))})
 		}
 	})), r)
 	require.Less(t, len(out.b.String()), 512<<10)
@@ -363,8 +372,10 @@ func TestStreamsAreNotSlow(t *testing.T) {
 // A minute's place is used again after three days: by then it is empty.
 func TestSLOForgets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSLO(t, telemetry.SLOConfig{Name: "a", Availability: 0.99, Latency: time.Second, LatencyTarget: 0.9, MinEvents: 1})
-		h := newBench(t, telemetry.Config{SLOs: []*telemetry.SLO{s}, TracerProvider: noop.NewTracerProvider()}).Middleware(trafficMux())
+		s := newSLO(t, telemetry.SLOConfig{Name: "a", Availability: 0.99, Latency: time.Second,
+			LatencyTarget: 0.9, MinEvents: 1})
+		h := newBench(t, telemetry.Config{SLOs: []*telemetry.SLO{s},
+			TracerProvider: noop.NewTracerProvider()}).Middleware(trafficMux())
 		traffic(h, 10, "/500")
 		traffic(h, 3, "/sleep/2s")
 		time.Sleep((72*60+1)*time.Minute - 6*time.Second) // the ring is round: the same place again
@@ -383,14 +394,16 @@ func TestSLOForgets(t *testing.T) {
 	})
 }
 
-// The pairs are those of the Site Reliability Workbook, chapter 5, table 5-8: each fires just above its factor.
+// The pairs are those of the Site Reliability Workbook, chapter 5, table 5-8: each fires just above
+// its factor.
 func TestBurnPairs(t *testing.T) {
 	s := newSLO(t, telemetry.SLOConfig{Name: "a", Availability: 0.999})
 	var got []string
 	for _, b := range s.Burn() {
 		got = append(got, fmt.Sprint(b.Severity, " ", b.Long, " ", b.Short, " ", b.Factor))
 	}
-	require.Equal(t, []string{"page 1h0m0s 5m0s 14.4", "page 6h0m0s 30m0s 6", "ticket 24h0m0s 2h0m0s 3", "ticket 72h0m0s 6h0m0s 1"}, got)
+	require.Equal(t, []string{"page 1h0m0s 5m0s 14.4", "page 6h0m0s 30m0s 6", "ticket 24h0m0s 2h0m0s 3",
+		"ticket 72h0m0s 6h0m0s 1"}, got)
 }
 
 // A first attempt to send the header that came to nothing leaves no second line of timings.

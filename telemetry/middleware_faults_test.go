@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"unicode/utf8"
 
@@ -33,7 +34,8 @@ func TestO16_RouteFuncThatPanicsHidesNoFailure(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/x", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) })
 	serve(b.Middleware(mux), httptest.NewRequest("GET", "/x", nil))
-	require.Contains(t, b.points(t, "http.server.request.duration")[0], "error.type=503 http.request.method=GET http.response.status_code=503 http.route=/x")
+	require.Contains(t, b.points(t, "http.server.request.duration")[0],
+		"error.type=503 http.request.method=GET http.response.status_code=503 http.route=/x")
 	require.EqualValues(t, 1, b.Stats().Errors)
 	require.Equal(t, "ERROR", out.all(t)[0]["level"])
 }
@@ -65,10 +67,12 @@ type countingProvider struct {
 
 func (p countingProvider) Meter(string, ...metric.MeterOption) metric.Meter { return p.m }
 
-func (m *countingMeter) Float64Histogram(string, ...metric.Float64HistogramOption) (metric.Float64Histogram, error) {
+func (m *countingMeter) Float64Histogram(string, ...metric.Float64HistogramOption) (metric.Float64Histogram,
+	error) {
 	return panicHistogram{}, nil
 }
-func (m *countingMeter) Int64UpDownCounter(string, ...metric.Int64UpDownCounterOption) (metric.Int64UpDownCounter, error) {
+func (m *countingMeter) Int64UpDownCounter(string, ...metric.Int64UpDownCounterOption) (
+	metric.Int64UpDownCounter, error) {
 	return activeCounter{m: m}, nil
 }
 
@@ -86,16 +90,26 @@ func (c activeCounter) Add(_ context.Context, n int64, _ ...metric.AddOption) { 
 
 // Hooks that panic at each request do not fill the error log, and what they say is scrubbed.
 func TestO16_FaultsAreReportedSparsely(t *testing.T) {
+	var mu sync.Mutex
 	var reports []string
-	before := otel.GetErrorHandler()
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { reports = append(reports, err.Error()) }))
-	defer otel.SetErrorHandler(before)
-	b := newBench(t, telemetry.Config{RouteFunc: func(*http.Request) string { panic("token=hunter2\nforged") }})
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		reports = append(reports, err.Error())
+	}))
+	// As at the start of the process. What otel.GetErrorHandler returns cannot be set: it is otel's own
+	// delegator, which would have to call itself.
+	defer otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Print(err) }))
+	b := newBench(t, telemetry.Config{
+		RouteFunc: func(*http.Request) string { panic("token=hunter2\nforged") },
+	})
 	h := b.Middleware(http.NotFoundHandler())
 	for range 1000 {
 		serve(h, httptest.NewRequest("GET", "/", nil))
 	}
 	require.EqualValues(t, 1000, b.Stats().Faults)
+	mu.Lock()
+	defer mu.Unlock()
 	require.NotEmpty(t, reports)
 	require.Less(t, len(reports), 20)
 	require.NotContains(t, reports[0], "hunter2")
@@ -105,7 +119,8 @@ func TestO16_FaultsAreReportedSparsely(t *testing.T) {
 // A proxied server that repeats the request id, as ours do, does not make it two.
 func TestRequestIDIsOneFieldBehindAProxy(t *testing.T) {
 	const field = "X-Request-Id"
-	backend := server(t, false, newBench(t, telemetry.Config{RequestID: field}).Middleware(http.NotFoundHandler()))
+	backend := server(t, false, newBench(t, telemetry.Config{RequestID: field}).Middleware(
+		http.NotFoundHandler()))
 	target, _ := url.Parse(backend.URL)
 	b := newBench(t, telemetry.Config{RequestID: field})
 	front := server(t, false, b.Middleware(&httputil.ReverseProxy{
@@ -123,22 +138,28 @@ func TestRequestIDIsOneFieldBehindAProxy(t *testing.T) {
 // A handler that writes nothing has timings all the same.
 func TestServerTimingOfAnEmptyResponse(t *testing.T) {
 	protocols(t, func(t *testing.T, h2 bool) {
-		srv := server(t, h2, newBench(t, telemetry.Config{ServerTiming: true}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			telemetry.Measure(r.Context(), "db")()
-		})))
+		srv := server(t, h2, newBench(t, telemetry.Config{ServerTiming: true}).Middleware(
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				telemetry.Measure(r.Context(), "db")()
+			})))
 		resp, _ := get(t, srv.Client(), srv.URL)
 		require.Regexp(t, `^total;dur=\d+\.\d, db;dur=\d+\.\d$`, resp.Header.Get("Server-Timing"))
 	})
 }
 
-// OTLP is protobuf, whose strings are UTF-8: one invalid attribute loses its exporter the whole batch.
+// OTLP is protobuf, whose strings are UTF-8: one invalid attribute loses its exporter the whole
+// batch.
 func TestSpanTextsAreValidAndBounded(t *testing.T) {
-	b := newBench(t, telemetry.Config{Query: []string{"q"}, RouteFunc: func(*http.Request) string { return "/\xff" }})
+	b := newBench(t, telemetry.Config{Query: []string{"q"},
+		RouteFunc: func(*http.Request) string { return "/\xff" }})
 	h := b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := telemetry.WithURLTemplate(r.Context(), "/\xff")
 		req, _ := http.NewRequestWithContext(ctx, "GET", "http://api.test/", nil)
 		req.URL.RawQuery = "q=\xff"
-		_, err := b.Transport(roundTripFunc(func(*http.Request) (*http.Response, error) { return nil, errors.New("no") })).RoundTrip(req)
+		_, err := b.Transport(roundTripFunc(func(*http.Request) (*http.Response,
+			error) {
+			return nil, errors.New("no")
+		})).RoundTrip(req)
 		require.Error(t, err)
 		panic("bad \xff text")
 	}))
@@ -193,7 +214,8 @@ func (s *spySampler) ShouldSample(p trace.SamplingParameters) trace.SamplingResu
 	return trace.SamplingResult{Decision: trace.RecordAndSample}
 }
 
-// A route has all static segments (conventions, http.route), also where a prefix was stripped on the way.
+// A route has all static segments (conventions, http.route), also where a prefix was stripped on
+// the way.
 func TestRouteHasTheStrippedPrefix(t *testing.T) {
 	users := http.NewServeMux()
 	users.HandleFunc("GET /users/{id}", func(http.ResponseWriter, *http.Request) {})
@@ -210,11 +232,16 @@ func TestRouteHasTheStrippedPrefix(t *testing.T) {
 		h                   http.Handler
 	}{
 		{"stripped", "/api/users/7", "/api/users/{id}", mount("/api/", strip("/api"))},
-		{"with a Route around", "/api/users/7", "/api/users/{id}", withValue(telemetry.Route(mount("/api/", strip("/api"))))},
-		{"prefix with a wildcard", "/t/42/users/7", "/t/{tenant}/users/{id}", mount("/t/{tenant}/", strip("/t/42"))},
-		{"not stripped", "/users/7", "/users/{id}", telemetry.Route(mount("/", func(h http.Handler) http.Handler { return h }))},
-		{"stripped further than the pattern says", "/api/42/users/7", "/users/{id}", mount("/api/", strip("/api/42"))},
-		{"prefix that no pattern names", "/x/users/7", "/users/{id}", withValue(http.StripPrefix("/x", telemetry.Route(users)))},
+		{"with a Route around", "/api/users/7", "/api/users/{id}",
+			withValue(telemetry.Route(mount("/api/", strip("/api"))))},
+		{"prefix with a wildcard", "/t/42/users/7", "/t/{tenant}/users/{id}",
+			mount("/t/{tenant}/", strip("/t/42"))},
+		{"not stripped", "/users/7", "/users/{id}",
+			telemetry.Route(mount("/", func(h http.Handler) http.Handler { return h }))},
+		{"stripped further than the pattern says", "/api/42/users/7", "/users/{id}",
+			mount("/api/", strip("/api/42"))},
+		{"prefix that no pattern names", "/x/users/7", "/users/{id}",
+			withValue(http.StripPrefix("/x", telemetry.Route(users)))},
 		{"two levels", "/v1/api/users/7", "/v1/api/users/{id}", func() http.Handler {
 			outer := http.NewServeMux()
 			outer.Handle("/v1/", http.StripPrefix("/v1", telemetry.Route(mount("/api/", strip("/api")))))
@@ -235,28 +262,39 @@ func TestO03_ScrubbedTexts(t *testing.T) {
 	const secret = "hunter2hunter2"
 	b := newBench(t, telemetry.Config{Panics: telemetry.Answer500})
 	for _, format := range []string{
-		"Authorization: Bearer %s", "authorization: ApiKey %s", `{"client_secret":"%s"}`, "id_token=%s", "db_password=%s sslmode=off", "AWS_SECRET_ACCESS_KEY=%s",
-		"Cookie: theme=dark; session=%s", "Set-Cookie: a=1; Path=/; b=%s", "X-Auth-Token: %s", "root:%s@tcp(127.0.0.1:3306)/app",
-		"redis://:%s@db:6379", "https://bob:%s@api.test/", "https://api.test/?sig=%s", "password: '%s'", "bad token eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJib2IifQ.%s",
-		`Get "https://u:%[1]s@h/a?t=%[1]s": context canceled`, "passphrase=%s", `Authorization: Digest username="bob", response="%s"`, `{"authorization":"Basic %s"}`, "x-api-key: %s", "signature=%s",
+		"Authorization: Bearer %s", "authorization: ApiKey %s", `{"client_secret":"%s"}`, "id_token=%s",
+		"db_password=%s sslmode=off", "AWS_SECRET_ACCESS_KEY=%s",
+		"Cookie: theme=dark; session=%s", "Set-Cookie: a=1; Path=/; b=%s", "X-Auth-Token: %s",
+		"root:%s@tcp(127.0.0.1:3306)/app",
+		"redis://:%s@db:6379", "https://bob:%s@api.test/", "https://api.test/?sig=%s", "password: '%s'",
+		"bad token eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJib2IifQ.%s",
+		`Get "https://u:%[1]s@h/a?t=%[1]s": context canceled`, "passphrase=%s",
+		`Authorization: Digest username="bob", response="%s"`, `{"authorization":"Basic %s"}`,
+		"x-api-key: %s", "signature=%s",
 	} {
 		message := fmt.Sprintf(format, secret)
-		serve(b.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(message) })), httptest.NewRequest("GET", "/", nil))
+		serve(b.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(message) })),
+			httptest.NewRequest("GET", "/", nil))
 		spans := b.spans.Ended()
 		event := text(spans[len(spans)-1].Events()[0].Attributes)
 		require.NotContains(t, event, secret, "%s", message)
 		require.Contains(t, event, "REDACTED", "%s", message)
 	}
-	for _, harmless := range []string{"dial tcp 127.0.0.1:80: connect: connection refused", "token bucket is empty", "unexpected token '}' at 7", "10.0.0.1:80 -> 10.0.0.2:81"} {
-		serve(b.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(harmless) })), httptest.NewRequest("GET", "/", nil))
+	for _, harmless := range []string{"dial tcp 127.0.0.1:80: connect: connection refused",
+		"token bucket is empty", "unexpected token '}' at 7", "10.0.0.1:80 -> 10.0.0.2:81"} {
+		serve(b.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(harmless) })),
+			httptest.NewRequest("GET", "/", nil))
 		spans := b.spans.Ended()
-		require.Contains(t, text(spans[len(spans)-1].Events()[0].Attributes), "exception.message="+harmless+" ")
+		require.Contains(t, text(spans[len(spans)-1].Events()[0].Attributes),
+			"exception.message="+harmless+" ")
 	}
 }
 
-// O03: an allowed header may quote a URL with secrets, and a header that holds credentials is none to allow.
+// O03: an allowed header may quote a URL with secrets, and a header that holds credentials is none
+// to allow.
 func TestO03_HeaderValuesAreScrubbed(t *testing.T) {
-	l, out := logTo(t, telemetry.AccessLogConfig{RequestHeaders: []string{"Referer"}, ResponseHeaders: []string{"Location"}})
+	l, out := logTo(t, telemetry.AccessLogConfig{RequestHeaders: []string{"Referer"},
+		ResponseHeaders: []string{"Location"}})
 	b := newBench(t, telemetry.Config{AccessLog: l, Query: []string{"q"}})
 	r := httptest.NewRequest("GET", "/?q=1;token=hunter2", nil)
 	r.Header.Set("Referer", "https://u:hunter2@shop.test/reset?token=hunter2")
@@ -265,13 +303,15 @@ func TestO03_HeaderValuesAreScrubbed(t *testing.T) {
 	})), r)
 	require.NotContains(t, out.b.String(), "hunter2")
 	require.Contains(t, out.b.String(), "https://idp.test/cb?REDACTED")
-	for _, name := range []string{"X-Auth-Token", "X-Amz-Security-Token", "X-Csrf-Token", "X-Client-Secret", "Apikey"} {
+	for _, name := range []string{"X-Auth-Token", "X-Amz-Security-Token", "X-Csrf-Token", "X-Client-Secret",
+		"Apikey"} {
 		_, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{RequestHeaders: []string{name}})
 		require.ErrorContains(t, err, name+" holds credentials")
 	}
 }
 
-// The conventions: server.address is what the client asked for, as a proxy passed it on if it is a trusted one.
+// The conventions: server.address is what the client asked for, as a proxy passed it on if it is a
+// trusted one.
 func TestForwardedHost(t *testing.T) {
 	proxies := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	for _, tt := range []struct {
@@ -281,13 +321,15 @@ func TestForwardedHost(t *testing.T) {
 		want    string
 	}{
 		{"trusted", proxies, []string{"shop.test:8443"}, "server.address=shop.test server.port=8443"},
-		{"the nearest proxy's word", proxies, []string{"evil.test", "evil.test, shop.test"}, "server.address=shop.test server.port=80"},
+		{"the nearest proxy's word", proxies, []string{"evil.test", "evil.test, shop.test"},
+			"server.address=shop.test server.port=80"},
 		{"stranger", nil, []string{"shop.test"}, "server.address=example.com server.port=80"},
 		{"none", proxies, nil, "server.address=example.com server.port=80"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l, out := logTo(t, telemetry.AccessLogConfig{})
-			b := newBench(t, telemetry.Config{TrustedProxies: tt.proxies, Hosts: []string{"shop.test", "example.com"}, AccessLog: l})
+			b := newBench(t, telemetry.Config{TrustedProxies: tt.proxies,
+				Hosts: []string{"shop.test", "example.com"}, AccessLog: l})
 			r := httptest.NewRequest("GET", "/", nil)
 			r.Header["X-Forwarded-Host"] = tt.fields
 			serve(b.Middleware(http.NotFoundHandler()), r)
@@ -307,7 +349,8 @@ func TestNewRefusesHostsWithPorts(t *testing.T) {
 	}
 	_, err := telemetry.New(telemetry.Config{Hosts: []string{"::1", "example.com"}})
 	require.NoError(t, err)
-	_, err = telemetry.NewSLO(telemetry.SLOConfig{Name: "a", Availability: 0.9, Selector: "job=\"x\"\nforged: 1"})
+	_, err = telemetry.NewSLO(telemetry.SLOConfig{Name: "a", Availability: 0.9,
+		Selector: "job=\"x\"\nforged: 1"})
 	require.ErrorContains(t, err, "telemetry: SLOConfig.Selector: ")
 }
 
@@ -315,7 +358,8 @@ func TestNewRefusesHostsWithPorts(t *testing.T) {
 func TestPanicAnswerHasNoStaleFields(t *testing.T) {
 	b := newBench(t, telemetry.Config{Panics: telemetry.Answer500})
 	w := serve(b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for _, name := range []string{"Content-Digest", "Repr-Digest", "Digest", "Content-Md5", "Content-Disposition", "Content-Language", "Content-Location", "Accept-Ranges"} {
+		for _, name := range []string{"Content-Digest", "Repr-Digest", "Digest", "Content-Md5",
+			"Content-Disposition", "Content-Language", "Content-Location", "Accept-Ranges"} {
 			w.Header().Set(name, "x")
 		}
 		w.Header().Set("Content-Security-Policy", "default-src 'none'")
@@ -323,7 +367,8 @@ func TestPanicAnswerHasNoStaleFields(t *testing.T) {
 	})), httptest.NewRequest("GET", "/", nil))
 	require.Equal(t, 500, w.Code)
 	for name := range w.Header() {
-		require.Contains(t, []string{"Content-Type", "Cache-Control", "X-Content-Type-Options", "Content-Security-Policy"}, name)
+		require.Contains(t, []string{"Content-Type", "Cache-Control", "X-Content-Type-Options",
+			"Content-Security-Policy"}, name)
 	}
 	require.NotEmpty(t, w.Header().Get("Content-Security-Policy"))
 }
@@ -336,5 +381,8 @@ func TestBurnAsJSON(t *testing.T) {
 	traffic(b.Middleware(trafficMux()), 1, "/ok")
 	body, err := json.Marshal(s.Burn()[0])
 	require.NoError(t, err)
-	require.JSONEq(t, `{"objective":"availability","severity":"ticket","long_ns":259200000000000,"short_ns":21600000000000,"factor":1,"long_rate":1,"short_rate":1,"total":2,"bad":1,"firing":false}`, string(body))
+	require.JSONEq(t, `{
+		"objective":"availability", "severity":"ticket", "long_ns":259200000000000, "short_ns":21600000000000,
+		"factor":1, "long_rate":1, "short_rate":1, "total":2, "bad":1, "firing":false
+	}`, string(body))
 }

@@ -40,7 +40,8 @@ func TestPanicIsRecordedAndPassedOn(t *testing.T) {
 		serve(h, httptest.NewRequest("GET", "/", nil))
 	})
 	// The connection breaks without a response: there is no status to record.
-	require.Equal(t, []string{"error.type=panic http.request.method=GET network.protocol.version=1.1 url.scheme=http = 1"}, b.points(t, "http.server.request.duration"))
+	require.Equal(t, []string{"error.type=panic http.request.method=GET network.protocol.version=1.1 " +
+		"url.scheme=http = 1"}, b.points(t, "http.server.request.duration"))
 	s := b.span(t)
 	require.Equal(t, codes.Error, s.Status().Code)
 	require.Len(t, s.Events(), 1)
@@ -105,8 +106,10 @@ func TestPanicAnswered(t *testing.T) {
 			proto, scheme = "2", "https"
 		}
 		require.Equal(t, []string{
-			"error.type=panic http.request.method=GET http.response.status_code=200 http.route=/late network.protocol.version=" + proto + " url.scheme=" + scheme + " = 1",
-			"error.type=panic http.request.method=GET http.response.status_code=500 http.route=/early network.protocol.version=" + proto + " url.scheme=" + scheme + " = 1",
+			"error.type=panic http.request.method=GET http.response.status_code=200 http.route=/late " +
+				"network.protocol.version=" + proto + " url.scheme=" + scheme + " = 1",
+			"error.type=panic http.request.method=GET http.response.status_code=500 http.route=/early " +
+				"network.protocol.version=" + proto + " url.scheme=" + scheme + " = 1",
 		}, b.eventually(t, "http.server.request.duration", 2))
 	})
 }
@@ -117,7 +120,7 @@ func (b *bench) eventually(t testing.TB, name string, n int) []string {
 	require.Eventually(t, func() bool {
 		points = b.points(t, name)
 		return len(points) >= n
-	}, 10*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	return points
 }
 
@@ -128,8 +131,11 @@ func TestO11_AbortIsPassedOnAndRecordedAsAborted(t *testing.T) {
 			w.WriteHeader(206)
 			panic(http.ErrAbortHandler)
 		}))
-		require.PanicsWithValue(t, http.ErrAbortHandler, func() { serve(h, httptest.NewRequest("GET", "/", nil)) })
-		require.Equal(t, []string{"error.type=aborted http.request.method=GET http.response.status_code=206 network.protocol.version=1.1 url.scheme=http = 1"}, b.points(t, "http.server.request.duration"))
+		require.PanicsWithValue(t, http.ErrAbortHandler,
+			func() { serve(h, httptest.NewRequest("GET", "/", nil)) })
+		require.Equal(t, []string{"error.type=aborted http.request.method=GET " +
+			"http.response.status_code=206 network.protocol.version=1.1 url.scheme=http = 1"},
+			b.points(t, "http.server.request.duration"))
 		require.Empty(t, b.span(t).Events())
 		require.Zero(t, b.Stats().Panics)
 	}
@@ -140,7 +146,8 @@ func TestGoexitIsRecordedAsAborted(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		serve(b.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { runtime.Goexit() })), httptest.NewRequest("GET", "/", nil))
+		serve(b.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { runtime.Goexit() })),
+			httptest.NewRequest("GET", "/", nil))
 	}()
 	<-done
 	require.Contains(t, b.points(t, "http.server.request.duration")[0], "error.type=aborted")
@@ -169,9 +176,11 @@ func TestO10_Hijack(t *testing.T) {
 	fmt.Fprint(conn, "hello\n")
 	all, err := io.ReadAll(conn)
 	require.NoError(t, err)
-	require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\nhello\n", string(all))
+	require.Equal(t, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: "+
+		"Upgrade\r\n\r\nhello\n", string(all))
 	points := b.eventually(t, "http.server.request.duration", 1)
-	require.Equal(t, []string{"error.type=panic http.request.method=GET http.response.status_code=101 network.protocol.version=1.1 url.scheme=http = 1"}, points)
+	require.Equal(t, []string{"error.type=panic http.request.method=GET http.response.status_code=101 " +
+		"network.protocol.version=1.1 url.scheme=http = 1"}, points)
 	require.Len(t, b.spans.Ended(), 1)
 }
 
@@ -184,11 +193,12 @@ func TestInformationalResponsesAreNotTheStatus(t *testing.T) {
 			w.WriteHeader(http.StatusAccepted)
 		})))
 		var hints int
-		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-			hints = code
-			require.Empty(t, h.Get("Server-Timing"))
-			return nil
-		}})
+		ctx := httptrace.WithClientTrace(t.Context(),
+			&httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+				hints = code
+				require.Empty(t, h.Get("Server-Timing"))
+				return nil
+			}})
 		req, _ := http.NewRequestWithContext(ctx, "GET", srv.URL, nil)
 		resp, err := srv.Client().Do(req)
 		require.NoError(t, err)
@@ -200,7 +210,8 @@ func TestInformationalResponsesAreNotTheStatus(t *testing.T) {
 	})
 }
 
-// O09: the server's log stays empty, whatever a handler does, and what is recorded is what was sent.
+// O09: the server's log stays empty, whatever a handler does, and what is recorded is what was
+// sent.
 func TestO09_StatusAndSizeAreWhatWasSent(t *testing.T) {
 	tests := []struct {
 		name, method string
@@ -208,12 +219,27 @@ func TestO09_StatusAndSizeAreWhatWasSent(t *testing.T) {
 		status       int
 		size         string
 	}{
-		{"second WriteHeader", "GET", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(201); w.WriteHeader(500) }, 201, "0"},
-		{"WriteHeader after a flush", "GET", func(w http.ResponseWriter, _ *http.Request) { w.(http.Flusher).Flush(); w.WriteHeader(500) }, 200, "0"},
-		{"HEAD has no body", "HEAD", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") }, 200, "0"},
-		{"204 has no body", "GET", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204); io.WriteString(w, "hello") }, 204, "0"},
-		{"WriteString", "GET", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") }, 200, "5"},
-		{"ReadFrom", "GET", func(w http.ResponseWriter, _ *http.Request) { io.Copy(w, strings.NewReader("hello")) }, 200, "5"},
+		{"second WriteHeader", "GET", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(201)
+			w.WriteHeader(500)
+		}, 201, "0"},
+		{"WriteHeader after a flush", "GET", func(w http.ResponseWriter, _ *http.Request) {
+			w.(http.Flusher).Flush()
+			w.WriteHeader(500)
+		}, 200, "0"},
+		{"HEAD has no body", "HEAD", func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, "hello")
+		}, 200, "0"},
+		{"204 has no body", "GET", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(204)
+			io.WriteString(w, "hello")
+		}, 204, "0"},
+		{"WriteString", "GET", func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, "hello")
+		}, 200, "5"},
+		{"ReadFrom", "GET", func(w http.ResponseWriter, _ *http.Request) {
+			io.Copy(w, strings.NewReader("hello"))
+		}, 200, "5"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -336,7 +362,8 @@ func TestClientThatLeaves(t *testing.T) {
 		_, err := srv.Client().Do(req)
 		require.ErrorIs(t, err, context.Canceled)
 		require.Contains(t, b.eventually(t, "http.server.request.duration", 1)[0], "error.type=canceled")
-		require.Eventually(t, func() bool { return b.Stats().Requests == 1 }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return b.Stats().Requests == 1 }, patience,
+			time.Millisecond)
 		require.Zero(t, b.Stats().Errors, "nobody knows what it would have got")
 		require.Equal(t, codes.Error, b.span(t).Status().Code)
 	})
@@ -370,7 +397,8 @@ func testStreams(t *testing.T) {
 			time.Sleep(long)
 		})), httptest.NewRequest("GET", "/", nil))
 		s := b.spans.Ended()[0]
-		require.Equal(t, long+time.Second, s.EndTime().Sub(s.StartTime()), "the span is as long as the stream")
+		require.Equal(t, long+time.Second, s.EndTime().Sub(s.StartTime()),
+			"the span is as long as the stream")
 		m := b.metrics(t)["http.server.request.duration"]
 		p := m.Data.(metricdata.Histogram[float64]).DataPoints[0]
 		return p.Count, p.Sum
@@ -441,12 +469,14 @@ func TestServerTiming(t *testing.T) {
 		io.WriteString(w, "x")
 		telemetry.Measure(r.Context(), "late")()
 	})
-	lines := serve(b.Middleware(handler), httptest.NewRequest("GET", "/", nil)).Header().Values("Server-Timing")
+	lines := serve(b.Middleware(handler), httptest.NewRequest("GET", "/", nil)).Header().Values(
+		"Server-Timing")
 	require.Len(t, lines, 2)
 	require.Regexp(t, `^total;dur=\d+\.\d, db;dur=\d+\.\d, m0;dur=.*, m14;dur=\d+\.\d$`, lines[1])
 	telemetry.Measure(context.Background(), "outside")()
 	off := newBench(t, telemetry.Config{}).Middleware(handler)
-	require.Equal(t, []string{"upstream;dur=1.0"}, serve(off, httptest.NewRequest("GET", "/", nil)).Header().Values("Server-Timing"))
+	require.Equal(t, []string{"upstream;dur=1.0"},
+		serve(off, httptest.NewRequest("GET", "/", nil)).Header().Values("Server-Timing"))
 }
 
 func TestRequestID(t *testing.T) {
@@ -474,8 +504,11 @@ func TestRequestID(t *testing.T) {
 func TestO14_RequestIDIsValidatedOrMade(t *testing.T) {
 	b := newBench(t, telemetry.Config{RequestID: "X-Request-Id"})
 	var seen string
-	h := b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { seen = telemetry.RequestID(r.Context()) }))
-	for _, id := range []string{"", "a b", "a\nb", "../../etc/passwd", "..", "-rf", strings.Repeat("a", 129), "a;b", "é", "a\x00"} {
+	h := b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen = telemetry.RequestID(r.Context())
+	}))
+	for _, id := range []string{"", "a b", "a\nb", "../../etc/passwd", "..", "-rf", strings.Repeat("a", 129),
+		"a;b", "é", "a\x00"} {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.Header["X-Request-Id"] = []string{id}
 		w := serve(h, r)
@@ -490,13 +523,15 @@ func TestO14_RequestIDIsValidatedOrMade(t *testing.T) {
 
 func TestNewNamesEveryFault(t *testing.T) {
 	_, err := telemetry.New(telemetry.Config{
-		Methods: []string{"GET POST"}, Hosts: []string{""}, RequestID: "a b", Panics: 7, MaxSeries: 3, SLOs: []*telemetry.SLO{nil},
+		Methods: []string{"GET POST"}, Hosts: []string{""}, RequestID: "a b", Panics: 7, MaxSeries: 3,
+		SLOs: []*telemetry.SLO{nil},
 	})
 	for _, field := range []string{"Methods", "Hosts", "RequestID", "Panics", "MaxSeries", "SLOs[0]"} {
 		require.ErrorContains(t, err, "telemetry: Config."+field+": ")
 	}
 	_, err = telemetry.New(telemetry.Config{})
 	require.NoError(t, err)
-	require.Panics(t, func() { newBench(t, telemetry.Config{}).Middleware(nil) })
-	require.Panics(t, func() { telemetry.Route(nil) })
+	const nilHandler = "telemetry: nil handler"
+	require.PanicsWithValue(t, nilHandler, func() { newBench(t, telemetry.Config{}).Middleware(nil) })
+	require.PanicsWithValue(t, nilHandler, func() { telemetry.Route(nil) })
 }

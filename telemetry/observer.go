@@ -17,9 +17,9 @@ import (
 	"github.com/trivet-go/trivet/telemetry/internal/redact"
 )
 
-// Observer returns a function for the Observe field of another package's Config. It turns each event
-// into metrics, an event of the current span, and fields of the access log's line. If t is nil, so
-// is the function. The function is safe for concurrent use.
+// Observer returns a function for the Observe field of another package's Config. It turns each
+// event into metrics, an event of the current span, and fields of the access log's line. If t is
+// nil, so is the function. The function is safe for concurrent use.
 //
 // What an event tells is up to its LogValue. The contract is a group:
 //

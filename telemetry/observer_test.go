@@ -16,7 +16,7 @@ import (
 	"github.com/trivet-go/trivet/telemetry/health"
 )
 
-// pick is an event of the shape that STYLE.md, section 4, gives to all packages.
+// pick is an event that keeps the contract of Observer.
 type pick struct {
 	Backend  string
 	Retry    bool
@@ -41,7 +41,8 @@ type decision struct {
 }
 
 func (e decision) LogValue() slog.Value {
-	return slog.GroupValue(slog.String("event", "decision"), slog.String("policy", e.Policy), slog.Bool("allowed", e.Allowed))
+	return slog.GroupValue(slog.String("event", "decision"), slog.String("policy", e.Policy),
+		slog.Bool("allowed", e.Allowed))
 }
 
 func TestObserver(t *testing.T) {
@@ -72,10 +73,12 @@ func TestObserver(t *testing.T) {
 	events := b.span(t).Events()
 	require.Len(t, events, 3)
 	require.Equal(t, "telemetry.decision", events[0].Name)
-	require.Equal(t, "backend=b1 detail.error=refused detail.inflight=3 duration=0.001 name=backends retry=false", text(events[1].Attributes))
+	require.Equal(t, "backend=b1 detail.error=refused detail.inflight=3 duration=0.001 "+
+		"name=backends retry=false", text(events[1].Attributes))
 
 	line := out.all(t)[0]
-	require.Equal(t, map[string]any{"decision": map[string]any{"policy": "per-ip", "allowed": true}}, line["telemetry"])
+	require.Equal(t, map[string]any{"decision": map[string]any{"policy": "per-ip", "allowed": true}},
+		line["telemetry"])
 	require.Equal(t, map[string]any{"pick": map[string]any{
 		"backend": "b2", "retry": true, "duration": float64(2 * time.Millisecond), "n": 2.0,
 		"detail": map[string]any{"inflight": 3.0},
@@ -122,7 +125,8 @@ func TestObserverTakesAnything(t *testing.T) {
 	serve(b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for _, v := range []slog.Value{
 			{}, slog.StringValue("x"), slog.GroupValue(), slog.GroupValue(slog.Int("event", 1)),
-			slog.GroupValue(slog.String("event", "Odd Name\n"), slog.Any("any", nil), slog.Uint64("u", 1<<63), slog.Time("t", time.Now())),
+			slog.GroupValue(slog.String("event", "Odd Name\n"), slog.Any("any", nil), slog.Uint64("u", 1<<63),
+				slog.Time("t", time.Now())),
 			slog.AnyValue(loose{slog.GroupValue(slog.String("event", "nested"))}),
 		} {
 			observe(r.Context(), loose{v})
@@ -180,7 +184,8 @@ type endpoint struct {
 
 func TestRegister(t *testing.T) {
 	b := newBench(t, telemetry.Config{MaxSeries: 16})
-	s := Stats{Hits: 7, InFlight: 2, Share: 0.5, Oldest: 1500 * time.Millisecond, Open: true, hidden: 1, HTTP2Used: 4,
+	s := Stats{Hits: 7, InFlight: 2, Share: 0.5, Oldest: 1500 * time.Millisecond, Open: true, hidden: 1,
+		HTTP2Used: 4,
 		Endpoints: map[string]endpoint{"a": {Requests: 3, Latency: time.Second}, "b": {Requests: 4}},
 		Weights:   map[string]float64{}}
 	for i := range 100 {
@@ -231,10 +236,12 @@ func TestRegister(t *testing.T) {
 	require.NoError(t, err)
 	_, err = telemetry.Register(b.Telemetry, "", probes.Stats)
 	require.NoError(t, err)
-	_, err = telemetry.Register(b.Telemetry, "web", newSLO(t, telemetry.SLOConfig{Name: "web", Availability: 0.999}).Stats)
+	_, err = telemetry.Register(b.Telemetry, "web",
+		newSLO(t, telemetry.SLOConfig{Name: "web", Availability: 0.999}).Stats)
 	require.NoError(t, err)
 	require.Equal(t, []string{" = 0"}, b.points(t, "trivet.health.draining"))
-	require.Equal(t, []string{"key=availability page name=web = 0", "key=availability ticket name=web = 0"}, b.points(t, "trivet.telemetry.slo.firing"))
+	require.Equal(t, []string{"key=availability page name=web = 0", "key=availability ticket name=web = 0"},
+		b.points(t, "trivet.telemetry.slo.firing"))
 	require.Equal(t, []string{" = 0"}, b.points(t, "trivet.telemetry.requests"))
 }
 

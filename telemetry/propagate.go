@@ -33,8 +33,8 @@ func (t *Telemetry) extract(ctx context.Context, h http.Header) (context.Context
 	return ctx, trace.SpanContextFromContext(t.cfg.Propagator.Extract(context.Background(), inbound(h)))
 }
 
-// inbound reads the fields of a propagator from a request, within bounds. (propagation.HeaderCarrier
-// takes the first of several fields and any length.)
+// inbound reads the fields of a propagator from a request, within bounds.
+// (propagation.HeaderCarrier takes the first of several fields and any length.)
 type inbound http.Header
 
 var _ propagation.ValuesGetter = inbound(nil)

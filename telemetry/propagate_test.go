@@ -32,7 +32,9 @@ func TestTraceContextIsContinued(t *testing.T) {
 
 // O04: at a public edge a client's sampled flag and ids decide nothing.
 func TestO04_PublicEdgeRestartsAndLinks(t *testing.T) {
-	b := newBench(t, telemetry.Config{Public: true, TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.NeverSample())))})
+	b := newBench(t, telemetry.Config{Public: true,
+		TracerProvider: sdktrace.NewTracerProvider(
+			sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.NeverSample())))})
 	sampled := 0
 	h := b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		sc := trace.SpanContextFromContext(r.Context())
@@ -74,7 +76,8 @@ func TestO05_MalformedTraceContext(t *testing.T) {
 		{"version ff", []string{"ff" + parent[2:]}, nil, false, ""},
 		{"future version", []string{"cc" + parent[2:] + "-more"}, nil, true, ""},
 		{"version 00 with more", []string{parent + "-more"}, nil, false, ""},
-		{"zero trace id", []string{"00-00000000000000000000000000000000-b7ad6b7169203331-01"}, nil, false, ""},
+		{"zero trace id", []string{"00-00000000000000000000000000000000-b7ad6b7169203331-01"}, nil, false,
+			""},
 		{"zero span id", []string{"00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01"}, nil, false, ""},
 		{"two parents", []string{parent, parent}, nil, false, ""},
 		{"short", []string{parent[:20]}, nil, false, ""},
@@ -114,7 +117,8 @@ func TestO06_BaggageIsCapped(t *testing.T) {
 	}{
 		{"small", []string{"a=1", "b=2"}, "a=1,b=2"},
 		{"oversize in one line", []string{"a=" + strings.Repeat("x", 9000)}, ""},
-		{"oversize in many lines", []string{"a=" + strings.Repeat("x", 5000), "b=" + strings.Repeat("x", 5000)}, ""},
+		{"oversize in many lines", []string{"a=" + strings.Repeat("x", 5000),
+			"b=" + strings.Repeat("x", 5000)}, ""},
 		{"flood of lines", members(20000), ""},
 	}
 	for _, tt := range tests {
@@ -136,13 +140,15 @@ func TestO06_BaggageIsCapped(t *testing.T) {
 			want := strings.Split(tt.sent, ",")
 			require.ElementsMatch(t, want, got)
 			for _, s := range b.spans.Ended() {
-				require.NotContains(t, text(s.Attributes()), "a=1", "baggage never becomes an attribute by itself")
+				require.NotContains(t, text(s.Attributes()), "a=1",
+					"baggage never becomes an attribute by itself")
 			}
 		})
 	}
 }
 
-// O06 and O05 do not rest on the propagator: one that believes all it is given gets nothing oversize.
+// O06 and O05 do not rest on the propagator: one that believes all it is given gets nothing
+// oversize.
 func TestO06_OversizeFieldsReachNoPropagator(t *testing.T) {
 	var seen naive
 	b := newBench(t, telemetry.Config{Propagator: &seen})
@@ -170,12 +176,13 @@ func (n *naive) Extract(ctx context.Context, c propagation.TextMapCarrier) conte
 	return ctx
 }
 
-// O05, any bytes: either the context is continued as W3C has it, or a new trace starts. Never a panic,
-// never an id that is invalid, never more state than allowed.
+// O05, any bytes: either the context is continued as W3C has it, or a new trace starts. Never a
+// panic, never an id that is invalid, never more state than allowed.
 func FuzzTraceContext(f *testing.F) {
 	f.Add(parent, "a=1", "k=v")
 	f.Add("ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "a=1,a=2", ";;=,")
-	f.Add("00-00000000000000000000000000000000-0000000000000000-00", strings.Repeat("a=1,", 600), strings.Repeat("k=v,", 300))
+	f.Add("00-00000000000000000000000000000000-0000000000000000-00", strings.Repeat("a=1,", 600),
+		strings.Repeat("k=v,", 300))
 	f.Add("00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01", "\x00", "%zz=1")
 	f.Fuzz(func(t *testing.T, traceparent, tracestate, bag string) {
 		b := newBench(t, telemetry.Config{})
@@ -200,7 +207,8 @@ func FuzzTraceContext(f *testing.F) {
 		}
 		if id := inside.TraceID().String(); strings.Contains(traceparent, id) {
 			// Continued: then it had the form of the specification, section 3.2.
-			if len(traceparent) < 55 || traceparent[2] != '-' || traceparent[3:35] != id || traceparent[35] != '-' || traceparent[52] != '-' || traceparent[:2] == "ff" {
+			if len(traceparent) < 55 || traceparent[2] != '-' || traceparent[3:35] != id ||
+				traceparent[35] != '-' || traceparent[52] != '-' || traceparent[:2] == "ff" {
 				t.Fatalf("continued %q", traceparent)
 			}
 		}

@@ -17,14 +17,14 @@ import (
 	"github.com/trivet-go/trivet/telemetry/internal/redact"
 )
 
-// maxDepth bounds how deep Register looks into a Stats: deeper than any sensible one goes, so that it
-// comes to an end in one that contains itself.
+// maxDepth bounds how deep Register looks into a Stats: deeper than any sensible one goes, so that
+// it comes to an end in one that contains itself.
 const maxDepth = 8
 
 // Register exports what stats returns whenever metrics are collected, until unregister is called. S
 // is a struct, such as the Stats of another package. Its fields become instruments
-// trivet.<package>.<field>, named by their json tag or in snake case. A type that is not just called
-// Stats adds its name: the fields of cache.MemoryStats are trivet.cache.memory.<field>.
+// trivet.<package>.<field>, named by their json tag or in snake case. A type that is not just
+// called Stats adds its name: the fields of cache.MemoryStats are trivet.cache.memory.<field>.
 //
 //   - a uint64 is a counter;
 //   - other numbers, durations (in seconds) and bools (0 or 1) are gauges;
@@ -33,8 +33,8 @@ const maxDepth = 8
 //     exported.
 //
 // Strings, slices, functions and fields tagged "-" are left out. name becomes the attribute "name";
-// if empty, there is none. A panic of stats leaves its metrics out of that collection. stats must be
-// safe for concurrent use.
+// if empty, there is none. A panic of stats leaves its metrics out of that collection. stats must
+// be safe for concurrent use.
 func Register[S any](t *Telemetry, name string, stats func() S) (unregister func() error, err error) {
 	typ := reflect.TypeFor[S]()
 	if t == nil || stats == nil {

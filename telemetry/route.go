@@ -101,8 +101,8 @@ func patternPath(pattern string) string {
 type templateKey struct{}
 
 // WithURLTemplate returns a context that names the target of requests made with it, such as
-// /users/{id}, for the span names and metrics of [Telemetry.Transport]. There must be few templates:
-// each is a series.
+// /users/{id}, for the span names and metrics of [Telemetry.Transport]. There must be few
+// templates: each is a series.
 func WithURLTemplate(ctx context.Context, template string) context.Context {
 	return context.WithValue(ctx, templateKey{}, redact.Valid(template, maxRoute))
 }

@@ -29,7 +29,10 @@ func TestRoute(t *testing.T) {
 	chi := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		pattern := new(string)
 		r = r.WithContext(context.WithValue(r.Context(), anyKey{}, pattern))
-		telemetry.Route(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { *pattern = "/chi/{id}" })).ServeHTTP(w, r)
+		telemetry.Route(http.HandlerFunc(func(http.ResponseWriter,
+			*http.Request) {
+			*pattern = "/chi/{id}"
+		})).ServeHTTP(w, r)
 	})
 	chiRoute := func(r *http.Request) string {
 		if p, ok := r.Context().Value(anyKey{}).(*string); ok {
@@ -49,13 +52,18 @@ func TestRoute(t *testing.T) {
 		{"mux directly", telemetry.Config{}, mux, "/users/1", "/users/{id}"},
 		{"copied request loses it", telemetry.Config{}, withValue(mux), "/users/1", ""},
 		{"Route keeps it", telemetry.Config{}, withValue(telemetry.Route(mux)), "/users/1", "/users/{id}"},
-		{"Route keeps it on panic, without host", telemetry.Config{Panics: telemetry.Answer500}, withValue(telemetry.Route(mux)), "/panic/x", "/panic/"},
+		{"Route keeps it on panic, without host", telemetry.Config{Panics: telemetry.Answer500},
+			withValue(telemetry.Route(mux)), "/panic/x", "/panic/"},
 		{"unmatched has none", telemetry.Config{}, withValue(telemetry.Route(mux)), "/no", ""},
-		{"the innermost counts, with what was stripped", telemetry.Config{}, telemetry.Route(outer), "/api/users/1", "/api/users/{id}"},
+		{"the innermost counts, with what was stripped", telemetry.Config{}, telemetry.Route(outer),
+			"/api/users/1", "/api/users/{id}"},
 		{"RouteFunc inside a router", telemetry.Config{RouteFunc: chiRoute}, chi, "/x", "/chi/{id}"},
-		{"RouteFunc goes first", telemetry.Config{RouteFunc: func(*http.Request) string { return "/mine" }}, mux, "/users/1", "/mine"},
-		{"RouteFunc may pass", telemetry.Config{RouteFunc: func(*http.Request) string { return "" }}, mux, "/users/1", "/users/{id}"},
-		{"RouteFunc may panic", telemetry.Config{RouteFunc: func(*http.Request) string { panic("no") }}, withValue(telemetry.Route(mux)), "/users/1", "/users/{id}"},
+		{"RouteFunc goes first", telemetry.Config{RouteFunc: func(*http.Request) string { return "/mine" }},
+			mux, "/users/1", "/mine"},
+		{"RouteFunc may pass", telemetry.Config{RouteFunc: func(*http.Request) string { return "" }}, mux,
+			"/users/1", "/users/{id}"},
+		{"RouteFunc may panic", telemetry.Config{RouteFunc: func(*http.Request) string { panic("no") }},
+			withValue(telemetry.Route(mux)), "/users/1", "/users/{id}"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -86,11 +94,13 @@ func TestPatternReachesOuterHandlers(t *testing.T) {
 	require.Equal(t, "/users/{id}", r.Pattern)
 }
 
-// O01: whatever clients choose, series stay below the cap, and the error ratio survives in the overflow.
+// O01: whatever clients choose, series stay below the cap, and the error ratio survives in the
+// overflow.
 func TestO01_SeriesAreBounded(t *testing.T) {
 	const limit = 64
 	// A RouteFunc that breaks its promise is the only way to many series.
-	b := newBench(t, telemetry.Config{MaxSeries: limit, ActiveRequests: true, BodySizes: true, RouteFunc: func(r *http.Request) string { return r.URL.Path }})
+	b := newBench(t, telemetry.Config{MaxSeries: limit, ActiveRequests: true, BodySizes: true,
+		RouteFunc: func(r *http.Request) string { return r.URL.Path }})
 	h := b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "7") {
 			w.WriteHeader(500)
@@ -125,7 +135,8 @@ func TestO01_SeriesAreBounded(t *testing.T) {
 		r.Method, r.Host = fmt.Sprint("M", i), fmt.Sprint("host", i)
 		serve(h, r)
 	}
-	require.Equal(t, []string{fmt.Sprintf("http.request.method=_OTHER http.response.status_code=404 network.protocol.version=1.1 url.scheme=http = %d", n)}, b.points(t, "http.server.request.duration"))
+	require.Equal(t, []string{fmt.Sprintf("http.request.method=_OTHER http.response.status_code=404 "+
+		"network.protocol.version=1.1 url.scheme=http = %d", n)}, b.points(t, "http.server.request.duration"))
 }
 
 // O01, client side: a crawler's hosts.

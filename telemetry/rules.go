@@ -21,13 +21,14 @@ const faultTypes = "[5-9]..|" + errPanic + "|" + errAborted + "|" + errTimeout
 func (s *SLO) WriteRules(w io.Writer) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "groups:\n  - name: trivet-slo-%s\n    rules:\n", s.cfg.Name)
-	for _, o := range s.objectives() {
+	for _, o := range s.goals() {
 		bad, total := s.badExpr, s.totalExpr
 		if o.name == Latency {
 			bad, total = s.slowExpr, s.timedExpr
 		}
 		for _, d := range distinctWindows(o.target) {
-			record(&b, ratioName(d), s.labels(o), fmt.Sprintf("(%s) / (%s)", bad("rate", d), total("rate", d)))
+			record(&b, ratioName(d), s.labels(o),
+				fmt.Sprintf("(%s) / (%s)", bad("rate", d), total("rate", d)))
 		}
 		for _, p := range windowPairs {
 			if p.reachable(o.target) {
@@ -53,7 +54,7 @@ func distinctWindows(target float64) []time.Duration {
 
 func ratioName(d time.Duration) string { return "trivet:slo_bad:ratio_rate" + promDuration(d) }
 
-func (s *SLO) labels(o objective) [][2]string {
+func (s *SLO) labels(o goal) [][2]string {
 	return [][2]string{{"slo", s.cfg.Name}, {"objective", string(o.name)}}
 }
 
@@ -64,7 +65,7 @@ func record(b *bytes.Buffer, name string, labels [][2]string, expr string) {
 	}
 }
 
-func (s *SLO) alert(b *bytes.Buffer, o objective, p windowPair, bad string) {
+func (s *SLO) alert(b *bytes.Buffer, o goal, p windowPair, bad string) {
 	match := fmt.Sprintf(`{slo=%q,objective=%q}`, s.cfg.Name, o.name)
 	threshold := strconv.FormatFloat(p.factor*(1-o.target), 'g', 6, 64)
 	fmt.Fprintf(b, "      - alert: SLOBudgetBurn\n        expr: |-\n")

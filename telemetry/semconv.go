@@ -72,7 +72,8 @@ func protoIndex(major, minor int) uint8 {
 }
 
 // errorType returns the value of error.type for k, or "" if the request went well. A status of 4xx
-// is the client's error, so it is one for its transport only (conventions for HTTP spans, "Status").
+// is the client's error, so it is one for its transport only (conventions for HTTP spans,
+// "Status").
 func (k seriesKey) errorType(client bool) string {
 	switch {
 	case k.err != "":
@@ -90,7 +91,8 @@ func (k seriesKey) scheme() string {
 	return "http"
 }
 
-// endAttributes returns the attributes that are known when a request ends, with room for extra ones.
+// endAttributes returns the attributes that are known when a request ends, with room for extra
+// ones.
 func (k seriesKey) endAttributes(client bool, extra int) []attribute.KeyValue {
 	kv := make([]attribute.KeyValue, 0, 4+extra)
 	if k.status != 0 {

@@ -112,7 +112,8 @@ func (t *Telemetry) startExchange(w http.ResponseWriter, r *http.Request) *excha
 	ex.request = r.WithContext(&ex.scope)
 	if t.cfg.RequestID != "" {
 		ex.id = t.requestID(r)
-		// For 1xx responses and handlers that look. What goes out in the end is up to writer.header.
+		// For 1xx responses and handlers that look. What goes out in the end is up to
+		// writer.header.
 		ex.writer.Header().Set(t.cfg.RequestID, ex.id)
 	}
 	if t.cfg.BodySizes && r.Body != nil && r.Body != http.NoBody {

@@ -133,11 +133,12 @@ func (c *call) startSpan(req *http.Request) {
 	opts := append(o.opts[:0], clientKind, trace.WithAttributes(kv...))
 	c.ctx, c.span = t.tracer.Start(c.ctx, spanName(method, c.key.route), opts...)
 	if c.span.IsRecording() {
-		c.ctx = httptrace.WithClientTrace(c.ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
-			if addr := info.Conn.RemoteAddr(); addr != nil {
-				c.peer.Store(&addr)
-			}
-		}})
+		c.ctx = httptrace.WithClientTrace(c.ctx,
+			&httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+				if addr := info.Conn.RemoteAddr(); addr != nil {
+					c.peer.Store(&addr)
+				}
+			}})
 	}
 }
 

@@ -21,8 +21,9 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
-// A caller that gives up on purpose, such as a hedge that won elsewhere, is no error (conventions for HTTP spans,
-// "Status"), whatever cause it gives. A deadline is one, and so is a cancellation that came from below.
+// A caller that gives up on purpose, such as a hedge that won elsewhere, is no error (conventions
+// for HTTP spans, "Status"), whatever cause it gives. A deadline is one, and so is a cancellation
+// that came from below.
 func TestClientCancellation(t *testing.T) {
 	mine := errors.New("hedge won elsewhere")
 	tests := []struct {
@@ -31,12 +32,12 @@ func TestClientCancellation(t *testing.T) {
 		err   error // what the transport returns; the context's cause if nil
 		class string
 	}{
-		{"cancelled", func(ctx context.Context) (context.Context, context.CancelFunc) {
+		{"canceled", func(ctx context.Context) (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancel(ctx)
 			cancel()
 			return ctx, cancel
 		}, nil, ""},
-		{"cancelled with a cause", func(ctx context.Context) (context.Context, context.CancelFunc) {
+		{"canceled with a cause", func(ctx context.Context) (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancelCause(ctx)
 			cancel(mine)
 			return ctx, func() {}
@@ -44,12 +45,12 @@ func TestClientCancellation(t *testing.T) {
 		{"deadline with a cause", func(ctx context.Context) (context.Context, context.CancelFunc) {
 			return context.WithTimeoutCause(ctx, -1, mine)
 		}, nil, "timeout"},
-		{"cancelled after it failed", func(ctx context.Context) (context.Context, context.CancelFunc) {
+		{"canceled after it failed", func(ctx context.Context) (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancel(ctx)
 			cancel()
 			return ctx, cancel
 		}, &net.OpError{Op: "dial", Err: errors.New("refused")}, "connect"},
-		{"cancelled below", func(ctx context.Context) (context.Context, context.CancelFunc) {
+		{"canceled below", func(ctx context.Context) (context.Context, context.CancelFunc) {
 			return context.WithCancel(ctx)
 		}, context.Canceled, "canceled"},
 	}
@@ -103,7 +104,10 @@ func TestTransportThatPanics(t *testing.T) {
 	b := newBench(t, telemetry.Config{ActiveRequests: true})
 	req := httptest.NewRequest("GET", "http://api.test/", nil)
 	require.PanicsWithValue(t, "boom", func() {
-		b.Transport(roundTripFunc(func(*http.Request) (*http.Response, error) { panic("boom") })).RoundTrip(req)
+		b.Transport(roundTripFunc(func(*http.Request) (*http.Response,
+			error) {
+			panic("boom")
+		})).RoundTrip(req)
 	})
 	require.True(t, strings.HasSuffix(b.points(t, "http.client.active_requests")[0], " = 0"))
 	require.Contains(t, b.points(t, "http.client.request.duration")[0], "error.type=_OTHER")
@@ -113,7 +117,10 @@ func TestTransportThatPanics(t *testing.T) {
 // An error whose methods panic is the caller's, as it is.
 func TestTransportErrorThatPanics(t *testing.T) {
 	b := newBench(t, telemetry.Config{})
-	_, err := b.Transport(roundTripFunc(func(*http.Request) (*http.Response, error) { return nil, badError{} })).
+	_, err := b.Transport(roundTripFunc(func(*http.Request) (*http.Response,
+		error) {
+		return nil, badError{}
+	})).
 		RoundTrip(httptest.NewRequest("GET", "http://api.test/", nil))
 	require.Equal(t, badError{}, err)
 	require.Contains(t, b.points(t, "http.client.request.duration")[0], "error.type=_OTHER")
@@ -147,12 +154,15 @@ func TestClientErrorsOverNetwork(t *testing.T) {
 		class string
 	}{
 		{"nobody listens", &http.Transport{}, closed.URL, "connect"},
-		{"nobody listens at the proxy", &http.Transport{Proxy: http.ProxyURL(proxy)}, "https://api.test/", "connect"},
+		{"nobody listens at the proxy", &http.Transport{Proxy: http.ProxyURL(proxy)}, "https://api.test/",
+			"connect"},
 		{"unknown authority", &http.Transport{}, secure.URL, "tls"},
 		{"client certificate missing", trusting, secure.URL, "tls"},
-		{"no TLS at the other end", &http.Transport{}, strings.Replace(plain.URL, "http:", "https:", 1), "tls"},
+		{"no TLS at the other end", &http.Transport{}, strings.Replace(plain.URL, "http:", "https:", 1),
+			"tls"},
 		{"no such host", &http.Transport{}, "http://nowhere.invalid/", "dns"},
-		{"no header in time", &http.Transport{ResponseHeaderTimeout: 10 * time.Millisecond}, plain.URL + "/hang", "timeout"},
+		{"no header in time", &http.Transport{ResponseHeaderTimeout: 10 * time.Millisecond},
+			plain.URL + "/hang", "timeout"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -160,7 +170,8 @@ func TestClientErrorsOverNetwork(t *testing.T) {
 			defer tt.next.CloseIdleConnections()
 			_, err := (&http.Client{Transport: b.Transport(tt.next)}).Get(tt.url)
 			require.Error(t, err)
-			require.Contains(t, b.points(t, "http.client.request.duration")[0], "error.type="+tt.class+" ", err)
+			require.Contains(t, b.points(t, "http.client.request.duration")[0], "error.type="+tt.class+" ",
+				err)
 		})
 	}
 }
@@ -184,7 +195,8 @@ func TestClientStreams(t *testing.T) {
 				b := newBench(t, telemetry.Config{})
 				resp, err := b.Transport(roundTripFunc(func(*http.Request) (*http.Response, error) {
 					time.Sleep(time.Second)
-					return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {tt.media}}, ContentLength: tt.length, Body: io.NopCloser(strings.NewReader("data"))}, nil
+					return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {tt.media}},
+						ContentLength: tt.length, Body: io.NopCloser(strings.NewReader("data"))}, nil
 				})).RoundTrip(httptest.NewRequest("GET", "http://api.test/", nil))
 				require.NoError(t, err)
 				time.Sleep(time.Hour)
@@ -198,7 +210,8 @@ func TestClientStreams(t *testing.T) {
 	}
 }
 
-// http.Transport sends a request again by GetBody if a connection that it kept turns out to be closed.
+// http.Transport sends a request again by GetBody if a connection that it kept turns out to be
+// closed.
 func TestResentRequestBodyIsCounted(t *testing.T) {
 	b := newBench(t, telemetry.Config{BodySizes: true})
 	req, _ := http.NewRequest("PUT", "http://api.test/", strings.NewReader("sixty"))

@@ -43,12 +43,15 @@ func TestTransportBodies(t *testing.T) {
 	}{
 		{"without a body", "/", func(*testing.T, *http.Response, func()) {}, true, ""},
 		{"stream", "/stream", func(*testing.T, *http.Response, func()) {}, true, ""},
-		{"closed early", "/long", func(t *testing.T, resp *http.Response, _ func()) { require.NoError(t, resp.Body.Close()) }, false, ""},
+		{"closed early", "/long", func(t *testing.T, resp *http.Response,
+			_ func()) {
+			require.NoError(t, resp.Body.Close())
+		}, false, ""},
 		{"broken", "/broken", func(t *testing.T, resp *http.Response, _ func()) {
 			_, err := io.ReadAll(resp.Body)
 			require.Error(t, err)
 		}, false, "body"},
-		{"cancelled", "/long", func(t *testing.T, resp *http.Response, cancel func()) {
+		{"canceled", "/long", func(t *testing.T, resp *http.Response, cancel func()) {
 			cancel()
 			_, err := io.Copy(io.Discard, resp.Body)
 			require.Error(t, err)
@@ -80,7 +83,8 @@ func TestTransportBodies(t *testing.T) {
 	}
 }
 
-// The body of a 101 is the connection: a ReverseProxy with our transport must be able to write to it.
+// The body of a 101 is the connection: a ReverseProxy with our transport must be able to write to
+// it.
 func TestTransportKeepsUpgrades(t *testing.T) {
 	backend := server(t, false, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, rw, err := http.NewResponseController(w).Hijack()
@@ -102,7 +106,7 @@ func TestTransportKeepsUpgrades(t *testing.T) {
 	conn, err := net.Dial("tcp", front.Listener.Addr().String())
 	require.NoError(t, err)
 	defer conn.Close()
-	require.NoError(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
+	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
 	fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 	r := bufio.NewReader(conn)
 	line, err := r.ReadString('\n')

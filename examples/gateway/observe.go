@@ -36,7 +36,8 @@ import (
 // requestID is the field of a request's id. A client's is kept if it is harmless.
 const requestID = "X-Request-Id"
 
-// A Telemetry is what the gateway tells about itself. Its metrics are always at /metrics of the admin server.
+// A Telemetry is what the gateway tells about itself. Its metrics are always at /metrics of the admin
+// server.
 type Telemetry struct {
 	Service   string    `yaml:"service"` // the resource's service.name; "gateway"
 	AccessLog AccessLog `yaml:"access_log"`
@@ -46,16 +47,16 @@ type Telemetry struct {
 // An AccessLog is a line of JSON for each request.
 type AccessLog struct {
 	Output          string   `yaml:"output"`           // "stdout", "stderr" or "none"; stdout
-	SampleEvery     int      `yaml:"sample_every"`     // write one in so many of those that neither failed nor were slow; 1
+	SampleEvery     int      `yaml:"sample_every"`     // n writes one in n of the ordinary requests; 1
 	Slow            Duration `yaml:"slow"`             // from which time on a request is slow; 1s
-	Client          string   `yaml:"client"`           // the client's "network" (/24, /48), "full" address, or "none"; network
+	Client          string   `yaml:"client"`           // "network" (/24, /48), "full" or "none"; network
 	RequestHeaders  []string `yaml:"request_headers"`  // fields to show; none
 	ResponseHeaders []string `yaml:"response_headers"` // likewise
 	Query           []string `yaml:"query"`            // query parameters whose values to show; none
 }
 
-// An OTLP is an OpenTelemetry collector that gets traces and metrics, by HTTP. The environment variables
-// OTEL_EXPORTER_OTLP_HEADERS and _CERTIFICATE hold, too.
+// An OTLP is an OpenTelemetry collector that gets traces and metrics, by HTTP. The environment
+// variables OTEL_EXPORTER_OTLP_HEADERS and _CERTIFICATE hold, too.
 type OTLP struct {
 	Endpoint string   `yaml:"endpoint"` // "http://127.0.0.1:4318"; without it there are no traces
 	Sample   Share    `yaml:"sample"`   // of requests that are traced; 0.01
@@ -64,8 +65,8 @@ type OTLP struct {
 
 // An Objective is what users are promised of some routes: at least one of the two.
 type Objective struct {
-	Routes        []string `yaml:"routes"`         // their host and path, such as "api.example.com/users/"; empty: all requests
-	Availability  Share    `yaml:"availability"`   // of requests that must not fail by the server's fault, such as 0.999
+	Routes        []string `yaml:"routes"`         // host and path: "api.example.com/users/"; empty: all
+	Availability  Share    `yaml:"availability"`   // of requests that the server must not fail, such as 0.999
 	Latency       Duration `yaml:"latency"`        // within which latency_target of them must be done
 	LatencyTarget Share    `yaml:"latency_target"` // such as 0.99
 	MinEvents     int      `yaml:"min_events"`     // bad requests before an alert fires; 5
@@ -76,11 +77,13 @@ func (t Telemetry) withDefaults(f *faults) Telemetry {
 	l := &t.AccessLog
 	l.Output = cmp.Or(l.Output, "stdout")
 	if !slices.Contains([]string{"stdout", "stderr", "none"}, l.Output) {
-		f.add(fmt.Sprintf("%q is not one of: stdout, stderr, none", l.Output), "telemetry", "access_log", "output")
+		f.add(fmt.Sprintf("%q is not one of: stdout, stderr, none", l.Output),
+			"telemetry", "access_log", "output")
 	}
 	l.Client = cmp.Or(l.Client, "network")
 	if _, ok := clientDetails[l.Client]; !ok {
-		f.add(fmt.Sprintf("%q is not one of: network, full, none", l.Client), "telemetry", "access_log", "client")
+		f.add(fmt.Sprintf("%q is not one of: network, full, none", l.Client),
+			"telemetry", "access_log", "client")
 	}
 	l.SampleEvery = cmp.Or(l.SampleEvery, 1)
 	if l.SampleEvery < 0 {
@@ -90,7 +93,9 @@ func (t Telemetry) withDefaults(f *faults) Telemetry {
 	if _, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{
 		Handler: slog.DiscardHandler, RequestHeaders: l.RequestHeaders, ResponseHeaders: l.ResponseHeaders,
 	}); err != nil {
-		f.wrapped(err, map[string]string{"RequestHeaders": "request_headers", "ResponseHeaders": "response_headers"}, "telemetry", "access_log")
+		f.wrapped(err, map[string]string{
+			"RequestHeaders": "request_headers", "ResponseHeaders": "response_headers",
+		}, "telemetry", "access_log")
 	}
 
 	o := &t.OTLP
@@ -100,7 +105,8 @@ func (t Telemetry) withDefaults(f *faults) Telemetry {
 	}
 	if o.Endpoint != "" {
 		u, err := url.Parse(o.Endpoint)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" ||
+			u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
 			f.add("is not a URL such as http://127.0.0.1:4318", "telemetry", "otlp", "endpoint")
 		}
 	}
@@ -118,18 +124,21 @@ func (o Objective) withDefaults(name string, routes []Route, f *faults) Objectiv
 	}
 	for i, r := range o.Routes {
 		if !known[r] {
-			f.add(fmt.Sprintf("%q is not host and path of a route: %s", r, names(known)), "objectives", name, "routes", i)
+			f.add(fmt.Sprintf("%q is not host and path of a route: %s", r, names(known)),
+				"objectives", name, "routes", i)
 		}
 	}
 	if _, err := o.slo(name, "any"); err != nil {
 		f.wrapped(err, map[string]string{
-			"Availability": "availability", "Latency": "latency", "LatencyTarget": "latency_target", "MinEvents": "min_events",
+			"Availability": "availability", "Latency": "latency", "LatencyTarget": "latency_target",
+			"MinEvents": "min_events",
 		}, "objectives", name)
 	}
 	return o
 }
 
-// slo is the objective as telemetry has it, and as Prometheus does that scrapes the service under its name.
+// slo returns the objective as telemetry has it. Its rules are for a Prometheus that scrapes the
+// service under that name.
 func (o Objective) slo(name, service string) (*telemetry.SLO, error) {
 	return telemetry.NewSLO(telemetry.SLOConfig{
 		Name: name, Routes: o.Routes, Availability: float64(o.Availability),
@@ -247,13 +256,17 @@ func (o *observer) register(c *counts) error {
 	return err
 }
 
-// providers returns where traces and metrics go: metrics to Prometheus, and both to a collector if there is one.
-func (o *observer) providers(cfg Telemetry, log *slog.Logger) (trace.TracerProvider, *metric.MeterProvider, error) {
+// providers returns where traces and metrics go: metrics to Prometheus, and both to a collector if
+// there is one.
+func (o *observer) providers(cfg Telemetry, log *slog.Logger) (
+	trace.TracerProvider, *metric.MeterProvider, error,
+) {
 	ctx := context.Background()
 	about := resource.NewSchemaless(attribute.String("service.name", cfg.Service))
 	registry := prometheus.NewRegistry()
 	scheduling := goruntime.NewProducer() // how long goroutines waited for a processor
-	reader, err := otelprometheus.New(otelprometheus.WithRegisterer(registry), otelprometheus.WithoutScopeInfo(), otelprometheus.WithProducer(scheduling))
+	reader, err := otelprometheus.New(otelprometheus.WithRegisterer(registry),
+		otelprometheus.WithoutScopeInfo(), otelprometheus.WithProducer(scheduling))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -280,7 +293,8 @@ func (o *observer) providers(cfg Telemetry, log *slog.Logger) (trace.TracerProvi
 		if err != nil {
 			return nil, nil, err
 		}
-		options = append(options, metric.WithReader(metric.NewPeriodicReader(exporter, metric.WithInterval(time.Duration(cfg.OTLP.Interval)))))
+		interval := metric.WithInterval(time.Duration(cfg.OTLP.Interval))
+		options = append(options, metric.WithReader(metric.NewPeriodicReader(exporter, interval)))
 	}
 	meters := metric.NewMeterProvider(options...)
 	o.shutdown = append(o.shutdown, meters.Shutdown)

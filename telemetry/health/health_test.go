@@ -54,7 +54,10 @@ func TestHealth(t *testing.T) {
 		require.Equal(t, 503, code(h.Startup()))
 		status, body := probe(h.Ready())
 		require.Equal(t, 503, status)
-		require.JSONEq(t, `{"status":"fail","checks":[{"name":"db","ok":false},{"name":"mail","ok":false,"optional":true}]}`, body)
+		require.JSONEq(t, `{"status":"fail","checks":[
+			{"name":"db","ok":false},
+			{"name":"mail","ok":false,"optional":true}
+		]}`, body)
 		require.EqualValues(t, 1, runs.Load(), "results are used again")
 		require.Equal(t, "dial postgres://REDACTED:REDACTED@db", h.Stats().Errors["db"])
 
@@ -144,12 +147,17 @@ func TestNewNamesEveryFault(t *testing.T) {
 	}
 }
 
-// An optional dependency that hangs must not make probes late: a prober takes a late answer for a failure.
+// An optional dependency that hangs must not make probes late: a prober takes a late answer for a
+// failure.
 func TestOptionalCheckDelaysNoProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHealth(t, health.Config{Checks: []health.CheckConfig{
 			{Name: "db", Func: func(context.Context) error { return nil }},
-			{Name: "mail", Optional: true, Func: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
+			{Name: "mail", Optional: true, Func: func(
+				ctx context.Context) error {
+				<-ctx.Done()
+				return ctx.Err()
+			}},
 		}})
 		require.Equal(t, 200, code(h.Ready()), "the first run is waited for")
 		for range 10 {
@@ -167,10 +175,11 @@ func TestOptionalCheckDelaysNoProbe(t *testing.T) {
 // A check that passes late has passed: but until then it failed, and only one of it runs.
 func TestCheckThatPassesLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHealth(t, health.Config{Checks: []health.CheckConfig{{Name: "db", TTL: time.Hour, Func: func(context.Context) error {
-			time.Sleep(3 * time.Second)
-			return nil
-		}}}})
+		h := newHealth(t, health.Config{Checks: []health.CheckConfig{{Name: "db", TTL: time.Hour,
+			Func: func(context.Context) error {
+				time.Sleep(3 * time.Second)
+				return nil
+			}}}})
 		start := time.Now()
 		require.Equal(t, 503, code(h.Ready()))
 		require.Equal(t, 2*time.Second, time.Since(start))
