@@ -11,9 +11,9 @@ import (
 
 const defaultIPv6Bits = 64
 
-// ByPeer keys requests by the address of the peer, IPv6 by its /64, which is what one client has. No
-// proxy is believed: behind one, all clients are one; see [ByIP]. A peer without an address, as that
-// of a unix socket, has no key.
+// ByPeer keys requests by the address of the peer, IPv6 by its /64, which is what one client has.
+// No proxy is believed: behind one, all clients are one; see [ByIP]. A peer without an address, as
+// that of a unix socket, has no key.
 var ByPeer KeyFunc = (&addresses{bits: defaultIPv6Bits}).key
 
 // IPConfig configures [ByIP]. The zero IPConfig is valid: it trusts no proxy.
@@ -38,10 +38,10 @@ type IPConfig struct {
 // ByIP returns a KeyFunc of the client's address, for servers behind proxies. The error, if any,
 // names every invalid field of cfg.
 //
-// From a trusted peer on, it walks the header from its right end, over the hops that are trusted, to
-// the first that is not: that is the client, and what stands left of it is hearsay. If an entry is
-// not an address, or the header is longer than 32 entries or 4 KiB, the last trusted hop that was
-// read stands for the client. Without any address a request has no key.
+// From a trusted peer on, it walks the header from its right end, over the hops that are trusted,
+// to the first that is not: that is the client, and what stands left of it is hearsay. If an entry
+// is not an address, or the header is longer than 32 entries or 4 KiB, the last trusted hop that
+// was read stands for the client. Without any address a request has no key.
 func ByIP(cfg IPConfig) (KeyFunc, error) {
 	f := settings.Of("ratelimit", "IPConfig")
 	a := &addresses{

@@ -39,24 +39,30 @@ func TestR01_ForwardedForIsBelievedFromProxiesOnly(t *testing.T) {
 		header http.Header
 		want   string
 	}{
-		"no header":                   {"192.0.2.1:1", nil, "192.0.2.1"},
-		"stranger lies":               {"192.0.2.1:1", xff("198.51.100.7"), "192.0.2.1"},
-		"stranger claims to be one":   {"192.0.2.1:1", xff("10.0.0.1"), "192.0.2.1"},
-		"proxy says":                  {"10.0.0.1:1", xff("198.51.100.7"), "198.51.100.7"},
-		"client prepends":             {"10.0.0.1:1", xff("203.0.113.9, 198.51.100.7"), "198.51.100.7"},
-		"client prepends a proxy":     {"10.0.0.1:1", xff("10.9.9.9, 198.51.100.7"), "198.51.100.7"},
-		"two proxies":                 {"10.0.0.1:1", xff("203.0.113.9, 198.51.100.7, 10.0.0.2"), "198.51.100.7"},
-		"proxies only":                {"10.0.0.1:1", xff("10.0.0.3, 10.0.0.2"), "10.0.0.3"},
-		"proxy says nothing":          {"10.0.0.1:1", nil, "10.0.0.1"},
-		"client's own line":           {"10.0.0.1:1", xff("203.0.113.9", "198.51.100.7"), "198.51.100.7"},
-		"proxy's line is empty":       {"10.0.0.1:1", xff("203.0.113.9", ""), "203.0.113.9"},
-		"garbage stops at the last":   {"10.0.0.1:1", xff("203.0.113.9, unknown, 10.0.0.2"), "10.0.0.2"},
-		"IPv6 proxy":                  {"[fd00::1]:1", xff("2001:db8:1:2:3::4"), "2001:db8:1:2::"},
-		"mapped proxy":                {"[::ffff:10.0.0.1]:1", xff("198.51.100.7"), "198.51.100.7"},
-		"mapped stranger as IPv4":     {"[::ffff:192.0.2.1]:1", nil, "192.0.2.1"},
-		"True-Client-IP is not asked": {"10.0.0.1:1", http.Header{"True-Client-Ip": {"198.51.100.7"}}, "10.0.0.1"},
-		"X-Real-IP is not asked":      {"10.0.0.1:1", http.Header{"X-Real-Ip": {"198.51.100.7"}}, "10.0.0.1"},
-		"Forwarded is not asked":      {"10.0.0.1:1", http.Header{"Forwarded": {"for=198.51.100.7"}}, "10.0.0.1"},
+		"no header":                 {"192.0.2.1:1", nil, "192.0.2.1"},
+		"stranger lies":             {"192.0.2.1:1", xff("198.51.100.7"), "192.0.2.1"},
+		"stranger claims to be one": {"192.0.2.1:1", xff("10.0.0.1"), "192.0.2.1"},
+		"proxy says":                {"10.0.0.1:1", xff("198.51.100.7"), "198.51.100.7"},
+		"client prepends":           {"10.0.0.1:1", xff("203.0.113.9, 198.51.100.7"), "198.51.100.7"},
+		"client prepends a proxy":   {"10.0.0.1:1", xff("10.9.9.9, 198.51.100.7"), "198.51.100.7"},
+		"two proxies": {
+			"10.0.0.1:1", xff("203.0.113.9, 198.51.100.7, 10.0.0.2"), "198.51.100.7",
+		},
+		"proxies only":              {"10.0.0.1:1", xff("10.0.0.3, 10.0.0.2"), "10.0.0.3"},
+		"proxy says nothing":        {"10.0.0.1:1", nil, "10.0.0.1"},
+		"client's own line":         {"10.0.0.1:1", xff("203.0.113.9", "198.51.100.7"), "198.51.100.7"},
+		"proxy's line is empty":     {"10.0.0.1:1", xff("203.0.113.9", ""), "203.0.113.9"},
+		"garbage stops at the last": {"10.0.0.1:1", xff("203.0.113.9, unknown, 10.0.0.2"), "10.0.0.2"},
+		"IPv6 proxy":                {"[fd00::1]:1", xff("2001:db8:1:2:3::4"), "2001:db8:1:2::"},
+		"mapped proxy":              {"[::ffff:10.0.0.1]:1", xff("198.51.100.7"), "198.51.100.7"},
+		"mapped stranger as IPv4":   {"[::ffff:192.0.2.1]:1", nil, "192.0.2.1"},
+		"True-Client-IP is not asked": {
+			"10.0.0.1:1", http.Header{"True-Client-Ip": {"198.51.100.7"}}, "10.0.0.1",
+		},
+		"X-Real-IP is not asked": {"10.0.0.1:1", http.Header{"X-Real-Ip": {"198.51.100.7"}}, "10.0.0.1"},
+		"Forwarded is not asked": {
+			"10.0.0.1:1", http.Header{"Forwarded": {"for=198.51.100.7"}}, "10.0.0.1",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			key, ok := byProxies(t)(requestFrom(tt.remote, tt.header))
@@ -103,8 +109,9 @@ func TestR02_OneWayToWriteAnAddress(t *testing.T) {
 
 func TestR03_ExactlyOneSource(t *testing.T) {
 	all := http.Header{
-		"X-Forwarded-For": {"198.51.100.1"}, "X-Real-Ip": {"198.51.100.2"}, "True-Client-Ip": {"198.51.100.3"},
-		"Forwarded": {`for=198.51.100.4;proto=https, for="[fd00::2]:1234"`},
+		"X-Forwarded-For": {"198.51.100.1"}, "X-Real-Ip": {"198.51.100.2"},
+		"True-Client-Ip": {"198.51.100.3"},
+		"Forwarded":      {`for=198.51.100.4;proto=https, for="[fd00::2]:1234"`},
 	}
 	for header, want := range map[string]string{
 		"": "198.51.100.1", "x-forwarded-for": "198.51.100.1", "X-Real-IP": "198.51.100.2",
@@ -136,10 +143,11 @@ func TestR03_Forwarded(t *testing.T) {
 		`for=_hidden, for=10.1.1.1`:                       "10.1.1.1",
 		`by=10.0.0.9`:                                     "10.0.0.1",
 		`for=198.51.100.4;for=203.0.113.9`:                "10.0.0.1", // which one?
-		`for="203.0.113.9, for=198.51.100.4`:              "10.0.0.1", // the client's quote swallows the proxy's words
-		`for="203.0.113.9", for=198.51.100.4`:             "198.51.100.4",
-		`for="\"", for=198.51.100.4`:                      "10.0.0.1",
-		`secret="a,b;for=203.0.113.9";for=198.51.100.4`:   "198.51.100.4",
+		// the client's quote swallows the proxy's words
+		`for="203.0.113.9, for=198.51.100.4`:            "10.0.0.1",
+		`for="203.0.113.9", for=198.51.100.4`:           "198.51.100.4",
+		`for="\"", for=198.51.100.4`:                    "10.0.0.1",
+		`secret="a,b;for=203.0.113.9";for=198.51.100.4`: "198.51.100.4",
 	} {
 		key, ok := byIP(requestFrom("10.0.0.1:1", http.Header{"Forwarded": {value}}))
 		require.True(t, ok)
@@ -148,7 +156,10 @@ func TestR03_Forwarded(t *testing.T) {
 }
 
 func TestR04_IPv6CountsByNetwork(t *testing.T) {
-	for bits, want := range map[int]string{0: "2001:db8:1:2::", 64: "2001:db8:1:2::", 56: "2001:db8:1::", 48: "2001:db8:1::", 128: "2001:db8:1:2:3:4:5:6"} {
+	for bits, want := range map[int]string{
+		0: "2001:db8:1:2::", 64: "2001:db8:1:2::", 56: "2001:db8:1::", 48: "2001:db8:1::",
+		128: "2001:db8:1:2:3:4:5:6",
+	} {
 		byIP, err := ratelimit.ByIP(ratelimit.IPConfig{IPv6Bits: bits})
 		require.NoError(t, err)
 		key, ok := byIP(requestFrom("[2001:db8:1:2:3:4:5:6]:443", nil))
@@ -218,7 +229,10 @@ func hopsOf(lines []string) (hops []string) {
 }
 
 func FuzzAddress(f *testing.F) {
-	for _, s := range []string{"198.51.100.7", "10.0.0.2, 10.0.0.3", "a,,b", `for="[::1]:2"`, `for="a, for=b`, "::ffff:10.0.0.1", "fe80::1%a,1"} {
+	for _, s := range []string{
+		"198.51.100.7", "10.0.0.2, 10.0.0.3", "a,,b", `for="[::1]:2"`, `for="a, for=b`, "::ffff:10.0.0.1",
+		"fe80::1%a,1",
+	} {
 		f.Add(s, "10.0.0.1")
 		f.Add(s, s)
 	}
@@ -228,13 +242,17 @@ func FuzzAddress(f *testing.F) {
 	f.Fuzz(func(t *testing.T, first, second string) {
 		lines := []string{first, second}
 		for _, key := range []func(*http.Request) (string, bool){byXFF, byForwarded} {
-			got, ok := key(requestFrom("10.0.0.1:1", http.Header{"X-Forwarded-For": lines, "Forwarded": lines}))
+			got, ok := key(
+				requestFrom("10.0.0.1:1", http.Header{"X-Forwarded-For": lines, "Forwarded": lines}),
+			)
 			require.True(t, ok)
 			addr, err := netip.ParseAddr(got)
 			require.NoError(t, err)
 			require.Equal(t, got, addr.String(), "canonical")
 			require.False(t, addr.Is4In6())
-			stranger, ok := key(requestFrom("192.0.2.1:1", http.Header{"X-Forwarded-For": lines, "Forwarded": lines}))
+			stranger, ok := key(
+				requestFrom("192.0.2.1:1", http.Header{"X-Forwarded-For": lines, "Forwarded": lines}),
+			)
 			require.True(t, ok)
 			require.Equal(t, "192.0.2.1", stranger)
 		}
@@ -247,7 +265,8 @@ func FuzzAddress(f *testing.F) {
 		hops := hopsOf(lines)
 		if len(hops) > 0 && strings.Count(first+second, ",") < 20 && len(first+second) < 4000 {
 			// If the last hop is a stranger's plain address, that is the key.
-			if addr, err := netip.ParseAddr(hops[len(hops)-1]); err == nil && addr.Is4() && !proxies[0].Contains(addr) {
+			addr, err := netip.ParseAddr(hops[len(hops)-1])
+			if err == nil && addr.Is4() && !proxies[0].Contains(addr) {
 				got, _ := byXFF(requestFrom("10.0.0.1:1", xff(lines...)))
 				require.Equal(t, addr.String(), got)
 			}
@@ -255,13 +274,16 @@ func FuzzAddress(f *testing.F) {
 	})
 }
 
-// TestR02_PeersAsNetipReadsThem: the quick way to read a peer's address takes what netip takes, and gives the same key.
+// TestR02_PeersAsNetipReadsThem: the quick way to read a peer's address takes what netip takes, and
+// gives the same key.
 func TestR02_PeersAsNetipReadsThem(t *testing.T) {
 	byIP := ratelimit.KeyFunc(ratelimit.ByPeer)
 	for _, remote := range []string{
-		"192.0.2.1:1", "0.0.0.0:0", "255.255.255.255:65535", "192.0.2.1:65536", "192.0.2.1:", "192.0.2.1", "192.0.2.256:1", "192.0.2.01:1",
-		"192.0.2:1", "192.0.2.1.5:1", "192.0.2.:1", ".0.2.1:1", "1..2.3:1", "192.0.2.1:+1", "192.0.2.1:1:2", "192.0.2.1:000001", "192.0.2.1:00001",
-		"[::1]:1", "[::ffff:192.0.2.1]:1", "[fe80::1%eth0]:1", "00.0.0.0:1", "1.2.3.4:1 ", " 1.2.3.4:1", "", ":", "1.2.3.4:99999999999", "a.b.c.d:1",
+		"192.0.2.1:1", "0.0.0.0:0", "255.255.255.255:65535", "192.0.2.1:65536", "192.0.2.1:", "192.0.2.1",
+		"192.0.2.256:1", "192.0.2.01:1", "192.0.2:1", "192.0.2.1.5:1", "192.0.2.:1", ".0.2.1:1", "1..2.3:1",
+		"192.0.2.1:+1", "192.0.2.1:1:2", "192.0.2.1:000001", "192.0.2.1:00001", "[::1]:1", "[::1]", "::1",
+		"[::ffff:192.0.2.1]:1", "[fe80::1%eth0]:1", "00.0.0.0:1", "1.2.3.4:1 ", " 1.2.3.4:1", "", ":",
+		"1.2.3.4:99999999999", "a.b.c.d:1",
 	} {
 		key, ok := byIP(requestFrom(remote, nil))
 		peer, valid := peerOf(remote)

@@ -44,14 +44,15 @@ func TestAllocations(t *testing.T) {
 	}
 	check("admission", 2, serve(ratelimit.Config{Policies: []ratelimit.Policy{byIP(wide)}}))
 	check("admission, sliding window", 2, serve(ratelimit.Config{Policies: []ratelimit.Policy{sliding}}))
-	check("admission without headers", 0, serve(ratelimit.Config{Policies: []ratelimit.Policy{byIP(wide)}, NoHeaders: true}))
-	check("admission with legacy headers", 2, serve(ratelimit.Config{Policies: []ratelimit.Policy{byIP(wide)}, LegacyHeaders: true}))
-	check("admission, two policies", 3, serve(ratelimit.Config{Policies: []ratelimit.Policy{byIP(wide), second}}))
+	one, two := []ratelimit.Policy{byIP(wide)}, []ratelimit.Policy{byIP(wide), second}
+	check("admission without headers", 0, serve(ratelimit.Config{Policies: one, NoHeaders: true}))
+	check("admission with legacy headers", 2, serve(ratelimit.Config{Policies: one, LegacyHeaders: true}))
+	check("admission, two policies", 3, serve(ratelimit.Config{Policies: two}))
 	check("denial", 3, serve(ratelimit.Config{Policies: []ratelimit.Policy{byIP(ratelimit.PerDay(1))}}))
 	require.Equal(t, 429, w.status)
 
 	for _, p := range []ratelimit.Policy{byIP(wide), sliding, byIP(ratelimit.PerDay(1))} {
-		l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{p}})
+		l := limiterOf(t, p)
 		keys := []string{"key"}
 		check("TakeKeys", 0, func() {
 			if _, err := l.TakeKeys(t.Context(), keys); err != nil {

@@ -75,7 +75,9 @@ func BenchmarkTakeKeys(b *testing.B) {
 func BenchmarkMiddleware(b *testing.B) {
 	r := httptest.NewRequest("GET", "/", nil)
 	r.RemoteAddr = "192.0.2.1:1234"
-	for _, rate := range []ratelimit.Rate{ratelimit.PerSecond(1_000_000_000).WithBurst(1_000_000_000), ratelimit.PerDay(1)} {
+	for _, rate := range []ratelimit.Rate{
+		ratelimit.PerSecond(1_000_000_000).WithBurst(1_000_000_000), ratelimit.PerDay(1),
+	} {
 		b.Run(fmt.Sprintf("limited=%t", rate.Limit == 1), func(b *testing.B) {
 			p := policyOf("p", rate)
 			p.Key = ratelimit.ByPeer

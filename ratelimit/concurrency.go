@@ -100,7 +100,8 @@ type ConcurrencyStats struct {
 // Stats returns a snapshot.
 func (c *Concurrency) Stats() ConcurrencyStats {
 	s := ConcurrencyStats{
-		Admitted: c.admitted.Load(), Refused: c.refused.Load(), NoKey: c.noKey.Load(), InFlight: int(c.total.Load()),
+		Admitted: c.admitted.Load(), Refused: c.refused.Load(), NoKey: c.noKey.Load(),
+		InFlight: int(c.total.Load()),
 	}
 	for i := range c.shards {
 		c.shards[i].mu.Lock()
@@ -120,8 +121,8 @@ func (e ConcurrencyEvent) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("event", "concurrency"), slog.String("outcome", string(e.Outcome)))
 }
 
-// Acquire takes a place of key. On success the caller must call release; calls after the first do
-// nothing. The error is [ErrBusy].
+// Acquire takes a place of key without waiting. On success the caller must call release; calls
+// after the first do nothing. The error is [ErrBusy].
 func (c *Concurrency) Acquire(key string) (release func(), err error) {
 	s := &c.shards[maphash.String(c.seed, key)%uint64(len(c.shards))]
 	s.mu.Lock()
@@ -145,8 +146,8 @@ func (c *Concurrency) Acquire(key string) (release func(), err error) {
 }
 
 // Middleware admits requests to next while their key has room and answers the rest with
-// [ConcurrencyConfig.ErrorHandler]. A request holds its place until next returns or panics; if it has
-// taken over the connection, until that is closed. It panics if next is nil.
+// [ConcurrencyConfig.ErrorHandler]. A request holds its place until next returns or panics; if it
+// has taken over the connection, until that is closed. It panics if next is nil.
 func (c *Concurrency) Middleware(next http.Handler) http.Handler {
 	if next == nil {
 		panic("ratelimit: nil handler")
@@ -177,7 +178,7 @@ func (c *Concurrency) Middleware(next http.Handler) http.Handler {
 		hw := &hijackWriter{Recorder: response.NewRecorder(w, r), release: release}
 		done := false
 		defer func() {
-			// Whoever panics after taking over the connection will hardly close it.
+			// A handler that panics after it has taken over the connection will hardly close it.
 			if !hw.Hijacked || !done {
 				release()
 			}
@@ -196,7 +197,9 @@ func (c *Concurrency) observe(r *http.Request, outcome Outcome) {
 
 func writeBusy(w http.ResponseWriter, _ *http.Request, err error) {
 	if errors.Is(err, ErrNoKey) {
-		problem.Write(w, problem.Details{Title: http.StatusText(http.StatusBadRequest), Status: http.StatusBadRequest})
+		problem.Write(
+			w, problem.Details{Title: http.StatusText(http.StatusBadRequest), Status: http.StatusBadRequest},
+		)
 		return
 	}
 	problem.Write(w, problem.Details{

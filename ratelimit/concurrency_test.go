@@ -35,7 +35,10 @@ func newConcurrency(t testing.TB, cfg ratelimit.ConcurrencyConfig) *ratelimit.Co
 
 func requireEmpty(t testing.TB, c *ratelimit.Concurrency) {
 	t.Helper()
-	require.Eventually(t, func() bool { s := c.Stats(); return s.InFlight == 0 && s.Keys == 0 }, 10*time.Second, time.Millisecond, "%+v", c.Stats())
+	require.Eventually(t, func() bool {
+		s := c.Stats()
+		return s.InFlight == 0 && s.Keys == 0
+	}, 10*time.Second, time.Millisecond, "%+v", c.Stats())
 }
 
 func TestNewConcurrencyNamesEveryFault(t *testing.T) {
@@ -69,12 +72,13 @@ func TestConcurrencyAcquire(t *testing.T) {
 	requireEmpty(t, c)
 }
 
-// TestR31_ReleasedOnce: whatever becomes of the request, over real servers, the place is free again, and once only.
+// TestR31_ReleasedOnce: whatever becomes of the request, over real servers, the place is free
+// again, and once only.
 func TestR31_ReleasedOnce(t *testing.T) {
 	for _, p := range protocols {
 		t.Run("protocol="+string(p), func(t *testing.T) {
 			c := newConcurrency(t, ratelimit.ConcurrencyConfig{Limit: 1})
-			b := backend.Start(t, backend.Config{Protocol: p, Handler: c.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				switch r.URL.Path {
 				case "/panic":
 					panic(http.ErrAbortHandler) // any other would only fill the log
@@ -92,7 +96,8 @@ func TestR31_ReleasedOnce(t *testing.T) {
 						}
 					}
 				}
-			}))})
+			})
+			b := backend.Start(t, backend.Config{Protocol: p, Handler: c.Middleware(handler)})
 			transport := backend.Transport(p)
 			defer transport.CloseIdleConnections()
 			client := &http.Client{Transport: transport}
@@ -115,15 +120,20 @@ func TestR31_ReleasedOnce(t *testing.T) {
 						resp.Body.Close()
 					}
 				})
-				require.Eventually(t, func() bool { return c.Stats().InFlight == 1 }, 10*time.Second, time.Millisecond)
+				require.Eventually(
+					t, func() bool { return c.Stats().InFlight == 1 }, 10*time.Second, time.Millisecond,
+				)
 				resp, body := get(t, client, b.URL.String()+"/")
 				require.Equal(t, 429, resp.StatusCode, "the place is taken")
-				require.JSONEq(t, `{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Too many requests in flight","status":429}`, body)
+				require.JSONEq(t, `{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded",`+
+					`"title":"Too many requests in flight","status":429}`, body)
 				cancel()
 				wg.Wait()
 				requireEmpty(t, c)
 			}
-			require.GreaterOrEqual(t, c.Stats().Admitted, uint64(100), "net/http repeats what fails on a used connection")
+			require.GreaterOrEqual(
+				t, c.Stats().Admitted, uint64(100), "net/http repeats what fails on a used connection",
+			)
 			require.EqualValues(t, 20, c.Stats().Refused)
 		})
 	}
@@ -133,7 +143,7 @@ func TestR31_ReleasedOnce(t *testing.T) {
 func TestR31_HijackedConnections(t *testing.T) {
 	c := newConcurrency(t, ratelimit.ConcurrencyConfig{Limit: 1})
 	var taken atomic.Pointer[net.Conn]
-	b := backend.Start(t, backend.Config{Handler: c.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, rw, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -152,7 +162,8 @@ func TestR31_HijackedConnections(t *testing.T) {
 			_ = conn.Close()
 		case "/later": // another goroutine keeps it
 		}
-	}))})
+	})
+	b := backend.Start(t, backend.Config{Handler: c.Middleware(handler)})
 	dial := func(path string) (net.Conn, *bufio.Reader) {
 		conn, err := net.Dial("tcp", b.Addr)
 		require.NoError(t, err)
@@ -198,10 +209,11 @@ func TestR31_HijackedConnections(t *testing.T) {
 	}
 
 	// HTTP/2 cannot hand over its connection: nothing changes.
-	h2 := backend.Start(t, backend.Config{Protocol: backend.HTTP2, Handler: c.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler = func(w http.ResponseWriter, r *http.Request) {
 		_, _, err := http.NewResponseController(w).Hijack()
 		fmt.Fprint(w, errors.Is(err, http.ErrNotSupported))
-	}))})
+	}
+	h2 := backend.Start(t, backend.Config{Protocol: backend.HTTP2, Handler: c.Middleware(handler)})
 	transport := backend.Transport(backend.HTTP2)
 	defer transport.CloseIdleConnections()
 	_, body := get(t, &http.Client{Transport: transport}, h2.URL.String())
@@ -209,15 +221,23 @@ func TestR31_HijackedConnections(t *testing.T) {
 	requireEmpty(t, c)
 }
 
+// serve returns the status of a request through c to h.
+func serve(c *ratelimit.Concurrency, h http.Handler) int {
+	w := httptest.NewRecorder()
+	c.Middleware(h).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	return w.Code
+}
+
 // TestR31_PanicsOfCallbacks: those of the user's own too.
 func TestR31_PanicsOfCallbacks(t *testing.T) {
 	var outcomes []ratelimit.Outcome
-	c := newConcurrency(t, ratelimit.ConcurrencyConfig{Limit: 1, Observe: func(_ context.Context, e ratelimit.ConcurrencyEvent) {
+	observe := func(_ context.Context, e ratelimit.ConcurrencyEvent) {
 		outcomes = append(outcomes, e.Outcome)
 		panic("observer")
-	}})
+	}
+	c := newConcurrency(t, ratelimit.ConcurrencyConfig{Limit: 1, Observe: observe})
 	for range 3 {
-		require.PanicsWithValue(t, "observer", func() { c.Middleware(nothing).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)) })
+		require.PanicsWithValue(t, "observer", func() { serve(c, nothing) })
 		requireEmpty(t, c)
 	}
 	require.Equal(t, []ratelimit.Outcome{"admitted", "admitted", "admitted"}, outcomes)
@@ -226,18 +246,16 @@ func TestR31_PanicsOfCallbacks(t *testing.T) {
 
 func TestConcurrencyMissingKeys(t *testing.T) {
 	none := func(*http.Request) (string, bool) { return "ignored", false }
-	serve := func(c *ratelimit.Concurrency, h http.Handler) int {
-		w := httptest.NewRecorder()
-		c.Middleware(h).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
-		return w.Code
-	}
 	reject := newConcurrency(t, ratelimit.ConcurrencyConfig{Limit: 1, Key: none})
 	require.Equal(t, 400, serve(reject, nothing))
 	require.EqualValues(t, 1, reject.Stats().NoKey)
-	for missing, want := range map[ratelimit.Missing]int{ratelimit.MissingSkip: 200, ratelimit.MissingShared: 429} {
+	for missing, want := range map[ratelimit.Missing]int{
+		ratelimit.MissingSkip: 200, ratelimit.MissingShared: 429,
+	} {
 		c := newConcurrency(t, ratelimit.ConcurrencyConfig{Limit: 1, Key: none, Missing: missing})
 		inner := 0
-		require.Equal(t, 200, serve(c, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { inner = serve(c, nothing) })))
+		nested := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { inner = serve(c, nothing) })
+		require.Equal(t, 200, serve(c, nested))
 		require.Equal(t, want, inner)
 	}
 }

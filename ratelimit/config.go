@@ -39,8 +39,8 @@ type Config struct {
 	PassDecision bool
 
 	// ErrorHandler answers requests that [Limiter.Middleware] refuses; the fields are set already.
-	// err is a [*RefusedError], or what [Limiter.Take] returned. If nil, they get a problem document
-	// (RFC 9457): 429, for a missing key 400, for [FailClosed] 503, for other errors 500.
+	// err is a [*RefusedError], or what [Limiter.Take] returned. If nil, they get a problem
+	// document (RFC 9457): 429, for a missing key 400, for [FailClosed] 503, for other errors 500.
 	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 
 	// Observe, if not nil, receives every decision. It is called on the request's goroutine with no

@@ -38,8 +38,8 @@ func Example() {
 	// 429, RateLimit: "per-client";r=0;t=1, Retry-After: "1"
 }
 
-// Several policies are charged together or not at all. What comes by another way than HTTP, here out
-// of a queue, is counted with the requests that the same limiter's Middleware decides.
+// Several policies are charged together or not at all. What comes by another way than HTTP, here
+// out of a queue, is counted with the requests that the same limiter's Middleware decides.
 func ExampleLimiter_TakeKeys() {
 	limiter, err := ratelimit.New(ratelimit.Config{
 		Policies: []ratelimit.Policy{
@@ -126,8 +126,8 @@ func ExampleByIP_incorrect() {
 	// 192.0.2.1 is right
 }
 
-// What a request costs may be known only afterwards: the tokens of a language model, the bytes of an
-// answer.
+// What a request costs may be known only afterwards: the tokens of a language model, the bytes of
+// an answer.
 func ExampleDecision_Charge() {
 	byKey := ratelimit.ByHeader("X-Api-Key")
 	limiter, err := ratelimit.New(ratelimit.Config{

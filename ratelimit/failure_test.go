@@ -35,7 +35,8 @@ func (s *brokenStore) Prepare(p []ratelimit.Policy) error {
 func (s *brokenStore) Take(ctx context.Context, claims []ratelimit.Claim) error {
 	s.calls++
 	if s.err != nil {
-		claims[0].Denied, claims[0].Remaining = true, -7 // what a failed call leaves behind counts for nothing
+		// what a failed call leaves behind counts for nothing
+		claims[0].Denied, claims[0].Remaining = true, -7
 		return s.err
 	}
 	err := s.memory.Take(ctx, claims)
@@ -57,7 +58,8 @@ var errDown = errors.New("down")
 
 func TestR18_EachPolicyHasItsOwnFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		open, local := policyOf("open", ratelimit.PerDay(10).WithBurst(10)), policyOf("local", ratelimit.PerDay(10).WithBurst(10))
+		ten := ratelimit.PerDay(10).WithBurst(10)
+		open, local := policyOf("open", ten), policyOf("local", ten)
 		open.OnError, local.LocalShare = ratelimit.FailOpen, 0.5
 		store := &brokenStore{}
 		var events []string
@@ -115,10 +117,11 @@ func TestR18_EachPolicyHasItsOwnFailure(t *testing.T) {
 }
 
 func TestR18_FailClosedRefusesAll(t *testing.T) {
-	closed, local := policyOf("closed", ratelimit.PerDay(10)), policyOf("local", ratelimit.PerDay(1).WithBurst(3))
+	closed := policyOf("closed", ratelimit.PerDay(10))
+	local := policyOf("local", ratelimit.PerDay(1).WithBurst(3))
 	closed.OnError = ratelimit.FailClosed
 	store := &brokenStore{err: errDown}
-	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{local, closed}})
+	l := limiterOn(t, store, local, closed)
 	for range 5 {
 		d, err := l.TakeKeys(t.Context(), []string{"a", "a"})
 		require.NoError(t, err)
@@ -136,7 +139,7 @@ func TestR18_FailClosedRefusesAll(t *testing.T) {
 // TestR18_ChargeOfAFailedStore: the debt is kept here.
 func TestR18_ChargeOfAFailedStore(t *testing.T) {
 	store := &brokenStore{}
-	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerDay(1).WithBurst(10))}})
+	l := limiterOn(t, store, policyOf("p", ratelimit.PerDay(1).WithBurst(10)))
 	d, err := l.TakeKeys(t.Context(), []string{"a"})
 	require.NoError(t, err)
 	store.err = errDown
@@ -146,7 +149,8 @@ func TestR18_ChargeOfAFailedStore(t *testing.T) {
 	require.True(t, allow(t, l, "b"))
 }
 
-// TestSharesAreOfPaceAndBurst: with any share and rate, what is admitted locally is at most that share, or one.
+// TestSharesAreOfPaceAndBurst: with any share and rate, what is admitted locally is at most that
+// share, or one.
 func TestSharesAreOfPaceAndBurst(t *testing.T) {
 	for _, tt := range []struct {
 		rate  ratelimit.Rate
@@ -156,14 +160,17 @@ func TestSharesAreOfPaceAndBurst(t *testing.T) {
 	}{
 		{ratelimit.PerSecond(10).WithBurst(10), 0.5, 5, 200 * time.Millisecond},
 		{ratelimit.PerDay(1).WithBurst(1), 0.25, 1, 4 * 24 * time.Hour},
-		{ratelimit.Rate{Limit: 1000, Window: 300 * 24 * time.Hour, Burst: 1000}, 0.25, 250, 4 * 300 * 24 * time.Hour / 1000},
+		{
+			ratelimit.Rate{Limit: 1000, Window: 300 * 24 * time.Hour, Burst: 1000}, 0.25, 250,
+			4 * 300 * 24 * time.Hour / 1000,
+		},
 		{ratelimit.Rate{Limit: 1, Window: 366 * 24 * time.Hour, Burst: 4}, 0.01, 1, 366 * 24 * time.Hour},
 		{ratelimit.Rate{Limit: 199, Window: 366 * 24 * time.Hour, Burst: 796}, 0.01, 4, 366 * 24 * time.Hour},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			p := policyOf("p", tt.rate)
 			p.LocalShare = tt.share
-			l := newLimiter(t, ratelimit.Config{Store: &brokenStore{err: errDown}, Policies: []ratelimit.Policy{p}})
+			l := limiterOn(t, &brokenStore{err: errDown}, p)
 			time.Sleep(time.Hour)
 			for range tt.burst {
 				require.True(t, allow(t, l, "a"), "%+v", tt)
@@ -191,7 +198,8 @@ func TestStoresThatNewRefuses(t *testing.T) {
 // TestMemoryStoreBehindAnother: what a store of one's own hands on is checked.
 func TestMemoryStoreBehindAnother(t *testing.T) {
 	m := newMemory(t, 10)
-	gcra, sliding := policyOf("gcra", ratelimit.PerDay(2).WithBurst(2)), policyOf("sliding", ratelimit.PerDay(2))
+	gcra := policyOf("gcra", ratelimit.PerDay(2).WithBurst(2))
+	sliding := policyOf("sliding", ratelimit.PerDay(2))
 	sliding.Algorithm = ratelimit.SlidingWindow
 	require.NoError(t, m.Prepare([]ratelimit.Policy{gcra, sliding}))
 	claim := func(p *ratelimit.Policy, cost int64) ratelimit.Claim {
@@ -219,7 +227,9 @@ func TestMemoryStoreBehindAnother(t *testing.T) {
 }
 
 func TestNewNamesEveryFault(t *testing.T) {
-	bad := ratelimit.Policy{Name: "a b", LocalShare: 2, Rate: ratelimit.Rate{Limit: -1, Window: time.Hour, Burst: -1}}
+	bad := ratelimit.Policy{
+		Name: "a b", LocalShare: 2, Rate: ratelimit.Rate{Limit: -1, Window: time.Hour, Burst: -1},
+	}
 	named := policyOf("same", ratelimit.PerDay(1))
 	window := policyOf("w", ratelimit.PerDay(1).WithBurst(1))
 	window.Algorithm = ratelimit.SlidingWindow
@@ -229,11 +239,15 @@ func TestNewNamesEveryFault(t *testing.T) {
 	strange.Algorithm, strange.OnError = "leaky", "panic"
 	share := policyOf("share", ratelimit.PerDay(1))
 	share.OnError, share.LocalShare = ratelimit.FailOpen, 0.5
-	_, err := ratelimit.New(ratelimit.Config{Policies: []ratelimit.Policy{bad, named, named, window, wide, strange, share}, RetryJitter: -1})
+	_, err := ratelimit.New(ratelimit.Config{
+		Policies: []ratelimit.Policy{bad, named, named, window, wide, strange, share}, RetryJitter: -1,
+	})
 	for _, want := range []string{
-		`Policies[0].Name: "a b" is not 1 to 64`, "Policies[0].Key: is required", "Policies[0].Missing: is required",
-		"Policies[0].LocalShare: 2 is more than 1", "Policies[0].Rate.Limit: -1 is less", "Policies[0].Rate.Burst: -1 is negative",
-		`Policies[2].Name: "same" is taken`, "Policies[3].Rate.Burst: has no meaning", "Policies[4].Rate.Limit: 16777216 is more than",
+		`Policies[0].Name: "a b" is not 1 to 64`, "Policies[0].Key: is required",
+		"Policies[0].Missing: is required", "Policies[0].LocalShare: 2 is more than 1",
+		"Policies[0].Rate.Limit: -1 is less", "Policies[0].Rate.Burst: -1 is negative",
+		`Policies[2].Name: "same" is taken`, "Policies[3].Rate.Burst: has no meaning",
+		"Policies[4].Rate.Limit: 16777216 is more than",
 		`Policies[5].Algorithm: "leaky" is not GCRA`, `Policies[5].OnError: "panic" is not FailLocal`,
 		"Policies[6].LocalShare: has a meaning only with FailLocal", "RetryJitter: -1ns is negative",
 	} {
@@ -258,10 +272,10 @@ func TestMissingKeys(t *testing.T) {
 		require.NoError(t, err)
 		return d
 	}
-	skip := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{byKey(ratelimit.MissingSkip)}})
-	shared := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{byKey(ratelimit.MissingShared)}})
+	skip := limiterOf(t, byKey(ratelimit.MissingSkip))
+	shared := limiterOf(t, byKey(ratelimit.MissingShared))
 	other := policyOf("other", ratelimit.PerDay(1))
-	reject := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{other, byKey(ratelimit.MissingReject)}})
+	reject := limiterOf(t, other, byKey(ratelimit.MissingReject))
 	for i, host := range []string{"", "empty", ""} {
 		d := ask(skip, host)
 		require.True(t, d.Allowed)
@@ -274,7 +288,7 @@ func TestMissingKeys(t *testing.T) {
 	require.True(t, ask(shared, "a").Allowed)
 	require.True(t, ask(reject, "a").Allowed, "who had no key was charged nowhere")
 	require.EqualValues(t, 3, reject.Stats().NoKey)
-	both := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{byKey(ratelimit.MissingReject), policyOf("x", ratelimit.PerDay(1))}})
+	both := limiterOf(t, byKey(ratelimit.MissingReject), policyOf("x", ratelimit.PerDay(1)))
 	d, err := both.TakeKeys(t.Context(), []string{"", ""})
 	require.NoError(t, err)
 	require.Equal(t, []string{"by-key", "x"}, d.Violated())
@@ -296,7 +310,7 @@ func TestRateFor(t *testing.T) {
 		}
 		return ratelimit.PerDay(50)
 	}
-	l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{p, w}})
+	l := limiterOf(t, p, w)
 	for plan, burst := range map[string]int{"": 2, "gold": 5} {
 		for i := range burst + 1 {
 			d, err := l.Take(t.Context(), &http.Request{Method: plan, Host: "of " + plan})
@@ -309,10 +323,12 @@ func TestRateFor(t *testing.T) {
 		}
 	}
 	_, err := l.Take(t.Context(), &http.Request{Method: "short", Host: "x"})
-	require.EqualError(t, err, "ratelimit: Config.Policies[1].RateFor.Window: 1h0m0s is not the policy's 24h0m0s")
+	require.EqualError(
+		t, err, "ratelimit: Config.Policies[1].RateFor.Window: 1h0m0s is not the policy's 24h0m0s",
+	)
 }
 
-// TestEvents: what STYLE asks of LogValue: event, bounded dimensions, a measurement, and the rest as detail.
+// TestEvents: LogValue has the event, bounded dimensions, a measurement, and the rest as detail.
 func TestEvents(t *testing.T) {
 	var events []ratelimit.Event
 	l := newLimiter(t, ratelimit.Config{
@@ -327,7 +343,8 @@ func TestEvents(t *testing.T) {
 	const detail = ` e.detail.remaining=0 e.detail.retry_after=`
 	for i, want := range []string{
 		`e.event=decision e.outcome=admitted e.policy="" e.degraded=false e.duration=1ms` + detail + `0s`,
-		`e.event=decision e.outcome=limited e.policy=day e.degraded=false e.duration=1ms` + detail + `24h0m0s`,
+		`e.event=decision e.outcome=limited e.policy=day e.degraded=false e.duration=1ms` +
+			detail + `24h0m0s`,
 		`e.event=store e.up=false e.detail.error=down`,
 		`e.event=store e.up=true`,
 		`e.event=x e.outcome=y e.policy="" e.degraded=false e.duration=1ms` + detail + `0s`,
@@ -343,20 +360,22 @@ func TestEvents(t *testing.T) {
 
 func logLine(e slog.LogValuer) string {
 	var b strings.Builder
-	log := slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+	timeless := func(groups []string, a slog.Attr) slog.Attr {
 		if len(groups) == 0 && a.Key == slog.TimeKey {
 			return slog.Attr{}
 		}
 		return a
-	}}))
+	}
+	log := slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{ReplaceAttr: timeless}))
 	log.Info("", "e", e)
 	return strings.TrimSpace(b.String())
 }
 
-// TestStoresThatExaggerate: a store of one's own may say that more is left than a burst; that is no debt here.
+// TestStoresThatExaggerate: a store of one's own may say that more is left than a burst; that is no
+// debt here.
 func TestStoresThatExaggerate(t *testing.T) {
 	store := &brokenStore{remaining: 1 << 62}
-	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerDay(1).WithBurst(5))}})
+	l := limiterOn(t, store, policyOf("p", ratelimit.PerDay(1).WithBurst(5)))
 	d, err := l.TakeKeys(t.Context(), []string{"a"})
 	require.NoError(t, err)
 	h := http.Header{}

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Time is counted in ticks of 1/16 ns since the store's base, so that an int64
-// reaches 18 years: ten of uptime, and debts of at most five beyond.
+// Time is counted in ticks of 1/16 ns since the store's base, so that an int64 reaches 18 years:
+// ten of uptime, and debts of at most five beyond.
 const (
 	tickBits = 4
 	maxDebt  = int64(5*maxWindow) << tickBits
@@ -14,7 +14,7 @@ const (
 
 func toTicks(d time.Duration) int64 { return int64(d) << tickBits }
 
-// toDuration rounds up: who waits as told must not come too early.
+// toDuration rounds up: a client that waits as told must not come too early.
 func toDuration(ticks int64) time.Duration {
 	if ticks <= 0 {
 		return 0
@@ -22,12 +22,12 @@ func toDuration(ticks int64) time.Duration {
 	return time.Duration((ticks + (1<<tickBits - 1)) >> tickBits)
 }
 
-// A grid divides a Rate's Window into n equal steps, of which each token takes
-// 1<<shift. A cell holds its theoretical arrival time (TAT) in ticks, always the
-// first tick of a step, from which the step is found again exactly. So a cell is
-// plain time, which survives a change of the rate, while tokens are counted in
-// integers: the fraction of a tick that W/L leaves over is never lost twice.
-// Adding a rounded W/L instead would be wrong by up to 43 % at 7·10⁸ a second.
+// A grid divides a Rate's Window into n equal steps, of which each token takes 1<<shift. A key's
+// word is its theoretical arrival time (TAT) in ticks, always the first tick of a step, from which
+// the step is found again exactly. So the word is plain time, which survives a change of the rate,
+// while tokens are counted in integers: the fraction of a tick that Window/Limit leaves over is
+// never lost twice. Adding a rounded Window/Limit instead would be wrong by up to 43 % at 7·10⁸ a
+// second.
 type grid struct {
 	n, d  uint64 // steps and ticks in one Window; d/2 < n <= d
 	shift uint8
@@ -48,8 +48,8 @@ func (g *grid) step(t int64) uint64 {
 	return q
 }
 
-// stepFrom returns the first step that does not begin before the tick t. A t that tick has made is the
-// first of its step; one of another rate's grid is rounded against the caller.
+// stepFrom returns the first step that does not begin before the tick t. A t from tick is the first
+// of its step. A t from another rate's grid is rounded up, against the caller.
 func (g *grid) stepFrom(t int64) uint64 {
 	hi, lo := bits.Mul64(uint64(t), g.n)
 	q, r := bits.Div64(hi, lo, g.d)
@@ -69,16 +69,15 @@ func (g *grid) tick(s uint64) int64 {
 	return int64(q)
 }
 
-// An answer is what an algorithm says to one cost against one cell.
+// An answer is what an algorithm says to one cost and one key's word.
 type answer struct {
-	word         int64 // the cell after the cost has been charged
+	word         int64 // the key's word after the cost has been charged, whether it fits or not
 	ok           bool
 	remaining    int64
 	retry, reset time.Duration
 }
 
-// take answers whether cost fits into the cell tat at the tick now. The word is
-// what the cell becomes if the cost is charged, as it is for later.
+// answer says whether cost fits at the tick now if the key's word is tat.
 func (g *grid) answer(tat, now, cost int64) (a answer) {
 	at := g.step(now)
 	used := at // the step up to which tokens are spent
@@ -91,7 +90,7 @@ func (g *grid) answer(tat, now, cost int64) (a answer) {
 		a.word = tat
 	} else {
 		after := g.add(at, used, cost)
-		if cost <= int64(g.burst>>g.shift) { // else it can never fit: no time to retry at
+		if cost <= int64(g.burst>>g.shift) { // a greater one never fits: there is no time to retry at
 			if after <= line {
 				a.ok = true
 			} else {
@@ -111,7 +110,7 @@ func (g *grid) answer(tat, now, cost int64) (a answer) {
 	return a
 }
 
-// add returns used plus cost, saturated.
+// add returns used plus cost, at most maxDebt beyond the step at.
 func (g *grid) add(at, used uint64, cost int64) uint64 {
 	most := at + g.step(maxDebt)
 	hi, lo := bits.Mul64(uint64(cost), 1<<g.shift)

@@ -16,7 +16,8 @@ import (
 // drawRate draws a rate from one a year to one a nanosecond, primes and all.
 func drawRate(t *rapid.T) ratelimit.Rate {
 	window := rapid.SampledFrom([]time.Duration{
-		time.Millisecond, 7 * time.Millisecond, time.Second, 1500 * time.Millisecond, time.Minute, time.Hour, 24 * time.Hour,
+		time.Millisecond, 7 * time.Millisecond, time.Second, 1500 * time.Millisecond,
+		time.Minute, time.Hour, 24 * time.Hour,
 		time.Second + 1, 365 * 24 * time.Hour,
 	}).Draw(t, "window")
 	most := min(int64(window), 4_000_000_000)
@@ -25,7 +26,9 @@ func drawRate(t *rapid.T) ratelimit.Rate {
 		rapid.Int64Range(1, most),
 		rapid.SampledFrom([]int64{1, 7, 300_000, 999_983, 700_000_000, 999_999_937, 1_000_000_000}),
 	).Draw(t, "limit")
-	return ratelimit.Rate{Limit: min(limit, most), Window: window, Burst: rapid.Int64Range(1, 50).Draw(t, "burst")}
+	return ratelimit.Rate{
+		Limit: min(limit, most), Window: window, Burst: rapid.Int64Range(1, 50).Draw(t, "burst"),
+	}
 }
 
 // drawStep draws a time to the next request, around the time that a token takes.
@@ -34,9 +37,9 @@ func drawStep(t *rapid.T, r ratelimit.Rate) time.Duration {
 	return time.Duration(rapid.Float64Range(0, 3).Draw(t, "step") * token)
 }
 
-// TestR09_AgreesWithOracle: x/time/rate admits the same on random traces. It rounds the time that a token lacks down to
-// whole nanoseconds, so it admits what comes up to one too early; both are then made to admit, and what is left
-// must stay the same within one token.
+// TestR09_AgreesWithOracle: x/time/rate admits the same on random traces. It rounds the time that a
+// token lacks down to whole nanoseconds, so it admits what comes up to one too early; both are then
+// made to admit, and what is left must stay the same within one token.
 func TestR09_AgreesWithOracle(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := drawRate(t)
@@ -56,7 +59,9 @@ func TestR09_AgreesWithOracle(t *testing.T) {
 			ours, _, _, _ := cell.Take(now, cost)
 			theirs := oracle.AllowN(at, int(cost))
 			if ours != theirs {
-				require.InDelta(t, float64(cost), before, slack, "%v: we say %v, x/time/rate %v", r, ours, theirs)
+				require.InDelta(
+					t, float64(cost), before, slack, "%v: we say %v, x/time/rate %v", r, ours, theirs,
+				)
 				if ours {
 					oracle.ReserveN(at, int(cost))
 				} else {
@@ -72,7 +77,8 @@ func TestR09_AgreesWithOracle(t *testing.T) {
 	})
 }
 
-// TestR09_LateTimestampsMintNothing: goroutines read the clock before they get the lock, so times come out of order.
+// TestR09_LateTimestampsMintNothing: goroutines read the clock before they get the lock, so times
+// come out of order.
 func TestR09_LateTimestampsMintNothing(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := drawRate(t)
@@ -96,10 +102,14 @@ func TestR09_LateTimestampsMintNothing(t *testing.T) {
 	})
 }
 
-// requireWithin fails if more than Burst + Limit × span/Window were admitted in span. The clock counts in
-// sixteenths of a nanosecond, so one of them may be gained.
-func requireWithin(t interface{ Fatalf(string, ...any) }, r ratelimit.Rate, admitted int64, span time.Duration) {
-	earned := new(big.Rat).SetFrac(new(big.Int).Mul(big.NewInt(r.Limit), big.NewInt(int64(span)*8+1)), big.NewInt(int64(r.Window)*8))
+// requireWithin fails if more than Burst + Limit × span/Window were admitted in span. The clock
+// counts in sixteenths of a nanosecond, so one of them may be gained.
+func requireWithin(
+	t interface{ Fatalf(string, ...any) }, r ratelimit.Rate, admitted int64, span time.Duration,
+) {
+	earned := new(big.Rat).SetFrac(
+		new(big.Int).Mul(big.NewInt(r.Limit), big.NewInt(int64(span)*8+1)), big.NewInt(int64(r.Window)*8),
+	)
 	most := earned.Add(earned, new(big.Rat).SetInt64(r.Burst))
 	if new(big.Rat).SetInt64(admitted).Cmp(most) > 0 {
 		f, _ := most.Float64()
@@ -107,8 +117,8 @@ func requireWithin(t interface{ Fatalf(string, ...any) }, r ratelimit.Rate, admi
 	}
 }
 
-// TestR10_ExactAtExtremeRates: rounded nanoseconds a token would admit 43 % too much at 7·10⁸ a second, and
-// microseconds 11 % at 3·10⁵.
+// TestR10_ExactAtExtremeRates: rounded nanoseconds a token would admit 43 % too much at 7·10⁸ a
+// second, and microseconds 11 % at 3·10⁵.
 func TestR10_ExactAtExtremeRates(t *testing.T) {
 	for _, limit := range []int64{300_000, 700_000_000, 999_999_937, 1_000_000_000, 333_333_333, 1_000_003} {
 		r := ratelimit.PerSecond(limit).WithBurst(10)
@@ -137,21 +147,25 @@ func TestR10_RatesAreExactOrRefused(t *testing.T) {
 		rate ratelimit.Rate
 		want string // of the error
 	}{
-		"zero":                    {ratelimit.Rate{}, "Limit: 0 is less than 1"},
-		"no window":               {ratelimit.Rate{Limit: 1}, "Window: 0s is not between"},
-		"negative window":         {ratelimit.Rate{Limit: 1, Window: -time.Second}, "Window: -1s is not between"},
-		"negative limit":          {ratelimit.PerSecond(-1), "Limit: -1 is less than 1"},
-		"most negative":           {ratelimit.PerSecond(math.MinInt64), "is less than 1"},
-		"negative burst":          {ratelimit.PerSecond(1).WithBurst(-1), "Burst: -1 is negative"},
-		"one a nanosecond":        {ratelimit.PerSecond(1_000_000_000), ""},
-		"more than a nanosecond":  {ratelimit.PerSecond(1_000_000_001), "is more than 1000000000 a second"},
-		"MaxInt64":                {ratelimit.PerDay(math.MaxInt64), "is more than 1000000000 a second"},
-		"MaxInt64 burst":          {ratelimit.PerSecond(1).WithBurst(math.MaxInt64), "to earn"},
-		"MaxInt64 burst, fast":    {ratelimit.PerSecond(1_000_000_000).WithBurst(math.MaxInt64), "to earn"},
-		"a billion a day":         {ratelimit.PerDay(1_000_000_000), ""},
-		"one a year":              {ratelimit.Rate{Limit: 1, Window: 365 * 24 * time.Hour}, ""},
-		"one in ten years":        {ratelimit.Rate{Limit: 1, Window: 3650 * 24 * time.Hour}, "Window"},
-		"five years to earn":      {ratelimit.Rate{Limit: 1, Window: 365 * 24 * time.Hour, Burst: 5}, "takes longer than"},
+		"zero":      {ratelimit.Rate{}, "Limit: 0 is less than 1"},
+		"no window": {ratelimit.Rate{Limit: 1}, "Window: 0s is not between"},
+		"negative window": {
+			ratelimit.Rate{Limit: 1, Window: -time.Second}, "Window: -1s is not between",
+		},
+		"negative limit":         {ratelimit.PerSecond(-1), "Limit: -1 is less than 1"},
+		"most negative":          {ratelimit.PerSecond(math.MinInt64), "is less than 1"},
+		"negative burst":         {ratelimit.PerSecond(1).WithBurst(-1), "Burst: -1 is negative"},
+		"one a nanosecond":       {ratelimit.PerSecond(1_000_000_000), ""},
+		"more than a nanosecond": {ratelimit.PerSecond(1_000_000_001), "is more than 1000000000 a second"},
+		"MaxInt64":               {ratelimit.PerDay(math.MaxInt64), "is more than 1000000000 a second"},
+		"MaxInt64 burst":         {ratelimit.PerSecond(1).WithBurst(math.MaxInt64), "to earn"},
+		"MaxInt64 burst, fast":   {ratelimit.PerSecond(1_000_000_000).WithBurst(math.MaxInt64), "to earn"},
+		"a billion a day":        {ratelimit.PerDay(1_000_000_000), ""},
+		"one a year":             {ratelimit.Rate{Limit: 1, Window: 365 * 24 * time.Hour}, ""},
+		"one in ten years":       {ratelimit.Rate{Limit: 1, Window: 3650 * 24 * time.Hour}, "Window"},
+		"five years to earn": {
+			ratelimit.Rate{Limit: 1, Window: 365 * 24 * time.Hour, Burst: 5}, "takes longer than",
+		},
 		"as long as the limit is": {ratelimit.Rate{Limit: 1, Window: 366 * 24 * time.Hour, Burst: 4}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -216,7 +230,10 @@ func TestR11_IdleForYears(t *testing.T) {
 
 func TestR25_DebtSaturates(t *testing.T) {
 	for _, algorithm := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
-		for _, r := range []ratelimit.Rate{ratelimit.PerSecond(10), {Limit: 1, Window: 365 * 24 * time.Hour}, ratelimit.PerSecond(10_000_000)} {
+		for _, r := range []ratelimit.Rate{
+			ratelimit.PerSecond(10), {Limit: 1, Window: 365 * 24 * time.Hour},
+			ratelimit.PerSecond(10_000_000),
+		} {
 			cell, err := ratelimit.NewCell(r, algorithm)
 			require.NoError(t, err)
 			now := 10 * 365 * 24 * time.Hour
@@ -267,10 +284,12 @@ func TestRateChangesKeepTheDebtInTime(t *testing.T) {
 	require.EqualValues(t, 5, remaining)
 }
 
-// TestAlternatingRatesMintNothing: a cell is time, and each rate has a grid of its own; what falls between two of its
-// steps is rounded against the caller.
+// TestAlternatingRatesMintNothing: a cell is time, and each rate has a grid of its own; what falls
+// between two of its steps is rounded against the caller.
 func TestAlternatingRatesMintNothing(t *testing.T) {
-	rates := []ratelimit.Rate{ratelimit.PerSecond(999_999_937).WithBurst(1000), ratelimit.PerSecond(700_000_001).WithBurst(1000)}
+	rates := []ratelimit.Rate{
+		ratelimit.PerSecond(999_999_937).WithBurst(1000), ratelimit.PerSecond(700_000_001).WithBurst(1000),
+	}
 	cell, err := ratelimit.NewCell(rates[0], ratelimit.GCRA)
 	require.NoError(t, err)
 	admitted := int64(0)

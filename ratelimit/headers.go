@@ -47,9 +47,9 @@ func mulDiv(a, b, c int64) int64 {
 	return int64(min(q, math.MaxInt64))
 }
 
-// effectiveWindow returns t of c's item of RateLimit: the seconds in which the client may use no more than
-// what remains (section 3.2.2). Taking the time to earn it keeps r/t, which tells the client a
-// pace, at the rate or below, however much has been saved up (section 8.5).
+// effectiveWindow returns t of c's item of RateLimit: the seconds in which the client may use no
+// more than what remains (section 3.2.2). Taking the time to earn it keeps r/t, which tells the
+// client a pace, at the rate or below, however much has been saved up (section 8.5).
 func (c *Claim) effectiveWindow() int64 {
 	if c.Remaining <= 0 && c.Denied {
 		return max(retryafter.Seconds(c.RetryAfter), 1)
@@ -57,7 +57,7 @@ func (c *Claim) effectiveWindow() int64 {
 	units := max(c.Remaining, 1) // if nothing is left after an admission, the next unit takes this long
 	hi, lo := bits.Mul64(uint64(units), uint64(c.Rate.Window))
 	if hi >= uint64(c.Rate.Limit) {
-		return math.MaxInt64 / int64(time.Second) // a store of somebody's own has more left than a burst
+		return math.MaxInt64 / int64(time.Second) // a user's own Store says that more than a burst is left
 	}
 	ns, rest := bits.Div64(hi, lo, uint64(c.Rate.Limit))
 	s := ns / uint64(time.Second)
@@ -96,9 +96,10 @@ func (d *Decision) SetHeaders(h http.Header) {
 	d.setHeaders(h)
 }
 
-// setHeaders sets d's fields and returns room for the values of three more if the request was refused. All texts are
-// cut from one string and all values share one array, so that the whole takes two allocations.
-func (d *Decision) setHeaders(h http.Header) (room []string) {
+// setHeaders sets d's fields and returns spare places for the values of three more if the request
+// was refused. All texts are cut from one string and all values share one array, so that the whole
+// takes two allocations.
+func (d *Decision) setHeaders(h http.Header) (spare []string) {
 	l := d.limiter
 	if l.cfg.NoHeaders && d.Allowed {
 		return nil
@@ -227,7 +228,7 @@ func problems(policies []Policy) [][]byte {
 			Extensions: map[string]any{"violated-policies": names},
 		})
 		if err != nil {
-			panic(err) // strings only
+			panic(err) // cannot be: all members are strings and numbers
 		}
 		bodies[set] = append(body, '\n')
 	}

@@ -62,8 +62,8 @@ func hashed(s string) string {
 }
 
 // ByPattern keys requests by the pattern that mux matches them with, not by the path, of which a
-// client can make up as many as it likes. If mux is nil, the key is [http.Request].Pattern, which is
-// set inside a ServeMux. A request that matches no pattern has no key.
+// client can make up as many as it likes. If mux is nil, the key is [http.Request].Pattern, which
+// is set inside a ServeMux. A request that matches no pattern has no key.
 func ByPattern(mux *http.ServeMux) KeyFunc {
 	return func(r *http.Request) (string, bool) {
 		pattern := r.Pattern
@@ -74,9 +74,9 @@ func ByPattern(mux *http.ServeMux) KeyFunc {
 	}
 }
 
-// Join makes one key of several, each preceded by its length, so that no two lists of parts make the
-// same key. A request that lacks a part has no key. If one of keys is nil, so is the result, which
-// [New] refuses like any missing Key.
+// Join makes one key of several, each preceded by its length, so that no two lists of parts make
+// the same key. A request that lacks a part has no key. If one of keys is nil, so is the result,
+// which [New] refuses like any missing Key.
 func Join(keys ...KeyFunc) KeyFunc {
 	keys = slices.Clone(keys)
 	if slices.ContainsFunc(keys, func(key KeyFunc) bool { return key == nil }) {

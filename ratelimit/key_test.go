@@ -57,7 +57,9 @@ func TestR06_VariantsOfOneKey(t *testing.T) {
 		key, _ := byCredentials(r)
 		return key
 	}
-	for _, value := range []string{"bearer Token", "BEARER Token", "Bearer   Token", "bEARER\tToken", " Bearer Token "} {
+	for _, value := range []string{
+		"bearer Token", "BEARER Token", "Bearer   Token", "bEARER\tToken", " Bearer Token ",
+	} {
 		require.Equal(t, ofCredentials("Bearer Token"), ofCredentials(value), value)
 	}
 	require.NotEqual(t, ofCredentials("Bearer Token"), ofCredentials("Bearer token"))
@@ -70,7 +72,9 @@ func TestR06_VariantsOfOneKey(t *testing.T) {
 		key, _ := byHost(r)
 		return key
 	}
-	for _, host := range []string{"API.example.org", "api.example.org.", "api.example.org:8080", "api.example.org.:80"} {
+	for _, host := range []string{
+		"API.example.org", "api.example.org.", "api.example.org:8080", "api.example.org.:80",
+	} {
 		require.Equal(t, ofHost("api.example.org"), ofHost(host), host)
 	}
 	require.Equal(t, ofHost("[::1]"), ofHost("[::1]:80"))

@@ -20,8 +20,8 @@ type Limiter struct {
 	bodies   [][]byte // problem documents of 429, by the set of violated policies
 	jitter   func() float64
 
-	memory   *MemoryStore // the store, if it is one
-	store    Store        // the store, if it is another
+	memory   *MemoryStore // Config.Store, if it is a MemoryStore
+	store    Store        // Config.Store, if it is another
 	local    *MemoryStore // what FailLocal policies fall back on; nil if there is none
 	degraded atomic.Bool  // the last decision of store failed
 
@@ -31,8 +31,8 @@ type Limiter struct {
 	refused  [maxPolicies]atomic.Uint64 // by policy
 }
 
-// New returns a Limiter. The error, if any, names every invalid field of cfg.
-// New copies cfg: changing it afterwards has no effect.
+// New returns a Limiter. The error, if any, names every invalid field of cfg. New copies cfg:
+// changing it afterwards has no effect.
 func New(cfg Config) (*Limiter, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -63,14 +63,14 @@ func New(cfg Config) (*Limiter, error) {
 	return l, nil
 }
 
-// configFault returns the fault that a field of Config is not fit, as err says.
+// configFault returns err as a fault of a field of Config.
 func configFault(field string, err error) error {
 	f := settings.Of("ratelimit", "Config")
 	f.Add(field, "%w", err)
 	return f.Err()
 }
 
-// prepareLocal makes what FailLocal policies need.
+// prepareLocal makes the store that FailLocal policies fall back on, if there are such policies.
 func (l *Limiter) prepareLocal() error {
 	var policies []Policy
 	for _, p := range l.cfg.Policies {
@@ -111,9 +111,9 @@ func (l *Limiter) derive(i int, p Policy) policy {
 	return d
 }
 
-// Take decides r and, if it is admitted, charges it to its keys. It does not read the body. The error
-// is not nil if the request cannot be decided at all: a Policy's RateFor or Cost returned an invalid
-// value. A store that fails is no error; see [Policy].OnError.
+// Take decides r and, if it is admitted, charges it to its keys. It does not read the body. The
+// error is not nil if the request cannot be decided at all: a Policy's RateFor or Cost returned an
+// invalid value. A store that fails is no error; see [Policy].OnError.
 func (l *Limiter) Take(ctx context.Context, r *http.Request) (d Decision, err error) {
 	err = l.take(ctx, r, &d)
 	return d, err
@@ -211,7 +211,7 @@ func decideIn(m *MemoryStore, claims []Claim) {
 	for i := range claims {
 		claims[i].locate(claims[i].policy.table)
 	}
-	decide(now, claims)
+	decideAll(now, claims)
 }
 
 // charge adds the claims' costs, whether they fit or not.

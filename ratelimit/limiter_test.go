@@ -29,6 +29,18 @@ func newLimiter(t testing.TB, cfg ratelimit.Config) *ratelimit.Limiter {
 	return l
 }
 
+// limiterOf returns a limiter of policies, with defaults otherwise.
+func limiterOf(t testing.TB, policies ...ratelimit.Policy) *ratelimit.Limiter {
+	t.Helper()
+	return newLimiter(t, ratelimit.Config{Policies: policies})
+}
+
+// limiterOn returns a limiter of policies on store.
+func limiterOn(t testing.TB, store ratelimit.Store, policies ...ratelimit.Policy) *ratelimit.Limiter {
+	t.Helper()
+	return newLimiter(t, ratelimit.Config{Store: store, Policies: policies})
+}
+
 func TestPoliciesAreChargedAllOrNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{
@@ -57,7 +69,7 @@ func TestPoliciesAreChargedAllOrNone(t *testing.T) {
 }
 
 func TestMiddlewareRefuses(t *testing.T) {
-	l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policyOf("day", ratelimit.PerDay(1))}})
+	l := limiterOf(t, policyOf("day", ratelimit.PerDay(1)))
 	h := l.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) }))
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))

@@ -25,9 +25,9 @@ type MemoryStoreConfig struct {
 
 // A MemoryStore keeps counts in this process, in a table of fixed size for each policy. A key whose
 // debt is paid takes no room. When a key finds its part of the table full of debtors, it takes over
-// the place and the debt of the key that owes least: no client gets rid of a debt by making up keys.
-// A flood of keys makes newcomers wait until the least of those debts is paid far enough for their
-// own rate.
+// the place and the debt of the key that owes least: no client gets rid of a debt by making up
+// keys. A flood of keys makes newcomers wait until the least of those debts is paid far enough for
+// their own rate.
 //
 // Create one with [NewMemoryStore]. A MemoryStore is safe for concurrent use and starts no
 // goroutines. Several limiters may share it.
@@ -96,15 +96,17 @@ func (m *MemoryStore) Prepare(policies []Policy) error {
 			m.tables[p.Name] = newTable(m.made, m.sets, length)
 			m.made++
 		} else if t.length != length {
-			errs = append(errs, fmt.Errorf("the store counts policy %q in another way for another limiter", p.Name))
+			errs = append(
+				errs, fmt.Errorf("the store counts policy %q in another way for another limiter", p.Name),
+			)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// Retain forgets the policies that are not named. Their memory is free when no [Limiter] made before
-// uses them any more. A Limiter made later with a policy of the same name counts anew. Retain is for
-// programs whose policies change while they run.
+// Retain forgets the policies that are not named. Their memory is free when no [Limiter] made
+// before uses them any more. A Limiter made later with a policy of the same name counts anew.
+// Retain is for programs whose policies change while they run.
 func (m *MemoryStore) Retain(policies ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -140,7 +142,7 @@ func (m *MemoryStore) Take(_ context.Context, claims []Claim) error {
 			}
 		}
 	}
-	decide(m.now(), claims)
+	decideAll(m.now(), claims)
 	return nil
 }
 

@@ -34,7 +34,7 @@ func TestMemoryStoreConfig(t *testing.T) {
 	_, err := ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{MaxKeys: -1})
 	require.EqualError(t, err, "ratelimit: MemoryStoreConfig.MaxKeys: -1 is negative")
 	for _, n := range []int{1, 2, 9, 10, 11, 1000} {
-		newLimiter(t, ratelimit.Config{Store: newMemory(t, n), Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerHour(1))}})
+		limiterOn(t, newMemory(t, n), policyOf("p", ratelimit.PerHour(1)))
 	}
 }
 
@@ -49,7 +49,7 @@ func TestR07_NobodyEvictsHisOwnDebt(t *testing.T) {
 					p.Rate.Burst = 3
 				}
 				store := newMemory(t, 20)
-				l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{p}})
+				l := limiterOn(t, store, p)
 				time.Sleep(time.Hour / 2)
 				for range 3 {
 					require.True(t, allow(t, l, "debtor"))
@@ -73,7 +73,8 @@ func TestR07_NobodyEvictsHisOwnDebt(t *testing.T) {
 	}
 }
 
-// TestR07_NewcomersAreToldTheTruth: who finds everybody else deep in debt is told how long that lasts, and has a place then.
+// TestR07_NewcomersAreToldTheTruth: who finds everybody else deep in debt is told how long that
+// lasts, and has a place then.
 func TestR07_NewcomersAreToldTheTruth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := policyOf("p", ratelimit.PerHour(1).WithBurst(1))
@@ -84,7 +85,7 @@ func TestR07_NewcomersAreToldTheTruth(t *testing.T) {
 			}
 			return ratelimit.Rate{}
 		}
-		l := newLimiter(t, ratelimit.Config{Store: newMemory(t, 1), Policies: []ratelimit.Policy{p}}) // one set
+		l := limiterOn(t, newMemory(t, 1), p) // one set
 		ask := func(host string) ratelimit.Decision {
 			d, err := l.Take(t.Context(), &http.Request{Host: host})
 			require.NoError(t, err)
@@ -107,7 +108,8 @@ func TestMemoryStoreRetainsWhatItShall(t *testing.T) {
 	store := newMemory(t, 1000)
 	limiter := func(name string) *ratelimit.Limiter {
 		l, err := ratelimit.New(ratelimit.Config{Store: store, Policies: []ratelimit.Policy{{
-			Name: name, Rate: ratelimit.PerHour(1).WithBurst(1), Key: ratelimit.ByPeer, Missing: ratelimit.MissingReject,
+			Name: name, Rate: ratelimit.PerHour(1).WithBurst(1),
+			Key: ratelimit.ByPeer, Missing: ratelimit.MissingReject,
 		}}})
 		require.NoError(t, err)
 		return l
@@ -123,7 +125,8 @@ func TestMemoryStoreRetainsWhatItShall(t *testing.T) {
 	require.True(t, allow(t, limiter("b"), "k"))
 }
 
-// TestR07_MemoryIsFlat: ten million hostile keys, or a tenth of them under the race detector, take what the first took.
+// TestR07_MemoryIsFlat: ten million hostile keys, or a tenth of them under the race detector, take
+// what the first took.
 func TestR07_MemoryIsFlat(t *testing.T) {
 	heap := func() uint64 {
 		runtime.GC()
@@ -133,7 +136,7 @@ func TestR07_MemoryIsFlat(t *testing.T) {
 	}
 	before := heap()
 	store := newMemory(t, 100_000)
-	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerDay(10))}})
+	l := limiterOn(t, store, policyOf("p", ratelimit.PerDay(10)))
 	var key [1]string
 	n := 10_000_000
 	if raceEnabled {
@@ -168,7 +171,7 @@ func TestMemoryAtAMillionKeys(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	const n = 1_000_000
 	store := newMemory(t, n)
-	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerDay(1).WithBurst(10))}})
+	l := limiterOn(t, store, policyOf("p", ratelimit.PerDay(1).WithBurst(10)))
 	for i := range n {
 		allow(t, l, fmt.Sprint(i))
 	}
@@ -177,7 +180,10 @@ func TestMemoryAtAMillionKeys(t *testing.T) {
 	s := store.Stats()
 	perKey := float64(after.HeapAlloc-before.HeapAlloc) / n
 	live := store.Owed("p")
-	t.Logf("%.1f B a key, %.1f B a slot; %d of %d keys live, %d displaced", perKey, float64(s.Bytes)/float64(s.Slots), live, n, s.Displaced)
+	t.Logf(
+		"%.1f B a key, %.1f B a slot; %d of %d keys live, %d displaced", perKey,
+		float64(s.Bytes)/float64(s.Slots), live, n, s.Displaced,
+	)
 	require.LessOrEqual(t, perKey, 40.0)
 	require.LessOrEqual(t, float64(s.Bytes)/float64(s.Slots), 20.0)
 	require.LessOrEqual(t, float64(s.Displaced), 0.01*n)
@@ -187,9 +193,12 @@ func TestMemoryAtAMillionKeys(t *testing.T) {
 // TestR08_StepsOfTheWallClock: only the monotonic clock counts.
 func TestR08_StepsOfTheWallClock(t *testing.T) {
 	store := newMemory(t, 10)
-	require.NotEqual(t, store.Base(), store.Base().Round(0), "the base keeps its monotonic reading, so time.Since does not see the wall clock")
+	require.NotEqual(
+		t, store.Base(), store.Base().Round(0),
+		"the base keeps its monotonic reading, so time.Since does not see the wall clock",
+	)
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerMinute(1))}})
+		l := limiterOf(t, policyOf("p", ratelimit.PerMinute(1)))
 		require.True(t, allow(t, l, "a"))
 		require.False(t, allow(t, l, "a"))
 		time.Sleep(time.Minute - 1)
@@ -209,7 +218,7 @@ func TestR12_LastToken(t *testing.T) {
 			if p.Algorithm = algorithm; algorithm == ratelimit.GCRA {
 				p.Rate.Burst = limit
 			}
-			l := newLimiter(t, ratelimit.Config{Store: newMemory(t, 100), Policies: []ratelimit.Policy{p, other}})
+			l := limiterOn(t, newMemory(t, 100), p, other)
 			for range limit - 1 {
 				require.True(t, allow(t, l, "a", "b"))
 			}
@@ -232,12 +241,14 @@ func TestR12_LastToken(t *testing.T) {
 	}
 }
 
-// TestLimitersShareAStore: by the names of their policies, and whatever the order in which they lock.
+// TestLimitersShareAStore: by the names of their policies, and whatever the order in which they
+// lock.
 func TestLimitersShareAStore(t *testing.T) {
 	store := newMemory(t, 100)
-	a, b := policyOf("a", ratelimit.PerDay(1000).WithBurst(1000)), policyOf("b", ratelimit.PerDay(1000).WithBurst(1000))
-	one := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{a, b}})
-	two := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{b, a}})
+	wide := ratelimit.PerDay(1000).WithBurst(1000)
+	a, b := policyOf("a", wide), policyOf("b", wide)
+	one := limiterOn(t, store, a, b)
+	two := limiterOn(t, store, b, a)
 	var wg sync.WaitGroup
 	for range 4 {
 		for _, l := range []*ratelimit.Limiter{one, two} {

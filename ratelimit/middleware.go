@@ -9,8 +9,8 @@ import (
 )
 
 // Middleware returns a handler that admits requests to next while they are within l's policies, and
-// answers the others with [Config.ErrorHandler]. It sets the RateLimit fields of both. It neither reads a body nor
-// wraps the ResponseWriter. It panics if next is nil.
+// answers the others with [Config.ErrorHandler]. It sets the RateLimit fields of both. It neither
+// reads a body nor wraps the ResponseWriter. It panics if next is nil.
 func (l *Limiter) Middleware(next http.Handler) http.Handler {
 	if next == nil {
 		panic("ratelimit: nil handler")
@@ -23,7 +23,7 @@ func (l *Limiter) Middleware(next http.Handler) http.Handler {
 		}
 		h := w.Header()
 		empty := len(h) == 0
-		room := d.setHeaders(h)
+		spare := d.setHeaders(h)
 		if !d.Allowed {
 			if l.cfg.ErrorHandler != nil || d.Outcome != Limited {
 				l.refuse(w, r, &RefusedError{Decision: d})
@@ -32,7 +32,7 @@ func (l *Limiter) Middleware(next http.Handler) http.Handler {
 			if !empty {
 				problem.DropBodyFields(h)
 			}
-			l.writeLimited(w, d.violated, room)
+			l.writeLimited(w, d.violated, spare)
 			return
 		}
 		if l.cfg.PassDecision {
@@ -48,7 +48,9 @@ func (l *Limiter) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		l.cfg.ErrorHandler(w, r, err)
 		return
 	}
-	details := problem.Details{Title: http.StatusText(http.StatusInternalServerError), Status: http.StatusInternalServerError}
+	details := problem.Details{
+		Title: http.StatusText(http.StatusInternalServerError), Status: http.StatusInternalServerError,
+	}
 	var refused *RefusedError
 	if errors.As(err, &refused) {
 		switch refused.Decision.Outcome {
@@ -75,17 +77,17 @@ func (d *Decision) shown() []string {
 }
 
 // writeLimited is problem.Write for the document of 429, but from prepared bytes and with the
-// fields' values in room that is there already: a refusal must be cheap.
-func (l *Limiter) writeLimited(w http.ResponseWriter, violated uint8, room []string) {
+// fields' values in places that are allocated already: a refusal must be cheap.
+func (l *Limiter) writeLimited(w http.ResponseWriter, violated uint8, spare []string) {
 	h := w.Header()
 	for _, field := range [...][2]string{
 		{"Content-Type", "application/problem+json"},
 		{"Cache-Control", "no-store"}, // RFC 6585, section 4: must not be stored by a cache
 		{"X-Content-Type-Options", "nosniff"},
 	} {
-		room[0] = field[1]
-		h[field[0]] = room[:1:1]
-		room = room[1:]
+		spare[0] = field[1]
+		h[field[0]] = spare[:1:1]
+		spare = spare[1:]
 	}
 	w.WriteHeader(http.StatusTooManyRequests)
 	_, _ = w.Write(l.bodies[violated]) // the client is gone if this fails

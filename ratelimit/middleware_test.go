@@ -55,7 +55,7 @@ func TestMiddlewareOverRealServers(t *testing.T) {
 	eachProtocol(t, func() http.Handler {
 		p := policyOf("day", ratelimit.PerDay(1).WithBurst(3))
 		p.Key = ratelimit.ByPeer
-		return newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{p}}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		return limiterOf(t, p).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprint(w, "hello")
 		}))
 	}, func(t *testing.T, url string, c *http.Client) {
@@ -64,7 +64,9 @@ func TestMiddlewareOverRealServers(t *testing.T) {
 			require.Equal(t, 200, resp.StatusCode)
 			require.Equal(t, "hello", body)
 			require.Equal(t, `"day";q=1;w=86400`, resp.Header.Get("RateLimit-Policy"))
-			require.Equal(t, fmt.Sprintf(`"day";r=%d;t=%d`, 2-i, max(2-i, 1)*86400), resp.Header.Get("RateLimit"))
+			require.Equal(
+				t, fmt.Sprintf(`"day";r=%d;t=%d`, 2-i, max(2-i, 1)*86400), resp.Header.Get("RateLimit"),
+			)
 			require.Empty(t, resp.Header.Get("Retry-After"))
 		}
 		resp, body := get(t, c, url)
@@ -93,8 +95,8 @@ func items(t require.TestingT, values []string) (names []string, params []map[st
 	return names, params
 }
 
-// TestR23_Fields: of any policies and whatever was asked, the fields are well-formed, nothing is negative or longer than what
-// was promised, and no r/t is faster than the rate.
+// TestR23_Fields: of any policies and whatever was asked, the fields are well-formed, nothing is
+// negative or longer than what was promised, and no r/t is faster than the rate.
 func TestR23_Fields(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var policies []ratelimit.Policy
@@ -113,9 +115,15 @@ func TestR23_Fields(t *testing.T) {
 		}
 		store, err := ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{MaxKeys: 10})
 		require.NoError(t, err)
-		store.SetBase(store.Base().Add(-time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "uptime"))))
-		jitter := time.Duration(rapid.SampledFrom([]int64{0, int64(time.Minute), math.MaxInt64}).Draw(t, "jitter"))
-		l, err := ratelimit.New(ratelimit.Config{Store: store, Policies: policies, LegacyHeaders: true, RetryJitter: jitter})
+		store.SetBase(
+			store.Base().Add(-time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "uptime"))),
+		)
+		jitter := time.Duration(
+			rapid.SampledFrom([]int64{0, int64(time.Minute), math.MaxInt64}).Draw(t, "jitter"),
+		)
+		l, err := ratelimit.New(ratelimit.Config{
+			Store: store, Policies: policies, LegacyHeaders: true, RetryJitter: jitter,
+		})
 		if err != nil {
 			t.Skip(err.Error())
 		}
@@ -148,7 +156,9 @@ func TestR23_Fields(t *testing.T) {
 					full *= 2
 				}
 				most := int64(full*(1+1e-9)/1e9) + 1
-				require.LessOrEqual(t, left[i]["t"], max(most, int64(float64(c.Rate.Window)/float64(c.Rate.Limit)/1e9)+1))
+				require.LessOrEqual(
+					t, left[i]["t"], max(most, int64(float64(c.Rate.Window)/float64(c.Rate.Limit)/1e9)+1),
+				)
 				longest = max(longest, most)
 				require.LessOrEqual(t, c.RetryAfter, time.Duration(full*(1+1e-9))+1)
 			}
@@ -175,8 +185,10 @@ func TestR23_Fields(t *testing.T) {
 func TestR23_RetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := policyOf("p", ratelimit.Rate{Limit: 10, Window: 15 * time.Second, Burst: 1}) // one in 1.5 s
-		plain := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{p}})
-		jittered := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{p}, RetryJitter: 10 * time.Second})
+		plain := limiterOf(t, p)
+		jittered := newLimiter(t, ratelimit.Config{
+			Policies: []ratelimit.Policy{p}, RetryJitter: 10 * time.Second,
+		})
 		draw := 0.0
 		jittered.SetJitter(func() float64 { return draw })
 		retry := func(l *ratelimit.Limiter) string {
@@ -200,12 +212,13 @@ func TestR23_RetryAfter(t *testing.T) {
 	})
 }
 
-// TestR23_RetryAfterTheEffectiveWindow: draft-11, section 6: a cost that fits in two seconds, while what is left takes three.
+// TestR23_RetryAfterTheEffectiveWindow: draft-11, section 6: a cost that fits in two seconds, while
+// what is left takes three.
 func TestR23_RetryAfterTheEffectiveWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := policyOf("p", ratelimit.PerMinute(60).WithBurst(10))
 		p.Cost = func(r *http.Request) int64 { return r.ContentLength }
-		l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{p}})
+		l := limiterOf(t, p)
 		for _, cost := range []int64{7, 5} {
 			d, err := l.Take(t.Context(), &http.Request{ContentLength: cost})
 			require.NoError(t, err)
@@ -228,7 +241,9 @@ func TestR23_NothingAboutOthers(t *testing.T) {
 	shared.Missing = ratelimit.MissingShared
 	shared.Key = ratelimit.ByHeader("X-Key")
 	own := policyOf("own", ratelimit.PerDay(10).WithBurst(10))
-	l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{hidden, shared, own}, LegacyHeaders: true})
+	l := newLimiter(t, ratelimit.Config{
+		Policies: []ratelimit.Policy{hidden, shared, own}, LegacyHeaders: true,
+	})
 	serve := func(key string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest("GET", "/", nil)
@@ -255,8 +270,8 @@ func TestR23_NothingAboutOthers(t *testing.T) {
 }
 
 func TestFieldsOfSeveralLimitersAreOneList(t *testing.T) {
-	outer := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policyOf("outer", ratelimit.PerHour(100))}})
-	inner := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policyOf("inner", ratelimit.PerHour(1))}})
+	outer := limiterOf(t, policyOf("outer", ratelimit.PerHour(100)))
+	inner := limiterOf(t, policyOf("inner", ratelimit.PerHour(1)))
 	h := outer.Middleware(inner.Middleware(nothing))
 	for i := range 2 {
 		w := httptest.NewRecorder()
@@ -293,11 +308,12 @@ func (b *endlessBody) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestR24_RefusesBeforeTheBody: ten gigabytes announced, and a client that waits for 100 Continue sends none of them.
+// TestR24_RefusesBeforeTheBody: ten gigabytes announced, and a client that waits for 100 Continue
+// sends none of them.
 func TestR24_RefusesBeforeTheBody(t *testing.T) {
 	reached := new(atomic.Int64)
 	handler := func() http.Handler {
-		return newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerDay(1))}}).Middleware(
+		return limiterOf(t, policyOf("p", ratelimit.PerDay(1))).Middleware(
 			http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) }))
 	}
 	eachProtocol(t, handler, func(t *testing.T, url string, c *http.Client) {
@@ -312,7 +328,8 @@ func TestR24_RefusesBeforeTheBody(t *testing.T) {
 				r.Header.Set("Expect", "100-continue")
 			}
 			resp, err := c.Do(r)
-			if err == nil { // a client that writes on may find the connection reset before it reads the answer
+			// a client that writes on may find the connection reset before it reads the answer
+			if err == nil {
 				require.Equal(t, 429, resp.StatusCode)
 				resp.Body.Close()
 			}
@@ -330,7 +347,10 @@ func TestR24_RefusesBeforeTheBody(t *testing.T) {
 	defer conn.Close()
 	in := bufio.NewReader(conn)
 	for i := range 2 {
-		fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n", []int64{0, 1 << 34}[i])
+		fmt.Fprintf(
+			conn, "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n",
+			[]int64{0, 1 << 34}[i],
+		)
 		resp, err := http.ReadResponse(in, nil)
 		require.NoError(t, err)
 		require.Equal(t, []int{200, 429}[i], resp.StatusCode)
@@ -340,10 +360,11 @@ func TestR24_RefusesBeforeTheBody(t *testing.T) {
 	}
 }
 
-// TestR25_ChargedOnce: what is known afterwards is added once for each call, saturating, and never given back, whatever
-// becomes of the handler.
+// TestR25_ChargedOnce: what is known afterwards is added once for each call, saturating, and never
+// given back, whatever becomes of the handler.
 func TestR25_ChargedOnce(t *testing.T) {
-	requests, units := policyOf("requests", ratelimit.PerDay(100).WithBurst(100)), policyOf("bytes", ratelimit.PerDay(1000).WithBurst(1000))
+	requests := policyOf("requests", ratelimit.PerDay(100).WithBurst(100))
+	units := policyOf("bytes", ratelimit.PerDay(1000).WithBurst(1000))
 	l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{requests, units}, PassDecision: true})
 	left := func() (int64, int64) {
 		w := httptest.NewRecorder()
@@ -387,7 +408,8 @@ func TestR25_ChargedOnce(t *testing.T) {
 	require.NoError(t, new(ratelimit.Decision).Charge(t.Context(), 1))
 }
 
-// TestR27_OrderInAChain: a limit outside a cache counts its hits, one inside does not; and one inside retry counts repeats.
+// TestR27_OrderInAChain: a limit outside a cache counts its hits, one inside does not; and one
+// inside retry counts repeats.
 func TestR27_OrderInAChain(t *testing.T) {
 	stored := map[string]string{}
 	cache := func(next http.Handler) http.Handler {
@@ -405,9 +427,10 @@ func TestR27_OrderInAChain(t *testing.T) {
 			w.Write(rec.Body.Bytes())
 		})
 	}
-	byAddress := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policyOf("address", ratelimit.PerDay(1).WithBurst(5))}})
-	byUser := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policyOf("user", ratelimit.PerDay(1).WithBurst(2))}})
-	h := byAddress.Middleware(cache(byUser.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) }))))
+	byAddress := limiterOf(t, policyOf("address", ratelimit.PerDay(1).WithBurst(5)))
+	byUser := limiterOf(t, policyOf("user", ratelimit.PerDay(1).WithBurst(2)))
+	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) })
+	h := byAddress.Middleware(cache(byUser.Middleware(echo)))
 	status := func(path string) int {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
@@ -427,12 +450,13 @@ func TestR29_EachStreamCounts(t *testing.T) {
 	for _, p := range []backend.Protocol{backend.HTTP2, backend.H2C} {
 		policy := policyOf("p", ratelimit.PerDay(1).WithBurst(10))
 		policy.Key = ratelimit.ByPeer
-		l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policy}})
+		l := limiterOf(t, policy)
 		conns := sync.Map{}
-		b := backend.Start(t, backend.Config{Protocol: p, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			conns.Store(r.RemoteAddr, true)
 			l.Middleware(nothing).ServeHTTP(w, r)
-		})})
+		})
+		b := backend.Start(t, backend.Config{Protocol: p, Handler: handler})
 		transport := backend.Transport(p)
 		c := &http.Client{Transport: transport}
 		get(t, c, b.URL.String()) // one connection
@@ -467,9 +491,12 @@ func TestR30_EveryMethodCounts(t *testing.T) {
 	p.Key = ratelimit.ByPeer
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /a", func(http.ResponseWriter, *http.Request) {})
-	l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{p}})
+	l := limiterOf(t, p)
 	h := l.Middleware(mux)
-	for i, r := range []string{"OPTIONS *", "HEAD /a", "GET /nowhere", "BREW /a", "OPTIONS /a", "POST /a", "TRACE /a", "GET /a", "GET /a", "OPTIONS /a", "BREW /a"} {
+	for i, r := range []string{
+		"OPTIONS *", "HEAD /a", "GET /nowhere", "BREW /a", "OPTIONS /a", "POST /a", "TRACE /a", "GET /a",
+		"GET /a", "OPTIONS /a", "BREW /a",
+	} {
 		method, target, _ := strings.Cut(r, " ")
 		w := httptest.NewRecorder()
 		req := httptest.NewRequest(method, target, nil)
@@ -485,7 +512,7 @@ func TestR30_EveryMethodCounts(t *testing.T) {
 		}
 		return 1
 	}
-	h = newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{free}}).Middleware(nothing)
+	h = limiterOf(t, free).Middleware(nothing)
 	for _, method := range []string{"OPTIONS", "GET", "OPTIONS"} {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest(method, "/", nil))
@@ -509,11 +536,20 @@ func TestMiddlewareAnswers(t *testing.T) {
 		body   string
 		is     error
 	}{
-		{"no key", ratelimit.Config{Policies: []ratelimit.Policy{reject}}, 400, `{"status":400,"title":"Bad Request"}`, ratelimit.ErrNoKey},
-		{"closed", ratelimit.Config{Policies: []ratelimit.Policy{closed}, Store: &brokenStore{err: boom}}, 503,
-			`{"type":"https://iana.org/assignments/http-problem-types#temporary-reduced-capacity","title":"Temporarily reduced capacity","status":503,"violated-policies":["closed"]}`,
+		{
+			"no key", ratelimit.Config{Policies: []ratelimit.Policy{reject}}, 400,
+			`{"status":400,"title":"Bad Request"}`, ratelimit.ErrNoKey,
+		},
+		{"closed", ratelimit.Config{
+			Policies: []ratelimit.Policy{closed}, Store: &brokenStore{err: boom},
+		}, 503,
+			`{"type":"https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",` +
+				`"title":"Temporarily reduced capacity","status":503,"violated-policies":["closed"]}`,
 			ratelimit.ErrUnavailable},
-		{"bad", ratelimit.Config{Policies: []ratelimit.Policy{bad}}, 500, `{"status":500,"title":"Internal Server Error"}`, nil},
+		{
+			"bad", ratelimit.Config{Policies: []ratelimit.Policy{bad}}, 500,
+			`{"status":500,"title":"Internal Server Error"}`, nil,
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := httptest.NewRecorder()
@@ -537,13 +573,15 @@ func TestMiddlewareAnswers(t *testing.T) {
 				require.NotErrorIs(t, got, ratelimit.ErrLimited)
 			} else {
 				require.ErrorContains(t, got, "ratelimit: Config.Policies[0].Cost: returned -1")
-				require.ErrorContains(t, got, "ratelimit: Config.Policies[0].RateFor.Limit: -1 is less than 1")
+				require.ErrorContains(
+					t, got, "ratelimit: Config.Policies[0].RateFor.Limit: -1 is less than 1",
+				)
 				require.EqualValues(t, 1, l.Stats().Errors)
 			}
 		})
 	}
 	require.PanicsWithValue(t, "ratelimit: nil handler", func() {
-		newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerDay(1))}}).Middleware(nil)
+		limiterOf(t, policyOf("p", ratelimit.PerDay(1))).Middleware(nil)
 	})
 }
 
@@ -551,7 +589,7 @@ func TestMiddlewareAnswers(t *testing.T) {
 func TestMiddlewarePassesThrough(t *testing.T) {
 	aborted := make(chan struct{}, 1)
 	eachProtocol(t, func() http.Handler {
-		l := newLimiter(t, ratelimit.Config{Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerSecond(1000))}})
+		l := limiterOf(t, policyOf("p", ratelimit.PerSecond(1000)))
 		return l.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch r.URL.Path {
 			case "/stream":

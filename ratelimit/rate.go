@@ -82,7 +82,7 @@ func (r Rate) Validate(a Algorithm) (Rate, error) {
 	if r.Burst == 0 {
 		r.Burst = max(r.Limit/10, 1)
 	}
-	// The time to earn a burst is Burst * Window / Limit. If hi >= Limit, it does not even fit a word.
+	// Burst * Window / Limit is the time to earn a burst. If hi >= Limit, it does not fit a word.
 	hi, lo := bits.Mul64(uint64(r.Burst), uint64(r.Window))
 	earned := uint64(math.MaxUint64)
 	if hi < uint64(r.Limit) {
@@ -105,8 +105,8 @@ func (r Rate) scaled(share float64, a Algorithm) Rate {
 		return r
 	}
 	r.Burst = max(int64(float64(r.Burst)*share), 1)
-	// The pace is scaled through the Window, so that a Limit of 1 has a share too, unless the Window
-	// gets too long.
+	// The pace is scaled through the Window, so that a Limit of 1 has a share too, unless the
+	// Window gets too long.
 	if window := float64(r.Window) / share; window < float64(maxWindow) {
 		r.Window = time.Duration(window) + 1
 	} else {

@@ -22,7 +22,7 @@ type set struct {
 	_     [8]byte            // up to setBytes
 }
 
-// A table holds one policy's counts, a word for each key: a TAT of GCRA or packed counts of windows.
+// A table holds one policy's counts: for each key a word, which grid or slide reads.
 type table struct {
 	order     int           // in which tables are locked
 	length    time.Duration // of a sliding window; zero means GCRA
@@ -83,7 +83,7 @@ func (c *Claim) lock(now int64) {
 	}
 }
 
-// owed returns how much of word is still in use, in units that only compare.
+// owed returns how much of word is still in use, in units that are good for comparing only.
 func (t *table) owed(now, word int64) int64 {
 	if t.length == 0 {
 		return max(word-now, 0)
@@ -112,9 +112,9 @@ func (c *Claim) ask(now, cost int64) answer {
 	return s.answer(c.cell.old, cost)
 }
 
-// decide answers every claim and charges all or none. It locks all sets together, in the order of
-// their tables, so that two limiters cannot wait for each other.
-func decide(now int64, claims []Claim) {
+// decideAll answers every claim and charges all or none. It locks all sets together, in the order
+// of their tables, so that two limiters cannot wait for each other.
+func decideAll(now int64, claims []Claim) {
 	if len(claims) == 1 {
 		claims[0].decide(now)
 		return
@@ -149,7 +149,7 @@ func decide(now int64, claims []Claim) {
 	}
 }
 
-// decide is decide for one claim.
+// decide is decideAll for one claim.
 func (c *Claim) decide(now int64) {
 	c.lock(now)
 	a := c.ask(now, c.Cost)

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// A sliding window's cell packs the number of its window, modulo 2^16, and the counts of
-// the window before and of its own. A key that returns after 65,536 windows to the very
-// window may find its old counts again: that errs against the caller, for one window.
+// A key's word of a sliding window packs the number of a window, modulo 2^16, and the counts of the
+// window before and of its own. A key that comes back exactly 65,536 windows later finds its old
+// counts again: that errs against the caller, for one window.
 const (
 	countBits = 24
 	countMask = 1<<countBits - 1
@@ -30,9 +30,9 @@ func newSlide(limit int64, length time.Duration, now int64) slide {
 	return slide{limit: limit, length: uint64(length), k: ns / uint64(length), offset: ns % uint64(length)}
 }
 
-// counts returns word's counts as seen from s. A word of a later window means that
-// another goroutine's clock reading overtook ours: s moves to the start of that window,
-// which gives the caller nothing.
+// counts returns word's counts as seen from s. A word of a later window was written by a goroutine
+// that read the clock after this one: s moves to the start of that window, which gives the caller
+// nothing.
 func (s *slide) counts(word int64) (prev, cur int64) {
 	if word == 0 {
 		return 0, 0
@@ -51,8 +51,8 @@ func (s *slide) counts(word int64) (prev, cur int64) {
 	return 0, 0
 }
 
-// weight returns what is left of prev, rounded up: the share of the previous window that
-// the sliding one still covers.
+// weight returns what is left of prev, rounded up: the share of the previous window that the
+// sliding one still covers.
 func (s *slide) weight(prev int64) int64 {
 	hi, lo := bits.Mul64(uint64(prev), s.length-s.offset)
 	q, r := bits.Div64(hi, lo, s.length)
@@ -81,7 +81,7 @@ func (s *slide) answer(word, cost int64) (a answer) {
 	} else {
 		a.word = packWindow(s.k, prev, min(cur+min(cost, countMask), countMask))
 		switch {
-		case cost > s.limit: // never fits: no time to retry at
+		case cost > s.limit: // it never fits: there is no time to retry at
 		case used+cost <= s.limit:
 			a.ok = true
 			used += cost

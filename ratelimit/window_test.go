@@ -10,8 +10,8 @@ import (
 	"github.com/trivet-go/trivet/ratelimit"
 )
 
-// TestR28_SlidingWindowBound: at most Limit in windows that start at multiples of their length, at most twice that in
-// any other span of it.
+// TestR28_SlidingWindowBound: at most Limit in windows that start at multiples of their length, at
+// most twice that in any other span of it.
 func TestR28_SlidingWindowBound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := ratelimit.Rate{Limit: rapid.Int64Range(1, 60).Draw(t, "limit"), Window: time.Second}
@@ -34,7 +34,9 @@ func TestR28_SlidingWindowBound(t *testing.T) {
 				perWindow[int64(in/time.Second)]++
 				require.LessOrEqual(t, remaining, r.Limit-1)
 			}
-			step := rapid.SampledFrom([]time.Duration{0, 0, 0, time.Millisecond, 40 * time.Millisecond, 900 * time.Millisecond}).Draw(t, "step")
+			step := rapid.SampledFrom(
+				[]time.Duration{0, 0, 0, time.Millisecond, 40 * time.Millisecond, 900 * time.Millisecond},
+			).Draw(t, "step")
 			now += step
 		}
 		for k, n := range perWindow {
@@ -55,8 +57,10 @@ func TestR28_SlidingWindowBound(t *testing.T) {
 func TestSlidingWindowRetryIsExact(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := ratelimit.Rate{
-			Limit:  rapid.Int64Range(1, 1000).Draw(t, "limit"),
-			Window: time.Duration(rapid.Int64Range(int64(time.Millisecond), int64(time.Hour)).Draw(t, "window")),
+			Limit: rapid.Int64Range(1, 1000).Draw(t, "limit"),
+			Window: time.Duration(
+				rapid.Int64Range(int64(time.Millisecond), int64(time.Hour)).Draw(t, "window"),
+			),
 		}
 		cell, err := ratelimit.NewCell(r, ratelimit.SlidingWindow)
 		require.NoError(t, err)

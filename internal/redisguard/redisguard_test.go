@@ -181,7 +181,11 @@ func TestRepliesAboutOneKeyAreNoFailures(t *testing.T) {
 		}
 		require.False(t, g.Open(), "no value is an answer")
 		for range 3 {
-			_ = do(t, g, func(context.Context) error { return errors.New("WRONGTYPE, says something else than Redis") })
+			_ = do(t, g, func(context.Context) error {
+				return errors.New(
+					"WRONGTYPE, says something else than Redis",
+				)
+			})
 		}
 		require.True(t, g.Open())
 	})

@@ -14,7 +14,11 @@ import (
 )
 
 func FuzzRetryAfter(f *testing.F) {
-	for _, s := range []string{"", "0", "120", " 7\t", "-1", "+1", "1.5", "1e3", "99999999999999999999", "Fri, 31 Dec 1999 23:59:59 GMT", "Friday, 31-Dec-99 23:59:59 GMT", "Fri Dec 31 23:59:59 1999", "soon", "0x10", "1 2"} {
+	for _, s := range []string{
+		"", "0", "120", " 7\t", "-1", "+1", "1.5", "1e3", "99999999999999999999",
+		"Fri, 31 Dec 1999 23:59:59 GMT", "Friday, 31-Dec-99 23:59:59 GMT", "Fri Dec 31 23:59:59 1999", "soon",
+		"0x10", "1 2",
+	} {
 		f.Add(s)
 	}
 	now := time.Date(1999, 12, 31, 23, 0, 0, 0, time.UTC)

@@ -20,10 +20,10 @@
 //
 // # Place in a chain
 //
-// The pacer stands inside retry, so that repeats are paced too, and around the breaker, so that
-// requests which wait do not count as failures. Behind a balancer it stands around the transport
-// of each endpoint (balancer.Config.Wrap). An Error has the methods NotSent and RetryAfter, so
-// balancer asks another endpoint and retry spends no budget.
+// A pacer stands inside of what repeats requests, so that repeats are paced too, and outside of
+// what judges a server by its answers, so that the wait is not taken for the server's. Behind a
+// balancer it stands around the transport of each endpoint (balancer.Config.Wrap). An Error has the
+// methods NotSent and RetryAfter, by which balancer sees that it can ask another endpoint.
 //
 // # Limits
 //

@@ -36,8 +36,8 @@ func Example() {
 	// Output: true 3
 }
 
-// Endpoints behind one URL have paces of their own: each Transport of balancer.Config.Wrap is for the
-// endpoint's address.
+// Endpoints behind one URL have paces of their own: each Transport of balancer.Config.Wrap is for
+// the endpoint's address.
 func ExamplePacer_TransportFor() {
 	p, err := pacer.New(pacer.Config{Rate: ratelimit.PerHour(1), MaxQueue: -1})
 	if err != nil {

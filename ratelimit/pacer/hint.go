@@ -57,8 +57,8 @@ func share(units int64, part, whole time.Duration) int64 {
 }
 
 // parseRateLimit returns the strictest of the policies in a RateLimit field: the longest wait where
-// nothing is left, and the slowest pace of the others. A malformed field counts as absent (RFC 9651,
-// section 4.2), as does an item without both numbers.
+// nothing is left, and the slowest pace of the others. A malformed field counts as absent (RFC
+// 9651, section 4.2), as does an item without both numbers.
 func parseRateLimit(values []string) (wait time.Duration, units int64, per time.Duration) {
 	size := 0
 	for _, v := range values {

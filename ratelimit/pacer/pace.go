@@ -18,7 +18,8 @@ type pace struct {
 	turn  chan struct{} // a send takes the turn, in order of arrival; a receive passes it on
 	pins  atomic.Int64  // requests that use the pace; raised under Pacer.mu
 
-	// mu guards the fields below. Times are read under it: x/time/rate mints tokens if they go back.
+	// mu guards the fields below. Times are read under it: x/time/rate mints tokens if they go
+	// back.
 	mu           sync.Mutex
 	limiter      *rate.Limiter
 	queue        int       // requests that wait

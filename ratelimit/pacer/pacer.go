@@ -18,8 +18,8 @@ var (
 	ErrTooLong = errors.New("pacer: wait too long")
 )
 
-// An Error is a request that a [Pacer] did not send. It matches [ErrQueueFull], [ErrTooLong], or the
-// end of the request's context and its cause.
+// An Error is a request that a [Pacer] did not send. It matches [ErrQueueFull], [ErrTooLong], or
+// the end of the request's context and its cause.
 type Error struct {
 	Key  string
 	Wait time.Duration // after which the request's turn would have come; zero if that is not known
@@ -31,10 +31,11 @@ type Error struct {
 func (e *Error) Error() string { return fmt.Sprintf("%v (%s)", e.Err, e.Key) }
 func (e *Error) Unwrap() error { return e.Err }
 
-// Is matches [context.Canceled] and [context.DeadlineExceeded] too if the context has another cause.
+// Is matches [context.Canceled] and [context.DeadlineExceeded] too if the context has another
+// cause.
 func (e *Error) Is(target error) bool { return e.ended != nil && target == e.ended }
 
-// NotSent tells retry and balancer around the transport that the request never left.
+// NotSent tells balancer, and what else stands around the transport, that the request never left.
 func (e *Error) NotSent() bool { return true }
 
 // RetryAfter returns Wait.
@@ -116,8 +117,8 @@ func (e Event) LogValue() slog.Value {
 	)
 }
 
-// Wait returns when a request of key may be sent. The error is an [*Error]; then nothing of the rate
-// has been used.
+// Wait returns when a request of key may be sent. The error is an [*Error]; then nothing of the
+// rate has been used.
 func (p *Pacer) Wait(ctx context.Context, key string) error {
 	h := p.pin(key)
 	defer h.unpin()

@@ -77,7 +77,9 @@ func sendCtx(t testing.TB, ctx context.Context, rt http.RoundTripper, url string
 
 func TestNewNamesEveryFault(t *testing.T) {
 	_, err := pacer.New(pacer.Config{MaxKeys: -1})
-	for _, want := range []string{"Rate.Limit: 0 is less than 1", "Rate.Window: 0s is not between", "MaxKeys: -1 is negative"} {
+	for _, want := range []string{
+		"Rate.Limit: 0 is less than 1", "Rate.Window: 0s is not between", "MaxKeys: -1 is negative",
+	} {
 		require.ErrorContains(t, err, "pacer: Config."+want)
 	}
 	_, err = pacer.New(pacer.Config{Rate: ratelimit.PerSecond(1_000_000_000).WithBurst(1 << 40)})
@@ -109,11 +111,16 @@ func TestPacerPaces(t *testing.T) {
 func TestPacerOneHostOnePace(t *testing.T) {
 	p := newPacer(t, pacer.Config{Rate: ratelimit.PerHour(1).WithBurst(20), MaxQueue: -1})
 	rt := p.Transport(answer(200))
-	for _, url := range []string{"http://example.org/", "http://EXAMPLE.org/x", "http://example.org:80/", "http://example.org./", "http://example.org.:80", "http://example.org:"} {
+	for _, url := range []string{
+		"http://example.org/", "http://EXAMPLE.org/x", "http://example.org:80/", "http://example.org./",
+		"http://example.org.:80", "http://example.org:",
+	} {
 		require.NoError(t, send(t, rt, url))
 	}
 	require.Equal(t, 1, p.Stats().Keys)
-	for i, url := range []string{"http://example.org:443/", "https://[::1]/", "https://[::2]:443", "https://[::1]:444"} {
+	for i, url := range []string{
+		"http://example.org:443/", "https://[::1]/", "https://[::2]:443", "https://[::1]:444",
+	} {
 		require.NoError(t, send(t, rt, url))
 		require.Equal(t, 2+i, p.Stats().Keys, url)
 	}
@@ -125,7 +132,8 @@ func TestPacerOneHostOnePace(t *testing.T) {
 	require.Equal(t, 6, p.Stats().Keys)
 }
 
-// TestR26_CancelReturnsTheReservation: who leaves uses nothing up, in the queue and at its head, and leaves nothing behind.
+// TestR26_CancelReturnsTheReservation: who leaves uses nothing up, in the queue and at its head,
+// and leaves nothing behind.
 func TestR26_CancelReturnsTheReservation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPacer(t, pacer.Config{Rate: ratelimit.PerMinute(1), MaxWait: -1})
@@ -139,7 +147,8 @@ func TestR26_CancelReturnsTheReservation(t *testing.T) {
 				wg.Go(func() {
 					err := p.Wait(ctx, "a")
 					var paced *pacer.Error
-					if !errors.As(err, &paced) || !errors.Is(err, cause) || !paced.NotSent() || paced.Key != "a" {
+					if !errors.As(err, &paced) || !paced.NotSent() || paced.Key != "a" ||
+						!errors.Is(err, cause) || !errors.Is(err, context.Canceled) {
 						t.Error(err)
 					}
 				})
@@ -152,7 +161,9 @@ func TestR26_CancelReturnsTheReservation(t *testing.T) {
 			require.Zero(t, p.Stats().Waiting)
 		}
 		require.NoError(t, p.Wait(t.Context(), "a"))
-		require.Equal(t, time.Minute, time.Since(start).Round(time.Millisecond), "fifty who left have used nothing")
+		require.Equal(
+			t, time.Minute, time.Since(start).Round(time.Millisecond), "fifty who left have used nothing",
+		)
 		require.EqualValues(t, 50, p.Stats().Canceled)
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -161,7 +172,8 @@ func TestR26_CancelReturnsTheReservation(t *testing.T) {
 	})
 }
 
-// TestR26_RandomCancels: with waiters that leave at random, those who stay go in order and at the full pace, never above it.
+// TestR26_RandomCancels: with waiters that leave at random, those who stay go in order and at the
+// full pace, never above it.
 func TestR26_RandomCancels(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		type caller struct{ comes, stays time.Duration }
@@ -196,8 +208,9 @@ func TestR26_RandomCancels(t *testing.T) {
 			wg.Wait()
 			for i := range sent {
 				for j := i; j < len(sent); j++ {
-					if n, most := float64(j-i+1), float64(burst)+(sent[j]-sent[i]).Seconds()*10+1e-6; n > most {
-						rt.Fatalf("%v in %v", n, sent[j]-sent[i])
+					n, span := float64(j-i+1), sent[j]-sent[i]
+					if n > float64(burst)+span.Seconds()*10+1e-6 {
+						rt.Fatalf("%v in %v", n, span)
 					}
 				}
 			}
@@ -291,39 +304,50 @@ func TestPacerQueueIsBounded(t *testing.T) {
 func TestPacerObeysTheServer(t *testing.T) {
 	for name, tt := range map[string]struct {
 		rt   http.RoundTripper
-		want []time.Duration // from the answer to the next requests
+		want []float64 // seconds from the answer to the next requests
 	}{
-		"nothing":                   {answer(200), []time.Duration{0, 0}},
-		"seconds":                   {answer(429, "Retry-After", "7"), []time.Duration{7 * time.Second, 7 * time.Second}},
-		"503 too":                   {answer(503, "Retry-After", "7"), []time.Duration{7 * time.Second}},
-		"date":                      {answer(429, "Retry-After", time.Date(2000, 1, 1, 0, 0, 9, 0, time.UTC).Format(http.TimeFormat)), []time.Duration{9 * time.Second}},
-		"not of a redirect":         {answer(301, "Retry-After", "7"), []time.Duration{0}},
-		"at most MaxRetryAfter":     {answer(429, "Retry-After", "99999999999999999999"), []time.Duration{time.Minute}},
-		"garbage":                   {answer(429, "Retry-After", "soon"), []time.Duration{0}},
-		"negative":                  {answer(429, "Retry-After", "-5"), []time.Duration{0}},
-		"nothing left":              {answer(200, "RateLimit", `"p";r=0;t=5`), []time.Duration{5 * time.Second}},
-		"a pace":                    {answer(200, "RateLimit", `"p";r=1;t=5`), []time.Duration{0, 5 * time.Second, 5100 * time.Millisecond}},
-		"the strictest":             {answer(200, "RateLimit", `"p";r=100;t=5, "q";r=1;t=5, "s";r=3;t=10`), []time.Duration{0, 5 * time.Second}},
-		"Retry-After goes first":    {answer(429, "Retry-After", "2", "RateLimit", `"p";r=0;t=50`), []time.Duration{2 * time.Second}},
-		"never above the rate":      {answer(200, "RateLimit", `"p";r=1000000;t=1`), []time.Duration{0, 0, 100 * time.Millisecond}},
-		"stored":                    {answer(429, "Age", "0", "Retry-After", "7", "RateLimit", `"p";r=0;t=5`), []time.Duration{0}},
-		"malformed":                 {answer(200, "RateLimit", `p;r=0;t=5`), []time.Duration{0}},
-		"malformed as a whole":      {answer(200, "RateLimit", `"p";r=0;t=5, ???`), []time.Duration{0}},
-		"no number":                 {answer(200, "RateLimit", `"p";r="0";t=5`), []time.Duration{0}},
-		"an older draft":            {answer(200, "RateLimit", `limit=10, remaining=0, reset=5`), []time.Duration{0}},
-		"negative left":             {answer(200, "RateLimit", `"p";r=-1;t=5`), []time.Duration{0}},
-		"no window":                 {answer(200, "RateLimit", `"p";r=0;t=0`), []time.Duration{0}},
-		"a long window is a pace":   {answer(200, "RateLimit", `"p";r=10;t=600`), []time.Duration{0, 60 * time.Second}},
-		"an unbearably long window": {answer(200, "RateLimit", `"p";r=0;t=999999999999999`), []time.Duration{time.Minute}},
+		"nothing":               {answer(200), []float64{0, 0}},
+		"seconds":               {answer(429, "Retry-After", "7"), []float64{7, 7}},
+		"503 too":               {answer(503, "Retry-After", "7"), []float64{7}},
+		"date":                  {answer(429, "Retry-After", "Sat, 01 Jan 2000 00:00:09 GMT"), []float64{9}},
+		"not of a redirect":     {answer(301, "Retry-After", "7"), []float64{0}},
+		"at most MaxRetryAfter": {answer(429, "Retry-After", "99999999999999999999"), []float64{60}},
+		"garbage":               {answer(429, "Retry-After", "soon"), []float64{0}},
+		"negative":              {answer(429, "Retry-After", "-5"), []float64{0}},
+		"nothing left":          {answer(200, "RateLimit", `"p";r=0;t=5`), []float64{5}},
+		"a pace":                {answer(200, "RateLimit", `"p";r=1;t=5`), []float64{0, 5, 5.1}},
+		"the strictest": {
+			answer(200, "RateLimit", `"p";r=100;t=5, "q";r=1;t=5, "s";r=3;t=10`), []float64{0, 5},
+		},
+		"Retry-After goes first": {
+			answer(429, "Retry-After", "2", "RateLimit", `"p";r=0;t=50`), []float64{2},
+		},
+		"never above the rate": {answer(200, "RateLimit", `"p";r=1000000;t=1`), []float64{0, 0, 0.1}},
+		"stored": {
+			answer(429, "Age", "0", "Retry-After", "7", "RateLimit", `"p";r=0;t=5`), []float64{0},
+		},
+		"malformed":            {answer(200, "RateLimit", `p;r=0;t=5`), []float64{0}},
+		"malformed as a whole": {answer(200, "RateLimit", `"p";r=0;t=5, ???`), []float64{0}},
+		"no number":            {answer(200, "RateLimit", `"p";r="0";t=5`), []float64{0}},
+		"an older draft": {
+			answer(200, "RateLimit", `limit=10, remaining=0, reset=5`), []float64{0},
+		},
+		"negative left":             {answer(200, "RateLimit", `"p";r=-1;t=5`), []float64{0}},
+		"no window":                 {answer(200, "RateLimit", `"p";r=0;t=0`), []float64{0}},
+		"a long window is a pace":   {answer(200, "RateLimit", `"p";r=10;t=600`), []float64{0, 60}},
+		"an unbearably long window": {answer(200, "RateLimit", `"p";r=0;t=999999999999999`), []float64{60}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(10).WithBurst(3), MaxWait: -1, MaxRetryAfter: time.Minute})
+				p := newPacer(t, pacer.Config{
+					Rate: ratelimit.PerSecond(10).WithBurst(3), MaxWait: -1, MaxRetryAfter: time.Minute,
+				})
 				require.NoError(t, send(t, p.TransportFor("a", tt.rt), "http://a/"))
 				start := time.Now()
 				for i, want := range tt.want {
 					require.NoError(t, send(t, p.TransportFor("a", answer(200)), "http://a/"))
-					require.Equal(t, want, time.Since(start).Round(50*time.Millisecond), "request %d", i)
+					after := time.Since(start).Round(50 * time.Millisecond)
+					require.Equal(t, want, after.Seconds(), "request %d", i)
 				}
 			})
 		})
@@ -376,7 +400,8 @@ func TestPacerHintsEnd(t *testing.T) {
 	})
 }
 
-// TestPacerWaitersHeedABlock: who waits for a token when the block comes waits on, and what was earned meanwhile is no second burst.
+// TestPacerWaitersHeedABlock: who waits for a token when the block comes waits on, and what was
+// earned meanwhile is no second burst.
 func TestPacerWaitersHeedABlock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(1).WithBurst(1), MaxWait: -1})
@@ -410,8 +435,8 @@ func TestPacerWaitersHeedABlock(t *testing.T) {
 	})
 }
 
-// TestPacerLateHints: a hint finds its host's pace however long the answer took, never shortens a longer one, and who
-// waits at its end is not kept by the slow pace.
+// TestPacerLateHints: a hint finds its host's pace however long the answer took, never shortens a
+// longer one, and who waits at its end is not kept by the slow pace.
 func TestPacerLateHints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(10).WithBurst(1), MaxKeys: 1, MaxWait: -1})
@@ -432,7 +457,9 @@ func TestPacerLateHints(t *testing.T) {
 			}
 		})
 		wg.Wait()
-		require.Equal(t, time.Minute, time.Since(start).Round(time.Millisecond), "what was in flight kept its pace")
+		require.Equal(
+			t, time.Minute, time.Since(start).Round(time.Millisecond), "what was in flight kept its pace",
+		)
 	})
 	synctest.Test(t, func(t *testing.T) {
 		p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(10).WithBurst(3), MaxWait: -1})
@@ -452,11 +479,14 @@ func TestPacerLateHints(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) {
 		p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(10).WithBurst(2), MaxWait: -1})
-		require.NoError(t, send(t, p.TransportFor("a", answer(200, "RateLimit", `"p";r=1;t=60`)), "http://a/"))
+		require.NoError(
+			t, send(t, p.TransportFor("a", answer(200, "RateLimit", `"p";r=1;t=60`)), "http://a/"),
+		)
 		start := time.Now()
 		time.Sleep(30 * time.Second)
 		require.NoError(t, p.Wait(t.Context(), "a"))
-		require.NoError(t, p.Wait(t.Context(), "a")) // half of a token is there at the end, the rest comes at the full pace
+		// half of a token is there at the end, the rest comes at the full pace
+		require.NoError(t, p.Wait(t.Context(), "a"))
 		require.InDelta(t, time.Minute, time.Since(start), float64(100*time.Millisecond))
 	})
 }
@@ -482,8 +512,8 @@ func TestPacerHostsAreBounded(t *testing.T) {
 	})
 }
 
-// TestPacerLeavingTheOverflow: a host that gets a pace of its own after it shared the one of the rest has no second burst, and
-// what it has said is not forgotten.
+// TestPacerLeavingTheOverflow: a host that gets a pace of its own after it shared the one of the
+// rest has no second burst, and what it has said is not forgotten.
 func TestPacerLeavingTheOverflow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(1).WithBurst(5), MaxKeys: 1, MaxQueue: -1})
@@ -564,7 +594,9 @@ func TestPacerOverRealServers(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		require.GreaterOrEqual(t, time.Since(start), 46*time.Second/45-time.Millisecond, "never above the rate")
+		require.GreaterOrEqual(
+			t, time.Since(start), 46*time.Second/45-time.Millisecond, "never above the rate",
+		)
 		require.EqualValues(t, 50, p.Stats().Sent)
 		require.EqualValues(t, 50, events.Load())
 		require.Zero(t, refused.Load(), "the server's own limit is wider")
@@ -592,7 +624,11 @@ func TestPacerOverRealServers(t *testing.T) {
 }
 
 func FuzzRateLimit(f *testing.F) {
-	for _, s := range []string{`"a";r=1;t=2`, `"a";r=0;t=2, "b";r=5;t=1`, `"a";r=1`, `a;r=1;t=1`, `"a";r=1.5;t=1`, `("a" "b");r=1;t=1`, `"a";r=-1;t=1`, `"a";r=1;t=999999999999999`, `"\"";r=1;t=1;pk=:YQ==:`, `limit=1`, `"a";r=?1;t=1`, `"a`} {
+	for _, s := range []string{
+		`"a";r=1;t=2`, `"a";r=0;t=2, "b";r=5;t=1`, `"a";r=1`, `a;r=1;t=1`, `"a";r=1.5;t=1`,
+		`("a" "b");r=1;t=1`, `"a";r=-1;t=1`, `"a";r=1;t=999999999999999`, `"\"";r=1;t=1;pk=:YQ==:`,
+		`limit=1`, `"a";r=?1;t=1`, `"a`,
+	} {
 		f.Add(s, "")
 		f.Add(s, s)
 	}

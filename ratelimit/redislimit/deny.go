@@ -11,8 +11,8 @@ const (
 	maxDeny   = 10 * time.Second // between questions, so that an operator's DEL takes effect
 )
 
-// A denyCache remembers which keys are denied until when. It has one place for each key's
-// hash, so a flood of keys makes it forget, never grow.
+// A denyCache remembers which keys are denied until when. It has one place for each key's hash, so
+// a flood of keys makes it forget, never grow.
 type denyCache struct {
 	locks [denyLocks]sync.Mutex // guard the slots of the same index modulo denyLocks
 	slots [denySlots]denial
@@ -24,7 +24,7 @@ type denial struct {
 	ask   int64 // when to ask again
 	until int64 // when the cost would fit, which may be long after ask
 	reset int64 // when nothing would be in use
-	cost  int64 // at least which is denied
+	cost  int64 // the least that is denied
 }
 
 // get returns when r's cost would fit if it is known to be denied; false if it is not.
@@ -51,8 +51,8 @@ func (d *denyCache) put(r *request, now int64, wait, reset time.Duration) {
 	}
 }
 
-// denialTag returns the tag of what is remembered of r's denial. When another cost would fit into a sliding window, the
-// denial of one does not tell: there each cost is a matter of its own.
+// denialTag returns the tag that r's denial has in a denyCache. In a sliding window the denial of
+// one cost does not tell when another fits, so each cost has a tag of its own.
 func (r *request) denialTag() uint64 {
 	if r.rate.kind == "w" {
 		return r.tag ^ uint64(r.cost)*0x9e3779b97f4a7c15

@@ -1,41 +1,51 @@
-// Package redislimit keeps the counts of package ratelimit in Redis, for several processes
-// that share limits.
+// Package redislimit keeps the counts of package ratelimit in Redis, for several processes that
+// share limits:
 //
-// A decision is one round trip: a script reads the server's clock, decides all of a
-// limiter's policies and charges all or none. Clocks of the callers do not matter. A key that is
-// denied is denied again without a round trip until its cost would fit (for at most ten
-// seconds, so that an operator's DEL takes effect). Every key has an expiry: the time by which its
-// debt is paid.
+//	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:6379"})
+//	store, err := redislimit.New(client, redislimit.Config{})
+//	if err != nil {
+//		log.Fatal(err)
+//	}
+//	limiter, err := ratelimit.New(ratelimit.Config{Store: store, Policies: policies})
+//
+// A decision is one round trip: a script reads the server's clock, decides all of a limiter's
+// policies and charges all or none. The clocks of the callers do not matter. A key that is denied
+// is denied again without a round trip until its cost would fit (for at most ten seconds, so that
+// an operator's DEL takes effect). Every key in Redis expires when its debt is paid.
 //
 // # When Redis fails
 //
-// A call takes at most [Config.Timeout], whatever the client is configured to; after three
-// failures in a row a breaker opens, and one call each 100 ms tries again. Meanwhile the limiter does
-// what each policy's OnError says: with ratelimit.FailLocal, counts that have been kept close to the
-// server's go on in this process, so a failure grants nobody a fresh burst. A call that timed out may
-// have been charged all the same: that errs against the caller.
+// A call takes at most [Config].Timeout, whatever the client is configured to. After three failures
+// in a row a breaker opens, and one call each 100 ms tries again. Meanwhile the limiter does what
+// each policy's OnError says: with ratelimit.FailLocal, counts that have been kept close to the
+// server's go on in this process, so a failure grants no client a fresh burst. A call that timed
+// out may have been charged all the same: that errs against the caller.
 //
-// What is admitted here meanwhile is not written back: over an outage a key gets what the local count grants besides what Redis
-// does before and after it. A server that comes back without its data, by restart without persistence or by FLUSHALL,
-// grants each key one more burst. A replica that takes over without the last writes grants again what
-// those had charged: at most Burst + Limit × lag/Window for each key. A step of the server's clock forward pays debts as much
-// earlier; a step back delays nobody by more than the debt.
+// What is admitted here meanwhile is not written back: over an outage a key gets what the local
+// count grants besides what Redis does before and after it. A server that comes back without its
+// data, by restart without persistence or by FLUSHALL, grants each key one more burst. A replica
+// that takes over without the last writes grants again what those had charged: at most
+// Burst + Limit × lag/Window for each key. A step of the server's clock forward pays debts as much
+// earlier; a step back delays no request by more than the debt.
 //
 // # Leases
 //
-// With [Config.Leases] a process buys a part of what a key has left in advance and spends it without round
-// trips. What is bought is charged at once, so nothing is admitted that was not paid for; but it may be used up
-// to Lease.TTL later. So in any span w a key is admitted at most Burst + Limit × (w + TTL)/Window. What is not used
-// by then is lost.
+// With [Config].Leases a process buys a part of what a key has left in advance and spends it
+// without round trips. What is bought is charged at once, so nothing is admitted that was not paid
+// for; but it may be used up to [LeaseConfig].TTL later. So in any span w a key is admitted at most
+// Burst + Limit × (w + TTL)/Window. What is not used by then is lost.
 //
 // # Cluster
 //
-// The keys of one decision must live in one slot. The default layout serves limiters
-// of one policy. For several, set [Config.SameKey] if all have the same key, or else [Config.HashTag], which puts
+// The keys of one decision must live in one slot. The default layout serves limiters of one policy.
+// For several, set Config.SameKey if all have the same key, or else Config.HashTag, which puts
 // everything into one slot and so onto one node. ratelimit.New refuses what cannot work.
 //
-// Redis 5 or later is needed, or what speaks its protocol and replicates a script's effects.
+// # Limits
 //
-// Keys of clients are hashed with SHA-256, of which half is kept: neither their text nor their length reaches
-// Redis. Who can read the server can still try out all IPv4 addresses.
+// Redis 5 or later is needed, or another server that speaks its protocol and replicates a script's
+// effects.
+//
+// Keys of clients are hashed with SHA-256, of which half is kept: neither their text nor their
+// length reaches Redis. An attacker who can read the server can still try out all IPv4 addresses.
 package redislimit

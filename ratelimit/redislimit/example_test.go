@@ -13,7 +13,8 @@ import (
 	"github.com/trivet-go/trivet/ratelimit/redislimit"
 )
 
-// Redis is not there: the process counts for itself, at its share of the limit, and nobody waits for it.
+// Redis is not there: the process counts for itself, at its share of the limit, and nobody waits
+// for it.
 func ExampleNew() {
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1})
 	defer client.Close()

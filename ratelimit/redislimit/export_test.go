@@ -8,8 +8,8 @@ import (
 	"github.com/trivet-go/trivet/ratelimit"
 )
 
-// RecordHistory makes s's script append each admission to the list "history": the server's time in microseconds
-// and the units charged, bought ones included.
+// RecordHistory makes s's script append each admission to the list "history": the server's time in
+// microseconds and the units charged, bought ones included.
 func (s *Store) RecordHistory() {
 	s.script = redis.NewScript(scriptClock + strings.Replace(scriptBody, "\nreturn answer", `
 if not charge and not denied then
@@ -18,15 +18,17 @@ end
 return answer`, 1))
 }
 
-// ReadClock makes s's script read the time, in microseconds, from the string "clock". Keys then live for an hour of
-// the server's real time.
+// ReadClock makes s's script read the time, in microseconds, from the string "clock". Keys then
+// live for an hour of the server's real time.
 func (s *Store) ReadClock() {
 	body := strings.Replace(scriptBody, "string.format('%.0f', divup(reset, 1000) + 1)", "'3600000'", 1)
 	s.script = redis.NewScript("local now = tonumber(redis.call('GET', 'clock'))\n" + body)
 }
 
 // Parse reads reply as the answer about one key of the given rate, and reports what it says.
-func Parse(reply []int64, rate ratelimit.Rate, window ratelimit.Algorithm) (denied bool, numbers [4]int64, err error) {
+func Parse(
+	reply []int64, rate ratelimit.Rate, window ratelimit.Algorithm,
+) (denied bool, numbers [4]int64, err error) {
 	u, err := newUnitRate(rate, window)
 	if err != nil {
 		return false, numbers, err

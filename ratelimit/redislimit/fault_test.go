@@ -28,9 +28,19 @@ func TestR14_EveryKeyExpires(t *testing.T) {
 	window := policyOf("window", ratelimit.PerMinute(50))
 	window.Algorithm = ratelimit.SlidingWindow
 	policies := []ratelimit.Policy{policyOf("bucket", ratelimit.PerMinute(100)), window}
-	plain := newLimiter(t, ratelimit.Config{Store: newStore(t, c, redislimit.Config{Timeout: 5 * time.Second}), Policies: policies})
+	plain := newLimiter(
+		t,
+		ratelimit.Config{
+			Store: newStore(t, c, redislimit.Config{Timeout: 5 * time.Second}), Policies: policies,
+		},
+	)
 	leased := newLimiter(t, ratelimit.Config{
-		Store:    newStore(t, c, redislimit.Config{Timeout: 5 * time.Second, Leases: map[string]redislimit.LeaseConfig{"leased": {}}}),
+		Store: newStore(
+			t, c,
+			redislimit.Config{
+				Timeout: 5 * time.Second, Leases: map[string]redislimit.LeaseConfig{"leased": {}},
+			},
+		),
 		Policies: []ratelimit.Policy{policyOf("leased", ratelimit.PerMinute(100))},
 	})
 	for i := range 300 {
@@ -72,8 +82,9 @@ func (s *spy) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 	return next
 }
 
-// TestR15_TheServersClockDecides: a caller sends no time of its own, so its clock cannot matter. And the server's
-// does: a limit of a bucket that is used up at one time of it is not at a later one.
+// TestR15_TheServersClockDecides: a caller sends no time of its own, so its clock cannot matter.
+// And the server's does: a limit of a bucket that is used up at one time of it is not at a later
+// one.
 func TestR15_TheServersClockDecides(t *testing.T) {
 	server := startRedis(t)
 	var spies [2]spy
@@ -81,7 +92,7 @@ func TestR15_TheServersClockDecides(t *testing.T) {
 		c := server.client(t)
 		c.AddHook(&spies[i])
 		store := newStore(t, c, redislimit.Config{Timeout: 5 * time.Second})
-		l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerHour(3).WithBurst(1))}})
+		l := limiterOn(t, store, policyOf("p", ratelimit.PerHour(3).WithBurst(1)))
 		require.Equal(t, i == 0, take(t, l, "a").Allowed, "the processes share the count")
 	}
 	last := func(s *spy) (args []any) {
@@ -103,14 +114,14 @@ func TestR15_TheServersClockDecides(t *testing.T) {
 		clock(us)
 		store := newStore(t, c, redislimit.Config{Timeout: 5 * time.Second}) // knows of no denial
 		store.ReadClock()
-		l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("q", ratelimit.PerHour(3).WithBurst(1))}})
+		l := limiterOn(t, store, policyOf("q", ratelimit.PerHour(3).WithBurst(1)))
 		require.Equal(t, i != 1, take(t, l, "a").Allowed, "at %d", us)
 	}
 	// The server's clock is set back by an hour: no lock-out, and nothing minted.
 	clock(1e15 - 3_600_000_000)
 	store := newStore(t, c, redislimit.Config{Timeout: 5 * time.Second})
 	store.ReadClock()
-	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("q", ratelimit.PerHour(3).WithBurst(1))}})
+	l := limiterOn(t, store, policyOf("q", ratelimit.PerHour(3).WithBurst(1)))
 	d := take(t, l, "a")
 	require.False(t, d.Allowed)
 	require.LessOrEqual(t, d.RetryAfter, 20*time.Minute)
@@ -120,7 +131,7 @@ func TestR15_TheServersClockDecides(t *testing.T) {
 		clock(1e15 - back)
 		store := newStore(t, c, redislimit.Config{Timeout: 5 * time.Second})
 		store.ReadClock()
-		d := take(t, newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{p}}), "a")
+		d := take(t, limiterOn(t, store, p), "a")
 		require.Equal(t, i < 3, d.Allowed, "request %d", i)
 		require.LessOrEqual(t, d.RetryAfter, 2*time.Hour)
 	}
@@ -131,7 +142,7 @@ func TestR16_ScriptFlushUnderLoad(t *testing.T) {
 	server := startRedis(t)
 	store := newStore(t, server.client(t), redislimit.Config{Timeout: 10 * time.Second})
 	const limit, goroutines, each = 5000, 16, 400
-	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerHour(1).WithBurst(limit))}})
+	l := limiterOn(t, store, policyOf("p", ratelimit.PerHour(1).WithBurst(limit)))
 	stop := make(chan struct{})
 	var flusher, load sync.WaitGroup
 	flushes := 0
@@ -175,13 +186,20 @@ func TestR17_OneSlotOrRefused(t *testing.T) {
 	one := []ratelimit.Policy{policyOf("a", ratelimit.PerSecond(1))}
 	two := append(one, policyOf("b", ratelimit.PerSecond(1)))
 	for _, client := range []redis.UniversalClient{cluster, ring} {
-		_, err := ratelimit.New(ratelimit.Config{Store: newStore(t, client, redislimit.Config{}), Policies: two})
-		require.ErrorContains(t, err, "ratelimit: Config.Store: redislimit: Config.HashTag: or SameKey is needed for 2 policies")
+		_, err := ratelimit.New(ratelimit.Config{
+			Store: newStore(t, client, redislimit.Config{}), Policies: two,
+		})
+		require.ErrorContains(
+			t, err,
+			"ratelimit: Config.Store: redislimit: Config.HashTag: or SameKey is needed for 2 policies",
+		)
 		for _, cfg := range []redislimit.Config{{HashTag: "x"}, {SameKey: true}} {
 			_, err = ratelimit.New(ratelimit.Config{Store: newStore(t, client, cfg), Policies: two})
 			require.NoError(t, err)
 		}
-		_, err = ratelimit.New(ratelimit.Config{Store: newStore(t, client, redislimit.Config{}), Policies: one})
+		_, err = ratelimit.New(ratelimit.Config{
+			Store: newStore(t, client, redislimit.Config{}), Policies: one,
+		})
 		require.NoError(t, err)
 	}
 	store := newStore(t, cluster, redislimit.Config{SameKey: true})
@@ -194,7 +212,8 @@ func TestR17_OneSlotOrRefused(t *testing.T) {
 func TestR17_Cluster(t *testing.T) {
 	var addrs []string
 	for i := range 3 {
-		s := startRedis(t, "--cluster-enabled", "yes", "--cluster-config-file", fmt.Sprintf("nodes-%d.conf", i),
+		s := startRedis(t, "--cluster-enabled", "yes",
+			"--cluster-config-file", fmt.Sprintf("nodes-%d.conf", i),
 			"--cluster-node-timeout", "2000", "--cluster-port", port(freeport.Reserve(t)))
 		addrs = append(addrs, s.addr)
 	}
@@ -239,14 +258,21 @@ func joinCluster(t *testing.T, addrs []string) {
 	for i, addr := range addrs {
 		c := redis.NewClient(&redis.Options{Addr: addr})
 		defer c.Close()
-		require.NoError(t, c.ClusterAddSlotsRange(t.Context(), i*16384/len(addrs), (i+1)*16384/len(addrs)-1).Err())
+		require.NoError(
+			t, c.ClusterAddSlotsRange(t.Context(), i*16384/len(addrs), (i+1)*16384/len(addrs)-1).Err(),
+		)
 		require.NoError(t, c.Do(t.Context(), "cluster", "set-config-epoch", i+1).Err())
 		first := redis.NewClient(&redis.Options{Addr: addrs[0]})
 		busPort, err := first.ConfigGet(t.Context(), "cluster-port").Result()
 		require.NoError(t, err)
 		require.NoError(t, first.Close())
 		if i > 0 {
-			require.NoError(t, c.Do(t.Context(), "cluster", "meet", "127.0.0.1", port(addrs[0]), busPort["cluster-port"]).Err())
+			require.NoError(
+				t,
+				c.Do(
+					t.Context(), "cluster", "meet", "127.0.0.1", port(addrs[0]), busPort["cluster-port"],
+				).Err(),
+			)
 		}
 	}
 	for _, addr := range addrs {
@@ -254,7 +280,9 @@ func joinCluster(t *testing.T, addrs []string) {
 		defer c.Close()
 		require.Eventually(t, func() bool {
 			info, err := c.ClusterInfo(t.Context()).Result()
-			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprintf("cluster_size:%d", len(addrs)))
+			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(
+				info, fmt.Sprintf("cluster_size:%d", len(addrs)),
+			)
 		}, 30*time.Second, 20*time.Millisecond)
 	}
 }
@@ -262,13 +290,15 @@ func joinCluster(t *testing.T, addrs []string) {
 // quick is a client that gives up early, so that killed servers do not keep goroutines.
 func quick(t testing.TB, addr string) *redis.Client {
 	c := redis.NewClient(&redis.Options{
-		Addr: addr, MaxRetries: -1, DialTimeout: time.Second, DialerRetries: 1, ReadTimeout: time.Second, WriteTimeout: time.Second,
+		Addr: addr, MaxRetries: -1, DialerRetries: 1,
+		DialTimeout: time.Second, ReadTimeout: time.Second, WriteTimeout: time.Second,
 	})
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }
 
-// startLoad calls one from several goroutines until stop is called, which reports the first thing that was wrong.
+// startLoad calls one from several goroutines until stop is called, which reports the first thing
+// that was wrong.
 func startLoad(goroutines int, one func() (wrong string)) (stop func(*testing.T)) {
 	ended := make(chan struct{})
 	var wg sync.WaitGroup
@@ -306,8 +336,8 @@ func rounds() int {
 	return 3
 }
 
-// TestR18_RedisKilled and TestR19_RedisStopped: under load, each policy's OnError decides, nobody waits longer than the budget,
-// the change is visible, and goroutines stay few.
+// TestR18_RedisKilled and TestR19_RedisStopped: under load, each policy's OnError decides, nobody
+// waits longer than the budget, the change is visible, and goroutines stay few.
 func TestR18_RedisKilled(t *testing.T) {
 	testFailing(t, func(s *server) { s.kill() }, func(s *server) { s.start(); s.await() })
 }
@@ -320,7 +350,9 @@ func testFailing(t *testing.T, fell, raise func(*server)) {
 	server := startRedis(t)
 	client := quick(t, server.addr)
 	var changes [2]atomic.Int64 // of the store: down, up
-	limiter := func(name string, rate ratelimit.Rate, onError ratelimit.OnError, share float64) (*ratelimit.Limiter, *redislimit.Store) {
+	limiter := func(
+		name string, rate ratelimit.Rate, onError ratelimit.OnError, share float64,
+	) (*ratelimit.Limiter, *redislimit.Store) {
 		p := policyOf(name, rate)
 		p.OnError, p.LocalShare = onError, share
 		store := newStore(t, client, redislimit.Config{})
@@ -405,12 +437,16 @@ func testFailing(t *testing.T, fell, raise func(*server)) {
 		raise(server)
 		eventually("recovered", 5*time.Second, degraded(false))
 		down.Store(false)
-		t.Logf("recovered %v after the server was told to come back", time.Since(raised).Round(time.Millisecond))
+		t.Logf(
+			"recovered %v after the server was told to come back", time.Since(raised).Round(time.Millisecond),
+		)
 	}
 	stop(t)
 	slices.Sort(each)
 	p99, most := each[len(each)*99/100], each[len(each)-1]
-	t.Logf("%d decisions: p99 %v, most %v; while the breaker is open at most %v", len(each), p99, most, slowest)
+	t.Logf(
+		"%d decisions: p99 %v, most %v; while the breaker is open at most %v", len(each), p99, most, slowest,
+	)
 	// The budget is 25 ms; the rest is the scheduler's.
 	require.LessOrEqual(t, p99, 35*time.Millisecond)
 	require.LessOrEqual(t, most, 25*time.Millisecond+250*time.Millisecond)
@@ -426,7 +462,8 @@ func testFailing(t *testing.T, fell, raise func(*server)) {
 	}, 30*time.Second, 10*time.Millisecond, "no call is left")
 }
 
-// TestR18_FailoverGrantsNoFreshBurst: of the local count no more is left than this process's share of what Redis had left.
+// TestR18_FailoverGrantsNoFreshBurst: of the local count no more is left than this process's share
+// of what Redis had left.
 func TestR18_FailoverGrantsNoFreshBurst(t *testing.T) {
 	for name, algorithm := range map[string]ratelimit.Algorithm{
 		"bucket": ratelimit.GCRA, "window": ratelimit.SlidingWindow,
@@ -440,7 +477,7 @@ func TestR18_FailoverGrantsNoFreshBurst(t *testing.T) {
 			}
 			p.Cost = func(r *http.Request) int64 { return r.ContentLength }
 			store := newStore(t, quick(t, server.addr), redislimit.Config{Timeout: 300 * time.Millisecond})
-			l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{p}})
+			l := limiterOn(t, store, p)
 			ask := func(cost int64) ratelimit.Decision {
 				d, err := l.Take(t.Context(), &http.Request{ContentLength: cost})
 				require.NoError(t, err)
@@ -467,7 +504,9 @@ func TestR18_FailoverGrantsNoFreshBurst(t *testing.T) {
 				}
 				total += here
 				server.resume()
-				require.Eventually(t, func() bool { return !ask(0).Degraded }, 5*time.Second, time.Millisecond)
+				require.Eventually(
+					t, func() bool { return !ask(0).Degraded }, 5*time.Second, time.Millisecond,
+				)
 				for range 30 {
 					d := ask(1)
 					if d.Allowed {
@@ -508,12 +547,14 @@ func TestDenialsAreNoSignOfHealth(t *testing.T) {
 func TestR20_ForeignValue(t *testing.T) {
 	c := startRedis(t).client(t)
 	store := newStore(t, c, redislimit.Config{Timeout: 5 * time.Second})
-	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerDay(1).WithBurst(2))}})
+	l := limiterOn(t, store, policyOf("p", ratelimit.PerDay(1).WithBurst(2)))
 	require.True(t, take(t, l, "a").Allowed)
 	keys, err := c.Keys(t.Context(), "*").Result()
 	require.NoError(t, err)
 	require.Len(t, keys, 1)
-	for _, value := range []string{"", "x", "1 2", "1 2 3 4", "-1 2 3", "1 99999999999999999999 3", "1e9 1 1", "1 2 3\n", "nan 1 1"} {
+	for _, value := range []string{
+		"", "x", "1 2", "1 2 3 4", "-1 2 3", "1 99999999999999999999 3", "1e9 1 1", "1 2 3\n", "nan 1 1",
+	} {
 		require.NoError(t, c.Set(t.Context(), keys[0], value, 0).Err())
 		for range 5 {
 			require.True(t, take(t, l, "a").Degraded, "%q", value)
@@ -526,7 +567,8 @@ func TestR20_ForeignValue(t *testing.T) {
 	require.False(t, store.Stats().Open)
 }
 
-// TestR21_FailoverLosesWrites: a replica that lags takes over; at most what the lag earned and had charged is granted again.
+// TestR21_FailoverLosesWrites: a replica that lags takes over; at most what the lag earned and had
+// charged is granted again.
 func TestR21_FailoverLosesWrites(t *testing.T) {
 	primary := startRedis(t, "--repl-diskless-sync-delay", "0")
 	replica := startRedis(t, "--replicaof", "127.0.0.1 "+port(primary.addr))
@@ -548,7 +590,7 @@ func TestR21_FailoverLosesWrites(t *testing.T) {
 	r := ratelimit.PerSecond(200).WithBurst(100)
 	p := policyOf("p", r)
 	p.OnError = ratelimit.FailClosed
-	l := newLimiter(t, ratelimit.Config{Store: newStore(t, client, redislimit.Config{Timeout: 5 * time.Second}), Policies: []ratelimit.Policy{p}})
+	l := limiterOn(t, newStore(t, client, redislimit.Config{Timeout: 5 * time.Second}), p)
 	admitted := 0
 	drive := func(d time.Duration) {
 		for end := time.Now().Add(d); time.Now().Before(end); {
@@ -575,12 +617,19 @@ func TestR21_FailoverLosesWrites(t *testing.T) {
 	primary.kill()
 	current.Store(&replica.addr)
 	lag := time.Since(lost)
-	require.Eventually(t, func() bool { d := take(t, l, "a"); admitted += index(d.Allowed); return !d.Degraded }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool {
+		d := take(t, l, "a")
+		admitted += index(d.Allowed)
+		return !d.Degraded
+	}, 5*time.Second, time.Millisecond)
 	drive(300 * time.Millisecond)
 	took := time.Since(start)
 	bound := 100 + 200*took.Seconds() // without failover
 	again := 100 + 200*lag.Seconds()
-	t.Logf("admitted %d in %v; %.0f without a failover, %.0f more may be granted again", admitted, took, bound, again)
+	t.Logf(
+		"admitted %d in %v; %.0f without a failover, %.0f more may be granted again", admitted, took, bound,
+		again,
+	)
 	require.LessOrEqual(t, float64(admitted), bound+again)
 }
 
@@ -600,7 +649,10 @@ func TestR22_NoClientTextInKeys(t *testing.T) {
 		Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerDay(1))},
 		Observe:  func(_ context.Context, e ratelimit.Event) { logged.WriteString(e.LogValue().String()) },
 	})
-	secrets := []string{"sk-secret-key", "a}{b", "x\r\nFLUSHALL\r\n", strings.Repeat("secret", 100_000), "*", "\x00", "{}", "secret\u2028"}
+	secrets := []string{
+		"sk-secret-key", "a}{b", "x\r\nFLUSHALL\r\n", strings.Repeat("secret", 100_000), "*", "\x00", "{}",
+		"secret\u2028",
+	}
 	for _, key := range secrets {
 		require.True(t, take(t, l, key).Allowed)
 		require.False(t, take(t, l, key).Allowed)

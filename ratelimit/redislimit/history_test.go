@@ -44,7 +44,9 @@ func work(env string) {
 	if err := json.Unmarshal([]byte(env), &w); err != nil {
 		fail(err)
 	}
-	client := redis.NewClient(&redis.Options{Addr: w.Addr, PoolSize: w.Goroutines, ReadTimeout: 20 * time.Second})
+	client := redis.NewClient(
+		&redis.Options{Addr: w.Addr, PoolSize: w.Goroutines, ReadTimeout: 20 * time.Second},
+	)
 	defer client.Close()
 	cfg := redislimit.Config{Timeout: 20 * time.Second}
 	if w.Lease != nil {
@@ -93,7 +95,9 @@ func work(env string) {
 	}
 	wg.Wait()
 	s := l.Stats()
-	if err := json.NewEncoder(os.Stdout).Encode(result{Admitted: admitted, Decisions: s.Admitted + s.Limited}); err != nil {
+	if err := json.NewEncoder(os.Stdout).Encode(
+		result{Admitted: admitted, Decisions: s.Admitted + s.Limited},
+	); err != nil {
 		fail(err)
 	}
 }
@@ -172,7 +176,8 @@ func history(t *testing.T, c *redis.Client) (entries []entry) {
 	return entries
 }
 
-// worst returns the most that any window of the history got beyond burst + rate × its length, in units.
+// worst returns the most that any window of the history got beyond burst + rate × its length, in
+// units.
 func worst(entries []entry, r ratelimit.Rate) float64 {
 	perMicro := float64(r.Limit) / float64(r.Window/time.Microsecond)
 	most, least, sum := 0.0, 0.0, 0.0
@@ -189,7 +194,8 @@ func worst(entries []entry, r ratelimit.Rate) float64 {
 	return most
 }
 
-// requireSpans fails if the admissions that certainly lie inside any window are more than allowed(its length).
+// requireSpans fails if the admissions that certainly lie inside any window are more than
+// allowed(its length).
 func requireSpans(t *testing.T, spans []span, allowed func(micros int64) float64) {
 	t.Helper()
 	slices.SortFunc(spans, func(a, b span) int { return int(a.To - b.To) })
@@ -208,7 +214,8 @@ func requireSpans(t *testing.T, spans []span, allowed func(micros int64) float64
 	}
 }
 
-// TestR13_ProcessesShareOneLimit: eight processes of 64 goroutines on one key; the history is the server's.
+// TestR13_ProcessesShareOneLimit: eight processes of 64 goroutines on one key; the history is the
+// server's.
 func TestR13_ProcessesShareOneLimit(t *testing.T) {
 	span := time.Second
 	if soak() {
@@ -217,11 +224,18 @@ func TestR13_ProcessesShareOneLimit(t *testing.T) {
 	t.Run("bucket", func(t *testing.T) {
 		server := startRedis(t)
 		r := ratelimit.PerSecond(1500).WithBurst(40)
-		admitted, decisions := runWorkers(t, 8, workload{Addr: server.addr, Rate: r, Goroutines: 64, Time: span, Script: true})
+		admitted, decisions := runWorkers(
+			t, 8, workload{Addr: server.addr, Rate: r, Goroutines: 64, Time: span, Script: true},
+		)
 		h := history(t, server.client(t))
-		require.Len(t, h, len(admitted), "whatever the server admitted reached a caller, and nothing else did")
+		require.Len(
+			t, h, len(admitted), "whatever the server admitted reached a caller, and nothing else did",
+		)
 		over := worst(h, r)
-		t.Logf("%d decisions, %d admitted, worst window %.3f units beyond the bound, %d round trips", decisions, len(h), over, server.calls())
+		t.Logf(
+			"%d decisions, %d admitted, worst window %.3f units beyond the bound, %d round trips", decisions,
+			len(h), over, server.calls(),
+		)
 		require.LessOrEqual(t, over, 1e-6)
 		require.Greater(t, float64(len(h)), 0.05*1500*span.Seconds(), "and the limit is used")
 		requireSpans(t, admitted, func(us int64) float64 { return 40 + float64(us)*1500/1e6 })
@@ -230,7 +244,10 @@ func TestR13_ProcessesShareOneLimit(t *testing.T) {
 		server := startRedis(t)
 		const limit = 300
 		r := ratelimit.Rate{Limit: limit, Window: 250 * time.Millisecond}
-		admitted, decisions := runWorkers(t, 8, workload{Addr: server.addr, Rate: r, Sliding: true, Goroutines: 64, Time: span, Script: true})
+		admitted, decisions := runWorkers(
+			t, 8,
+			workload{Addr: server.addr, Rate: r, Sliding: true, Goroutines: 64, Time: span, Script: true},
+		)
 		h := history(t, server.client(t))
 		require.Len(t, h, len(admitted))
 		aligned := map[int64]int64{}
@@ -254,7 +271,8 @@ func TestR13_ProcessesShareOneLimit(t *testing.T) {
 		r := ratelimit.PerSecond(1500).WithBurst(400)
 		ttl := 200 * time.Millisecond
 		admitted, decisions := runWorkers(t, 8, workload{
-			Addr: server.addr, Rate: r, Goroutines: 64, Time: span, Script: true, Lease: &redislimit.LeaseConfig{TTL: ttl},
+			Addr: server.addr, Rate: r, Goroutines: 64, Time: span, Script: true,
+			Lease: &redislimit.LeaseConfig{TTL: ttl},
 		})
 		h := history(t, server.client(t))
 		bought := int64(0)
@@ -263,17 +281,27 @@ func TestR13_ProcessesShareOneLimit(t *testing.T) {
 		}
 		require.LessOrEqual(t, worst(h, r), 1e-6, "what is charged")
 		require.LessOrEqual(t, int64(len(admitted)), bought, "nothing is admitted that was not paid for")
-		t.Logf("%d decisions, %d admitted, %d bought in %d round trips", decisions, len(admitted), bought, len(h))
-		requireSpans(t, admitted, func(us int64) float64 { return 400 + (float64(us)/1e6+ttl.Seconds())*1500 })
+		t.Logf(
+			"%d decisions, %d admitted, %d bought in %d round trips", decisions, len(admitted), bought,
+			len(h),
+		)
+		requireSpans(
+			t, admitted, func(us int64) float64 { return 400 + (float64(us)/1e6+ttl.Seconds())*1500 },
+		)
 	})
 }
 
 // TestLeasesSaveRoundTrips: at most 0.06 for each decision.
 func TestLeasesSaveRoundTrips(t *testing.T) {
 	server := startRedis(t)
-	store := newStore(t, server.client(t), redislimit.Config{Timeout: 5 * time.Second, Leases: map[string]redislimit.LeaseConfig{"p": {TTL: time.Minute}}})
+	store := newStore(
+		t, server.client(t),
+		redislimit.Config{
+			Timeout: 5 * time.Second, Leases: map[string]redislimit.LeaseConfig{"p": {TTL: time.Minute}},
+		},
+	)
 	r := ratelimit.PerHour(3_600_000).WithBurst(1000)
-	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", r)}})
+	l := limiterOn(t, store, policyOf("p", r))
 	take(t, l, "warm-up")
 	before := server.calls()
 	const n = 1000
@@ -288,25 +316,42 @@ func TestLeasesSaveRoundTrips(t *testing.T) {
 	require.EqualValues(t, server.calls()-before+1, store.Stats().Calls)
 }
 
-// TestLeasesEnd: what is not used in time is lost, so that a lease cannot be used long after it was charged.
+// TestLeasesEnd: what is not used in time is lost, so that a lease cannot be used long after it was
+// charged.
 func TestLeasesEnd(t *testing.T) {
 	server := startRedis(t)
-	store := newStore(t, server.client(t), redislimit.Config{Timeout: 5 * time.Second, Leases: map[string]redislimit.LeaseConfig{"p": {Fraction: 0.5, TTL: 100 * time.Millisecond}}})
-	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerHour(3_600_000).WithBurst(1_000_000))}})
+	store := newStore(
+		t, server.client(t),
+		redislimit.Config{
+			Timeout: 5 * time.Second,
+			Leases:  map[string]redislimit.LeaseConfig{"p": {Fraction: 0.5, TTL: 100 * time.Millisecond}},
+		},
+	)
+	l := limiterOn(t, store, policyOf("p", ratelimit.PerHour(3_600_000).WithBurst(1_000_000)))
 	start := time.Now()
 	take(t, l, "a")
 	require.EqualValues(t, 499_999, store.Stats().Leased)
-	require.Eventually(t, func() bool { take(t, l, "a"); return store.Stats().Calls == 2 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool {
+		take(t, l, "a")
+		return store.Stats().Calls == 2
+	}, 5*time.Second, time.Millisecond)
 	require.GreaterOrEqual(t, time.Since(start), 100*time.Millisecond)
 }
 
-// TestLeasesWithCosts: what is left of a lease pays its part of the next cost and does not outlive its time.
+// TestLeasesWithCosts: what is left of a lease pays its part of the next cost and does not outlive
+// its time.
 func TestLeasesWithCosts(t *testing.T) {
-	store := newStore(t, startRedis(t).client(t), redislimit.Config{Timeout: 5 * time.Second, Leases: map[string]redislimit.LeaseConfig{"p": {Fraction: 0.5, Max: 10, TTL: time.Hour}}})
+	store := newStore(
+		t, startRedis(t).client(t),
+		redislimit.Config{
+			Timeout: 5 * time.Second,
+			Leases:  map[string]redislimit.LeaseConfig{"p": {Fraction: 0.5, Max: 10, TTL: time.Hour}},
+		},
+	)
 	p := policyOf("p", ratelimit.PerDay(1).WithBurst(100))
 	cost := int64(0)
 	p.Cost = func(*http.Request) int64 { return cost }
-	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{p}})
+	l := limiterOn(t, store, p)
 	ask := func(c int64) ratelimit.Decision {
 		cost = c
 		d, err := l.Take(t.Context(), new(http.Request))
@@ -330,7 +375,8 @@ func TestLeasesWithCosts(t *testing.T) {
 	require.True(t, ask(0).Allowed)
 }
 
-// TestLeasesPayForNothingAfterTheirTime: what was bought pays for nothing after its time, and a cost beyond the burst is never admitted bit by bit.
+// TestLeasesPayForNothingAfterTheirTime: what was bought pays for nothing after its time, and a
+// cost beyond the burst is never admitted bit by bit.
 func TestLeasesPayForNothingAfterTheirTime(t *testing.T) {
 	client := startRedis(t).client(t)
 	limiter := func(rate ratelimit.Rate, cost *int64, lease redislimit.LeaseConfig) *ratelimit.Limiter {
@@ -341,7 +387,9 @@ func TestLeasesPayForNothingAfterTheirTime(t *testing.T) {
 		if lease != (redislimit.LeaseConfig{}) {
 			cfg.Leases = map[string]redislimit.LeaseConfig{"p": lease}
 		}
-		return newLimiter(t, ratelimit.Config{Store: newStore(t, client, cfg), Policies: []ratelimit.Policy{p}})
+		return newLimiter(t, ratelimit.Config{
+			Store: newStore(t, client, cfg), Policies: []ratelimit.Policy{p},
+		})
 	}
 	ask := func(l *ratelimit.Limiter, host string) ratelimit.Decision {
 		d, err := l.Take(t.Context(), &http.Request{Host: host})
@@ -351,12 +399,15 @@ func TestLeasesPayForNothingAfterTheirTime(t *testing.T) {
 	}
 	day := ratelimit.PerDay(1).WithBurst(100)
 	cost := int64(3)
-	short := limiter(day, &cost, redislimit.LeaseConfig{Fraction: 0.5, Max: 2, TTL: 1}) // over before its answer comes
+	// over before its answer comes
+	short := limiter(day, &cost, redislimit.LeaseConfig{Fraction: 0.5, Max: 2, TTL: 1})
 	for range 4 {
 		require.True(t, ask(short, "short").Allowed)
 	}
 	nothing := int64(0)
-	require.EqualValues(t, 100-4*(3+2), ask(limiter(day, &nothing, redislimit.LeaseConfig{}), "short").Remaining)
+	require.EqualValues(
+		t, 100-4*(3+2), ask(limiter(day, &nothing, redislimit.LeaseConfig{}), "short").Remaining,
+	)
 
 	quick := ratelimit.PerSecond(1_000_000).WithBurst(10)
 	long := limiter(quick, &cost, redislimit.LeaseConfig{Fraction: 0.5, TTL: time.Hour})

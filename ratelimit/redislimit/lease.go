@@ -57,7 +57,7 @@ func (ls *leases) get(tag uint64, now int64) *lease {
 	return l
 }
 
-// evictLocked removes expired leases among a few, and reports whether it found one.
+// evictLocked removes expired leases among the first few, and reports whether it found one.
 func (ls *leaseShard) evictLocked(now int64) bool {
 	looked, found := 0, false
 	for tag, l := range ls.m {
@@ -67,7 +67,7 @@ func (ls *leaseShard) evictLocked(now int64) bool {
 		select {
 		case l.turn <- struct{}{}:
 			if now >= l.expires {
-				delete(ls.m, tag) // who waits for its turn uses it once more, which harms nobody
+				delete(ls.m, tag) // a call that waits for the turn uses l once more, which is harmless
 				found = true
 			}
 			<-l.turn
@@ -88,7 +88,7 @@ func (s *Store) takeLeased(ctx context.Context, c *ratelimit.Claim, terms LeaseC
 		_, err := s.ask(ctx, s.deadline(), []request{r}, []*ratelimit.Claim{c}, LeaseConfig{})
 		return err
 	}
-	deadline := s.deadline() // the wait for whoever is buying counts as wait for Redis
+	deadline := s.deadline() // the wait for a call that is buying counts as a wait for Redis
 	if err := l.lock(ctx, deadline); err != nil {
 		return err
 	}
@@ -106,8 +106,8 @@ func (s *Store) takeLeased(ctx context.Context, c *ratelimit.Claim, terms LeaseC
 		c.Remaining, c.Reset, c.Remembered = l.remaining+l.balance, l.reset, true
 		return nil
 	}
-	// What is left pays its part of the cost, so that nothing outlives the lease that it came with. But what
-	// exceeds the burst is not admitted by being paid for bit by bit.
+	// What is left pays its part of the cost, so that nothing outlives the lease that it came with.
+	// But what exceeds the burst is not admitted by being paid for bit by bit.
 	if r.cost <= r.rate.costsOfMost {
 		r.cost -= l.balance
 	}
@@ -127,7 +127,7 @@ func (l *lease) lock(ctx context.Context, deadline time.Time) error {
 	select {
 	case l.turn <- struct{}{}:
 		return nil
-	default: // without a timer where nobody is in the way
+	default: // only now is a timer worth its cost
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()

@@ -91,7 +91,8 @@ func (l *liar) serve(conn net.Conn) {
 	}
 }
 
-// TestR20_Garbage: whatever is at the other end, the answer is a failure, for which OnError decides.
+// TestR20_Garbage: whatever is at the other end, the answer is a failure, for which OnError
+// decides.
 func TestR20_Garbage(t *testing.T) {
 	l := startLiar(t)
 	for name, reply := range map[string]string{
@@ -122,11 +123,13 @@ func TestR20_Garbage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l.reply.Store(&reply)
-			for _, onError := range []ratelimit.OnError{ratelimit.FailOpen, ratelimit.FailClosed, ratelimit.FailLocal} {
+			for _, onError := range []ratelimit.OnError{
+				ratelimit.FailOpen, ratelimit.FailClosed, ratelimit.FailLocal,
+			} {
 				store := newStore(t, quick(t, l.addr), redislimit.Config{Timeout: 150 * time.Millisecond})
 				p := policyOf("p", ratelimit.PerDay(1).WithBurst(2))
 				p.OnError = onError
-				limiter := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{p}})
+				limiter := limiterOn(t, store, p)
 				admitted := 0
 				for range 4 {
 					d := take(t, limiter, "a")

@@ -20,9 +20,9 @@ import (
 	"github.com/trivet-go/trivet/ratelimit"
 )
 
-// A Store keeps the counts of a [ratelimit.Limiter] in Redis. Create one with [New]. A Store is safe
-// for concurrent use. It starts no goroutines but one for each call, which ends with the client's
-// own time limits at the latest; 256 can be out at once.
+// A Store keeps the counts of a [ratelimit.Limiter] in Redis. Create one with [New]. A Store is
+// safe for concurrent use. It starts no goroutines but one for each call, which ends with the
+// client's own time limits at the latest; 256 can be out at once.
 type Store struct {
 	cfg     Config // read-only after New
 	client  redis.UniversalClient
@@ -66,7 +66,7 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	return s, nil
 }
 
-// isNil reports whether client is nil, or one of go-redis's that is.
+// isNil reports whether client is nil, or a nil pointer of one of go-redis's types.
 func isNil(client redis.UniversalClient) bool {
 	switch c := client.(type) {
 	case nil:
@@ -96,14 +96,15 @@ type Stats struct {
 // Stats returns a snapshot.
 func (s *Store) Stats() Stats {
 	return Stats{
-		Calls: s.calls.Load(), Failures: s.failures.Load(), Refused: s.refused.Load(), Denied: s.denied.Load(),
-		LeaseHits: s.leaseHits.Load(), Leased: s.leased.Load(), InFlight: s.guard.InFlight(), Open: s.guard.Open(),
+		Calls: s.calls.Load(), Failures: s.failures.Load(), Refused: s.refused.Load(),
+		Denied: s.denied.Load(), LeaseHits: s.leaseHits.Load(), Leased: s.leased.Load(),
+		Open: s.guard.Open(), InFlight: s.guard.InFlight(),
 	}
 }
 
 // Prepare implements [ratelimit.Store]. It refuses rates that the script cannot count exactly,
-// several policies on a Cluster unless their keys share a slot, and several policies of which one is
-// leased.
+// several policies on a Cluster unless their keys share a slot, and several policies of which one
+// is leased.
 func (s *Store) Prepare(policies []ratelimit.Policy) error {
 	var errs []error
 	for _, p := range policies {
@@ -175,7 +176,7 @@ func (s *Store) key(c *ratelimit.Claim, kind string) string {
 
 func (s *Store) now() int64 { return int64(time.Since(s.base)) }
 
-// deadline returns when a call that begins now has taken long enough.
+// deadline returns when the caller of a call that begins now stops waiting.
 func (s *Store) deadline() time.Time { return time.Now().Add(s.cfg.Timeout) }
 
 // Take implements [ratelimit.Store].

@@ -68,7 +68,9 @@ func (s *server) start() {
 func (s *server) await() {
 	c := redis.NewClient(&redis.Options{Addr: s.addr, MaxRetries: -1})
 	defer c.Close()
-	require.Eventually(s.t, func() bool { return c.Ping(s.t.Context()).Err() == nil }, 20*time.Second, 5*time.Millisecond)
+	require.Eventually(
+		s.t, func() bool { return c.Ping(s.t.Context()).Err() == nil }, 20*time.Second, 5*time.Millisecond,
+	)
 }
 
 func (s *server) kill() {
@@ -121,6 +123,12 @@ func newStore(t testing.TB, c redis.UniversalClient, cfg redislimit.Config) *red
 	return s
 }
 
+// limiterOn returns a limiter of policies on store.
+func limiterOn(t testing.TB, store ratelimit.Store, policies ...ratelimit.Policy) *ratelimit.Limiter {
+	t.Helper()
+	return newLimiter(t, ratelimit.Config{Store: store, Policies: policies})
+}
+
 func newLimiter(t testing.TB, cfg ratelimit.Config) *ratelimit.Limiter {
 	t.Helper()
 	l, err := ratelimit.New(cfg)
@@ -168,7 +176,7 @@ func TestKnownDenialsSayTheTruth(t *testing.T) {
 	p := policyOf("day", ratelimit.PerDay(1))
 	p.Cost = func(r *http.Request) int64 { return r.ContentLength }
 	p.Rate.Burst = 2
-	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{p}})
+	l := limiterOn(t, store, p)
 	ask := func(cost int64) ratelimit.Decision {
 		d, err := l.Take(t.Context(), &http.Request{ContentLength: cost})
 		require.NoError(t, err)
@@ -177,7 +185,9 @@ func TestKnownDenialsSayTheTruth(t *testing.T) {
 	require.True(t, ask(2).Allowed)
 	for range 3 {
 		d := ask(1)
-		require.InDelta(t, 24*time.Hour, d.RetryAfter, float64(time.Minute), "not the time for which it is remembered")
+		require.InDelta(
+			t, 24*time.Hour, d.RetryAfter, float64(time.Minute), "not the time for which it is remembered",
+		)
 		require.InDelta(t, 48*time.Hour, d.Reset, float64(time.Minute))
 		require.EqualValues(t, 0, d.Remaining)
 	}
@@ -190,7 +200,8 @@ func TestKnownDenialsSayTheTruth(t *testing.T) {
 	require.True(t, ask(0).Allowed, "what costs nothing is not denied with the rest")
 }
 
-// TestKnownDenialsOfOtherCosts: what a small cost's denial tells about a greater one comes no earlier than the truth.
+// TestKnownDenialsOfOtherCosts: what a small cost's denial tells about a greater one comes no
+// earlier than the truth.
 func TestKnownDenialsOfOtherCosts(t *testing.T) {
 	const day = int64(24 * time.Hour / time.Microsecond)
 	for _, algorithm := range []ratelimit.Algorithm{ratelimit.GCRA, ratelimit.SlidingWindow} {
@@ -209,12 +220,13 @@ func TestKnownDenialsOfOtherCosts(t *testing.T) {
 		newOne := func() *ratelimit.Limiter {
 			store := newStore(t, k.c, redislimit.Config{Timeout: 5 * time.Second})
 			store.ReadClock()
-			return newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{p}})
+			return limiterOn(t, store, p)
 		}
 		one := newOne()
 		k.advance(t, 0)
 		require.True(t, ask(one, 6).Allowed)
-		if algorithm == ratelimit.SlidingWindow { // so that some wait for what weighs of this day, and some for the next
+		// so that some wait for what weighs of this day, and some for the next
+		if algorithm == ratelimit.SlidingWindow {
 			k.advance(t, day)
 		}
 		require.True(t, ask(one, 4).Allowed)
@@ -230,16 +242,21 @@ func TestKnownDenialsOfOtherCosts(t *testing.T) {
 
 func TestNewNamesEveryFault(t *testing.T) {
 	_, err := redislimit.New(nil, redislimit.Config{
-		Prefix: "{", HashTag: "}", Timeout: -1, Leases: map[string]redislimit.LeaseConfig{"a": {Fraction: 0.6, Max: -1, TTL: -1}, "b": {Fraction: -1}},
+		Prefix: "{", HashTag: "}", Timeout: -1, Leases: map[string]redislimit.LeaseConfig{
+			"a": {Fraction: 0.6, Max: -1, TTL: -1}, "b": {Fraction: -1},
+		},
 	})
 	for _, want := range []string{
-		"redislimit: client: is nil", "redislimit: Config.Prefix: ", "redislimit: Config.HashTag: ", "redislimit: Config.Timeout: -1ns is negative",
+		"redislimit: client: is nil", "redislimit: Config.Prefix: ", "redislimit: Config.HashTag: ",
+		"redislimit: Config.Timeout: -1ns is negative",
 		`redislimit: Config.Leases["a"].Fraction: 0.6 is not`, `redislimit: Config.Leases["a"].Max: -1 is`,
 		`redislimit: Config.Leases["a"].TTL: -1ns is`, `redislimit: Config.Leases["b"].Fraction: -1 is not`,
 	} {
 		require.ErrorContains(t, err, want)
 	}
-	for _, client := range []redis.UniversalClient{(*redis.Client)(nil), (*redis.ClusterClient)(nil), (*redis.Ring)(nil)} {
+	for _, client := range []redis.UniversalClient{
+		(*redis.Client)(nil), (*redis.ClusterClient)(nil), (*redis.Ring)(nil),
+	} {
 		_, err = redislimit.New(client, redislimit.Config{})
 		require.EqualError(t, err, "redislimit: client: is nil")
 	}
@@ -255,12 +272,26 @@ func TestRatesAreExactOrRefused(t *testing.T) {
 	}{
 		{ratelimit.PerSecond(1_000_000_000), ""},
 		{ratelimit.Rate{Limit: 1, Window: 366 * 24 * time.Hour}, ""},
-		{ratelimit.Rate{Limit: 1, Window: time.Second + 1}, "policy \"p\".Rate.Window: 1.000000001s is not in whole microseconds"},
-		{ratelimit.Rate{Limit: 999_983, Window: 365 * 24 * time.Hour}, "policy \"p\".Rate.Burst: times Window"},
+		{
+			ratelimit.Rate{Limit: 1, Window: time.Second + 1},
+			"policy \"p\".Rate.Window: 1.000000001s is not in whole microseconds",
+		},
+		{
+			ratelimit.Rate{Limit: 999_983, Window: 365 * 24 * time.Hour},
+			"policy \"p\".Rate.Burst: times Window",
+		},
 		{ratelimit.Rate{Limit: 999_983, Window: 365 * 24 * time.Hour, Burst: 100}, ""},
-		{ratelimit.Rate{Limit: 1<<52 + 1, Window: 365 * 24 * time.Hour, Burst: 100}, "policy \"p\".Rate.Limit: "},
+		{
+			ratelimit.Rate{Limit: 1<<52 + 1, Window: 365 * 24 * time.Hour, Burst: 100},
+			"policy \"p\".Rate.Limit: ",
+		},
 	} {
-		_, err := ratelimit.New(ratelimit.Config{Store: newStore(t, c, redislimit.Config{}), Policies: []ratelimit.Policy{policyOf("p", tt.rate)}})
+		_, err := ratelimit.New(
+			ratelimit.Config{
+				Store:    newStore(t, c, redislimit.Config{}),
+				Policies: []ratelimit.Policy{policyOf("p", tt.rate)},
+			},
+		)
 		if tt.want == "" {
 			require.NoError(t, err)
 		} else {
@@ -268,29 +299,36 @@ func TestRatesAreExactOrRefused(t *testing.T) {
 		}
 	}
 	_, err := ratelimit.New(ratelimit.Config{
-		Store:    newStore(t, c, redislimit.Config{Leases: map[string]redislimit.LeaseConfig{"a": {}}}),
-		Policies: []ratelimit.Policy{policyOf("a", ratelimit.PerSecond(1)), policyOf("b", ratelimit.PerSecond(1))},
+		Store: newStore(t, c, redislimit.Config{Leases: map[string]redislimit.LeaseConfig{"a": {}}}),
+		Policies: []ratelimit.Policy{
+			policyOf("a", ratelimit.PerSecond(1)), policyOf("b", ratelimit.PerSecond(1)),
+		},
 	})
 	require.ErrorContains(t, err, `Leases["a"]: a leased policy must be its limiter's only one`)
 
 	// A plan that turns out to be uncountable fails the store, not the server.
 	p := policyOf("p", ratelimit.PerSecond(1))
-	p.RateFor = func(*http.Request) ratelimit.Rate { return ratelimit.Rate{Limit: 1, Window: time.Second + 1} }
+	p.RateFor = func(*http.Request) ratelimit.Rate {
+		return ratelimit.Rate{
+			Limit: 1, Window: time.Second + 1,
+		}
+	}
 	store := newStore(t, c, redislimit.Config{})
-	d, err := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{p}}).Take(t.Context(), new(http.Request))
+	d, err := limiterOn(t, store, p).Take(t.Context(), new(http.Request))
 	require.NoError(t, err)
 	require.True(t, d.Degraded)
 	require.Zero(t, store.Stats().Calls)
 }
 
-// TestRateChangesWhereUnitsDiffer: in Redis as in memory, a change of plan grants no fresh burst and does not lock out,
-// and a denial of one plan is none of another.
+// TestRateChangesWhereUnitsDiffer: in Redis as in memory, a change of plan grants no fresh burst
+// and does not lock out, and a denial of one plan is none of another.
 func TestRateChangesWhereUnitsDiffer(t *testing.T) {
-	slow, fast := ratelimit.PerDay(7).WithBurst(10), ratelimit.PerDay(1100).WithBurst(2000) // that is 1.43 and 1.82 days
+	// that is 1.43 and 1.82 days
+	slow, fast := ratelimit.PerDay(7).WithBurst(10), ratelimit.PerDay(1100).WithBurst(2000)
 	p := policyOf("p", slow)
 	var plan ratelimit.Rate
 	p.RateFor = func(*http.Request) ratelimit.Rate { return plan }
-	l := newLimiter(t, ratelimit.Config{Store: newStore(t, startRedis(t).client(t), redislimit.Config{Timeout: 5 * time.Second}), Policies: []ratelimit.Policy{p}})
+	l := limiterOn(t, newStore(t, startRedis(t).client(t), redislimit.Config{Timeout: 5 * time.Second}), p)
 	left := func(r ratelimit.Rate) int64 {
 		plan = r
 		d, err := l.Take(t.Context(), new(http.Request))
@@ -318,14 +356,19 @@ func TestRateChangesWhereUnitsDiffer(t *testing.T) {
 func TestCharge(t *testing.T) {
 	server := startRedis(t)
 	l := newLimiter(t, ratelimit.Config{
-		Store:    newStore(t, quick(t, server.addr), redislimit.Config{Timeout: 5 * time.Second}),
-		Policies: []ratelimit.Policy{policyOf("requests", ratelimit.PerHour(100).WithBurst(100)), policyOf("tokens", ratelimit.PerHour(1000).WithBurst(1000))},
+		Store: newStore(t, quick(t, server.addr), redislimit.Config{Timeout: 5 * time.Second}),
+		Policies: []ratelimit.Policy{
+			policyOf("requests", ratelimit.PerHour(100).WithBurst(100)),
+			policyOf("tokens", ratelimit.PerHour(1000).WithBurst(1000)),
+		},
 	})
 	d := take(t, l, "a", "a")
 	require.NoError(t, d.Charge(t.Context(), 1500, "tokens"))
 	d = take(t, l, "a", "a")
 	require.Equal(t, []string{"tokens"}, d.Violated())
-	require.InDelta(t, 30*time.Minute, d.RetryAfter, float64(2*time.Minute), "501 units over, at 1000 an hour")
+	require.InDelta(
+		t, 30*time.Minute, d.RetryAfter, float64(2*time.Minute), "501 units over, at 1000 an hour",
+	)
 	require.EqualValues(t, 99, d.Claims()[0].Remaining)
 	d = take(t, l, "b", "b")
 	for range 3 {
@@ -346,12 +389,12 @@ func TestCharge(t *testing.T) {
 
 var errGone = errors.New("gone")
 
-// TestCallersWhoLeave: many callers with little time find the breaker open when Redis hangs, and do not
-// open it when they leave at once.
+// TestCallersWhoLeave: many callers with little time find the breaker open when Redis hangs, and do
+// not open it when they leave at once.
 func TestCallersWhoLeave(t *testing.T) {
 	server := startRedis(t)
 	store := newStore(t, server.client(t), redislimit.Config{Timeout: 200 * time.Millisecond})
-	l := newLimiter(t, ratelimit.Config{Store: store, Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerHour(1000))}})
+	l := limiterOn(t, store, policyOf("p", ratelimit.PerHour(1000)))
 	take(t, l, "a")
 	gone, cancel := context.WithCancelCause(t.Context())
 	cancel(errGone)

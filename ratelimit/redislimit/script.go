@@ -8,9 +8,9 @@ import (
 	"github.com/trivet-go/trivet/ratelimit"
 )
 
-// Lua's numbers are doubles, exact for integers up to 2^53. So a bucket's debt is counted in units of
-// which one token takes a and one microsecond pays b, where a/b is Window/Limit in lowest terms: nothing is
-// ever rounded, at any rate that maxUnits lets pass.
+// Lua's numbers are doubles, exact for integers up to 2^53. So a bucket's debt is counted in units
+// of which one token takes a and one microsecond pays b, where a/b is Window/Limit in lowest terms:
+// nothing is ever rounded, at any rate that maxUnits lets pass.
 const (
 	maxUnits  = 1 << 52
 	maxDebtUS = int64(5 * 366 * 24 * time.Hour / time.Microsecond)
@@ -21,8 +21,9 @@ const (
 // to lease: fraction and maximum. The answer for each key: denied, remaining, retry and reset
 // in microseconds, leased.
 //
-// A quotient of doubles may round up to the next integer, so div corrects it by products, which are exact up to
-// 2^53; of a sliding window with Limit × Window in microseconds beyond that, the last digits of a weight are not.
+// A quotient of doubles may round up to the next integer, so div corrects it by products, which are
+// exact up to 2^53; of a sliding window with Limit × Window in microseconds beyond that, the last
+// digits of a weight are not.
 const (
 	scriptClock = `
 local clock = redis.call('TIME')
@@ -163,11 +164,14 @@ type unitRate struct {
 	costsOfMost int64 // the greatest cost that can ever be admitted
 }
 
-// newUnitRate returns r for the script. The error names the field of r that the script cannot count.
+// newUnitRate returns r for the script. The error names the field of r that the script cannot
+// count.
 func newUnitRate(r ratelimit.Rate, a ratelimit.Algorithm) (unitRate, error) {
 	us := int64(r.Window / time.Microsecond)
 	if r.Window%time.Microsecond != 0 {
-		return unitRate{}, rateFault("Window", "%v is not in whole microseconds, which is what Redis counts", r.Window)
+		return unitRate{}, rateFault(
+			"Window", "%v is not in whole microseconds, which is what Redis counts", r.Window,
+		)
 	}
 	if a == ratelimit.SlidingWindow {
 		return unitRate{kind: "w", x: us, y: r.Limit, costsOfMost: r.Limit}, nil
@@ -216,5 +220,7 @@ func (u *unitRate) args(args []any, cost int64, terms LeaseConfig) []any {
 	if most == 0 {
 		most = maxUnits
 	}
-	return append(args, u.kind, u.x, u.y, u.z, u.mostDebt, cost, strconv.FormatFloat(terms.Fraction, 'g', -1, 64), most)
+	return append(
+		args, u.kind, u.x, u.y, u.z, u.mostDebt, cost, strconv.FormatFloat(terms.Fraction, 'g', -1, 64), most,
+	)
 }

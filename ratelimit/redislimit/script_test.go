@@ -27,7 +27,9 @@ type bucket struct {
 func ratOf(a, b int64) *big.Rat { return big.NewRat(a, b) }
 
 // take asks for cost at now, as the script shall answer.
-func (b *bucket) take(r ratelimit.Rate, now, cost int64) (ok bool, remaining int64, retry, reset time.Duration) {
+func (b *bucket) take(r ratelimit.Rate, now, cost int64) (
+	ok bool, remaining int64, retry, reset time.Duration,
+) {
 	perMicro := ratOf(r.Limit, int64(r.Window/time.Microsecond))
 	debt := new(big.Rat).Sub(b.debt, new(big.Rat).Mul(perMicro, ratOf(now-b.at, 1)))
 	if debt.Sign() < 0 {
@@ -88,8 +90,11 @@ func (k *clock) advance(t require.TestingT, us int64) {
 	require.NoError(t, k.c.Set(ctx, "clock", k.now, 0).Err())
 }
 
-// asker returns a function that asks a limiter of its own each time, which knows of no denial, with costs of one's choice.
-func asker(t require.TestingT, c *redis.Client, p ratelimit.Policy) func(key string, cost int64) ratelimit.Decision {
+// asker returns a function that asks a limiter of its own each time, which knows of no denial, with
+// costs of one's choice.
+func asker(
+	t require.TestingT, c *redis.Client, p ratelimit.Policy,
+) func(key string, cost int64) ratelimit.Decision {
 	return func(key string, cost int64) ratelimit.Decision {
 		store, err := redislimit.New(c, redislimit.Config{Timeout: 10 * time.Second})
 		require.NoError(t, err)
@@ -106,23 +111,35 @@ func asker(t require.TestingT, c *redis.Client, p ratelimit.Policy) func(key str
 	}
 }
 
-// TestR10_ScriptIsExact: the script counts as rational numbers do, at any rate that New accepts. Microseconds a token
-// would admit 11 % too much at 3·10⁵ a second.
+// TestR10_ScriptIsExact: the script counts as rational numbers do, at any rate that New accepts.
+// Microseconds a token would admit 11 % too much at 3·10⁵ a second.
 func TestR10_ScriptIsExact(t *testing.T) {
 	k := &clock{c: startRedis(t).client(t), now: 1_800_000_000_000_000}
 	key := 0
 	rapid.Check(t, func(t *rapid.T) {
-		window := rapid.SampledFrom([]time.Duration{time.Millisecond, 7 * time.Millisecond, time.Second, 1_500_001 * time.Microsecond, time.Hour, 24 * time.Hour, 365 * 24 * time.Hour}).Draw(t, "window")
+		window := rapid.SampledFrom(
+			[]time.Duration{
+				time.Millisecond, 7 * time.Millisecond, time.Second, 1_500_001 * time.Microsecond, time.Hour,
+				24 * time.Hour, 365 * 24 * time.Hour,
+			},
+		).Draw(t, "window")
 		limit := rapid.OneOf(
-			rapid.Int64Range(1, 100), rapid.Int64Range(1, int64(window)), rapid.Int64Range(int64(window)/2, int64(window)),
+			rapid.Int64Range(1, 100), rapid.Int64Range(1, int64(window)), rapid.Int64Range(
+				int64(window)/2, int64(window),
+			),
 			rapid.SampledFrom([]int64{1, 300_000, 999_983, 700_000_000, 999_999_937}),
 		).Draw(t, "limit")
-		r := ratelimit.Rate{Limit: min(limit, int64(window)), Window: window, Burst: rapid.SampledFrom([]int64{1, 2, 7, 100}).Draw(t, "burst")}
+		r := ratelimit.Rate{
+			Limit: min(limit, int64(window)), Window: window,
+			Burst: rapid.SampledFrom([]int64{1, 2, 7, 100}).Draw(t, "burst"),
+		}
 		c := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
 		defer c.Close()
 		probe, err := redislimit.New(c, redislimit.Config{})
 		require.NoError(t, err)
-		if _, err := ratelimit.New(ratelimit.Config{Store: probe, Policies: []ratelimit.Policy{policyOf("p", r)}}); err != nil {
+		if _, err := ratelimit.New(ratelimit.Config{
+			Store: probe, Policies: []ratelimit.Policy{policyOf("p", r)},
+		}); err != nil {
 			t.Skip(err.Error())
 		}
 		key++
@@ -132,7 +149,9 @@ func TestR10_ScriptIsExact(t *testing.T) {
 		token := max(int64(float64(window/time.Microsecond)/float64(r.Limit)), 1)
 		var retry time.Duration
 		for range rapid.IntRange(1, 30).Draw(t, "requests") {
-			step := rapid.OneOf(rapid.Int64Range(0, 3), rapid.Int64Range(0, min(3*token, 1<<44))).Draw(t, "step")
+			step := rapid.OneOf(
+				rapid.Int64Range(0, 3), rapid.Int64Range(0, min(3*token, 1<<44)),
+			).Draw(t, "step")
 			if retry > 0 && rapid.Bool().Draw(t, "on time") {
 				step = int64(retry/time.Microsecond) - rapid.Int64Range(0, 1).Draw(t, "early")
 			}
@@ -153,13 +172,19 @@ func TestR10_ScriptIsExact(t *testing.T) {
 	})
 }
 
-// TestR28_ScriptWindowIsExact: and so for windows, as long as Limit × Window in microseconds is below 2^53.
+// TestR28_ScriptWindowIsExact: and so for windows, as long as Limit × Window in microseconds is
+// below 2^53.
 func TestR28_ScriptWindowIsExact(t *testing.T) {
 	k := &clock{c: startRedis(t).client(t), now: 1_800_000_000_000_000}
 	key := 0
 	rapid.Check(t, func(t *rapid.T) {
-		us := rapid.OneOf(rapid.Int64Range(1000, 10_000), rapid.Int64Range(1000, 86_400_000_000)).Draw(t, "window")
-		r := ratelimit.Rate{Limit: rapid.OneOf(rapid.Int64Range(1, 20), rapid.Int64Range(1, 100_000)).Draw(t, "limit"), Window: time.Duration(us) * time.Microsecond}
+		us := rapid.OneOf(
+			rapid.Int64Range(1000, 10_000), rapid.Int64Range(1000, 86_400_000_000),
+		).Draw(t, "window")
+		r := ratelimit.Rate{
+			Limit:  rapid.OneOf(rapid.Int64Range(1, 20), rapid.Int64Range(1, 100_000)).Draw(t, "limit"),
+			Window: time.Duration(us) * time.Microsecond,
+		}
 		p := policyOf("w", r)
 		p.Algorithm = ratelimit.SlidingWindow
 		key++
@@ -209,13 +234,17 @@ func TestRateChangesKeepTheDebtInTime(t *testing.T) {
 	require.EqualValues(t, 500, fast("a", 0).Remaining, "half of the burst, rounded against the caller")
 	require.EqualValues(t, 499, fast("a", 1).Remaining)
 	require.EqualValues(t, 4, slow("a", 0).Remaining)
-	require.InDelta(t, 30*time.Second+time.Minute/1001, slow("a", 0).Reset, float64(2*time.Microsecond), "the time stays")
+	require.InDelta(
+		t, 30*time.Second+time.Minute/1001, slow("a", 0).Reset, float64(2*time.Microsecond), "the time stays",
+	)
 }
 
 // TestR11_IdleForYears: and Redis as well.
 func TestR11_IdleForYears(t *testing.T) {
 	k := &clock{c: startRedis(t).client(t), now: 1_800_000_000_000_000}
-	for _, r := range []ratelimit.Rate{ratelimit.PerSecond(1_000_000_000).WithBurst(3), ratelimit.PerSecond(1).WithBurst(3)} {
+	for _, r := range []ratelimit.Rate{
+		ratelimit.PerSecond(1_000_000_000).WithBurst(3), ratelimit.PerSecond(1).WithBurst(3),
+	} {
 		k.advance(t, 1)
 		ask := asker(t, k.c, policyOf("p", r))
 		for range 4 {
@@ -228,7 +257,8 @@ func TestR11_IdleForYears(t *testing.T) {
 	require.Less(t, float64(k.now), math.Pow(2, 53))
 }
 
-// FuzzReply: what is no answer of the script is an error, and nothing in an answer is negative or beyond the rate.
+// FuzzReply: what is no answer of the script is an error, and nothing in an answer is negative or
+// beyond the rate.
 func FuzzReply(f *testing.F) {
 	f.Add(int64(0), int64(1), int64(0), int64(0), int64(0), 5)
 	f.Add(int64(0), int64(-1), int64(0), int64(0), int64(0), 5)
@@ -241,10 +271,12 @@ func FuzzReply(f *testing.F) {
 			reply = reply[:min(max(n, 0), 4)]
 		}
 		for window, r := range map[ratelimit.Algorithm]ratelimit.Rate{
-			ratelimit.GCRA: ratelimit.PerSecond(7).WithBurst(100), ratelimit.SlidingWindow: ratelimit.PerSecond(100),
+			ratelimit.GCRA:          ratelimit.PerSecond(7).WithBurst(100),
+			ratelimit.SlidingWindow: ratelimit.PerSecond(100),
 		} {
 			denied, numbers, err := redislimit.Parse(reply, r, window)
-			valid := n == 5 && (a == 0 || a == 1) && b >= 0 && b <= 100 && c >= -1 && d >= 0 && e >= 0 && e <= 100
+			valid := n == 5 && (a == 0 || a == 1) && b >= 0 && b <= 100 &&
+				c >= -1 && d >= 0 && e >= 0 && e <= 100
 			require.Equal(t, valid, err == nil, "%d", reply)
 			if err != nil {
 				continue
