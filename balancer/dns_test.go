@@ -35,7 +35,8 @@ func TestDNSOverSockets(t *testing.T) {
 			"ip4": {"127.0.0.1:8080", "127.0.0.2:8080"},
 			"ip6": {"[::1]:8080"},
 		} {
-			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: r, Network: network}), "http://users.test:8080")
+			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: r, Network: network}),
+				"http://users.test:8080")
 			<-w.spoken
 			require.Equal(t, want, w.last(), "network %q", network)
 		}
@@ -54,7 +55,10 @@ func TestDNSOverSockets(t *testing.T) {
 		require.NotZero(t, z.tcp)
 	})
 	t.Run("addresses need no lookup", func(t *testing.T) {
-		for host, want := range map[string]string{"192.0.2.7": "192.0.2.7:80", "[2001:db8::7]": "[2001:db8::7]:80", "[::ffff:192.0.2.7]:81": "192.0.2.7:81"} {
+		for host, want := range map[string]string{
+			"192.0.2.7": "192.0.2.7:80", "[2001:db8::7]": "[2001:db8::7]:80",
+			"[::ffff:192.0.2.7]:81": "192.0.2.7:81",
+		} {
 			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: r}), "http://"+host)
 			<-w.spoken
 			require.Equal(t, []string{want}, w.last())
@@ -78,7 +82,8 @@ func TestDNSOverSockets(t *testing.T) {
 func TestDNSServiceRecords(t *testing.T) {
 	z := newZone()
 	record := func(priority, weight, port uint16, target string) dnsmessage.SRVResource {
-		return dnsmessage.SRVResource{Priority: priority, Weight: weight, Port: port, Target: dnsmessage.MustNewName(target + ".")}
+		name := dnsmessage.MustNewName(target + ".")
+		return dnsmessage.SRVResource{Priority: priority, Weight: weight, Port: port, Target: name}
 	}
 	z.srv["_http._tcp.users.test"] = []dnsmessage.SRVResource{
 		record(1000, 0, 8001, "a.test"), record(10, 60, 8002, "b.test"), record(10, 20, 8003, "c.test"),
@@ -87,7 +92,9 @@ func TestDNSServiceRecords(t *testing.T) {
 	z.set("b.test", "192.0.2.2", "192.0.2.22")
 	z.set("c.test", "192.0.2.3")
 	synctest.Test(t, func(t *testing.T) {
-		w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Service: "http", Interval: 10 * time.Second}), "http://users.test:1")
+		w := observe(t, balancer.DNS(balancer.DNSConfig{
+			Resolver: z.piped(t), Service: "http", Interval: 10 * time.Second,
+		}), "http://users.test:1")
 		synctest.Wait()
 		require.Equal(t, []balancer.Endpoint{
 			{Addr: "192.0.2.1:8001", Weight: 1, Priority: 1},
@@ -105,7 +112,8 @@ func TestDNSServiceRecords(t *testing.T) {
 		require.Equal(t, []string{"192.0.2.1:8001", "192.0.2.22:8002", "192.0.2.2:8002"}, w.last())
 		time.Sleep(12 * time.Second)
 		synctest.Wait()
-		require.Equal(t, []string{"192.0.2.1:8001", "192.0.2.22:8002", "192.0.2.2:8002"}, w.last(), "nor later")
+		require.Equal(t, []string{"192.0.2.1:8001", "192.0.2.22:8002", "192.0.2.2:8002"}, w.last(),
+			"nor later")
 
 		// A service whose names are all unknown keeps the last good set, with an error.
 		for _, name := range []string{"a.test", "b.test"} {
@@ -135,7 +143,9 @@ func TestDNSServiceWeights(t *testing.T) {
 		},
 		"in two priorities": {
 			[]string{"0 5 a.test.", "1 5 b.test.", "2 7 a.test."},
-			[]balancer.Endpoint{{Addr: "192.0.2.1:80", Weight: 1}, {Addr: "192.0.2.2:80", Weight: 1, Priority: 1}},
+			[]balancer.Endpoint{
+				{Addr: "192.0.2.1:80", Weight: 1}, {Addr: "192.0.2.2:80", Weight: 1, Priority: 1},
+			},
 		},
 		"twice": {
 			[]string{"0 5 a.test.", "0 5 b.test.", "0 5 alias.test."},
@@ -148,7 +158,8 @@ func TestDNSServiceWeights(t *testing.T) {
 				z.set("a.test", "192.0.2.1")
 				z.set("alias.test", "192.0.2.1")
 				z.set("b.test", "192.0.2.2")
-				w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Service: "http"}), "http://users.test")
+				w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Service: "http"}),
+					"http://users.test")
 				time.Sleep(5 * time.Minute) // records of one priority come in any order
 				synctest.Wait()
 				for _, set := range w.sets {
@@ -166,9 +177,11 @@ func TestDNSServiceNames(t *testing.T) {
 			z.muted = map[string]bool{"mute.test": true, "mute2.test": true}
 			z.set("a.test", "192.0.2.1")
 			z.set("b.test", "192.0.2.2")
-			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Service: "http"}), "http://users.test")
+			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Service: "http"}),
+				"http://users.test")
 			<-w.spoken
-			require.Equal(t, []string{"192.0.2.1:80", "192.0.2.2:80"}, w.last(), "those that nobody answers for do not use up the others' time")
+			require.Equal(t, []string{"192.0.2.1:80", "192.0.2.2:80"}, w.last(),
+				"those that nobody answers for do not use up the others' time")
 			<-w.spoken
 			_, errs := w.counts()
 			require.Equal(t, 1, errs, "but somebody is told")
@@ -185,7 +198,8 @@ func TestDNSServiceNames(t *testing.T) {
 	t.Run("none", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			z := service("0 0 .")
-			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Service: "http"}), "http://users.test")
+			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Service: "http"}),
+				"http://users.test")
 			<-w.spoken
 			require.ErrorContains(t, w.errs[0], "users.test: service not available")
 			require.Empty(t, z.times(""), "the root is not looked up")
@@ -201,7 +215,9 @@ func TestDNSServiceNames(t *testing.T) {
 			for i := range 100 {
 				z.set(fmt.Sprintf("h%d.test", i), fmt.Sprintf("10.0.0.%d", i))
 			}
-			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Service: "http", MaxEndpoints: 10}), "http://users.test")
+			w := observe(t, balancer.DNS(balancer.DNSConfig{
+				Resolver: z.piped(t), Service: "http", MaxEndpoints: 10,
+			}), "http://users.test")
 			synctest.Wait()
 			first := w.last()
 			require.Len(t, first, 10)
@@ -230,10 +246,13 @@ func TestL08_DNSTroubleKeepsTheLastGoodSet(t *testing.T) {
 				z.set("users.test", "192.0.2.1", "192.0.2.2")
 				var seen events
 				b := newBalancer(t, balancer.Config{
-					Resolver: balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), MaxStale: 10 * time.Minute}), Wrap: ok200, Observe: seen.observe, IdleTimeout: -1,
+					Resolver: balancer.DNS(balancer.DNSConfig{
+						Resolver: z.piped(t), MaxStale: 10 * time.Minute,
+					}),
+					Wrap: ok200, Observe: seen.observe, IdleTimeout: -1,
 				})
 				send := func() error {
-					req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://users.test/", nil)
+					req, err := http.NewRequestWithContext(t.Context(), "GET", "http://users.test/", nil)
 					require.NoError(t, err)
 					_, err = b.RoundTrip(req)
 					return err
@@ -275,7 +294,9 @@ func TestL08_DNSTroubleKeepsTheLastGoodSet(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			z := newZone()
 			z.set("users.test", "192.0.2.1", "192.0.2.2")
-			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Linger: time.Minute, Interval: 10 * time.Second}), "http://users.test")
+			w := observe(t, balancer.DNS(balancer.DNSConfig{
+				Resolver: z.piped(t), Linger: time.Minute, Interval: 10 * time.Second,
+			}), "http://users.test")
 			synctest.Wait()
 			z.set("users.test", "192.0.2.2", "192.0.2.3")
 			time.Sleep(12 * time.Second)
@@ -283,7 +304,8 @@ func TestL08_DNSTroubleKeepsTheLastGoodSet(t *testing.T) {
 			require.Equal(t, []string{"192.0.2.1:80", "192.0.2.2:80", "192.0.2.3:80"}, w.last())
 			time.Sleep(75 * time.Second)
 			synctest.Wait()
-			require.Equal(t, []string{"192.0.2.2:80", "192.0.2.3:80"}, w.last(), "what is gone for good does go")
+			require.Equal(t, []string{"192.0.2.2:80", "192.0.2.3:80"}, w.last(),
+				"what is gone for good does go")
 		})
 	})
 }
@@ -296,7 +318,8 @@ func TestDNSIntervalsDoNotOverflow(t *testing.T) {
 		r := z.piped(t)
 		var all []*watch
 		for range 20 { // as many jitters
-			all = append(all, observe(t, balancer.DNS(balancer.DNSConfig{Resolver: r, Interval: math.MaxInt64}), "http://users.test"))
+			dns := balancer.DNS(balancer.DNSConfig{Resolver: r, Interval: math.MaxInt64})
+			all = append(all, observe(t, dns, "http://users.test"))
 		}
 		time.Sleep(time.Minute)
 		for _, w := range all {
@@ -356,7 +379,8 @@ func TestDNSIsAskedInTime(t *testing.T) {
 			<-w.spoken
 			failed := time.Now()
 			<-w.spoken
-			require.InDelta(t, time.Second, time.Since(failed), float64(time.Second)/10+1, "a success forgets it")
+			require.InDelta(t, time.Second, time.Since(failed), float64(time.Second)/10+1,
+				"a success forgets it")
 		})
 	})
 }
@@ -387,7 +411,8 @@ func TestL09_HostileAnswersOfDNS(t *testing.T) {
 				all = append(all, fmt.Sprintf("2001:db8::%x", i))
 			}
 			z.set("users.test", all...)
-			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Linger: time.Hour}), "http://users.test")
+			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Linger: time.Hour}),
+				"http://users.test")
 			synctest.Wait()
 			first := w.last()
 			require.Len(t, first, 1000)
@@ -402,7 +427,9 @@ func TestL09_HostileAnswersOfDNS(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			z := newZone()
 			z.set("users.test", "10.0.0.1")
-			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Linger: time.Hour, MaxEndpoints: 10, Interval: 5 * time.Second}), "http://users.test")
+			w := observe(t, balancer.DNS(balancer.DNSConfig{
+				Resolver: z.piped(t), Linger: time.Hour, MaxEndpoints: 10, Interval: 5 * time.Second,
+			}), "http://users.test")
 			for i := range 200 {
 				z.set("users.test", fmt.Sprintf("10.1.%d.1", i), fmt.Sprintf("10.1.%d.2", i))
 				time.Sleep(5 * time.Second)
@@ -416,10 +443,13 @@ func TestL09_HostileAnswersOfDNS(t *testing.T) {
 			z := newZone()
 			for i := range 200 {
 				name := fmt.Sprintf("h%d.test", i)
-				z.srv["_http._tcp.users.test"] = append(z.srv["_http._tcp.users.test"], dnsmessage.SRVResource{Port: 80, Target: dnsmessage.MustNewName(name + ".")})
+				z.srv["_http._tcp.users.test"] = append(z.srv["_http._tcp.users.test"],
+					dnsmessage.SRVResource{Port: 80, Target: dnsmessage.MustNewName(name + ".")})
 				z.set(name, fmt.Sprintf("10.0.0.%d", i))
 			}
-			w := observe(t, balancer.DNS(balancer.DNSConfig{Resolver: z.piped(t), Service: "http", MaxEndpoints: 10}), "http://users.test")
+			w := observe(t, balancer.DNS(balancer.DNSConfig{
+				Resolver: z.piped(t), Service: "http", MaxEndpoints: 10,
+			}), "http://users.test")
 			synctest.Wait()
 			require.Len(t, w.last(), 10)
 			z.mu.Lock()
@@ -429,7 +459,9 @@ func TestL09_HostileAnswersOfDNS(t *testing.T) {
 	})
 	t.Run("where strangers must not get", func(t *testing.T) {
 		public := func(a netip.Addr) bool {
-			for _, bad := range []string{"127.0.0.0/8", "10.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10"} {
+			for _, bad := range []string{
+				"127.0.0.0/8", "10.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10",
+			} {
 				if netip.MustParsePrefix(bad).Contains(a) {
 					return false
 				}
@@ -438,13 +470,16 @@ func TestL09_HostileAnswersOfDNS(t *testing.T) {
 		}
 		synctest.Test(t, func(t *testing.T) {
 			z := newZone()
-			z.set("mixed.test", "192.0.2.1", "127.0.0.1", "10.9.8.7", "169.254.169.254", "::1", "::ffff:127.0.0.1")
+			z.set("mixed.test", "192.0.2.1", "127.0.0.1", "10.9.8.7", "169.254.169.254", "::1",
+				"::ffff:127.0.0.1")
 			z.set("bad.test", "127.0.0.1", "::ffff:10.0.0.1")
 			cfg := balancer.DNSConfig{Resolver: z.piped(t), Allow: public}
 			w := observe(t, balancer.DNS(cfg), "http://mixed.test")
 			synctest.Wait()
 			require.Equal(t, []string{"192.0.2.1:80"}, w.last())
-			for _, host := range []string{"bad.test", "127.0.0.1", "[::ffff:127.0.0.1]", "[::1]", "[fe80::1%25eth0]"} {
+			for _, host := range []string{
+				"bad.test", "127.0.0.1", "[::ffff:127.0.0.1]", "[::1]", "[fe80::1%25eth0]",
+			} {
 				w := observe(t, balancer.DNS(cfg), "http://"+host)
 				synctest.Wait()
 				require.Empty(t, w.last(), "%s", host)

@@ -27,7 +27,8 @@ func TestIsForwardingFindsEverySpelling(t *testing.T) {
 		require.LessOrEqual(t, len(name), longestForwardingField)
 		require.True(t, isForwarding(name), name)
 	}
-	base := rapid.SampledFrom(append(known, "x-forwarded-for", "x-forwarded-client-cert", "x-forwarded-", "cookie", ""))
+	base := rapid.SampledFrom(append(known,
+		"x-forwarded-for", "x-forwarded-client-cert", "x-forwarded-", "cookie", ""))
 	const signs = "-_.~!#$%&'*+^`|"
 	rapid.Check(t, func(t *rapid.T) {
 		name := []byte(base.Draw(t, "name"))
@@ -53,7 +54,9 @@ func TestIsForwardingFindsEverySpelling(t *testing.T) {
 }
 
 func TestAllocNothingForFieldsOfOrdinaryRequests(t *testing.T) {
-	names := []string{"Accept", "Cookie", "Content-Type", "Traceparent", "X-Request-Id", "X-Forwarded-For", "X_a_b"}
+	names := []string{
+		"Accept", "Cookie", "Content-Type", "Traceparent", "X-Request-Id", "X-Forwarded-For", "X_a_b",
+	}
 	require.Zero(t, testing.AllocsPerRun(100, func() {
 		for _, name := range names {
 			if isForwarding(name) != (name == "X-Forwarded-For") {

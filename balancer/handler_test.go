@@ -37,12 +37,18 @@ type front struct {
 
 // newFront returns a front that speaks HTTP/1.1, or HTTP/2 too if h2 is true, with b's Handler to
 // the target "app.test", around which wrap (nil for nothing) is.
-func newFront(t *testing.T, h2 bool, b *balancer.Balancer, cfg balancer.HandlerConfig, wrap func(http.Handler) http.Handler) *front {
+func newFront(
+	t *testing.T, h2 bool, b *balancer.Balancer, cfg balancer.HandlerConfig,
+	wrap func(http.Handler) http.Handler,
+) *front {
 	t.Helper()
 	return newFrontTo(t, h2, b, &url.URL{Scheme: "http", Host: "app.test"}, cfg, wrap)
 }
 
-func newFrontTo(t *testing.T, h2 bool, b *balancer.Balancer, target *url.URL, cfg balancer.HandlerConfig, wrap func(http.Handler) http.Handler) *front {
+func newFrontTo(
+	t *testing.T, h2 bool, b *balancer.Balancer, target *url.URL, cfg balancer.HandlerConfig,
+	wrap func(http.Handler) http.Handler,
+) *front {
 	t.Helper()
 	h, err := b.Handler(target, cfg)
 	require.NoError(t, err)
@@ -63,14 +69,20 @@ func newFrontTo(t *testing.T, h2 bool, b *balancer.Balancer, target *url.URL, cf
 	return f
 }
 
+// serving returns the configuration of an upstream that answers with h.
+func serving(h http.HandlerFunc) backend.Config { return backend.Config{Handler: h} }
+
 // overProtocols runs test with every pair of protocols before and behind the Handler.
 func overProtocols(t *testing.T, h http.Handler, test func(t *testing.T, f *front)) {
 	for _, h2 := range []bool{false, true} {
 		for _, up := range []backend.Protocol{backend.HTTP1, backend.HTTP2, backend.H2C} {
 			t.Run(fmt.Sprintf("h2=%v/upstream=%s", h2, up), func(t *testing.T) {
 				be := backend.Start(t, backend.Config{Protocol: up, Handler: h})
-				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr), Transport: backend.Transport(up)})
-				test(t, newFrontTo(t, h2, b, &url.URL{Scheme: be.URL.Scheme, Host: "app.test"}, balancer.HandlerConfig{}, nil))
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.Static(be.Addr), Transport: backend.Transport(up),
+				})
+				target := &url.URL{Scheme: be.URL.Scheme, Host: "app.test"}
+				test(t, newFrontTo(t, h2, b, target, balancer.HandlerConfig{}, nil))
 			})
 		}
 	}
@@ -98,9 +110,12 @@ func TestHandlerPassesRequestsOn(t *testing.T) {
 		require.Equal(t, "PATCH public.example /x%2fy/../z?q=1&q=2 127.0.0.1 payload", readAll(t, resp))
 	})
 	t.Run("behind the target's path", func(t *testing.T) {
-		be := backend.Start(t, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Host, " ", r.URL) })})
+		be := backend.Start(t, serving(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, r.Host, " ", r.URL)
+		}))
 		b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr)})
-		f := newFrontTo(t, false, b, &url.URL{Scheme: "http", Host: "app.test", Path: "/base", RawQuery: "k=v"}, balancer.HandlerConfig{TargetHost: true}, nil)
+		target := &url.URL{Scheme: "http", Host: "app.test", Path: "/base", RawQuery: "k=v"}
+		f := newFrontTo(t, false, b, target, balancer.HandlerConfig{TargetHost: true}, nil)
 		resp, err := f.client.Get(f.URL + "/x?y=1")
 		require.NoError(t, err)
 		require.Equal(t, "app.test /base/x?k=v&y=1", readAll(t, resp))
@@ -126,12 +141,15 @@ func TestHandlerPassesTrailersOfRequestsOn(t *testing.T) {
 		}
 	})
 	t.Run("unless they were not announced", func(t *testing.T) {
-		be := backend.Start(t, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		be := backend.Start(t, serving(func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
 			fmt.Fprint(w, r.Trailer)
-		})})
-		f := newFront(t, false, newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr)}), balancer.HandlerConfig{}, nil)
-		answer := exchange(t, f.Listener.Addr().String(), "POST / HTTP/1.1\r\nHost: a\r\nTrailer: Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nSum: 42\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n")
+		}))
+		b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr)})
+		f := newFront(t, false, b, balancer.HandlerConfig{}, nil)
+		answer := exchange(t, f.Listener.Addr().String(),
+			"POST / HTTP/1.1\r\nHost: a\r\nTrailer: Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n"+
+				"0\r\nSum: 42\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n")
 		require.Contains(t, answer, "map[Sum:[42]]")
 	})
 }
@@ -221,11 +239,14 @@ func TestHandlerStreams(t *testing.T) {
 		})
 		t.Run("early hints, body and trailers", func(t *testing.T) {
 			var hints []string
-			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-				hints = append(hints, fmt.Sprint(code, h.Get("Link")))
-				return nil
-			}})
-			req, err := http.NewRequestWithContext(ctx, "POST", f.URL+"/hints", io.MultiReader(strings.NewReader("chunked")))
+			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+				Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+					hints = append(hints, fmt.Sprint(code, h.Get("Link")))
+					return nil
+				},
+			})
+			req, err := http.NewRequestWithContext(ctx, "POST", f.URL+"/hints",
+				io.MultiReader(strings.NewReader("chunked")))
 			require.NoError(t, err)
 			resp, err := f.client.Do(req)
 			require.NoError(t, err)
@@ -342,7 +363,8 @@ func TestL26_AnswersBeforeTheBodyHasEnded(t *testing.T) {
 		for range 4 {
 			wg.Go(func() {
 				for range 3 {
-					req, err := http.NewRequest("POST", f.URL, io.MultiReader(bytes.NewReader(make([]byte, 300_000))))
+					body := io.MultiReader(bytes.NewReader(make([]byte, 300_000)))
+					req, err := http.NewRequest("POST", f.URL, body)
 					if err != nil {
 						t.Error(err)
 						return
@@ -358,7 +380,8 @@ func TestL26_AnswersBeforeTheBodyHasEnded(t *testing.T) {
 		}
 		wg.Wait()
 		require.NotZero(t, f.b.Stats().Requests)
-		require.Eventually(t, func() bool { return f.b.Stats().InFlight == 0 }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return f.b.Stats().InFlight == 0 }, 10*time.Second,
+			time.Millisecond)
 	})
 }
 
@@ -387,24 +410,32 @@ func ask(t *testing.T, f *front, raw string) (int, http.Header) {
 func TestHandlerForwardingFields(t *testing.T) {
 	be := backend.Start(t, backend.Config{Handler: echo})
 	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr)})
-	claims := "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 7.7.7.7\r\nX-Forwarded-Host: bank.example\r\nX-Forwarded-Proto: https\r\nForwarded: for=6.6.6.6\r\n"
+	claims := "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 7.7.7.7\r\nX-Forwarded-Host: bank.example\r\n" +
+		"X-Forwarded-Proto: https\r\nForwarded: for=6.6.6.6\r\n"
 	for name, tt := range map[string]struct {
 		trust []netip.Prefix
 		want  [3]string
 	}{
-		"nobody":     {nil, [3]string{"127.0.0.1", "a.example", "http"}},
-		"others":     {[]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, [3]string{"127.0.0.1", "a.example", "http"}},
-		"this peer":  {[]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, [3]string{"6.6.6.6, 7.7.7.7, 127.0.0.1", "bank.example", "https"}},
-		"IPv6 peers": {[]netip.Prefix{netip.MustParsePrefix("::/0")}, [3]string{"127.0.0.1", "a.example", "http"}},
+		"nobody": {nil, [3]string{"127.0.0.1", "a.example", "http"}},
+		"others": {[]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+			[3]string{"127.0.0.1", "a.example", "http"}},
+		"this peer": {[]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+			[3]string{"6.6.6.6, 7.7.7.7, 127.0.0.1", "bank.example", "https"}},
+		"IPv6 peers": {[]netip.Prefix{netip.MustParsePrefix("::/0")},
+			[3]string{"127.0.0.1", "a.example", "http"}},
 	} {
 		t.Run("trusted="+name, func(t *testing.T) {
 			f := newFront(t, false, b, balancer.HandlerConfig{TrustedProxies: tt.trust}, nil)
 			_, got := ask(t, f, "GET / HTTP/1.1\r\nHost: a.example\r\n"+claims+"\r\n")
-			require.Equal(t, tt.want, [3]string{strings.Join(got["X-Forwarded-For"], "|"), strings.Join(got["X-Forwarded-Host"], "|"), strings.Join(got["X-Forwarded-Proto"], "|")})
+			require.Equal(t, tt.want, [3]string{
+				strings.Join(got["X-Forwarded-For"], "|"), strings.Join(got["X-Forwarded-Host"], "|"),
+				strings.Join(got["X-Forwarded-Proto"], "|"),
+			})
 			require.Empty(t, got["Forwarded"])
 			require.Equal(t, "a.example", got.Get("Host"))
 			_, got = ask(t, f, "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n")
-			require.Equal(t, "127.0.0.1 a.example http", got.Get("X-Forwarded-For")+" "+got.Get("X-Forwarded-Host")+" "+got.Get("X-Forwarded-Proto"))
+			require.Equal(t, "127.0.0.1 a.example http", got.Get("X-Forwarded-For")+" "+
+				got.Get("X-Forwarded-Host")+" "+got.Get("X-Forwarded-Proto"))
 		})
 	}
 }
@@ -434,7 +465,9 @@ func proxied(t *testing.T, cfg balancer.HandlerConfig, peer string, header http.
 }
 
 func TestHandlerRemovesWhatStrangersSayOfForwarding(t *testing.T) {
-	trusted := balancer.HandlerConfig{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}}
+	trusted := balancer.HandlerConfig{
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")},
+	}
 	const proxy, stranger = "10.0.0.1:1", "192.0.2.1:1"
 	added := func(peer string) http.Header {
 		host, _, _ := net.SplitHostPort(peer)
@@ -448,11 +481,14 @@ func TestHandlerRemovesWhatStrangersSayOfForwarding(t *testing.T) {
 	}
 	for name, from := range map[string]struct{ trusted, stranger bool }{
 		// Sent on for trusted peers only.
-		"X-Forwarded-Port": {true, false}, "X-Forwarded-Prefix": {true, false}, "X-Forwarded-Uri": {true, false},
+		"X-Forwarded-Port": {true, false}, "X-Forwarded-Prefix": {true, false},
+		"X-Forwarded-Uri":                      {true, false},
 		"X-Forwarded-Anything-At-All-And-More": {true, false}, "X-Forwarded": {true, false},
 		"X-Real-Ip": {true, false}, "True-Client-Ip": {true, false}, "X-Client-Ip": {true, false},
-		"X-Cluster-Client-Ip": {true, false}, "Cf-Connecting-Ip": {true, false}, "Fastly-Client-Ip": {true, false},
-		"X-Proxyuser-Ip": {true, false}, "X-Envoy-External-Address": {true, false}, "Forwarded-For": {true, false},
+		"X-Cluster-Client-Ip": {true, false}, "Cf-Connecting-Ip": {true, false},
+		"Fastly-Client-Ip": {true, false},
+		"X-Proxyuser-Ip":   {true, false}, "X-Envoy-External-Address": {true, false},
+		"Forwarded-For":            {true, false},
 		"X-Original-Forwarded-For": {true, false}, "X-Host": {true, false}, "X-Original-Host": {true, false},
 		"X-Original-Url": {true, false}, "X-Rewrite-Url": {true, false}, "X-Url-Scheme": {true, false},
 		"Front-End-Https": {true, false},
@@ -465,7 +501,8 @@ func TestHandlerRemovesWhatStrangersSayOfForwarding(t *testing.T) {
 		"Cf_connecting_ip": {}, "Front_end_https": {}, "X_original_url": {}, "X_forwarded": {},
 
 		// Sent on for everybody.
-		"X-Forward": {true, true}, "X-Real-Ips": {true, true}, "X-Realip": {true, true}, "Forwarder": {true, true},
+		"X-Forward": {true, true}, "X-Real-Ips": {true, true}, "X-Realip": {true, true},
+		"Forwarder":                  {true, true},
 		"X-Envoy-External-Addresses": {true, true}, "Via": {true, true}, "Proxyx": {true, true},
 		"X-Other": {true, true}, "X_other": {true, true}, "X": {true, true}, "Cookie": {true, true},
 		"From": {true, true}, "Traceparent": {true, true}, "-X-Real-Ip": {true, true},
@@ -492,7 +529,8 @@ func TestHandlerSaysWhoAsked(t *testing.T) {
 	}{
 		{"a stranger", "192.0.2.1:1", true, []string{"203.0.113.9"}, []string{"192.0.2.1"}},
 		{"a proxy", "10.0.0.1:1", true, []string{"203.0.113.9"}, []string{"203.0.113.9, 10.0.0.1"}},
-		{"in IPv6 form", "[::ffff:10.0.0.1]:1", false, []string{"203.0.113.9"}, []string{"203.0.113.9, 10.0.0.1"}},
+		{"in IPv6 form", "[::ffff:10.0.0.1]:1", false, []string{"203.0.113.9"},
+			[]string{"203.0.113.9, 10.0.0.1"}},
 		{"without a port", "10.0.0.1", false, []string{"203.0.113.9"}, []string{"203.0.113.9, 10.0.0.1"}},
 		{"with a zone", "[fe80::1%eth0]:1", false, []string{"203.0.113.9"}, []string{"fe80::1"}},
 		{"several lines", "10.0.0.1:1", false, []string{"1.1.1.1", "203.0.113.9, "},
@@ -527,40 +565,47 @@ func TestL21_HopByHopFieldsAreRemovedFirst(t *testing.T) {
 		Rewrite:        func(r *httputil.ProxyRequest) { r.Out.Header.Set("X-Auth-User", "anonymous") },
 	}, nil)
 	for name, connection := range map[string]string{
-		"one line":         "Connection: close, X-Forwarded-For, X-Auth-User, X-Own, X-Forwarded-Proto\r\n",
-		"several lines":    "Connection: close\r\nConnection: X-Forwarded-For\r\nConnection: X-Auth-User, X-Own\r\n",
+		"one line": "Connection: close, X-Forwarded-For, X-Auth-User, X-Own, X-Forwarded-Proto\r\n",
+		"several lines": "Connection: close\r\nConnection: X-Forwarded-For\r\n" +
+			"Connection: X-Auth-User, X-Own\r\n",
 		"first is empty":   "Connection: \r\nConnection: ,,x-own,X-Forwarded-For, X-Auth-User\r\n",
 		"lower case":       "connection: x-forwarded-for, x-auth-user, x-own\r\n",
 		"upper case":       "CONNECTION: X-FORWARDED-FOR, X-AUTH-USER, X-OWN\r\n",
 		"proxy connection": "Proxy-Connection: keep-alive\r\nConnection: X-Own,X-Auth-User\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			status, got := ask(t, f, "GET / HTTP/1.1\r\nHost: a\r\nX-Own: 1\r\nX-Auth-User: root\r\nKeep-Alive: 5\r\nTE: trailers, gzip\r\nProxy-Authorization: Basic eA==\r\n"+connection+"\r\n")
+			status, got := ask(t, f,
+				"GET / HTTP/1.1\r\nHost: a\r\nX-Own: 1\r\nX-Auth-User: root\r\nKeep-Alive: 5\r\n"+
+					"TE: trailers, gzip\r\nProxy-Authorization: Basic eA==\r\n"+connection+"\r\n")
 			require.Equal(t, 200, status)
 			require.Equal(t, "anonymous", got.Get("X-Auth-User"), "ours cannot be named away")
 			require.Equal(t, "127.0.0.1", got.Get("X-Forwarded-For"))
 			require.Equal(t, "http", got.Get("X-Forwarded-Proto"))
-			for _, field := range []string{"X-Own", "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authorization"} {
+			for _, field := range []string{
+				"X-Own", "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authorization",
+			} {
 				require.Empty(t, got[field], field)
 			}
 		})
 	}
 	t.Run("of the response", func(t *testing.T) {
-		be := backend.Start(t, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		be := backend.Start(t, serving(func(w http.ResponseWriter, r *http.Request) {
 			w.Header()["Connection"] = []string{"X-Internal", "keep-alive"}
 			w.Header().Set("X-Internal", "1")
 			w.Header().Set("Keep-Alive", "timeout=1000")
 			w.Header().Set("Proxy-Authenticate", "Basic")
 			w.Header().Set(balancer.LoadHeader, "in-flight=1")
 			w.Header().Set("X-Public", "1")
-		})})
+		}))
 		b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr)})
 		f := newFront(t, false, b, balancer.HandlerConfig{}, nil)
 		resp, err := f.client.Get(f.URL)
 		require.NoError(t, err)
 		resp.Body.Close()
 		require.Equal(t, "1", resp.Header.Get("X-Public"))
-		for _, field := range []string{"X-Internal", "Connection", "Keep-Alive", "Proxy-Authenticate", balancer.LoadHeader} {
+		for _, field := range []string{
+			"X-Internal", "Connection", "Keep-Alive", "Proxy-Authenticate", balancer.LoadHeader,
+		} {
 			require.Empty(t, resp.Header[field], field)
 		}
 	})
@@ -601,12 +646,12 @@ func TestHandlerLeavesContentAlone(t *testing.T) {
 }
 
 func TestHandlerKeepsOuterFields(t *testing.T) {
-	be := backend.Start(t, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	be := backend.Start(t, serving(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Link", "</a.css>")
 		w.WriteHeader(http.StatusEarlyHints)
 		w.Header().Del("Link")
 		w.Header().Set("Vary", "Cookie")
-	})})
+	}))
 	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr)})
 	f := newFront(t, false, b, balancer.HandlerConfig{}, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -618,7 +663,8 @@ func TestHandlerKeepsOuterFields(t *testing.T) {
 	resp, err := f.client.Get(f.URL)
 	require.NoError(t, err)
 	resp.Body.Close()
-	require.Equal(t, "7", resp.Header.Get("X-Request-Id"), "what middleware around has set outlives informational responses")
+	require.Equal(t, "7", resp.Header.Get("X-Request-Id"),
+		"what middleware around has set outlives informational responses")
 	require.ElementsMatch(t, []string{"Origin", "Cookie"}, resp.Header["Vary"])
 }
 
@@ -643,9 +689,11 @@ func TestHandlerErrors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBalancer(t, balancer.Config{Resolver: balancer.Static("a:1")})
-			f := newFront(t, false, b, balancer.HandlerConfig{Transport: func(http.RoundTripper) http.RoundTripper {
-				return roundTripper(func(*http.Request) (*http.Response, error) { return nil, tt.err })
-			}}, nil)
+			f := newFront(t, false, b, balancer.HandlerConfig{
+				Transport: func(http.RoundTripper) http.RoundTripper {
+					return roundTripper(func(*http.Request) (*http.Response, error) { return nil, tt.err })
+				},
+			}, nil)
 			resp, err := f.client.Get(f.URL)
 			require.NoError(t, err)
 			body := readAll(t, resp)
@@ -657,7 +705,9 @@ func TestHandlerErrors(t *testing.T) {
 		})
 	}
 	t.Run("real ones", func(t *testing.T) {
-		be := backend.Start(t, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })})
+		be := backend.Start(t, serving(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(w, r.Body)
+		}))
 		tr := backend.Transport(backend.HTTP1)
 		tr.ResponseHeaderTimeout = 50 * time.Millisecond
 		p := balancer.NewPushed(balancer.Endpoint{Addr: be.Addr})
@@ -683,8 +733,10 @@ func TestHandlerErrors(t *testing.T) {
 			return s
 		}
 		require.Equal(t, 502, status("GET /bad HTTP/1.1\r\nHost: a\r\n\r\n"))
-		require.Equal(t, 413, status("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n"+strings.Repeat("x", 2000)))
-		require.Equal(t, 400, status("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n"))
+		require.Equal(t, 413,
+			status("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n"+strings.Repeat("x", 2000)))
+		require.Equal(t, 400,
+			status("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n"))
 		f2 := newFront(t, true, b, hc, limit) // HTTP/1.1 ends the connection when a read deadline has passed
 		body, halt := io.Pipe()
 		defer halt.Close()
@@ -706,11 +758,13 @@ func TestHandlerErrors(t *testing.T) {
 	})
 	t.Run("an ErrorHandler of one's own", func(t *testing.T) {
 		b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed()})
-		f := newFront(t, false, b, balancer.HandlerConfig{ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			if errors.Is(err, balancer.ErrNoEndpoints) {
-				w.WriteHeader(http.StatusTeapot)
-			}
-		}}, nil)
+		f := newFront(t, false, b, balancer.HandlerConfig{
+			ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+				if errors.Is(err, balancer.ErrNoEndpoints) {
+					w.WriteHeader(http.StatusTeapot)
+				}
+			},
+		}, nil)
 		resp, err := f.client.Get(f.URL)
 		require.NoError(t, err)
 		resp.Body.Close()
@@ -722,12 +776,14 @@ func TestHandlerErrors(t *testing.T) {
 		require.ErrorContains(t, err, "target is required")
 		target := &url.URL{Scheme: "ftp", Host: "a", User: url.UserPassword("u", "secret")}
 		_, err = b.Handler(target, balancer.HandlerConfig{TrustedProxies: []netip.Prefix{
-			netip.MustParsePrefix("10.0.0.0/8"), {}, netip.PrefixFrom(netip.MustParseAddr("::ffff:10.0.0.0"), 90),
+			netip.MustParsePrefix("10.0.0.0/8"), {},
+			netip.PrefixFrom(netip.MustParseAddr("::ffff:10.0.0.0"), 90),
 		}})
 		require.ErrorContains(t, err, "balancer: Handler: target ")
 		require.ErrorContains(t, err, "want scheme://host")
 		require.ErrorContains(t, err, "balancer: HandlerConfig.TrustedProxies[1]: is not a prefix")
-		require.ErrorContains(t, err, "balancer: HandlerConfig.TrustedProxies[2]: ::ffff:10.0.0.0/90 is an IPv4 address")
+		require.ErrorContains(t, err,
+			"balancer: HandlerConfig.TrustedProxies[2]: ::ffff:10.0.0.0/90 is an IPv4 address")
 		require.NotContains(t, err.Error(), "secret")
 	})
 }
@@ -759,12 +815,15 @@ func (notSentOnly) Error() string { return "not sent" }
 func (notSentOnly) NotSent() bool { return true }
 
 func TestHandlerLeavesTheRequestAlone(t *testing.T) {
-	b := newBalancer(t, balancer.Config{Resolver: balancer.Static("a:1"), Wrap: upstream(func(_ balancer.Endpoint, r *http.Request) (*http.Response, error) {
+	wrap := upstream(func(_ balancer.Endpoint, r *http.Request) (*http.Response, error) {
 		resp := answer(200)
 		resp.Header.Set("Got", r.Header.Get("X-Forwarded-For"))
 		return resp, nil
-	}).wrap})
-	h, err := b.Handler(&url.URL{Scheme: "http", Host: "app.test"}, balancer.HandlerConfig{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
+	}).wrap
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static("a:1"), Wrap: wrap})
+	h, err := b.Handler(&url.URL{Scheme: "http", Host: "app.test"}, balancer.HandlerConfig{
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+	})
 	require.NoError(t, err)
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.RemoteAddr = "[::ffff:10.0.0.1]:5" // as listeners on both protocols say

@@ -16,7 +16,9 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-var ok200 = upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) { return answer(200), nil }).wrap
+var ok200 = upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) {
+	return answer(200), nil
+}).wrap
 
 func addrsOf(b *balancer.Balancer) []string {
 	var addrs []string
@@ -37,7 +39,8 @@ func TestPushedReplacesTheSet(t *testing.T) {
 		b := newBalancer(t, balancer.Config{Resolver: p, Wrap: ok200, Observe: seen.observe})
 		pickOf(t, b)
 		require.Equal(t, []string{"a:1", "b:1"}, addrsOf(b))
-		p.Set(balancer.Endpoint{Addr: "c:1"}, balancer.Endpoint{Addr: "c:1", Weight: 2}, balancer.Endpoint{Addr: "a:1"})
+		p.Set(balancer.Endpoint{Addr: "c:1"}, balancer.Endpoint{Addr: "c:1", Weight: 2},
+			balancer.Endpoint{Addr: "a:1"})
 		synctest.Wait()
 		require.Equal(t, []string{"a:1", "c:1"}, addrsOf(b), "an address counts once")
 		p.Set(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "c:1"})
@@ -53,12 +56,17 @@ func TestPushedReplacesTheSet(t *testing.T) {
 
 func TestAddressesWithoutAPortGetTheTargets(t *testing.T) {
 	b := newBalancer(t, balancer.Config{
-		Resolver: balancer.Static("10.0.0.1", "10.0.0.2:81", "fd00::1", "[fd00::2]:82", "[fd00::3]", "unix:/run/x.sock"), Wrap: ok200,
+		Resolver: balancer.Static("10.0.0.1", "10.0.0.2:81", "fd00::1", "[fd00::2]:82", "[fd00::3]",
+			"unix:/run/x.sock"),
+		Wrap: ok200,
 	})
 	for target, want := range map[string][]string{
-		"http://users.internal":       {"10.0.0.1:80", "10.0.0.2:81", "[fd00::1]:80", "[fd00::2]:82", "[fd00::3]:80", "unix:/run/x.sock"},
-		"https://users.internal":      {"10.0.0.1:443", "10.0.0.2:81", "[fd00::1]:443", "[fd00::2]:82", "[fd00::3]:443", "unix:/run/x.sock"},
-		"https://users.internal:8443": {"10.0.0.1:8443", "10.0.0.2:81", "[fd00::1]:8443", "[fd00::2]:82", "[fd00::3]:8443", "unix:/run/x.sock"},
+		"http://users.internal": {"10.0.0.1:80", "10.0.0.2:81", "[fd00::1]:80", "[fd00::2]:82",
+			"[fd00::3]:80", "unix:/run/x.sock"},
+		"https://users.internal": {"10.0.0.1:443", "10.0.0.2:81", "[fd00::1]:443", "[fd00::2]:82",
+			"[fd00::3]:443", "unix:/run/x.sock"},
+		"https://users.internal:8443": {"10.0.0.1:8443", "10.0.0.2:81", "[fd00::1]:8443", "[fd00::2]:82",
+			"[fd00::3]:8443", "unix:/run/x.sock"},
 	} {
 		require.NoError(t, b.Warm(t.Context(), target, 0))
 		var addrs []string
@@ -96,7 +104,9 @@ type said struct {
 	err error
 }
 
-func (s scripted) Resolve(ctx context.Context, _ *url.URL, _ <-chan struct{}, update func([]balancer.Endpoint, error)) {
+func (s scripted) Resolve(
+	ctx context.Context, _ *url.URL, _ <-chan struct{}, update func([]balancer.Endpoint, error),
+) {
 	for {
 		select {
 		case v := <-s:
@@ -135,7 +145,9 @@ type hinted struct {
 	hints chan struct{}
 }
 
-func (h hinted) Resolve(ctx context.Context, _ *url.URL, refresh <-chan struct{}, update func([]balancer.Endpoint, error)) {
+func (h hinted) Resolve(
+	ctx context.Context, _ *url.URL, refresh <-chan struct{}, update func([]balancer.Endpoint, error),
+) {
 	update(h.set, nil)
 	select {
 	case <-refresh:
@@ -166,7 +178,9 @@ func TestReloadBeforeTheFirstResolution(t *testing.T) {
 // parting is a resolver that speaks only when it has to go.
 type parting struct{}
 
-func (parting) Resolve(ctx context.Context, _ *url.URL, _ <-chan struct{}, update func([]balancer.Endpoint, error)) {
+func (parting) Resolve(
+	ctx context.Context, _ *url.URL, _ <-chan struct{}, update func([]balancer.Endpoint, error),
+) {
 	<-ctx.Done()
 	update(nil, context.Cause(ctx))
 }
@@ -206,7 +220,8 @@ func subsetOf(all []balancer.Endpoint, key string, size int) []string {
 	ctx, cancel := context.WithCancel(context.Background())
 	var got []string
 	r := balancer.Subset(balancer.NewPushed(all...), key, size)
-	r.Resolve(ctx, &url.URL{Scheme: "http", Host: "users.internal"}, nil, func(set []balancer.Endpoint, _ error) {
+	target := &url.URL{Scheme: "http", Host: "users.internal"}
+	r.Resolve(ctx, target, nil, func(set []balancer.Endpoint, _ error) {
 		for _, e := range set {
 			got = append(got, e.Addr)
 		}

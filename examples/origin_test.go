@@ -61,7 +61,9 @@ func newWitness(t *testing.T, proxies []string, unix bool, self string) *witness
 	for _, p := range proxies {
 		trusted = append(trusted, netip.MustParsePrefix(p))
 	}
-	lines, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: &w.log, Client: telemetry.ClientFull})
+	lines, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{
+		Handler: &w.log, Client: telemetry.ClientFull,
+	})
 	require.NoError(t, err)
 	tel, err := telemetry.New(telemetry.Config{
 		TracerProvider: noop.NewTracerProvider(), MeterProvider: metricnoop.NewMeterProvider(),
@@ -79,7 +81,8 @@ func newWitness(t *testing.T, proxies []string, unix bool, self string) *witness
 		Transport: func(http.RoundTripper) http.RoundTripper {
 			return roundTripper(func(r *http.Request) (*http.Response, error) {
 				w.sent = r.Header["X-Forwarded-For"]
-				return &http.Response{StatusCode: http.StatusNoContent, Header: http.Header{}, Body: http.NoBody}, nil
+				resp := &http.Response{StatusCode: 204, Header: http.Header{}, Body: http.NoBody}
+				return resp, nil
 			})
 		},
 	})
@@ -133,7 +136,8 @@ func (w *witness) check(t *testing.T, peer string, lines []string) string {
 		next.RemoteAddr += ":4711"
 	}
 	if key, _ := w.next(next); key != w.limit {
-		t.Fatalf("of %q with %q the next server reads %q in %q, this one %q", peer, lines, key, w.sent, w.limit)
+		t.Fatalf("of %q with %q the next server reads %q in %q, this one %q",
+			peer, lines, key, w.sent, w.limit)
 	}
 	return w.limit
 }
@@ -152,8 +156,8 @@ var (
 	unixForms = []string{"", "@", "@abstract", "/run/app.sock", "./app.sock"}
 	noAddress = []string{
 		"pipe", "unknown", "_hidden", "203.0.113.09", "203.0.113.256", "203.0.113.9:", "203.0.113.9:65536",
-		"203.0.113.9%eth0", "[203.0.113.9]:80", "[2001:db8::9", "2001:db8::9]:80", `"203.0.113.9"`, "1.2.3", ":80",
-		"\x00", strings.Repeat("9", 70), strings.Repeat("%", 5000),
+		"203.0.113.9%eth0", "[203.0.113.9]:80", "[2001:db8::9", "2001:db8::9]:80", `"203.0.113.9"`, "1.2.3",
+		":80", "\x00", strings.Repeat("9", 70), strings.Repeat("%", 5000),
 	}
 	emptyForms = []string{"", " ", "\t", "  \t "}
 )
@@ -193,14 +197,19 @@ func forwardedLines(rnd *rand.Rand) []string {
 
 // witnesses runs test with n generated requests for each of several servers.
 func witnesses(t *testing.T, n int, test func(t *testing.T, w *witness, rnd *rand.Rand)) {
+	const tcp, unix = "198.51.100.1", "@"
 	networks := []string{"10.0.0.0/8", "2001:db8:1::/48"}
 	for name, build := range map[string]func(*testing.T) *witness{
-		"trusts nobody":  func(t *testing.T) *witness { return newWitness(t, nil, false, "198.51.100.1") },
-		"trusts proxies": func(t *testing.T) *witness { return newWitness(t, networks, false, "198.51.100.1") },
-		"trusts all": func(t *testing.T) *witness {
-			return newWitness(t, []string{"::ffff:10.0.0.0/104", "2001:db8:1::/48"}, true, "198.51.100.1")
+		"trusts nobody": func(t *testing.T) *witness { return newWitness(t, nil, false, tcp) },
+		"trusts proxies": func(t *testing.T) *witness {
+			return newWitness(t, networks, false, tcp)
 		},
-		"is behind and before sockets": func(t *testing.T) *witness { return newWitness(t, networks, true, "@") },
+		"trusts all": func(t *testing.T) *witness {
+			return newWitness(t, []string{"::ffff:10.0.0.0/104", "2001:db8:1::/48"}, true, tcp)
+		},
+		"is behind and before sockets": func(t *testing.T) *witness {
+			return newWitness(t, networks, true, unix)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -14,11 +14,14 @@ import (
 
 // A TLS is what HTTPS needs. Without certificates the gateway speaks HTTP/1.1 in clear.
 type TLS struct {
-	Certificates []Certificate `yaml:"certificates"` // the one that fits the client's SNI and algorithms is taken, else the first
-	MinVersion   string        `yaml:"min_version"`  // "1.2" or "1.3"; 1.2
+	// The certificate that fits the client's SNI and algorithms is taken, else the first.
+	Certificates []Certificate `yaml:"certificates"`
+
+	MinVersion string `yaml:"min_version"` // "1.2" or "1.3"; 1.2
 }
 
-// A Certificate is a chain and its key, in PEM. Relative names begin at the configuration file's folder.
+// A Certificate is a chain and its key, in PEM. Relative names begin at the configuration file's
+// folder.
 type Certificate struct {
 	Cert string `yaml:"cert"` // the server's own first
 	Key  string `yaml:"key"`
@@ -105,7 +108,8 @@ func (t *Proxy) UnmarshalYAML(node *yaml.Node) error {
 		}
 	}
 	if err != nil || p.Addr().Is4In6() || p.Addr().Zone() != "" {
-		return fmt.Errorf("must be a network such as 10.0.0.0/8, an address or unix, not %s", describeNode(node))
+		return fmt.Errorf("must be a network such as 10.0.0.0/8, an address or unix, not %s",
+			describeNode(node))
 	}
 	*t = Proxy{Network: p.Masked()}
 	return nil
