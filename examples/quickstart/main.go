@@ -1,6 +1,5 @@
-// Quickstart is one handler and one client, each wrapped by the packages that belong around it.
-// Three servers, of which one fails, provide greetings; a site in front of them limits its clients,
-// remembers greetings and tells what it does.
+// Quickstart is one handler and one client, each wrapped by the packages that belong around it. Three servers, of which one
+// fails, provide greetings; a site in front of them limits its clients, remembers greetings and tells what it does.
 package main
 
 import (
@@ -31,8 +30,7 @@ func main() {
 }
 
 func run(out io.Writer) error {
-	// Three servers of one service. "b" fails every request, and does so faster than the others
-	// succeed.
+	// Three servers of one service. "b" fails every request, and does so faster than the others succeed.
 	var addrs []string
 	for _, name := range []string{"a", "b", "c"} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -47,11 +45,8 @@ func run(out io.Writer) error {
 		addrs = append(addrs, server.Listener.Addr().String())
 	}
 
-	// Telemetry sees all. An access log is enough here; with OpenTelemetry's providers there are
-	// metrics and traces, too.
-	lines, err := telemetry.NewAccessLog(
-		telemetry.AccessLogConfig{Handler: slog.NewTextHandler(out, nil), SampleEvery: 100},
-	)
+	// Telemetry sees all. An access log is enough here; with OpenTelemetry's providers there are metrics and traces, too.
+	lines, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: slog.NewTextHandler(out, nil), SampleEvery: 100})
 	if err != nil {
 		return err
 	}
@@ -89,12 +84,7 @@ func run(out io.Writer) error {
 		return err
 	}
 	fetch := func(ctx context.Context, name string) (string, error) {
-		req, err := http.NewRequestWithContext(
-			ctx,
-			http.MethodGet,
-			"http://greetings.internal/?name="+url.QueryEscape(name),
-			nil,
-		)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://greetings.internal/?name="+url.QueryEscape(name), nil)
 		if err != nil {
 			return "", err
 		}
@@ -157,14 +147,8 @@ func run(out io.Writer) error {
 	for _, s := range statuses {
 		answers[s]++
 	}
-	fmt.Fprintf(
-		out,
-		"%d answered, %d failed, %d refused by the limit, %d greetings from the cache\n",
-		answers[http.StatusOK],
-		answers[http.StatusBadGateway],
-		answers[http.StatusTooManyRequests],
-		greetings.Stats().Hits,
-	)
+	fmt.Fprintf(out, "%d answered, %d failed, %d refused by the limit, %d greetings from the cache\n",
+		answers[http.StatusOK], answers[http.StatusBadGateway], answers[http.StatusTooManyRequests], greetings.Stats().Hits)
 	for _, host := range lb.Endpoints("http://greetings.internal") {
 		fmt.Fprintf(out, "%s: %d requests, %s %s\n", host.Addr, host.Requests, host.State, host.Reason)
 	}

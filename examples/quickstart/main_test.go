@@ -17,14 +17,7 @@ func TestQuickstart(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	hosts := lines[len(lines)-3:]
 	var good, bad, refused, cached int
-	_, err := fmt.Sscanf(
-		lines[len(lines)-4],
-		"%d answered, %d failed, %d refused by the limit, %d greetings from the cache",
-		&good,
-		&bad,
-		&refused,
-		&cached,
-	)
+	_, err := fmt.Sscanf(lines[len(lines)-4], "%d answered, %d failed, %d refused by the limit, %d greetings from the cache", &good, &bad, &refused, &cached)
 	require.NoError(t, err)
 	require.Equal(t, 600, good+bad+refused)
 	require.Less(t, bad, 20, "the broken server has a third of the addresses")
