@@ -8,11 +8,11 @@ import (
 
 // Adaptive returns the default policy. Of all endpoints, or of a sample of 16 where there are more
 // than 64, it picks the one with the least (requests in flight + 1) · ∛cost / weight. The cost is a
-// moving average over 1.5 s of the latency to the header, divided by the requests in flight when the
-// request was sent. The root keeps an old latency from outweighing what is known for sure, the
-// requests in flight. Averaging roots keeps a few expensive requests from making their endpoint look
-// slow. Endpoints whose costs differ by less than a third share the requests, the more evenly the
-// less they differ: otherwise a caller that sends one request after the other would leave all
+// moving average over 1.5 s of the latency to the header, divided by the requests in flight when
+// the request was sent. The root keeps an old latency from outweighing what is known for sure, the
+// requests in flight. Averaging roots keeps a few expensive requests from making their endpoint
+// look slow. Endpoints whose costs differ by less than a third share the requests, the more evenly
+// the less they differ: otherwise a caller that sends one request after the other would leave all
 // endpoints but one cold.
 func Adaptive() Policy { return adaptive{} }
 
@@ -55,9 +55,9 @@ func (adaptive) Pick(v *View, _ *http.Request) int {
 	return int(least % scanLimit)
 }
 
-// rank returns the bits of e's score with jitter. Floats that are not negative sort like their bits.
-// The low 6 bits are cleared for the endpoint's index, so that a plain minimum finds both: a branch
-// that is taken at random costs more than all the rest.
+// rank returns the bits of e's score with jitter. Floats that are not negative sort like their
+// bits. The low 6 bits are cleared for the endpoint's index, so that a plain minimum finds both: a
+// branch that is taken at random costs more than all the rest.
 func (e *endpoint) rank(seed uint64) uint64 {
 	return math.Float64bits(float64(e.inFlight.Load()+1)*e.score.Load()*jitter(seed)) &^ (scanLimit - 1)
 }

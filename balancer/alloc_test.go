@@ -13,7 +13,8 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-// Two allocations at most: the response's body, and what the transport below needs is its own affair.
+// A request may make two allocations, for the response's body. Those of the transport below do not
+// count.
 func TestRoundTripAllocates(t *testing.T) {
 	resp := answer(200)
 	body := io.NopCloser(http.NoBody)
@@ -26,7 +27,12 @@ func TestRoundTripAllocates(t *testing.T) {
 			})
 		},
 	})
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://users.internal/", nil)
+	req, err := http.NewRequestWithContext(
+		context.Background(),
+		http.MethodGet,
+		"http://users.internal/",
+		nil,
+	)
 	require.NoError(t, err)
 	send := func() {
 		r, err := b.RoundTrip(req)

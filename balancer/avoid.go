@@ -8,16 +8,16 @@ import (
 
 type visitedKey struct{}
 
-// visited are the endpoints that the requests of one context have been to. A nil visited is empty and
-// stays so.
+// visited are the endpoints that the requests of one context have been to. A nil visited is empty
+// and stays so.
 type visited struct {
 	mu        sync.Mutex // guards endpoints
 	endpoints []*endpoint
 }
 
 // Avoid returns a context whose requests each go to an endpoint that none of them has been to, as
-// long as there is one. Retrying and hedging layers call it once per request and use the context for
-// all attempts, also concurrently.
+// long as there is one. Retrying and hedging layers call it once per request and use the context
+// for all attempts, also concurrently.
 func Avoid(ctx context.Context) context.Context {
 	return context.WithValue(ctx, visitedKey{}, &visited{})
 }

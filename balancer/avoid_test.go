@@ -12,13 +12,15 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-func TestAvoidTriesEveryHostOnce(t *testing.T) {
+func TestAvoidTriesEveryEndpointOnce(t *testing.T) {
 	for name, p := range policies() {
 		if name == "user's" || name == "user's, wrong" {
-			continue // theirs is the duty then
+			continue // then it is the policy that must avoid them
 		}
 		t.Run(name, func(t *testing.T) {
-			b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed(tiers()...), Policy: p, Wrap: ok200})
+			b := newBalancer(t, balancer.Config{
+				Resolver: balancer.NewPushed(tiers()...), Policy: p, Wrap: ok200,
+			})
 			ctx := balancer.Avoid(t.Context())
 			seen := map[string]int{}
 			for range 16 {
@@ -54,7 +56,7 @@ func TestAvoidConcurrently(t *testing.T) {
 		}
 		wg.Wait()
 	})
-	// In truth they are not so well ordered: nothing may break.
+	// Without synctest the attempts are not so well ordered. Nothing may break.
 	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addrs(6)...), Wrap: ok200})
 	ctx := balancer.Avoid(t.Context())
 	var wg sync.WaitGroup

@@ -60,8 +60,8 @@ func (e *NoEndpointsError) Unwrap() error { return e.Err }
 // NotSent tells a retry layer that the request never left.
 func (e *NoEndpointsError) NotSent() bool { return true }
 
-// RetryAfter returns how long the last endpoint's wrapper asked to wait. If it did not ask, that is a
-// second, within which a health check or a resolver may find an endpoint.
+// RetryAfter returns how long the last endpoint's wrapper asked to wait. If it did not ask, that is
+// a second, within which a health check or a resolver may find an endpoint.
 func (e *NoEndpointsError) RetryAfter() time.Duration {
 	return cmp.Or(unsent.RetryAfter(e.Err), time.Second)
 }
@@ -103,8 +103,8 @@ func New(cfg Config) (*Balancer, error) {
 func (b *Balancer) now() int64 { return int64(time.Since(b.origin)) }
 
 // Reload replaces the configuration. What is known of targets and endpoints stays, and so do
-// connections if cfg.Transport, Conns and ConnLife are the same. A request that has begun goes by the
-// configuration that it began with. On an error nothing changes.
+// connections if cfg.Transport, Conns and ConnLife are the same. A request that has begun goes by
+// the configuration that it began with. On an error nothing changes.
 func (b *Balancer) Reload(cfg Config) error {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -131,8 +131,8 @@ func (b *Balancer) CloseIdleConnections() {
 }
 
 // Close refuses new requests, stops all goroutines and waits until the requests running have ended,
-// or ctx ends. It returns context.Cause(ctx) if requests, or a resolver or a check that does not heed
-// its context, were still running; they go on.
+// or ctx ends. It returns context.Cause(ctx) if requests, or a resolver or a check that does not
+// heed its context, were still running; they go on.
 func (b *Balancer) Close(ctx context.Context) error {
 	b.mu.Lock()
 	if !b.closed {
@@ -145,7 +145,8 @@ func (b *Balancer) Close(ctx context.Context) error {
 	}
 	b.mu.Unlock()
 	defer b.CloseIdleConnections()
-	// None of these goroutines waits for a request, but a user's resolver or check may be slow to end.
+	// None of these goroutines waits for a request, but a user's resolver or check may be slow to
+	// end.
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)

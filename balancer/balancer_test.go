@@ -24,7 +24,10 @@ import (
 func TestMain(m *testing.M) {
 	backend.Main()
 	// net makes a channel at its first lookup. It must not belong to a synctest bubble.
-	broken := net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed }}
+	broken := net.Resolver{
+		PreferGo: true,
+		Dial:     func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed },
+	}
 	_, _ = broken.LookupHost(context.Background(), "first.test")
 	goleak.VerifyTestMain(m)
 }
@@ -126,7 +129,7 @@ func statusOf(t *testing.T, b *balancer.Balancer, addr string) balancer.Endpoint
 
 // events collects what a Balancer observes.
 type events struct {
-	mu  sync.Mutex // guards all
+	mu  sync.Mutex // guards the field below
 	all []balancer.Event
 }
 
@@ -149,7 +152,9 @@ func (e *events) of(kind balancer.EventKind) []balancer.Event {
 }
 
 func TestRequestsKeepTheTargetsName(t *testing.T) {
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Host) }))
+	srv := httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Host) }),
+	)
 	t.Cleanup(srv.Close)
 	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addrOf(srv))})
 	resp, err := (&http.Client{Transport: b}).Get("http://users.internal/42")
@@ -165,7 +170,9 @@ func TestRequestsKeepTheTargetsName(t *testing.T) {
 func TestTargetsAreOfSchemeAndHost(t *testing.T) {
 	b := newBalancer(t, balancer.Config{
 		Resolver: balancer.Static("a:1"), MaxTargets: 2,
-		Wrap: upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) { return answer(200), nil }).wrap,
+		Wrap: upstream(
+			func(balancer.Endpoint, *http.Request) (*http.Response, error) { return answer(200), nil },
+		).wrap,
 	})
 	send := func(url string) error {
 		req, err := http.NewRequest(http.MethodGet, url, nil)
@@ -249,7 +256,13 @@ func TestCloseWaitsForRequests(t *testing.T) {
 				time.Sleep(time.Second)
 				return answer(200), nil
 			}).wrap,
-			Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no checks here") }},
+			Transport: &http.Transport{
+				DialContext: func(
+					context.Context, string, string,
+				) (net.Conn, error) {
+					return nil, errors.New("no checks here")
+				},
+			},
 		})
 		require.NoError(t, err)
 		done := make(chan error, 1)
@@ -258,7 +271,11 @@ func TestCloseWaitsForRequests(t *testing.T) {
 			done <- err
 		}()
 		synctest.Wait()
-		short, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, errors.New("grace is over"))
+		short, cancel := context.WithTimeoutCause(
+			t.Context(),
+			300*time.Millisecond,
+			errors.New("grace is over"),
+		)
 		defer cancel()
 		require.EqualError(t, b.Close(short), "grace is over")
 		start := time.Now()
@@ -276,7 +293,11 @@ func TestIdleTargetsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newMemNet(t)
 		net.serve("a:1", http.NotFoundHandler())
-		b := newBalancer(t, balancer.Config{Resolver: balancer.Static("a:1"), Transport: net.transport(), IdleTimeout: time.Minute})
+		b := newBalancer(t, balancer.Config{
+			Resolver:    balancer.Static("a:1"),
+			Transport:   net.transport(),
+			IdleTimeout: time.Minute,
+		})
 		_, err := get(t.Context(), b)
 		require.NoError(t, err)
 		time.Sleep(55 * time.Second)
@@ -297,10 +318,14 @@ func TestIdleTargetsAreForgotten(t *testing.T) {
 	})
 }
 
-func TestStatsAndHostsAreJSON(t *testing.T) {
+func TestStatsAndEndpointsAreJSON(t *testing.T) {
 	b := newBalancer(t, balancer.Config{
-		Resolver: balancer.NewPushed(balancer.Endpoint{Addr: "a:1", Weight: 3, Zone: "z", Labels: map[string]string{"k": "v"}}),
-		Wrap:     upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) { return answer(500), nil }).wrap,
+		Resolver: balancer.NewPushed(
+			balancer.Endpoint{Addr: "a:1", Weight: 3, Zone: "z", Labels: map[string]string{"k": "v"}},
+		),
+		Wrap: upstream(
+			func(balancer.Endpoint, *http.Request) (*http.Response, error) { return answer(500), nil },
+		).wrap,
 	})
 	pickOf(t, b)
 	s := b.Stats()

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// pickGroup returns a group with so many hosts of which something is known.
+// pickGroup returns a group of that many endpoints, of which something is known.
 func pickGroup(tb testing.TB, policy Policy, hosts int) *group {
 	cfg, err := Config{Resolver: Static("unused"), Policy: policy}.withDefaults()
 	require.NoError(tb, err)
@@ -26,11 +26,11 @@ func pickGroup(tb testing.TB, policy Policy, hosts int) *group {
 	return g
 }
 
-// pickOnce is what a request costs the group. Reading the clock is the caller's.
+// pickOnce does for one request what the group does. The caller reads the clock.
 func pickOnce(g *group, v *View, now int64) {
 	p, ok := g.pick(v, g.config.Load(), nil, nil, now)
 	if !ok {
-		panic("no host")
+		panic("no endpoint")
 	}
 	g.reply(&p, now, 20_000_000+now%1_000_000, Success, 0)
 	g.finish(&p, now, false)

@@ -17,7 +17,12 @@ import (
 type stub struct{}
 
 func (stub) RoundTrip(r *http.Request) (*http.Response, error) {
-	return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("ok")), Request: r}, nil
+	return &http.Response{
+		StatusCode: 200,
+		Header:     http.Header{},
+		Body:       io.NopCloser(strings.NewReader("ok")),
+		Request:    r,
+	}, nil
 }
 
 func BenchmarkRoundTrip(b *testing.B) {
@@ -66,11 +71,13 @@ func BenchmarkReplace(b *testing.B) {
 	sets := endpointSets()
 	pushed := balancer.NewPushed(sets[0]...)
 	replaced := make(chan struct{}, 1)
-	bal, err := balancer.New(balancer.Config{Resolver: pushed, Observe: func(_ context.Context, e balancer.Event) {
-		if e.Kind == balancer.TargetResolved {
-			replaced <- struct{}{}
-		}
-	}})
+	bal, err := balancer.New(
+		balancer.Config{Resolver: pushed, Observe: func(_ context.Context, e balancer.Event) {
+			if e.Kind == balancer.TargetResolved {
+				replaced <- struct{}{}
+			}
+		}},
+	)
 	require.NoError(b, err)
 	defer bal.Close(b.Context())
 	require.NoError(b, bal.Warm(b.Context(), "http://a.test", 0))
@@ -84,8 +91,9 @@ func BenchmarkReplace(b *testing.B) {
 	}
 }
 
-// BenchmarkPickDuringReplace measures requests over a stub, one after the other, with and without the set of 1,000
-// endpoints being replaced 20 times a second. What both have in common is the machine's.
+// BenchmarkPickDuringReplace measures requests over a stub, one after the other. It does so with
+// and without the set of 1,000 endpoints being replaced 20 times a second, so that the difference
+// is not the machine's.
 func BenchmarkPickDuringReplace(b *testing.B) {
 	for _, replace := range []bool{false, true} {
 		b.Run(fmt.Sprintf("replace=%v", replace), func(b *testing.B) {

@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// A requestBody wraps the body of a request, for two reasons. Its own failures must be told from the
-// endpoint's. And a failed dial must not close it, so that another endpoint can have it.
+// A requestBody wraps the body of a request, for two reasons. Its own failures must be told from
+// the endpoint's. And a failed dial must not close it, so that another endpoint can have it.
 type requestBody struct {
 	rc io.ReadCloser
 

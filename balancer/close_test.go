@@ -15,7 +15,7 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-// A slowPolicy does something during a pick: Balancer and target may come to their end then.
+// A slowPolicy does something during a pick, such as ending the Balancer or the target.
 type slowPolicy struct{ during func() }
 
 func (p *slowPolicy) Pick(v *balancer.View, _ *http.Request) int {
@@ -28,12 +28,20 @@ func (p *slowPolicy) Pick(v *balancer.View, _ *http.Request) int {
 	return 0
 }
 
-// A request that is being picked for when Close counts those that run is not one of them, and does not leave.
+// A request that is being picked for while Close counts the running ones is not among them, and
+// does not leave.
 func TestNothingLeavesAfterClose(t *testing.T) {
 	policy, sent := new(slowPolicy), 0
 	b, err := balancer.New(balancer.Config{
 		Resolver: balancer.Static("a:1", "b:1"), Policy: policy,
-		Wrap: upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) { sent++; return answer(200), nil }).wrap,
+		Wrap: upstream(
+			func(
+				balancer.Endpoint, *http.Request,
+			) (*http.Response, error) {
+				sent++
+				return answer(200), nil
+			},
+		).wrap,
 	})
 	require.NoError(t, err)
 	policy.during = func() { require.NoError(t, b.Close(t.Context())) }
@@ -73,7 +81,8 @@ func TestCloseWaitsForRepickedRequests(t *testing.T) {
 	require.NoError(t, b.Close(t.Context()))
 }
 
-// A target that is forgotten while a request is being picked for comes back for it: who waits for requests has to know of it.
+// If a target is dropped while a request is being picked for, the request brings the target back:
+// Close has to know of all requests.
 func TestForgottenDuringAPick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		policy := new(slowPolicy)

@@ -48,10 +48,10 @@ type Config struct {
 
 	// Transport is the template of every endpoint's transport. It is cloned, never used or changed
 	// itself. Its DialContext, if set, is called with the endpoint's address. Its Proxy is ignored,
-	// since a proxy would pick the endpoint. DialTLSContext, the deprecated Dial and DialTLS, and an
-	// h2 in TLSNextProto (as golang.org/x/net/http2.ConfigureTransport sets it) are invalid. If nil:
-	// connect timeout 3 s, response header timeout 60 s, 256 idle connections per endpoint, HTTP/2
-	// where the server offers it. For h2c set Protocols.
+	// since a proxy would pick the endpoint. DialTLSContext, the deprecated Dial and DialTLS, and
+	// an h2 in TLSNextProto (as golang.org/x/net/http2.ConfigureTransport sets it) are invalid. If
+	// nil: connect timeout 3 s, response header timeout 60 s, 256 idle connections per endpoint,
+	// HTTP/2 where the server offers it. For h2c set Protocols.
 	Transport *http.Transport
 
 	// Wrap, if not nil, wraps every endpoint's transport once, before the endpoint's first request:
@@ -60,8 +60,8 @@ type Config struct {
 	Wrap func(e Endpoint, next http.RoundTripper) http.RoundTripper
 
 	// Conns is how many transports, hence HTTP/2 connections, an endpoint has. Requests take them
-	// in turn. Zero means 1. Negative is invalid. More help behind a layer 4 balancer or a low limit
-	// on streams.
+	// in turn. Zero means 1. Negative is invalid. More help behind a layer 4 balancer or a low
+	// limit on streams.
 	Conns int
 
 	// ConnLife is how long a connection takes new requests, varied by a fifth. Zero means without
@@ -76,7 +76,8 @@ type Config struct {
 	// Health configures active checks. The zero HealthConfig makes none.
 	Health HealthConfig
 
-	// Outlier configures the ejection of endpoints that fail requests. The zero OutlierConfig is on.
+	// Outlier configures the ejection of endpoints that fail requests. The zero OutlierConfig is
+	// on.
 	Outlier OutlierConfig
 
 	// SlowStart is how long an endpoint that is new or has come back takes to reach its full share,
@@ -154,7 +155,8 @@ type OutlierConfig struct {
 	Base, Max time.Duration
 
 	// MaxEjected is the largest share of a target's endpoints that may be ejected at once. One may
-	// always be, unless it is the last one available. Zero means 0.3. At most 1. Negative is invalid.
+	// always be, unless it is the last one available. Zero means 0.3. At most 1. Negative is
+	// invalid.
 	MaxEjected float64
 
 	// MinEndpoints and MinRequests say how much must be known for Deviations. Zero means 5 and 100.

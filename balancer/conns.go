@@ -25,7 +25,7 @@ type endpointTransport struct {
 
 	rt atomic.Pointer[http.RoundTripper] // conns, wrapped by Config.Wrap; nil before the first request
 
-	mu       sync.Mutex // is held while wrap runs
+	mu       sync.Mutex // held while wrap runs
 	wrap     func(e Endpoint, next http.RoundTripper) http.RoundTripper
 	endpoint Endpoint
 }
@@ -35,14 +35,14 @@ func newEndpointTransport(cfg *Config, e Endpoint) *endpointTransport {
 	return wrapConns(cfg, e, c)
 }
 
-// wrapConns returns an endpointTransport with connections that there are.
+// wrapConns returns an endpointTransport that goes on with the connections c.
 func wrapConns(cfg *Config, e Endpoint, c *conns) *endpointTransport {
 	return &endpointTransport{conns: c, wrap: cfg.Wrap, endpoint: e}
 }
 
 // wrapped returns the endpoint's transport. The first request calls Config.Wrap: it is the user's
-// code, and no other lock than t's is held here. If it panics, that is the end of this request and of
-// no other.
+// code, and no other lock than t's is held here. If it panics, that is the end of this request and
+// of no other.
 func (t *endpointTransport) wrapped() http.RoundTripper {
 	if rt := t.rt.Load(); rt != nil {
 		return *rt
@@ -108,9 +108,11 @@ func (c *conns) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.RoundTrip(r)
 }
 
-// ask sends a request of the Balancer's own to target, past Config.Wrap. The response's body has been
-// read and closed.
-func (c *conns) ask(ctx context.Context, target *url.URL, method, path, agent string) (*http.Response, error) {
+// ask sends a request of the Balancer's own to target, past Config.Wrap. The response's body has
+// been read and closed.
+func (c *conns) ask(
+	ctx context.Context, target *url.URL, method, path, agent string,
+) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, target.String(), nil)
 	if err != nil {
 		return nil, err
@@ -226,7 +228,7 @@ func pinned(template *http.Transport, e Endpoint) *http.Transport {
 	t.MaxIdleConns = 0
 	t.IdleConnTimeout = cmp.Or(t.IdleConnTimeout, 90*time.Second)
 	if t.Protocols == nil {
-		t.ForceAttemptHTTP2 = true // a DialContext of one's own switches it off otherwise
+		t.ForceAttemptHTTP2 = true // otherwise a custom DialContext switches it off
 	}
 	if t.HTTP2 == nil {
 		// Without pings, only requests that hang show that a peer is gone without a word.

@@ -70,7 +70,8 @@ func (c *connCounter) count() int {
 	return c.n
 }
 
-// An HTTP/2 set up elsewhere has one pool of connections, by the URL's host: endpoints would get each other's requests.
+// An HTTP/2 transport that was set up elsewhere has one pool of connections, by the URL's endpoint:
+// endpoints would get each other's requests.
 func TestTemplatesDoNotShareConnections(t *testing.T) {
 	var addrs []string
 	for range 2 {
@@ -88,13 +89,27 @@ func TestTemplatesDoNotShareConnections(t *testing.T) {
 	require.NoError(t, err)
 	readAll(t, resp)
 	used.CloseIdleConnections()
-	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addrs...), Transport: used, Policy: balancer.RoundRobin()})
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static(addrs...), Transport: used, Policy: balancer.RoundRobin(),
+	})
 	for range 4 {
 		var pick balancer.Event
-		req, err := http.NewRequestWithContext(withPick(t.Context(), &pick), http.MethodGet, "https://users.test/", nil)
+		req, err := http.NewRequestWithContext(
+			withPick(t.Context(), &pick),
+			http.MethodGet,
+			"https://users.test/",
+			nil,
+		)
 		require.NoError(t, err)
 		var at string
-		req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { at = c.Conn.RemoteAddr().String() }}))
+		req = req.WithContext(
+			httptrace.WithClientTrace(
+				req.Context(),
+				&httptrace.ClientTrace{
+					GotConn: func(c httptrace.GotConnInfo) { at = c.Conn.RemoteAddr().String() },
+				},
+			),
+		)
 		resp, err := b.RoundTrip(req)
 		require.NoError(t, err)
 		require.Equal(t, 2, resp.ProtoMajor)
@@ -103,11 +118,14 @@ func TestTemplatesDoNotShareConnections(t *testing.T) {
 	}
 }
 
-// A server without TLS, or with a certificate that is not the target's, has not seen the request.
+// A server without TLS, or with a certificate of another name, has not seen the request.
 func TestFailedHandshakesAreNotSent(t *testing.T) {
 	for name, err := range map[string]error{
 		"certificate": &tls.CertificateVerificationError{Err: errors.New("expired")},
-		"not TLS":     tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake", Conn: new(net.TCPConn)},
+		"not TLS": tls.RecordHeaderError{
+			Msg:  "first record does not look like a TLS handshake",
+			Conn: new(net.TCPConn),
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBalancer(t, balancer.Config{
@@ -127,7 +145,8 @@ func TestFailedHandshakesAreNotSent(t *testing.T) {
 	}
 }
 
-// A TLS record that makes no sense comes after the request, too: whoever sent it may have acted on what it read.
+// A malformed TLS record may also come after the request. The server that sent it may have acted on
+// what it read.
 func TestTLSBrokenAfterTheRequestIsNotSentAgain(t *testing.T) {
 	ts := httptest.NewTLSServer(http.NotFoundHandler())
 	defer ts.Close()
@@ -152,7 +171,12 @@ func TestTLSBrokenAfterTheRequestIsNotSentAgain(t *testing.T) {
 	template.Protocols.SetHTTP1(true)
 	template.TLSNextProto = nil
 	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addrs...), Transport: template})
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://example.com/", strings.NewReader("once"))
+	req, err := http.NewRequestWithContext(
+		t.Context(),
+		http.MethodPost,
+		"https://example.com/",
+		strings.NewReader("once"),
+	)
 	require.NoError(t, err)
 	_, err = b.RoundTrip(req)
 	var record tls.RecordHeaderError
@@ -172,7 +196,8 @@ func (p rather) Pick(v *balancer.View, r *http.Request) int {
 	return first{}.Pick(v, r)
 }
 
-// Nor has one that accepts connections and then says nothing, as a machine does whose processes hang.
+// A server that accepts connections and then says nothing, as one with hung processes does, has not
+// seen the request either.
 func TestHandshakesThatHangAreNotSent(t *testing.T) {
 	hanging := serveRaw(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
 	good := backend.Start(t, backend.Config{Name: "good", Protocol: backend.HTTP2})
@@ -187,7 +212,12 @@ func TestHandshakesThatHangAreNotSent(t *testing.T) {
 			return next
 		},
 	})
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+good.Addr+"/", io.NopCloser(strings.NewReader("once")))
+	req, err := http.NewRequestWithContext(
+		t.Context(),
+		http.MethodPost,
+		"https://"+good.Addr+"/",
+		io.NopCloser(strings.NewReader("once")),
+	)
 	require.NoError(t, err)
 	resp, err := b.RoundTrip(req)
 	require.NoError(t, err)

@@ -23,24 +23,44 @@ func TestUnixSockets(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	ln, err := net.Listen("unix", path)
 	require.NoError(t, err)
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Host) })}
+	srv := &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Host) }),
+	}
 	go func() { _ = srv.Serve(ln) }()
 	t.Cleanup(func() { srv.Close() })
-	b := newBalancer(t, balancer.Config{Resolver: balancer.Static("unix:" + path), Health: balancer.HealthConfig{Path: "/", Interval: 10 * time.Millisecond}})
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static("unix:" + path),
+		Health:   balancer.HealthConfig{Path: "/", Interval: 10 * time.Millisecond},
+	})
 	resp, err := (&http.Client{Transport: b}).Get("http://users.internal/")
 	require.NoError(t, err)
 	require.Equal(t, "users.internal", readAll(t, resp))
 	require.Equal(t, "unix:"+path, b.Endpoints("http://users.internal")[0].Addr)
-	require.Eventually(t, func() bool { return b.Endpoints("http://users.internal")[0].CheckLatency > 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return b.Endpoints("http://users.internal")[0].CheckLatency > 0 },
+		10*time.Second,
+		time.Millisecond,
+	)
 }
 
-// TLS names, HTTP/2 and warm-up are the target's, whatever the endpoint's address is.
+// TLS names, HTTP/2 and warm-up go by the target, whatever the endpoint's address is.
 func TestTransportsOverTLS(t *testing.T) {
-	be := backend.Start(t, backend.Config{Protocol: backend.HTTP2, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, r.Proto, " ", r.Host, " ", r.TLS.ServerName)
-	})})
+	be := backend.Start(
+		t,
+		backend.Config{
+			Protocol: backend.HTTP2,
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				fmt.Fprint(w, r.Proto, " ", r.Host, " ", r.TLS.ServerName)
+			}),
+		},
+	)
 	counted := countConns(t, be.Addr)
-	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(counted.addr), Transport: &http.Transport{TLSClientConfig: backend.TLS()}, Conns: 2})
+	b := newBalancer(t, balancer.Config{
+		Resolver:  balancer.Static(counted.addr),
+		Transport: &http.Transport{TLSClientConfig: backend.TLS()},
+		Conns:     2,
+	})
 	require.NoError(t, b.Warm(t.Context(), "https://app.test", 4))
 	warm := counted.count()
 	require.GreaterOrEqual(t, warm, 2, "one for each transport at least")
@@ -58,7 +78,11 @@ func TestTransportsOverTLS(t *testing.T) {
 func TestConnectionsHaveALifeOverHTTP2(t *testing.T) {
 	be := backend.Start(t, backend.Config{Protocol: backend.H2C})
 	counted := countConns(t, be.Addr)
-	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(counted.addr), Transport: backend.Transport(backend.H2C), ConnLife: 100 * time.Millisecond})
+	b := newBalancer(t, balancer.Config{
+		Resolver:  balancer.Static(counted.addr),
+		Transport: backend.Transport(backend.H2C),
+		ConnLife:  100 * time.Millisecond,
+	})
 	require.Eventually(t, func() bool {
 		status, err := get(t.Context(), b)
 		require.NoError(t, err)
@@ -96,7 +120,8 @@ func TestTheCallersRequestIsTheResponses(t *testing.T) {
 func TestReloadTakesTheObserverAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := balancer.Config{
-			Resolver: balancer.Static("a:1", "b:1", "c:1"), Observe: new(events).observe, Policy: first{}, Outlier: balancer.OutlierConfig{Consecutive: 1},
+			Resolver: balancer.Static("a:1", "b:1", "c:1"),
+			Observe:  new(events).observe, Policy: first{}, Outlier: balancer.OutlierConfig{Consecutive: 1},
 			Wrap: upstream(func(e balancer.Endpoint, _ *http.Request) (*http.Response, error) {
 				resp := answer(200)
 				resp.Body = io.NopCloser(broken{}) // ejects at the end of the body, where no event is sent
@@ -120,14 +145,19 @@ func TestReloadDuringAHealthCheck(t *testing.T) {
 		var seen events
 		cfg := balancer.Config{
 			Resolver: balancer.Static("a:1", "b:1"), Wrap: ok200, Observe: seen.observe, IdleTimeout: -1,
-			Health: balancer.HealthConfig{Fall: 1, Interval: time.Minute, Timeout: 30 * time.Second, Check: func(ctx context.Context, _ balancer.Endpoint, _ http.RoundTripper) error {
-				select {
-				case <-time.After(10 * time.Second):
-					return nil
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			}},
+			Health: balancer.HealthConfig{
+				Fall:     1,
+				Interval: time.Minute,
+				Timeout:  30 * time.Second,
+				Check: func(ctx context.Context, _ balancer.Endpoint, _ http.RoundTripper) error {
+					select {
+					case <-time.After(10 * time.Second):
+						return nil
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+				},
+			},
 		}
 		b := newBalancer(t, cfg)
 		pickOf(t, b)
@@ -161,18 +191,21 @@ func TestObserversThatPanicDoNotLeak(t *testing.T) {
 	require.True(t, body.closed(), "nobody else can")
 }
 
-// A wrapper is the user's code: it may ask the Balancer, and when it panics, that is one request's end.
+// A wrapper is the user's code. It may ask the Balancer, and if it panics, only one request ends.
 func TestWrappersOfAllKinds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
 		var b *balancer.Balancer
 		wrapped := 0
-		cfg := balancer.Config{Resolver: r, Wrap: func(e balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
-			wrapped++
-			require.Len(t, b.Endpoints("http://users.internal"), 1)
-			require.Equal(t, 1, b.Stats().Targets)
-			return ok200(e, next)
-		}}
+		cfg := balancer.Config{
+			Resolver: r,
+			Wrap: func(e balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
+				wrapped++
+				require.Len(t, b.Endpoints("http://users.internal"), 1)
+				require.Equal(t, 1, b.Stats().Targets)
+				return ok200(e, next)
+			},
+		}
 		b = newBalancer(t, cfg)
 		for range 3 {
 			pickOf(t, b)
@@ -181,12 +214,12 @@ func TestWrappersOfAllKinds(t *testing.T) {
 
 		bad := cfg
 		bad.Wrap = func(balancer.Endpoint, http.RoundTripper) http.RoundTripper { panic("bug") }
-		require.NoError(t, b.Reload(bad))
+		require.NoError(t, b.Reload(observed(bad)))
 		for range 3 {
 			require.PanicsWithValue(t, "bug", func() { _, _ = get(t.Context(), b) })
 		}
 		require.Zero(t, b.Stats().InFlight)
-		require.NoError(t, b.Reload(cfg))
+		require.NoError(t, b.Reload(observed(cfg)))
 		pickOf(t, b)
 		require.Equal(t, 2, wrapped)
 	})
@@ -207,7 +240,12 @@ func TestWaitingTargetsAreNotForgotten(t *testing.T) {
 
 type lateResolver struct{ after time.Duration }
 
-func (l lateResolver) Resolve(ctx context.Context, _ *url.URL, _ <-chan struct{}, update func([]balancer.Endpoint, error)) {
+func (l lateResolver) Resolve(
+	ctx context.Context,
+	_ *url.URL,
+	_ <-chan struct{},
+	update func([]balancer.Endpoint, error),
+) {
 	select {
 	case <-time.After(l.after):
 		update([]balancer.Endpoint{{Addr: "a:1"}}, nil)
@@ -221,10 +259,12 @@ func TestCloseDoesNotWaitForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := balancer.New(balancer.Config{
 			Resolver: balancer.Static("a:1"), Wrap: ok200,
-			Health: balancer.HealthConfig{Check: func(context.Context, balancer.Endpoint, http.RoundTripper) error {
-				time.Sleep(time.Hour) // heeds nothing
-				return nil
-			}},
+			Health: balancer.HealthConfig{
+				Check: func(context.Context, balancer.Endpoint, http.RoundTripper) error {
+					time.Sleep(time.Hour) // heeds nothing
+					return nil
+				},
+			},
 		})
 		require.NoError(t, err)
 		_, err = get(t.Context(), b)
@@ -239,14 +279,19 @@ func TestCloseDoesNotWaitForEver(t *testing.T) {
 	})
 }
 
-// Whatever made a host bad, 10 s after it is well again it has a quarter of its fair share at least.
-func TestRecoveredHostsAreNotStarved(t *testing.T) {
+// Whatever made an endpoint bad, 10 s after it is well again it gets at least a quarter of its fair
+// share.
+func TestRecoveredEndpointsAreNotStarved(t *testing.T) {
 	for name, fault := range map[string]server{
 		"fails": {delay: 10 * time.Millisecond, status: 500},
 		"slow":  {delay: 500 * time.Millisecond},
 		"hangs": {delay: time.Hour},
 	} {
-		for policy, p := range map[string]balancer.Policy{"adaptive": balancer.Adaptive(), "peak": balancer.PeakEWMA(10 * time.Second), "least request": balancer.LeastRequest(2)} {
+		for policy, p := range map[string]balancer.Policy{
+			"adaptive":      balancer.Adaptive(),
+			"peak":          balancer.PeakEWMA(10 * time.Second),
+			"least request": balancer.LeastRequest(2),
+		} {
 			for _, checks := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%s/checks=%v", name, policy, checks), func(t *testing.T) {
 					t.Parallel()
@@ -255,21 +300,35 @@ func TestRecoveredHostsAreNotStarved(t *testing.T) {
 						for _, a := range addrs(5) {
 							f.set(a, server{delay: 10 * time.Millisecond})
 						}
-						cfg := balancer.Config{Resolver: balancer.Static(addrs(5)...), Wrap: f.wrap, Policy: p}
+						cfg := balancer.Config{
+							Resolver: balancer.Static(addrs(5)...),
+							Wrap:     f.wrap,
+							Policy:   p,
+						}
 						if checks {
-							cfg.Health = balancer.HealthConfig{Interval: time.Second, Check: func(ctx context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
-								req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://users.internal/", nil)
-								resp, err := f.wrap(e, nil).RoundTrip(req)
-								if err == nil && resp.StatusCode >= 400 {
-									err = errCheck
-								}
-								return err
-							}}
+							cfg.Health = balancer.HealthConfig{
+								Interval: time.Second,
+								Check: func(
+									ctx context.Context, e balancer.Endpoint, _ http.RoundTripper,
+								) error {
+									req, _ := http.NewRequestWithContext(
+										ctx,
+										http.MethodGet,
+										"http://users.internal/",
+										nil,
+									)
+									resp, err := f.wrap(e, nil).RoundTrip(req)
+									if err == nil && resp.StatusCode >= 400 {
+										err = errCheck
+									}
+									return err
+								},
+							}
 						}
 						b := newBalancer(t, cfg)
 						bad := addrs(5)[2]
 						gap := 5 * time.Millisecond
-						if !checks { // users' requests find out, of which 0.2 % may be spent on that: it takes some
+						if !checks { // requests of users find out, and only 0.2 % may be spent on that
 							gap = 2 * time.Millisecond
 						}
 						send := func(d time.Duration) (sent int) {
@@ -302,11 +361,13 @@ func TestRecoveredHostsAreNotStarved(t *testing.T) {
 	}
 }
 
-// A wrapper that returns neither a response nor an error is broken, and leaves nothing behind either.
+// A wrapper that returns neither a response nor an error is broken. It leaves nothing behind.
 func TestWrappersThatReturnNothing(t *testing.T) {
 	b := newBalancer(t, balancer.Config{
 		Resolver: balancer.Static("a:1"),
-		Wrap:     upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) { return nil, nil }).wrap,
+		Wrap: upstream(
+			func(balancer.Endpoint, *http.Request) (*http.Response, error) { return nil, nil },
+		).wrap,
 	})
 	require.Panics(t, func() { _, _ = get(t.Context(), b) })
 	s := b.Stats()

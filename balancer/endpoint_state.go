@@ -8,9 +8,9 @@ import (
 // An endpoint is what a group knows of an [Endpoint]. It outlives changes of the set and of the
 // configuration as long as the address stays. Times are nanoseconds since the group's origin.
 type endpoint struct {
-	// The fields up to answer are those that picks read and replies write. They share one cache line:
-	// a scan of many endpoints is as fast as the memory it touches, and a line that another processor
-	// has written has to be fetched from there.
+	// The fields up to answer are those that picks read and replies write. They share one cache
+	// line: a scan of many endpoints is as fast as the memory it touches, and a line that another
+	// processor has written has to be fetched from there.
 	inFlight   atomic.Int64
 	picked     atomic.Uint64 // attempts sent; picked - replied of them await their header
 	replied    atomic.Uint64 // attempts that ended with a header or an error
@@ -30,7 +30,7 @@ type endpoint struct {
 	slow         atomic.Uint32 // replies in a row that took more than slowFactor × the typical cost
 	penalty      atomicFloat   // factor of the cost for failures; none if at most 1
 	pauseUntil   atomic.Int64  // end of the pause that the server asked for (503 with Retry-After)
-	ejectableAt  atomic.Int64  // until then failures in a row do not eject; set by ejectFailing
+	ejectableAt  atomic.Int64  // until then consecutive failures do not eject: see ejectFailing
 	slowStart    atomicFloat   // share of the picks that may consider the endpoint, 0 to 1
 	hash         uint64        // of the address
 	description  atomic.Pointer[description]

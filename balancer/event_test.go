@@ -11,7 +11,8 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-// The contract of STYLE.md, section 4: what is bounded stands at the top, all else in the group detail.
+// Events follow the contract of telemetry.Observer: what is bounded stands at the top, and all else
+// in the group detail.
 func TestEventsAsLogValues(t *testing.T) {
 	e := balancer.Endpoint{Addr: "10.0.0.1:80"}
 	for name, tt := range map[string]struct {
@@ -20,12 +21,34 @@ func TestEventsAsLogValues(t *testing.T) {
 		detail []string
 	}{
 		"attempt": {
-			balancer.Event{Kind: balancer.Attempted, Target: "http://a", Endpoint: e, Outcome: balancer.Failure, Reason: "cost", Repicked: 1, Duration: time.Second, Err: errors.New("x")},
-			map[string]any{"event": "attempt", "outcome": "failure", "reason": "cost", "repicked": true, "duration": time.Second},
+			balancer.Event{
+				Kind:     balancer.Attempted,
+				Target:   "http://a",
+				Endpoint: e,
+				Outcome:  balancer.Failure,
+				Reason:   "cost",
+				Repicked: 1,
+				Duration: time.Second,
+				Err:      errors.New("x"),
+			},
+			map[string]any{
+				"event":    "attempt",
+				"outcome":  "failure",
+				"reason":   "cost",
+				"repicked": true,
+				"duration": time.Second,
+			},
 			[]string{"target", "endpoint", "error"},
 		},
 		"endpoint": {
-			balancer.Event{Kind: balancer.EndpointChanged, Target: "http://a", Endpoint: e, State: balancer.Ejected, Reason: "consecutive failures", EjectedFor: time.Second},
+			balancer.Event{
+				Kind:       balancer.EndpointChanged,
+				Target:     "http://a",
+				Endpoint:   e,
+				State:      balancer.Ejected,
+				Reason:     "consecutive failures",
+				EjectedFor: time.Second,
+			},
 			map[string]any{"event": "endpoint", "state": "ejected", "reason": "consecutive failures"},
 			[]string{"target", "endpoint", "ejected_for"},
 		},
@@ -35,7 +58,13 @@ func TestEventsAsLogValues(t *testing.T) {
 			[]string{"target", "endpoints"},
 		},
 		"panic": {
-			balancer.Event{Kind: balancer.PanicChanged, Target: "http://a", Panicking: true, Available: 1, Endpoints: 3},
+			balancer.Event{
+				Kind:      balancer.PanicChanged,
+				Target:    "http://a",
+				Panicking: true,
+				Available: 1,
+				Endpoints: 3,
+			},
 			map[string]any{"event": "panic", "panicking": true},
 			[]string{"target", "available", "endpoints"},
 		},
@@ -52,7 +81,11 @@ func TestEventsAsLogValues(t *testing.T) {
 					}
 					continue
 				}
-				require.Contains(t, []slog.Kind{slog.KindString, slog.KindBool, slog.KindDuration}, a.Value.Kind())
+				require.Contains(
+					t,
+					[]slog.Kind{slog.KindString, slog.KindBool, slog.KindDuration},
+					a.Value.Kind(),
+				)
 				top[a.Key] = a.Value.Any()
 			}
 			require.Equal(t, tt.top, top)

@@ -120,7 +120,8 @@ func ExampleAvoid() {
 	// Output: 2 endpoints have had the request
 }
 
-// A context of its own for each attempt remembers nothing: the second attempt may go where the first one failed.
+// If each attempt has a context of its own, nothing is remembered: the second attempt may go where
+// the first one failed.
 func ExampleAvoid_incorrect() {
 	one, two := named("one"), named("two")
 	defer one.Close()

@@ -83,16 +83,24 @@ func blackhole(t *testing.T) string {
 	return ""
 }
 
-func TestL06_BlackholedHost(t *testing.T) {
+func TestL06_BlackholedEndpoint(t *testing.T) {
 	const connect = 200 * time.Millisecond
 	hole := blackhole(t)
 	eps := []balancer.Endpoint{{Addr: hole}}
 	for i := range 3 {
-		eps = append(eps, balancer.Endpoint{Addr: backend.StartProcess(t, backend.Config{Name: fmt.Sprint(i)}).Addr})
+		eps = append(
+			eps,
+			balancer.Endpoint{Addr: backend.StartProcess(t, backend.Config{Name: fmt.Sprint(i)}).Addr},
+		)
 	}
 	tr := backend.Transport(backend.HTTP1)
 	tr.DialContext = (&net.Dialer{Timeout: connect}).DialContext
-	b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed(eps...), Transport: tr, Policy: balancer.RoundRobin(), Outlier: balancer.OutlierConfig{Base: time.Minute}})
+	b := newBalancer(t, balancer.Config{
+		Resolver:  balancer.NewPushed(eps...),
+		Transport: tr,
+		Policy:    balancer.RoundRobin(),
+		Outlier:   balancer.OutlierConfig{Base: time.Minute},
+	})
 	slow, longest := 0, time.Duration(0)
 	for range 200 {
 		start := time.Now()
@@ -110,7 +118,7 @@ func TestL06_BlackholedHost(t *testing.T) {
 }
 
 // A process that is stopped accepts connections and says nothing.
-func TestL07_StoppedHost(t *testing.T) {
+func TestL07_StoppedEndpoint(t *testing.T) {
 	var procs []*backend.Process
 	var eps []balancer.Endpoint
 	for i := range 3 {
@@ -119,7 +127,12 @@ func TestL07_StoppedHost(t *testing.T) {
 	}
 	tr := backend.Transport(backend.HTTP1)
 	tr.ResponseHeaderTimeout = 200 * time.Millisecond
-	b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed(eps...), Transport: tr, Policy: balancer.RoundRobin(), Outlier: balancer.OutlierConfig{Consecutive: 2, Base: time.Minute}})
+	b := newBalancer(t, balancer.Config{
+		Resolver:  balancer.NewPushed(eps...),
+		Transport: tr,
+		Policy:    balancer.RoundRobin(),
+		Outlier:   balancer.OutlierConfig{Consecutive: 2, Base: time.Minute},
+	})
 	for range 9 {
 		_, err := get(t.Context(), b)
 		require.NoError(t, err)
@@ -127,7 +140,12 @@ func TestL07_StoppedHost(t *testing.T) {
 	procs[0].Pause()
 	failed := 0
 	for i := range 60 {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://users.internal/", strings.NewReader("order"))
+		req, err := http.NewRequestWithContext(
+			t.Context(),
+			http.MethodPost,
+			"http://users.internal/",
+			strings.NewReader("order"),
+		)
 		require.NoError(t, err)
 		req.Header.Set(backend.IDField, fmt.Sprint(i))
 		start := time.Now()
@@ -160,8 +178,15 @@ func TestL07_StoppedHost(t *testing.T) {
 	}
 }
 
-// roll restarts procs one after the other, rounds times, while requests go to them, and returns how many there were.
-func roll(t *testing.T, b *balancer.Balancer, target string, procs []*backend.Process, rounds int) (sent int64) {
+// roll restarts procs one after the other, rounds times, while requests go to them. It returns the
+// number of requests.
+func roll(
+	t *testing.T,
+	b *balancer.Balancer,
+	target string,
+	procs []*backend.Process,
+	rounds int,
+) (sent int64) {
 	t.Helper()
 	var wg sync.WaitGroup
 	var stop atomic.Bool
@@ -170,7 +195,12 @@ func roll(t *testing.T, b *balancer.Balancer, target string, procs []*backend.Pr
 		wg.Go(func() {
 			for !stop.Load() {
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-				req, _ := http.NewRequestWithContext(ctx, http.MethodGet, target+"/?delay=20ms&bytes=100000", nil)
+				req, _ := http.NewRequestWithContext(
+					ctx,
+					http.MethodGet,
+					target+"/?delay=20ms&bytes=100000",
+					nil,
+				)
 				resp, err := b.RoundTrip(req)
 				if err == nil {
 					var n int64
@@ -192,7 +222,7 @@ func roll(t *testing.T, b *balancer.Balancer, target string, procs []*backend.Pr
 		for _, p := range procs {
 			require.NoError(t, p.Terminate(t.Context()))
 			p.Restart()
-			// The next one goes when this one is back, as any orchestrator does it.
+			// The next one is restarted when this one is back, as an orchestrator does it.
 			require.Eventually(t, func() bool {
 				for _, h := range b.Endpoints(target) {
 					if h.State != balancer.Healthy {
@@ -208,8 +238,8 @@ func roll(t *testing.T, b *balancer.Balancer, target string, procs []*backend.Pr
 	return count.Load()
 }
 
-// Rolling restarts of real processes, which end their connections in order: by Connection: close, and by GOAWAY.
-// With TRIVET_SOAK=1 there are 20 rounds.
+// Real processes are restarted one after the other. They end their connections in order: by
+// Connection: close, and by GOAWAY. With TRIVET_SOAK=1 there are 20 rounds.
 func TestL13_RollingRestarts(t *testing.T) {
 	rounds := 1
 	if os.Getenv("TRIVET_SOAK") != "" {
@@ -221,19 +251,32 @@ func TestL13_RollingRestarts(t *testing.T) {
 			var procs []*backend.Process
 			var eps []balancer.Endpoint
 			for i := range 3 {
-				p := backend.StartProcess(t, backend.Config{Name: fmt.Sprint(i), Protocol: proto, Grace: 150 * time.Millisecond})
+				p := backend.StartProcess(
+					t,
+					backend.Config{Name: fmt.Sprint(i), Protocol: proto, Grace: 150 * time.Millisecond},
+				)
 				procs, eps = append(procs, p), append(eps, balancer.Endpoint{Addr: p.Addr})
 			}
 			b := newBalancer(t, balancer.Config{
 				Resolver: balancer.NewPushed(eps...), Transport: backend.Transport(proto), SlowStart: -1,
-				Health: balancer.HealthConfig{Path: "/healthz", Interval: 20 * time.Millisecond, Fall: 1, Rise: 1},
+				Health: balancer.HealthConfig{
+					Path:     "/healthz",
+					Interval: 20 * time.Millisecond,
+					Fall:     1,
+					Rise:     1,
+				},
 			})
 			sent := roll(t, b, procs[0].URL.Scheme+"://app.test", procs, rounds)
 			require.Greater(t, sent, int64(100))
 			for _, p := range procs {
 				require.NotZero(t, p.Requests())
 			}
-			t.Logf("%d rounds of 3, %d requests, 0 failed (below %.4f %% with 95 %% confidence)", rounds, sent, 300/float64(sent))
+			t.Logf(
+				"%d rounds of 3, %d requests, 0 failed (below %.4f %% with 95 %% confidence)",
+				rounds,
+				sent,
+				300/float64(sent),
+			)
 		})
 	}
 }
@@ -256,7 +299,9 @@ func TestL14_KeepAliveRace(t *testing.T) {
 			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		}
 	})
-	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr), Transport: backend.Transport(backend.HTTP1)})
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static(addr), Transport: backend.Transport(backend.HTTP1),
+	})
 	for range 50 {
 		status, err := get(t.Context(), b)
 		require.NoError(t, err, "what may be repeated is repeated")
@@ -266,7 +311,12 @@ func TestL14_KeepAliveRace(t *testing.T) {
 	before := requests.Load()
 	failed := 0
 	for range 20 {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://users.internal/", strings.NewReader("order"))
+		req, err := http.NewRequestWithContext(
+			t.Context(),
+			http.MethodPost,
+			"http://users.internal/",
+			strings.NewReader("order"),
+		)
 		require.NoError(t, err)
 		resp, err := b.RoundTrip(req)
 		if err != nil {
@@ -313,9 +363,17 @@ func TestL15_SlowUpstreams(t *testing.T) {
 			_, err := get(ctx, b)
 			require.Error(t, err)
 			if name == "body" {
-				require.ErrorIs(t, err, context.DeadlineExceeded, "the time of a body is the caller's to bound")
+				require.ErrorIs(
+					t,
+					err,
+					context.DeadlineExceeded,
+					"the time of a body is the caller's to bound",
+				)
 			} else {
-				require.Less(t, time.Since(start), 450*time.Millisecond, "the header has a timeout as a whole, not for each byte")
+				require.Less(
+					t, time.Since(start), 450*time.Millisecond,
+					"the header has a timeout as a whole, not for each byte",
+				)
 				require.Equal(t, uint64(1), b.Stats().Failures)
 			}
 			require.Zero(t, b.Stats().InFlight)
@@ -345,15 +403,28 @@ func TestL16_FloodsFromUpstream(t *testing.T) {
 	}
 	ok := "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 	for name, addr := range map[string]string{
-		"informational":   flood("", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", ok, 1_000_000),
-		"one long field":  flood("HTTP/1.1 200 OK\r\nX-Long: ", strings.Repeat("x", 1000), "\r\nContent-Length: 0\r\n\r\n", 2000),
-		"cookies":         flood("HTTP/1.1 200 OK\r\n", "Set-Cookie: abcdefgh=1\r\n", "Content-Length: 0\r\n\r\n", 100_000),
-		"chunk extension": flood("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "1;"+strings.Repeat("e", 2000)+"\r\nx\r\n", "0\r\n\r\n", 10_000),
-		"trailer":         flood("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", "X-Trailer: "+strings.Repeat("t", 1000)+"\r\n", "\r\n", 20_000),
+		"informational": flood("", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", ok, 1_000_000),
+		"one long field": flood(
+			"HTTP/1.1 200 OK\r\nX-Long: ", strings.Repeat("x", 1000),
+			"\r\nContent-Length: 0\r\n\r\n", 2000,
+		),
+		"cookies": flood(
+			"HTTP/1.1 200 OK\r\n", "Set-Cookie: abcdefgh=1\r\n", "Content-Length: 0\r\n\r\n",
+			100_000,
+		),
+		"chunk extension": flood(
+			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+			"1;"+strings.Repeat("e", 2000)+"\r\nx\r\n", "0\r\n\r\n", 10_000,
+		),
+		"trailer": flood(
+			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+			"X-Trailer: "+strings.Repeat("t", 1000)+"\r\n", "\r\n", 20_000,
+		),
 	} {
 		for _, handler := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/handler=%v", name, handler), func(t *testing.T) {
-				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr)}) // the default transport, with its limits
+				// The default transport, with its limits.
+				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr)})
 				if !handler {
 					ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 					defer cancel()
@@ -372,7 +443,12 @@ func TestL16_FloodsFromUpstream(t *testing.T) {
 				answer, _ := io.ReadAll(conn)
 				require.LessOrEqual(t, strings.Count(string(answer), "HTTP/1.1 103"), 100)
 				if strings.Contains(name, "chunk") || name == "trailer" {
-					require.NotContains(t, string(answer), "\r\n0\r\n\r\n", "what broke off does not look whole")
+					require.NotContains(
+						t,
+						string(answer),
+						"\r\n0\r\n\r\n",
+						"what broke off does not look whole",
+					)
 				} else {
 					require.Contains(t, string(answer), "HTTP/1.1 502 ")
 				}
@@ -381,8 +457,8 @@ func TestL16_FloodsFromUpstream(t *testing.T) {
 	}
 }
 
-// A server that refuses before a 100 (Continue) still takes Content-Length bytes for the body: they must be the body, or
-// the connection must end. Else it swallows the request of the next user.
+// A server that refuses before a 100 (Continue) still takes Content-Length bytes for the body.
+// Unless they are the body or the connection ends, it swallows the request of the next user.
 func TestL17_RefusedExpectationsLeaveTheConnectionClean(t *testing.T) {
 	var mu sync.Mutex
 	var lines, bodies []string
@@ -449,7 +525,7 @@ func expecting(t *testing.T, url string) *http.Request {
 	return req
 }
 
-// Schemes that authenticate the connection do not lend it to the next client.
+// A connection that authenticates its client is not used for the next client.
 func TestL31_ConnectionsThatAreAuthenticated(t *testing.T) {
 	for _, scheme := range []string{"NTLM", "negotiate"} {
 		addr := serveRaw(t, func(c net.Conn) {
@@ -463,7 +539,9 @@ func TestL31_ConnectionsThatAreAuthenticated(t *testing.T) {
 				if _, token, ok := strings.Cut(req.Header.Get("Authorization"), " "); ok {
 					who = token
 				}
-				if _, err := fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(who), who); err != nil {
+				if _, err := fmt.Fprintf(
+					c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(who), who,
+				); err != nil {
 					return
 				}
 				if req.Close {
@@ -487,10 +565,13 @@ func TestL31_ConnectionsThatAreAuthenticated(t *testing.T) {
 	}
 }
 
-// Frames that a server must not send, or not so many of, end in an error, not in a panic or a request that hangs.
+// Frames that a server must not send, or not so many of, end in an error. They cause no panic, and
+// no request hangs.
 func TestL32_FloodsOfFrames(t *testing.T) {
 	for name, script := range map[string]func(fr *http2.Framer) error{
-		"frame size 0": func(fr *http2.Framer) error { return fr.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize}) },
+		"frame size 0": func(fr *http2.Framer) error {
+			return fr.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize})
+		},
 		"window overflow": func(fr *http2.Framer) error {
 			return fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 31})
 		},
@@ -510,7 +591,9 @@ func TestL32_FloodsOfFrames(t *testing.T) {
 			}
 			return nil
 		},
-		"GOAWAY": func(fr *http2.Framer) error { return fr.WriteGoAway(0, http2.ErrCodeEnhanceYourCalm, nil) },
+		"GOAWAY": func(fr *http2.Framer) error {
+			return fr.WriteGoAway(0, http2.ErrCodeEnhanceYourCalm, nil)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -529,9 +612,17 @@ func TestL32_FloodsOfFrames(t *testing.T) {
 				}
 			})
 			good := backend.Start(t, backend.Config{Protocol: backend.H2C})
-			b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr, good.Addr), Transport: backend.Transport(backend.H2C), Policy: asked{}, SlowStart: -1})
+			b := newBalancer(t, balancer.Config{
+				Resolver:  balancer.Static(addr, good.Addr),
+				Transport: backend.Transport(backend.H2C),
+				Policy:    asked{},
+				SlowStart: -1,
+			})
 			for range 4 {
-				ctx, cancel := context.WithTimeout(context.WithValue(t.Context(), asked{}, addr), 300*time.Millisecond)
+				ctx, cancel := context.WithTimeout(
+					context.WithValue(t.Context(), asked{}, addr),
+					300*time.Millisecond,
+				)
 				_, _ = get(ctx, b) // that it ends is what counts
 				cancel()
 				status, err := get(context.WithValue(t.Context(), asked{}, good.Addr), b)
@@ -550,24 +641,30 @@ func (asked) Pick(v *balancer.View, r *http.Request) int {
 	return rather(r.Context().Value(asked{}).(string)).Pick(v, r)
 }
 
-// Close lets what runs come to its end, but not for ever: an upgraded connection may be open for hours.
+// Close lets running requests come to their end, but does not wait for ever: an upgraded connection
+// may be open for hours.
 func TestL34_CloseDrainsWithADeadline(t *testing.T) {
 	begun := make(chan struct{})
-	be := backend.Start(t, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Upgrade") == "" {
-			close(begun)
-			<-time.After(100 * time.Millisecond) // the request takes as long as that
-			return
-		}
-		c, rw, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-		_ = rw.Flush()
-		_, _ = io.Copy(io.Discard, rw)
-	})})
+	be := backend.Start(
+		t,
+		backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Upgrade") == "" {
+				close(begun)
+				<-time.After(100 * time.Millisecond) // the request takes as long as that
+				return
+			}
+			c, rw, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			_, _ = rw.WriteString(
+				"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+			)
+			_ = rw.Flush()
+			_, _ = io.Copy(io.Discard, rw)
+		})},
+	)
 	b, err := balancer.New(balancer.Config{Resolver: balancer.Static(be.Addr)})
 	require.NoError(t, err)
 	req, err := http.NewRequest("GET", "http://app.test/socket", nil)
@@ -594,15 +691,27 @@ func TestL34_CloseDrainsWithADeadline(t *testing.T) {
 	require.Zero(t, b.Stats().Streams)
 }
 
-// Truncated and reset responses are the endpoint's failures, and half of one is never taken for the whole.
+// Truncated and reset responses are the endpoint's failures. Half of a response is never taken for
+// the whole.
 func TestResponsesThatBreakOff(t *testing.T) {
 	for _, proto := range []backend.Protocol{backend.HTTP1, backend.HTTP2, backend.H2C} {
-		for cut, name := range map[faultproxy.Cut]string{faultproxy.Reset: "reset", faultproxy.Truncate: "truncated", faultproxy.HalfClose: "half closed"} {
+		for cut, name := range map[faultproxy.Cut]string{
+			faultproxy.Reset:     "reset",
+			faultproxy.Truncate:  "truncated",
+			faultproxy.HalfClose: "half closed",
+		} {
 			t.Run(fmt.Sprintf("%s/protocol=%s", name, proto), func(t *testing.T) {
 				be := backend.Start(t, backend.Config{Protocol: proto})
 				p := faultproxy.Start(t, be.Addr)
-				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(p.Addr), Transport: backend.Transport(proto)})
-				target := &url.URL{Scheme: be.URL.Scheme, Host: "app.test", Path: "/", RawQuery: "bytes=1000000"}
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.Static(p.Addr), Transport: backend.Transport(proto),
+				})
+				target := &url.URL{
+					Scheme:   be.URL.Scheme,
+					Host:     "app.test",
+					Path:     "/",
+					RawQuery: "bytes=1000000",
+				}
 				client := &http.Client{Transport: b}
 				p.Set(faultproxy.Fault{Cut: cut, After: 50_000})
 				resp, err := client.Get(target.String())
@@ -627,7 +736,7 @@ func TestResponsesThatBreakOff(t *testing.T) {
 	}
 }
 
-// A server whose limit no request could keep is a black hole, and is treated as one.
+// A server with a limit that no request could keep is treated as a black hole.
 func TestHeaderLimitsThatNobodyCouldKeep(t *testing.T) {
 	addr := serveRaw(t, func(c net.Conn) {
 		fr := http2.NewFramer(c, c)
@@ -647,7 +756,9 @@ func TestHeaderLimitsThatNobodyCouldKeep(t *testing.T) {
 			}
 		}
 	})
-	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr), Transport: backend.Transport(backend.H2C)})
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static(addr), Transport: backend.Transport(backend.H2C),
+	})
 	require.Eventually(t, func() bool {
 		_, err := get(t.Context(), b)
 		return err != nil && strings.Contains(err.Error(), "header list")

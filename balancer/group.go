@@ -11,9 +11,9 @@ import (
 // tickInterval is the time between two ticks of a group that gets requests.
 const tickInterval = 100 * time.Millisecond
 
-// A group decides which of a target's endpoints gets a request, and learns from what became of it. It
-// has no goroutines, reads no clock and opens no connection: times are arguments, so that a simulator
-// can drive it.
+// A group decides which of a target's endpoints gets a request, and learns from what became of it.
+// It has no goroutines, reads no clock and opens no connection: times are arguments, so that a
+// simulator can drive it.
 type group struct {
 	random func() uint64
 
@@ -75,7 +75,8 @@ func (e *endpoint) changeLocked(now int64, reason string) Event {
 	return Event{Kind: EndpointChanged, Endpoint: e.public(), State: e.stateLocked(now), Reason: reason}
 }
 
-// emit and emitLocked keep an event for the caller of takeEvents: observers are called without a lock.
+// emit and emitLocked keep an event for the caller of takeEvents: observers are called without a
+// lock.
 func (g *group) emit(e Event) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -1,7 +1,7 @@
 package balancer
 
-// A groupConfig is what a group reads of a Config. A request takes one when it begins and goes by it
-// to its end, whatever a Reload does meanwhile.
+// A groupConfig is what a group reads of a Config. A request takes one when it begins and goes by
+// it to its end, whatever a Reload does meanwhile.
 type groupConfig struct {
 	*Config
 	traits

@@ -33,11 +33,12 @@ func pickFor(ctx context.Context, b *balancer.Balancer, key string) (balancer.Ev
 	return pick, err
 }
 
-// When a host leaves, only its keys move; when it comes back, they do too.
+// When an endpoint leaves, only its keys move. When it comes back, only they move back.
 func TestL27_MinimalRemap(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 12).Draw(rt, "hosts")
-		weights := rapid.SliceOfN(rapid.SampledFrom([]uint32{0, 1, 2, 7, math.MaxUint32}), n, n).Draw(rt, "weights")
+		weights := rapid.SliceOfN(rapid.SampledFrom([]uint32{0, 1, 2, 7, math.MaxUint32}), n, n).
+			Draw(rt, "weights")
 		keys := rapid.SliceOfN(rapid.String(), 1, 30).Draw(rt, "keys")
 		gone := rapid.IntRange(0, n-1).Draw(rt, "gone")
 		place := func(skip int) map[string]string {
@@ -63,7 +64,12 @@ func TestL27_MinimalRemap(t *testing.T) {
 						rt.Fatal(err)
 					}
 					if was, ok := placed[k]; ok && was != p.Endpoint.Addr {
-						rt.Fatalf("key %q moved from %s to %s though nothing changed", k, was, p.Endpoint.Addr)
+						rt.Fatalf(
+							"key %q moved from %s to %s though nothing changed",
+							k,
+							was,
+							p.Endpoint.Addr,
+						)
 					}
 					placed[k] = p.Endpoint.Addr
 				}
@@ -82,7 +88,7 @@ func TestL27_MinimalRemap(t *testing.T) {
 	})
 }
 
-// However skewed the keys, no host has more than Bound times the average in flight.
+// However skewed the keys are, no endpoint has more than Bound times the average in flight.
 func TestL27_BoundedLoad(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 12).Draw(rt, "hosts")
@@ -101,20 +107,28 @@ func TestL27_BoundedLoad(t *testing.T) {
 			}
 			b := newBalancer(t, balancer.Config{
 				Resolver: balancer.NewPushed(set...), Wrap: f.wrap,
-				Policy: balancer.Hash(balancer.HashConfig{Key: byContext, Bound: bound}), SlowStart: -1, IdleTimeout: -1,
+				Policy: balancer.Hash(
+					balancer.HashConfig{Key: byContext, Bound: bound},
+				), SlowStart: -1, IdleTimeout: -1,
 			})
 			if err := b.Warm(t.Context(), "http://users.internal", 0); err != nil {
 				fault = err
 				return
 			}
-			time.Sleep(12 * time.Second) // probation, in which a host has one request only, is over
+			time.Sleep(12 * time.Second) // probation, in which a endpoint has one request only, is over
 			for i, key := range sends {
 				go func() { _, _ = pickFor(t.Context(), b, fmt.Sprint(key)) }()
 				synctest.Wait()
 				for _, h := range b.Endpoints("http://users.internal") {
 					limit := int(math.Ceil(bound * float64(i+1) / float64(all) * float64(h.Weight)))
 					if h.InFlight > limit {
-						fault = fmt.Errorf("%d of %d requests on one of %d hosts, allowed are %d", h.InFlight, i+1, n, limit)
+						fault = fmt.Errorf(
+							"%d of %d requests on one of %d endpoints, allowed are %d",
+							h.InFlight,
+							i+1,
+							n,
+							limit,
+						)
 					}
 				}
 			}
@@ -130,7 +144,11 @@ func TestHash(t *testing.T) {
 	t.Run("replicas agree", func(t *testing.T) {
 		var first map[string]string
 		for range 3 {
-			b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addrs(7)...), Policy: balancer.Hash(balancer.HashConfig{Key: byContext}), Wrap: ok200})
+			b := newBalancer(t, balancer.Config{
+				Resolver: balancer.Static(addrs(7)...),
+				Policy:   balancer.Hash(balancer.HashConfig{Key: byContext}),
+				Wrap:     ok200,
+			})
 			placed := map[string]string{}
 			for i := range 50 {
 				p, err := pickFor(t.Context(), b, fmt.Sprint(i))

@@ -63,8 +63,8 @@ func (p *pool) check(ctx context.Context, cfg *Config, e *endpoint) {
 	}
 }
 
-// checked enters how the check of e went that began at start. It returns false if ctx has ended: then
-// the check failed because it was stopped, or no further one will correct what it says.
+// checked enters how the check of e went that began at start. It returns false if ctx has ended:
+// then the check failed because it was stopped, or no further one will correct what it says.
 func (p *pool) checked(ctx context.Context, e *endpoint, err error, start int64) bool {
 	now := p.balancer.now()
 	p.mu.Lock()
@@ -130,9 +130,9 @@ func (g *group) checked(e *endpoint, err error, took, now int64) {
 	g.reviseLocked(config, e, now)
 }
 
-// reviseLocked refreshes the estimate of a slow endpoint by how its checks compare with those of the
-// others, so that no user's request is spent on finding out. If its checks are good and its replies
-// slow, it meets one request per check.
+// reviseLocked refreshes the estimate of a slow endpoint by how its checks compare with those of
+// the others, so that no user's request is spent on finding out. If its checks are good and its
+// replies slow, it meets one request per check.
 func (g *group) reviseLocked(config *groupConfig, e *endpoint, now int64) {
 	typical := g.typical.Load()
 	if e.slow.Load() < 2 || typical == 0 || !config.keepsCosts() {
@@ -157,7 +157,8 @@ func (g *group) reviseLocked(config *groupConfig, e *endpoint, now int64) {
 	g.startProbationLocked(e, now)
 }
 
-// warmed lets an endpoint that waited for its warm-up have requests, unless it waits for a check too.
+// warmed lets an endpoint that waited for its warm-up have requests, unless it waits for a check
+// too.
 func (g *group) warmed(e *endpoint, now int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

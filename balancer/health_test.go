@@ -139,7 +139,7 @@ func TestL04_FlappingChecksChangeNothing(t *testing.T) {
 			c.before = func() {
 				n++
 				c.bad["a:1"] = nil
-				if n/2%2 == 0 { // each host is checked in turn
+				if n/2%2 == 0 { // each endpoint is checked in turn
 					c.bad["a:1"] = errCheck
 				}
 			}
@@ -153,14 +153,16 @@ func TestL04_FlappingChecksChangeNothing(t *testing.T) {
 	})
 }
 
-// Checks and requests may disagree: an endpoint needs the good word of both.
+// Checks and requests may disagree. An endpoint is available only if both are good.
 func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 	t.Run("checks pass, requests fail", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := newChecks()
 			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"), Policy: balancer.RoundRobin(), Wrap: failingAt("a:1"), Outlier: balancer.OutlierConfig{Base: 30 * time.Second},
-				Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
+				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"),
+				Policy:   balancer.RoundRobin(), Wrap: failingAt("a:1"),
+				Outlier: balancer.OutlierConfig{Base: 30 * time.Second},
+				Health:  balancer.HealthConfig{Check: c.check, Interval: time.Second},
 			})
 			for range 100 {
 				_, err := get(t.Context(), b)
@@ -177,7 +179,8 @@ func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 			c := newChecks()
 			c.set("a:1", errCheck)
 			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"), Policy: balancer.RoundRobin(), Wrap: ok200,
+				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"),
+				Policy:   balancer.RoundRobin(), Wrap: ok200,
 				Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
 			})
 			for range 1000 {
@@ -193,8 +196,11 @@ func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 			c := newChecks()
 			var seen events
 			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"), Policy: balancer.RoundRobin(), Wrap: failingAt("a:1"), Observe: seen.observe, Outlier: balancer.OutlierConfig{Base: 30 * time.Second},
-				Health: balancer.HealthConfig{Check: c.check, Interval: time.Second}, IdleTimeout: -1,
+				Resolver: balancer.Static("a:1", "b:1", "c:1", "d:1"),
+				Policy:   balancer.RoundRobin(), Wrap: failingAt("a:1"), Observe: seen.observe,
+				Outlier:     balancer.OutlierConfig{Base: 30 * time.Second},
+				Health:      balancer.HealthConfig{Check: c.check, Interval: time.Second},
+				IdleTimeout: -1,
 			})
 			for range 100 {
 				_, err := get(t.Context(), b)
@@ -215,7 +221,7 @@ func TestL05_ChecksAndRequestsBothCount(t *testing.T) {
 	})
 }
 
-// failingAt fails what goes to addr.
+// failingAt fails the requests that go to addr.
 func failingAt(addr string) func(balancer.Endpoint, http.RoundTripper) http.RoundTripper {
 	return upstream(func(e balancer.Endpoint, _ *http.Request) (*http.Response, error) {
 		if e.Addr == addr {
@@ -231,14 +237,21 @@ func TestNewEndpointsWaitForTheirFirstCheck(t *testing.T) {
 		p := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
 		b := newBalancer(t, balancer.Config{
 			Resolver: p, Wrap: ok200,
-			Health: balancer.HealthConfig{Check: func(ctx context.Context, e balancer.Endpoint, rt http.RoundTripper) error {
-				time.Sleep(500 * time.Millisecond)
-				return c.check(ctx, e, rt)
-			}, Interval: time.Second},
+			Health: balancer.HealthConfig{
+				Check: func(ctx context.Context, e balancer.Endpoint, rt http.RoundTripper) error {
+					time.Sleep(500 * time.Millisecond)
+					return c.check(ctx, e, rt)
+				},
+				Interval: time.Second,
+			},
 		})
 		pickOf(t, b) // the first set is trusted
 		c.set("bad:1", errCheck)
-		p.Set(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "bad:1"}, balancer.Endpoint{Addr: "new:1"})
+		p.Set(
+			balancer.Endpoint{Addr: "a:1"},
+			balancer.Endpoint{Addr: "bad:1"},
+			balancer.Endpoint{Addr: "new:1"},
+		)
 		synctest.Wait()
 		require.Equal(t, balancer.Pending, statusOf(t, b, "new:1").State)
 		for range 50 {
@@ -265,12 +278,16 @@ func TestChecksThatMisbehave(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBalancer(t, balancer.Config{
 					Resolver: balancer.Static("a:1", "b:1"), Wrap: ok200,
-					Health: balancer.HealthConfig{Interval: 10 * time.Second, Timeout: time.Second, Check: func(ctx context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
-						if e.Addr == "a:1" {
-							return check(ctx)
-						}
-						return nil
-					}},
+					Health: balancer.HealthConfig{
+						Interval: 10 * time.Second,
+						Timeout:  time.Second,
+						Check: func(ctx context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
+							if e.Addr == "a:1" {
+								return check(ctx)
+							}
+							return nil
+						},
+					},
 				})
 				pickOf(t, b)
 				time.Sleep(40 * time.Second)
@@ -282,7 +299,15 @@ func TestChecksThatMisbehave(t *testing.T) {
 }
 
 func TestHealthPathOverHTTP(t *testing.T) {
-	for status, good := range map[int]bool{200: true, 204: true, 302: true, 399: true, 404: false, 500: false, 503: false} {
+	for status, good := range map[int]bool{
+		200: true,
+		204: true,
+		302: true,
+		399: true,
+		404: false,
+		500: false,
+		503: false,
+	} {
 		t.Run(http.StatusText(status), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var mu sync.Mutex
@@ -313,7 +338,12 @@ func TestHealthPathOverHTTP(t *testing.T) {
 				require.Equal(t, want, statusOf(t, b, "a:1").State)
 				mu.Lock()
 				defer mu.Unlock()
-				require.Equal(t, "GET users.internal /healthz?deep=1 Trivet-Health-Check", asked[0], "as the target's name, redirects not followed")
+				require.Equal(
+					t,
+					"GET users.internal /healthz?deep=1 Trivet-Health-Check",
+					asked[0],
+					"as the target's name, redirects not followed",
+				)
 				require.Equal(t, uint64(1), b.Stats().Requests, "checks are not requests")
 			})
 		})
@@ -324,7 +354,12 @@ func TestChecksEndWithTheirEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newChecks()
 		p := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"})
-		b := newBalancer(t, balancer.Config{Resolver: p, Wrap: ok200, IdleTimeout: -1, Health: balancer.HealthConfig{Check: c.check, Interval: time.Second}})
+		b := newBalancer(t, balancer.Config{
+			Resolver:    p,
+			Wrap:        ok200,
+			IdleTimeout: -1,
+			Health:      balancer.HealthConfig{Check: c.check, Interval: time.Second},
+		})
 		pickOf(t, b)
 		time.Sleep(10 * time.Second)
 		p.Set(balancer.Endpoint{Addr: "b:1"})
@@ -333,10 +368,21 @@ func TestChecksEndWithTheirEndpoint(t *testing.T) {
 		require.Greater(t, n, 5)
 		time.Sleep(10 * time.Second)
 		require.Len(t, c.times("a:1"), n)
-		// Reload neither doubles the checks of those that stay, nor leaves any where there should be none.
+		// Reload neither doubles the checks of those that stay, nor leaves any where there should
+		// be none.
 		n = len(c.times("b:1"))
 		for range 5 {
-			require.NoError(t, b.Reload(balancer.Config{Resolver: p, Wrap: ok200, IdleTimeout: -1, Health: balancer.HealthConfig{Check: c.check, Interval: time.Second}}))
+			require.NoError(
+				t,
+				b.Reload(
+					balancer.Config{
+						Resolver:    p,
+						Wrap:        ok200,
+						IdleTimeout: -1,
+						Health:      balancer.HealthConfig{Check: c.check, Interval: time.Second},
+					},
+				),
+			)
 		}
 		time.Sleep(10 * time.Second)
 		require.InDelta(t, 10, len(c.times("b:1"))-n, 8)
@@ -378,7 +424,7 @@ func TestWarmUp(t *testing.T) {
 	})
 }
 
-// Whoever counts endpoints by their state hears of every change.
+// Every change of an endpoint's state is an event, so that a counter of states is always right.
 func TestEveryChangeOfStateIsObserved(t *testing.T) {
 	changes := func(seen *events) (all []string) {
 		for _, e := range seen.of(balancer.EndpointChanged) {
@@ -397,9 +443,17 @@ func TestEveryChangeOfStateIsObserved(t *testing.T) {
 			}
 			b := newBalancer(t, cfg)
 			pickOf(t, b)
-			resolver.Set(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"}, balancer.Endpoint{Addr: "c:1"})
+			resolver.Set(
+				balancer.Endpoint{Addr: "a:1"},
+				balancer.Endpoint{Addr: "b:1"},
+				balancer.Endpoint{Addr: "c:1"},
+			)
 			time.Sleep(time.Second)
-			require.ElementsMatch(t, []string{"b:1 down, health check", "c:1 healthy, health check"}, changes(seen))
+			require.ElementsMatch(
+				t,
+				[]string{"b:1 down, health check", "c:1 healthy, health check"},
+				changes(seen),
+			)
 			resolver.Set(balancer.Endpoint{Addr: "b:1"})
 			synctest.Wait()
 			require.Len(t, seen.of(balancer.PanicChanged), 1, "the only one left is down, not pending")
@@ -415,14 +469,20 @@ func TestEveryChangeOfStateIsObserved(t *testing.T) {
 			net.serve("a:1", http.NotFoundHandler())
 			net.serve("b:1", http.NotFoundHandler())
 			resolver := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
-			b := newBalancer(t, balancer.Config{Resolver: resolver, Transport: net.transport(), Observe: seen.observe, Warm: 1})
+			b := newBalancer(t, balancer.Config{
+				Resolver:  resolver,
+				Transport: net.transport(),
+				Observe:   seen.observe,
+				Warm:      1,
+			})
 			pickOf(t, b)
 			resolver.Set(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"})
 			time.Sleep(time.Second)
 			require.Equal(t, []string{"b:1 healthy, warm-up"}, changes(seen))
 		})
 	})
-	// A set in which most endpoints are found to be bad at their first check is in panic at once, not at the next interval.
+	// If most endpoints of a set fail their first check, the target is in panic mode at once, not
+	// at the next interval.
 	t.Run("panic", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c, seen := newChecks(), new(events)
@@ -432,10 +492,18 @@ func TestEveryChangeOfStateIsObserved(t *testing.T) {
 			resolver := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"})
 			b := newBalancer(t, balancer.Config{
 				Resolver: resolver, Wrap: ok200, Observe: seen.observe,
-				Health: balancer.HealthConfig{Check: c.check, Interval: time.Hour}, Outlier: balancer.OutlierConfig{Interval: time.Hour},
+				Health: balancer.HealthConfig{
+					Check:    c.check,
+					Interval: time.Hour,
+				}, Outlier: balancer.OutlierConfig{Interval: time.Hour},
 			})
 			pickOf(t, b)
-			resolver.Set(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"}, balancer.Endpoint{Addr: "c:1"}, balancer.Endpoint{Addr: "d:1"})
+			resolver.Set(
+				balancer.Endpoint{Addr: "a:1"},
+				balancer.Endpoint{Addr: "b:1"},
+				balancer.Endpoint{Addr: "c:1"},
+				balancer.Endpoint{Addr: "d:1"},
+			)
 			time.Sleep(time.Second)
 			require.Len(t, seen.of(balancer.PanicChanged), 1)
 		})

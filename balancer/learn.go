@@ -7,12 +7,12 @@ import (
 )
 
 const (
-	// A reply that takes more than slowFactor times the typical cost is slow. An endpoint with two of
-	// them in a row is a slow one: its estimate no longer drifts back by itself.
+	// A reply that takes more than slowFactor times the typical cost is slow. An endpoint with two
+	// of them in a row is a slow one: its estimate no longer drifts back by itself.
 	slowFactor = 4
 
-	// driftTime is the time constant with which the estimate of an endpoint that gets no requests, and
-	// is not slow, moves to the typical one.
+	// driftTime is the time constant with which the estimate of an endpoint that gets no requests,
+	// and is not slow, moves to the typical one.
 	driftTime = 2 * time.Second
 
 	// maxCost bounds what silence can make of a cost, in multiples of the typical one, and
@@ -105,8 +105,8 @@ func (g *group) sample(c *choice, now, took int64) {
 	}
 	old, novelty := est.oldWeight(now-e.sampled.Load()), e.cost.novelty()
 	if !est.peak {
-		// Until there are as many replies as the time constant covers they count alike: one that comes
-		// after a long time, or is the first of many in a row, does not stand for all.
+		// Until there are as many replies as the time constant covers they count alike: one that
+		// comes after a long time, or is the first of many in a row, does not stand for all.
 		old = min(old, 1/(1+novelty))
 		novelty = novelty*old*old + (1-old)*(1-old)
 	}
@@ -243,8 +243,8 @@ func (e *estimator) fromMean(mean float64) float64 {
 	return mean
 }
 
-// oldWeight returns the weight of what is known against a sample that comes dt nanoseconds later. It
-// is about exp(-dt/decay), and cheaper.
+// oldWeight returns the weight of what is known against a sample that comes dt nanoseconds later.
+// It is about exp(-dt/decay), and cheaper.
 func (e *estimator) oldWeight(dt int64) float64 {
 	x := float64(max(dt, 0)) * e.perDecay
 	return 1 / (1 + x*(1+x*(1.0/2+x*(1.0/6))))

@@ -6,9 +6,9 @@ import (
 	"github.com/trivet-go/trivet/internal/settings"
 )
 
-// LeastRequest returns a policy that draws d endpoints and picks the one with the fewest requests in
-// flight for its weight. With d = 2 it is the power of two choices. Zero means that it looks at all.
-// One and negative values are invalid.
+// LeastRequest returns a policy that draws d endpoints and picks the one with the fewest requests
+// in flight for its weight. With d = 2 it is the power of two choices. Zero means that it looks at
+// all. One and negative values are invalid.
 func LeastRequest(d int) Policy { return leastRequest{d} }
 
 type leastRequest struct{ d int }

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// update makes set the group's endpoints. It returns those that are new, those whose description has
-// changed, and those that have left. connect prepares a new one before a request can see it.
+// update makes set the group's endpoints. It returns those that are new, those whose description
+// has changed, and those that have left. connect prepares a new one before a request can see it.
 func (g *group) update(
 	set []Endpoint, now int64, connect func(*endpoint),
 ) (added, changed, removed []*endpoint) {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// A memNet is a network of HTTP servers in memory: unlike sockets, its connections may be waited for inside a
-// synctest bubble.
+// A memNet is a network of HTTP servers in memory. Unlike sockets, its connections can be waited
+// for inside a synctest bubble.
 type memNet struct {
 	t       *testing.T
 	latency time.Duration // of a dial

@@ -32,15 +32,15 @@ func outcomeOfResponse(resp *http.Response) (out Outcome, pause time.Duration) {
 	return Success, 0
 }
 
-// failedStatus reports whether a response with that status is its server's fault, not its client's or
-// its protocol's.
+// failedStatus reports whether a response with that status is its server's fault, not its client's
+// or its protocol's.
 func failedStatus(code int) bool {
 	return code >= 500 && code != http.StatusNotImplemented && code != http.StatusHTTPVersionNotSupported
 }
 
-// outcomeOfError says what an error means for its endpoint, and whether another endpoint may have the
-// request. bodyErr is why the request's body could not be read, if it could not; late says that a
-// reply commonly takes less time.
+// outcomeOfError says what an error means for its endpoint, and whether another endpoint may have
+// the request. bodyErr is why the request's body could not be read, if it could not; late says that
+// a reply commonly takes less time.
 func outcomeOfError(err error, req *http.Request, bodyErr error, late bool) (out Outcome, elsewhere bool) {
 	left := !neverSent(err)
 	end := req.Context().Err()

@@ -6,13 +6,13 @@ import (
 )
 
 const (
-	// minGap is how far below the mean a success rate must lie, however small the deviation is: when
-	// all endpoints are good, a single failure is many standard deviations.
+	// minGap is how far below the mean a success rate must lie, however small the deviation is:
+	// when all endpoints are good, a single failure is many standard deviations.
 	minGap = 0.05
 
 	// Replies count as recent with a weight that falls by recentDecay at every tick: they are
-	// forgotten within seconds. An endpoint is failing if more than failingShare of its recent replies
-	// failed.
+	// forgotten within seconds. An endpoint is failing if more than failingShare of its recent
+	// replies failed.
 	recentDecay  = 0.8
 	failingShare = 0.1
 )
@@ -52,8 +52,8 @@ func (g *group) ejectFailing(config *groupConfig, e *endpoint, now int64) {
 	if n == 0 || n < config.Outlier.Consecutive && !e.returning {
 		return // another goroutine was here first
 	}
-	// While all endpoints fail, every request comes as far as this. It is enough that one of them looks
-	// now and then.
+	// While all endpoints fail, every request comes as far as this. It is enough that one of them
+	// looks now and then.
 	if e.ejectedUntil > now {
 		e.ejectableAt.Store(e.ejectedUntil)
 		return

@@ -81,8 +81,8 @@ func (f *fleet) wrap(e balancer.Endpoint, next http.RoundTripper) http.RoundTrip
 	}).wrap(e, next)
 }
 
-// load sends a request every gap for d, waits for all of them, and returns how many there were and how
-// many failed.
+// load sends a request every gap for d, waits for all of them, and returns how many there were and
+// how many failed.
 func load(t *testing.T, b *balancer.Balancer, gap, d time.Duration) (sent, failed int) {
 	t.Helper()
 	var mu sync.Mutex
@@ -111,7 +111,7 @@ func addrs(n int) []string {
 	return all
 }
 
-func TestL01_AllHostsDown(t *testing.T) {
+func TestL01_AllEndpointsDown(t *testing.T) {
 	for _, all := range []bool{true, false} { // or one left of five, which is below the share too
 		t.Run(fmt.Sprintf("all=%v/panic=default", all), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -119,7 +119,8 @@ func TestL01_AllHostsDown(t *testing.T) {
 				var seen events
 				hosts := addrs(5)
 				b := newBalancer(t, balancer.Config{
-					Resolver: balancer.Static(hosts...), Wrap: ok200, Observe: seen.observe, IdleTimeout: -1, SlowStart: -1,
+					Resolver: balancer.Static(
+						hosts...), Wrap: ok200, Observe: seen.observe, IdleTimeout: -1, SlowStart: -1,
 					Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
 				})
 				pickOf(t, b)
@@ -191,7 +192,8 @@ func TestL02_BlackHole(t *testing.T) {
 	})
 }
 
-// Every way to pick meets the black hole less often than its fair share, once it is ejected.
+// Whatever the policy, the black hole gets fewer requests than its fair share once it has been
+// ejected.
 func TestFailuresInARowEject(t *testing.T) {
 	for name, fault := range map[string]server{
 		"500":     {status: 500},
@@ -206,7 +208,8 @@ func TestFailuresInARowEject(t *testing.T) {
 				f.set("10.0.0.0:80", fault)
 				var seen events
 				b := newBalancer(t, balancer.Config{
-					Resolver: balancer.Static(f.addrs()...), Wrap: f.wrap, Policy: balancer.RoundRobin(), Observe: seen.observe,
+					Resolver: balancer.Static(
+						f.addrs()...), Wrap: f.wrap, Policy: balancer.RoundRobin(), Observe: seen.observe,
 					Outlier: balancer.OutlierConfig{Consecutive: 3, Base: 10 * time.Second},
 				})
 				load(t, b, 10*time.Millisecond, time.Second)
@@ -218,7 +221,13 @@ func TestFailuresInARowEject(t *testing.T) {
 				changed := seen.of(balancer.EndpointChanged)
 				require.Len(t, changed, 1)
 				require.Equal(t, balancer.Ejected, changed[0].State)
-				require.InDelta(t, 10*time.Second, changed[0].EjectedFor, float64(time.Second)+1, "give or take a tenth")
+				require.InDelta(
+					t,
+					10*time.Second,
+					changed[0].EjectedFor,
+					float64(time.Second)+1,
+					"give or take a tenth",
+				)
 				require.Equal(t, 3, b.Stats().Available)
 			})
 		})
@@ -235,7 +244,8 @@ func TestEjectionsGrowAndEnd(t *testing.T) {
 		f.set("10.0.0.0:80", server{status: 500})
 		var seen events
 		b := newBalancer(t, balancer.Config{
-			Resolver: balancer.Static(f.addrs()...), Wrap: f.wrap, Policy: balancer.RoundRobin(), Observe: seen.observe, SlowStart: -1,
+			Resolver: balancer.Static(f.addrs()...), Wrap: f.wrap, Policy: balancer.RoundRobin(),
+			Observe: seen.observe, SlowStart: -1,
 			Outlier: balancer.OutlierConfig{Base: 10 * time.Second, Max: 25 * time.Second},
 		})
 		load(t, b, 10*time.Millisecond, 2*time.Minute)
@@ -246,7 +256,9 @@ func TestEjectionsGrowAndEnd(t *testing.T) {
 			}
 		}
 		require.GreaterOrEqual(t, len(lengths), 4)
-		for i, want := range []time.Duration{10 * time.Second, 20 * time.Second, 25 * time.Second, 25 * time.Second} {
+		for i, want := range []time.Duration{
+			10 * time.Second, 20 * time.Second, 25 * time.Second, 25 * time.Second,
+		} {
 			require.InDelta(t, want, lengths[i], float64(want)/10+1)
 		}
 		f.set("10.0.0.0:80", server{})
@@ -258,7 +270,7 @@ func TestEjectionsGrowAndEnd(t *testing.T) {
 	})
 }
 
-func TestL12_ReturningHostsAreNotSwamped(t *testing.T) {
+func TestL12_ReturningEndpointsAreNotSwamped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(addrs(4)...)
 		for _, a := range f.addrs() {
@@ -290,17 +302,34 @@ func TestL12_ReturningHostsAreNotSwamped(t *testing.T) {
 		require.Equal(t, 1.0, statusOf(t, b, back).Share)
 		before := statusOf(t, b, back).Requests
 		sent, _ := load(t, b, time.Millisecond, 2*time.Second)
-		require.Greater(t, float64(statusOf(t, b, back).Requests-before), fair*0.25*float64(sent), "no starvation after recovery")
+		require.Greater(
+			t,
+			float64(statusOf(t, b, back).Requests-before),
+			fair*0.25*float64(sent),
+			"no starvation after recovery",
+		)
 	})
 	t.Run("probation", func(t *testing.T) {
-		// Until it has answered once, it gets one request at a time.
+		// Until the endpoint has answered once, it gets one request at a time.
 		synctest.Test(t, func(t *testing.T) {
 			f := newFleet(addrs(4)...)
-			p := balancer.NewPushed(balancer.Endpoint{Addr: "10.0.0.0:80"}, balancer.Endpoint{Addr: "10.0.0.1:80"})
-			b := newBalancer(t, balancer.Config{Resolver: p, Wrap: f.wrap, SlowStart: -1, Outlier: balancer.OutlierConfig{Consecutive: -1}})
+			p := balancer.NewPushed(
+				balancer.Endpoint{Addr: "10.0.0.0:80"},
+				balancer.Endpoint{Addr: "10.0.0.1:80"},
+			)
+			b := newBalancer(t, balancer.Config{
+				Resolver:  p,
+				Wrap:      f.wrap,
+				SlowStart: -1,
+				Outlier:   balancer.OutlierConfig{Consecutive: -1},
+			})
 			load(t, b, time.Millisecond, time.Second)
 			f.set("10.0.0.2:80", server{delay: time.Hour})
-			p.Set(balancer.Endpoint{Addr: "10.0.0.0:80"}, balancer.Endpoint{Addr: "10.0.0.1:80"}, balancer.Endpoint{Addr: "10.0.0.2:80"})
+			p.Set(
+				balancer.Endpoint{Addr: "10.0.0.0:80"},
+				balancer.Endpoint{Addr: "10.0.0.1:80"},
+				balancer.Endpoint{Addr: "10.0.0.2:80"},
+			)
 			synctest.Wait()
 			for range 1000 {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -322,7 +351,11 @@ func TestWhatDoesNotEject(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := newFleet(addrs(4)...)
 				f.set("10.0.0.0:80", server{status: status})
-				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(f.addrs()...), Wrap: f.wrap, Policy: balancer.RoundRobin()})
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.Static(f.addrs()...),
+					Wrap:     f.wrap,
+					Policy:   balancer.RoundRobin(),
+				})
 				load(t, b, 10*time.Millisecond, 30*time.Second)
 				require.Zero(t, b.Stats().Ejections, "status %d", status)
 				require.Zero(t, b.Stats().Failures)
@@ -348,16 +381,23 @@ func TestWhatDoesNotEject(t *testing.T) {
 	})
 	t.Run("a body that the caller cannot provide", func(t *testing.T) {
 		f := newFleet("a:1", "b:1")
-		b := newBalancer(t, balancer.Config{Resolver: balancer.Static("a:1", "b:1"), Wrap: func(e balancer.Endpoint, _ http.RoundTripper) http.RoundTripper {
-			return roundTripper(func(r *http.Request) (*http.Response, error) {
-				_, err := io.ReadAll(r.Body)
-				r.Body.Close()
-				return nil, err
-			})
-		}})
+		b := newBalancer(t, balancer.Config{
+			Resolver: balancer.Static("a:1", "b:1"),
+			Wrap: func(e balancer.Endpoint, _ http.RoundTripper) http.RoundTripper {
+				return roundTripper(func(r *http.Request) (*http.Response, error) {
+					_, err := io.ReadAll(r.Body)
+					r.Body.Close()
+					return nil, err
+				})
+			},
+		})
 		_ = f
 		for range 20 {
-			req, err := http.NewRequest(http.MethodPost, "http://users.internal/", io.MultiReader(strings.NewReader("x"), broken{}))
+			req, err := http.NewRequest(
+				http.MethodPost,
+				"http://users.internal/",
+				io.MultiReader(strings.NewReader("x"), broken{}),
+			)
 			require.NoError(t, err)
 			_, err = b.RoundTrip(req)
 			require.ErrorIs(t, err, io.ErrUnexpectedEOF)
@@ -371,15 +411,19 @@ func TestWhatDoesNotEject(t *testing.T) {
 			for _, a := range f.addrs() {
 				f.set(a, server{status: 502, delay: time.Millisecond})
 			}
-			b := newBalancer(t, balancer.Config{Resolver: balancer.Static(f.addrs()...), Wrap: f.wrap, Policy: balancer.RoundRobin()})
+			b := newBalancer(t, balancer.Config{
+				Resolver: balancer.Static(f.addrs()...),
+				Wrap:     f.wrap,
+				Policy:   balancer.RoundRobin(),
+			})
 			load(t, b, 5*time.Millisecond, 30*time.Second)
-			require.GreaterOrEqual(t, b.Stats().Available, 9, "fewer hosts would only have more to do")
+			require.GreaterOrEqual(t, b.Stats().Available, 9, "fewer endpoints would only have more to do")
 		})
 	})
 }
 
-// A host that says when it has room again is left alone so long, and not blamed.
-func TestBusyHostsCool(t *testing.T) {
+// An endpoint that says when it has room again is left alone until then, and not blamed.
+func TestBusyEndpointsPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		busy := true
 		var mu sync.Mutex
@@ -408,7 +452,12 @@ func TestBusyHostsCool(t *testing.T) {
 			require.NoError(t, err)
 			time.Sleep(3 * time.Millisecond)
 		}
-		require.LessOrEqual(t, statusOf(t, b, "10.0.0.0:80").Requests-before, uint64(20), "in four of the five seconds")
+		require.LessOrEqual(
+			t,
+			statusOf(t, b, "10.0.0.0:80").Requests-before,
+			uint64(20),
+			"in four of the five seconds",
+		)
 		require.Zero(t, b.Stats().Ejections)
 		require.Zero(t, b.Stats().Failures)
 		time.Sleep(10 * time.Second)
@@ -419,8 +468,9 @@ func TestBusyHostsCool(t *testing.T) {
 	})
 }
 
-// A host that answers at once that it is busy is idle to those who count requests in flight only.
-func TestBusyHostsCoolWithoutEstimates(t *testing.T) {
+// An endpoint that answers at once that it is busy looks idle to policies that only count requests
+// in flight.
+func TestBusyEndpointsPauseWithoutCosts(t *testing.T) {
 	for name, policy := range map[string]balancer.Policy{
 		"LeastRequest(0)": balancer.LeastRequest(0),
 		"LeastRequest(2)": balancer.LeastRequest(2),
@@ -478,7 +528,7 @@ func TestSuccessRateEjects(t *testing.T) {
 			}).wrap,
 			Outlier: balancer.OutlierConfig{Consecutive: -1, Base: 30 * time.Second},
 		})
-		// With 6 hosts in turn, parity would always hit the same: shift it.
+		// With 6 endpoints in turn, parity would always hit the same: shift it.
 		for i := range 4000 {
 			if i%7 == 0 {
 				mu.Lock()
@@ -497,7 +547,11 @@ func TestSuccessRateEjects(t *testing.T) {
 	t.Run("not by a single failure", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFleet(addrs(6)...)
-			b := newBalancer(t, balancer.Config{Resolver: balancer.Static(f.addrs()...), Wrap: f.wrap, Policy: balancer.RoundRobin()})
+			b := newBalancer(t, balancer.Config{
+				Resolver: balancer.Static(f.addrs()...),
+				Wrap:     f.wrap,
+				Policy:   balancer.RoundRobin(),
+			})
 			for range 5 {
 				load(t, b, time.Millisecond, 5*time.Second)
 				f.set("10.0.0.0:80", server{status: 500})
@@ -511,16 +565,17 @@ func TestSuccessRateEjects(t *testing.T) {
 	})
 }
 
-// everyone is a user's own policy: chance alone, though latencies are measured.
+// everyone is a user's own policy that leaves every choice to chance. Latencies are measured
+// nevertheless.
 type everyone struct{}
 
 func (everyone) Pick(*balancer.View, *http.Request) int { return -1 }
 
-// Whatever happens to a target of n hosts: the last is never ejected, nor more than the share, and whoever is
-// ejected comes back.
+// Whatever happens to a target of n endpoints, the last one is never ejected, nor more than the
+// share, and every ejected endpoint comes back.
 func TestL03_NeverEverybody(t *testing.T) {
 	type step struct {
-		bad   []bool // by host
+		bad   []bool // by endpoint
 		sends int
 		pause time.Duration
 	}
@@ -544,8 +599,17 @@ func TestL03_NeverEverybody(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFleet(addrs(n)...)
 			b := newBalancer(t, balancer.Config{
-				Resolver: balancer.Static(addrs(n)...), Wrap: f.wrap, Policy: balancer.Random(), SlowStart: -1,
-				Outlier: balancer.OutlierConfig{Consecutive: consecutive, MaxEjected: share, MinEndpoints: 2, MinRequests: 5, Interval: time.Second, Base: 5 * time.Second, Max: 10 * time.Second},
+				Resolver: balancer.Static(
+					addrs(n)...), Wrap: f.wrap, Policy: balancer.Random(), SlowStart: -1,
+				Outlier: balancer.OutlierConfig{
+					Consecutive:  consecutive,
+					MaxEjected:   share,
+					MinEndpoints: 2,
+					MinRequests:  5,
+					Interval:     time.Second,
+					Base:         5 * time.Second,
+					Max:          10 * time.Second,
+				},
 			})
 			look := func() {
 				ejected, rows := 0, b.Endpoints("http://users.internal")
@@ -555,7 +619,10 @@ func TestL03_NeverEverybody(t *testing.T) {
 					}
 				}
 				if ejected > limit || len(rows) > 0 && ejected == len(rows) {
-					fault = errors.Join(fault, fmt.Errorf("%d of %d hosts ejected, allowed are %d", ejected, n, limit))
+					fault = errors.Join(
+						fault,
+						fmt.Errorf("%d of %d endpoints ejected, allowed are %d", ejected, n, limit),
+					)
 				}
 			}
 			for _, s := range steps {
@@ -585,7 +652,10 @@ func TestL03_NeverEverybody(t *testing.T) {
 				_, _ = get(t.Context(), b)
 			}
 			if s := b.Stats(); s.Available != n || s.InFlight != 0 {
-				fault = errors.Join(fault, fmt.Errorf("%d of %d available at the end, %d in flight", s.Available, n, s.InFlight))
+				fault = errors.Join(
+					fault,
+					fmt.Errorf("%d of %d available at the end, %d in flight", s.Available, n, s.InFlight),
+				)
 			}
 		})
 		if fault != nil {

@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// exploreOneIn is how many picks bring one request to a slow endpoint, where no active check tells
-	// whether it has recovered.
+	// exploreOneIn is how many picks bring one request to a slow endpoint, where no active check
+	// tells whether it has recovered.
 	exploreOneIn = 512
 
 	// scanLimit is how many endpoints a pick looks at one by one. Of more it looks at a sample.
@@ -81,7 +81,8 @@ func (g *group) pickTier(config *groupConfig, s *snapshot, r *http.Request) int 
 	return t
 }
 
-// A View is what a [Policy] sees: the endpoints that may get a request. It is valid during Pick only.
+// A View is what a [Policy] sees: the endpoints that may get a request. It is valid during Pick
+// only.
 type View struct {
 	group     *group
 	config    *groupConfig
@@ -149,11 +150,11 @@ func (v *View) avoidTried(s *snapshot, t int, tried []*endpoint) {
 	}
 }
 
-// avoid makes the pick pass over the endpoints tried and over those that are restricted: in probation
-// with a request in flight, in slow start but for their share, and, if the policy has no estimates,
-// pausing. If that leaves none, only those tried are passed over. With more than scanLimit endpoints
-// this is decided lazily, for each endpoint that is looked at, so that a policy that samples does not
-// pay for all.
+// avoid makes the pick pass over the endpoints tried and over those that are restricted: in
+// probation with a request in flight, in slow start but for their share, and, if the policy has no
+// estimates, pausing. If that leaves none, only those tried are passed over. With more than
+// scanLimit endpoints this is decided lazily, for each endpoint that is looked at, so that a policy
+// that samples does not pay for all.
 func (v *View) avoid(tried []*endpoint) {
 	v.tried, v.avoids = tried, true
 	if len(v.endpoints) > scanLimit {
@@ -210,9 +211,9 @@ func (v *View) Cost(i int) time.Duration { return time.Duration(v.endpoints[i].c
 // Failures returns how many requests endpoint i has failed in a row.
 func (v *View) Failures(i int) int { return int(v.endpoints[i].failures.Load()) }
 
-// Avoided reports whether endpoint i should be passed over this time. The reason is one of three: the
-// request has been there already; the endpoint is new or coming back and has its share; it asked for
-// a pause, and the policy does not see that in the cost.
+// Avoided reports whether endpoint i should be passed over this time. The reason is one of three:
+// the request has been there already; the endpoint is new or coming back and has its share; it
+// asked for a pause, and the policy does not see that in the cost.
 func (v *View) Avoided(i int) bool {
 	return v.avoids && (v.skip != nil && v.skip[i] || v.skip == nil && v.mustPassOver(v.endpoints[i]))
 }

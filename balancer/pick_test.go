@@ -16,7 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// alone sends n requests, each after the reply to the one before, and returns how many each of two hosts got.
+// alone sends n requests, each after the reply to the one before. It returns how many each of two
+// endpoints got.
 func alone(seed uint64, n int, latency func(host int, r *rand.Rand) float64) (counts [2]int) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	c := newSimClient(Config{}, r)
@@ -36,8 +37,9 @@ func alone(seed uint64, n int, latency func(host int, r *rand.Rand) float64) (co
 	return counts
 }
 
-// Who sends one request after the other has no requests in flight to compare, only latencies, and those are never quite the same.
-func TestCallerOfOneRequestAtATimeSharesEqualHosts(t *testing.T) {
+// A caller that sends one request after the other has no requests in flight to compare. It has only
+// latencies, and those are never quite the same.
+func TestCallerOfOneRequestAtATimeSharesEqualEndpoints(t *testing.T) {
 	const n = 10_000
 	for name, noise := range map[string]func(*rand.Rand) float64{
 		"the same":     func(*rand.Rand) float64 { return 1 },
@@ -50,9 +52,21 @@ func TestCallerOfOneRequestAtATimeSharesEqualHosts(t *testing.T) {
 				for seed := range uint64(5) {
 					equal := alone(seed, n, func(_ int, r *rand.Rand) float64 { return mean * noise(r) })
 					require.Greater(t, slices.Min(equal[:]), n/4)
-					slightly := alone(seed, n, func(host int, r *rand.Rand) float64 { return mean * noise(r) * (1 + 0.05*float64(host)) })
+					slightly := alone(
+						seed,
+						n,
+						func(
+							host int, r *rand.Rand,
+						) float64 {
+							return mean * noise(r) * (1 + 0.05*float64(host))
+						},
+					)
 					require.Greater(t, slices.Min(slightly[:]), n/8, "5 %% slower: %v", slightly)
-					much := alone(seed, n, func(host int, r *rand.Rand) float64 { return mean * noise(r) * (1 + float64(host)) })
+					much := alone(
+						seed,
+						n,
+						func(host int, r *rand.Rand) float64 { return mean * noise(r) * (1 + float64(host)) },
+					)
 					require.Less(t, much[1], n/6, "twice as slow")
 				}
 			})
@@ -60,8 +74,9 @@ func TestCallerOfOneRequestAtATimeSharesEqualHosts(t *testing.T) {
 	}
 }
 
-// heldGroup returns a group of n hosts of which every second one is in probation, with a request in flight.
-func heldGroup(t *testing.T, policy Policy, n int) *group {
+// restrictedGroup returns a group of n endpoints of which every second one is in probation, with a
+// request in flight.
+func restrictedGroup(t *testing.T, policy Policy, n int) *group {
 	g := pickGroup(t, policy, n)
 	for i, h := range g.endpoints {
 		if i%2 == 1 {
@@ -74,13 +89,14 @@ func heldGroup(t *testing.T, policy Policy, n int) *group {
 	return g
 }
 
-// Up to 64 hosts are looked at beforehand, of more only those that a policy asks about: the answers are the same.
-func TestHostsArePassedOver(t *testing.T) {
+// Up to 64 endpoints are looked at beforehand. Of more, only those are looked at that a policy asks
+// about. The answers are the same.
+func TestEndpointsArePassedOver(t *testing.T) {
 	for _, p := range pickPolicies {
 		for _, n := range []int{2, 64, 65, 300} {
 			t.Run(fmt.Sprintf("%s/%d", p.name, n), func(t *testing.T) {
 				t.Parallel()
-				g := heldGroup(t, p.policy, n)
+				g := restrictedGroup(t, p.policy, n)
 				var v View
 				for range 1000 {
 					p, ok := g.pick(&v, g.config.Load(), nil, nil, 1e9)
@@ -89,7 +105,8 @@ func TestHostsArePassedOver(t *testing.T) {
 					require.Equal(t, n > scanLimit, v.skip == nil)
 					g.finish(&p, 0, false)
 				}
-				// Who has been everywhere but at one that is held gets that one, and who has been everywhere gets any.
+				// A request that has been to all endpoints but a restricted one gets that one. A
+				// request that has been to all gets any.
 				tried := slices.Delete(slices.Clone(g.endpoints), 1, 2)
 				p, ok := g.pick(&v, g.config.Load(), nil, tried, 1e9)
 				require.True(t, ok)
@@ -101,8 +118,9 @@ func TestHostsArePassedOver(t *testing.T) {
 	}
 }
 
-// A share of a slow start is the share of the picks that may consider the host, in large groups as in small ones.
-func TestShareOfARampingHost(t *testing.T) {
+// The share of a slow start is the share of the picks that may consider the endpoint, in large
+// groups as in small ones.
+func TestShareOfASlowStart(t *testing.T) {
 	for _, n := range []int{10, 100} {
 		g := pickGroup(t, Random(), n)
 		h := g.endpoints[3]
@@ -119,7 +137,7 @@ func TestShareOfARampingHost(t *testing.T) {
 			}
 			g.finish(&p, 0, false)
 		}
-		require.InDelta(t, 0.25, float64(got)/picks*float64(n), 0.07, "%d hosts", n)
+		require.InDelta(t, 0.25, float64(got)/picks*float64(n), 0.07, "%d endpoints", n)
 	}
 }
 
@@ -142,7 +160,7 @@ func failing(tb testing.TB, hosts int) *Balancer {
 	return b
 }
 
-// While every host fails, requests do not queue for the group's lock. Here somebody holds it.
+// While every endpoint fails, requests do not queue for the group's mutex. Here somebody holds it.
 func TestFailuresDoNotWaitForTheLock(t *testing.T) {
 	for _, hosts := range []int{1, 4, 32} {
 		synctest.Test(t, func(t *testing.T) {
@@ -168,12 +186,12 @@ func TestFailuresDoNotWaitForTheLock(t *testing.T) {
 				runtime.Gosched()
 			}
 			p.group.mu.Unlock()
-			require.Equal(t, int32(1000), done.Load(), "%d hosts", hosts)
+			require.Equal(t, int32(1000), done.Load(), "%d endpoints", hosts)
 		})
 	}
 }
 
-// BenchmarkRoundTripAllFail measures requests of which every one fails, with an observer.
+// BenchmarkRoundTripAllFail measures requests that all fail, with an observer.
 func BenchmarkRoundTripAllFail(b *testing.B) {
 	for _, hosts := range []int{4, 32} {
 		b.Run(fmt.Sprintf("hosts=%d", hosts), func(b *testing.B) {
@@ -193,9 +211,13 @@ func BenchmarkRoundTripAllFail(b *testing.B) {
 	}
 }
 
-// The turns of weights of whatever size come out right, also where counters of 31, 32, 63 and 64 bits come to their end.
+// Turns come out right for weights of any size, also where counters of 31, 32, 63 and 64 bits
+// overflow.
 func TestL29_TurnsOfLargeWeights(t *testing.T) {
-	for _, weights := range [][]uint32{{1, 1, 1}, {1 << 31, 1 << 30, 1 << 30}, {math.MaxUint32, math.MaxUint32 / 2, math.MaxUint32 / 2}, {3e9, 2e9, 1e9}} {
+	for _, weights := range [][]uint32{
+		{1, 1, 1}, {1 << 31, 1 << 30, 1 << 30},
+		{math.MaxUint32, math.MaxUint32 / 2, math.MaxUint32 / 2}, {3e9, 2e9, 1e9},
+	} {
 		for _, end := range []uint64{0, 1 << 31, 1 << 32, 1 << 63} { // the last counter comes to its end at 0
 			cfg, err := Config{Resolver: Static("unused"), Policy: RoundRobin()}.withDefaults()
 			require.NoError(t, err)
@@ -215,17 +237,33 @@ func TestL29_TurnsOfLargeWeights(t *testing.T) {
 				counts[g.config.Load().Policy.Pick(v, nil)]++
 			}
 			for i, w := range weights {
-				require.InDelta(t, float64(w)/sum, float64(counts[i])/n, 0.05, "%v of %v, before %d", counts, weights, end)
+				require.InDelta(
+					t,
+					float64(w)/sum,
+					float64(counts[i])/n,
+					0.05,
+					"%v of %v, before %d",
+					counts,
+					weights,
+					end,
+				)
 			}
 		}
 	}
 }
 
-// A check that ends as a Reload does away with checks says nothing: no further one would bring its endpoint back.
+// The result of a check that ends while a Reload stops checks is ignored: no further check would
+// bring its endpoint back.
 func TestChecksDoNotOutliveTheReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failed := errors.New("failed")
-		cfg := Config{Resolver: Static("a:1", "b:1"), Health: HealthConfig{Fall: 1, Check: func(context.Context, Endpoint, http.RoundTripper) error { return nil }}}
+		cfg := Config{
+			Resolver: Static("a:1", "b:1"),
+			Health: HealthConfig{
+				Fall:  1,
+				Check: func(context.Context, Endpoint, http.RoundTripper) error { return nil },
+			},
+		}
 		b, err := New(cfg)
 		require.NoError(t, err)
 		defer func() { require.NoError(t, b.Close(t.Context())) }()

@@ -9,8 +9,9 @@ import (
 // A Policy picks one of a target's endpoints for a request.
 type Policy interface {
 	// Pick returns the index of an endpoint in v, or -1 to leave the choice to chance. It is called
-	// concurrently, on the path of every request: it must not block, and should not allocate. It must
-	// not keep v. It should pick an endpoint for which v.Avoided is true only if there is no other.
+	// concurrently, on the path of every request: it must not block, and should not allocate. It
+	// must not keep v. It should pick an endpoint for which v.Avoided is true only if there is no
+	// other.
 	Pick(v *View, r *http.Request) int
 }
 

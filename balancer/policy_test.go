@@ -27,11 +27,15 @@ func policies() map[string]balancer.Policy {
 		"RoundRobin":      balancer.RoundRobin(),
 		"Random":          balancer.Random(),
 		"PeakEWMA":        balancer.PeakEWMA(10 * time.Second),
-		"Hash":            balancer.Hash(balancer.HashConfig{Key: func(r *http.Request) (string, bool) { return r.URL.Path, true }}),
-		"Hash/no key":     balancer.Hash(balancer.HashConfig{Key: func(r *http.Request) (string, bool) { return "", false }}),
-		"Sticky":          balancer.Sticky(balancer.StickyConfig{Secret: make([]byte, 16)}),
-		"user's":          everyone{},
-		"user's, wrong":   wrong{},
+		"Hash": balancer.Hash(
+			balancer.HashConfig{Key: func(r *http.Request) (string, bool) { return r.URL.Path, true }},
+		),
+		"Hash/no key": balancer.Hash(
+			balancer.HashConfig{Key: func(r *http.Request) (string, bool) { return "", false }},
+		),
+		"Sticky":        balancer.Sticky(balancer.StickyConfig{Secret: make([]byte, 16)}),
+		"user's":        everyone{},
+		"user's, wrong": wrong{},
 	}
 }
 
@@ -60,9 +64,10 @@ func critical(n int) float64 {
 	return k * math.Pow(1-2/(9*k)+4.75*math.Sqrt(2/(9*k)), 3)
 }
 
-func TestL28_EqualHostsShareEvenly(t *testing.T) {
+func TestL28_EqualEndpointsShareEvenly(t *testing.T) {
 	for name, p := range policies() {
-		if name == "Hash" || name == "Adaptive" || name == "PeakEWMA" || name == "Sticky" || name == "Hash/no key" {
+		if name == "Hash" || name == "Adaptive" || name == "PeakEWMA" || name == "Sticky" ||
+			name == "Hash/no key" {
 			continue // they look at more than load: see TestEqualCostsShareEvenly
 		}
 		t.Run(name, func(t *testing.T) {
@@ -72,7 +77,7 @@ func TestL28_EqualHostsShareEvenly(t *testing.T) {
 			for i, a := range hosts {
 				index[a] = i
 			}
-			for range 100 { // all hosts are new: until each has replied they are not equal
+			for range 100 { // all endpoints are new: until each has replied they are not equal
 				pickOf(t, b)
 			}
 			for range 20000 {
@@ -87,7 +92,8 @@ func TestL28_EqualHostsShareEvenly(t *testing.T) {
 	}
 }
 
-// With the same latency everywhere, policies that measure it give everybody its part. Each request comes alone.
+// If all endpoints have the same latency, policies that measure it give each its part. Each request
+// comes alone.
 func TestEqualCostsShareEvenly(t *testing.T) {
 	for name, p := range policies() {
 		if name == "Hash" {
@@ -99,12 +105,15 @@ func TestEqualCostsShareEvenly(t *testing.T) {
 				for _, a := range f.addrs() {
 					f.set(a, server{delay: 10 * time.Millisecond})
 				}
-				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(f.addrs()...), Policy: p, Wrap: f.wrap})
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.Static(f.addrs()...), Policy: p, Wrap: f.wrap,
+				})
 				sent, failed := load(t, b, time.Millisecond, 8*time.Second)
 				require.Zero(t, failed)
 				fair := float64(sent) / 8
 				for addr, n := range b.Stats().EndpointRequests {
-					// Adaptive prefers, of equals, those that it knows to take concurrent requests well.
+					// Of equal endpoints, Adaptive prefers those that it knows to take concurrent
+					// requests well.
 					require.Greater(t, float64(n), 0.3*fair, addr)
 					require.Less(t, float64(n), 2*fair, addr)
 				}
@@ -128,7 +137,9 @@ func TestWeights(t *testing.T) {
 					set = append(set, balancer.Endpoint{Addr: addrs(4)[i], Weight: uint32(w)})
 					f.set(addrs(4)[i], server{delay: 100 * time.Millisecond})
 				}
-				b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed(set...), Policy: p, Wrap: f.wrap})
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.NewPushed(set...), Policy: p, Wrap: f.wrap,
+				})
 				sent, _ := load(t, b, time.Millisecond, 15*time.Second)
 				n := b.Stats().EndpointRequests
 				for i, w := range weights {
@@ -145,11 +156,15 @@ func counter() func(*http.Request) (string, bool) {
 	return func(*http.Request) (string, bool) { return fmt.Sprint(n.Add(1)), true }
 }
 
-// The turns of weighted hosts are exact over a round, and spread.
+// The turns of weighted endpoints are exact over a round, and evenly spread.
 func TestRoundRobinIsSmooth(t *testing.T) {
 	b := newBalancer(t, balancer.Config{
-		Resolver: balancer.NewPushed(balancer.Endpoint{Addr: "a:1", Weight: 5}, balancer.Endpoint{Addr: "b:1"}, balancer.Endpoint{Addr: "c:1"}),
-		Policy:   balancer.RoundRobin(), Wrap: ok200,
+		Resolver: balancer.NewPushed(
+			balancer.Endpoint{Addr: "a:1", Weight: 5},
+			balancer.Endpoint{Addr: "b:1"},
+			balancer.Endpoint{Addr: "c:1"},
+		),
+		Policy: balancer.RoundRobin(), Wrap: ok200,
 	})
 	for range 100 {
 		pickOf(t, b)
@@ -172,18 +187,22 @@ func TestRoundRobinIsSmooth(t *testing.T) {
 	}
 }
 
-// Whatever the weights, and whoever must be avoided, a pick ends.
+// A pick ends, whatever the weights are and whatever endpoints must be avoided.
 func TestL29_ExtremeWeights(t *testing.T) {
 	for name, p := range policies() {
 		t.Run(name, func(t *testing.T) {
 			for _, weights := range [][]uint32{
-				{0}, {math.MaxUint32}, {1, math.MaxUint32}, {math.MaxUint32, math.MaxUint32, math.MaxUint32}, {0, 1, math.MaxUint32 - 1},
+				{0}, {math.MaxUint32}, {1, math.MaxUint32}, {
+					math.MaxUint32, math.MaxUint32, math.MaxUint32,
+				}, {0, 1, math.MaxUint32 - 1},
 			} {
 				var set []balancer.Endpoint
 				for i, w := range weights {
 					set = append(set, balancer.Endpoint{Addr: addrs(3)[i], Weight: w})
 				}
-				b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed(set...), Policy: p, Wrap: ok200})
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.NewPushed(set...), Policy: p, Wrap: ok200,
+				})
 				for range 20 {
 					ctx := balancer.Avoid(t.Context())
 					for range len(set) + 1 { // the heavy one is to be avoided, then all are
@@ -196,7 +215,7 @@ func TestL29_ExtremeWeights(t *testing.T) {
 	}
 }
 
-func TestPoliciesAvoidSlowHosts(t *testing.T) {
+func TestPoliciesAvoidSlowEndpoints(t *testing.T) {
 	for name, p := range policies() {
 		if name != "Adaptive" && name != "PeakEWMA" {
 			continue
@@ -208,7 +227,9 @@ func TestPoliciesAvoidSlowHosts(t *testing.T) {
 					f.set(a, server{delay: 5 * time.Millisecond})
 				}
 				f.set("10.0.0.0:80", server{delay: 500 * time.Millisecond})
-				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(f.addrs()...), Policy: p, Wrap: f.wrap})
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.Static(f.addrs()...), Policy: p, Wrap: f.wrap,
+				})
 				sent, _ := load(t, b, 2*time.Millisecond, 10*time.Second)
 				require.Less(t, float64(statusOf(t, b, "10.0.0.0:80").Requests), 0.05*float64(sent))
 			})
@@ -216,8 +237,9 @@ func TestPoliciesAvoidSlowHosts(t *testing.T) {
 	}
 }
 
-// A shunned host that has recovered gets its part again: with active checks by them, and else by a few requests.
-func TestShunnedHostsAreRefound(t *testing.T) {
+// A slow endpoint that has recovered gets its part again. Active checks find it out; without them,
+// a few requests do.
+func TestSlowEndpointsAreFoundAgain(t *testing.T) {
 	for _, health := range []bool{false, true} {
 		t.Run(fmt.Sprintf("checks=%v", health), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -238,10 +260,13 @@ func TestShunnedHostsAreRefound(t *testing.T) {
 					}).wrap,
 				}
 				if health {
-					cfg.Health = balancer.HealthConfig{Interval: time.Second, Check: func(_ context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
-						serve(e)
-						return nil
-					}}
+					cfg.Health = balancer.HealthConfig{
+						Interval: time.Second,
+						Check: func(_ context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
+							serve(e)
+							return nil
+						},
+					}
 				}
 				b := newBalancer(t, cfg)
 				load(t, b, time.Millisecond, 10*time.Second)
@@ -249,7 +274,7 @@ func TestShunnedHostsAreRefound(t *testing.T) {
 				sent, _ := load(t, b, time.Millisecond, 10*time.Second)
 				hit := float64(statusOf(t, b, "10.0.0.0:80").Requests - before)
 				if health {
-					// None, but for the second reply that shows a slow one to be no accident.
+					// The second slow reply is needed to show that the first was no accident.
 					require.LessOrEqual(t, hit, 2.0, "of %d", sent)
 				} else {
 					require.LessOrEqual(t, hit, 0.005*float64(sent))
@@ -258,21 +283,29 @@ func TestShunnedHostsAreRefound(t *testing.T) {
 				load(t, b, time.Millisecond, 10*time.Second)
 				before = statusOf(t, b, "10.0.0.0:80").Requests
 				sent, _ = load(t, b, time.Millisecond, 10*time.Second)
-				require.Greater(t, float64(statusOf(t, b, "10.0.0.0:80").Requests-before), 0.25*float64(sent)/4, "a quarter of its fair share, ten seconds after it has recovered")
+				require.Greater(
+					t,
+					float64(statusOf(t, b, "10.0.0.0:80").Requests-before),
+					0.25*float64(sent)/4,
+					"a quarter of its fair share, ten seconds after it has recovered",
+				)
 			})
 		})
 	}
 }
 
-// What a policy of the user's sees.
+// A user's own policy sees all that a View offers.
 func TestView(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet("a:1", "b:1")
 		f.set("b:1", server{status: 500, delay: 10 * time.Millisecond})
 		spy := &spy{}
 		b := newBalancer(t, balancer.Config{
-			Resolver: balancer.NewPushed(balancer.Endpoint{Addr: "a:1", Labels: map[string]string{"v": "1"}}, balancer.Endpoint{Addr: "b:1"}),
-			Policy:   spy, Wrap: f.wrap, Outlier: balancer.OutlierConfig{Consecutive: -1},
+			Resolver: balancer.NewPushed(
+				balancer.Endpoint{Addr: "a:1", Labels: map[string]string{"v": "1"}},
+				balancer.Endpoint{Addr: "b:1"},
+			),
+			Policy: spy, Wrap: f.wrap, Outlier: balancer.OutlierConfig{Consecutive: -1},
 		})
 		for range 3 {
 			_, err := get(t.Context(), b)
@@ -292,7 +325,7 @@ func TestView(t *testing.T) {
 	})
 }
 
-// spy sends everything to the second host.
+// spy sends everything to the second endpoint.
 type spy struct {
 	mu        sync.Mutex // guards the fields below
 	len       int
@@ -315,7 +348,7 @@ func (s *spy) Pick(v *balancer.View, _ *http.Request) int {
 
 func (s *spy) reason(t *testing.T, b *balancer.Balancer) string { return pickOf(t, b).Reason }
 
-// Every policy, under every sequence of requests, keeps the books.
+// Under every sequence of requests, the counters of every policy add up.
 func TestBooksAreKept(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 80).Draw(rt, "hosts") // Adaptive samples beyond 64
@@ -324,7 +357,9 @@ func TestBooksAreKept(t *testing.T) {
 			names = append(names, name)
 		}
 		name := rapid.SampledFrom(names).Draw(rt, "policy")
-		b, err := balancer.New(balancer.Config{Resolver: balancer.Static(addrs(n)...), Policy: policies()[name], Wrap: ok200})
+		b, err := balancer.New(
+			balancer.Config{Resolver: balancer.Static(addrs(n)...), Policy: policies()[name], Wrap: ok200},
+		)
 		if err != nil {
 			rt.Fatal(err)
 		}

@@ -30,8 +30,8 @@ type pool struct {
 	repicked   atomic.Uint64
 	unserved   atomic.Uint64 // requests that failed with ErrNoEndpoints
 
-	// dropped is set when the pool is dropped, and by Close. drop sets it, then counts the requests; a
-	// request counts itself, then reads it: one of them sees the other.
+	// dropped is set when the pool is dropped, and by Close. drop sets it, then counts the
+	// requests; a request counts itself, then reads it: one of them sees the other.
 	dropped atomic.Bool
 
 	mu      sync.Mutex // guards the fields below; is taken before the group's
@@ -259,8 +259,8 @@ func (p *pool) tell(ctx context.Context, observe func(context.Context, Event)) {
 	}
 }
 
-// reload makes the pool go by cfg. It is called with the Balancer's mutex held, so the events have to
-// wait for the next tick.
+// reload makes the pool go by cfg. It is called with the Balancer's mutex held, so the events have
+// to wait for the next tick.
 func (p *pool) reload(cfg *Config) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -20,8 +20,9 @@ import (
 	"github.com/trivet-go/trivet/internal/backend"
 )
 
-// Whatever set follows whatever set, with requests in flight: none fails but for want of hosts, none goes where the
-// resolver no longer points, and in the end nothing is left of those that have gone.
+// Sets of endpoints follow one another at random, with requests in flight. No request fails while
+// there is an endpoint, none goes where the resolver no longer points, and in the end nothing is
+// left of endpoints that have gone.
 func TestL10_SetsChangeUnderRequests(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		sets := rapid.SliceOfN(rapid.SliceOfN(rapid.Custom(func(t *rapid.T) balancer.Endpoint {
@@ -87,12 +88,15 @@ func TestL10_SetsChangeUnderRequests(t *testing.T) {
 	})
 }
 
-// The same without fake time, for the race detector: weights and members change while picks run on all cores.
+// The same without fake time, for the race detector: weights and members change while picks run on
+// all processors.
 func TestL10_ConcurrentUpdates(t *testing.T) {
 	for name, policy := range policies() {
 		t.Run(name, func(t *testing.T) {
 			p := balancer.NewPushed(tiers()...)
-			b := newBalancer(t, balancer.Config{Resolver: p, Wrap: ok200, Policy: policy, Observe: new(events).observe})
+			b := newBalancer(t, balancer.Config{
+				Resolver: p, Wrap: ok200, Policy: policy, Observe: new(events).observe,
+			})
 			_, err := get(t.Context(), b)
 			require.NoError(t, err)
 			var wg sync.WaitGroup
@@ -124,7 +128,8 @@ func TestL10_ConcurrentUpdates(t *testing.T) {
 	}
 }
 
-// A removed endpoint's requests run to their end, and its connections are closed as they fall idle.
+// Requests at a removed endpoint run to their end, and its connections are closed as they fall
+// idle.
 func TestRemovedEndpointsDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newMemNet(t)
@@ -142,7 +147,7 @@ func TestRemovedEndpointsDrain(t *testing.T) {
 			synctest.Wait()
 			time.Sleep(time.Second)
 		}
-		// Two run, and a third connection is idle.
+		// Two requests run, and a third connection is idle.
 		require.NoError(t, b.Warm(t.Context(), "http://users.internal", 1))
 		require.Equal(t, 3, net.open(addrs(3)[0]))
 		p.Set(balancer.Endpoint{Addr: addrs(3)[1]})
@@ -164,7 +169,8 @@ func TestRemovedEndpointsDrain(t *testing.T) {
 	})
 }
 
-// One that comes back while it drains is a new one: nothing of the old one is mixed up.
+// An endpoint that comes back while it drains is a new one: nothing of the old one is mixed up with
+// it.
 func TestRemovedEndpointsComeBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newMemNet(t)
@@ -265,8 +271,17 @@ func TestReloadKeepsState(t *testing.T) {
 			}
 			net.serve(a, after(5*time.Millisecond, status))
 		}
-		p := balancer.NewPushed(balancer.Endpoint{Addr: addrs(4)[0]}, balancer.Endpoint{Addr: addrs(4)[1]}, balancer.Endpoint{Addr: addrs(4)[2]})
-		cfg := balancer.Config{Resolver: p, Transport: net.transport(), Policy: balancer.RoundRobin(), Outlier: balancer.OutlierConfig{Base: time.Minute}}
+		p := balancer.NewPushed(
+			balancer.Endpoint{Addr: addrs(4)[0]},
+			balancer.Endpoint{Addr: addrs(4)[1]},
+			balancer.Endpoint{Addr: addrs(4)[2]},
+		)
+		cfg := balancer.Config{
+			Resolver:  p,
+			Transport: net.transport(),
+			Policy:    balancer.RoundRobin(),
+			Outlier:   balancer.OutlierConfig{Base: time.Minute},
+		}
 		b := newBalancer(t, cfg)
 		load(t, b, 10*time.Millisecond, time.Second)
 		require.Equal(t, balancer.Ejected, statusOf(t, b, addrs(4)[0]).State)
@@ -303,7 +318,7 @@ func TestReloadOfTheTransport(t *testing.T) {
 			_, err := get(t.Context(), b)
 			done <- err
 		}()
-		synctest.Wait() // it is on its way; the warm-up takes no time, since servers answer OPTIONS * by themselves
+		synctest.Wait() // it is on its way; net/http answers OPTIONS *, so the warm-up takes no time
 		require.NoError(t, b.Warm(t.Context(), "http://users.internal", 2))
 		cfg.Transport = net.transport()
 		require.NoError(t, b.Reload(cfg))
@@ -327,7 +342,11 @@ func TestReloadOfTheTransport(t *testing.T) {
 			require.NoError(t, b.Reload(cfg))
 			require.NoError(t, b.Close(t.Context()))
 			synctest.Wait()
-			require.Zero(t, net.open("a:1"), "nobody is left to close the connections of the transport before")
+			require.Zero(
+				t,
+				net.open("a:1"),
+				"nobody is left to close the connections of the transport before",
+			)
 		})
 	})
 	t.Run("and removal at once", func(t *testing.T) {
@@ -349,16 +368,25 @@ func TestReloadOfTheTransport(t *testing.T) {
 	})
 }
 
-// A ramp under way does not survive a configuration without slow start.
+// A Reload without slow start ends one that is under way.
 func TestReloadEndsSlowStart(t *testing.T) {
 	for _, slow := range []time.Duration{-1, time.Second} {
 		t.Run(fmt.Sprint(slow), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"})
-				cfg := balancer.Config{Resolver: p, Wrap: ok200, SlowStart: time.Hour, Policy: balancer.RoundRobin()}
+				cfg := balancer.Config{
+					Resolver:  p,
+					Wrap:      ok200,
+					SlowStart: time.Hour,
+					Policy:    balancer.RoundRobin(),
+				}
 				b := newBalancer(t, cfg)
 				load(t, b, 10*time.Millisecond, time.Second)
-				p.Set(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"}, balancer.Endpoint{Addr: "new:1"})
+				p.Set(
+					balancer.Endpoint{Addr: "a:1"},
+					balancer.Endpoint{Addr: "b:1"},
+					balancer.Endpoint{Addr: "new:1"},
+				)
 				load(t, b, 10*time.Millisecond, time.Second)
 				require.Less(t, statusOf(t, b, "new:1").Share, 0.2)
 				cfg.SlowStart = slow
@@ -375,7 +403,12 @@ func TestReloadEndsSlowStart(t *testing.T) {
 
 func TestConcurrentReloads(t *testing.T) {
 	cfg := func(i int) balancer.Config {
-		c := balancer.Config{Resolver: balancer.Static(addrs(3 + i%3)...), Wrap: ok200, Conns: 1 + i%2, Observe: new(events).observe}
+		c := balancer.Config{
+			Resolver: balancer.Static(addrs(3 + i%3)...),
+			Wrap:     ok200,
+			Conns:    1 + i%2,
+			Observe:  new(events).observe,
+		}
 		for _, p := range policies() {
 			c.Policy = p
 		}
@@ -406,7 +439,11 @@ func TestConnectionsHaveALife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newMemNet(t)
 		net.serve("a:1", after(time.Millisecond, 200))
-		b := newBalancer(t, balancer.Config{Resolver: balancer.Static("a:1"), Transport: net.transport(), ConnLife: time.Minute})
+		b := newBalancer(t, balancer.Config{
+			Resolver:  balancer.Static("a:1"),
+			Transport: net.transport(),
+			ConnLife:  time.Minute,
+		})
 		_, failed := load(t, b, 100*time.Millisecond, 10*time.Minute)
 		require.Zero(t, failed)
 		require.InDelta(t, 10, net.dialed("a:1"), 3, "a minute each, give or take a fifth")
@@ -418,7 +455,11 @@ func TestSeveralTransportsForEachEndpoint(t *testing.T) {
 	be := backend.Start(t, backend.Config{Protocol: backend.H2C})
 	for _, conns := range []int{1, 3} {
 		accepted := countConns(t, be.Addr)
-		b := newBalancer(t, balancer.Config{Resolver: balancer.Static(accepted.addr), Transport: backend.Transport(backend.H2C), Conns: conns})
+		b := newBalancer(t, balancer.Config{
+			Resolver:  balancer.Static(accepted.addr),
+			Transport: backend.Transport(backend.H2C),
+			Conns:     conns,
+		})
 		for range 30 {
 			status, err := get(t.Context(), b)
 			require.NoError(t, err)
@@ -453,10 +494,19 @@ func TestWrappersCloseConnectionsUnlocked(t *testing.T) {
 		b = newBalancer(t, balancer.Config{
 			Resolver: resolver, Policy: balancer.RoundRobin(),
 			Wrap: func(balancer.Endpoint, http.RoundTripper) http.RoundTripper {
-				return closer{upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) { return answer(200), nil }), func() {
-					b.Stats()
-					closes.Add(1)
-				}}
+				return closer{
+					upstream(
+						func(
+							balancer.Endpoint, *http.Request,
+						) (*http.Response, error) {
+							return answer(200), nil
+						},
+					),
+					func() {
+						b.Stats()
+						closes.Add(1)
+					},
+				}
 			},
 		})
 		pickOf(t, b)

@@ -24,16 +24,16 @@ type ProbingConfig struct {
 }
 
 // Probing returns a policy after Prequal (Wydrowski et al., NSDI 2024). With every request sent,
-// endpoints drawn at random are asked for their load, and every response tells its endpoint's. Probes
-// do not delay requests. Probing is for many clients of which each sees little of what the endpoints
-// do. The endpoints need a [Reporter].
+// endpoints drawn at random are asked for their load, and every response tells its endpoint's.
+// Probes do not delay requests. Probing is for many clients of which each sees little of what the
+// endpoints do. The endpoints need a [Reporter].
 //
 // Of a few answers, Prequal takes the least latency among those that are not the busiest. Probing
 // takes the least (requests in flight + 1)² · latency / weight³, the third power of what [Adaptive]
-// computes. Of the requests in flight, the client's own are known exactly and those of others as the
-// endpoint last said. An answer loses its force within the time that a request takes, since other
-// clients go by what they have heard too. An endpoint that fails the requests of others is passed
-// over before it fails one's own.
+// computes. Of the requests in flight, the client's own are known exactly and those of others as
+// the endpoint last said. An answer loses its force within the time that a request takes, since
+// other clients go by what they have heard too. An endpoint that fails the requests of others is
+// passed over before it fails one's own.
 //
 // Probes are sent only if Probing is [Config.Policy] or the Next of [Hash] or [Sticky]. Called from
 // your own policy, it acts as its Next.
@@ -98,8 +98,8 @@ const (
 	answerWeight = 1.0 / 64
 )
 
-// probes are what a group knows of all endpoints by their answers, and the endpoints that it wants to
-// ask.
+// probes are what a group knows of all endpoints by their answers, and the endpoints that it wants
+// to ask.
 type probes struct {
 	cfg  ProbingConfig
 	asks chan *endpoint // to be asked now; full when probes take too long

@@ -20,8 +20,8 @@ const (
 )
 
 // Reporter returns a handler that tells [Probing] clients how busy the server is: it answers GET
-// [LoadPath] itself, and adds the field [LoadHeader] to the responses of next. Wrap the whole server
-// in one Reporter, within what authenticates: the load of a server is not for strangers.
+// [LoadPath] itself, and adds the field [LoadHeader] to the responses of next. Wrap the whole
+// server in one Reporter, within what authenticates: the load of a server is not for strangers.
 // [Balancer.Handler] does not pass the field on.
 func Reporter(next http.Handler) http.Handler {
 	if next == nil {
@@ -67,8 +67,8 @@ const (
 	maxLoadLatency  = time.Hour
 )
 
-// String returns the field's value, a dictionary of RFC 9651: the requests in flight, the latency in
-// µs, and the share of failed requests in percent if there are any.
+// String returns the field's value, a dictionary of RFC 9651: the requests in flight, the latency
+// in µs, and the share of failed requests in percent if there are any.
 func (l load) String() string {
 	b := make([]byte, 0, maxLoadField)
 	b = append(b, "in-flight="...)
@@ -113,8 +113,8 @@ func parseLoad(s string) (load, error) {
 }
 
 // A reporter keeps what a server says of itself. Times are arguments, so that a simulator can drive
-// it. Requests never wait for one another here: a request that finds mu held uses the last result, or
-// skips recording its own.
+// it. Requests never wait for one another here: a request that finds mu held uses the last result,
+// or skips recording its own.
 type reporter struct {
 	inFlight atomic.Int64
 	latency  atomicFloat // ns: as of when it was last computed
@@ -155,9 +155,10 @@ func (r *reporter) end(others, now, took int64, failed bool) {
 	r.next = (r.next + 1) % len(r.recent)
 }
 
-// load returns the present load. The latency is a mean of the recent ones; those count most that are
-// young and met as many other requests as there are now. The failing share is that of the requests of
-// the last seconds and of one more that went well, so that without news the suspicion ends.
+// load returns the present load. The latency is a mean of the recent ones; those count most that
+// are young and met as many other requests as there are now. The failing share is that of the
+// requests of the last seconds and of one more that went well, so that without news the suspicion
+// ends.
 func (r *reporter) load(now int64) load {
 	l := load{inFlight: r.inFlight.Load()}
 	if r.mu.TryLock() {

@@ -16,7 +16,7 @@ import (
 
 const ms = int64(time.Millisecond)
 
-// served has r answer n requests, one after the other, which take so long.
+// served has r answer n requests, one after the other, each of which takes that long.
 func (r *reporter) served(n int, now *int64, took int64, failed bool) {
 	for range n {
 		others := r.begin()
@@ -62,7 +62,14 @@ func TestReportedFailures(t *testing.T) {
 	require.InDelta(t, 1, l.failing, 0.02)
 	require.InDelta(t, ms, int64(l.latency), float64(ms)/50, "what fails at once does not make it look fast")
 	for seconds, want := range map[int64]float64{1: 0.97, 10: 0.39, 60: 0.02} {
-		require.InDelta(t, want, r.load(now+seconds*1000*ms).failing, 0.01, "after %d s without news", seconds)
+		require.InDelta(
+			t,
+			want,
+			r.load(now+seconds*1000*ms).failing,
+			0.01,
+			"after %d s without news",
+			seconds,
+		)
 	}
 	r.served(64, &now, ms, false)
 	require.Zero(t, r.load(now).failing)
@@ -72,7 +79,7 @@ func TestReportedFailures(t *testing.T) {
 	require.Zero(t, broken.load(now).latency, "it is not known what a good answer takes")
 }
 
-// While somebody holds the lock, requests are told the last result, and do not wait.
+// While somebody holds the mutex, requests are told the last result and do not wait.
 func TestReporterDoesNotWait(t *testing.T) {
 	var r reporter
 	now := int64(0)
@@ -98,7 +105,9 @@ func TestReporter(t *testing.T) {
 		w.WriteHeader(http.StatusBadGateway)
 	})
 	mux.HandleFunc("/status/{code}", func(w http.ResponseWriter, r *http.Request) {
-		w.WriteHeader(map[string]int{"200": 200, "404": 404, "500": 500, "501": 501, "503": 503}[r.PathValue("code")])
+		w.WriteHeader(
+			map[string]int{"200": 200, "404": 404, "500": 500, "501": 501, "503": 503}[r.PathValue("code")],
+		)
 	})
 	mux.HandleFunc("/panic", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	mux.HandleFunc("/flush", func(w http.ResponseWriter, _ *http.Request) {
@@ -134,9 +143,19 @@ func TestReporter(t *testing.T) {
 			<-enter
 			require.EqualValues(t, 1, loadNow().inFlight)
 			resp := get("/status/200")
-			require.Contains(t, resp.Header.Get(LoadHeader), "in-flight=1, latency=", "those that were there before it")
+			require.Contains(
+				t,
+				resp.Header.Get(LoadHeader),
+				"in-flight=1, latency=",
+				"those that were there before it",
+			)
 			leave <- struct{}{}
-			require.Eventually(t, func() bool { return loadNow().inFlight == 0 }, 10*time.Second, time.Millisecond)
+			require.Eventually(
+				t,
+				func() bool { return loadNow().inFlight == 0 },
+				10*time.Second,
+				time.Millisecond,
+			)
 			require.Positive(t, loadNow().latency)
 
 			for _, path := range []string{"/status/404", "/status/501"} {
@@ -150,12 +169,27 @@ func TestReporter(t *testing.T) {
 			<-enter
 			cancel()
 			gone.Wait()
-			require.Eventually(t, func() bool { return loadNow().inFlight == 0 }, 10*time.Second, time.Millisecond)
-			require.Zero(t, loadNow().failing, "neither the client's fault nor the protocol's, nor who leaves, speaks against the server")
+			require.Eventually(
+				t,
+				func() bool { return loadNow().inFlight == 0 },
+				10*time.Second,
+				time.Millisecond,
+			)
+			require.Zero(
+				t,
+				loadNow().failing,
+				"neither the client's fault nor the protocol's, nor who leaves, speaks against the server",
+			)
 			for _, path := range []string{"/status/500", "/status/503", "/panic"} {
 				before := loadNow().failing
 				get(path)
-				require.Eventually(t, func() bool { return loadNow().failing > before }, 10*time.Second, time.Millisecond, path)
+				require.Eventually(
+					t,
+					func() bool { return loadNow().failing > before },
+					10*time.Second,
+					time.Millisecond,
+					path,
+				)
 			}
 
 			resp, err = s.Client().Get(s.URL + "/flush")
@@ -169,12 +203,14 @@ func TestReporter(t *testing.T) {
 	}
 }
 
-// Probing over real connections: hosts are asked, what fails the requests of others is avoided, and who has no Reporter is
-// not asked for ever.
+// Over real connections, endpoints are asked for their load, an endpoint that fails the requests of
+// others is avoided, and one without a Reporter is not asked for ever.
 func TestProbing(t *testing.T) {
 	var asked sync.Map // by server, an *atomic.Int32 of its probes
 	serve := func(reports bool, status int) string {
-		var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
+		var h http.Handler = http.HandlerFunc(
+			func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) },
+		)
 		if reports {
 			h = Reporter(h)
 		}
@@ -251,7 +287,8 @@ func TestProbing(t *testing.T) {
 	require.Less(t, probes, int32(300), "of 3000 that would be: who does not answer is asked less")
 }
 
-// A Probing that has no probes, since a Reload takes it away during a pick or a user's own policy calls it, is its Next.
+// If a Reload takes Probing away during a pick, or if a user's own policy calls it, Probing acts as
+// its Next.
 func TestProbingWithoutProbes(t *testing.T) {
 	ok := func(Endpoint, http.RoundTripper) http.RoundTripper {
 		return tripper(func(*http.Request) (*http.Response, error) {
@@ -269,7 +306,9 @@ func TestProbingWithoutProbes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var err error
 			var pick Event
-			b, err = New(Config{Resolver: Static("a:1", "b:1"), Wrap: ok, Policy: policy, Observe: lastAttempt(&pick)})
+			b, err = New(
+				Config{Resolver: Static("a:1", "b:1"), Wrap: ok, Policy: policy, Observe: lastAttempt(&pick)},
+			)
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, b.Close(context.WithoutCancel(t.Context()))) })
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://users.internal/", nil)
@@ -299,9 +338,12 @@ type caller struct{ next Policy }
 
 func (c caller) Pick(v *View, r *http.Request) int { return c.next.Pick(v, r) }
 
-// A host's pause ends, and its failures count, whatever Probing's Next makes of them.
+// The pause of an endpoint ends, and its failures count, even if Probing's Next keeps no costs.
 func TestProbingWithANextThatKeepsNothing(t *testing.T) {
-	cfg, err := Config{Resolver: Static("a:1"), Policy: Probing(ProbingConfig{Next: RoundRobin()})}.withDefaults()
+	cfg, err := Config{
+		Resolver: Static("a:1"),
+		Policy:   Probing(ProbingConfig{Next: RoundRobin()}),
+	}.withDefaults()
 	require.NoError(t, err)
 	g := newGroup(&cfg)
 	g.update([]Endpoint{{Addr: "a:1"}, {Addr: "b:1"}}, 0, func(*endpoint) {})
@@ -320,7 +362,7 @@ func TestProbingWithANextThatKeepsNothing(t *testing.T) {
 	require.Greater(t, h.penalty.Load(), 1.0)
 }
 
-// The first host heard of may be the one that fails: it does not say what is usual.
+// The first endpoint that answers may be the one that fails. It does not show what is usual.
 func TestProbingHearsOfTheWorstFirst(t *testing.T) {
 	cfg, err := Config{Resolver: Static("a:1"), Policy: Probing(ProbingConfig{})}.withDefaults()
 	require.NoError(t, err)

@@ -7,9 +7,10 @@ import (
 	"github.com/trivet-go/trivet/internal/settings"
 )
 
-// PeakEWMA returns Finagle's policy, a rival in the simulation: the better of two random endpoints by
-// (requests in flight + 1) · latency, where a higher latency counts at once and a lower one with the
-// time constant decay. Finagle uses 10 s. With it, [View.Cost] is the decaying peak of the latency.
+// PeakEWMA returns Finagle's policy, a rival in the simulation: the better of two random endpoints
+// by (requests in flight + 1) · latency, where a higher latency counts at once and a lower one with
+// the time constant decay. Finagle uses 10 s. With it, [View.Cost] is the decaying peak of the
+// latency.
 func PeakEWMA(decay time.Duration) Policy { return peakEWMA{decay} }
 
 type peakEWMA struct{ decay time.Duration }

@@ -2,8 +2,8 @@ package balancer
 
 import "net/http"
 
-// RoundRobin returns a policy that takes the endpoints in turn, as often as their weights say, evenly
-// spread.
+// RoundRobin returns a policy that takes the endpoints in turn, as often as their weights say,
+// evenly spread.
 func RoundRobin() Policy { return roundRobin{} }
 
 type roundRobin struct{}

@@ -22,7 +22,11 @@ import (
 )
 
 var (
-	simAll    = flag.Bool("sim", false, "run the whole simulation and write testdata/sim.md (20 minutes of two processors)")
+	simAll = flag.Bool(
+		"sim",
+		false,
+		"run the whole simulation and write testdata/sim.md (20 minutes of two processors)",
+	)
 	simUpdate = flag.Bool("update", false, "write testdata/sim.golden.txt anew")
 )
 
@@ -35,8 +39,14 @@ type cell struct {
 
 func (c *cell) String() string { return fmt.Sprintf("%s ×%d", c.scenario.Name, c.scenario.Clients) }
 
-// simulate runs cells, as many at once as there are processors. alter changes clients for the worse.
-func simulate(scenarios []lbsim.Scenario, policies []simPolicy, seeds int, alter func(lbsim.Client) lbsim.Client) []*cell {
+// simulate runs cells, as many at once as there are processors. alter changes clients for the
+// worse.
+func simulate(
+	scenarios []lbsim.Scenario,
+	policies []simPolicy,
+	seeds int,
+	alter func(lbsim.Client) lbsim.Client,
+) []*cell {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
 	cells := make([]*cell, len(scenarios))
@@ -73,7 +83,8 @@ func simulate(scenarios []lbsim.Scenario, policies []simPolicy, seeds int, alter
 	return cells
 }
 
-// ratio returns the geometric mean over the seeds of the paired ratios of p99.9, and the bounds of its 95 % confidence interval.
+// ratio returns the geometric mean over the seeds of the paired ratios of p99.9, with the bounds of
+// its 95 % confidence interval.
 func (c *cell) ratio(a, b string) (mean, lower, upper float64) {
 	var logs []float64
 	sum := 0.0
@@ -91,8 +102,19 @@ func (c *cell) ratio(a, b string) (mean, lower, upper float64) {
 	return math.Exp(m), math.Exp(m - half), math.Exp(m + half)
 }
 
-// studentT holds the 97.5 % quantiles for so many seeds.
-var studentT = map[int]float64{2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262, 12: 2.201}
+// studentT holds the 97.5 % quantiles, by the number of seeds.
+var studentT = map[int]float64{
+	2:  12.71,
+	3:  4.303,
+	4:  3.182,
+	5:  2.776,
+	6:  2.571,
+	7:  2.447,
+	8:  2.365,
+	9:  2.306,
+	10: 2.262,
+	12: 2.201,
+}
 
 // best returns the rival with the least p99.9.
 func (c *cell) best() string {
@@ -132,7 +154,8 @@ func (c *cell) starved(policy string) float64 {
 	return longest
 }
 
-// bars returns what Adaptive falls short of. slack widens the bound of the ratio for runs of few seeds.
+// bars returns what Adaptive falls short of. slack widens the bound of the ratio for runs of few
+// seeds.
 func bars(cells []*cell, slack float64) error {
 	var errs []error
 	fail := func(c *cell, format string, args ...any) {
@@ -176,10 +199,11 @@ func geometric(cells []*cell, p string) float64 {
 }
 
 func (c *cell) uneven() bool {
-	return strings.HasPrefix(c.scenario.Name, "half slow") || strings.HasPrefix(c.scenario.Name, "antagonists")
+	return strings.HasPrefix(c.scenario.Name, "half slow") ||
+		strings.HasPrefix(c.scenario.Name, "antagonists")
 }
 
-// verdicts says how the whole run stands to what was asked for.
+// verdicts compares the whole run with what was asked for.
 func verdicts(cells []*cell) (lines [][2]string) {
 	say := func(bar, format string, args ...any) {
 		lines = append(lines, [2]string{bar, fmt.Sprintf(format, args...)})
@@ -190,7 +214,12 @@ func verdicts(cells []*cell) (lines [][2]string) {
 			worst, where = upper, c.String()
 		}
 	}
-	say("Adaptive against the best rival: upper 95 % bound at most 1.03 in every cell", "worst %.3f (%s)", worst, where)
+	say(
+		"Adaptive against the best rival: upper 95 % bound at most 1.03 in every cell",
+		"worst %.3f (%s)",
+		worst,
+		where,
+	)
 	say("Adaptive against the best rival: geometric mean at most 0.80", "%.3f", geometric(cells, "adaptive"))
 	for _, c := range cells {
 		if c.uneven() && c.scenario.Clients <= 10 {
@@ -215,15 +244,32 @@ func verdicts(cells []*cell) (lines [][2]string) {
 			}
 		}
 	}
-	say("Probing at most 0.5 of the best rival with 60 clients", "geometric mean %.3f; in %d of %d cells; of the other %d the oracle is above 0.5 in %d",
-		geometric(sparse, "probing"), within, len(sparse), len(sparse)-within, beyond)
+	say(
+		"Probing at most 0.5 of the best rival with 60 clients",
+		"geometric mean %.3f; in %d of %d cells; of the other %d the oracle is above 0.5 in %d",
+		geometric(sparse, "probing"),
+		within,
+		len(sparse),
+		len(sparse)-within,
+		beyond,
+	)
 	for _, f := range []struct{ name, bar string }{
-		{"black hole", "black hole: at most 0.1 % errors"}, {"hang", "one host hangs for 10 s: at most 0.05 % errors"},
+		{
+			"black hole", "black hole: at most 0.1 % errors",
+		}, {"hang", "one host hangs for 10 s: at most 0.05 % errors"},
 	} {
 		for _, c := range cells {
 			if strings.HasPrefix(c.scenario.Name, f.name) {
-				say(fmt.Sprintf("%s (×%d)", f.bar, c.scenario.Clients), "Adaptive %.4f %%, Probing %.4f %%, round robin %.4f %%",
-					100*c.mean("adaptive", errorShare), 100*c.mean("probing", errorShare), 100*c.mean("round robin", errorShare))
+				say(
+					fmt.Sprintf("%s (×%d)", f.bar, c.scenario.Clients),
+					"Adaptive %.4f %%, Probing %.4f %%, round robin %.4f %%",
+					100*c.mean(
+						"adaptive",
+						errorShare,
+					),
+					100*c.mean("probing", errorShare),
+					100*c.mean("round robin", errorShare),
+				)
 			}
 		}
 	}
@@ -234,7 +280,12 @@ func verdicts(cells []*cell) (lines [][2]string) {
 				longest, where = s, c.String()
 			}
 		}
-		say("a server that is well again has a quarter of its fair share within 10 s: "+p, "at most %.1f s (%s)", longest, where)
+		say(
+			"a server that is well again has a quarter of its fair share within 10 s: "+p,
+			"at most %.1f s (%s)",
+			longest,
+			where,
+		)
 	}
 	return lines
 }
@@ -242,14 +293,21 @@ func verdicts(cells []*cell) (lines [][2]string) {
 // table lists the results.
 func table(cells []*cell) string {
 	var b bytes.Buffer
-	b.WriteString("| scenario × clients | policy | p50 ms | p99 | p99.9 | p99.99 | errors % | max at one | Jain | at bad % | least share | starved s |\n")
+	b.WriteString(
+		"| scenario × clients | policy | p50 ms | p99 | p99.9 | p99.99 | errors % | max at one | Jain " +
+			"| at bad % | least share | starved s |\n",
+	)
 	b.WriteString("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
 	ms := func(c *cell, p string, of func(lbsim.Result) time.Duration) float64 {
 		return c.mean(p, func(r lbsim.Result) float64 { return float64(of(r)) / float64(time.Millisecond) })
 	}
 	for _, c := range cells {
 		for _, p := range c.names {
-			fmt.Fprintf(&b, "| %v | %s | %.1f | %.1f | %.1f | %.1f | %.4f | %.0f | %.3f | %.2f | %.2f | %.1f |\n", c, p,
+			fmt.Fprintf(
+				&b,
+				"| %v | %s | %.1f | %.1f | %.1f | %.1f | %.4f | %.0f | %.3f | %.2f | %.2f | %.1f |\n",
+				c,
+				p,
 				ms(c, p, func(r lbsim.Result) time.Duration { return r.P50 }),
 				ms(c, p, func(r lbsim.Result) time.Duration { return r.P99 }),
 				ms(c, p, func(r lbsim.Result) time.Duration { return r.P999 }),
@@ -259,13 +317,15 @@ func table(cells []*cell) string {
 				c.mean(p, func(r lbsim.Result) float64 { return r.Jain }),
 				100*c.mean(p, func(r lbsim.Result) float64 { return r.BadShare }),
 				c.mean(p, func(r lbsim.Result) float64 { return r.LeastShare }),
-				c.starved(p))
+				c.starved(p),
+			)
 		}
 	}
 	return b.String()
 }
 
-// TestSimulationFast compares short runs with what they were, so that a change of behaviour is a decision, and with the bars.
+// TestSimulationFast compares short runs with earlier ones, so that no change of behaviour goes
+// unnoticed, and with the bars.
 func TestSimulationFast(t *testing.T) {
 	cells := goodCells()
 	got := table(cells)
@@ -276,13 +336,21 @@ func TestSimulationFast(t *testing.T) {
 	want, err := os.ReadFile(golden)
 	require.NoError(t, err)
 	if runtime.GOARCH == "amd64" { // others round a·b+c once, which changes the last digits, hence ties
-		require.Equal(t, string(want), got, "if this is meant, run go test -run SimulationFast -update and look at the difference")
+		require.Equal(
+			t,
+			string(want),
+			got,
+			"if this is meant, run go test -run SimulationFast -update and look at the difference",
+		)
 	}
 	require.NoError(t, bars(cells, 0.1))
 }
 
-// goodCells are what the code is compared with, and what bugs are.
-var goodCells = sync.OnceValue(func() []*cell { return fastCells([]string{"least request", "P2C", "adaptive", "probing"}, nil) })
+// goodCells are the runs of the code as it is. They are compared with earlier ones, and with those
+// of altered clients.
+var goodCells = sync.OnceValue(
+	func() []*cell { return fastCells([]string{"least request", "P2C", "adaptive", "probing"}, nil) },
+)
 
 // fastCells are few and small: they take seconds under the race detector.
 func fastCells(names []string, alter func(lbsim.Client) lbsim.Client) []*cell {
@@ -378,9 +446,12 @@ func TestSimulationAll(t *testing.T) {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `# Balancing policies, simulated
 
-Written by `+"`make simulate`"+` (%d seeds; the same arrivals, work and faults for every policy). 12 servers for one client, else 30, of 4 cores each; mean
-work 20 ms; deadline 2 s, which counts as that latency; no retries but for refused connections. All policies run with the default outlier ejection. The oracle knows
-every server's state at every moment and is greedy: it shows what better information could still gain, and is no bound. "Best rival" is the best of random,
+Written by `+"`make simulate`"+` (%d seeds; the same arrivals, work and faults for every policy). `+
+		`12 servers for one client, else 30, of 4 cores each; mean
+work 20 ms; deadline 2 s, which counts as that latency; no retries but for refused connections. `+
+		`All policies run with the default outlier ejection. The oracle knows
+every server's state at every moment and is greedy: it shows what better information could still gain, `+
+		`and is no bound. "Best rival" is the best of random,
 round robin, least request over all hosts, P2C and peak EWMA (10 s) in that cell.
 
 ## What was asked for
@@ -394,7 +465,8 @@ round robin, least request over all hosts, P2C and peak EWMA (10 s) in that cell
 	b.WriteString(`
 ## p99.9, paired ratios with 95 % confidence intervals
 
-| scenario × clients | best rival | adaptive / best rival | oracle / best rival | probing / best rival | adaptive / P2C | oracle / P2C | probing / adaptive |
+| scenario × clients | best rival | adaptive / best rival | oracle / best rival |` +
+		` probing / best rival | adaptive / P2C | oracle / P2C | probing / adaptive |
 |---|---|---:|---:|---:|---:|---:|---:|
 `)
 	entry := func(c *cell, a, r string) string {
@@ -407,13 +479,40 @@ round robin, least request over all hosts, P2C and peak EWMA (10 s) in that cell
 	}
 	for _, c := range cells {
 		rival := c.best()
-		fmt.Fprintf(&b, "| %v | %s | %s | %s | %s | %s | %s | %s |\n", c, rival, entry(c, "adaptive", rival), entry(c, "oracle", rival),
-			entry(c, "probing", rival), plain(c, "adaptive", "P2C"), plain(c, "oracle", "P2C"), plain(c, "probing", "adaptive"))
+		fmt.Fprintf(
+			&b,
+			"| %v | %s | %s | %s | %s | %s | %s | %s |\n",
+			c,
+			rival,
+			entry(c, "adaptive", rival),
+			entry(c, "oracle", rival),
+			entry(
+				c,
+				"probing",
+				rival,
+			),
+			plain(c, "adaptive", "P2C"),
+			plain(c, "oracle", "P2C"),
+			plain(c, "probing", "adaptive"),
+		)
 	}
-	b.WriteString("\nGeometric means over the scenarios, relative to each one's best rival:\n\n| clients | adaptive | oracle | probing |\n|---|---:|---:|---:|\n")
+	b.WriteString(
+		"\nGeometric means over the scenarios, relative to each one's best rival:\n\n" +
+			"| clients | adaptive | oracle | probing |\n|---|---:|---:|---:|\n",
+	)
 	for _, clients := range []int{1, 10, 60} {
-		some := slices.DeleteFunc(slices.Clone(cells), func(c *cell) bool { return c.scenario.Clients != clients })
-		fmt.Fprintf(&b, "| %d | %.3f | %.3f | %.3f |\n", clients, geometric(some, "adaptive"), geometric(some, "oracle"), geometric(some, "probing"))
+		some := slices.DeleteFunc(
+			slices.Clone(cells),
+			func(c *cell) bool { return c.scenario.Clients != clients },
+		)
+		fmt.Fprintf(
+			&b,
+			"| %d | %.3f | %.3f | %.3f |\n",
+			clients,
+			geometric(some, "adaptive"),
+			geometric(some, "oracle"),
+			geometric(some, "probing"),
+		)
 	}
 	b.WriteString("\n## All figures, means over the seeds\n\n")
 	b.WriteString(table(cells))

@@ -55,7 +55,8 @@ func (g *group) endProbation(e *endpoint) {
 	}
 }
 
-// restrictPausing makes picks pass e over while it pauses, for policies that do not see that in the cost.
+// restrictPausing makes picks pass e over while it pauses, for policies that do not see that in the
+// cost.
 func (g *group) restrictPausing(e *endpoint) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

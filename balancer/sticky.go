@@ -14,8 +14,8 @@ import (
 
 // StickyConfig configures [Sticky].
 type StickyConfig struct {
-	// Secret keys the cookie's value, so that nobody can choose an endpoint or learn its address. At
-	// least 16 bytes. Required. Replicas must share it.
+	// Secret keys the cookie's value, so that nobody can choose an endpoint or learn its address.
+	// At least 16 bytes. Required. Replicas must share it.
 	Secret []byte
 
 	// Name is the cookie's. Empty means "trivet_host".
@@ -28,7 +28,8 @@ type StickyConfig struct {
 	// Insecure leaves out the Secure attribute, for sites without TLS.
 	Insecure bool
 
-	// Next picks for requests without a valid cookie. If nil, it is [Adaptive]. It cannot be Sticky.
+	// Next picks for requests without a valid cookie. If nil, it is [Adaptive]. It cannot be
+	// Sticky.
 	Next Policy
 }
 
@@ -87,7 +88,8 @@ func (p *sticky) find(s *snapshot, r *http.Request) (tier, index int) {
 	}
 	for t := range s.tiers {
 		for i, e := range s.tiers[t].endpoints {
-			// The value is a name that the client was given, not a secret: a plain comparison will do.
+			// The value is a name that the client was given, not a secret: a plain comparison will
+			// do.
 			if e.description.Load().cookie == c.Value {
 				return t, i
 			}

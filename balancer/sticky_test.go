@@ -15,7 +15,12 @@ import (
 func visit(t *testing.T, b *balancer.Balancer, cookies ...*http.Cookie) (balancer.Event, []*http.Cookie) {
 	t.Helper()
 	var pick balancer.Event
-	req, err := http.NewRequestWithContext(withPick(t.Context(), &pick), http.MethodGet, "http://users.internal/", nil)
+	req, err := http.NewRequestWithContext(
+		withPick(t.Context(), &pick),
+		http.MethodGet,
+		"http://users.internal/",
+		nil,
+	)
 	require.NoError(t, err)
 	for _, c := range cookies {
 		req.AddCookie(c)
@@ -28,8 +33,12 @@ func visit(t *testing.T, b *balancer.Balancer, cookies ...*http.Cookie) (balance
 
 var secret = []byte("0123456789abcdef")
 
-func TestStickyKeepsAClientOnItsHost(t *testing.T) {
-	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addrs(5)...), Wrap: ok200, Policy: balancer.Sticky(balancer.StickyConfig{Secret: secret, MaxAge: time.Hour})})
+func TestStickyKeepsAClientOnItsEndpoint(t *testing.T) {
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static(addrs(5)...),
+		Wrap:     ok200,
+		Policy:   balancer.Sticky(balancer.StickyConfig{Secret: secret, MaxAge: time.Hour}),
+	})
 	first, set := visit(t, b)
 	require.Len(t, set, 1)
 	c := set[0]
@@ -46,7 +55,13 @@ func TestStickyKeepsAClientOnItsHost(t *testing.T) {
 		require.Equal(t, "sticky", p.Reason)
 		require.Empty(t, set, "a cookie that holds is not set again")
 	}
-	replica := newBalancer(t, balancer.Config{Resolver: balancer.Static(addrs(5)...), Wrap: ok200, Policy: balancer.Sticky(balancer.StickyConfig{Secret: secret, Insecure: true, Name: "trivet_host"})})
+	replica := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static(addrs(5)...),
+		Wrap:     ok200,
+		Policy: balancer.Sticky(
+			balancer.StickyConfig{Secret: secret, Insecure: true, Name: "trivet_host"},
+		),
+	})
 	p, set := visit(t, replica, c)
 	require.Equal(t, first.Endpoint, p.Endpoint, "replicas with the same secret agree")
 	require.Empty(t, set)
@@ -54,19 +69,29 @@ func TestStickyKeepsAClientOnItsHost(t *testing.T) {
 	require.False(t, set[0].Secure)
 }
 
-// A cookie never leads anywhere but to an endpoint that the resolver has named, and only one that this secret has signed.
+// A cookie leads only to an endpoint that the resolver has named, and only if it was signed with
+// this secret.
 func TestL30_ForgedCookies(t *testing.T) {
-	cfg := balancer.Config{Resolver: balancer.Static(addrs(5)...), Wrap: ok200, Policy: balancer.Sticky(balancer.StickyConfig{Secret: secret})}
+	cfg := balancer.Config{
+		Resolver: balancer.Static(addrs(5)...),
+		Wrap:     ok200,
+		Policy:   balancer.Sticky(balancer.StickyConfig{Secret: secret}),
+	}
 	b := newBalancer(t, cfg)
 	cfg.Policy = balancer.Sticky(balancer.StickyConfig{Secret: []byte("another secret, as long")})
 	_, foreign := visit(t, newBalancer(t, cfg))
-	cfg.Resolver, cfg.Policy = balancer.Static("169.254.169.254:80"), balancer.Sticky(balancer.StickyConfig{Secret: secret})
+	cfg.Resolver, cfg.Policy = balancer.Static(
+		"169.254.169.254:80",
+	), balancer.Sticky(
+		balancer.StickyConfig{Secret: secret},
+	)
 	_, gone := visit(t, newBalancer(t, cfg))
 	_, own := visit(t, b)
 	for name, value := range map[string]string{
 		"cut": own[0].Value[:4], "longer": own[0].Value + "A",
-		"address": "10.0.0.3:80", "metadata": "169.254.169.254:80", "url": "http://evil.example/", "empty": "",
-		"index": "3", "foreign secret": foreign[0].Value, "host that is not in the set": gone[0].Value,
+		"address": "10.0.0.3:80", "metadata": "169.254.169.254:80", "empty": "",
+		"url":   "http://evil.example/",
+		"index": "3", "foreign secret": foreign[0].Value, "endpoint that is not in the set": gone[0].Value,
 		"long": string(make([]byte, 4000)),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -78,18 +103,24 @@ func TestL30_ForgedCookies(t *testing.T) {
 	}
 }
 
-func TestStickyMovesWhenTheHostIsGone(t *testing.T) {
+func TestStickyMovesWhenTheEndpointIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newChecks()
 		p := balancer.NewPushed(tiers()...)
-		b := newBalancer(t, balancer.Config{Resolver: p, Wrap: ok200, IdleTimeout: -1, Policy: balancer.Sticky(balancer.StickyConfig{Secret: secret}), Health: balancer.HealthConfig{Check: c.check, Interval: time.Second}})
+		b := newBalancer(t, balancer.Config{
+			Resolver:    p,
+			Wrap:        ok200,
+			IdleTimeout: -1,
+			Policy:      balancer.Sticky(balancer.StickyConfig{Secret: secret}),
+			Health:      balancer.HealthConfig{Check: c.check, Interval: time.Second},
+		})
 		first, set := visit(t, b)
 		c.set(first.Endpoint.Addr, errCheck)
 		time.Sleep(20 * time.Second)
 		second, again := visit(t, b, set...)
 		require.NotEqual(t, first.Endpoint.Addr, second.Endpoint.Addr)
 		require.Len(t, again, 1)
-		// In another tier than requests normally go to, it is found too.
+		// The endpoint is found even in a tier that requests normally do not go to.
 		for _, e := range tiers() {
 			if e.Priority == 0 {
 				c.set(e.Addr, errCheck)
@@ -111,14 +142,23 @@ func TestStickyMovesWhenTheHostIsGone(t *testing.T) {
 	})
 }
 
-// A retry must not come back to the host that has failed, whatever the cookie says.
+// A retry must not come back to the endpoint that has failed, whatever the cookie says.
 func TestStickyAndAvoid(t *testing.T) {
-	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addrs(5)...), Wrap: ok200, Policy: balancer.Sticky(balancer.StickyConfig{Secret: secret})})
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static(addrs(5)...),
+		Wrap:     ok200,
+		Policy:   balancer.Sticky(balancer.StickyConfig{Secret: secret}),
+	})
 	first, set := visit(t, b)
 	ctx := balancer.Avoid(t.Context())
 	for i := range 5 {
 		var pick balancer.Event
-		req, err := http.NewRequestWithContext(withPick(ctx, &pick), http.MethodGet, "http://users.internal/", nil)
+		req, err := http.NewRequestWithContext(
+			withPick(ctx, &pick),
+			http.MethodGet,
+			"http://users.internal/",
+			nil,
+		)
 		require.NoError(t, err)
 		req.AddCookie(set[0])
 		resp, err := b.RoundTrip(req)
@@ -130,7 +170,10 @@ func TestStickyAndAvoid(t *testing.T) {
 
 // A Reload that takes Sticky away while a request runs leaves the client's cookie alone.
 func TestReloadTakesStickyAway(t *testing.T) {
-	cfg := balancer.Config{Resolver: balancer.Static(addrs(2)...), Policy: balancer.Sticky(balancer.StickyConfig{Secret: secret})}
+	cfg := balancer.Config{
+		Resolver: balancer.Static(addrs(2)...),
+		Policy:   balancer.Sticky(balancer.StickyConfig{Secret: secret}),
+	}
 	var b *balancer.Balancer
 	cfg.Wrap = upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) {
 		next := cfg

@@ -3,13 +3,13 @@ package balancer
 import "slices"
 
 const (
-	// overprovisioning is how much more than its share a tier's endpoints can carry: with 72 % of them
-	// available it still takes everything. Envoy's value.
+	// overprovisioning is how much more than its share a tier's endpoints can carry: with 72 % of
+	// them available it still takes everything. Envoy's value.
 	overprovisioning = 1.4
 
-	// A tier whose median load is more than spillRatio times the next one's passes on spillStep more
-	// of its requests at every tick, up to spillMax. When it is not, it takes back a twentieth of what
-	// it passes on.
+	// A tier whose median load is more than spillRatio times the next one's passes on spillStep
+	// more of its requests at every tick, up to spillMax. When it is not, it takes back a twentieth
+	// of what it passes on.
 	spillRatio = 2
 	spillStep  = 0.02
 	spillMax   = 0.9

@@ -13,7 +13,7 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-// tiers is a fleet of four hosts of priority 0 and four of priority 1, called p0-0:1 and so on.
+// tiers is a fleet of four endpoints of priority 0 and four of priority 1, called p0-0:1 and so on.
 func tiers() []balancer.Endpoint {
 	var all []balancer.Endpoint
 	for _, a := range []string{"p0-0:1", "p0-1:1", "p0-2:1", "p0-3:1"} {
@@ -22,7 +22,7 @@ func tiers() []balancer.Endpoint {
 	return all
 }
 
-// shareOf returns which share of n requests goes to addresses with the prefix.
+// shareOf returns the share of n requests that goes to addresses with the prefix.
 func shareOf(t *testing.T, b *balancer.Balancer, prefix string, n int) float64 {
 	t.Helper()
 	hits := 0
@@ -36,7 +36,7 @@ func shareOf(t *testing.T, b *balancer.Balancer, prefix string, n int) float64 {
 
 func TestPrioritiesSpillByHealth(t *testing.T) {
 	for name, tt := range map[string]struct {
-		down string // hosts, by their last digit before the port
+		down string // endpoints, by their last digit before the port
 		low  string
 		want float64 // share of priority 0
 	}{
@@ -74,11 +74,19 @@ func TestZonesSpillByHealth(t *testing.T) {
 		c := newChecks()
 		b := newBalancer(t, balancer.Config{
 			Resolver: balancer.NewPushed(
-				balancer.Endpoint{Addr: "here-0:1", Zone: "eu-1a"}, balancer.Endpoint{Addr: "here-1:1", Zone: "eu-1a"},
-				balancer.Endpoint{Addr: "there-0:1", Zone: "eu-1b"}, balancer.Endpoint{Addr: "there-1:1"},
+				balancer.Endpoint{
+					Addr: "here-0:1",
+					Zone: "eu-1a",
+				},
+				balancer.Endpoint{Addr: "here-1:1", Zone: "eu-1a"},
+				balancer.Endpoint{Addr: "there-0:1", Zone: "eu-1b"},
+				balancer.Endpoint{Addr: "there-1:1"},
 				balancer.Endpoint{Addr: "last:1", Zone: "eu-1a", Priority: 1},
 			),
-			Wrap: ok200, Zone: "eu-1a", IdleTimeout: -1, Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
+			Wrap: ok200, Zone: "eu-1a", IdleTimeout: -1, Health: balancer.HealthConfig{
+				Check:    c.check,
+				Interval: time.Second,
+			},
 		})
 		require.Equal(t, 1.0, shareOf(t, b, "here", 200))
 		c.set("here-0:1", errCheck)
@@ -91,7 +99,8 @@ func TestZonesSpillByHealth(t *testing.T) {
 	})
 }
 
-// A zone whose hosts are all well and much slower than the next passes on what it cannot carry.
+// A zone whose endpoints are all healthy, but much slower than those of the next zone, passes on
+// what it cannot carry.
 func TestZonesSpillByLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet("here-0:1", "here-1:1", "there-0:1", "there-1:1")
@@ -100,9 +109,12 @@ func TestZonesSpillByLoad(t *testing.T) {
 		}
 		b := newBalancer(t, balancer.Config{
 			Resolver: balancer.NewPushed(
-				balancer.Endpoint{Addr: "here-0:1", Zone: "a"}, balancer.Endpoint{Addr: "here-1:1", Zone: "a"},
-				balancer.Endpoint{Addr: "there-0:1", Zone: "b"}, balancer.Endpoint{Addr: "there-1:1", Zone: "b"},
-			), Wrap: f.wrap, Zone: "a",
+				balancer.Endpoint{Addr: "here-0:1", Zone: "a"},
+				balancer.Endpoint{Addr: "here-1:1", Zone: "a"},
+				balancer.Endpoint{Addr: "there-0:1", Zone: "b"},
+				balancer.Endpoint{Addr: "there-1:1", Zone: "b"},
+			),
+			Wrap: f.wrap, Zone: "a",
 		})
 		there := func() uint64 {
 			return statusOf(t, b, "there-0:1").Requests + statusOf(t, b, "there-1:1").Requests
@@ -124,18 +136,25 @@ func TestZonesSpillByLoad(t *testing.T) {
 	})
 }
 
-// A tier that grows under health checks is not one that fails: its new hosts are pending, not down.
+// A tier that grows under health checks does not count as one that fails: its new endpoints are
+// pending, not down.
 func TestGrowingIsNotFailing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newChecks()
 		var seen events
-		p := balancer.NewPushed(balancer.Endpoint{Addr: "p0-0:1"}, balancer.Endpoint{Addr: "p1-0:1", Priority: 1})
+		p := balancer.NewPushed(
+			balancer.Endpoint{Addr: "p0-0:1"},
+			balancer.Endpoint{Addr: "p1-0:1", Priority: 1},
+		)
 		b := newBalancer(t, balancer.Config{
 			Resolver: p, Wrap: ok200, Observe: seen.observe, SlowStart: -1,
-			Health: balancer.HealthConfig{Interval: 10 * time.Second, Check: func(ctx context.Context, e balancer.Endpoint, rt http.RoundTripper) error {
-				time.Sleep(time.Second)
-				return c.check(ctx, e, rt)
-			}},
+			Health: balancer.HealthConfig{
+				Interval: 10 * time.Second,
+				Check: func(ctx context.Context, e balancer.Endpoint, rt http.RoundTripper) error {
+					time.Sleep(time.Second)
+					return c.check(ctx, e, rt)
+				},
+			},
 		})
 		pickOf(t, b)
 		p.Set(tiers()...)
@@ -144,7 +163,7 @@ func TestGrowingIsNotFailing(t *testing.T) {
 		require.Empty(t, seen.of(balancer.PanicChanged))
 		time.Sleep(2 * time.Second)
 		require.Equal(t, 1.0, shareOf(t, b, "p0", 200))
-		// A set that is all new is another matter: somebody has to have the requests.
+		// If the whole set is new, requests go to it in panic mode.
 		p.Set(balancer.Endpoint{Addr: "new-0:1"}, balancer.Endpoint{Addr: "new-1:1"})
 		synctest.Wait()
 		pickOf(t, b)

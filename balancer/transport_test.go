@@ -23,7 +23,7 @@ import (
 	"github.com/trivet-go/trivet/internal/backend"
 )
 
-// unsent is what a wrapper such as a breaker says of a request it has refused.
+// unsent is the error of a wrapper, such as a breaker, that has refused a request.
 type unsent struct{ after time.Duration }
 
 func (unsent) Error() string               { return "breaker: open" }
@@ -40,18 +40,26 @@ func TestOutcomesOfAttempts(t *testing.T) {
 		want    string
 		fault   bool // counts against the endpoint
 	}{
-		"200":               {status: 200, want: "success"},
-		"404":               {status: 404, want: "success"},
-		"428":               {status: 428, want: "success"},
-		"429":               {status: 429, want: "refused"},
-		"500":               {status: 500, want: "failure", fault: true},
-		"501":               {status: 501, want: "success"},
-		"502":               {status: 502, want: "failure", fault: true},
-		"503":               {status: 503, want: "failure", fault: true},
-		"503 for 2 s":       {status: 503, header: http.Header{"Retry-After": {"2"}}, want: "busy"},
-		"503 until a date":  {status: 503, header: http.Header{"Retry-After": {"Fri, 31 Dec 1999 23:59:59 GMT"}}, want: "busy"},
-		"503 for nonsense":  {status: 503, header: http.Header{"Retry-After": {"soon"}}, want: "busy"},
-		"503 for ever":      {status: 503, header: http.Header{"Retry-After": {"99999999999999999999"}}, want: "busy"},
+		"200":         {status: 200, want: "success"},
+		"404":         {status: 404, want: "success"},
+		"428":         {status: 428, want: "success"},
+		"429":         {status: 429, want: "refused"},
+		"500":         {status: 500, want: "failure", fault: true},
+		"501":         {status: 501, want: "success"},
+		"502":         {status: 502, want: "failure", fault: true},
+		"503":         {status: 503, want: "failure", fault: true},
+		"503 for 2 s": {status: 503, header: http.Header{"Retry-After": {"2"}}, want: "busy"},
+		"503 until a date": {
+			status: 503,
+			header: http.Header{"Retry-After": {"Fri, 31 Dec 1999 23:59:59 GMT"}},
+			want:   "busy",
+		},
+		"503 for nonsense": {status: 503, header: http.Header{"Retry-After": {"soon"}}, want: "busy"},
+		"503 for ever": {
+			status: 503,
+			header: http.Header{"Retry-After": {"99999999999999999999"}},
+			want:   "busy",
+		},
 		"504":               {status: 504, want: "failure", fault: true},
 		"505":               {status: 505, want: "success"},
 		"broken connection": {err: io.ErrUnexpectedEOF, want: "failure", fault: true},
@@ -110,7 +118,7 @@ func TestOutcomesOfAttempts(t *testing.T) {
 	}
 }
 
-// A deadline that is shorter than replies commonly take says nothing of the host.
+// A deadline that is shorter than replies commonly take says nothing about the endpoint.
 func TestShortDeadlinesBlameNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBalancer(t, balancer.Config{
@@ -188,7 +196,12 @@ func TestUnsentRequestsGoElsewhere(t *testing.T) {
 				})
 				var pick balancer.Event
 				src := body()
-				req, err := http.NewRequestWithContext(withPick(t.Context(), &pick), http.MethodPost, "http://users.internal/", src)
+				req, err := http.NewRequestWithContext(
+					withPick(t.Context(), &pick),
+					http.MethodPost,
+					"http://users.internal/",
+					src,
+				)
 				require.NoError(t, err)
 				resp, err := b.RoundTrip(req)
 				require.NoError(t, err)
@@ -204,14 +217,14 @@ func TestUnsentRequestsGoElsewhere(t *testing.T) {
 				if tt.blamed {
 					require.Equal(t, uint64(1), s.EndpointFailures["bad:1"])
 				} else {
-					require.Zero(t, s.EndpointFailures["bad:1"], "a wrapper's refusal blames no host")
+					require.Zero(t, s.EndpointFailures["bad:1"], "a wrapper's refusal blames no endpoint")
 				}
 			})
 		}
 	}
 }
 
-// first picks the first host that is not to be avoided.
+// first picks the first endpoint that is not to be avoided.
 type first struct{}
 
 func (first) Pick(v *balancer.View, _ *http.Request) int {
@@ -246,7 +259,7 @@ func TestSentRequestsAreNotRepeated(t *testing.T) {
 	}
 }
 
-// A body of which something has been read cannot be sent again, whatever a wrapper says.
+// A body that has been read from cannot be sent again, whatever a wrapper says.
 func TestSpentBodiesAreNotSentAgain(t *testing.T) {
 	var sent atomic.Int32
 	b := newBalancer(t, balancer.Config{
@@ -266,18 +279,22 @@ func TestSpentBodiesAreNotSentAgain(t *testing.T) {
 	require.True(t, body.closed())
 }
 
-// A body that fails is its sender's fault, also if it could be had again; one that a transport closed under its own
-// reader has not failed.
+// If a body fails, its sender is at fault, even if GetBody could provide it again. If a transport
+// closes a body while reading it, the body has not failed.
 func TestFailingBodiesBlameTheirSenders(t *testing.T) {
 	gone := errors.New("client gone")
 	for _, replayable := range []bool{false, true} {
 		for _, proto := range []backend.Protocol{backend.HTTP1, backend.HTTP2, backend.H2C} {
 			t.Run(fmt.Sprintf("replayable=%v/protocol=%s", replayable, proto), func(t *testing.T) {
 				be := backend.Start(t, backend.Config{Protocol: proto})
-				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr), Transport: backend.Transport(proto)})
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.Static(be.Addr), Transport: backend.Transport(proto),
+				})
 				for range 10 {
 					body := func() io.ReadCloser {
-						return &closing{Reader: io.MultiReader(strings.NewReader("hel"), iotest.ErrReader(gone))}
+						return &closing{
+							Reader: io.MultiReader(strings.NewReader("hel"), iotest.ErrReader(gone)),
+						}
 					}
 					req, err := http.NewRequest(http.MethodPost, be.URL.Scheme+"://users.test/", body())
 					require.NoError(t, err)
@@ -315,7 +332,7 @@ func TestFailingBodiesBlameTheirSenders(t *testing.T) {
 	})
 }
 
-func TestNoHostsErrors(t *testing.T) {
+func TestNoEndpointsErrors(t *testing.T) {
 	t.Run("all refuse", func(t *testing.T) {
 		var sent atomic.Int32
 		b := newBalancer(t, balancer.Config{
@@ -373,20 +390,29 @@ func TestNoHostsErrors(t *testing.T) {
 // failing is a resolver that says err once.
 type failing struct{ err error }
 
-func (f failing) Resolve(ctx context.Context, _ *url.URL, _ <-chan struct{}, update func([]balancer.Endpoint, error)) {
+func (f failing) Resolve(
+	ctx context.Context,
+	_ *url.URL,
+	_ <-chan struct{},
+	update func([]balancer.Endpoint, error),
+) {
 	update(nil, f.err)
 	<-ctx.Done()
 }
 
-// Whatever goes wrong, the request's body is closed, and what was taken is given back.
+// Whatever goes wrong, the request's body is closed and all counters return to zero.
 func TestBodiesAreClosedWhateverHappens(t *testing.T) {
-	refuse := upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) { return nil, unsent{} }).wrap
+	refuse := upstream(
+		func(balancer.Endpoint, *http.Request) (*http.Response, error) { return nil, unsent{} },
+	).wrap
 	for name, cfg := range map[string]balancer.Config{
-		"no endpoints":    {Resolver: balancer.NewPushed()},
-		"none available":  {Resolver: balancer.NewPushed(), PanicBelow: -1},
-		"one refuses":     {Resolver: balancer.Static("a:1"), Wrap: refuse},
-		"both refuse":     {Resolver: balancer.Static("a:1", "b:1"), Wrap: refuse},
-		"nobody listens":  {Resolver: balancer.Static("a:1"), Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, errRefused }}},
+		"no endpoints":   {Resolver: balancer.NewPushed()},
+		"none available": {Resolver: balancer.NewPushed(), PanicBelow: -1},
+		"one refuses":    {Resolver: balancer.Static("a:1"), Wrap: refuse},
+		"both refuse":    {Resolver: balancer.Static("a:1", "b:1"), Wrap: refuse},
+		"nobody listens": {Resolver: balancer.Static("a:1"), Transport: &http.Transport{
+			DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, errRefused },
+		}},
 		"resolver failed": {Resolver: failing{errRefused}},
 	} {
 		for _, replayable := range []bool{false, true} {
@@ -419,7 +445,9 @@ func TestBodiesAreClosedWhateverHappens(t *testing.T) {
 func TestPanicsBelowDoNotLeak(t *testing.T) {
 	b := newBalancer(t, balancer.Config{
 		Resolver: balancer.Static("a:1"),
-		Wrap:     upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) { panic("bug") }).wrap,
+		Wrap: upstream(
+			func(balancer.Endpoint, *http.Request) (*http.Response, error) { panic("bug") },
+		).wrap,
 	})
 	require.PanicsWithValue(t, "bug", func() { _, _ = get(t.Context(), b) })
 	require.Zero(t, b.Stats().InFlight)
@@ -465,7 +493,7 @@ func TestInflightLastsAsLongAsTheBody(t *testing.T) {
 	}
 }
 
-// A response that breaks off counts against the endpoint, unless it was the caller who left.
+// A response that breaks off counts against the endpoint, unless the caller left.
 func TestBrokenBodies(t *testing.T) {
 	for _, leave := range []bool{false, true} {
 		t.Run(fmt.Sprintf("callerLeft=%v", leave), func(t *testing.T) {
@@ -503,7 +531,8 @@ type broken struct{}
 
 func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
-// A client may break its own body off while the answer already flows: the response ends there, and no endpoint is to blame.
+// If a client breaks its own body off while the answer already flows, the response ends there and
+// no endpoint is to blame.
 func TestBodiesBrokenByTheirSenderBlameNobody(t *testing.T) {
 	addr := serveRaw(t, func(c net.Conn) {
 		if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
@@ -563,13 +592,19 @@ func TestWaitingForAResolverHasAnEnd(t *testing.T) {
 // mute is a resolver that says nothing.
 type mute struct{ returns bool }
 
-func (m mute) Resolve(ctx context.Context, _ *url.URL, _ <-chan struct{}, _ func([]balancer.Endpoint, error)) {
+func (m mute) Resolve(
+	ctx context.Context,
+	_ *url.URL,
+	_ <-chan struct{},
+	_ func([]balancer.Endpoint, error),
+) {
 	if !m.returns {
 		<-ctx.Done()
 	}
 }
 
-// Requests that net/http does not send are their caller's fault: nobody can have hosts ejected by them.
+// If net/http does not send a request, its caller is at fault. Nobody can have endpoints ejected by
+// such requests.
 func TestRequestsThatNobodyCouldSend(t *testing.T) {
 	all := []backend.Protocol{backend.HTTP1, backend.HTTP2, backend.H2C}
 	for name, c := range map[string]struct {
@@ -599,7 +634,9 @@ func TestRequestsThatNobodyCouldSend(t *testing.T) {
 		for _, proto := range c.over {
 			t.Run(fmt.Sprintf("%s/protocol=%s", name, proto), func(t *testing.T) {
 				be := backend.Start(t, backend.Config{Protocol: proto})
-				b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr), Transport: backend.Transport(proto)})
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.Static(be.Addr), Transport: backend.Transport(proto),
+				})
 				target := be.URL.Scheme + "://users.test/"
 				send := func(spoil func(r *http.Request)) error {
 					req, err := http.NewRequestWithContext(t.Context(), "GET", target, nil)
@@ -612,7 +649,7 @@ func TestRequestsThatNobodyCouldSend(t *testing.T) {
 					}
 					return err
 				}
-				require.NoError(t, send(func(*http.Request) {})) // the server's settings are known from here on
+				require.NoError(t, send(func(*http.Request) {})) // now the server's settings are known
 				for range 10 {
 					require.Error(t, send(c.spoil))
 				}
@@ -625,11 +662,15 @@ func TestRequestsThatNobodyCouldSend(t *testing.T) {
 	}
 }
 
-// Who uses a Balancer without a Handler gets no connection that switched to what was not asked for.
+// Without a Handler, too, a caller gets no connection that switched to a protocol which was not
+// asked for.
 func TestL20_UnaskedUpgradesAreErrors(t *testing.T) {
 	addr := serveRaw(t, func(c net.Conn) {
 		_, _ = c.Read(make([]byte, 4096))
-		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+		_, _ = io.WriteString(
+			c,
+			"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+		)
 	})
 	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr)})
 	_, err := get(t.Context(), b)

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// idleTick is the time between two ticks of a target that has had no request for that long.
+// idleTick is the time between two ticks of a target that has had no request for longer than that.
 const idleTick = time.Second
 
 // upkeep ticks until ctx ends, or the target has been idle for Config.IdleTimeout and is dropped.
@@ -71,7 +71,8 @@ func (p *pool) settleLeavingLocked() []*endpoint {
 		if l.quiet++; l.endpoint.inFlight.Load() > 0 {
 			l.quiet = 0
 		}
-		// Two ticks, for a pick from the last snapshot and a connection on its way to the idle ones.
+		// Two ticks, for a pick from the last snapshot and a connection on its way to the idle
+		// ones.
 		if l.quiet < 2 {
 			kept = append(kept, l)
 			continue

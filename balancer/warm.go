@@ -7,8 +7,9 @@ import (
 )
 
 // Warm resolves target ("https://users.internal") and opens n connections to each of its endpoints,
-// so that the first requests need not. With n zero or negative it resolves only. It returns when that
-// is done or has failed; the error is that of the resolver, or of ctx. [Balancer.Close] stops it.
+// so that the first requests need not. With n zero or negative it resolves only. It returns when
+// that is done or has failed; the error is that of the resolver, or of ctx. [Balancer.Close] stops
+// it.
 func (b *Balancer) Warm(ctx context.Context, target string, n int) error {
 	u, err := parseTarget(target)
 	if err != nil {

@@ -21,7 +21,8 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-// A zone is a DNS server whose answers a test sets. It serves sockets, or pipes inside a synctest bubble.
+// A zone is a DNS server whose answers a test sets. It serves sockets, or pipes inside a synctest
+// bubble.
 type zone struct {
 	mu    sync.Mutex // guards the fields below
 	addrs map[string][]netip.Addr
@@ -82,7 +83,13 @@ func (z *zone) reply(query []byte, limit int) []byte {
 	addrs, known := z.addrs[name]
 	records, service := z.srv[name]
 	answer := dnsmessage.Message{
-		Header:    dnsmessage.Header{ID: m.ID, Response: true, Authoritative: true, RecursionAvailable: true, RCode: z.fail[name]},
+		Header: dnsmessage.Header{
+			ID:                 m.ID,
+			Response:           true,
+			Authoritative:      true,
+			RecursionAvailable: true,
+			RCode:              z.fail[name],
+		},
 		Questions: m.Questions,
 	}
 	if !known && !service && answer.RCode == 0 {
@@ -93,9 +100,15 @@ func (z *zone) reply(query []byte, limit int) []byte {
 		for _, a := range addrs {
 			switch {
 			case q.Type == dnsmessage.TypeA && a.Is4():
-				answer.Answers = append(answer.Answers, dnsmessage.Resource{Header: head, Body: &dnsmessage.AResource{A: a.As4()}})
+				answer.Answers = append(
+					answer.Answers,
+					dnsmessage.Resource{Header: head, Body: &dnsmessage.AResource{A: a.As4()}},
+				)
 			case q.Type == dnsmessage.TypeAAAA && a.Is6():
-				answer.Answers = append(answer.Answers, dnsmessage.Resource{Header: head, Body: &dnsmessage.AAAAResource{AAAA: a.As16()}})
+				answer.Answers = append(
+					answer.Answers,
+					dnsmessage.Resource{Header: head, Body: &dnsmessage.AAAAResource{AAAA: a.As16()}},
+				)
 			}
 		}
 		for _, r := range records {
@@ -185,13 +198,16 @@ func (z *zone) listen(t *testing.T) *net.Resolver {
 			wg.Go(func() { z.stream(c) })
 		}
 	})
-	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		addr := udp.LocalAddr()
-		if strings.HasPrefix(network, "tcp") {
-			addr = tcp.Addr()
-		}
-		return new(net.Dialer).DialContext(ctx, addr.Network(), addr.String())
-	}}
+	return &net.Resolver{
+		PreferGo: true,
+		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			addr := udp.LocalAddr()
+			if strings.HasPrefix(network, "tcp") {
+				addr = tcp.Addr()
+			}
+			return new(net.Dialer).DialContext(ctx, addr.Network(), addr.String())
+		},
+	}
 }
 
 // A watch collects what a resolver says.
@@ -219,7 +235,10 @@ func observe(t *testing.T, r balancer.Resolver, target string) *watch {
 			if err != nil {
 				w.errs = append(w.errs, err)
 			} else {
-				w.sets = append(w.sets, slices.SortedFunc(slices.Values(set), func(a, b balancer.Endpoint) int { return cmp.Compare(a.Addr, b.Addr) }))
+				w.sets = append(w.sets, slices.SortedFunc(
+					slices.Values(set),
+					func(a, b balancer.Endpoint) int { return cmp.Compare(a.Addr, b.Addr) },
+				))
 			}
 			w.spoken <- struct{}{}
 		})

@@ -21,9 +21,10 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-// BenchmarkBalancerPick compares what a request costs beside the request itself: 32 endpoints over a stub, and of httplb also its
-// pickers alone, which learn nothing of latencies or failures. All are taken in turn, ten times; a line gives the median, and the least and
-// the greatest of the ten. The stub's own time is a line too, and not subtracted; so are two readings of the clock, which no
+// BenchmarkBalancerPick compares what a request costs beside the request itself: 32 endpoints over
+// a stub, and of httplb also its pickers alone, which learn nothing of latencies or failures. All
+// are taken in turn, ten times; a line gives the median, and the least and the greatest of the ten.
+// The stub's own time is a line too, and not subtracted; so are two readings of the clock, which no
 // measuring of latencies can do without.
 func BenchmarkBalancerPick(b *testing.B) {
 	const hosts, rounds, requests = 32, 10, 200_000
@@ -54,7 +55,10 @@ func BenchmarkBalancerPick(b *testing.B) {
 	for _, p := range []struct {
 		name   string
 		policy balancer.Policy
-	}{{"adaptive", balancer.Adaptive()}, {"p2c", balancer.LeastRequest(2)}, {"least", balancer.LeastRequest(0)}, {"turn", balancer.RoundRobin()}} {
+	}{
+		{"adaptive", balancer.Adaptive()}, {"p2c", balancer.LeastRequest(2)},
+		{"least", balancer.LeastRequest(0)}, {"turn", balancer.RoundRobin()},
+	} {
 		bal, err := balancer.New(balancer.Config{
 			Resolver: balancer.Static(addrs...), Policy: p.policy,
 			Wrap: func(balancer.Endpoint, http.RoundTripper) http.RoundTripper { return stub{} },
@@ -67,7 +71,11 @@ func BenchmarkBalancerPick(b *testing.B) {
 		name string
 		make func(picker.Picker, conn.Conns) picker.Picker
 	}{{"p2c", picker.NewPowerOfTwo}, {"least", picker.NewLeastLoadedRandom}, {"turn", picker.NewRoundRobin}} {
-		client := httplb.NewClient(httplb.WithResolver(fixed(addrs)), httplb.WithPicker(p.make), httplb.WithTransport("http", stub{}))
+		client := httplb.NewClient(
+			httplb.WithResolver(fixed(addrs)),
+			httplb.WithPicker(p.make),
+			httplb.WithTransport("http", stub{}),
+		)
 		defer client.Close()
 		subjects = append(subjects, subject{"httplb/policy=" + p.name, send(client.Transport)})
 		alone := p.make(nil, conns(addrs))
@@ -115,7 +123,12 @@ func BenchmarkBalancerPick(b *testing.B) {
 type stub struct{}
 
 func (stub) RoundTrip(r *http.Request) (*http.Response, error) {
-	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("ok")), Request: r}, nil
+	return &http.Response{
+		StatusCode: http.StatusOK,
+		Header:     http.Header{},
+		Body:       io.NopCloser(strings.NewReader("ok")),
+		Request:    r,
+	}, nil
 }
 
 func (stub) NewRoundTripper(string, string, httplb.TransportConfig) httplb.RoundTripperResult {
@@ -144,6 +157,7 @@ type nowhere string
 
 func (n nowhere) RoundTrip(*http.Request, func()) (*http.Response, error) { return nil, io.EOF }
 func (n nowhere) Scheme() string                                          { return "http" }
-func (n nowhere) Address() resolver.Address                               { return resolver.Address{HostPort: string(n)} }
-func (n nowhere) UpdateAttributes(attribute.Values)                       {}
-func (n nowhere) Prewarm(context.Context) error                           { return nil }
+
+func (n nowhere) Address() resolver.Address         { return resolver.Address{HostPort: string(n)} }
+func (n nowhere) UpdateAttributes(attribute.Values) {}
+func (n nowhere) Prewarm(context.Context) error     { return nil }

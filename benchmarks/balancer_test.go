@@ -29,8 +29,8 @@ import (
 	"github.com/trivet-go/trivet/internal/program"
 )
 
-// BenchmarkBalancerConnections counts the connections that 8,000 requests at concurrency 64 open to 4
-// backends that answer in 2 ms.
+// BenchmarkBalancerConnections counts the connections that 8,000 requests at concurrency 64 open to
+// 4 backends that answer in 2 ms.
 func BenchmarkBalancerConnections(b *testing.B) {
 	const requests, concurrency, backends = 8000, 64, 4
 	var opened atomic.Int64
@@ -72,14 +72,19 @@ func BenchmarkBalancerConnections(b *testing.B) {
 			b.ReportMetric(float64(opened.Load()-before)/float64(runs), "conns/run")
 		})
 	}
-	for name, policy := range map[string]balancer.Policy{"adaptive": balancer.Adaptive(), "turn": balancer.RoundRobin()} {
+	for name, policy := range map[string]balancer.Policy{
+		"adaptive": balancer.Adaptive(),
+		"turn":     balancer.RoundRobin(),
+	} {
 		run("trivet/policy="+name, func(b *testing.B) (http.RoundTripper, func() error) {
 			bal, err := balancer.New(balancer.Config{Resolver: balancer.Static(addrs...), Policy: policy})
 			require.NoError(b, err)
 			return bal, func() error { return bal.Close(context.Background()) }
 		})
 	}
-	for name, policy := range map[string]func(picker.Picker, conn.Conns) picker.Picker{"p2c": picker.NewPowerOfTwo, "turn": picker.NewRoundRobin} {
+	for name, policy := range map[string]func(
+		picker.Picker, conn.Conns,
+	) picker.Picker{"p2c": picker.NewPowerOfTwo, "turn": picker.NewRoundRobin} {
 		run("httplb/policy="+name, func(b *testing.B) (http.RoundTripper, func() error) {
 			client := httplb.NewClient(httplb.WithResolver(fixed(addrs)), httplb.WithPicker(policy))
 			return client.Transport, client.Close
@@ -101,12 +106,16 @@ func get(tb testing.TB, client *http.Client, url string) int {
 	return resp.StatusCode
 }
 
-// BenchmarkSlowBackend sends 1,000 requests a second, on a timetable that waits for nobody, through a
-// proxy to two backend processes, one of which takes 200 ms longer. Latency counts from the timetable's time.
+// BenchmarkSlowBackend sends 1,000 requests a second, on a timetable that waits for nobody, through
+// a proxy to two backend processes, one of which takes 200 ms longer. Latency counts from the
+// timetable's time.
 func BenchmarkSlowBackend(b *testing.B) {
 	const rate, duration = 1000, 15 * time.Second
 	fast := backend.StartProcess(b, backend.Config{Name: "fast"})
-	slow := backend.StartProcess(b, backend.Config{Name: "slow", Behaviour: backend.Behaviour{Delay: 200 * time.Millisecond}})
+	slow := backend.StartProcess(
+		b,
+		backend.Config{Name: "slow", Behaviour: backend.Behaviour{Delay: 200 * time.Millisecond}},
+	)
 	for _, proxy := range []struct {
 		name  string
 		start func(b *testing.B, addrs ...string) string
@@ -161,7 +170,13 @@ func startTrivet(b *testing.B, addrs ...string) string {
 }
 
 func startTrivetChecks(b *testing.B, addrs ...string) string {
-	return serveTrivet(b, balancer.Config{Resolver: balancer.Static(addrs...), Health: balancer.HealthConfig{Path: "/healthz", Interval: time.Second}})
+	return serveTrivet(
+		b,
+		balancer.Config{
+			Resolver: balancer.Static(addrs...),
+			Health:   balancer.HealthConfig{Path: "/healthz", Interval: time.Second},
+		},
+	)
 }
 
 func serveTrivet(b *testing.B, cfg balancer.Config) string {
@@ -182,9 +197,13 @@ func startNginx(b *testing.B, addrs ...string) string {
 	conf := fmt.Sprintf(`daemon off; worker_processes 1; pid %[1]s/pid; error_log stderr;
 events { worker_connections 4096; }
 http {
-	access_log off; client_body_temp_path %[1]s/a; proxy_temp_path %[1]s/b; fastcgi_temp_path %[1]s/c; uwsgi_temp_path %[1]s/d; scgi_temp_path %[1]s/e;
+	access_log off; client_body_temp_path %[1]s/a; proxy_temp_path %[1]s/b;
+	fastcgi_temp_path %[1]s/c; uwsgi_temp_path %[1]s/d; scgi_temp_path %[1]s/e;
 	upstream app { least_conn; server %[2]s; server %[3]s; keepalive 256; }
-	server { listen %[4]s; keepalive_requests 1000000; location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ""; } }
+	server {
+		listen %[4]s; keepalive_requests 1000000;
+		location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ""; }
+	}
 }`, dir, addrs[0], addrs[1], addr)
 	run(b, addr, filepath.Join(dir, "nginx.conf"), conf, "nginx", "-p", dir, "-e", "stderr", "-c")
 	return "http://" + addr

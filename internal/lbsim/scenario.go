@@ -165,7 +165,8 @@ func halfSlow(w *Weather) {
 	}
 }
 
-// antagonists slow servers down to 0.3, on for 1 s and off for 4 s on average. The capacity lost is made up for.
+// antagonists slow servers down to 0.3, on for 1 s and off for 4 s on average. The capacity lost is
+// made up for.
 func antagonists(w *Weather) {
 	const fair = 1 / (0.8 + 0.2*0.3)
 	for i := range w.Servers {
@@ -184,7 +185,9 @@ func antagonists(w *Weather) {
 // pauses stop each server for 200 ms every 10 s.
 func pauses(w *Weather) {
 	for i := range w.Servers {
-		for t := w.Start + time.Duration(w.Rand.Float64()*10*float64(second)); t < w.End; t += time.Duration((9 + 2*w.Rand.Float64()) * float64(second)) {
+		for t := w.Start + time.Duration(
+			w.Rand.Float64()*10*float64(second),
+		); t < w.End; t += time.Duration((9 + 2*w.Rand.Float64()) * float64(second)) {
 			w.Speed(t, i, 0)
 			w.Speed(t+200*time.Millisecond, i, 1)
 		}
@@ -220,7 +223,8 @@ func coldJoin(w *Weather) {
 	w.Recovered(10*second, 0)
 }
 
-// rollingRestart takes a tenth of the servers down every 5 s, for 2 s. They come back at half speed for 2 s.
+// rollingRestart takes a tenth of the servers down every 5 s, for 2 s. They come back at half speed
+// for 2 s.
 func rollingRestart(w *Weather) {
 	batch := max(w.Servers/10, 1)
 	for i := 0; i*batch < w.Servers && time.Duration(i)*5*second < w.End; i++ {

@@ -2,8 +2,9 @@ package lbsim
 
 import "math"
 
-// A server works on all its requests at once, at equal rates: speed · min(1, cores/requests). A request
-// ends when the service that each one has had since the start of time, v, has grown by its work.
+// A server works on all its requests at once, at equal rates of speed · min(1, cores/requests). v
+// is the service that each one has had since the start of time; a request ends when v has grown by
+// its work.
 type server struct {
 	cores float64
 	v     float64 // ns of service

@@ -9,9 +9,11 @@ import (
 
 // A Client decides where requests go. All times are nanoseconds since the simulation's start.
 type Client interface {
-	// Pick chooses a server for a request that has been to tried already. token identifies the attempt until Finish.
+	// Pick chooses a server for a request that has been to the servers tried. token identifies the
+	// attempt until Finish.
 	Pick(now int64, tried []int) (server, token int, ok bool)
-	// Reply tells what became of an attempt after took nanoseconds. load is what the server said of itself.
+	// Reply tells what became of an attempt after took nanoseconds. load is what the server said of
+	// itself.
 	Reply(token int, now, took int64, o Outcome, load Load)
 	// Finish ends an attempt.
 	Finish(token int, now int64)
@@ -204,7 +206,9 @@ func (m *sim) run() {
 				t, what = at, 1
 			}
 		}
-		for k, q := range [...]*queue{&m.toServer, &m.toClient, &m.expiry, &m.failing, &m.toProbe, &m.fromProbe, &m.ticks} {
+		for k, q := range [...]*queue{
+			&m.toServer, &m.toClient, &m.expiry, &m.failing, &m.toProbe, &m.fromProbe, &m.ticks,
+		} {
 			if at := q.next(); at < t {
 				t, what = at, 2+k
 			}
@@ -234,7 +238,8 @@ func (m *sim) run() {
 		case 6:
 			p := m.toProbe.pop()
 			if s := &m.servers[p.r]; s.speed > 0 && !s.refuse && s.report != nil {
-				// The answer is found when it is due: only one load is in flight for each client and server.
+				// The answer is found when it is due: only one load is in flight for each client
+				// and server.
 				m.fromProbe.push(timed{at: m.now + probeTime + hop, r: p.r, c: p.c})
 			}
 		case 7:

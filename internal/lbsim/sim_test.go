@@ -28,7 +28,8 @@ func (c *one) Probes(int64) []int            { return nil }
 func (c *one) Probed(int, int64, lbsim.Load) {}
 
 func TestProcessorSharingAgreesWithTheory(t *testing.T) {
-	// M/G/1 with processor sharing: the mean time in the system is mean/(1-load), whatever the distribution of work.
+	// M/G/1 with processor sharing: the mean time in the system is mean/(1-load), whatever the
+	// distribution of work.
 	for name, work := range map[string]func(*rand.Rand) float64{
 		"exponential": lbsim.Exponential, "normal": lbsim.Normal, "bimodal": lbsim.Bimodal,
 	} {
@@ -55,7 +56,8 @@ func TestProcessorSharingAgreesWithTheory(t *testing.T) {
 func TestWorkHasMeanOne(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for name, work := range map[string]func(*rand.Rand) float64{
-		"exponential": lbsim.Exponential, "normal": lbsim.Normal, "bimodal": lbsim.Bimodal, "pareto": lbsim.Pareto,
+		"exponential": lbsim.Exponential, "normal": lbsim.Normal,
+		"bimodal": lbsim.Bimodal, "pareto": lbsim.Pareto,
 	} {
 		sum := 0.0
 		for range 1_000_000 {
@@ -71,7 +73,8 @@ func TestFaultsReachTheClient(t *testing.T) {
 		return lbsim.Run(lbsim.Config{
 			Seed: 1,
 			Scenario: lbsim.Scenario{
-				Clients: 1, Servers: 1, Cores: 4, Load: .5, Length: 10 * time.Second, Timeout: time.Second, Weather: weather,
+				Clients: 1, Servers: 1, Cores: 4, Load: .5,
+				Length: 10 * time.Second, Timeout: time.Second, Weather: weather,
 			},
 			NewClient: func(int, *rand.Rand) lbsim.Client { return c },
 		}), c
@@ -83,7 +86,13 @@ func TestFaultsReachTheClient(t *testing.T) {
 
 	r, c = run(func(w *lbsim.Weather) { w.Refuse(0, 0, true) })
 	require.Equal(t, r.Requests, r.Failed)
-	require.InDelta(t, 4*r.Requests, c.outcomes[lbsim.Refused], 8, "refused requests are sent again three times")
+	require.InDelta(
+		t,
+		4*r.Requests,
+		c.outcomes[lbsim.Refused],
+		8,
+		"refused requests are sent again three times",
+	)
 
 	r, c = run(func(w *lbsim.Weather) { w.Fail(0, 0, .5, true) })
 	require.InDelta(t, .5, r.ErrorShare(), .05)
@@ -93,7 +102,15 @@ func TestFaultsReachTheClient(t *testing.T) {
 func TestRunsRepeat(t *testing.T) {
 	for _, s := range lbsim.Scenarios(10)[4:6] {
 		s.Length = 2 * time.Second
-		require.Equal(t, lbsim.Run(lbsim.Config{Scenario: s, Seed: 3}), lbsim.Run(lbsim.Config{Scenario: s, Seed: 3}))
-		require.NotEqual(t, lbsim.Run(lbsim.Config{Scenario: s, Seed: 3}), lbsim.Run(lbsim.Config{Scenario: s, Seed: 4}))
+		require.Equal(
+			t,
+			lbsim.Run(lbsim.Config{Scenario: s, Seed: 3}),
+			lbsim.Run(lbsim.Config{Scenario: s, Seed: 3}),
+		)
+		require.NotEqual(
+			t,
+			lbsim.Run(lbsim.Config{Scenario: s, Seed: 3}),
+			lbsim.Run(lbsim.Config{Scenario: s, Seed: 4}),
+		)
 	}
 }
