@@ -7,15 +7,16 @@ import (
 	"sync/atomic"
 )
 
-// A bounded holds values of type V. Each is made once, for a question Q, and kept for ever: the SDK
-// forgets no series either. Questions that find no room share values. Reading takes no lock.
+// A bounded holds values of type V, each made for a question of type Q. It never removes one: the
+// SDK forgets no series either. Once it is full, further questions share values. Reading takes no
+// lock; each addition copies the map, and there are few.
 type bounded[Q any, K comparable, V any] struct {
 	limit    int // values at most
 	ordinary int // values at most before questions have to share
 	key      func(Q) K
-	answers  func(*V, Q) bool // whether a value is for the question, beyond that it has the same key
-	build    func(Q) (K, *V)  // makes a value, and a key that keeps no memory of the question's
-	shared   func(Q) Q        // the question that one becomes if there is no room for it
+	answers  func(*V, Q) bool // whether the value is for the question, given the same key
+	build    func(Q) (K, *V)  // makes a value, and a key without the question's memory
+	shared   func(Q) Q        // the question to ask if there is no room for this one
 	lost     *atomic.Uint64   // counts those
 
 	current atomic.Pointer[map[K][]*V]
@@ -56,7 +57,7 @@ func (b *bounded[Q, K, V]) find(q Q) *V {
 	return nil
 }
 
-// add returns the value for q. It makes one if there are fewer than limit, or else returns nil.
+// add returns the value for q, made if there are fewer than limit, and otherwise nil.
 func (b *bounded[Q, K, V]) add(q Q, limit int) *V {
 	b.mu.Lock()
 	defer b.mu.Unlock()

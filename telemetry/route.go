@@ -77,7 +77,7 @@ func (ex *exchange) mountLocked(path, pattern string) {
 	}
 }
 
-// routeOf returns the route of r by RouteFunc or else by its Pattern, "" if neither knows one.
+// routeOf returns the route that RouteFunc knows of r, otherwise that of its Pattern; "" for none.
 func (t *Telemetry) routeOf(r *http.Request) string {
 	route := ""
 	if t.cfg.RouteFunc != nil {

@@ -12,7 +12,7 @@ import (
 const Word = "REDACTED"
 
 const (
-	maxQuery = 1024 // bytes of a query, give or take a parameter, and of one value
+	maxQuery = 1024 // bytes of a query before the rest is left out, and of one value
 	maxName  = 256  // bytes of a parameter's name
 	maxText  = 1024 // bytes of an error's text
 )
