@@ -363,7 +363,7 @@ func TestEventsAndStatsBecomeMetrics(t *testing.T) {
 		"trivet.ratelimit.decision{no_key}":      "trivet.ratelimit.no_key",
 		"trivet.ratelimit.store{false}":          "trivet.ratelimit.failures",
 		"trivet.ratelimit.concurrency{admitted}": "trivet.ratelimit.concurrency.admitted",
-		"trivet.ratelimit.concurrency{busy}":     "trivet.ratelimit.concurrency.refused",
+		"trivet.ratelimit.concurrency{busy}":     "trivet.ratelimit.concurrency.busy",
 		"trivet.cache.load":                      "trivet.cache.memory.loads",
 		"trivet.cache.removal":                   "trivet.cache.memory.removals",
 	} {

@@ -66,8 +66,8 @@ type Concurrency struct {
 	seed   maphash.Seed
 	shards [16]inFlight
 
-	admitted, refused, noKey atomic.Uint64
-	total                    atomic.Int64
+	admitted, busy, noKey atomic.Uint64
+	total                 atomic.Int64
 }
 
 type inFlight struct {
@@ -91,7 +91,7 @@ func NewConcurrency(cfg ConcurrencyConfig) (*Concurrency, error) {
 // ConcurrencyStats is a snapshot of a [Concurrency]'s counters and gauges.
 type ConcurrencyStats struct {
 	Admitted uint64 `json:"admitted"`
-	Refused  uint64 `json:"refused"`
+	Busy     uint64 `json:"busy"`
 	NoKey    uint64 `json:"no_key"`
 	InFlight int    `json:"in_flight"`
 	Keys     int    `json:"keys"` // with requests in flight
@@ -100,7 +100,7 @@ type ConcurrencyStats struct {
 // Stats returns a snapshot.
 func (c *Concurrency) Stats() ConcurrencyStats {
 	s := ConcurrencyStats{
-		Admitted: c.admitted.Load(), Refused: c.refused.Load(), NoKey: c.noKey.Load(),
+		Admitted: c.admitted.Load(), Busy: c.busy.Load(), NoKey: c.noKey.Load(),
 		InFlight: int(c.total.Load()),
 	}
 	for i := range c.shards {
@@ -128,7 +128,7 @@ func (c *Concurrency) Acquire(key string) (release func(), err error) {
 	s.mu.Lock()
 	if s.n[key] >= c.cfg.Limit {
 		s.mu.Unlock()
-		c.refused.Add(1)
+		c.busy.Add(1)
 		return nil, ErrBusy
 	}
 	s.n[key]++
