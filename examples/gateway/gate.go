@@ -2,85 +2,15 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"reflect"
-	"strings"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/trivet-go/trivet/ratelimit"
-	"github.com/trivet-go/trivet/ratelimit/redislimit"
 	"github.com/trivet-go/trivet/telemetry"
 )
-
-// counts are where limits are counted. They outlive a reload, so that nobody gets a fresh burst by one.
-type counts struct {
-	memory *ratelimit.MemoryStore
-	local  *ratelimit.MemoryStore // while Redis fails
-	client *redis.Client          // nil without Redis
-	redis  *redislimit.Store
-}
-
-func newCounts(cfg Redis) (*counts, error) {
-	c := &counts{}
-	var err error
-	if c.memory, err = ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{}); err != nil {
-		return nil, err
-	}
-	if cfg.Addr == "" {
-		return c, nil
-	}
-	if c.local, err = ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{}); err != nil {
-		return nil, err
-	}
-	opt := &redis.Options{
-		Addr: cfg.Addr, Username: cfg.Username,
-		// A call ends with its context, and redislimit's breaker is the one to try again.
-		ContextTimeoutEnabled: true, MaxRetries: -1,
-	}
-	if path, ok := strings.CutPrefix(cfg.Addr, "unix:"); ok {
-		opt.Network, opt.Addr = "unix", path
-	} else if !strings.Contains(strings.TrimPrefix(cfg.Addr, "["), ":") {
-		opt.Addr += ":6379"
-	}
-	if cfg.PasswordEnv != "" {
-		if opt.Password = os.Getenv(cfg.PasswordEnv); opt.Password == "" {
-			return nil, fmt.Errorf("redis.password_env: the environment has no %s", cfg.PasswordEnv)
-		}
-	}
-	if cfg.TLS {
-		opt.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-	c.client = redis.NewClient(opt)
-	if c.redis, err = redislimit.New(c.client, redislimit.Config{Prefix: cfg.Prefix, Timeout: time.Duration(cfg.Timeout)}); err != nil {
-		return nil, errors.Join(err, c.client.Close())
-	}
-	return c, nil
-}
-
-// retain forgets what routes no longer count.
-func (c *counts) retain(routes []Route) {
-	var names []string
-	for _, r := range routes {
-		names = append(names, r.Limits...)
-	}
-	c.memory.Retain(names...)
-	if c.local != nil {
-		c.local.Retain(names...)
-	}
-}
-
-func (c *counts) close() {
-	if c.client != nil {
-		_ = c.client.Close()
-	}
-}
 
 // A gate is what a route's requests must pass before they are proxied.
 type gate struct {

@@ -29,39 +29,12 @@ type Limit struct {
 	Share    Share  `yaml:"share"`     // of the rate for this process while it counts locally; 1
 }
 
-// A Redis is where limits are counted that several gateways share.
-type Redis struct {
-	Addr        string   `yaml:"addr"`         // "127.0.0.1:6379"; without it there is none
-	TLS         bool     `yaml:"tls"`          // speak TLS, with the system's authorities
-	Username    string   `yaml:"username"`     // of Redis' ACL
-	PasswordEnv string   `yaml:"password_env"` // the environment variable that holds the password
-	Prefix      string   `yaml:"prefix"`       // begins every key: gateways that share it share counts; "gateway:"
-	Timeout     Duration `yaml:"timeout"`      // the most that a decision may wait for Redis; 25ms
-}
-
 const (
 	maxLimits = 8 // of a route
 
 	memoryStore = "memory"
 	redisStore  = "redis"
 )
-
-func (r Redis) withDefaults(f *faults) Redis {
-	f.duration(&r.Timeout, 25*time.Millisecond, "redis", "timeout")
-	if r.Prefix == "" {
-		r.Prefix = "gateway:"
-	}
-	if strings.ContainsAny(r.Prefix, "{}") {
-		f.add("must not contain braces", "redis", "prefix")
-	}
-	if r.Addr != "" && !validAddr(r.Addr) {
-		f.add(unsecret(r.Addr)+" is not an address such as 127.0.0.1:6379", "redis", "addr")
-	}
-	if r.Addr == "" && (r.TLS || r.Username != "" || r.PasswordEnv != "") {
-		f.add("is required", "redis", "addr")
-	}
-	return r
-}
 
 func (l Limit) withDefaults(name string, r Redis, f *faults) Limit {
 	before := len(*f)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -63,15 +61,6 @@ type OTLP struct {
 	Interval Duration `yaml:"interval"` // at which metrics are sent; 30s
 }
 
-// An Objective is what users are promised of some routes: at least one of the two.
-type Objective struct {
-	Routes        []string `yaml:"routes"`         // host and path: "api.example.com/users/"; empty: all
-	Availability  Share    `yaml:"availability"`   // of requests that the server must not fail, such as 0.999
-	Latency       Duration `yaml:"latency"`        // within which latency_target of them must be done
-	LatencyTarget Share    `yaml:"latency_target"` // such as 0.99
-	MinEvents     int      `yaml:"min_events"`     // bad requests before an alert fires; 5
-}
-
 func (t Telemetry) withDefaults(f *faults) Telemetry {
 	t.Service = cmp.Or(t.Service, "gateway")
 	l := &t.AccessLog
@@ -115,61 +104,6 @@ func (t Telemetry) withDefaults(f *faults) Telemetry {
 
 var clientDetails = map[string]telemetry.ClientDetail{
 	"network": telemetry.ClientNetwork, "full": telemetry.ClientFull, "none": telemetry.ClientNone,
-}
-
-func (o Objective) withDefaults(name string, routes []Route, f *faults) Objective {
-	known := map[string]bool{}
-	for _, r := range routes {
-		known[r.Host+r.Path] = true
-	}
-	for i, r := range o.Routes {
-		if !known[r] {
-			f.add(fmt.Sprintf("%q is not host and path of a route: %s", r, names(known)),
-				"objectives", name, "routes", i)
-		}
-	}
-	if _, err := o.slo(name, "any"); err != nil {
-		f.wrapped(err, map[string]string{
-			"Availability": "availability", "Latency": "latency", "LatencyTarget": "latency_target",
-			"MinEvents": "min_events",
-		}, "objectives", name)
-	}
-	return o
-}
-
-// slo returns the objective as telemetry has it. Its rules are for a Prometheus that scrapes the
-// service under that name.
-func (o Objective) slo(name, service string) (*telemetry.SLO, error) {
-	return telemetry.NewSLO(telemetry.SLOConfig{
-		Name: name, Routes: o.Routes, Availability: float64(o.Availability),
-		Latency: time.Duration(o.Latency), LatencyTarget: float64(o.LatencyTarget), MinEvents: o.MinEvents,
-		Selector: "job=" + strconv.Quote(service), // others have requests, too
-	})
-}
-
-// writeRules writes Prometheus rules that alert when an objective's budget burns too fast.
-func writeRules(w io.Writer, cfg Config) error {
-	var all bytes.Buffer
-	for _, name := range slices.Sorted(maps.Keys(cfg.Objectives)) {
-		slo, err := cfg.Objectives[name].slo(name, cfg.Telemetry.Service)
-		if err != nil {
-			return err
-		}
-		var one bytes.Buffer
-		if err := slo.WriteRules(&one); err != nil {
-			return err
-		}
-		text := one.String()
-		if all.Len() > 0 {
-			text = strings.TrimPrefix(text, "groups:\n") // one list of them all
-		}
-		all.WriteString(text)
-	}
-	if all.Len() == 0 {
-		return errors.New("there are no objectives")
-	}
-	_, err := w.Write(all.Bytes())
-	return err
 }
 
 // An observer is what sees everything.
