@@ -11,7 +11,8 @@ import (
 	"unicode"
 )
 
-// A fault is one thing that is wrong with a configuration, and where: keys and indices from the root.
+// A fault is one thing that is wrong with a configuration. Its path has the keys and indices that
+// lead from the root to it.
 type fault struct {
 	path []any
 	text string
@@ -21,8 +22,8 @@ type faults []fault
 
 func (f *faults) add(text string, path ...any) { *f = append(*f, fault{path, text}) }
 
-// wrapped adds the faults that a package's New found in its configuration, under the keys that the
-// fields have here. Those of other fields are the whole's.
+// wrapped adds the faults that the New of a package found in its Config. keys maps the Config's
+// fields to keys under path; the faults of other fields are added to path itself.
 func (f *faults) wrapped(err error, keys map[string]string, path ...any) {
 	found := fieldFaults(err)
 	if len(found) == 0 {
@@ -37,14 +38,14 @@ func (f *faults) wrapped(err error, keys map[string]string, path ...any) {
 	}
 }
 
-// A fieldFault is what a package's New says about one field of its Config.
+// A fieldFault is one fault of a field, as the New of each package returns it.
 type fieldFault interface {
 	error
 	Field() string
 	Reason() string
 }
 
-// fieldFaults returns the faults that err holds, without those that only pass another one on.
+// fieldFaults returns the innermost faults in err's tree.
 func fieldFaults(err error) (found []fieldFault) {
 	switch e := err.(type) {
 	case interface{ Unwrap() []error }:
@@ -94,7 +95,8 @@ func (f *faults) listen(addr *string, def string, path ...any) bool {
 	return valid
 }
 
-// validAddr reports whether addr is an address that can be dialled, with or without a port.
+// validAddr reports whether a dialler can take addr: a host with or without a port, or a unix
+// socket.
 func validAddr(addr string) bool {
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		return strings.HasPrefix(path, "/") && !strings.ContainsFunc(path, unicode.IsControl)
@@ -123,10 +125,10 @@ func validPort(port string) bool {
 	return err == nil && port != "" && port[0] != '+'
 }
 
-// unsecret is a URL or address for an error, which logs keep.
+// unsecret returns a URL or address in the form for an error, which ends in logs.
 func unsecret(text string) string {
 	if strings.Contains(text, "@") {
-		return "what stands here" // there may be a password in it
+		return "what stands here" // text may contain a password
 	}
 	return strconv.Quote(text)
 }

@@ -14,13 +14,13 @@ import (
 	"github.com/trivet-go/trivet/ratelimit/redislimit"
 )
 
-// A Redis is where limits are counted that several gateways share.
+// A Redis configures the Redis in which several gateways count limits together.
 type Redis struct {
-	Addr        string   `yaml:"addr"`         // "127.0.0.1:6379"; without it there is none
-	TLS         bool     `yaml:"tls"`          // speak TLS, with the system's authorities
-	Username    string   `yaml:"username"`     // of Redis' ACL
+	Addr        string   `yaml:"addr"`         // "127.0.0.1:6379"; if empty, no Redis is used
+	TLS         bool     `yaml:"tls"`          // speak TLS; the system's authorities are trusted
+	Username    string   `yaml:"username"`     // of Redis' ACL; if empty, the default user
 	PasswordEnv string   `yaml:"password_env"` // the environment variable that holds the password
-	Prefix      string   `yaml:"prefix"`       // begins every key: gateways that share it share counts; "gateway:"
+	Prefix      string   `yaml:"prefix"`       // of all keys; the same prefix shares counts; "gateway:"
 	Timeout     Duration `yaml:"timeout"`      // the most that a decision may wait for Redis; 25ms
 }
 
@@ -41,12 +41,13 @@ func (r Redis) withDefaults(f *faults) Redis {
 	return r
 }
 
-// counts are where limits are counted. They outlive a reload, so that nobody gets a fresh burst by one.
+// counts are the stores in which limits are counted. They outlive a reload, so that it grants no
+// fresh burst.
 type counts struct {
 	memory *ratelimit.MemoryStore
-	local  *ratelimit.MemoryStore // while Redis fails
+	local  *ratelimit.MemoryStore // counts while Redis fails; nil without Redis
 	client *redis.Client          // nil without Redis
-	redis  *redislimit.Store
+	redis  *redislimit.Store      // nil without Redis
 }
 
 func newCounts(cfg Redis) (*counts, error) {
@@ -63,7 +64,7 @@ func newCounts(cfg Redis) (*counts, error) {
 	}
 	opt := &redis.Options{
 		Addr: cfg.Addr, Username: cfg.Username,
-		// A call ends with its context, and redislimit's breaker is the one to try again.
+		// A call ends with its context. redislimit's breaker decides when to try again.
 		ContextTimeoutEnabled: true, MaxRetries: -1,
 	}
 	if path, ok := strings.CutPrefix(cfg.Addr, "unix:"); ok {
@@ -80,13 +81,14 @@ func newCounts(cfg Redis) (*counts, error) {
 		opt.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
 	c.client = redis.NewClient(opt)
-	if c.redis, err = redislimit.New(c.client, redislimit.Config{Prefix: cfg.Prefix, Timeout: time.Duration(cfg.Timeout)}); err != nil {
+	settings := redislimit.Config{Prefix: cfg.Prefix, Timeout: time.Duration(cfg.Timeout)}
+	if c.redis, err = redislimit.New(c.client, settings); err != nil {
 		return nil, errors.Join(err, c.client.Close())
 	}
 	return c, nil
 }
 
-// retain forgets what routes no longer count.
+// retain frees the memory of limits that routes no longer name.
 func (c *counts) retain(routes []Route) {
 	var names []string
 	for _, r := range routes {

@@ -3,7 +3,7 @@
 // drain.
 //
 //	gateway                     run three demo backends and a gateway before them, on loopback
-//	gateway -config file.yaml   run the gateway that the file describes; gateway.yaml shows every key
+//	gateway -config file.yaml   run the gateway of that file; gateway.yaml shows every key
 //	gateway -check -config f    only check the file
 //	gateway -rules -config f    only write Prometheus rules for its objectives
 //

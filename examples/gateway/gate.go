@@ -12,14 +12,14 @@ import (
 	"github.com/trivet-go/trivet/telemetry"
 )
 
-// A gate is what a route's requests must pass before they are proxied.
+// A gate holds the limits that a route's requests must pass before they are proxied.
 type gate struct {
 	settings    gateSettings
 	limiter     *ratelimit.Limiter     // nil without limits
-	concurrency *ratelimit.Concurrency // nil without
+	concurrency *ratelimit.Concurrency // nil without a bound
 }
 
-// gateSettings are all that a gate depends on: if they stay, the gate does.
+// gateSettings are the settings that a gate depends on. A reload that leaves them keeps the gate.
 type gateSettings struct {
 	label       string
 	names       []string
@@ -35,8 +35,10 @@ func newGateSettings(r Route, cfg Config) gateSettings {
 	return s
 }
 
-// newGate returns the gate of a route: old, if it has the same settings.
-func newGate(s gateSettings, old *gate, c *counts, trusted trust, tel *telemetry.Telemetry, log *slog.Logger) (*gate, error) {
+// newGate returns a gate with settings s: old, which may be nil, if it has the same.
+func newGate(
+	s gateSettings, old *gate, c *counts, trusted trust, tel *telemetry.Telemetry, log *slog.Logger,
+) (*gate, error) {
 	if old != nil && reflect.DeepEqual(old.settings, s) {
 		return old, nil
 	}
@@ -62,14 +64,15 @@ func newGate(s gateSettings, old *gate, c *counts, trusted trust, tel *telemetry
 		}
 		var err error
 		if g.limiter, err = ratelimit.New(cfg); err != nil {
-			return nil, fmt.Errorf("limits of route %s: %w (to change sliding, or the window of a sliding limit, restart or give it another name)", s.label, err)
+			return nil, fmt.Errorf("limits of route %s: %w (to change sliding, "+
+				"or the window of a sliding limit, restart or give it another name)", s.label, err)
 		}
 	}
 	if s.concurrency > 0 {
 		var err error
 		g.concurrency, err = ratelimit.NewConcurrency(ratelimit.ConcurrencyConfig{
 			Limit: s.concurrency, Key: constant(s.label), Missing: ratelimit.MissingReject,
-			// Not 429: it is not the client who asks for too much.
+			// The answer is not 429: the client has not asked for too much.
 			ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) {
 				w.Header().Set("Retry-After", "1")
 				writeProblem(w, http.StatusServiceUnavailable, "too many requests are in flight")
@@ -94,7 +97,7 @@ func (g *gate) wrap(next http.Handler) http.Handler {
 	return next
 }
 
-// status is what the admin server shows.
+// status returns the statistics for the admin server.
 func (g *gate) status() any {
 	var s struct {
 		Limits      *ratelimit.Stats            `json:"limits,omitempty"`
@@ -111,7 +114,7 @@ func (g *gate) status() any {
 	return s
 }
 
-// register exports the gate's statistics.
+// register exports the gate's statistics and hands what undoes that to add.
 func (g *gate) register(tel *telemetry.Telemetry, add func(unregister func() error, err error)) {
 	if g.limiter != nil {
 		add(telemetry.Register(tel, g.settings.label, g.limiter.Stats))

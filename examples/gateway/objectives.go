@@ -14,13 +14,19 @@ import (
 	"github.com/trivet-go/trivet/telemetry"
 )
 
-// An Objective is what users are promised of some routes: at least one of the two.
+// An Objective is what users of some routes are promised: an availability, a latency, or both.
 type Objective struct {
-	Routes        []string `yaml:"routes"`         // host and path: "api.example.com/users/"; empty: all
-	Availability  Share    `yaml:"availability"`   // of requests that the server must not fail, such as 0.999
-	Latency       Duration `yaml:"latency"`        // within which latency_target of them must be done
-	LatencyTarget Share    `yaml:"latency_target"` // such as 0.99
-	MinEvents     int      `yaml:"min_events"`     // bad requests before an alert fires; 5
+	// Routes are hosts and paths of routes: "api.example.com/users/". If empty, all routes count.
+	Routes []string `yaml:"routes"`
+
+	// Availability is the share of requests that must not fail by our fault: 0.999.
+	Availability Share `yaml:"availability"`
+
+	// LatencyTarget is the share of requests that must be done within Latency: 0.99.
+	Latency       Duration `yaml:"latency"`
+	LatencyTarget Share    `yaml:"latency_target"`
+
+	MinEvents int `yaml:"min_events"` // the fewest bad requests for which an alert fires; 5
 }
 
 func (o Objective) withDefaults(name string, routes []Route, f *faults) Objective {
@@ -43,13 +49,13 @@ func (o Objective) withDefaults(name string, routes []Route, f *faults) Objectiv
 	return o
 }
 
-// slo returns the objective as telemetry has it. Its rules are for a Prometheus that scrapes the
-// service under that name.
+// slo returns the objective as an SLO of telemetry. Its rules are for a Prometheus that scrapes the
+// gateway as job service.
 func (o Objective) slo(name, service string) (*telemetry.SLO, error) {
 	return telemetry.NewSLO(telemetry.SLOConfig{
 		Name: name, Routes: o.Routes, Availability: float64(o.Availability),
 		Latency: time.Duration(o.Latency), LatencyTarget: float64(o.LatencyTarget), MinEvents: o.MinEvents,
-		Selector: "job=" + strconv.Quote(service), // others have requests, too
+		Selector: "job=" + strconv.Quote(service), // Prometheus may know other servers with the same metrics
 	})
 }
 
@@ -67,7 +73,7 @@ func writeRules(w io.Writer, cfg Config) error {
 		}
 		text := one.String()
 		if all.Len() > 0 {
-			text = strings.TrimPrefix(text, "groups:\n") // one list of them all
+			text = strings.TrimPrefix(text, "groups:\n") // all groups are one list
 		}
 		all.WriteString(text)
 	}

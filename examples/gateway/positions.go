@@ -11,15 +11,15 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// positions knows where each part of a document stands.
+// positions maps the parts of a document to lines, and back.
 type positions struct {
-	lines  map[string]int    // of a field, by its path; of the key in a mapping
-	paths  map[[2]int]string // the path that begins, or whose key begins, at line and column
+	lines  map[string]int    // by path; in a mapping the line of the key
+	paths  map[[2]int]string // by line and column of a key or a value
 	unsaid faults            // values that would silently become defaults
 }
 
-// Paths of more parts or bytes than any configuration has are not told apart, since all of them would fill the memory: what
-// stands deeper is wrong as a whole.
+// Deeper or longer paths than these are not recorded: no configuration has any, so they can only be
+// part of a fault above them, and a hostile file has so many that they would fill the memory.
 const (
 	maxDepth = 16
 	maxPath  = 1000
@@ -70,23 +70,23 @@ func (p *positions) walk(n *yaml.Node, path []any) {
 	}
 }
 
-// scalar refuses a value that says nothing and a zero, which would silently mean a field's default.
+// scalar refuses a missing value and a zero. Both would silently stand for the default.
 func (p *positions) scalar(n *yaml.Node, path []any) {
 	switch n.ShortTag() {
 	case "!!null":
 		p.unsaid.add("has no value: without one, leave it out", path...)
 	case "!!int", "!!float":
 		v, err := strconv.ParseFloat(n.Value, 64)
-		if i, bad := strconv.ParseInt(n.Value, 0, 64); bad == nil { // 0x0, too
+		if i, bad := strconv.ParseInt(n.Value, 0, 64); bad == nil { // ParseFloat does not take 0x0
 			v, err = float64(i), nil
 		}
-		if err == nil && v == 0 && path[len(path)-1] != "priority" { // there, it is the default
+		if err == nil && v == 0 && path[len(path)-1] != "priority" { // whose default is zero
 			p.unsaid.add("must not be zero: for the default, leave it out", path...)
 		}
 	}
 }
 
-// pathString renders keys and indices as in "routes[0].methods[1]".
+// pathString returns keys and indices in the form "routes[0].methods[1]".
 func pathString(path []any) string {
 	var b strings.Builder
 	for _, part := range path {
@@ -103,7 +103,8 @@ func pathString(path []any) string {
 	return b.String()
 }
 
-// describe renders faults in the order of the file. What is missing stands where it should be.
+// describe returns a line for each fault, in the order of the file. A fault of a missing key has
+// the line of the part that lacks it.
 func (p *positions) describe(name string, fs faults) []string {
 	type located struct {
 		line int
@@ -139,7 +140,7 @@ var (
 	wrongType    = regexp.MustCompile("^cannot construct !!(\\w+)( `.*`)? into (.*)$")
 )
 
-// loadFaults renders what the YAML library found, in words that name no Go type.
+// loadFaults returns a line for each fault that the YAML library found, in words without Go types.
 func (p *positions) loadFaults(name string, err error) []string {
 	var all *yaml.LoadErrors
 	if !errors.As(err, &all) {
@@ -153,7 +154,8 @@ func (p *positions) loadFaults(name string, err error) []string {
 		} else if m := duplicateKey.FindStringSubmatch(text); m != nil {
 			text = "stands here twice, first in line " + m[1]
 		} else if m := wrongType.FindStringSubmatch(text); m != nil {
-			text = "must be " + kindOf(m[3]) + ", not " + map[string]string{"seq": "a list", "map": "a mapping"}[m[1]] + strings.TrimSpace(m[2])
+			found := map[string]string{"seq": "a list", "map": "a mapping"}[m[1]]
+			text = "must be " + kindOf(m[3]) + ", not " + found + strings.TrimSpace(m[2])
 		}
 		line := fmt.Sprintf("%s:%d: ", name, e.Mark.Line)
 		if path := p.paths[[2]int{e.Mark.Line, e.Mark.Column}]; path != "" {
@@ -164,7 +166,7 @@ func (p *positions) loadFaults(name string, err error) []string {
 	return lines
 }
 
-// kindOf says in YAML's words what a Go type is.
+// kindOf returns the name that a Go type has in YAML.
 func kindOf(goType string) string {
 	switch {
 	case strings.HasPrefix(goType, "[]"):

@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// validAuthority reports whether host is an authority (RFC 3986, section 3.2) without user information. An empty one stands for
-// the default host (RFC 9112, section 3.3).
+// validAuthority reports whether host is an authority (RFC 3986, section 3.2) without user
+// information. An empty one is valid and stands for the default host (RFC 9112, section 3.3).
 func validAuthority(host string) bool {
 	port := ""
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
@@ -35,9 +35,10 @@ func validAuthority(host string) bool {
 	return !strings.ContainsAny(host, "[]:")
 }
 
-// hiddenDots reports whether the path has a segment that servers could take for "." or ".." and that does not look like it:
-// encoded, with parameters ("..;a=b", which servlet containers cut off), or behind a backslash. Those that do look like it,
-// route resolves. The hidden ones it would route as they are, and the upstream could find another route's path in them.
+// hiddenDots reports whether the path has a segment that some servers take for "." or ".." although
+// it is not spelt so: it is encoded, has parameters ("..;a=b", which servlet containers cut off) or
+// stands behind a backslash. route resolves plain dot segments and leaves hidden ones, in which an
+// upstream could find the path of another route.
 func hiddenDots(u *url.URL) bool {
 	for segment := range strings.SplitSeq(u.EscapedPath(), "/") {
 		if segment == "." || segment == ".." || !strings.ContainsAny(segment, "%;\\") {
@@ -57,8 +58,9 @@ func hiddenDots(u *url.URL) bool {
 	return false
 }
 
-// plainPath is what the most lenient server could make of a decoded path: encoded slashes and backslashes are slashes, and
-// parameters are cut off. What is in front of one route, such as a limit, must not be passed by writing its path like another's.
+// plainPath returns a decoded path as the most lenient server would read it: with backslashes as
+// slashes and without parameters. serve refuses a path that reads as another route's this way,
+// since it would pass by that route's limits.
 func plainPath(p string) string {
 	segments := strings.Split(strings.ReplaceAll(p, "\\", "/"), "/")
 	for i, s := range segments {
@@ -67,8 +69,8 @@ func plainPath(p string) string {
 	return cleanPath(strings.Join(segments, "/"))
 }
 
-// route returns the handler of r's host and path, and the pattern that led to it. Host names are compared without
-// case, port and final dot (RFC 9110, section 4.2.3; RFC 3986, section 3.2.2).
+// route returns the handler for r's host and path, and the pattern that matched. Host names are
+// compared without case, port and final dot (RFC 9110, section 4.2.3; RFC 3986, section 3.2.2).
 func (gen *generation) route(r *http.Request) (h http.Handler, pattern string) {
 	lookup := *r
 	lookup.Host = strings.ToLower(r.Host)
@@ -79,7 +81,7 @@ func (gen *generation) route(r *http.Request) (h http.Handler, pattern string) {
 	escaped := r.URL.EscapedPath()
 	clean := cleanPath(escaped)
 	if clean != escaped {
-		// ServeMux would redirect to it, too, but encode what is encoded already: "//a%20b" to "/a%2520b".
+		// ServeMux would redirect here, too, but encode the path twice: "//a%20b" as "/a%2520b".
 		plain, _ := url.PathUnescape(clean)
 		lookup.URL = &url.URL{Path: plain, RawPath: clean, RawQuery: r.URL.RawQuery}
 	}
@@ -92,10 +94,10 @@ func (gen *generation) route(r *http.Request) (h http.Handler, pattern string) {
 	if clean != escaped && escaped != "" { // the empty path is "/" (RFC 9110, section 4.2.3)
 		h = http.RedirectHandler(lookup.URL.String(), http.StatusTemporaryRedirect)
 	}
-	return h, pattern // of the route, or ServeMux's redirect to the path with a slash
+	return h, pattern
 }
 
-// cleanPath is p without empty and dot segments.
+// cleanPath returns p without empty and dot segments.
 func cleanPath(p string) string {
 	clean := path.Clean("/" + p)
 	if strings.HasSuffix(p, "/") && clean != "/" {
@@ -104,7 +106,8 @@ func cleanPath(p string) string {
 	return clean
 }
 
-// methods are the routes that share host and path; that of "" gets the other methods.
+// methods are the routes that share a host and path, by method. The route of "" gets the other
+// methods.
 type methods map[string]http.Handler
 
 func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -128,6 +131,7 @@ func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.ServeHTTP(w, r)
 }
 
+// methodForHumans returns the name of a method for an error: clients choose it, of any length.
 func methodForHumans(m string) string {
 	if len(m) > 20 {
 		return "this method"

@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// A running is the public server of a gateway while it runs.
+// A running is the public server of a gateway.
 type running struct {
 	gateway  *gateway
 	server   *http.Server
 	listener net.Listener
 	conns    conns
 	served   chan error // receives what Serve returns
-	cut      func()     // ends the context of all requests, upgraded connections too
+	cut      func()     // ends the context of all requests, also of upgraded ones
 }
 
 // startServer serves g on ln.
@@ -30,7 +30,8 @@ func startServer(g *gateway, cfg Server, ln net.Listener) *running {
 		ReadHeaderTimeout: time.Duration(cfg.ReadHeaderTimeout),
 		IdleTimeout:       time.Duration(cfg.IdleTimeout),
 		MaxHeaderBytes:    int(cfg.MaxHeaderBytes),
-		// For what net/http itself writes. ServeHTTP replaces it by a limit on standing still.
+		// WriteTimeout bounds what net/http itself writes, such as 431. For requests that reach
+		// serve, limitStalls replaces it.
 		WriteTimeout: time.Duration(cfg.StallTimeout),
 		BaseContext:  func(net.Listener) context.Context { return ctx },
 		ConnState:    s.conns.track,
@@ -53,31 +54,34 @@ func (s *running) close() {
 	s.server.Close()
 }
 
-// ServeHTTP serves a request, observed.
+// ServeHTTP serves a request under telemetry.
 func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.handler.ServeHTTP(w, r) }
 
 // serve takes a request through the bounds to its route.
 func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 	gen := g.acquire()
 	defer gen.release()
-	observed := r // what follows may copy it
+	observed := r // telemetry reads its Pattern; limitStalls returns a copy
 	w, r, done := limitStalls(w, r, time.Duration(gen.cfg.Server.StallTimeout), g.draining.Load)
 	defer done()
 	if !limitHeader(w, r, gen.cfg.Server.MaxHeaderFields) || !limitBody(w, r, int64(gen.cfg.Server.MaxBody)) {
 		return
 	}
 	if r.Method == http.MethodConnect {
-		w.Header()["Allow"] = []string{""} // RFC 9110, sections 10.2.1 and 15.5.6: there is no method for this target
+		// RFC 9110, sections 10.2.1 and 15.5.6: an empty Allow says that the target takes no
+		// method.
+		w.Header()["Allow"] = []string{""}
 		writeProblem(w, http.StatusMethodNotAllowed, "CONNECT is not supported")
 		return
 	}
-	if r.URL.Opaque != "" || r.URL.Path != "" && r.URL.Path[0] != '/' { // "PRI *", with which HTTP/2 in clear begins
+	// HTTP/2 in clear begins with "PRI *".
+	if r.URL.Opaque != "" || r.URL.Path != "" && r.URL.Path[0] != '/' {
 		writeProblem(w, http.StatusBadRequest, "the request's target is not a path")
 		return
 	}
 	if !validAuthority(r.Host) || r.URL.Scheme != "" && r.URL.Host == "" {
-		// RFC 9112, section 3.2; RFC 9110, section 4.2.1. net/http has looked at the bytes only. The upstream could find another
-		// name in it than route, and with it another route's host.
+		// RFC 9112, section 3.2; RFC 9110, section 4.2.1. net/http checks only which bytes the host
+		// has. The upstream could read another name in it than route does, that of another route.
 		writeProblem(w, http.StatusBadRequest, "the host is not a name or address with or without a port")
 		return
 	}
@@ -98,7 +102,7 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 	h.ServeHTTP(w, r)
 }
 
-// withTimeout bounds the whole exchange of a route.
+// withTimeout bounds each exchange of a route by the route's timeout, if it has one.
 func withTimeout(next http.Handler, r Route) http.Handler {
 	if r.Timeout == 0 {
 		return next
@@ -110,11 +114,14 @@ func withTimeout(next http.Handler, r Route) http.Handler {
 	})
 }
 
-// writeProblem answers with problem details (RFC 9457). detail is for the client: no internals.
+// writeProblem answers with problem details (RFC 9457). The client reads detail, so it must not
+// tell of internals.
 func writeProblem(w http.ResponseWriter, status int, detail string) {
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]any{"title": http.StatusText(status), "status": status, "detail": detail})
+	_ = json.NewEncoder(w).Encode(map[string]any{
+		"title": http.StatusText(status), "status": status, "detail": detail,
+	})
 }

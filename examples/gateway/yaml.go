@@ -15,10 +15,10 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// maxConfigFile bounds a configuration: YAML's aliases can make much of little.
+// maxConfigFile bounds a file: YAML's aliases let a small one describe a huge configuration.
 const maxConfigFile = 1 << 20
 
-// A ConfigError names everything that is wrong with a configuration file, a line each:
+// A ConfigError names everything that is wrong with a configuration file, one fault a line:
 // "gateway.yaml:12: routes[0].upstream: ...".
 type ConfigError struct{ Lines []string }
 
@@ -31,7 +31,7 @@ func loadConfig(file string) (Config, error) {
 		return Config{}, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxConfigFile+1)) // a pipe or device has no size
+	text, err := io.ReadAll(io.LimitReader(f, maxConfigFile+1)) // pipes have no size to check
 	if err != nil {
 		return Config{}, err
 	}
@@ -43,12 +43,13 @@ func loadConfig(file string) (Config, error) {
 	return cfg, err
 }
 
-// parseConfig is loadConfig without the file system; name stands in the errors.
+// parseConfig is loadConfig without the file system. The errors call the text name.
 func parseConfig(name string, text []byte) (Config, error) {
 	var cfg Config
 	var root yaml.Node
 	if line := unreadable(text); line > 0 {
-		return Config{}, &ConfigError{[]string{fmt.Sprintf("%s:%d: has bytes that are not text in UTF-8", name, line)}}
+		fault := fmt.Sprintf("%s:%d: has bytes that are not text in UTF-8", name, line)
+		return Config{}, &ConfigError{[]string{fault}}
 	}
 	if err := yaml.Load(text, &root); err != nil {
 		return Config{}, &ConfigError{syntaxFaults(name, err)}
@@ -64,13 +65,15 @@ func parseConfig(name string, text []byte) (Config, error) {
 	return cfg, nil
 }
 
-// unreadable returns the first line that is not UTF-8 or has control characters, for which the YAML library has no line. 0: there is none.
+// unreadable returns the first line that is not UTF-8 or has control characters, or 0 if there is
+// none. The YAML library would refuse the text without saying where.
 func unreadable(text []byte) int {
 	line := 1
 	for len(text) > 0 {
 		r, size := utf8.DecodeRune(text)
 		switch {
-		case r == utf8.RuneError && size == 1, unicode.IsControl(r) && !strings.ContainsRune("\t\n\r\u0085", r):
+		case r == utf8.RuneError && size == 1,
+			unicode.IsControl(r) && !strings.ContainsRune("\t\n\r\u0085", r):
 			return line
 		case r == '\n':
 			line++
@@ -136,7 +139,7 @@ func (s *Size) UnmarshalYAML(n *yaml.Node) error {
 	return fmt.Errorf("must be a size such as 512B, 32KiB or 10MiB, not %s", describeNode(n))
 }
 
-// UnmarshalYAML implements yaml.Unmarshaler: an address alone is a Host, too.
+// UnmarshalYAML implements yaml.Unmarshaler. It takes an address alone, too.
 func (h *Host) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind == yaml.ScalarNode {
 		h.Addr = n.Value
