@@ -13,10 +13,12 @@ import (
 // newAdmin returns the admin server of g.
 func newAdmin(g *gateway) *http.Server {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, adminIndex) })
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		writeText(w, http.StatusOK, adminIndex)
+	})
 	mux.Handle("GET /healthz", g.observer.health.Live())
-	// The upstreams' health is not part of being ready: if they are all down, so they are
-	// for every other gateway, and taking all gateways out helps nobody.
+	// Readiness does not depend on the upstreams: if they are down for one gateway, they are down
+	// for all, and to take all gateways out helps nobody.
 	mux.Handle("GET /readyz", g.observer.health.Ready())
 	mux.Handle("GET /metrics", g.observer.metrics)
 	mux.HandleFunc("GET /upstreams", func(w http.ResponseWriter, _ *http.Request) {
@@ -58,8 +60,8 @@ func newAdmin(g *gateway) *http.Server {
 	}
 }
 
-// loopbackHosts refuses requests for other names: a web page that the operator's browser has
-// open could let its own name resolve to 127.0.0.1 (DNS rebinding).
+// loopbackHosts refuses requests whose Host is not a loopback name or address. The name of a web
+// page in the operator's browser may resolve to 127.0.0.1 (DNS rebinding).
 func loopbackHosts(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := r.Host
@@ -79,11 +81,11 @@ func loopbackHosts(next http.Handler) http.Handler {
 }
 
 const adminIndex = `/healthz     the process answers
-/readyz      it wants requests
-/upstreams   the hosts of each upstream, and what is known of them
-/limits      what each route admitted and refused
+/readyz      the process wants requests
+/upstreams   the hosts of each upstream, and their state
+/limits      how many requests each route admitted and refused
 /objectives  how fast the error budgets burn
-/metrics     for Prometheus`
+/metrics     metrics for Prometheus`
 
 func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// limitHeader refuses a request with more than limit header fields; each cookie counts as one. Their
-// bytes are bounded by http.Server.MaxHeaderBytes, which also answers 431.
+// limitHeader answers a request with more than limit header fields, and reports whether r may go
+// on. Each cookie counts as a field. http.Server.MaxHeaderBytes bounds the bytes, also with 431.
 func limitHeader(w http.ResponseWriter, r *http.Request, limit int) bool {
 	n := 0
 	for name, values := range r.Header {
@@ -29,11 +29,12 @@ func limitHeader(w http.ResponseWriter, r *http.Request, limit int) bool {
 	return false
 }
 
-// limitBody refuses a body that says that it is too large, and cuts one that turns out to be:
-// reading it fails with an *http.MaxBytesError, for which writeProxyError answers.
+// limitBody answers a request whose Content-Length is more than limit, and reports whether r may go
+// on. A body that turns out to be larger fails to be read, with an *http.MaxBytesError that
+// writeProxyError answers.
 func limitBody(w http.ResponseWriter, r *http.Request, limit int64) bool {
 	if r.ContentLength > limit {
-		w.Header().Set("Connection", "close") // rather than read on to the end of it
+		w.Header().Set("Connection", "close") // or net/http would read the body to its end
 		writeProblem(w, http.StatusRequestEntityTooLarge, "the body is too large")
 		return false
 	}
@@ -43,26 +44,30 @@ func limitBody(w http.ResponseWriter, r *http.Request, limit int64) bool {
 	return true
 }
 
-// limitStalls gives every read of the request's body and every write of the response its own
-// deadline: a body may take as long as it likes while it moves. net/http's ReadTimeout and
-// WriteTimeout bound the whole instead, which is too much for a slow drip and too little for a
-// large upload or an event stream. done must be called before the handler returns.
+// limitStalls gives every read of the request's body and every write of the response a deadline of
+// its own: a body may take any time as long as it moves. net/http's ReadTimeout and WriteTimeout
+// bound the whole instead, which is too much for a slow drip and too little for a large upload or
+// an event stream. The handler must call done before it returns.
 //
-// A deadline of HTTP/1.1 is looked at by reads and writes only. One of HTTP/2 is a timer that resets the stream, even if
-// nobody reads or writes since the upstream takes its time: so there it is set for as long as a read or write lasts.
-func limitStalls(w http.ResponseWriter, r *http.Request, stall time.Duration, draining func() bool) (_ http.ResponseWriter, _ *http.Request, done func()) {
+// Over HTTP/1.1 a deadline takes effect only in a read or write. Over HTTP/2 it is a timer that
+// resets the stream, even while the gateway waits for a slow upstream and neither reads nor writes.
+// So over HTTP/2 the deadline is set only while a read or write lasts.
+func limitStalls(
+	w http.ResponseWriter, r *http.Request, stall time.Duration, draining func() bool,
+) (_ http.ResponseWriter, _ *http.Request, done func()) {
 	rc := http.NewResponseController(w)
 	done = func() {}
 	timers := r.ProtoMajor == 2
 	steady := &steadyWriter{ResponseWriter: w, rc: rc, stall: stall, draining: draining, timers: timers}
 	if timers {
-		_ = rc.SetWriteDeadline(time.Time{}) // that of http.Server.WriteTimeout
-		done = steady.extend                 // for what net/http still has to write then
+		_ = rc.SetWriteDeadline(time.Time{}) // lifts the one of http.Server.WriteTimeout
+		done = steady.extend                 // bounds what net/http writes after the handler
 	}
 	if r.Body != nil && r.Body != http.NoBody {
 		body := &steadyBody{ReadCloser: r.Body, rc: rc, stall: stall, timers: timers}
 		if !timers {
-			// Now, too: a body that nobody reads is discarded by net/http after the response.
+			// The first deadline is set now: net/http reads and discards a body that no handler
+			// reads.
 			_ = rc.SetReadDeadline(time.Now().Add(stall))
 			steady.body = body
 		}
@@ -80,21 +85,21 @@ type steadyBody struct {
 	io.ReadCloser
 	rc     *http.ResponseController
 	stall  time.Duration
-	timers bool // deadlines are timers
+	timers bool // over HTTP/2, where deadlines are timers
 	eof    atomic.Bool
 
-	mu      sync.Mutex // guards the fields below: a transport may still read when the handler has returned
+	mu      sync.Mutex // guards the field below: a transport may read after the handler has returned
 	stopped bool
 }
 
 func (b *steadyBody) Read(p []byte) (int, error) {
 	b.setDeadline(time.Now().Add(b.stall))
-	n, err := b.ReadCloser.Read(p) // a timeout cancels the request's context: to net/http the client has gone
+	n, err := b.ReadCloser.Read(p) // after a timeout net/http cancels the request's context
 	if b.timers {
 		b.setDeadline(time.Time{})
 	}
 	if err == io.EOF {
-		b.stop() // net/http has lifted the deadline: it reads on only to notice that the client leaves
+		b.stop() // net/http lifts the deadline here, and reads on only to notice that the client leaves
 		b.eof.Store(true)
 	}
 	return n, err
@@ -116,26 +121,26 @@ func (b *steadyBody) setDeadline(t time.Time) {
 	}
 }
 
-// stop leaves the connection's deadline as it is, for good.
+// stop makes b leave the connection's deadline alone from now on.
 func (b *steadyBody) stop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.stopped = true
 }
 
-// A steadyWriter fails when a write takes too long. While the gateway drains, it asks
-// the client to use another connection for its next request.
+// A steadyWriter fails when a write takes too long. While the gateway drains, it asks the client to
+// close the connection.
 type steadyWriter struct {
 	http.ResponseWriter
 	rc       *http.ResponseController
 	stall    time.Duration
 	draining func() bool
-	timers   bool        // deadlines are timers
-	body     *steadyBody // of the request; nil without one, or where nothing is written later for its sake
-	header   bool        // the final header is out
+	timers   bool        // over HTTP/2, where deadlines are timers
+	body     *steadyBody // of the request over HTTP/1.1; else nil
+	header   bool        // the final header has been written
 }
 
-// Unwrap serves http.ResponseController: hijacking and deadlines.
+// Unwrap lets http.ResponseController find hijacking and deadlines.
 func (w *steadyWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *steadyWriter) WriteHeader(status int) {
@@ -145,7 +150,7 @@ func (w *steadyWriter) WriteHeader(status int) {
 			w.Header().Set("Connection", "close")
 		}
 	}
-	if !w.timers { // HTTP/2's is only kept until there is more to send
+	if !w.timers { // HTTP/2 keeps the header until there is more to send
 		w.extend()
 	}
 	w.ResponseWriter.WriteHeader(status)
@@ -160,7 +165,7 @@ func (w *steadyWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// FlushError is found by http.ResponseController before Unwrap.
+// FlushError flushes under a deadline. http.ResponseController finds it before Unwrap.
 func (w *steadyWriter) FlushError() error {
 	if !w.header {
 		w.WriteHeader(http.StatusOK)
@@ -173,12 +178,14 @@ func (w *steadyWriter) FlushError() error {
 func (w *steadyWriter) extend() {
 	d := w.stall
 	if w.body != nil && !w.body.ended() {
-		d *= 2 // before it writes the header, net/http waits for the rest of the request's body, until that one's deadline
+		// Before net/http writes the header, it reads the rest of the request's body, up to the
+		// body's own deadline.
+		d *= 2
 	}
 	_ = w.rc.SetWriteDeadline(time.Now().Add(d))
 }
 
-// relax lifts a deadline that would hold after the write, too.
+// relax lifts a deadline that would still hold after the write.
 func (w *steadyWriter) relax() {
 	if w.timers {
 		_ = w.rc.SetWriteDeadline(time.Time{})

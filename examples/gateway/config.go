@@ -3,20 +3,19 @@ package main
 import (
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"path"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
 )
 
-// A Config is the whole configuration. A zero field means its default; a file that says zero is refused, since it may mean another thing.
+// A Config is the whole configuration. A zero field stands for the default at the end of its
+// comment. In a file a zero is an error, since its author may expect it to mean something else.
+// Negative values are invalid.
 type Config struct {
 	Server     Server               `yaml:"server"`
 	Admin      Admin                `yaml:"admin"`
@@ -31,75 +30,87 @@ type Config struct {
 // A Server is the public side.
 type Server struct {
 	// These need a restart to change.
-	Listen            string   `yaml:"listen"`              // "127.0.0.1:8080"
+	Listen            string   `yaml:"listen"`              // address and port; "127.0.0.1:8080"
 	ReadHeaderTimeout Duration `yaml:"read_header_timeout"` // for the whole header; 5s
 	IdleTimeout       Duration `yaml:"idle_timeout"`        // of a connection between requests; 60s
-	MaxHeaderBytes    Size     `yaml:"max_header_bytes"`    // larger ones get 431; 32KiB
+	MaxHeaderBytes    Size     `yaml:"max_header_bytes"`    // a larger header gets 431; 32KiB
 
-	// TLS turns HTTPS on, HTTP/2 included. Its certificates are read again on reload; whether there are any
-	// needs a restart to change.
+	// TLS turns HTTPS on, HTTP/2 included. A reload reads its certificates again. To turn HTTPS on
+	// or off needs a restart.
 	TLS TLS `yaml:"tls"`
 
-	// TrustedProxies are the proxies in front whose X-Forwarded-For and other forwarding fields are
-	// believed and sent on. Those of everybody else are replaced or removed. Needs a restart to
-	// change. None.
+	// TrustedProxies are the proxies in front of the gateway. Their X-Forwarded-For and other
+	// forwarding fields are believed and sent on; those of all other peers are replaced or removed.
+	// If empty, no peer is trusted. Needs a restart to change.
 	TrustedProxies []Proxy `yaml:"trusted_proxies"`
 
-	MaxHeaderFields int      `yaml:"max_header_fields"` // more get 431; a cookie counts as a field; 100
-	MaxBody         Size     `yaml:"max_body"`          // larger ones get 413; 10MiB
-	StallTimeout    Duration `yaml:"stall_timeout"`     // ends a body, either way, that stands still for so long; 20s
-	DrainDelay      Duration `yaml:"drain_delay"`       // from not being ready to accepting no more; 1s
-	DrainTimeout    Duration `yaml:"drain_timeout"`     // for the requests in flight then; 30s
+	// MaxHeaderFields is how many fields a header may have. Each cookie counts as a field. A
+	// request with more gets 431; 100.
+	MaxHeaderFields int `yaml:"max_header_fields"`
+
+	// StallTimeout ends a request whose body, or the body of whose response, makes no progress for
+	// this long; 20s.
+	StallTimeout Duration `yaml:"stall_timeout"`
+
+	MaxBody      Size     `yaml:"max_body"`      // a larger body gets 413; 10MiB
+	DrainDelay   Duration `yaml:"drain_delay"`   // from reporting not ready to closing the listener; 1s
+	DrainTimeout Duration `yaml:"drain_timeout"` // for the requests then in flight; 30s
 }
 
 // An Admin is the operator's side. It has no authentication, so it listens on loopback only.
 type Admin struct {
-	Listen string `yaml:"listen"` // "127.0.0.1:8081"; needs a restart to change
+	Listen string `yaml:"listen"` // address and port; needs a restart to change; "127.0.0.1:8081"
 }
 
 // An Upstream is a service that several hosts provide.
 type Upstream struct {
-	// URL says how the service is spoken to: "http://users.internal:8080". Without Hosts its name is resolved by
-	// DNS, again and again; with Hosts it serves for the TLS name and default port. Default, with Hosts: "http://<name>".
+	// URL is the scheme, name and port of the service: "http://users.internal:8080". Without Hosts,
+	// DNS resolves its name, again and again. With Hosts, it gives the TLS name and the default
+	// port, and may be empty: then it is "http://" and the upstream's name.
 	URL string `yaml:"url"`
 
 	H2C             bool     `yaml:"h2c"`              // speak HTTP/2 in clear
 	Hosts           []Host   `yaml:"hosts"`            // the hosts, instead of DNS
-	Health          Health   `yaml:"health"`           // active checks; none without a path
+	Health          Health   `yaml:"health"`           // active checks; without a path there are none
 	ConnectTimeout  Duration `yaml:"connect_timeout"`  // 3s
 	ResponseTimeout Duration `yaml:"response_timeout"` // from the request to the response's header; 60s
 }
 
 // A Host is one server of an upstream: in YAML "10.0.0.1:8080", or a mapping.
 type Host struct {
-	Addr     string `yaml:"addr"`     // "10.0.0.1:8080"; without a port, that of the upstream's URL
-	Weight   uint32 `yaml:"weight"`   // relative to others; 1
-	Priority uint8  `yaml:"priority"` // 1 gets requests as far as 0 is unhealthy, and so on
+	Addr     string `yaml:"addr"`     // "10.0.0.1:8080"; the default port is that of the upstream's URL
+	Weight   uint32 `yaml:"weight"`   // its share of the requests, relative to the other hosts; 1
+	Priority uint8  `yaml:"priority"` // 1 takes over as far as the hosts of 0 are unhealthy, and so on; 0
 }
 
-// A Health is how hosts are checked.
+// A Health configures the active checks of an upstream's hosts.
 type Health struct {
-	Path     string   `yaml:"path"`     // a GET of it must answer 200 to 399
+	Path     string   `yaml:"path"`     // a GET of it must answer 200 to 399; if empty, nothing is checked
 	Interval Duration `yaml:"interval"` // 10s
 	Timeout  Duration `yaml:"timeout"`  // 3s, or interval if that is less
 	Rise     int      `yaml:"rise"`     // good checks in a row that bring a host back; 2
 	Fall     int      `yaml:"fall"`     // bad checks in a row that take a host out; 3
 }
 
-// A Route sends requests to an upstream. The most specific host and then path decide, as in
-// http.ServeMux, whatever the order; among routes that share both, the method.
+// A Route sends requests to an upstream. As in http.ServeMux the most specific host decides, then
+// the most specific path, in whatever order the routes stand; among routes that share both, the
+// method decides.
 type Route struct {
-	Host     string   `yaml:"host"`     // "api.example.com"; empty: any
-	Path     string   `yaml:"path"`     // "/users/" and all below, "/users" only that; "/"
-	Methods  []string `yaml:"methods"`  // GET includes HEAD; empty: those that no other route with this host and path has
-	Upstream string   `yaml:"upstream"` // required
-	Timeout  Duration `yaml:"timeout"`  // for the whole exchange; none: without limit
+	Host string `yaml:"host"` // "api.example.com"; if empty, any
+	Path string `yaml:"path"` // "/users/" includes all paths below it, "/users" is only that path; "/"
 
-	Limits      []string `yaml:"limits"`      // what its requests must keep, all together
-	Concurrency int      `yaml:"concurrency"` // its requests in flight at once, more get 503; none: without limit
+	// Methods are the methods of the route; GET includes HEAD. If empty, the route gets the methods
+	// that no other route with its host and path names.
+	Methods []string `yaml:"methods"`
+
+	Upstream string   `yaml:"upstream"` // required
+	Timeout  Duration `yaml:"timeout"`  // for the whole exchange; no limit
+
+	Limits      []string `yaml:"limits"`      // names of limits; a request must keep all of them
+	Concurrency int      `yaml:"concurrency"` // requests in flight at once, more get 503; no limit
 }
 
-// label names the route to people, and in metrics: "GET,PUT api.example.com/users/".
+// label returns the name of the route for people and in metrics: "GET,PUT api.example.com/users/".
 func (r Route) label() string {
 	return strings.TrimSpace(strings.Join(r.Methods, ",") + " " + r.Host + r.Path)
 }
@@ -107,10 +118,10 @@ func (r Route) label() string {
 const (
 	maxConfigDuration = Duration(24 * time.Hour)
 	maxConfigSize     = Size(1 << 40)
-	maxHeaderBytes    = Size(1 << 30) // more than 32 bits are another number to HTTP/2
+	maxHeaderBytes    = Size(1 << 30) // HTTP/2 announces it as a number of 32 bits
 )
 
-// withDefaults validates c and returns it complete. It reports every fault.
+// withDefaults returns c with all defaults filled in, and every fault that it found.
 func (c Config) withDefaults() (Config, faults) {
 	var f faults
 
@@ -182,15 +193,18 @@ func (u Upstream) withDefaults(name string, f *faults) Upstream {
 	f.duration(&u.ConnectTimeout, 3*time.Second, at("connect_timeout")...)
 	f.duration(&u.ResponseTimeout, time.Minute, at("response_timeout")...)
 	f.duration(&u.Health.Interval, 10*time.Second, at("health", "interval")...)
-	f.duration(&u.Health.Timeout, min(3*time.Second, time.Duration(u.Health.Interval)), at("health", "timeout")...)
+	checkTimeout := min(3*time.Second, time.Duration(u.Health.Interval))
+	f.duration(&u.Health.Timeout, checkTimeout, at("health", "timeout")...)
 	for key, n := range map[string]int{"rise": u.Health.Rise, "fall": u.Health.Fall} {
 		if n < 0 {
 			f.add("must be positive", at("health", key)...)
 		}
 	}
 	if p := u.Health.Path; p != "" {
-		if target, err := url.ParseRequestURI(p); err != nil || p[0] != '/' || strings.ContainsAny(p, " #") || target.Host != "" {
-			f.add(fmt.Sprintf("%q is not a path that begins with a slash, encoded as in a URL", p), at("health", "path")...)
+		target, err := url.ParseRequestURI(p)
+		if err != nil || p[0] != '/' || strings.ContainsAny(p, " #") || target.Host != "" {
+			f.add(fmt.Sprintf("%q is not a path that begins with a slash, encoded as in a URL", p),
+				at("health", "path")...)
 		}
 	}
 
@@ -203,9 +217,11 @@ func (u Upstream) withDefaults(name string, f *faults) Upstream {
 	if u.URL != "" {
 		target, err := url.Parse(u.URL)
 		switch {
-		case err != nil || target.Scheme != "http" && target.Scheme != "https" || target.User == nil && !validAddr(target.Host):
+		case err != nil || target.Scheme != "http" && target.Scheme != "https",
+			target.User == nil && !validAddr(target.Host):
 			f.add(unsecret(u.URL)+" is not a URL such as http://users.internal:8080", at("url")...)
-		case target.User != nil || target.Path != "" && target.Path != "/" || target.RawQuery != "" || target.Fragment != "":
+		case target.User != nil || target.Path != "" && target.Path != "/",
+			target.RawQuery != "" || target.Fragment != "":
 			f.add("must have no more than scheme, host and port", at("url")...)
 		case u.H2C && target.Scheme == "https":
 			f.add("is HTTP/2 in clear, but the url says https, where HTTP/2 needs no setting", at("h2c")...)
@@ -226,31 +242,36 @@ func (u Upstream) withDefaults(name string, f *faults) Upstream {
 }
 
 func (r Route) withDefaults(i int, c Config, f *faults) Route {
-	at := func(key ...any) []any { return append([]any{"routes", i}, key...) }
+	at := func(path ...any) []any { return append([]any{"routes", i}, path...) }
 	f.duration(&r.Timeout, 0, at("timeout")...)
 	if r.Path == "" {
 		r.Path = "/"
 	}
-	// What http.ServeMux would take for a wildcard, or never match since it cleans the request's path.
+	// http.ServeMux would take braces and spaces for a pattern. It cleans a request's path, so that
+	// an unclean route would never match.
 	clean := path.Clean(r.Path)
 	if r.Path != "/" && strings.HasSuffix(r.Path, "/") {
 		clean += "/"
 	}
-	if clean != r.Path || r.Path[0] != '/' || strings.ContainsAny(r.Path, "{} ?#%") || strings.ContainsFunc(r.Path, unicode.IsControl) {
+	if clean != r.Path || r.Path[0] != '/' || strings.ContainsAny(r.Path, "{} ?#%") ||
+		strings.ContainsFunc(r.Path, unicode.IsControl) {
 		f.add(fmt.Sprintf("%q is not a clean path that begins with a slash", r.Path), at("path")...)
 	}
 	r.Host = strings.ToLower(r.Host)
 	if r.Host != "" && !hostName.MatchString(r.Host) {
-		f.add(fmt.Sprintf("%q is not a host name without port and final dot, in ASCII", r.Host), at("host")...)
+		f.add(fmt.Sprintf("%q is not a host name without port and final dot, in ASCII", r.Host),
+			at("host")...)
 	}
 	r.Methods = slices.Clone(r.Methods)
 	for j, m := range r.Methods {
 		if !fieldName.MatchString(m) || m != strings.ToUpper(m) || m == http.MethodConnect {
-			f.add(fmt.Sprintf("%q is not a method such as GET; CONNECT cannot be proxied", m), at("methods", j)...)
+			f.add(fmt.Sprintf("%q is not a method such as GET; CONNECT cannot be proxied", m),
+				at("methods", j)...)
 		}
 	}
 	if _, ok := c.Upstreams[r.Upstream]; !ok {
-		f.add(fmt.Sprintf("%q is not one of the upstreams: %s", r.Upstream, names(c.Upstreams)), at("upstream")...)
+		f.add(fmt.Sprintf("%q is not one of the upstreams: %s", r.Upstream, names(c.Upstreams)),
+			at("upstream")...)
 	}
 	r.Limits = slices.Clone(r.Limits)
 	if len(r.Limits) > maxLimits {
@@ -258,14 +279,16 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 	}
 	for j, name := range r.Limits {
 		l, ok := c.Limits[name]
+		first := c.Limits[r.Limits[0]]
 		switch {
 		case !ok:
 			f.add(fmt.Sprintf("%q is not one of the limits: %s", name, names(c.Limits)), at("limits", j)...)
 		case slices.Contains(r.Limits[:j], name):
 			f.add(fmt.Sprintf("%q stands here twice", name), at("limits", j)...)
-		case l.Store != c.Limits[r.Limits[0]].Store && c.Limits[r.Limits[0]].Store != "":
-			f.add(fmt.Sprintf("%q counts in %s, but %q in %s: those of one route are decided together, so in one store",
-				name, l.Store, r.Limits[0], c.Limits[r.Limits[0]].Store), at("limits", j)...)
+		case l.Store != first.Store && first.Store != "":
+			f.add(fmt.Sprintf("%q counts in %s, but %q in %s: "+
+				"those of one route are decided together, so in one store",
+				name, l.Store, r.Limits[0], first.Store), at("limits", j)...)
 		}
 	}
 	if r.Concurrency < 0 {
@@ -274,13 +297,14 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 	return r
 }
 
-// hostName is what route makes of a request's Host: others would never match.
+// hostName matches the form that route gives a request's Host. Another host would never match.
 var hostName = regexp.MustCompile(`^[a-z0-9_-]+(\.[a-z0-9_-]+)*$`)
 
-// maxNames are as many as help against a slip. All of them for each of many faults would fill the memory.
+// maxNames bounds the names that an error lists. A thousand faults that list a thousand names each
+// would fill the memory.
 const maxNames = 20
 
-// names lists what a name can stand for.
+// names lists the keys of m, for an error that refuses another one.
 func names[V any](m map[string]V) string {
 	switch {
 	case len(m) == 0:
@@ -291,7 +315,8 @@ func names[V any](m map[string]V) string {
 	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
 }
 
-// keys tells apart what no two routes may share.
+// keys returns the combinations of host, path and method that the route takes. No two routes may
+// share one.
 func (r Route) keys() []string {
 	if len(r.Methods) == 0 {
 		return []string{r.Host + r.Path}
@@ -301,133 +326,4 @@ func (r Route) keys() []string {
 		keys = append(keys, m+" "+r.Host+r.Path)
 	}
 	return keys
-}
-
-// validAddr reports whether addr is an address that can be dialled, with or without a port.
-func validAddr(addr string) bool {
-	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-		return strings.HasPrefix(path, "/") && !strings.ContainsFunc(path, unicode.IsControl)
-	}
-	if host, port, err := net.SplitHostPort(addr); err == nil {
-		return validHost(host) && validPort(port) && port != "0"
-	}
-	if inner, ok := strings.CutPrefix(addr, "["); ok {
-		inner, ok = strings.CutSuffix(inner, "]")
-		return ok && strings.Contains(inner, ":") && validHost(inner)
-	}
-	return validHost(addr)
-}
-
-func validHost(host string) bool {
-	if strings.Contains(host, ":") {
-		_, err := netip.ParseAddr(host)
-		return err == nil
-	}
-	return hostName.MatchString(strings.ToLower(strings.TrimSuffix(host, ".")))
-}
-
-// validPort reports whether port is a number or the name of a service.
-func validPort(port string) bool {
-	_, err := net.LookupPort("tcp", port)
-	return err == nil && port != "" && port[0] != '+'
-}
-
-// unsecret is a URL or address for an error, which logs keep.
-func unsecret(text string) string {
-	if strings.Contains(text, "@") {
-		return "what stands here" // there may be a password in it
-	}
-	return strconv.Quote(text)
-}
-
-func loopback(addr string) bool {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return false
-	}
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
-}
-
-// A fault is one thing that is wrong with a configuration, and where: keys and indices from the root.
-type fault struct {
-	path []any
-	text string
-}
-
-type faults []fault
-
-func (f *faults) add(text string, path ...any) { *f = append(*f, fault{path, text}) }
-
-// wrapped adds the faults that a package's New found in its configuration, under the keys that the
-// fields have here. Those of other fields are the whole's.
-func (f *faults) wrapped(err error, keys map[string]string, path ...any) {
-	found := fieldFaults(err)
-	if len(found) == 0 {
-		f.add(err.Error(), path...)
-	}
-	for _, fault := range found {
-		if key, ok := keys[fault.Field()]; ok {
-			f.add(fault.Reason(), append(slices.Clone(path), key)...)
-		} else {
-			f.add(fault.Reason(), path...)
-		}
-	}
-}
-
-// A fieldFault is what a package's New says about one field of its Config.
-type fieldFault interface {
-	error
-	Field() string
-	Reason() string
-}
-
-// fieldFaults returns the faults that err holds, without those that only pass another one on.
-func fieldFaults(err error) (found []fieldFault) {
-	switch e := err.(type) {
-	case interface{ Unwrap() []error }:
-		for _, inner := range e.Unwrap() {
-			found = append(found, fieldFaults(inner)...)
-		}
-	case interface{ Unwrap() error }:
-		found = fieldFaults(e.Unwrap())
-	}
-	if fault, ok := err.(fieldFault); ok && len(found) == 0 {
-		found = append(found, fault)
-	}
-	return found
-}
-
-func (f *faults) duration(d *Duration, def time.Duration, path ...any) {
-	switch {
-	case *d == 0:
-		*d = Duration(def)
-	case *d < 0:
-		f.add("must be positive", path...)
-	case *d > maxConfigDuration:
-		f.add("must be at most "+time.Duration(maxConfigDuration).String(), path...)
-	}
-}
-
-func (f *faults) size(s *Size, def Size, path ...any) {
-	switch {
-	case *s == 0:
-		*s = def
-	case *s < 0:
-		f.add("must be positive", path...)
-	case *s > maxConfigSize:
-		f.add("must be at most 1024GiB", path...)
-	}
-}
-
-func (f *faults) listen(addr *string, def string, path ...any) bool {
-	if *addr == "" {
-		*addr = def
-	}
-	host, port, err := net.SplitHostPort(*addr)
-	valid := err == nil && (host == "" || validHost(host)) && validPort(port)
-	if !valid {
-		f.add(fmt.Sprintf("%q is not an address such as 127.0.0.1:8080", *addr), path...)
-	}
-	return valid
 }

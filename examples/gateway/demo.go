@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-// demoBackends are what the gateway proxies to without a configuration.
+// demoBackends are the backends that the gateway proxies to without a configuration.
 var demoBackends = []struct {
 	name    string
 	latency time.Duration
 }{{"fast", 2 * time.Millisecond}, {"medium", 15 * time.Millisecond}, {"slow", 60 * time.Millisecond}}
 
-// A demo is the demo backends, while they run.
+// A demo runs the demo backends.
 type demo struct {
 	servers []*http.Server
 	addrs   []string
@@ -49,7 +49,7 @@ func (d *demo) close() {
 	d.done.Wait()
 }
 
-// config is the configuration that describes the demo, in the same form as a file.
+// config returns the text of a configuration file for the demo.
 func (d *demo) config() string {
 	return fmt.Sprintf(`
 objectives:
@@ -66,7 +66,7 @@ routes:
 `, strings.Join(d.addrs, ", "))
 }
 
-// demoBackend answers after about latency with its name, and shows what reached it.
+// demoBackend returns a handler that answers after about latency with the request and its own name.
 func demoBackend(name string, latency time.Duration) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(http.ResponseWriter, *http.Request) {})
@@ -90,6 +90,7 @@ func demoBackend(name string, latency time.Duration) http.Handler {
 	return mux
 }
 
+// sleep reports whether d has passed before the end of ctx.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -101,18 +102,21 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// demoHints is what a person could try, once the gateway listens.
+// demoHints writes what a person could try with the gateway.
 func demoHints(w io.Writer, public, admin string) {
-	fmt.Fprintf(w, `The gateway listens on http://%[1]s before three demo backends: fast (2 ms), medium (15 ms), slow (60 ms). Try:
+	const loop = "for i in $(seq 20); do curl -s -o /dev/null -w '%{http_code}\n'"
+	fmt.Fprintf(w, `The gateway listens on http://%[1]s.
+Behind it are three demo backends: fast (2 ms), medium (15 ms), slow (60 ms). Try:
 
-  curl -i http://%[1]s/hello       # X-Backend says who answered
+  curl -i http://%[1]s/hello       # X-Backend names the backend that answered
   for i in $(seq 50); do curl -s http://%[1]s/; done | sort | uniq -c
   curl -N http://%[1]s/events      # streams
-  for i in $(seq 20); do curl -s -o /dev/null -w '%%{http_code}\n' http://%[1]s/limited/; done | sort | uniq -c    # 429 after 10
-  curl http://%[2]s/upstreams      # what the balancer knows of each backend
+  %[3]s http://%[1]s/limited/; done | sort | uniq -c    # 429 after 10
+  curl http://%[2]s/upstreams      # the state of each backend
   curl http://%[2]s/limits         # and /objectives, /metrics, /readyz
 
-The access log follows. Ctrl-C drains and ends. For backends of your own: -config; examples/gateway/gateway.yaml is a commented configuration.
+The access log follows. Ctrl-C drains the gateway and ends it. For backends of your own use -config;
+examples/gateway/gateway.yaml shows every key.
 
-`, public, admin)
+`, public, admin, loop)
 }

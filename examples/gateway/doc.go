@@ -1,27 +1,34 @@
-// Gateway is an API gateway composed of Trivet's packages: a reverse proxy that routes by host, path and
-// method to load-balanced upstreams, with limits, health checks, hot reload and graceful drain.
+// Gateway is an API gateway composed of Trivet's packages: a reverse proxy that routes by host,
+// path and method to load-balanced upstreams, with limits, health checks, hot reload and graceful
+// drain.
 //
-//	gateway                     three demo backends and a gateway before them, on loopback
-//	gateway -config file.yaml   the gateway that the file describes; gateway.yaml is a commented one
+//	gateway                     run three demo backends and a gateway before them, on loopback
+//	gateway -config file.yaml   run the gateway of that file; gateway.yaml shows every key
 //	gateway -check -config f    only check the file
 //	gateway -rules -config f    only write Prometheus rules for its objectives
 //
-// Signals: SIGHUP reloads the file and its certificates (a bad one changes nothing), SIGTERM and SIGINT drain and end; a
-// second one ends at once. Exit status: 0 after a drain, 1 if something failed, 2 for a wrong
-// command line or configuration.
+// SIGHUP reloads the file and its certificates; a bad file changes nothing. SIGTERM and SIGINT
+// drain the gateway and end it; a second one ends it at once. The exit status is 0 after a drain, 1
+// if something failed, 2 for a wrong command line or configuration.
 //
 // It is one program in few files, to be read and copied:
 //
 //   - main.go: the command line, signals, exit status
-//   - config.go: what can be configured, its defaults and its rules
-//   - yaml.go: strict YAML, with line and field in every error
-//   - gateway.go: a configuration made live, and its replacement while running
-//   - server.go: the public server and the way of a request
-//   - tls.go: certificates, and which proxies are trusted
+//   - config.go: the configuration, its defaults and its rules
+//   - checks.go: the faults of a configuration, and checks that several keys share
+//   - yaml.go: reading a file strictly
+//   - positions.go: the line and field of every fault
+//   - gateway.go: a configuration made live, and its replacement while the gateway runs
+//   - server.go: the public server, and what each request passes first
+//   - routing.go: from a request's host, path and method to its route
 //   - bounds.go: bounds on header, body and time without progress
-//   - limits.go, gate.go: what consumers may ask for, on ratelimit, and what stands before each route
+//   - tls.go: certificates, and which proxies are trusted
+//   - limits.go: the limits that routes name, on ratelimit
+//   - counts.go: where limits are counted, in memory or in Redis
+//   - gate.go: the limits and the concurrency bound in front of one route
 //   - upstream.go: one upstream, on balancer
-//   - observe.go: metrics, traces, access log, objectives and health, on telemetry
+//   - observe.go: metrics, traces, access log and health, on telemetry
+//   - objectives.go: objectives and their Prometheus rules
 //   - drain.go: the end without a lost request
 //   - admin.go: the admin server
 //   - demo.go: the demo backends

@@ -15,18 +15,20 @@ import (
 
 // drain ends the server without losing a request that it has accepted:
 //
-//  1. For DrainDelay it serves on, is not ready, and lets each response end its connection, so that load
-//     balancers and clients go elsewhere by themselves. A connection that is closed while its client sends
-//     the next request loses that request: this way there are few left to close.
-//  2. It accepts no more, and answers what it has accepted within DrainTimeout. Not by http.Server.Shutdown,
-//     which drops a request that it reads after the call. Requests that last longer are cut, an error.
-//  3. Connections that have been without a request for a while are closed, and upgraded ones, which would never end by
-//     themselves.
+//  1. For DrainDelay it serves on, reports that it is not ready, and closes each connection after its
+//     response, so that load balancers and clients go elsewhere by themselves. A connection closed
+//     while its client sends the next request loses that request: few are left to close then.
+//  2. It closes the listener and answers the accepted requests within DrainTimeout. It does not
+//     use http.Server.Shutdown, which drops a request that it reads after the call. A request that
+//     lasts longer is cut, and drain returns an error.
+//  3. It closes the connections that have had no request for a while, and the upgraded ones, which
+//     would not end by themselves.
 //
-// sig is what asked for that. A further signal ends it at once.
+// sig is the signal that asked for the drain. A further one of signals ends the server at once.
 func drain(s *running, sig os.Signal, signals <-chan os.Signal) error {
-	limits := s.gateway.current.Load().cfg.Server
-	ctx, cancel := context.WithTimeoutCause(context.Background(), time.Duration(limits.DrainDelay+limits.DrainTimeout),
+	cfg := s.gateway.current.Load().cfg.Server
+	delay, timeout := time.Duration(cfg.DrainDelay), time.Duration(cfg.DrainTimeout)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), delay+timeout,
 		errors.New("requests were still in flight at the end of server.drain_timeout: they have been cut"))
 	defer cancel()
 	s.gateway.draining.Store(true)
@@ -34,9 +36,9 @@ func drain(s *running, sig os.Signal, signals <-chan os.Signal) error {
 	s.gateway.log.Info("draining", "signal", sig.String())
 	drained := make(chan error, 1)
 	go func() {
-		sleep(ctx, time.Duration(limits.DrainDelay))
+		sleep(ctx, delay)
 		s.listener.Close()
-		<-s.served // what has been accepted is known to conns now
+		<-s.served // from here on conns knows every accepted connection
 		drained <- s.conns.wait(ctx)
 	}()
 	var err error
@@ -52,16 +54,17 @@ func drain(s *running, sig os.Signal, signals <-chan os.Signal) error {
 	return err
 }
 
-// silence is how long a connection must have been without a request to be closed. One that is new may be about to send
-// its first. One whose last response has just ended, net/http calls idle before it has flushed the frames of HTTP/2.
+// silence is how long a connection must have been without a request before drain closes it. The
+// client of a new connection may be about to send its first request. An HTTP/2 connection may still
+// hold frames of its last response, since net/http calls it idle before it flushes them.
 const silence = time.Second
 
-// conns knows which connections of an http.Server have, or are about to have, a request.
+// conns records which connections of an http.Server have, or are about to have, a request.
 type conns struct {
-	busy sync.Map // from net.Conn to *atomic.Int64: until when, in Unix nanoseconds
+	busy sync.Map // from net.Conn to *atomic.Int64: the end of its silence, in Unix nanoseconds
 }
 
-// track is for http.Server.ConnState.
+// track is an http.Server.ConnState.
 func (c *conns) track(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
@@ -72,7 +75,7 @@ func (c *conns) track(conn net.Conn, state http.ConnState) {
 		c.extend(conn, math.MaxInt64)
 	case http.StateIdle:
 		c.extend(conn, time.Now().Add(silence).UnixNano())
-	default: // closed, or hijacked, hence upgraded
+	default: // closed, or hijacked by an upgrade
 		c.busy.Delete(conn)
 	}
 }

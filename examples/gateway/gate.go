@@ -2,94 +2,24 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"reflect"
-	"strings"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/trivet-go/trivet/ratelimit"
-	"github.com/trivet-go/trivet/ratelimit/redislimit"
 	"github.com/trivet-go/trivet/telemetry"
 )
 
-// counts are where limits are counted. They outlive a reload, so that nobody gets a fresh burst by one.
-type counts struct {
-	memory *ratelimit.MemoryStore
-	local  *ratelimit.MemoryStore // while Redis fails
-	client *redis.Client          // nil without Redis
-	redis  *redislimit.Store
-}
-
-func newCounts(cfg Redis) (*counts, error) {
-	c := &counts{}
-	var err error
-	if c.memory, err = ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{}); err != nil {
-		return nil, err
-	}
-	if cfg.Addr == "" {
-		return c, nil
-	}
-	if c.local, err = ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{}); err != nil {
-		return nil, err
-	}
-	opt := &redis.Options{
-		Addr: cfg.Addr, Username: cfg.Username,
-		// A call ends with its context, and redislimit's breaker is the one to try again.
-		ContextTimeoutEnabled: true, MaxRetries: -1,
-	}
-	if path, ok := strings.CutPrefix(cfg.Addr, "unix:"); ok {
-		opt.Network, opt.Addr = "unix", path
-	} else if !strings.Contains(strings.TrimPrefix(cfg.Addr, "["), ":") {
-		opt.Addr += ":6379"
-	}
-	if cfg.PasswordEnv != "" {
-		if opt.Password = os.Getenv(cfg.PasswordEnv); opt.Password == "" {
-			return nil, fmt.Errorf("redis.password_env: the environment has no %s", cfg.PasswordEnv)
-		}
-	}
-	if cfg.TLS {
-		opt.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-	c.client = redis.NewClient(opt)
-	if c.redis, err = redislimit.New(c.client, redislimit.Config{Prefix: cfg.Prefix, Timeout: time.Duration(cfg.Timeout)}); err != nil {
-		return nil, errors.Join(err, c.client.Close())
-	}
-	return c, nil
-}
-
-// retain forgets what routes no longer count.
-func (c *counts) retain(routes []Route) {
-	var names []string
-	for _, r := range routes {
-		names = append(names, r.Limits...)
-	}
-	c.memory.Retain(names...)
-	if c.local != nil {
-		c.local.Retain(names...)
-	}
-}
-
-func (c *counts) close() {
-	if c.client != nil {
-		_ = c.client.Close()
-	}
-}
-
-// A gate is what a route's requests must pass before they are proxied.
+// A gate holds the limits that a route's requests must pass before they are proxied.
 type gate struct {
 	settings    gateSettings
 	limiter     *ratelimit.Limiter     // nil without limits
-	concurrency *ratelimit.Concurrency // nil without
+	concurrency *ratelimit.Concurrency // nil without a bound
 }
 
-// gateSettings are all that a gate depends on: if they stay, the gate does.
+// gateSettings are the settings that a gate depends on. A reload that leaves them keeps the gate.
 type gateSettings struct {
 	label       string
 	names       []string
@@ -105,8 +35,10 @@ func newGateSettings(r Route, cfg Config) gateSettings {
 	return s
 }
 
-// newGate returns the gate of a route: old, if it has the same settings.
-func newGate(s gateSettings, old *gate, c *counts, trusted trust, tel *telemetry.Telemetry, log *slog.Logger) (*gate, error) {
+// newGate returns a gate with settings s: old, which may be nil, if it has the same.
+func newGate(
+	s gateSettings, old *gate, c *counts, trusted trust, tel *telemetry.Telemetry, log *slog.Logger,
+) (*gate, error) {
 	if old != nil && reflect.DeepEqual(old.settings, s) {
 		return old, nil
 	}
@@ -132,14 +64,15 @@ func newGate(s gateSettings, old *gate, c *counts, trusted trust, tel *telemetry
 		}
 		var err error
 		if g.limiter, err = ratelimit.New(cfg); err != nil {
-			return nil, fmt.Errorf("limits of route %s: %w (to change sliding, or the window of a sliding limit, restart or give it another name)", s.label, err)
+			return nil, fmt.Errorf("limits of route %s: %w (to change sliding, "+
+				"or the window of a sliding limit, restart or give it another name)", s.label, err)
 		}
 	}
 	if s.concurrency > 0 {
 		var err error
 		g.concurrency, err = ratelimit.NewConcurrency(ratelimit.ConcurrencyConfig{
 			Limit: s.concurrency, Key: constant(s.label), Missing: ratelimit.MissingReject,
-			// Not 429: it is not the client who asks for too much.
+			// The answer is not 429: the client has not asked for too much.
 			ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) {
 				w.Header().Set("Retry-After", "1")
 				writeProblem(w, http.StatusServiceUnavailable, "too many requests are in flight")
@@ -164,7 +97,7 @@ func (g *gate) wrap(next http.Handler) http.Handler {
 	return next
 }
 
-// status is what the admin server shows.
+// status returns the statistics for the admin server.
 func (g *gate) status() any {
 	var s struct {
 		Limits      *ratelimit.Stats            `json:"limits,omitempty"`
@@ -181,7 +114,7 @@ func (g *gate) status() any {
 	return s
 }
 
-// register exports the gate's statistics.
+// register exports the gate's statistics and hands what undoes that to add.
 func (g *gate) register(tel *telemetry.Telemetry, add func(unregister func() error, err error)) {
 	if g.limiter != nil {
 		add(telemetry.Register(tel, g.settings.label, g.limiter.Stats))

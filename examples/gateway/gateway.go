@@ -17,39 +17,39 @@ import (
 	"github.com/trivet-go/trivet/telemetry"
 )
 
-// A gateway serves requests by its current configuration, which can be replaced meanwhile.
-// It is safe for concurrent use.
+// A gateway serves requests by its current configuration, which reload can replace while requests
+// run. It is safe for concurrent use.
 type gateway struct {
 	log      *slog.Logger
 	observer *observer
 	counts   *counts
-	handler  http.Handler               // serve, observed
-	tls      atomic.Pointer[tls.Config] // of the current generation; nil in clear
+	handler  http.Handler               // serve, wrapped by telemetry
+	tls      atomic.Pointer[tls.Config] // of the current generation; nil without HTTPS
 	draining atomic.Bool
 
 	current atomic.Pointer[generation]
 
-	reloads    sync.Mutex // held by reload: one at a time
-	unregister []func() error
+	reloads    sync.Mutex     // held during a reload
+	unregister []func() error // end the exports of the current generation; used by start, then by reload
 }
 
-// A generation is one configuration, live.
+// A generation is one configuration made live.
 type generation struct {
 	cfg       Config
-	tls       *tls.Config // nil in clear
+	tls       *tls.Config // nil without HTTPS
 	routes    *http.ServeMux
 	upstreams map[string]*upstream
 	gates     map[string]*gate // by the label of their route
 
 	use      atomic.Int64  // requests that run in it
-	retired  atomic.Bool   // it gets no more
-	idle     chan struct{} // closed when retired and not in use
+	retired  atomic.Bool   // no more requests will use it
+	idle     chan struct{} // closed when it is retired and not in use
 	makeIdle func()        // closes idle
-	alone    chan struct{} // closed when all generations before are idle: they may share its balancers
+	alone    chan struct{} // closed when all earlier generations, which may share its balancers, are idle
 }
 
-// newGateway returns a gateway of cfg, which loadConfig or withDefaults has completed. Its access log
-// goes to stdout or stderr. It does nothing before start.
+// newGateway returns a gateway of cfg, which loadConfig or withDefaults has returned. Its access
+// log goes to stdout or stderr. It sends nothing to upstreams before start.
 func newGateway(cfg Config, log *slog.Logger, stdout, stderr io.Writer) (*gateway, error) {
 	g := &gateway{log: log}
 	var err error
@@ -73,7 +73,7 @@ func newGateway(cfg Config, log *slog.Logger, stdout, stderr io.Writer) (*gatewa
 	return g, nil
 }
 
-// start resolves the hosts and begins to check them and to export their statistics.
+// start begins to resolve hosts, to check them and to export statistics.
 func (g *gateway) start() {
 	gen := g.current.Load()
 	for _, u := range gen.upstreams {
@@ -82,8 +82,8 @@ func (g *gateway) start() {
 	g.register(gen)
 }
 
-// newGeneration makes cfg live. What has not changed since old goes on as it is. Nothing
-// that old uses is touched before commit is called.
+// newGeneration makes cfg live. It takes over from old, which may be nil, each part whose settings
+// have not changed. It changes nothing that old uses: commit does that.
 func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, commit func(), err error) {
 	gen = &generation{
 		cfg: cfg, routes: http.NewServeMux(), upstreams: map[string]*upstream{}, gates: map[string]*gate{},
@@ -120,7 +120,6 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 		}
 		gen.upstreams[name] = fresh
 		if old != nil && old.upstreams[name] != nil {
-			// The hosts that stay keep their connections and what is known of them.
 			changes = append(changes, func() { fresh.inherit(old.upstreams[name]) })
 		}
 	}
@@ -156,8 +155,8 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 	}, nil
 }
 
-// reload replaces the configuration as a whole, or not at all. Requests that run end
-// as they began.
+// reload replaces the configuration as a whole, or not at all. Requests in flight end with the
+// configuration that they began with.
 func (g *gateway) reload(cfg Config) error {
 	g.reloads.Lock()
 	defer g.reloads.Unlock()
@@ -179,7 +178,7 @@ func (g *gateway) reload(cfg Config) error {
 	g.current.Store(next)
 	g.counts.retain(cfg.Routes)
 	old.retire()
-	go func() { // ends with the last request of the old generation and of those before
+	go func() { // ends with the last request of the old and all earlier generations
 		<-old.alone
 		<-old.idle
 		close(next.alone)
@@ -192,7 +191,7 @@ func (g *gateway) reload(cfg Config) error {
 	return nil
 }
 
-// register exports the statistics of gen, and no longer those of the generation before.
+// register exports the statistics of gen instead of those of the previous generation.
 func (g *gateway) register(gen *generation) {
 	for _, f := range g.unregister {
 		if err := f(); err != nil {
@@ -201,7 +200,7 @@ func (g *gateway) register(gen *generation) {
 	}
 	g.unregister = nil
 	add := func(f func() error, err error) {
-		if err != nil { // they are not served, and that is no reason to serve nothing
+		if err != nil { // no reason to refuse requests
 			g.log.Warn("statistics", "err", err)
 			return
 		}
@@ -215,7 +214,7 @@ func (g *gateway) register(gen *generation) {
 	}
 }
 
-// fixedChanges names the fields that differ and that a running server cannot change.
+// fixedChanges returns the keys that differ between a and b and need a restart to change.
 func fixedChanges(a, b Config) []string {
 	var names []string
 	for _, field := range []struct {
@@ -240,7 +239,7 @@ func fixedChanges(a, b Config) []string {
 	return names
 }
 
-// acquire returns the current generation, which stays live until its release is called.
+// acquire returns the current generation. It stays live until the caller calls its release.
 func (g *gateway) acquire() *generation {
 	for {
 		gen := g.current.Load()
@@ -248,18 +247,18 @@ func (g *gateway) acquire() *generation {
 		if g.current.Load() == gen {
 			return gen
 		}
-		gen.release() // replaced meanwhile, and perhaps idle already
+		gen.release() // a reload has replaced gen, which may be idle already
 	}
 }
 
 func (gen *generation) release() {
-	// The last condition again: another may have acquired gen between the first and its retirement.
+	// use is read again since another request may have acquired gen between Add and its retirement.
 	if gen.use.Add(-1) == 0 && gen.retired.Load() && gen.use.Load() == 0 {
 		gen.makeIdle()
 	}
 }
 
-// retire is called when no more requests can acquire gen.
+// retire makes gen idle after its last request. No request may acquire gen after the call.
 func (gen *generation) retire() {
 	gen.retired.Store(true)
 	if gen.use.Load() == 0 {
@@ -267,7 +266,8 @@ func (gen *generation) retire() {
 	}
 }
 
-// close ends the upstreams after the last request, or when ctx ends. No new requests may come.
+// close waits for the last request or for the end of ctx, then closes the upstreams and telemetry.
+// No request may begin after the call.
 func (g *gateway) close(ctx context.Context) {
 	gen := g.current.Load()
 	gen.retire()

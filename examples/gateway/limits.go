@@ -15,28 +15,37 @@ import (
 	"github.com/trivet-go/trivet/ratelimit/redislimit"
 )
 
-// A Limit is how much each consumer may ask for. Routes that name the same limit share its counts.
+// A Limit says how much each consumer may ask for. Routes that name the same limit share its
+// counts.
 type Limit struct {
-	Rate     Rate   `yaml:"rate"`      // "100/s", "1000/h", "5/10s"; required
-	Burst    int64  `yaml:"burst"`     // how much may be used at once after a pause; a tenth of the rate's number
-	Sliding  bool   `yaml:"sliding"`   // count in windows of the rate's time, for quotas that a contract names; no burst
-	By       string `yaml:"by"`        // who is a consumer: an "address", the value of a "header", or "all" are one; required
-	Header   string `yaml:"header"`    // with by: header
-	Missing  string `yaml:"missing"`   // without the header: "reject" with 400, "skip" the limit, or count all as one, "shared"; required with by: header
+	Rate  Rate  `yaml:"rate"`  // "100/s", "1000/h", "5/10s"; required
+	Burst int64 `yaml:"burst"` // how much may be used at once after a pause; a tenth of the rate's number
+
+	// Sliding counts in windows of the rate's time, without a burst, for quotas that a contract
+	// names. If false, the limit is a bucket that refills steadily.
+	Sliding bool `yaml:"sliding"`
+
+	// By says what tells consumers apart: their "address", or the value of a "header". With "all"
+	// they are one consumer. Required.
+	By string `yaml:"by"`
+
+	// Header is the header field of by: header, which requires it.
+	Header string `yaml:"header"`
+
+	// Missing says what happens to a request without the header: "reject" answers 400, "skip"
+	// leaves the limit out, "shared" counts all such requests as one consumer. Required with by:
+	// header.
+	Missing string `yaml:"missing"`
+
 	PerRoute bool   `yaml:"per_route"` // each route counts for itself
 	Store    string `yaml:"store"`     // "memory" of this process, or "redis" for all gateways; memory
-	OnError  string `yaml:"on_error"`  // while Redis fails: count "local"ly, or leave the limit "open" or "closed" (503); local
-	Share    Share  `yaml:"share"`     // of the rate for this process while it counts locally; 1
-}
 
-// A Redis is where limits are counted that several gateways share.
-type Redis struct {
-	Addr        string   `yaml:"addr"`         // "127.0.0.1:6379"; without it there is none
-	TLS         bool     `yaml:"tls"`          // speak TLS, with the system's authorities
-	Username    string   `yaml:"username"`     // of Redis' ACL
-	PasswordEnv string   `yaml:"password_env"` // the environment variable that holds the password
-	Prefix      string   `yaml:"prefix"`       // begins every key: gateways that share it share counts; "gateway:"
-	Timeout     Duration `yaml:"timeout"`      // the most that a decision may wait for Redis; 25ms
+	// OnError says what happens while Redis fails: "local" counts in this process, "open" admits
+	// all requests, "closed" answers 503; local.
+	OnError string `yaml:"on_error"`
+
+	// Share is the part of the rate that this process admits while it counts locally; 1.
+	Share Share `yaml:"share"`
 }
 
 const (
@@ -46,27 +55,11 @@ const (
 	redisStore  = "redis"
 )
 
-func (r Redis) withDefaults(f *faults) Redis {
-	f.duration(&r.Timeout, 25*time.Millisecond, "redis", "timeout")
-	if r.Prefix == "" {
-		r.Prefix = "gateway:"
-	}
-	if strings.ContainsAny(r.Prefix, "{}") {
-		f.add("must not contain braces", "redis", "prefix")
-	}
-	if r.Addr != "" && !validAddr(r.Addr) {
-		f.add(unsecret(r.Addr)+" is not an address such as 127.0.0.1:6379", "redis", "addr")
-	}
-	if r.Addr == "" && (r.TLS || r.Username != "" || r.PasswordEnv != "") {
-		f.add("is required", "redis", "addr")
-	}
-	return r
-}
-
 func (l Limit) withDefaults(name string, r Redis, f *faults) Limit {
 	before := len(*f)
 	at := func(path ...any) []any { return append([]any{"limits", name}, path...) }
-	// oneOf is the value, def if it is empty. Without a default it is required.
+	// oneOf returns the value, or def if the value is empty. If def is empty, too, the key is
+	// required.
 	oneOf := func(key, value, def string, others ...string) string {
 		for _, v := range append([]string{def}, others...) {
 			if value == v && v != "" {
@@ -88,8 +81,10 @@ func (l Limit) withDefaults(name string, r Redis, f *faults) Limit {
 			f.add(fmt.Sprintf("%q is not a header field such as X-Api-Key", l.Header), at("header")...)
 		}
 		l.Missing = oneOf("missing", l.Missing, "", "reject", "skip", "shared")
-	case l.Header != "" || l.Missing != "":
-		f.add("has a meaning only with by: header", at(map[bool]string{true: "header", false: "missing"}[l.Header != ""])...)
+	case l.Header != "":
+		f.add("has a meaning only with by: header", at("header")...)
+	case l.Missing != "":
+		f.add("has a meaning only with by: header", at("missing")...)
 	}
 	switch {
 	case l.Store == redisStore:
@@ -106,8 +101,10 @@ func (l Limit) withDefaults(name string, r Redis, f *faults) Limit {
 		if l.Share < 0 || l.Share > 1 {
 			f.add("must be more than 0 and at most 1", at("share")...)
 		}
-	case l.OnError != "" || l.Share != 0:
-		f.add("has a meaning only with store: redis", at(map[bool]string{true: "on_error", false: "share"}[l.OnError != ""])...)
+	case l.OnError != "":
+		f.add("has a meaning only with store: redis", at("on_error")...)
+	case l.Share != 0:
+		f.add("has a meaning only with store: redis", at("share")...)
 	}
 	if l.Rate == (Rate{}) {
 		f.add("is required, such as 100/s", at("rate")...)
@@ -120,9 +117,11 @@ func (l Limit) withDefaults(name string, r Redis, f *faults) Limit {
 	return l
 }
 
-var fieldName = regexp.MustCompile("^[-!#$%&'*+.^_`|~0-9A-Za-z]+$") // RFC 9110, section 5.1: a token, as methods are
+// fieldName matches a token: the name of a header field or of a method (RFC 9110, sections 5.1 and
+// 9.1).
+var fieldName = regexp.MustCompile("^[-!#$%&'*+.^_`|~0-9A-Za-z]+$")
 
-// check returns what the packages have to say about l.
+// check returns the faults that the packages find in l.
 func (l Limit) check(name string) (f faults) {
 	policy, err := l.policy(name, "", trust{})
 	if err == nil {
@@ -130,36 +129,41 @@ func (l Limit) check(name string) (f faults) {
 		counts, err = ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{MaxKeys: 1})
 		if err == nil && l.Store == redisStore {
 			client := redis.NewClient(&redis.Options{})
-			defer client.Close() // it has never been connected
+			defer client.Close() // nothing has connected it
 			counts, err = redislimit.New(client, redislimit.Config{})
 		}
 		if err == nil {
-			_, err = ratelimit.New(ratelimit.Config{Policies: []ratelimit.Policy{policy}, Store: counts, Local: tinyStore()})
+			_, err = ratelimit.New(ratelimit.Config{
+				Policies: []ratelimit.Policy{policy}, Store: counts, Local: tinyStore(),
+			})
 		}
 	}
 	if err == nil {
 		return nil
 	}
 	f.wrapped(err, map[string]string{
-		"Policies[0].Rate.Limit": "rate", "Policies[0].Rate.Window": "rate", "Policies[0].Rate.Burst": "burst",
+		"Policies[0].Rate.Limit":  "rate",
+		"Policies[0].Rate.Window": "rate",
+		"Policies[0].Rate.Burst":  "burst",
 	})
 	return f
 }
 
+// tinyStore returns a store for check, which needs none of the memory that a default one takes.
 func tinyStore() *ratelimit.MemoryStore {
 	m, err := ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{MaxKeys: 1})
 	if err != nil {
-		return nil // ratelimit makes one itself
+		return nil // ratelimit makes its own then
 	}
 	return m
 }
 
-// policy is l as ratelimit has it, for a route if each counts for itself.
+// policy returns l as a policy of ratelimit. route matters only if each route counts for itself.
 func (l Limit) policy(name, route string, trusted trust) (ratelimit.Policy, error) {
 	p := ratelimit.Policy{
 		Name:    name,
 		Rate:    ratelimit.Rate{Limit: l.Rate.Limit, Window: l.Rate.Window, Burst: l.Burst},
-		Missing: ratelimit.MissingShared, // peers of a unix socket have no address
+		Missing: ratelimit.MissingShared, // a peer of a unix socket has no address
 	}
 	if l.Sliding {
 		p.Algorithm = ratelimit.SlidingWindow
@@ -174,11 +178,11 @@ func (l Limit) policy(name, route string, trusted trust) (ratelimit.Policy, erro
 		}
 		p.Key = key
 	case "header":
-		p.Key = ratelimit.ByHeader(l.Header) // hashed: it may be a credential
+		p.Key = ratelimit.ByHeader(l.Header)
 		p.Missing = ratelimit.Missing(l.Missing)
 	default:
 		p.Key = constant("all")
-		p.Hidden = true // what is left for all tells each about the others
+		p.Hidden = true // the rest of a common limit would tell each client about the others
 	}
 	if l.PerRoute {
 		p.Key = ratelimit.Join(constant(route), p.Key)
@@ -191,7 +195,7 @@ func constant(key string) ratelimit.KeyFunc {
 	return func(*http.Request) (string, bool) { return key, true }
 }
 
-// A Rate is so many requests in a time: "100/s", "30/m", "1000/h", "10000/d", "5/10s".
+// A Rate is a number of requests in a time: "100/s", "30/m", "1000/h", "10000/d", "5/10s".
 type Rate struct {
 	Limit  int64
 	Window time.Duration

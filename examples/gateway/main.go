@@ -21,7 +21,7 @@ const (
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
-// options are the command line.
+// options hold the command line.
 type options struct {
 	config, listen, admin string
 	check, rules          bool
@@ -33,7 +33,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	fs.SetOutput(stderr)
 	fs.StringVar(&opt.config, "config", "", "configuration `file`; without one, a demo with its own backends")
 	fs.BoolVar(&opt.check, "check", false, "only check the configuration")
-	fs.BoolVar(&opt.rules, "rules", false, "only write Prometheus rules for the objectives of the configuration")
+	fs.BoolVar(&opt.rules, "rules", false, "only write Prometheus rules for the configuration's objectives")
 	fs.StringVar(&opt.listen, "listen", "", "`address` to listen on, instead of server.listen")
 	fs.StringVar(&opt.admin, "admin", "", "`address` of the admin server, instead of admin.listen")
 	switch err := fs.Parse(args); {
@@ -48,14 +48,19 @@ func run(args []string, stdout, stderr io.Writer) int {
 	given := false
 	fs.Visit(func(f *flag.Flag) { given = given || f.Name == "config" })
 	if given && opt.config == "" {
-		fmt.Fprintln(stderr, "gateway: -config needs a file") // a script's empty variable shall not start a demo
+		// A script whose variable is empty must not start the demo.
+		fmt.Fprintln(stderr, "gateway: -config needs a file")
 		return exitUsage
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
-	slog.SetDefault(log) // what net/http says of upstreams by package log, in their words, is quoted, too
+	// net/http logs what upstreams sent through package log. slog quotes it, so that no upstream
+	// can forge a line.
+	slog.SetDefault(log)
 
-	// A channel of their own: package signal drops what finds its channel full. Two that come during a reload are as good as one.
-	// From here on, since a SIGHUP that nobody wants to know of would end the process.
+	// SIGHUP is caught from here on, since it would end the process otherwise. It has a channel of
+	// its own: package signal drops a signal whose channel is full, and many SIGHUPs must not
+	// displace a SIGTERM. One slot is enough, since two SIGHUPs during a reload ask for one more
+	// reload.
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
@@ -83,7 +88,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	if opt.check {
-		cfg.Telemetry.OTLP.Endpoint = "" // there is nothing to send
+		cfg.Telemetry.OTLP.Endpoint = "" // a check has nothing to send
 	}
 	g, err := newGateway(cfg, log, stdout, stderr)
 	if err != nil {
@@ -106,7 +111,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
-// describe is what a person reads who gave a configuration. What the file says wrong names the file already.
+// describe returns the text of an error for the person who gave the configuration. A ConfigError
+// names the file and needs no prefix.
 func describe(err error) string {
 	var bad *ConfigError
 	if errors.As(err, &bad) {
@@ -115,7 +121,7 @@ func describe(err error) string {
 	return "gateway: " + err.Error()
 }
 
-// override lets the command line win over the file.
+// override returns cfg with what the command line sets instead. It passes err on.
 func (o options) override(cfg Config, err error) (Config, error) {
 	if err != nil {
 		return Config{}, err
@@ -132,8 +138,10 @@ func (o options) override(cfg Config, err error) (Config, error) {
 	return cfg, nil
 }
 
-// serve runs the gateway until a signal ends it. Each of hangups reloads it.
-func serve(g *gateway, cfg Config, load func() (Config, error), hangups <-chan os.Signal, hints io.Writer) error {
+// serve runs the gateway until a signal ends it. Each of hangups reloads it from load.
+func serve(
+	g *gateway, cfg Config, load func() (Config, error), hangups <-chan os.Signal, hints io.Writer,
+) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
@@ -174,7 +182,7 @@ func serve(g *gateway, cfg Config, load func() (Config, error), hangups <-chan o
 	}
 }
 
-// reloadFrom loads the configuration again. A bad one changes nothing.
+// reloadFrom replaces g's configuration by what load returns. A bad configuration changes nothing.
 func reloadFrom(g *gateway, load func() (Config, error)) {
 	cfg, err := load()
 	if err == nil {

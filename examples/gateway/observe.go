@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -33,43 +31,35 @@ import (
 	"github.com/trivet-go/trivet/telemetry/health"
 )
 
-// requestID is the field of a request's id. A client's is kept if it is harmless.
+// requestID is the header field with a request's id. The gateway keeps a client's id if it is
+// harmless.
 const requestID = "X-Request-Id"
 
-// A Telemetry is what the gateway tells about itself. Its metrics are always at /metrics of the admin
-// server.
+// A Telemetry configures what the gateway tells about itself. Metrics are always at /metrics of the
+// admin server.
 type Telemetry struct {
 	Service   string    `yaml:"service"` // the resource's service.name; "gateway"
 	AccessLog AccessLog `yaml:"access_log"`
 	OTLP      OTLP      `yaml:"otlp"`
 }
 
-// An AccessLog is a line of JSON for each request.
+// An AccessLog configures the access log, which has a line of JSON for each request.
 type AccessLog struct {
 	Output          string   `yaml:"output"`           // "stdout", "stderr" or "none"; stdout
 	SampleEvery     int      `yaml:"sample_every"`     // n writes one in n of the ordinary requests; 1
-	Slow            Duration `yaml:"slow"`             // from which time on a request is slow; 1s
+	Slow            Duration `yaml:"slow"`             // a request that takes this long is slow; 1s
 	Client          string   `yaml:"client"`           // "network" (/24, /48), "full" or "none"; network
-	RequestHeaders  []string `yaml:"request_headers"`  // fields to show; none
-	ResponseHeaders []string `yaml:"response_headers"` // likewise
-	Query           []string `yaml:"query"`            // query parameters whose values to show; none
+	RequestHeaders  []string `yaml:"request_headers"`  // header fields to show; none
+	ResponseHeaders []string `yaml:"response_headers"` // header fields to show; none
+	Query           []string `yaml:"query"`            // parameters whose values are shown; none
 }
 
-// An OTLP is an OpenTelemetry collector that gets traces and metrics, by HTTP. The environment
-// variables OTEL_EXPORTER_OTLP_HEADERS and _CERTIFICATE hold, too.
+// An OTLP configures the OpenTelemetry collector that gets traces and metrics by HTTP. The
+// environment variables OTEL_EXPORTER_OTLP_HEADERS and OTEL_EXPORTER_OTLP_CERTIFICATE apply, too.
 type OTLP struct {
-	Endpoint string   `yaml:"endpoint"` // "http://127.0.0.1:4318"; without it there are no traces
-	Sample   Share    `yaml:"sample"`   // of requests that are traced; 0.01
-	Interval Duration `yaml:"interval"` // at which metrics are sent; 30s
-}
-
-// An Objective is what users are promised of some routes: at least one of the two.
-type Objective struct {
-	Routes        []string `yaml:"routes"`         // host and path: "api.example.com/users/"; empty: all
-	Availability  Share    `yaml:"availability"`   // of requests that the server must not fail, such as 0.999
-	Latency       Duration `yaml:"latency"`        // within which latency_target of them must be done
-	LatencyTarget Share    `yaml:"latency_target"` // such as 0.99
-	MinEvents     int      `yaml:"min_events"`     // bad requests before an alert fires; 5
+	Endpoint string   `yaml:"endpoint"` // "http://127.0.0.1:4318"; if empty, there are no traces
+	Sample   Share    `yaml:"sample"`   // the share of requests that are traced; 0.01
+	Interval Duration `yaml:"interval"` // between two sendings of metrics; 30s
 }
 
 func (t Telemetry) withDefaults(f *faults) Telemetry {
@@ -117,62 +107,7 @@ var clientDetails = map[string]telemetry.ClientDetail{
 	"network": telemetry.ClientNetwork, "full": telemetry.ClientFull, "none": telemetry.ClientNone,
 }
 
-func (o Objective) withDefaults(name string, routes []Route, f *faults) Objective {
-	known := map[string]bool{}
-	for _, r := range routes {
-		known[r.Host+r.Path] = true
-	}
-	for i, r := range o.Routes {
-		if !known[r] {
-			f.add(fmt.Sprintf("%q is not host and path of a route: %s", r, names(known)),
-				"objectives", name, "routes", i)
-		}
-	}
-	if _, err := o.slo(name, "any"); err != nil {
-		f.wrapped(err, map[string]string{
-			"Availability": "availability", "Latency": "latency", "LatencyTarget": "latency_target",
-			"MinEvents": "min_events",
-		}, "objectives", name)
-	}
-	return o
-}
-
-// slo returns the objective as telemetry has it. Its rules are for a Prometheus that scrapes the
-// service under that name.
-func (o Objective) slo(name, service string) (*telemetry.SLO, error) {
-	return telemetry.NewSLO(telemetry.SLOConfig{
-		Name: name, Routes: o.Routes, Availability: float64(o.Availability),
-		Latency: time.Duration(o.Latency), LatencyTarget: float64(o.LatencyTarget), MinEvents: o.MinEvents,
-		Selector: "job=" + strconv.Quote(service), // others have requests, too
-	})
-}
-
-// writeRules writes Prometheus rules that alert when an objective's budget burns too fast.
-func writeRules(w io.Writer, cfg Config) error {
-	var all bytes.Buffer
-	for _, name := range slices.Sorted(maps.Keys(cfg.Objectives)) {
-		slo, err := cfg.Objectives[name].slo(name, cfg.Telemetry.Service)
-		if err != nil {
-			return err
-		}
-		var one bytes.Buffer
-		if err := slo.WriteRules(&one); err != nil {
-			return err
-		}
-		text := one.String()
-		if all.Len() > 0 {
-			text = strings.TrimPrefix(text, "groups:\n") // one list of them all
-		}
-		all.WriteString(text)
-	}
-	if all.Len() == 0 {
-		return errors.New("there are no objectives")
-	}
-	_, err := w.Write(all.Bytes())
-	return err
-}
-
-// An observer is what sees everything.
+// An observer holds the gateway's telemetry, its health and its objectives.
 type observer struct {
 	tel        *telemetry.Telemetry
 	health     *health.Health
@@ -213,25 +148,25 @@ func (o *observer) start(cfg Config, c *counts, stdout, stderr io.Writer, log *s
 	o.tel, err = telemetry.New(telemetry.Config{
 		TracerProvider: tracers,
 		MeterProvider:  meters,
-		Public:         true, // a stranger's trace context is linked, not continued
+		Public:         true, // links the trace context of a client instead of continuing it
 		TrustedProxies: trusted.proxies,
 		TrustUnix:      trusted.unix,
 		RequestID:      requestID,
 		Query:          cfg.Telemetry.AccessLog.Query,
 		AccessLog:      lines,
 		SLOs:           slos,
-		// http.route as a mux of one host has it would mix two hosts with the same path.
+		// The pattern includes the host: two hosts may have routes with the same path.
 		RouteFunc: func(r *http.Request) string { return r.Pattern },
 	})
 	if err != nil {
 		return err
 	}
-	// The delay of a drain is drain's, since a reload may change it.
+	// drain itself waits for the delay, since a reload may change it.
 	probes := health.Config{DrainDelay: -1}
 	if c.client != nil {
 		probes.Checks = []health.CheckConfig{{
 			Name: "redis", Func: func(ctx context.Context) error { return c.client.Ping(ctx).Err() },
-			Optional: true, // without it, limits go on as their on_error says
+			Optional: true, // while it is down, on_error decides
 		}}
 	}
 	if o.health, err = health.New(probes); err != nil {
@@ -240,7 +175,7 @@ func (o *observer) start(cfg Config, c *counts, stdout, stderr io.Writer, log *s
 	return o.register(c)
 }
 
-// register exports the statistics that live as long as the gateway.
+// register exports the statistics that last as long as the gateway.
 func (o *observer) register(c *counts) error {
 	_, err := telemetry.Register(o.tel, "", o.tel.Stats)
 	_, e := telemetry.Register(o.tel, "", o.health.Stats)
@@ -256,15 +191,15 @@ func (o *observer) register(c *counts) error {
 	return err
 }
 
-// providers returns where traces and metrics go: metrics to Prometheus, and both to a collector if
-// there is one.
+// providers returns the providers of traces and metrics. Metrics go to Prometheus. If there is a
+// collector, it gets both.
 func (o *observer) providers(cfg Telemetry, log *slog.Logger) (
 	trace.TracerProvider, *metric.MeterProvider, error,
 ) {
 	ctx := context.Background()
 	about := resource.NewSchemaless(attribute.String("service.name", cfg.Service))
 	registry := prometheus.NewRegistry()
-	scheduling := goruntime.NewProducer() // how long goroutines waited for a processor
+	scheduling := goruntime.NewProducer() // times that goroutines waited for a processor
 	reader, err := otelprometheus.New(otelprometheus.WithRegisterer(registry),
 		otelprometheus.WithoutScopeInfo(), otelprometheus.WithProducer(scheduling))
 	if err != nil {
@@ -273,7 +208,7 @@ func (o *observer) providers(cfg Telemetry, log *slog.Logger) (
 	o.metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		EnableOpenMetrics: true,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		ErrorHandling:     promhttp.ContinueOnError, // one bad series shall not blind us
+		ErrorHandling:     promhttp.ContinueOnError, // or one bad series would hide all others
 	})
 	options := []metric.Option{metric.WithResource(about), metric.WithReader(reader)}
 	var tracers trace.TracerProvider = noop.NewTracerProvider()
@@ -286,7 +221,7 @@ func (o *observer) providers(cfg Telemetry, log *slog.Logger) (
 		sdk := sdktrace.NewTracerProvider(
 			sdktrace.WithResource(about),
 			sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(float64(cfg.OTLP.Sample)))),
-			sdktrace.WithBatcher(spans)) // drops when its queue is full: requests do not wait
+			sdktrace.WithBatcher(spans)) // drops spans when its queue is full, so that requests do not wait
 		o.shutdown = append(o.shutdown, sdk.Shutdown)
 		tracers = sdk
 		exporter, err := otlpmetrichttp.New(ctx, otlpmetrichttp.WithEndpointURL(base+"/v1/metrics"))
@@ -301,6 +236,7 @@ func (o *observer) providers(cfg Telemetry, log *slog.Logger) (
 	return tracers, meters, goruntime.Start(goruntime.WithMeterProvider(meters))
 }
 
+// newAccessLog returns nil if no access log is wanted.
 func newAccessLog(cfg AccessLog, stdout, stderr io.Writer) (*telemetry.AccessLog, error) {
 	var to io.Writer
 	switch cfg.Output {
@@ -330,12 +266,12 @@ func (o *observer) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// discard ends o, which has seen nothing, without sending that.
+// discard ends o without sending anything.
 func (o *observer) discard() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	_ = o.close(ctx)
 }
 
-// inline is an event's attributes, to stand beside others on a line.
+// inline returns an attribute that puts those of an event beside the others on a line.
 func inline(e slog.LogValuer) slog.Attr { return slog.Attr{Value: e.LogValue()} }

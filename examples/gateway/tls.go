@@ -12,18 +12,19 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// A TLS is what HTTPS needs. Without certificates the gateway speaks HTTP/1.1 in clear.
+// A TLS configures HTTPS. Without certificates the gateway speaks HTTP/1.1 in clear.
 type TLS struct {
-	// The certificate that fits the client's SNI and algorithms is taken, else the first.
+	// The first certificate that fits the client's SNI and algorithms is used. If none fits, the
+	// first is.
 	Certificates []Certificate `yaml:"certificates"`
 
 	MinVersion string `yaml:"min_version"` // "1.2" or "1.3"; 1.2
 }
 
-// A Certificate is a chain and its key, in PEM. Relative names begin at the configuration file's
-// folder.
+// A Certificate names the PEM files of a chain and its key. Relative names begin at the
+// configuration file's folder.
 type Certificate struct {
-	Cert string `yaml:"cert"` // the server's own first
+	Cert string `yaml:"cert"` // the chain, with the server's own certificate first
 	Key  string `yaml:"key"`
 }
 
@@ -46,7 +47,7 @@ func (t TLS) withDefaults(f *faults) TLS {
 	return t
 }
 
-// relativeTo makes the names of files begin at a folder.
+// relativeTo returns t with the relative names of files below folder.
 func (t TLS) relativeTo(folder string) TLS {
 	t.Certificates = slices.Clone(t.Certificates)
 	for i := range t.Certificates {
@@ -59,7 +60,7 @@ func (t TLS) relativeTo(folder string) TLS {
 	return t
 }
 
-// load reads the certificates. It returns nil if there are none.
+// load reads the certificates. It returns nil if t has none.
 func (t TLS) load() (*tls.Config, error) {
 	if !t.on() {
 		return nil, nil
@@ -79,7 +80,7 @@ func (t TLS) load() (*tls.Config, error) {
 	return cfg, errors.Join(errs...)
 }
 
-// listenerTLS returns the configuration of a listener that always takes the current one.
+// listenerTLS returns the configuration of a listener that uses the current one for each handshake.
 func listenerTLS(current *atomic.Pointer[tls.Config]) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS12,
@@ -87,40 +88,41 @@ func listenerTLS(current *atomic.Pointer[tls.Config]) *tls.Config {
 	}
 }
 
-// A Proxy is one or more proxies in front: those in a network ("10.0.0.0/8"), the one at an
-// address, or the peers of unix sockets ("unix").
+// A Proxy is an entry of trusted_proxies: the proxies in a network ("10.0.0.0/8"), the one at an
+// address, or all peers of unix sockets ("unix").
 type Proxy struct {
 	Network netip.Prefix
 	Unix    bool
 }
 
 // UnmarshalYAML implements yaml.Unmarshaler.
-func (t *Proxy) UnmarshalYAML(node *yaml.Node) error {
-	if node.Kind == yaml.ScalarNode && node.Value == "unix" {
-		*t = Proxy{Unix: true}
+func (p *Proxy) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode && n.Value == "unix" {
+		*p = Proxy{Unix: true}
 		return nil
 	}
-	p, err := netip.ParsePrefix(node.Value)
+	network, err := netip.ParsePrefix(n.Value)
 	if err != nil {
 		var addr netip.Addr
-		if addr, err = netip.ParseAddr(node.Value); err == nil {
-			p, err = addr.Prefix(addr.BitLen())
+		if addr, err = netip.ParseAddr(n.Value); err == nil {
+			network, err = addr.Prefix(addr.BitLen())
 		}
 	}
-	if err != nil || p.Addr().Is4In6() || p.Addr().Zone() != "" {
-		return fmt.Errorf("must be a network such as 10.0.0.0/8, an address or unix, not %s",
-			describeNode(node))
+	if err != nil || network.Addr().Is4In6() || network.Addr().Zone() != "" {
+		return fmt.Errorf("must be a network such as 10.0.0.0/8, an address or unix, not %s", describeNode(n))
 	}
-	*t = Proxy{Network: p.Masked()}
+	*p = Proxy{Network: network.Masked()}
 	return nil
 }
 
-// A trust says whose forwarding fields are believed, as telemetry, ratelimit and balancer have it.
+// A trust says whose forwarding fields are believed, in the form that telemetry, ratelimit and
+// balancer take.
 type trust struct {
 	proxies []netip.Prefix
 	unix    bool
 }
 
+// trustIn returns the trust in proxies.
 func trustIn(proxies []Proxy) trust {
 	var t trust
 	for _, p := range proxies {

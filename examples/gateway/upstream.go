@@ -21,7 +21,7 @@ type upstream struct {
 	cfg      Upstream
 	target   *url.URL
 	balancer *balancer.Balancer
-	settings balancer.Config // of the balancer
+	settings balancer.Config
 	handler  balancer.HandlerConfig
 	proxy    http.Handler
 }
@@ -52,7 +52,7 @@ func newUpstream(
 			Rise:     cfg.Health.Rise,
 			Fall:     cfg.Health.Fall,
 		},
-		IdleTimeout: -1, // the target stays as long as it is configured
+		IdleTimeout: -1, // keeps the target as long as it is configured
 		Observe: func(ctx context.Context, e balancer.Event) {
 			report(ctx, e)
 			if e.Kind != balancer.Attempted {
@@ -70,8 +70,8 @@ func newUpstream(
 
 func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) { u.proxy.ServeHTTP(w, r) }
 
-// inherit gives u the balancer of old, the upstream of the same name before a reload: hosts that
-// stay keep their connections and what is known of them.
+// inherit gives u the balancer of old, the upstream of the same name before a reload. Hosts that
+// are in both keep their connections and what the balancer has learned of them.
 func (u *upstream) inherit(old *upstream) {
 	settings := u.settings
 	if u.cfg.ConnectTimeout == old.cfg.ConnectTimeout &&
@@ -80,25 +80,26 @@ func (u *upstream) inherit(old *upstream) {
 	}
 	proxy, err := old.balancer.Handler(u.target, u.handler)
 	if err != nil || old.balancer.Reload(settings) != nil {
-		return // Reload accepts what New has accepted; if it did not, u would keep its own balancer
+		return // cannot happen, since New has accepted the settings; u would keep its own balancer
 	}
-	_ = u.balancer.Close(context.Background()) // it has served nothing
+	_ = u.balancer.Close(context.Background()) // has served nothing
 	u.balancer, u.settings, u.proxy = old.balancer, settings, proxy
 }
 
-// start resolves the hosts and begins to check them, rather than with the first request.
+// start resolves the hosts and begins to check them, so that the first request need not wait for
+// it.
 func (u *upstream) start() {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		_ = u.balancer.Warm(ctx, u.target.String(), 0) // Observe is told of an error
+		_ = u.balancer.Warm(ctx, u.target.String(), 0) // Observe gets its errors
 	}()
 }
 
-// close waits for the requests in flight, or ctx.
+// close closes the balancer. It waits for the requests in flight until ctx ends.
 func (u *upstream) close(ctx context.Context) { _ = u.balancer.Close(ctx) }
 
-// status returns what the admin server shows.
+// status returns the hosts and statistics for the admin server.
 func (u *upstream) status() any {
 	return struct {
 		Target string                    `json:"target"`
@@ -126,7 +127,7 @@ func transport(cfg Upstream) *http.Transport {
 		ResponseHeaderTimeout:  time.Duration(cfg.ResponseTimeout),
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: 1 << 20,
-		DisableCompression:     true, // the client's Accept-Encoding goes on as it is
+		DisableCompression:     true, // or the client's Accept-Encoding would not be sent as it is
 	}
 	if cfg.H2C {
 		t.Protocols = new(http.Protocols)
@@ -135,8 +136,8 @@ func transport(cfg Upstream) *http.Transport {
 	return t
 }
 
-// rewrite gives the upstream's request the gateway's id and trace. The forwarding fields of
-// strangers balancer has removed.
+// rewrite gives the request to the upstream the gateway's id and trace. The balancer's Handler has
+// already removed the forwarding fields of peers that are not trusted.
 func rewrite(r *httputil.ProxyRequest) {
 	h := r.Out.Header
 	for name := range h {
@@ -144,20 +145,21 @@ func rewrite(r *httputil.ProxyRequest) {
 			delete(h, name)
 		}
 	}
-	// The trace begins here: telemetry's transport adds its context. Strangers' baggage ends here.
+	// The gateway's own trace goes on: telemetry's transport adds its context. A client's trace and
+	// baggage end here.
 	for _, name := range [...]string{"Traceparent", "Tracestate", "Baggage"} {
 		delete(h, name)
 	}
 	h.Set(requestID, telemetry.RequestID(r.In.Context()))
 }
 
-// spells reports whether a server could take name for field: CGI cannot tell underscores from
-// hyphens, and some servers tell no sign from another.
+// spells reports whether a server could take name for field. CGI reads underscores as hyphens, and
+// some servers read any sign as a hyphen.
 func spells(name, field string) bool {
 	return len(name) == len(field) && strings.EqualFold(strings.Map(hyphen, name), field)
 }
 
-// hyphen returns r if it is a letter or digit, else a hyphen.
+// hyphen returns a hyphen unless r is a letter or digit.
 func hyphen(r rune) rune {
 	if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
 		return r
@@ -165,7 +167,7 @@ func hyphen(r rune) rune {
 	return '-'
 }
 
-// modifyResponse removes the upstream's request id: the gateway has set its own.
+// modifyResponse removes the upstream's request id, since telemetry has set the gateway's own.
 func modifyResponse(resp *http.Response) error {
 	resp.Header.Del(requestID)
 	return nil

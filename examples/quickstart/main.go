@@ -1,5 +1,6 @@
-// Quickstart is one handler and one client, each wrapped by the packages that belong around it. Three servers, of which one
-// fails, provide greetings; a site in front of them limits its clients, remembers greetings and tells what it does.
+// Quickstart wraps one handler and one client, each in the packages that belong around it. Three
+// servers, one of them broken, provide greetings. A site in front of them limits its clients, caches
+// greetings and logs what it does.
 package main
 
 import (
@@ -30,7 +31,8 @@ func main() {
 }
 
 func run(out io.Writer) error {
-	// Three servers of one service. "b" fails every request, and does so faster than the others succeed.
+	// There are three servers of one service. "b" fails every request, and does so faster than the
+	// others succeed.
 	var addrs []string
 	for _, name := range []string{"a", "b", "c"} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -45,8 +47,11 @@ func run(out io.Writer) error {
 		addrs = append(addrs, server.Listener.Addr().String())
 	}
 
-	// Telemetry sees all. An access log is enough here; with OpenTelemetry's providers there are metrics and traces, too.
-	lines, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: slog.NewTextHandler(out, nil), SampleEvery: 100})
+	// Telemetry observes all packages. Here it writes an access log. With OpenTelemetry's providers it
+	// would also export metrics and traces.
+	lines, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{
+		Handler: slog.NewTextHandler(out, nil), SampleEvery: 100,
+	})
 	if err != nil {
 		return err
 	}
@@ -55,8 +60,8 @@ func run(out io.Writer) error {
 		return err
 	}
 
-	// The client. The balancer sends each request to one of the three, and learns to leave "b" out. The
-	// pacer keeps each of them to 1000 requests a second.
+	// The balancer is the client's transport: it sends each request to one of the three servers, and
+	// learns to leave "b" out. The pacer sends each server at most 1000 requests a second.
 	pace, err := pacer.New(pacer.Config{Rate: ratelimit.PerSecond(1000)})
 	if err != nil {
 		return err
@@ -74,7 +79,8 @@ func run(out io.Writer) error {
 	defer lb.Close(context.Background())
 	client := &http.Client{Transport: lb}
 
-	// Greetings are kept for a minute. Who asks for one that is being fetched waits for that.
+	// The cache keeps a greeting for a minute. Users that ask for a greeting while it is fetched wait
+	// for that fetch.
 	greetings, err := cache.NewMemory(cache.MemoryConfig[string, string]{
 		MaxEntries: 1000,
 		TTL:        func(string, string) time.Duration { return time.Minute },
@@ -84,7 +90,8 @@ func run(out io.Writer) error {
 		return err
 	}
 	fetch := func(ctx context.Context, name string) (string, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://greetings.internal/?name="+url.QueryEscape(name), nil)
+		from := "http://greetings.internal/?name=" + url.QueryEscape(name)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 		if err != nil {
 			return "", err
 		}
@@ -100,10 +107,13 @@ func run(out io.Writer) error {
 		return string(body), err
 	}
 
-	// The handler, behind a limit of 500 requests at once and then one a second for each address.
+	// The limiter admits 500 requests at once from each address, and then one a second.
 	limiter, err := ratelimit.New(ratelimit.Config{
 		Policies: []ratelimit.Policy{{
-			Name: "address", Rate: ratelimit.PerMinute(60).WithBurst(500), Key: ratelimit.ByPeer, Missing: ratelimit.MissingReject,
+			Name:    "address",
+			Rate:    ratelimit.PerMinute(60).WithBurst(500),
+			Key:     ratelimit.ByPeer,
+			Missing: ratelimit.MissingReject,
 		}},
 		Observe: telemetry.Observer[ratelimit.Event](tel, "limit"),
 	})
@@ -122,7 +132,7 @@ func run(out io.Writer) error {
 	site := httptest.NewServer(tel.Middleware(limiter.Middleware(telemetry.Route(mux))))
 	defer site.Close()
 
-	// Four users who ask too much.
+	// Four users ask for more than the limit.
 	var statuses [600]int
 	var errs [4]error
 	var users sync.WaitGroup
@@ -148,9 +158,10 @@ func run(out io.Writer) error {
 		answers[s]++
 	}
 	fmt.Fprintf(out, "%d answered, %d failed, %d refused by the limit, %d greetings from the cache\n",
-		answers[http.StatusOK], answers[http.StatusBadGateway], answers[http.StatusTooManyRequests], greetings.Stats().Hits)
-	for _, host := range lb.Endpoints("http://greetings.internal") {
-		fmt.Fprintf(out, "%s: %d requests, %s %s\n", host.Addr, host.Requests, host.State, host.Reason)
+		answers[http.StatusOK], answers[http.StatusBadGateway], answers[http.StatusTooManyRequests],
+		greetings.Stats().Hits)
+	for _, e := range lb.Endpoints("http://greetings.internal") {
+		fmt.Fprintf(out, "%s: %d requests, %s %s\n", e.Addr, e.Requests, e.State, e.Reason)
 	}
 	return nil
 }

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// validAuthority reports whether host is an authority (RFC 3986, section 3.2) without user
+// information. An empty one is valid and stands for the default host (RFC 9112, section 3.3).
+func validAuthority(host string) bool {
+	port := ""
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+		host, port = host[:i], host[i+1:]
+		if host == "" {
+			return false
+		}
+	}
+	if port != "" {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return false
+		}
+	}
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		inner, ok = strings.CutSuffix(inner, "]")
+		ip, err := netip.ParseAddr(inner)
+		return ok && err == nil && ip.Is6() && ip.Zone() == ""
+	}
+	return !strings.ContainsAny(host, "[]:")
+}
+
+// hiddenDots reports whether the path has a segment that some servers take for "." or ".." although
+// it is not spelt so: it is encoded, has parameters ("..;a=b", which servlet containers cut off) or
+// stands behind a backslash. route resolves plain dot segments and leaves hidden ones, in which an
+// upstream could find the path of another route.
+func hiddenDots(u *url.URL) bool {
+	for segment := range strings.SplitSeq(u.EscapedPath(), "/") {
+		if segment == "." || segment == ".." || !strings.ContainsAny(segment, "%;\\") {
+			continue
+		}
+		plain, err := url.PathUnescape(segment)
+		if err != nil {
+			return true
+		}
+		for part := range strings.FieldsFuncSeq(plain, func(r rune) bool { return r == '/' || r == '\\' }) {
+			part, _, _ = strings.Cut(part, ";")
+			if part == "." || part == ".." {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// plainPath returns a decoded path as the most lenient server would read it: with backslashes as
+// slashes and without parameters. serve refuses a path that reads as another route's this way,
+// since it would pass by that route's limits.
+func plainPath(p string) string {
+	segments := strings.Split(strings.ReplaceAll(p, "\\", "/"), "/")
+	for i, s := range segments {
+		segments[i], _, _ = strings.Cut(s, ";")
+	}
+	return cleanPath(strings.Join(segments, "/"))
+}
+
+// route returns the handler for r's host and path, and the pattern that matched. Host names are
+// compared without case, port and final dot (RFC 9110, section 4.2.3; RFC 3986, section 3.2.2).
+func (gen *generation) route(r *http.Request) (h http.Handler, pattern string) {
+	lookup := *r
+	lookup.Host = strings.ToLower(r.Host)
+	if host, _, err := net.SplitHostPort(lookup.Host); err == nil {
+		lookup.Host = host
+	}
+	lookup.Host = strings.TrimSuffix(lookup.Host, ".")
+	escaped := r.URL.EscapedPath()
+	clean := cleanPath(escaped)
+	if clean != escaped {
+		// ServeMux would redirect here, too, but encode the path twice: "//a%20b" as "/a%2520b".
+		plain, _ := url.PathUnescape(clean)
+		lookup.URL = &url.URL{Path: plain, RawPath: clean, RawQuery: r.URL.RawQuery}
+	}
+	h, pattern = gen.routes.Handler(&lookup)
+	if pattern == "" {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			writeProblem(w, http.StatusNotFound, "no route for this host and path")
+		}), ""
+	}
+	if clean != escaped && escaped != "" { // the empty path is "/" (RFC 9110, section 4.2.3)
+		h = http.RedirectHandler(lookup.URL.String(), http.StatusTemporaryRedirect)
+	}
+	return h, pattern
+}
+
+// cleanPath returns p without empty and dot segments.
+func cleanPath(p string) string {
+	clean := path.Clean("/" + p)
+	if strings.HasSuffix(p, "/") && clean != "/" {
+		clean += "/"
+	}
+	return clean
+}
+
+// methods are the routes that share a host and path, by method. The route of "" gets the other
+// methods.
+type methods map[string]http.Handler
+
+func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := m[r.Method]
+	if h == nil && r.Method == http.MethodHead {
+		h = m[http.MethodGet]
+	}
+	if h == nil {
+		h = m[""]
+	}
+	if h == nil {
+		allow := slices.Collect(maps.Keys(m))
+		if m[http.MethodGet] != nil && m[http.MethodHead] == nil {
+			allow = append(allow, http.MethodHead)
+		}
+		slices.Sort(allow)
+		w.Header().Set("Allow", strings.Join(allow, ", "))
+		writeProblem(w, http.StatusMethodNotAllowed, "this path does not take "+methodForHumans(r.Method))
+		return
+	}
+	h.ServeHTTP(w, r)
+}
+
+// methodForHumans returns the name of a method for an error: clients choose it, of any length.
+func methodForHumans(m string) string {
+	if len(m) > 20 {
+		return "this method"
+	}
+	return m
+}
