@@ -27,7 +27,8 @@ import (
 	"github.com/trivet-go/trivet/ratelimit"
 )
 
-// An httpLimiter is a library's middleware that admits limit requests a minute for each address, in memory, with its headers.
+// An httpLimiter is a library's middleware that admits limit requests a minute for each address, in
+// memory, with its headers.
 type httpLimiter struct {
 	name string
 	wrap func(tb testing.TB, limit int, next http.Handler) http.Handler
@@ -39,7 +40,8 @@ func httpLimiters(maxKeys int) []httpLimiter {
 			store, err := ratelimit.NewMemoryStore(ratelimit.MemoryStoreConfig{MaxKeys: maxKeys})
 			require.NoError(tb, err)
 			l, err := ratelimit.New(ratelimit.Config{Store: store, Policies: []ratelimit.Policy{{
-				Name: "minute", Rate: ratelimit.PerMinute(int64(limit)).WithBurst(int64(limit)), Key: ratelimit.ByPeer, Missing: ratelimit.MissingReject,
+				Name: "minute", Rate: ratelimit.PerMinute(int64(limit)).WithBurst(int64(limit)),
+				Key: ratelimit.ByPeer, Missing: ratelimit.MissingReject,
 			}}})
 			require.NoError(tb, err)
 			return l.Middleware(next)
@@ -61,13 +63,17 @@ func httpLimiters(maxKeys int) []httpLimiter {
 		{"throttled", func(tb testing.TB, limit int, next http.Handler) http.Handler {
 			store, err := memstore.NewCtx(0)
 			require.NoError(tb, err)
-			l, err := throttled.NewGCRARateLimiterCtx(store, throttled.RateQuota{MaxRate: throttled.PerMin(limit), MaxBurst: limit - 1})
+			l, err := throttled.NewGCRARateLimiterCtx(
+				store, throttled.RateQuota{MaxRate: throttled.PerMin(limit), MaxBurst: limit - 1},
+			)
 			require.NoError(tb, err)
 			h := throttled.HTTPRateLimiterCtx{RateLimiter: l, VaryBy: &throttled.VaryBy{RemoteAddr: true}}
 			return h.RateLimit(next)
 		}},
 		{"ulule", func(_ testing.TB, limit int, next http.Handler) http.Handler {
-			return stdlib.NewMiddleware(limiter.New(memory.NewStore(), limiter.Rate{Period: time.Minute, Limit: int64(limit)})).Handler(next)
+			return stdlib.NewMiddleware(
+				limiter.New(memory.NewStore(), limiter.Rate{Period: time.Minute, Limit: int64(limit)}),
+			).Handler(next)
 		}},
 		{"tollbooth", func(_ testing.TB, limit int, next http.Handler) http.Handler {
 			l := tollbooth.NewLimiter(float64(limit)/60, nil).SetBurst(limit)
@@ -91,7 +97,8 @@ type statusResponse struct {
 
 func (w *statusResponse) WriteHeader(status int) { w.status = status }
 
-// BenchmarkRateLimit is one hot key, admitted or denied, with headers: time and allocations of each contender.
+// BenchmarkRateLimit is one hot key, admitted or denied, with headers: time and allocations of each
+// contender.
 func BenchmarkRateLimit(b *testing.B) {
 	for name, limit := range map[string]int{"admitted": 1_000_000_000, "denied": 1} {
 		for _, c := range httpLimiters(100_000) {
@@ -111,8 +118,8 @@ func BenchmarkRateLimit(b *testing.B) {
 	}
 }
 
-// BenchmarkRateLimitRatio interleaves all contenders in one run and reports the medians of the paired ratios of wall time: Trivet's
-// over each rival's. Run it with -benchtime 20x or more.
+// BenchmarkRateLimitRatio interleaves all contenders in one run and reports the medians of the
+// paired ratios of wall time: Trivet's over each rival's. Run it with -benchtime 20x or more.
 func BenchmarkRateLimitRatio(b *testing.B) {
 	for name, limit := range map[string]int{"admitted": 1_000_000_000, "denied": 1} {
 		b.Run("case="+name, func(b *testing.B) {
@@ -121,7 +128,9 @@ func BenchmarkRateLimitRatio(b *testing.B) {
 			var handlers []http.Handler
 			contenders := httpLimiters(100_000)
 			for _, c := range contenders {
-				handlers = append(handlers, c.wrap(b, limit, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})))
+				handlers = append(
+					handlers, c.wrap(b, limit, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})),
+				)
 			}
 			block := func(h http.Handler) float64 {
 				start := time.Now()
@@ -161,20 +170,23 @@ func BenchmarkRateLimitRatio(b *testing.B) {
 	}
 }
 
-// BenchmarkRateLimitTakeKeys is TakeKeys on 4,096 keys from all processors, beyond reading the clock and drawing the keys, interleaved:
-// wall time by the number of all decisions, as RunParallel counts, and time of one goroutine by its own.
-// Run it with -benchtime 10x or more.
+// BenchmarkRateLimitTakeKeys is TakeKeys on 4,096 keys from all processors, beyond reading the
+// clock and drawing the keys, interleaved: wall time by the number of all decisions, as RunParallel
+// counts, and time of one goroutine by its own. Run it with -benchtime 10x or more.
 func BenchmarkRateLimitTakeKeys(b *testing.B) {
 	keys := make([][]string, 4096)
 	for i := range keys {
 		keys[i] = []string{"10." + strconv.Itoa(i/256) + "." + strconv.Itoa(i%256) + ".1"}
 	}
-	for name, algorithm := range map[string]ratelimit.Algorithm{"gcra": ratelimit.GCRA, "sliding": ratelimit.SlidingWindow} {
+	for name, algorithm := range map[string]ratelimit.Algorithm{
+		"gcra": ratelimit.GCRA, "sliding": ratelimit.SlidingWindow,
+	} {
 		b.Run("algorithm="+name, func(b *testing.B) {
 			const n = 200_000
 			l, err := ratelimit.New(ratelimit.Config{Policies: []ratelimit.Policy{{
-				Name: "p", Rate: ratelimit.PerSecond(1_000_000), Algorithm: algorithm, Missing: ratelimit.MissingReject,
-				Key: func(*http.Request) (string, bool) { return "", false },
+				Name: "p", Rate: ratelimit.PerSecond(1_000_000), Algorithm: algorithm,
+				Missing: ratelimit.MissingReject,
+				Key:     func(*http.Request) (string, bool) { return "", false },
 			}}})
 			require.NoError(b, err)
 			base := time.Now()
@@ -215,7 +227,8 @@ func BenchmarkRateLimitTakeKeys(b *testing.B) {
 	}
 }
 
-// BenchmarkRateLimitMemory is the heap for each of a million live keys, all told. Run it with -benchtime 1x.
+// BenchmarkRateLimitMemory is the heap for each of a million live keys, all told. Run it with
+// -benchtime 1x.
 func BenchmarkRateLimitMemory(b *testing.B) {
 	const n = 1_000_000
 	for _, c := range httpLimiters(n) {

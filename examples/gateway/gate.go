@@ -20,7 +20,7 @@ import (
 	"github.com/trivet-go/trivet/telemetry"
 )
 
-// counts are where limits are counted. They outlive a reload, so that nobody gets a fresh burst by one.
+// counts are where limits are counted. They outlive a reload, so that it grants no fresh burst.
 type counts struct {
 	memory *ratelimit.MemoryStore
 	local  *ratelimit.MemoryStore // while Redis fails
@@ -59,7 +59,10 @@ func newCounts(cfg Redis) (*counts, error) {
 		opt.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
 	c.client = redis.NewClient(opt)
-	if c.redis, err = redislimit.New(c.client, redislimit.Config{Prefix: cfg.Prefix, Timeout: time.Duration(cfg.Timeout)}); err != nil {
+	c.redis, err = redislimit.New(c.client, redislimit.Config{
+		Prefix: cfg.Prefix, Timeout: time.Duration(cfg.Timeout),
+	})
+	if err != nil {
 		return nil, errors.Join(err, c.client.Close())
 	}
 	return c, nil
@@ -107,7 +110,9 @@ func newGateSettings(r Route, cfg Config) gateSettings {
 }
 
 // newGate returns the gate of a route: old, if it has the same settings.
-func newGate(s gateSettings, old *gate, c *counts, trusted []netip.Prefix, tel *telemetry.Telemetry, log *slog.Logger) (*gate, error) {
+func newGate(
+	s gateSettings, old *gate, c *counts, trusted []netip.Prefix, tel *telemetry.Telemetry, log *slog.Logger,
+) (*gate, error) {
 	if old != nil && reflect.DeepEqual(old.settings, s) {
 		return old, nil
 	}
@@ -133,7 +138,8 @@ func newGate(s gateSettings, old *gate, c *counts, trusted []netip.Prefix, tel *
 		}
 		var err error
 		if g.limiter, err = ratelimit.New(cfg); err != nil {
-			return nil, fmt.Errorf("limits of route %s: %w (to change sliding, or the window of a sliding limit, restart or give it another name)", s.label, err)
+			return nil, fmt.Errorf("limits of route %s: %w (to change sliding, or the window of a sliding "+
+				"limit, restart or give it another name)", s.label, err)
 		}
 	}
 	if s.concurrency > 0 {

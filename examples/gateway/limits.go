@@ -18,26 +18,30 @@ import (
 
 // A Limit is how much each consumer may ask for. Routes that name the same limit share its counts.
 type Limit struct {
-	Rate     Rate   `yaml:"rate"`      // "100/s", "1000/h", "5/10s"; required
-	Burst    int64  `yaml:"burst"`     // how much may be used at once after a pause; a tenth of the rate's number
-	Sliding  bool   `yaml:"sliding"`   // count in windows of the rate's time, for quotas that a contract names; no burst
-	By       string `yaml:"by"`        // who is a consumer: an "address", the value of a "header", or "all" are one; required
-	Header   string `yaml:"header"`    // with by: header
-	Missing  string `yaml:"missing"`   // without the header: "reject" with 400, "skip" the limit, or count all as one, "shared"; required with by: header
+	Rate    Rate  `yaml:"rate"`    // "100/s", "1000/h", "5/10s"; required
+	Burst   int64 `yaml:"burst"`   // used at once after a pause, at most; a tenth of the rate's number
+	Sliding bool  `yaml:"sliding"` // count in windows of the rate's time, as contracts do; no burst
+	// a consumer is an "address", a value of a "header", or "all"; required
+	By     string `yaml:"by"`
+	Header string `yaml:"header"` // with by: header
+	// without header: "reject" with 400, "skip", or "shared"; required with header
+	Missing  string `yaml:"missing"`
 	PerRoute bool   `yaml:"per_route"` // each route counts for itself
 	Store    string `yaml:"store"`     // "memory" of this process, or "redis" for all gateways; memory
-	OnError  string `yaml:"on_error"`  // while Redis fails: count "local"ly, or leave the limit "open" or "closed" (503); local
-	Share    Share  `yaml:"share"`     // of the rate for this process while it counts locally; 1
+	// while Redis fails: count "local"ly, be "open", or "closed" (503); local
+	OnError string `yaml:"on_error"`
+	Share   Share  `yaml:"share"` // of the rate for this process while it counts locally; 1
 }
 
 // A Redis is where limits are counted that several gateways share.
 type Redis struct {
-	Addr        string   `yaml:"addr"`         // "127.0.0.1:6379"; without it there is none
-	TLS         bool     `yaml:"tls"`          // speak TLS, with the system's authorities
-	Username    string   `yaml:"username"`     // of Redis' ACL
-	PasswordEnv string   `yaml:"password_env"` // the environment variable that holds the password
-	Prefix      string   `yaml:"prefix"`       // begins every key: gateways that share it share counts; "gateway:"
-	Timeout     Duration `yaml:"timeout"`      // the most that a decision may wait for Redis; 25ms
+	Addr        string `yaml:"addr"`         // "127.0.0.1:6379"; without it there is none
+	TLS         bool   `yaml:"tls"`          // speak TLS, with the system's authorities
+	Username    string `yaml:"username"`     // of Redis' ACL
+	PasswordEnv string `yaml:"password_env"` // the environment variable that holds the password
+	// of every key: gateways that share it share counts; "gateway:"
+	Prefix  string   `yaml:"prefix"`
+	Timeout Duration `yaml:"timeout"` // the most that a decision may wait for Redis; 25ms
 }
 
 const (
@@ -90,7 +94,8 @@ func (l Limit) withDefaults(name string, r Redis, f *faults) Limit {
 		}
 		l.Missing = oneOf("missing", l.Missing, "", "reject", "skip", "shared")
 	case l.Header != "" || l.Missing != "":
-		f.add("has a meaning only with by: header", at(map[bool]string{true: "header", false: "missing"}[l.Header != ""])...)
+		key := map[bool]string{true: "header", false: "missing"}[l.Header != ""]
+		f.add("has a meaning only with by: header", at(key)...)
 	}
 	switch {
 	case l.Store == redisStore:
@@ -108,7 +113,8 @@ func (l Limit) withDefaults(name string, r Redis, f *faults) Limit {
 			f.add("must be more than 0 and at most 1", at("share")...)
 		}
 	case l.OnError != "" || l.Share != 0:
-		f.add("has a meaning only with store: redis", at(map[bool]string{true: "on_error", false: "share"}[l.OnError != ""])...)
+		key := map[bool]string{true: "on_error", false: "share"}[l.OnError != ""]
+		f.add("has a meaning only with store: redis", at(key)...)
 	}
 	if l.Rate == (Rate{}) {
 		f.add("is required, such as 100/s", at("rate")...)
@@ -121,7 +127,8 @@ func (l Limit) withDefaults(name string, r Redis, f *faults) Limit {
 	return l
 }
 
-var fieldName = regexp.MustCompile("^[-!#$%&'*+.^_`|~0-9A-Za-z]+$") // RFC 9110, section 5.1: a token, as methods are
+// fieldName is of a token, as methods are (RFC 9110, section 5.1).
+var fieldName = regexp.MustCompile("^[-!#$%&'*+.^_`|~0-9A-Za-z]+$")
 
 // check returns what the packages have to say about l.
 func (l Limit) check(name string) (f faults) {
@@ -135,7 +142,9 @@ func (l Limit) check(name string) (f faults) {
 			counts, err = redislimit.New(client, redislimit.Config{})
 		}
 		if err == nil {
-			_, err = ratelimit.New(ratelimit.Config{Policies: []ratelimit.Policy{policy}, Store: counts, Local: tinyStore()})
+			_, err = ratelimit.New(ratelimit.Config{
+				Policies: []ratelimit.Policy{policy}, Store: counts, Local: tinyStore(),
+			})
 		}
 	}
 	if err == nil {

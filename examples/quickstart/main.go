@@ -1,5 +1,6 @@
-// Quickstart is one handler and one client, each wrapped by the packages that belong around it. Three servers, of which one
-// fails, provide greetings; a site in front of them limits its clients, remembers greetings and tells what it does.
+// Quickstart is one handler and one client, each wrapped by the packages that belong around it.
+// Three servers, of which one fails, provide greetings; a site in front of them limits its clients,
+// remembers greetings and tells what it does.
 package main
 
 import (
@@ -30,7 +31,8 @@ func main() {
 }
 
 func run(out io.Writer) error {
-	// Three servers of one service. "b" fails every request, and does so faster than the others succeed.
+	// Three servers of one service. "b" fails every request, and does so faster than the others
+	// succeed.
 	var addrs []string
 	for _, name := range []string{"a", "b", "c"} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -45,8 +47,11 @@ func run(out io.Writer) error {
 		addrs = append(addrs, server.Listener.Addr().String())
 	}
 
-	// Telemetry sees all. An access log is enough here; with OpenTelemetry's providers there are metrics and traces, too.
-	lines, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: slog.NewTextHandler(out, nil), SampleEvery: 100})
+	// Telemetry sees all. An access log is enough here; with OpenTelemetry's providers there are
+	// metrics and traces, too.
+	lines, err := telemetry.NewAccessLog(
+		telemetry.AccessLogConfig{Handler: slog.NewTextHandler(out, nil), SampleEvery: 100},
+	)
 	if err != nil {
 		return err
 	}
@@ -55,8 +60,8 @@ func run(out io.Writer) error {
 		return err
 	}
 
-	// The client. The balancer sends each request to one of the three, and learns to leave "b" out. The
-	// pacer keeps each of them to 1000 requests a second.
+	// The client. The balancer sends each request to one of the three, and learns to leave "b" out.
+	// The pacer keeps each of them to 1000 requests a second.
 	pace, err := pacer.New(pacer.Config{Rate: ratelimit.PerSecond(1000)})
 	if err != nil {
 		return err
@@ -84,7 +89,9 @@ func run(out io.Writer) error {
 		return err
 	}
 	fetch := func(ctx context.Context, name string) (string, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://greetings.internal/?name="+url.QueryEscape(name), nil)
+		req, err := http.NewRequestWithContext(
+			ctx, http.MethodGet, "http://greetings.internal/?name="+url.QueryEscape(name), nil,
+		)
 		if err != nil {
 			return "", err
 		}
@@ -103,7 +110,8 @@ func run(out io.Writer) error {
 	// The handler, behind a limit of 500 requests at once and then one a second for each address.
 	limiter, err := ratelimit.New(ratelimit.Config{
 		Policies: []ratelimit.Policy{{
-			Name: "address", Rate: ratelimit.PerMinute(60).WithBurst(500), Key: ratelimit.ByPeer, Missing: ratelimit.MissingReject,
+			Name: "address", Rate: ratelimit.PerMinute(60).WithBurst(500),
+			Key: ratelimit.ByPeer, Missing: ratelimit.MissingReject,
 		}},
 		Observe: telemetry.Observer[ratelimit.Event](tel, "limit"),
 	})
@@ -148,7 +156,8 @@ func run(out io.Writer) error {
 		answers[s]++
 	}
 	fmt.Fprintf(out, "%d answered, %d failed, %d refused by the limit, %d greetings from the cache\n",
-		answers[http.StatusOK], answers[http.StatusBadGateway], answers[http.StatusTooManyRequests], greetings.Stats().Hits)
+		answers[http.StatusOK], answers[http.StatusBadGateway], answers[http.StatusTooManyRequests],
+		greetings.Stats().Hits)
 	for _, host := range lb.Hosts("http://greetings.internal") {
 		fmt.Fprintf(out, "%s: %d requests, %s %s\n", host.Addr, host.Requests, host.State, host.Reason)
 	}
