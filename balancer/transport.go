@@ -25,11 +25,17 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	defer a.leavePool()
+	var tried []*endpoint
 	visited := visitedFrom(a.ctx)
-	tried := visited.list()
-	out, body := protectBody(req)
-	defer body.release()
-	a.reqBody = body
+	if visited != nil {
+		tried = visited.list()
+	}
+	out := req
+	if req.Body != nil && req.Body != http.NoBody {
+		if out, a.reqBody = protectBody(req); a.reqBody != nil {
+			defer a.reqBody.release()
+		}
+	}
 	redials := 0
 	var last error
 	for try := 0; ; try++ {
@@ -37,7 +43,9 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 			closeBody(out)
 			return nil, err
 		}
-		visited.add(a.choice.endpoint)
+		if visited != nil {
+			visited.add(a.choice.endpoint)
+		}
 		resp, elsewhere, err := a.send(out, try)
 		if err == nil {
 			return resp, nil
