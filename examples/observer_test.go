@@ -33,16 +33,16 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// hostile marks what strangers choose. It may appear in details, and nowhere else.
+// hostile marks text that clients and upstreams choose. It may appear in the group detail only.
 const hostile = "hostile-"
 
-// A recorder keeps the events of all packages.
+// A recorder keeps events of all packages.
 type recorder struct {
 	mu     sync.Mutex // guards the field below
 	events []slog.Value
 }
 
-// observe is telemetry's observer of E, and keeps what it gets.
+// observe returns an Observe function that keeps the events and passes them to telemetry.
 func observe[E slog.LogValuer](r *recorder, tel *telemetry.Telemetry) func(context.Context, E) {
 	report := telemetry.Observer[E](tel, "it")
 	return func(ctx context.Context, e E) {
@@ -66,7 +66,7 @@ func (s *flakyStore) Take(ctx context.Context, claims []ratelimit.Claim) error {
 	return s.MemoryStore.Take(ctx, claims)
 }
 
-// A scene is the packages at work under telemetry, with hostile input and every kind of failure.
+// A scene runs the packages under telemetry, with hostile input and every kind of failure.
 type scene struct {
 	recorder
 	tel    *telemetry.Telemetry
@@ -76,7 +76,9 @@ type scene struct {
 
 func newScene(t *testing.T) *scene {
 	s := &scene{reader: metric.NewManualReader()}
-	lines, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: slog.NewJSONHandler(&s.lines, nil)})
+	lines, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{
+		Handler: slog.NewJSONHandler(&s.lines, nil),
+	})
 	require.NoError(t, err)
 	meters := metric.NewMeterProvider(metric.WithReader(s.reader))
 	t.Cleanup(func() { _ = meters.Shutdown(context.Background()) })
@@ -93,7 +95,7 @@ func register[S any](t *testing.T, s *scene, stats func() S) {
 	require.NoError(t, err)
 }
 
-// play lets everything happen that there are events for.
+// play makes every event happen, except cache's refusal.
 func (s *scene) play(t *testing.T) {
 	// Three servers, one of which fails; later two are unhealthy.
 	var addrs []string
@@ -108,22 +110,24 @@ func (s *scene) play(t *testing.T) {
 	}
 	var unhealthy atomic.Bool
 	pace, err := pacer.New(pacer.Config{
-		Rate: ratelimit.PerHour(1_000_000).WithBurst(100_000), Observe: observe[pacer.Event](&s.recorder, s.tel),
+		Rate:    ratelimit.PerHour(1_000_000).WithBurst(100_000),
+		Observe: observe[pacer.Event](&s.recorder, s.tel),
 	})
 	require.NoError(t, err)
 	register(t, s, pace.Stats)
+	check := func(_ context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
+		if unhealthy.Load() && e.Addr != addrs[2] {
+			return errors.New(hostile + "check")
+		}
+		return nil
+	}
 	lb, err := balancer.New(balancer.Config{
 		Resolver: balancer.Static(addrs...),
-		Policy:   balancer.RoundRobin(), // so that the broken one is asked often enough to be ejected
+		Policy:   balancer.RoundRobin(), // asks the broken server often enough to eject it
 		Wrap: func(e balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
 			return pace.TransportFor(e.Addr, s.tel.Transport(next))
 		},
-		Health: balancer.HealthConfig{Interval: 20 * time.Millisecond, Fall: 1, Check: func(_ context.Context, e balancer.Endpoint, _ http.RoundTripper) error {
-			if unhealthy.Load() && e.Addr != addrs[2] {
-				return errors.New(hostile + "check")
-			}
-			return nil
-		}},
+		Health:  balancer.HealthConfig{Interval: 20 * time.Millisecond, Fall: 1, Check: check},
 		Observe: observe[balancer.Event](&s.recorder, s.tel),
 	})
 	require.NoError(t, err)
@@ -136,8 +140,19 @@ func (s *scene) play(t *testing.T) {
 	limiter, err := ratelimit.New(ratelimit.Config{
 		Store: store,
 		Policies: []ratelimit.Policy{
-			{Name: "per-key", Rate: ratelimit.PerHour(1).WithBurst(2), Key: ratelimit.ByHeader("X-Key"), Missing: ratelimit.MissingReject},
-			{Name: "open", Rate: ratelimit.PerHour(1000).WithBurst(1000), Key: ratelimit.ByHeader("X-Key"), Missing: ratelimit.MissingReject, OnError: ratelimit.FailOpen},
+			{
+				Name:    "per-key",
+				Rate:    ratelimit.PerHour(1).WithBurst(2),
+				Key:     ratelimit.ByHeader("X-Key"),
+				Missing: ratelimit.MissingReject,
+			},
+			{
+				Name:    "open",
+				Rate:    ratelimit.PerHour(1000).WithBurst(1000),
+				Key:     ratelimit.ByHeader("X-Key"),
+				Missing: ratelimit.MissingReject,
+				OnError: ratelimit.FailOpen,
+			},
 		},
 		Observe: observe[ratelimit.Event](&s.recorder, s.tel),
 	})
@@ -149,16 +164,20 @@ func (s *scene) play(t *testing.T) {
 	})
 	require.NoError(t, err)
 	register(t, s, places.Stats)
-	data, err := cache.NewMemory(cache.MemoryConfig[string, string]{MaxEntries: 50, Observe: observe[cache.MemoryEvent[string, string]](&s.recorder, s.tel)})
+	data, err := cache.NewMemory(cache.MemoryConfig[string, string]{
+		MaxEntries: 50,
+		Observe:    observe[cache.MemoryEvent[string, string]](&s.recorder, s.tel),
+	})
 	require.NoError(t, err)
 	register(t, s, data.Stats)
 	register(t, s, s.tel.Stats)
 
 	var nested atomic.Pointer[http.Handler]
 	client := &http.Client{Transport: lb}
-	handler := s.tel.Middleware(limiter.Middleware(places.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	proxy := func(w http.ResponseWriter, r *http.Request) {
 		if h := nested.Load(); h != nil {
-			(*h).ServeHTTP(httptest.NewRecorder(), r) // another request of the same key, while this one is in flight
+			// This is another request of the same key while the first is in flight.
+			(*h).ServeHTTP(httptest.NewRecorder(), r)
 		}
 		_, _ = data.Load(r.Context(), r.Header.Get("X-Key"), func(context.Context, string) (string, error) {
 			if strings.HasSuffix(r.Header.Get("X-Key"), "7") {
@@ -178,7 +197,8 @@ func (s *scene) play(t *testing.T) {
 		_, _ = io.Copy(io.Discard, resp.Body)
 		resp.Body.Close()
 		w.WriteHeader(resp.StatusCode)
-	}))))
+	}
+	handler := s.tel.Middleware(limiter.Middleware(places.Middleware(http.HandlerFunc(proxy))))
 	ask := func(key string) int {
 		r := httptest.NewRequest("GET", "/"+hostile+key, nil)
 		r.Host = hostile + key + ".test"
@@ -210,7 +230,7 @@ func (s *scene) play(t *testing.T) {
 	require.Eventually(t, func() bool { return lb.Stats().Panicking == 0 }, 10*time.Second, time.Millisecond)
 	data.Delete(hostile + "1")
 
-	// Pacers that refuse.
+	// These pacers refuse the second request.
 	for _, cfg := range []pacer.Config{
 		{Rate: ratelimit.PerHour(1).WithBurst(1), MaxQueue: -1},
 		{Rate: ratelimit.PerHour(1).WithBurst(1), MaxWait: time.Nanosecond},
@@ -272,8 +292,13 @@ func TestEventsKeepTheContractOfLogValue(t *testing.T) {
 			require.NotContains(t, tuple, "127.0.0.1", event)
 		}
 	}
-	// All there are of balancer, ratelimit and the data cache, but for the refusal of what is too heavy.
-	for _, event := range []string{"attempt", "endpoint", "resolve", "panic", "decision", "store", "concurrency", "turn", "load", "removal"} {
+	// These are all events of the packages, except cache's refusal of entries that are too heavy.
+	for _, event := range []string{
+		"attempt", "endpoint", "resolve", "panic", // balancer
+		"decision", "store", "concurrency", // ratelimit
+		"turn",            // pacer
+		"load", "removal", // cache
+	} {
 		require.Contains(t, dimensions, event)
 	}
 	for event, tuple := range map[string]string{
@@ -295,7 +320,7 @@ func TestEventsKeepTheContractOfLogValue(t *testing.T) {
 func TestEventsAndStatsBecomeMetrics(t *testing.T) {
 	s := newScene(t)
 	s.play(t)
-	want := map[string]int64{} // events by their word
+	want := map[string]int64{} // number of events by their word
 	for _, v := range s.events {
 		want[v.Group()[0].Value.String()]++
 	}
@@ -348,13 +373,15 @@ func TestEventsAndStatsBecomeMetrics(t *testing.T) {
 		require.Equal(t, float64(want[event]), sums[name], name)
 	}
 	for name, event := range map[string]string{
-		"trivet.balancer.attempt.duration": "attempt", "trivet.ratelimit.decision.duration": "decision",
-		"trivet.pacer.turn.duration": "turn", "trivet.cache.load.duration": "load",
+		"trivet.balancer.attempt.duration":   "attempt",
+		"trivet.ratelimit.decision.duration": "decision",
+		"trivet.pacer.turn.duration":         "turn",
+		"trivet.cache.load.duration":         "load",
 	} {
 		require.Equal(t, "metricdata.Histogram[float64] s", kinds[name], name)
 		require.Equal(t, float64(want[event]), sums[name], name)
 	}
-	// Events and statistics agree.
+	// Counted events and statistics agree.
 	for event, stat := range map[string]string{
 		"trivet.balancer.attempt":                "trivet.balancer.requests",
 		"trivet.balancer.attempt{failure}":       "trivet.balancer.failures",
@@ -380,7 +407,8 @@ func TestEventsStandInTheLineOfTheirRequest(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(s.lines.String()), "\n")
 	find := func(path string) map[string]any {
 		t.Helper()
-		i := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, `"url.path":"`+path+`"`) })
+		field := `"url.path":"` + path + `"`
+		i := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, field) })
 		require.GreaterOrEqual(t, i, 0, path)
 		var line map[string]any
 		require.NoError(t, json.Unmarshal([]byte(lines[i]), &line))
@@ -396,7 +424,8 @@ func TestEventsStandInTheLineOfTheirRequest(t *testing.T) {
 	require.Equal(t, "http://service.test", attempt["detail"].(map[string]any)["target"])
 
 	require.Equal(t, true, find("/" + hostile + "7")["load"].(map[string]any)["failed"])
-	failed := find("/" + hostile + "down")["store"].(map[string]any)["detail"].(map[string]any)["error"].(string)
+	down := find("/" + hostile + "down")["store"].(map[string]any)
+	failed := down["detail"].(map[string]any)["error"].(string)
 	require.Contains(t, failed, hostile+"store")
 	require.Contains(t, failed, "password=REDACTED")
 }

@@ -41,16 +41,16 @@ func (l *clientLine) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// A witness is a server behind proxies, and the next server behind it. It tells who the client of a
-// request is in the words of each package, "" for nobody.
+// A witness is a server behind proxies, and the next server behind it. It records the client that
+// each package names for a request; "" is no client.
 type witness struct {
 	handler http.Handler
 	log     clientLine
 	limit   string   // the key
-	sent    []string // X-Forwarded-For
+	sent    []string // the X-Forwarded-For that is sent on
 
-	next ratelimit.KeyFunc // of the next server
-	self string            // the peer of the next server
+	next ratelimit.KeyFunc // the key of the next server
+	self string            // our address, from which the next server gets requests
 }
 
 // newWitness returns a witness that trusts proxies, and unix sockets if unix is true. The next
@@ -107,7 +107,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// check lets all judge a request, requires that they agree and returns the client.
+// check sends a request through w, requires that all name the same client and returns it.
 func (w *witness) check(t *testing.T, peer string, lines []string) string {
 	r := &http.Request{
 		Method: http.MethodGet, URL: &url.URL{Path: "/"}, Host: "asked.test", RemoteAddr: peer,
@@ -142,8 +142,8 @@ func (w *witness) check(t *testing.T, peer string, lines []string) string {
 	return w.limit
 }
 
-// Proxies and others, in every form that a RemoteAddr or an entry of a field can have. None is
-// self of a witness.
+// These are trusted proxies and others, in every form that a RemoteAddr or an entry of
+// X-Forwarded-For can have. None is the self of a witness.
 var (
 	proxyForms = []string{
 		"10.0.0.1:80", "10.0.0.2", "[::ffff:10.0.0.3]:80", "::ffff:10.0.0.4", "[2001:db8:1::1]:80",
@@ -167,8 +167,8 @@ func oneOf(rnd *rand.Rand, lists ...[]string) string {
 	return list[rnd.IntN(len(list))]
 }
 
-// forwardedLines makes an X-Forwarded-For in which anything may stand, and any number of trusted
-// hops behind it, so that its last stranger often stands near the bounds of what is read.
+// forwardedLines returns an X-Forwarded-For with entries of any kind, followed by trusted hops.
+// Often there are so many hops that the last other entry is near the bounds of what is read.
 func forwardedLines(rnd *rand.Rand) []string {
 	var lines []string
 	for range rnd.IntN(4) {
@@ -195,7 +195,7 @@ func forwardedLines(rnd *rand.Rand) []string {
 	return lines
 }
 
-// witnesses runs test with n generated requests for each of several servers.
+// witnesses calls test n times, each with another seed, for each of several servers.
 func witnesses(t *testing.T, n int, test func(t *testing.T, w *witness, rnd *rand.Rand)) {
 	const tcp, unix = "198.51.100.1", "@"
 	networks := []string{"10.0.0.0/8", "2001:db8:1::/48"}
@@ -232,14 +232,14 @@ func TestR36_PeersInEveryFormAreOneClientToAll(t *testing.T) {
 	})
 }
 
-// They do so whatever stands in the field.
+// The log, the limit and the next server name the same client, whatever X-Forwarded-For contains.
 func TestO22_ForwardedFieldsOfAnyKindNameOneClientToAll(t *testing.T) {
 	witnesses(t, 12_500, func(t *testing.T, w *witness, rnd *rand.Rand) {
 		w.check(t, oneOf(rnd, proxyForms, proxyForms, unixForms, otherForms), forwardedLines(rnd))
 	})
 }
 
-// The requests that the tests above generate have clients of all kinds.
+// The requests that the tests above generate have all kinds of clients.
 func TestGeneratedForwardingFieldsVary(t *testing.T) {
 	w := newWitness(t, []string{"10.0.0.0/8", "2001:db8:1::/48"}, false, "198.51.100.1")
 	rnd := rand.New(rand.NewPCG(1, 2))
@@ -255,10 +255,10 @@ func TestGeneratedForwardingFieldsVary(t *testing.T) {
 		case strings.HasPrefix(client, "10.") || strings.HasPrefix(client, "2001:db8:1:"):
 			counts["a proxy"]++
 		default:
-			counts["who a proxy names"]++
+			counts["another one"]++
 		}
 	}
-	for _, kind := range []string{"nobody", "the peer", "a proxy", "who a proxy names"} {
+	for _, kind := range []string{"nobody", "the peer", "a proxy", "another one"} {
 		require.Greater(t, counts[kind], 100, "%s of %v", kind, counts)
 	}
 }

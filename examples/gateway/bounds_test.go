@@ -16,10 +16,18 @@ import (
 	"github.com/trivet-go/trivet/internal/backend"
 )
 
-// The two protocols' deadlines differ: one is looked at when something is read or written, the other ends the stream.
+// stalling is a configuration with a stall_timeout and the certificate "one" in folder.
+func stalling(stall time.Duration, folder string, b *backend.Backend) string {
+	return simple(fmt.Sprintf(
+		"server: {stall_timeout: %s, tls: {certificates: [{cert: %[2]s.pem, key: %[2]s.key}]}}",
+		stall, filepath.Join(folder, "one")), b.Addr)
+}
+
+// A deadline of HTTP/1.1 takes effect in a read or write, one of HTTP/2 ends the stream at any
+// time.
 func TestG10_StallTimeoutIsForClientsNotForSlowUpstreams(t *testing.T) {
 	const stall = 300 * time.Millisecond
-	const size = 8 << 20 // more than what stands in buffers
+	const size = 8 << 20 // more than buffers hold
 	gone := make(chan struct{}, 10)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/late", func(w http.ResponseWriter, r *http.Request) {
@@ -52,8 +60,7 @@ func TestG10_StallTimeoutIsForClientsNotForSlowUpstreams(t *testing.T) {
 	writeCertificate(t, folder, "one", 1, "one.test")
 	for _, h2 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("HTTP2=%t", h2), func(t *testing.T) {
-			g := start(t, simple(fmt.Sprintf("server: {stall_timeout: %s, tls: {certificates: [{cert: %[2]s.pem, key: %[2]s.key}]}}",
-				stall, filepath.Join(folder, "one")), b.Addr))
+			g := start(t, stalling(stall, folder, b))
 			c := secureClient(t, "one.test", h2)
 			url := "https://" + g.addr
 			t.Run("a response that comes late", func(t *testing.T) {
@@ -91,21 +98,27 @@ func TestG10_StallTimeoutIsForClientsNotForSlowUpstreams(t *testing.T) {
 	}
 }
 
-// A response that stands in net/http's buffer when the handler returns is not waited for without end.
+// The stall timeout also bounds the write of a response that is still in net/http's buffer when the
+// handler returns.
 func TestG10_HTTP2ClientWithoutAWindowIsCutOff(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
 	folder := t.TempDir()
 	writeCertificate(t, folder, "one", 1, "one.test")
-	g := start(t, simple(fmt.Sprintf("server: {stall_timeout: 300ms, tls: {certificates: [{cert: %[1]s.pem, key: %[1]s.key}]}}", filepath.Join(folder, "one")), b.Addr))
+	g := start(t, stalling(300*time.Millisecond, folder, b))
 	conn, err := tls.Dial("tcp", g.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 	require.NoError(t, err)
 	defer conn.Close()
 	require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
-	_, err = io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"+
-		"\x00\x00\x06\x04\x00\x00\x00\x00\x00"+"\x00\x04\x00\x00\x00\x00"+ // SETTINGS_INITIAL_WINDOW_SIZE 0
-		"\x00\x00\x12\x01\x05\x00\x00\x00\x01"+"\x82\x87\x04\x04/%2e\x41\x08one.test") // GET /%2e, which gets 400, in stream 1
+	const (
+		preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+		// SETTINGS_INITIAL_WINDOW_SIZE is 0.
+		settings = "\x00\x00\x06\x04\x00\x00\x00\x00\x00" + "\x00\x04\x00\x00\x00\x00"
+		// Stream 1 asks for GET /%2e, which gets 400.
+		headers = "\x00\x00\x12\x01\x05\x00\x00\x00\x01" + "\x82\x87\x04\x04/%2e\x41\x08one.test"
+	)
+	_, err = io.WriteString(conn, preface+settings+headers)
 	require.NoError(t, err)
-	var frames []byte // their types
+	var frames []byte // types of the frames that came
 	for !bytes.Contains(frames, []byte{3}) {
 		head := make([]byte, 9)
 		_, err := io.ReadFull(conn, head)
@@ -118,12 +131,12 @@ func TestG10_HTTP2ClientWithoutAWindowIsCutOff(t *testing.T) {
 	require.NotContains(t, frames, byte(0), "DATA")
 }
 
-// HTTP/1.1 cuts the connection; over HTTP/2 there is an answer, and it blames the client.
+// HTTP/1.1 cuts the connection. Over HTTP/2 the client gets an answer that blames it.
 func TestG10_HTTP2BodyThatStandsStillGets408(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
 	folder := t.TempDir()
 	writeCertificate(t, folder, "one", 1, "one.test")
-	g := start(t, simple(fmt.Sprintf("server: {stall_timeout: 300ms, tls: {certificates: [{cert: %[1]s.pem, key: %[1]s.key}]}}", filepath.Join(folder, "one")), b.Addr))
+	g := start(t, stalling(300*time.Millisecond, folder, b))
 	body, w := io.Pipe()
 	defer w.Close()
 	req, err := http.NewRequest("POST", "https://"+g.addr, body)
@@ -136,7 +149,7 @@ func TestG10_HTTP2BodyThatStandsStillGets408(t *testing.T) {
 	}
 }
 
-// zeros are endless.
+// zeros is an endless reader of zero bytes.
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) {

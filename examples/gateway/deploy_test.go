@@ -32,7 +32,8 @@ func TestRulesAreThoseOfTheCommentedConfiguration(t *testing.T) {
 	require.NoError(t, err)
 	written, err := os.ReadFile("deploy/slo.rules.yml")
 	require.NoError(t, err)
-	require.Equal(t, string(written), string(out), "go run ./examples/gateway -rules -config examples/gateway/gateway.yaml > examples/gateway/deploy/slo.rules.yml")
+	require.Equal(t, string(written), string(out), "write it anew with go run ./examples/gateway -rules "+
+		"-config examples/gateway/gateway.yaml > examples/gateway/deploy/slo.rules.yml")
 	promtool := program.Path(t, "promtool")
 	for _, args := range [][]string{
 		{"check", "rules", "deploy/slo.rules.yml", "deploy/gateway.rules.yml"},
@@ -43,11 +44,12 @@ func TestRulesAreThoseOfTheCommentedConfiguration(t *testing.T) {
 	}
 }
 
-// A promQuery is an expression and the labels that a text beside it names.
+// A promQuery is an expression of a dashboard or rule, and the labels that its legend or
+// annotations name.
 type promQuery struct {
 	where, expr string
 	labels      []string
-	dashboard   bool
+	shows       bool // it must have a result; the expression of a rule may have none
 }
 
 var (
@@ -55,7 +57,7 @@ var (
 	annotationLabel = regexp.MustCompile(`\$labels\.(\w+)`)
 )
 
-// deployed returns all expressions of the dashboard and the rules.
+// deployed returns all expressions of the dashboard, the rules and keda.yaml.
 func deployed(t *testing.T) (all []promQuery) {
 	t.Helper()
 	submatches := func(re *regexp.Regexp, text string) (names []string) {
@@ -77,7 +79,8 @@ func deployed(t *testing.T) (all []promQuery) {
 	fill := strings.NewReplacer("$__rate_interval", "1m", "$job", "gateway")
 	for _, p := range dashboard.Panels {
 		for _, target := range p.Targets {
-			all = append(all, promQuery{p.Title, fill.Replace(target.Expr), submatches(legendLabel, target.LegendFormat), true})
+			labels := submatches(legendLabel, target.LegendFormat)
+			all = append(all, promQuery{p.Title, fill.Replace(target.Expr), labels, true})
 		}
 	}
 	for _, v := range dashboard.Templating.List {
@@ -99,7 +102,8 @@ func deployed(t *testing.T) (all []promQuery) {
 		require.NoError(t, yaml.Unmarshal(text, &rules))
 		for _, g := range rules.Groups {
 			for _, r := range g.Rules {
-				all = append(all, promQuery{r.Alert + r.Record, r.Expr, submatches(annotationLabel, fmt.Sprint(r.Annotations)), false})
+				labels := submatches(annotationLabel, fmt.Sprint(r.Annotations))
+				all = append(all, promQuery{r.Alert + r.Record, r.Expr, labels, false})
 			}
 		}
 	}
@@ -119,7 +123,8 @@ func deployed(t *testing.T) (all []promQuery) {
 	return all
 }
 
-// selectors returns what an expression reads, name{matchers}, and the labels it groups by or matches on.
+// selectors returns the selectors of an expression, name{matchers}, and the labels that it groups
+// by or matches on.
 func selectors(t *testing.T, expr string) (series, labels []string) {
 	t.Helper()
 	word := regexp.MustCompile(`^[a-zA-Z_:][a-zA-Z0-9_:]*`)
@@ -146,7 +151,7 @@ func selectors(t *testing.T, expr string) (series, labels []string) {
 			}
 			rest = rest[len(m[0]):]
 		case slices.Contains([]string{"and", "or", "unless", "bool"}, name):
-		case list.MatchString(rest) || strings.HasPrefix(strings.TrimSpace(rest), "("): // a function, or an aggregation
+		case list.MatchString(rest), strings.HasPrefix(strings.TrimSpace(rest), "("): // a call
 		case regexp.MustCompile(`^\s+(by|without)\b`).MatchString(rest): // an aggregation
 		default:
 			m := matchers.FindString(rest)
@@ -157,26 +162,31 @@ func selectors(t *testing.T, expr string) (series, labels []string) {
 	return series, labels
 }
 
-// A prometheusServer scrapes a gateway and evaluates its rules.
+// A prometheusServer is a Prometheus that scrapes a gateway and evaluates its rules.
 type prometheusServer struct {
 	url    string
 	client *http.Client
 }
 
-// startPrometheus runs Prometheus on deploy/ for the admin server at target.
+// startPrometheus runs a Prometheus with the files of deploy/ that scrapes the admin server at
+// target.
 func startPrometheus(t *testing.T, target string) *prometheusServer {
 	t.Helper()
 	path := program.Path(t, "prometheus")
 	dir, addr := t.TempDir(), freeport.Reserve(t)
+	adapt := strings.NewReplacer("127.0.0.1:8081", target, "interval: 15s", "interval: 200ms")
 	for _, file := range []string{"slo.rules.yml", "gateway.rules.yml", "prometheus.yml"} {
 		text, err := os.ReadFile("deploy/" + file)
 		require.NoError(t, err)
-		text = []byte(strings.NewReplacer("127.0.0.1:8081", target, "interval: 15s", "interval: 200ms").Replace(string(text)))
-		require.NoError(t, os.WriteFile(filepath.Join(dir, file), text, 0o600))
+		adapted := adapt.Replace(string(text))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte(adapted), 0o600))
 	}
 	log, err := os.Create(filepath.Join(dir, "log"))
 	require.NoError(t, err)
-	cmd := exec.Command(path, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr)
+	cmd := exec.Command(path,
+		"--config.file="+filepath.Join(dir, "prometheus.yml"),
+		"--storage.tsdb.path="+filepath.Join(dir, "data"),
+		"--web.listen-address="+addr)
 	cmd.Stdout, cmd.Stderr = log, log
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
@@ -196,7 +206,7 @@ func startPrometheus(t *testing.T, target string) *prometheusServer {
 	return p
 }
 
-// api decodes the data of an answer.
+// api decodes the data of an answer into data.
 func (p *prometheusServer) api(path string, form url.Values, data any) error {
 	resp, err := p.client.Get(p.url + path + "?" + form.Encode())
 	if err != nil {
@@ -220,7 +230,7 @@ func (p *prometheusServer) api(path string, form url.Values, data any) error {
 	return json.Unmarshal(answer.Data, data)
 }
 
-// check reports what is wrong with q.
+// check returns an error if q reads series or names labels that do not exist.
 func (p *prometheusServer) check(t *testing.T, q promQuery) error {
 	reads, labels := selectors(t, q.expr)
 	if len(reads) == 0 {
@@ -247,7 +257,7 @@ func (p *prometheusServer) check(t *testing.T, q promQuery) error {
 	if err := p.api("/api/v1/query", url.Values{"query": {q.expr}}, &result); err != nil {
 		return fmt.Errorf("%s: %w", q.where, err)
 	}
-	if q.dashboard {
+	if q.shows {
 		if len(result.Result) == 0 {
 			return fmt.Errorf("%s: %s shows nothing", q.where, q.expr)
 		}
@@ -259,7 +269,7 @@ func (p *prometheusServer) check(t *testing.T, q promQuery) error {
 		}
 	}
 	for _, name := range append(labels, q.labels...) {
-		// An aggregation takes le away when it makes a quantile of it.
+		// histogram_quantile consumes le.
 		if !have[name] && !(name == "le" && strings.Contains(q.expr, "_bucket")) {
 			return fmt.Errorf("%s: nothing has the label %q", q.where, name)
 		}
@@ -267,7 +277,8 @@ func (p *prometheusServer) check(t *testing.T, q promQuery) error {
 	return nil
 }
 
-// The commented configuration runs, and all that dashboard and rules name comes out of it.
+// A gateway with the commented configuration emits every metric and label that the dashboard and
+// the rules name.
 func TestDashboardAndRulesNameWhatTheGatewayEmits(t *testing.T) {
 	var app []*backend.Process
 	for range 3 {
@@ -279,7 +290,9 @@ func TestDashboardAndRulesNameWhatTheGatewayEmits(t *testing.T) {
 	require.NoError(t, err)
 	config := string(text)
 	for old, replacement := range map[string]string{
-		"127.0.0.1:9001": app[0].Addr, "127.0.0.1:9002": app[1].Addr, "127.0.0.1:9003": app[2].Addr,
+		"127.0.0.1:9001":                   app[0].Addr,
+		"127.0.0.1:9002":                   app[1].Addr,
+		"127.0.0.1:9003":                   app[2].Addr,
 		"url: https://users.internal:8443": "hosts: [\"" + users.Addr + "\"]",
 		"addr: 127.0.0.1:6379":             "addr: \"" + redisAddr + "\"",
 		"timeout: 25ms":                    "timeout: 1s",
@@ -297,7 +310,7 @@ func TestDashboardAndRulesNameWhatTheGatewayEmits(t *testing.T) {
 			r.Header.Set("X-Api-Key", "key")
 		})
 	}
-	// Killed with so many requests in flight that it is ejected.
+	// One host is killed while so many requests are in flight that it is ejected.
 	for _, a := range app {
 		a.Set(backend.Behaviour{Delay: 500 * time.Millisecond})
 	}
@@ -346,12 +359,12 @@ func TestDashboardAndRulesNameWhatTheGatewayEmits(t *testing.T) {
 	}
 	require.Equal(t, 43, n)
 
-	// The control: what nothing emits is noticed.
+	// check notices metrics, labels, values and legends that nothing emits.
 	for _, q := range []promQuery{
-		{where: "metric", expr: "rate(trivet_balancer_guesses_total[1m])", dashboard: true},
-		{where: "label", expr: "sum by (backend) (rate(trivet_balancer_attempt_total[1m]))", dashboard: true},
+		{where: "metric", expr: "rate(trivet_balancer_guesses_total[1m])", shows: true},
+		{where: "label", expr: "sum by (backend) (rate(trivet_balancer_attempt_total[1m]))", shows: true},
 		{where: "value", expr: `trivet_ratelimit_decision_total{outcome="refused"} > 1`},
-		{where: "legend", expr: "trivet_balancer_available", labels: []string{"upstream"}, dashboard: true},
+		{where: "legend", expr: "trivet_balancer_available", labels: []string{"upstream"}, shows: true},
 	} {
 		require.Error(t, prom.check(t, q), q.where)
 	}

@@ -15,9 +15,9 @@ import (
 
 // drain ends the server without losing a request that it has accepted:
 //
-//  1. For DrainDelay it serves on, reports that it is not ready, and closes each connection after its
-//     response, so that load balancers and clients go elsewhere by themselves. A connection closed
-//     while its client sends the next request loses that request: few are left to close then.
+//  1. For DrainDelay it serves on, reports that it is not ready, and closes each connection after
+//     its response, so that load balancers and clients go elsewhere by themselves. A connection
+//     closed while its client sends the next request loses that request; few are open by then.
 //  2. It closes the listener and answers the accepted requests within DrainTimeout. It does not
 //     use http.Server.Shutdown, which drops a request that it reads after the call. A request that
 //     lasts longer is cut, and drain returns an error.

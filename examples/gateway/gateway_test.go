@@ -30,19 +30,19 @@ func TestMain(m *testing.M) {
 
 var discardLog = slog.New(slog.DiscardHandler)
 
-// A live gateway runs inside the test.
+// A live gateway runs in the process of the test.
 type live struct {
 	*gateway
 	addr, url string
 }
 
-// start runs a gateway of the YAML text, with the admin server's handler for its status.
+// start runs a gateway with the configuration text, without its admin server.
 func start(t *testing.T, text string) *live {
 	t.Helper()
 	return startLogged(t, text, io.Discard)
 }
 
-// startLogged is start with an access log.
+// startLogged is start with a destination for the access log.
 func startLogged(t *testing.T, text string, accessLog io.Writer) *live {
 	t.Helper()
 	cfg, err := parseConfig("test", []byte(text))
@@ -63,11 +63,12 @@ func startLogged(t *testing.T, text string, accessLog io.Writer) *live {
 	return &live{g, ln.Addr().String(), "http://" + ln.Addr().String()}
 }
 
-// client returns a client that keeps connections for this test only.
+// client returns a client with connections of its own, which follows no redirects.
 func client(t *testing.T) *http.Client {
 	tr := &http.Transport{MaxIdleConnsPerHost: 100, DisableCompression: true}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 30 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &http.Client{Transport: tr, Timeout: 30 * time.Second, CheckRedirect: stay}
 }
 
 // do returns the response to a request, and its body.
@@ -88,9 +89,18 @@ func get(t *testing.T, c *http.Client, url string) (*http.Response, string) {
 	return do(t, c, req)
 }
 
-// simple is a configuration of one upstream with those hosts, and more text.
+// simple is a configuration of one upstream with hosts and one route, followed by more.
 func simple(more string, hosts ...string) string {
-	return fmt.Sprintf("upstreams:\n  app: {hosts: [%s]}\nroutes:\n  - upstream: app\n%s", strings.Join(hosts, ", "), more)
+	return fmt.Sprintf("upstreams:\n  app: {hosts: [%s]}\nroutes:\n  - upstream: app\n%s",
+		strings.Join(hosts, ", "), more)
+}
+
+// upgrade is the end of a request for a websocket, and of the answer that grants it.
+const upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+// inFlow is a configuration of the upstream app with one host, and of routes in YAML's flow style.
+func inFlow(host, routes string) string {
+	return fmt.Sprintf("upstreams: {app: {hosts: [%s]}}\nroutes: %s", host, routes)
 }
 
 func TestRoutes(t *testing.T) {
@@ -115,7 +125,7 @@ routes:
 	tests := []struct {
 		method, host, path string
 		status             int
-		backend            string // or a field of the answer
+		backend            string // name of the one that answers, if any
 	}{
 		{"GET", "", "/", 200, "a"},
 		{"GET", "", "/anything/else", 200, "a"},
@@ -137,7 +147,7 @@ routes:
 		{"GET", "", "/b/../exact", 307, ""},
 		{"GET", "", "//b/x", 307, ""},
 		{"GET", "", "/c%2fx", 200, "a"}, // an encoded slash is no separator
-		// A server that decodes before it resolves would see a path of another route.
+		// A server that decodes the path before it resolves dots would see a path of another route.
 		{"GET", "", "/b/%2e%2e/exact", 400, ""},
 		{"GET", "", "/b/%2E./exact", 400, ""},
 		{"GET", "", "/b%2f..%2fexact", 400, ""},
@@ -170,7 +180,7 @@ routes:
 
 func TestRedirectsToTheCleanPathKeepItsEncoding(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
-	g := start(t, fmt.Sprintf("upstreams: {app: {hosts: [%s]}}\nroutes: [{upstream: app, path: /a/}]", b.Addr))
+	g := start(t, inFlow(b.Addr, "[{upstream: app, path: /a/}]"))
 	c := client(t)
 	for target, want := range map[string]string{
 		"//a/b%20c?d=%20e": "/a/b%20c?d=%20e",
@@ -190,7 +200,7 @@ func TestG07_PathsThatReadAsAnotherRoutesAreRefused(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
 	g := start(t, simple("  - {upstream: app, path: /users/}\n  - {upstream: app, path: /one}", b.Addr))
 	for target, want := range map[string]int{
-		"/users/a%2Fb":       200, // the same route, however it is read
+		"/users/a%2Fb":       200, // every reading is a path of the same route
 		"/users/a;b=c/d":     200,
 		"/users/a%5Cb":       200,
 		"/a%2fb":             200,
@@ -207,7 +217,7 @@ func TestG07_PathsThatReadAsAnotherRoutesAreRefused(t *testing.T) {
 		"/users/;a":          200,
 		"/one;a":             400,
 		"/one%3Ba":           400,
-		"/users%252fa":       200, // who decodes twice?
+		"/users%252fa":       200, // only a server that decodes twice sees a slash
 		"//users%2fa":        400,
 		"/%2f%2fusers%2f%2f": 400,
 	} {
@@ -226,9 +236,9 @@ func TestG07_PathsThatReadAsAnotherRoutesAreRefused(t *testing.T) {
 
 func TestTargetsInEveryForm(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
-	g := start(t, fmt.Sprintf("upstreams: {app: {hosts: [%s]}}\nroutes: [{upstream: app, host: a.test}]", b.Addr))
+	g := start(t, inFlow(b.Addr, "[{upstream: app, host: a.test}]"))
 	for line, want := range map[string]int{
-		"GET http://A.test:1/x":   200, // the target's host, not the field's (RFC 9112, section 3.2.2)
+		"GET http://A.test:1/x":   200, // RFC 9112, section 3.2.2: the target's host counts
 		"GET http://a.test":       200,
 		"GET http://b.test/x":     404,
 		"GET http://b@a.test/x":   200,
@@ -253,7 +263,7 @@ func TestTargetsInEveryForm(t *testing.T) {
 
 func TestHosts(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
-	g := start(t, fmt.Sprintf("upstreams: {app: {hosts: [%s]}}\nroutes: [{upstream: app, path: /any}, {upstream: app, host: a.test, path: /a}]", b.Addr))
+	g := start(t, inFlow(b.Addr, "[{upstream: app, path: /any}, {upstream: app, host: a.test, path: /a}]"))
 	for head, want := range map[string]int{
 		"GET /a HTTP/1.1\r\nHost: A.test.:80":         200,
 		"GET /a HTTP/1.1\r\nHost: a.test:":            200,
@@ -322,7 +332,7 @@ routes:
 			resp, body := do(t, c, req)
 			require.Equal(t, tt.status, resp.StatusCode, body)
 			require.Equal(t, "application/problem+json", resp.Header.Get("Content-Type"))
-			require.NotContains(t, body, "127.0.0.1", "nothing about the inside")
+			require.NotContains(t, body, "127.0.0.1", "internals stay inside")
 			if tt.status == 503 {
 				require.NotEmpty(t, resp.Header.Get("Retry-After"))
 			}
@@ -341,7 +351,7 @@ routes:
 	})
 }
 
-// What the gateway's own wrappers must let through.
+// The gateway's own wrappers let streams, early hints, trailers, aborts and upgrades through.
 func TestStreamsPassThrough(t *testing.T) {
 	read := make(chan struct{})
 	mux := http.NewServeMux()
@@ -371,7 +381,7 @@ func TestStreamsPassThrough(t *testing.T) {
 			return
 		}
 		defer conn.Close()
-		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\n" + upgrade)
 		_ = rw.Flush()
 		line, _ := rw.ReadString('\n')
 		_, _ = rw.WriteString("echo " + line)
@@ -391,16 +401,19 @@ func TestStreamsPassThrough(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, fmt.Sprintf("data: %d\n", i), line)
 			_, _ = lines.ReadString('\n')
-			read <- struct{}{} // the next is not written before this one was read
+			read <- struct{}{} // lets the handler write the next event
 		}
 	})
 	t.Run("early hints, body and trailer", func(t *testing.T) {
 		var hints []string
-		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-			hints = append(hints, fmt.Sprint(code, h.Get("Link")))
-			return nil
-		}})
-		req, err := http.NewRequestWithContext(ctx, "POST", g.url+"/hints", io.MultiReader(strings.NewReader("chunked")))
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+			Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+				hints = append(hints, fmt.Sprint(code, h.Get("Link")))
+				return nil
+			},
+		})
+		chunked := io.MultiReader(strings.NewReader("chunked"))
+		req, err := http.NewRequestWithContext(ctx, "POST", g.url+"/hints", chunked)
 		require.NoError(t, err)
 		resp, body := do(t, c, req)
 		require.Equal(t, []string{"103</a.css>"}, hints)
@@ -419,7 +432,7 @@ func TestStreamsPassThrough(t *testing.T) {
 		conn, err := net.Dial("tcp", g.addr)
 		require.NoError(t, err)
 		defer conn.Close()
-		fmt.Fprintf(conn, "GET /socket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		fmt.Fprint(conn, "GET /socket HTTP/1.1\r\nHost: a\r\n"+upgrade)
 		buf := bufio.NewReader(conn)
 		resp, err := http.ReadResponse(buf, nil)
 		require.NoError(t, err)
@@ -440,7 +453,9 @@ func TestG11_HeaderAndBodyFloodsAreRefused(t *testing.T) {
 		change func(*http.Request)
 		status int
 	}{
-		{"within the limits", func(r *http.Request) { r.Header.Set("Cookie", strings.Repeat("a=b; ", 20)) }, 200},
+		{"within the limits", func(r *http.Request) {
+			r.Header.Set("Cookie", strings.Repeat("a=b; ", 20))
+		}, 200},
 		{"bytes of one field", func(r *http.Request) { r.Header.Set("A", strings.Repeat("a", 20<<10)) }, 431},
 		{"bytes of the path", func(r *http.Request) { r.URL.Path = "/" + strings.Repeat("a", 20<<10) }, 431},
 		{"query parameters", func(r *http.Request) { r.URL.RawQuery = strings.Repeat("a&", 20<<10) }, 431},
@@ -459,13 +474,14 @@ func TestG11_HeaderAndBodyFloodsAreRefused(t *testing.T) {
 		}, 413},
 		{"multipart with many parts", func(r *http.Request) {
 			r.Header.Set("Content-Type", "multipart/form-data; boundary=b")
-			r.ContentLength, r.Body = -1, io.NopCloser(strings.NewReader(strings.Repeat("--b\r\n\r\n\r\n", 1000)))
+			parts := strings.NewReader(strings.Repeat("--b\r\n\r\n\r\n", 1000))
+			r.ContentLength, r.Body = -1, io.NopCloser(parts)
 		}, 413},
 		{"largest body", func(r *http.Request) {
 			r.ContentLength, r.Body = -1, io.NopCloser(bytes.NewReader(make([]byte, 1<<10)))
 		}, 200},
 	}
-	for range 3 { // so often that a host which were blamed would be ejected
+	for range 3 { // often enough to eject a host that is blamed
 		for _, tt := range tests {
 			t.Run(tt.name, func(t *testing.T) {
 				req, err := http.NewRequest("POST", g.url, nil)
@@ -485,9 +501,14 @@ func TestG11_HeaderAndBodyFloodsAreRefused(t *testing.T) {
 func TestG11_BrokenBodiesAreTheClientsFault(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
 	g := start(t, simple("", b.Addr))
-	for _, body := range []string{"zz\r\n", "3\r\nabcd\r\n0\r\n\r\n", "fffffffffffffffff\r\n", "0\r\nno trailer\r\n\r\n"} {
+	for _, body := range []string{
+		"zz\r\n",
+		"3\r\nabcd\r\n0\r\n\r\n",
+		"fffffffffffffffff\r\n",
+		"0\r\nno trailer\r\n\r\n",
+	} {
 		t.Run(body, func(t *testing.T) {
-			for range 5 { // so often that a host which were blamed would be ejected
+			for range 5 { // often enough to eject a host that is blamed
 				conn, err := net.Dial("tcp", g.addr)
 				require.NoError(t, err)
 				defer conn.Close()
@@ -496,7 +517,7 @@ func TestG11_BrokenBodiesAreTheClientsFault(t *testing.T) {
 				require.NoError(t, err)
 				require.NoError(t, resp.Body.Close())
 				require.Equal(t, 400, resp.StatusCode)
-				require.True(t, resp.Close, "where the next request begins is not known")
+				require.True(t, resp.Close, "nobody knows where the next request begins")
 			}
 		})
 	}
@@ -506,33 +527,42 @@ func TestG11_BrokenBodiesAreTheClientsFault(t *testing.T) {
 	}
 }
 
-// However ambiguous a request's framing is, the upstream gets as many requests as the gateway answers.
+// The upstream gets as many requests as the gateway answers, however ambiguous their framing is.
 func TestFraming(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
 	g := start(t, simple("", b.Addr))
 	const (
 		hidden = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"
 		last   = "GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+		chunked = "Transfer-Encoding: chunked"
+		end     = "0\r\n\r\n" // of a chunked body
 	)
+	inChunk := fmt.Sprintf("%x\r\n%s\r\n%s", len(hidden), hidden, end)
+	lengthOfHidden := fmt.Sprintf("Content-Length: %d", len(hidden))
 	for name, tt := range map[string]struct {
 		head, body string
 		want       []int
 	}{
-		"chunked beside a length":   {"Content-Length: 40\r\nTransfer-Encoding: chunked", "0\r\n\r\n" + hidden, []int{200, 200, 200}},
-		"hidden in a chunk":         {"Content-Length: 4\r\nTransfer-Encoding: chunked", fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(hidden), hidden), []int{200, 200}},
-		"the same length twice":     {"Content-Length: 1\r\nContent-Length: 1", "a" + hidden, []int{200, 200, 200}},
-		"two lengths":               {"Content-Length: 1\r\nContent-Length: 2", "ab" + hidden, []int{400}},
-		"a list of lengths":         {"Content-Length: 1, 1", "a" + hidden, []int{400}},
-		"a signed length":           {"Content-Length: +1", "a" + hidden, []int{400}},
-		"an empty length":           {"Content-Length:", hidden, []int{400}},
-		"chunked twice":             {"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "0\r\n\r\n" + hidden, []int{501}},
-		"another coding":            {"Transfer-Encoding: identity", hidden, []int{501}},
-		"a space before the colon":  {"Transfer-Encoding : chunked", "0\r\n\r\n" + hidden, []int{400}},
-		"a folded line":             {"Transfer-Encoding:\r\n chunked", "0\r\n\r\n" + hidden, []int{200, 200, 200}},
-		"a length that is folded":   {"X: a\r\n Content-Length: 40", hidden, []int{200, 200, 200}},
-		"a field with a null":       {"X: a\x00b", hidden, []int{400}},
-		"chunked in a trailer":      {"Transfer-Encoding: chunked", "0\r\nContent-Length: 40\r\n\r\n" + hidden, []int{200, 200, 200}},
-		"length ended by line feed": {fmt.Sprintf("X: a\nContent-Length: %d", len(hidden)), hidden, []int{200, 200}},
+		"chunked beside a length":  {"Content-Length: 40\r\n" + chunked, end + hidden, []int{200, 200, 200}},
+		"hidden in a chunk":        {"Content-Length: 4\r\n" + chunked, inChunk, []int{200, 200}},
+		"two lengths":              {"Content-Length: 1\r\nContent-Length: 2", "ab" + hidden, []int{400}},
+		"a list of lengths":        {"Content-Length: 1, 1", "a" + hidden, []int{400}},
+		"a signed length":          {"Content-Length: +1", "a" + hidden, []int{400}},
+		"an empty length":          {"Content-Length:", hidden, []int{400}},
+		"chunked twice":            {chunked + "\r\n" + chunked, end + hidden, []int{501}},
+		"another coding":           {"Transfer-Encoding: identity", hidden, []int{501}},
+		"a space before the colon": {"Transfer-Encoding : chunked", end + hidden, []int{400}},
+		"a folded line":            {"Transfer-Encoding:\r\n chunked", end + hidden, []int{200, 200, 200}},
+		"a length that is folded":  {"X: a\r\n Content-Length: 40", hidden, []int{200, 200, 200}},
+		"a field with a null":      {"X: a\x00b", hidden, []int{400}},
+		"the same length twice": {
+			"Content-Length: 1\r\nContent-Length: 1", "a" + hidden, []int{200, 200, 200},
+		},
+		"chunked in a trailer": {
+			chunked, "0\r\nContent-Length: 40\r\n\r\n" + hidden, []int{200, 200, 200},
+		},
+		"length ended by line feed": {"X: a\n" + lengthOfHidden, hidden, []int{200, 200}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := b.Requests()
@@ -562,7 +592,7 @@ func TestFraming(t *testing.T) {
 
 func TestG20_NilAndZeroValuesAreRefusedWhenBuilt(t *testing.T) {
 	_, faults := Config{}.withDefaults()
-	require.Len(t, faults, 2, "routes and upstreams")
+	require.Len(t, faults, 2, "routes and upstreams are required")
 
 	tel, err := telemetry.New(telemetry.Config{})
 	require.NoError(t, err)
@@ -571,12 +601,14 @@ func TestG20_NilAndZeroValuesAreRefusedWhenBuilt(t *testing.T) {
 
 	var pushed *balancer.Pushed
 	for name, cfg := range map[string]balancer.Config{
-		"zero":                 {},
-		"typed nil resolver":   {Resolver: pushed},
-		"subset of nil":        {Resolver: balancer.Subset(nil, "k", 3)},
-		"subset of typed nil":  {Resolver: balancer.Subset(pushed, "k", 3)},
-		"typed nil policy":     {Resolver: balancer.Static("a:1"), Policy: (*nilPolicy)(nil)},
-		"negative health":      {Resolver: balancer.Static("a:1"), Health: balancer.HealthConfig{Interval: -1}},
+		"zero":                {},
+		"typed nil resolver":  {Resolver: pushed},
+		"subset of nil":       {Resolver: balancer.Subset(nil, "k", 3)},
+		"subset of typed nil": {Resolver: balancer.Subset(pushed, "k", 3)},
+		"typed nil policy":    {Resolver: balancer.Static("a:1"), Policy: (*nilPolicy)(nil)},
+		"negative health": {
+			Resolver: balancer.Static("a:1"), Health: balancer.HealthConfig{Interval: -1},
+		},
 		"negative connections": {Resolver: balancer.Static("a:1"), Conns: -1},
 	} {
 		t.Run(name, func(t *testing.T) {

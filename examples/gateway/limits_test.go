@@ -23,13 +23,14 @@ import (
 	"github.com/trivet-go/trivet/ratelimit/redislimit"
 )
 
-// startRedis runs a redis-server that keeps nothing.
+// startRedis runs a redis-server that writes nothing to disk.
 func startRedis(t *testing.T) (addr string, kill func()) {
 	t.Helper()
 	path := program.Path(t, "redis-server")
 	addr = freeport.Reserve(t)
 	_, port, _ := strings.Cut(addr, ":")
-	cmd := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
+	cmd := exec.Command(path, "--port", port, "--bind", "127.0.0.1",
+		"--save", "", "--appendonly", "no", "--dir", t.TempDir())
 	require.NoError(t, cmd.Start())
 	kill = func() {
 		_ = cmd.Process.Kill()
@@ -38,12 +39,15 @@ func startRedis(t *testing.T) (addr string, kill func()) {
 	t.Cleanup(kill)
 	c := redis.NewClient(&redis.Options{Addr: addr})
 	defer c.Close()
-	require.Eventually(t, func() bool { return c.Ping(t.Context()).Err() == nil }, 20*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return c.Ping(t.Context()).Err() == nil },
+		20*time.Second, 5*time.Millisecond)
 	return addr, kill
 }
 
-// statuses counts the answers to n requests, which change may change.
-func statuses(t *testing.T, c *http.Client, url string, n int, change func(i int, r *http.Request)) map[int]int {
+// statuses counts the answers to n requests by status. change, if not nil, may change each request.
+func statuses(
+	t *testing.T, c *http.Client, url string, n int, change func(i int, r *http.Request),
+) map[int]int {
 	t.Helper()
 	count := map[int]int{}
 	for i := range n {
@@ -58,7 +62,7 @@ func statuses(t *testing.T, c *http.Client, url string, n int, change func(i int
 	return count
 }
 
-// page returns an admin page.
+// page reads an admin page into into.
 func page(t *testing.T, g *live, path string, into any) {
 	t.Helper()
 	w := httptest.NewRecorder()
@@ -78,7 +82,8 @@ type limitsPage struct {
 
 func TestLimitsRefuseWith429(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
-	g := start(t, simple("    limits: [per-address]\nlimits: {per-address: {rate: 3/h, burst: 3, by: address}}", b.Addr))
+	g := start(t, simple("    limits: [per-address]\n"+
+		"limits: {per-address: {rate: 3/h, burst: 3, by: address}}", b.Addr))
 	c := client(t)
 	require.Equal(t, map[int]int{200: 3}, statuses(t, c, g.url, 3, nil))
 	resp, body := get(t, c, g.url)
@@ -91,7 +96,7 @@ func TestLimitsRefuseWith429(t *testing.T) {
 	wait, err := strconv.Atoi(resp.Header.Get("Retry-After"))
 	require.NoError(t, err)
 	require.InDelta(t, 1200, wait, 5)
-	require.Equal(t, 3, b.Requests(), "what is refused reaches nobody")
+	require.Equal(t, 3, b.Requests(), "a refused request does not reach the upstream")
 
 	var p limitsPage
 	page(t, g, "/limits", &p)
@@ -107,16 +112,18 @@ func TestLimitsByAddressBelieveTrustedProxiesOnly(t *testing.T) {
 	c := client(t)
 
 	g := start(t, simple(limited, b.Addr))
-	require.Equal(t, map[int]int{200: 2, 429: 4}, statuses(t, c, g.url, 6, forged), "a client names itself anew each time")
+	require.Equal(t, map[int]int{200: 2, 429: 4}, statuses(t, c, g.url, 6, forged),
+		"one client that calls itself another one each time")
 
 	g = start(t, simple(limited+"server: {trusted_proxies: [127.0.0.0/8]}", b.Addr))
-	require.Equal(t, map[int]int{200: 6}, statuses(t, c, g.url, 6, forged), "the proxy says who the clients are")
-	// Left of the hop that the proxy has added stands what the client made up.
+	require.Equal(t, map[int]int{200: 6}, statuses(t, c, g.url, 6, forged),
+		"six clients that the proxy names")
+	// The client made up the entry that stands left of the proxy's own.
 	require.Equal(t, map[int]int{200: 1, 429: 5}, statuses(t, c, g.url, 6, func(i int, r *http.Request) {
 		r.Header.Set("X-Forwarded-For", fmt.Sprintf("198.51.100.%d, 203.0.113.1", i))
 	}))
 	require.Equal(t, map[int]int{200: 2, 429: 4}, statuses(t, c, g.url, 6, func(i int, r *http.Request) {
-		r.Header.Set("X-Forwarded-For", fmt.Sprintf("2001:db8::%d", i)) // one client's network
+		r.Header.Set("X-Forwarded-For", fmt.Sprintf("2001:db8::%d", i)) // all in the network of one client
 	}))
 }
 
@@ -131,8 +138,10 @@ func TestPeersOfUnixSocketsAreTrustedIfAsked(t *testing.T) {
 	} {
 		t.Run(list, func(t *testing.T) {
 			var lines bytes.Buffer
-			g := startLogged(t, simple("    limits: [l]\nlimits: {l: {rate: 1/h, burst: 2, by: address}}\n"+
-				"telemetry: {access_log: {client: full}}\nserver: {trusted_proxies: ["+list+"]}", b.Addr), &lines)
+			g := startLogged(t, simple(`    limits: [l]
+limits: {l: {rate: 1/h, burst: 2, by: address}}
+telemetry: {access_log: {client: full}}
+server: {trusted_proxies: [`+list+"]}", b.Addr), &lines)
 			got := map[int]int{}
 			for i := range 6 {
 				r := httptest.NewRequest(http.MethodGet, "http://shop.test/", nil)
@@ -199,7 +208,7 @@ routes:
 	require.Equal(t, map[int]int{200: 2}, get("/a", 2))
 	require.Equal(t, map[int]int{200: 1, 429: 1}, get("/b", 2))
 	require.Equal(t, map[int]int{200: 3, 429: 1}, get("/c", 4))
-	// All or none: what "each" refuses costs nothing of "all".
+	// A request that "each" refuses costs nothing of "all".
 	require.Equal(t, map[int]int{200: 3, 429: 7}, get("/d", 10))
 	require.Equal(t, map[int]int{200: 2, 429: 1}, get("/e", 3))
 	require.Equal(t, map[int]int{200: 20}, get("/free", 20))
@@ -207,12 +216,13 @@ routes:
 
 func TestConcurrencyOfARoute(t *testing.T) {
 	release := make(chan struct{})
-	b := backend.Start(t, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	slow := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
 			<-release
 		}
-	})})
-	g := start(t, fmt.Sprintf("upstreams: {u: {hosts: [%s]}}\nroutes:\n- {upstream: u, path: /slow, concurrency: 2}\n- {upstream: u}", b.Addr))
+	})
+	b := backend.Start(t, backend.Config{Handler: slow})
+	g := start(t, inFlow(b.Addr, "[{upstream: app, path: /slow, concurrency: 2}, {upstream: app}]"))
 	c := client(t)
 	done := make(chan int, 2)
 	for range 2 {
@@ -235,7 +245,7 @@ func TestConcurrencyOfARoute(t *testing.T) {
 	require.Equal(t, 503, resp.StatusCode)
 	require.Equal(t, "1", resp.Header.Get("Retry-After"))
 	require.Contains(t, body, "too many requests are in flight")
-	require.Equal(t, map[int]int{200: 3}, statuses(t, c, g.url+"/", 3, nil), "other routes do not notice")
+	require.Equal(t, map[int]int{200: 3}, statuses(t, c, g.url+"/", 3, nil), "other routes are not limited")
 	close(release)
 	require.Equal(t, 200, <-done)
 	require.Equal(t, 200, <-done)
@@ -245,7 +255,8 @@ func TestConcurrencyOfARoute(t *testing.T) {
 func TestReloadGrantsNoFreshBurst(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
 	text := func(rate, more string) string {
-		return simple("    limits: [l]\n    concurrency: 5\n"+more+"limits: {l: {rate: "+rate+", by: address}}", b.Addr)
+		return simple("    limits: [l]\n    concurrency: 5\n"+more+
+			"limits: {l: {rate: "+rate+", by: address}}", b.Addr)
 	}
 	g := start(t, text("3/h, burst: 3", ""))
 	c := client(t)
@@ -259,13 +270,13 @@ func TestReloadGrantsNoFreshBurst(t *testing.T) {
 	before := g.current.Load().gates["/"]
 
 	reload(text("3/h, burst: 3", "    timeout: 5s\n"))
-	require.Same(t, before, g.current.Load().gates["/"], "what is counted goes on, too")
+	require.Same(t, before, g.current.Load().gates["/"], "the gate stays, and its statistics go on")
 	require.Equal(t, map[int]int{429: 3}, statuses(t, c, g.url, 3, nil))
 
 	reload(text("3/h, burst: 3", "  - {upstream: app, path: /new, limits: [l]}\n"))
 	require.Equal(t, map[int]int{429: 2}, statuses(t, c, g.url+"/new", 2, nil))
 
-	// Who had used up all of a burst has used up all of another one.
+	// A client that had used up its burst has used up the new one, too.
 	reload(text("6/h, burst: 6", ""))
 	require.NotSame(t, before, g.current.Load().gates["/"])
 	require.Equal(t, map[int]int{429: 3}, statuses(t, c, g.url, 3, nil))
@@ -282,8 +293,12 @@ func TestReloadGrantsNoFreshBurst(t *testing.T) {
 
 func TestLimitsThatAReloadRemovesFreeTheirMemory(t *testing.T) {
 	text := func(i int) string {
-		return fmt.Sprintf("limits: {all: {rate: 1/h, burst: 1, by: all}, l%[1]d: {rate: 1/h, burst: 1, by: all}}\n", i) +
-			simple(fmt.Sprintf("    limits: [all]\n  - {upstream: app, path: /x, limits: [l%d]}", i), "127.0.0.1:1")
+		return simple(fmt.Sprintf(`    limits: [all]
+  - {upstream: app, path: /x, limits: [l%[1]d]}
+limits:
+  all: {rate: 1/h, burst: 1, by: all}
+  l%[1]d: {rate: 1/h, burst: 1, by: all}
+`, i), "127.0.0.1:1")
 	}
 	g := start(t, text(0))
 	before := g.counts.memory.Stats().Bytes
@@ -291,7 +306,8 @@ func TestLimitsThatAReloadRemovesFreeTheirMemory(t *testing.T) {
 		cfg, err := parseConfig("f", []byte(text(i)))
 		require.NoError(t, err)
 		bad := cfg
-		bad.Upstreams = map[string]Upstream{"app": {URL: "http://a", Health: Health{Path: "no slash"}}} // past withDefaults
+		// withDefaults would refuse this path.
+		bad.Upstreams = map[string]Upstream{"app": {URL: "http://a", Health: Health{Path: "no slash"}}}
 		require.Error(t, g.reload(bad))
 		require.NoError(t, g.reload(cfg))
 		require.Equal(t, before, g.counts.memory.Stats().Bytes)
@@ -303,7 +319,7 @@ func TestLimitsThatAReloadRemovesFreeTheirMemory(t *testing.T) {
 
 func TestWhatIsLeftForAllIsToldToNobody(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
-	g := start(t, fmt.Sprintf("limits: {l: {rate: 1/h, burst: 1, by: all}}\nupstreams: {u: {hosts: [%s]}}\nroutes: [{upstream: u, limits: [l]}]", b.Addr))
+	g := start(t, simple("    limits: [l]\nlimits: {l: {rate: 1/h, burst: 1, by: all}}", b.Addr))
 	c := client(t)
 	for _, want := range []int{200, 429} {
 		resp, _ := get(t, c, g.url)
@@ -315,11 +331,13 @@ func TestWhatIsLeftForAllIsToldToNobody(t *testing.T) {
 
 func TestRedisThatHangsDelaysByItsTimeoutOnly(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
-	ln, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts, nobody answers
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts connections, nothing answers
 	require.NoError(t, err)
 	defer ln.Close()
-	g := start(t, fmt.Sprintf("redis: {addr: %q}\nlimits: {l: {rate: 10/h, by: all, store: redis, burst: 10}}\nupstreams: {u: {hosts: [%s]}}\nroutes: [{upstream: u, limits: [l]}]",
-		ln.Addr(), b.Addr))
+	g := start(t, simple(fmt.Sprintf(`    limits: [l]
+redis: {addr: %q}
+limits: {l: {rate: 10/h, by: all, store: redis, burst: 10}}
+`, ln.Addr()), b.Addr))
 	c := client(t)
 	begin := time.Now()
 	require.Equal(t, map[int]int{200: 10, 429: 2}, statuses(t, c, g.url, 12, nil))
@@ -357,14 +375,15 @@ routes:
 
 	kill()
 	require.Equal(t, map[int]int{503: 5}, statuses(t, c, one.url+"/closed", 5, nil))
-	// The denial of a moment ago is still known; of others, nothing is.
+	// The second gateway has no denial of this limit cached, the first has one of the shared limit.
 	require.Equal(t, map[int]int{200: 5}, statuses(t, c, two.url+"/open", 5, nil))
-	require.Equal(t, map[int]int{429: 5}, statuses(t, c, one.url+"/shared", 5, nil), "a failure grants no fresh burst")
+	require.Equal(t, map[int]int{429: 5}, statuses(t, c, one.url+"/shared", 5, nil),
+		"a failure grants no fresh burst")
 	page(t, one, "/limits", &p)
 	require.True(t, p.Routes["/closed"].Limits.Degraded)
 	require.NotZero(t, p.Redis.Failures)
 
-	// Redis is no reason to be taken out.
+	// A gateway without Redis is still ready.
 	w := httptest.NewRecorder()
 	newAdmin(one.gateway).Handler.ServeHTTP(w, httptest.NewRequest("GET", "http://127.0.0.1/readyz", nil))
 	require.Equal(t, 200, w.Code)

@@ -31,7 +31,11 @@ daemon off; master_process off; pid %[1]s/pid; error_log %[1]s/error.log;
 events { worker_connections 1024; }
 http {
 	access_log off;
-	client_body_temp_path %[1]s/body; proxy_temp_path %[1]s/proxy; fastcgi_temp_path %[1]s/fastcgi; uwsgi_temp_path %[1]s/uwsgi; scgi_temp_path %[1]s/scgi;
+	client_body_temp_path %[1]s/body;
+	proxy_temp_path %[1]s/proxy;
+	fastcgi_temp_path %[1]s/fastcgi;
+	uwsgi_temp_path %[1]s/uwsgi;
+	scgi_temp_path %[1]s/scgi;
 	keepalive_requests 100000;
 	server {
 		listen %[2]s;
@@ -54,12 +58,16 @@ http {
 	return addr, cmd
 }
 
-// Without a retry layer a request that a killed server had taken and not answered fails: at most one for each
-// request in flight at the moment of the kill. All others must succeed, from the first moment on.
+// Without a retry layer, the requests that a server was answering when it was killed fail: at most
+// one for each worker. All others must succeed.
 func TestNginxBackendKilledUnderLoad(t *testing.T) {
 	a, victim := startNginx(t, "a")
 	b, _ := startNginx(t, "b")
-	p, _ := launchWith(t, fmt.Sprintf("upstreams:\n  app: {hosts: [%s, %s], health: {path: /, interval: 200ms}}\nroutes: [{upstream: app}]", a, b))
+	p, _ := launchWith(t, fmt.Sprintf(`
+upstreams:
+  app: {hosts: [%s, %s], health: {path: /, interval: 200ms}}
+routes: [{upstream: app}]
+`, a, b))
 	const workers = 16
 	c := client(t)
 	var served, failed atomic.Int64
@@ -76,7 +84,7 @@ func TestNginxBackendKilledUnderLoad(t *testing.T) {
 				}
 				resp, err := c.Get("http://" + p.addr)
 				if err != nil {
-					t.Error(err) // the gateway itself never fails
+					t.Error(err) // the gateway itself must not fail
 					return
 				}
 				_, err = io.Copy(io.Discard, resp.Body)

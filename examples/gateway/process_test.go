@@ -25,7 +25,7 @@ import (
 	"github.com/trivet-go/trivet/internal/backend"
 )
 
-// binary builds the gateway once, since `go run` hides its exit status.
+// binary builds the gateway once. `go run` would hide its exit status.
 var binary = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "gateway")
 	if err != nil {
@@ -42,7 +42,7 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// A process is the built gateway while it runs.
+// A process is a running gateway, as built.
 type process struct {
 	addr, admin string // where it listens
 	cmd         *exec.Cmd
@@ -72,7 +72,7 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
-// await returns the first match of the pattern's groups.
+// await waits until o matches the pattern and returns the match and its groups.
 func (p *process) await(t *testing.T, o *output, pattern string) []string {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
@@ -102,8 +102,9 @@ func launch(t *testing.T, args ...string) *process {
 	t.Helper()
 	path, err := binary()
 	require.NoError(t, err)
+	args = append([]string{"-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0"}, args...)
 	p := &process{
-		cmd:    exec.Command(path, append([]string{"-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0"}, args...)...),
+		cmd:    exec.Command(path, args...),
 		stdout: &output{changed: make(chan struct{})},
 		stderr: &output{changed: make(chan struct{})},
 		exited: make(chan struct{}),
@@ -126,7 +127,7 @@ func launch(t *testing.T, args ...string) *process {
 	return p
 }
 
-// launchWith is launch with a configuration file of that text.
+// launchWith is launch with a configuration file that contains text.
 func launchWith(t *testing.T, text string) (p *process, file string) {
 	t.Helper()
 	file = filepath.Join(t.TempDir(), "gateway.yaml")
@@ -139,7 +140,7 @@ func (p *process) signal(t *testing.T, s syscall.Signal) {
 	require.NoError(t, p.cmd.Process.Signal(s))
 }
 
-// status waits for the end of the process.
+// status waits for the end of the process and returns its exit status.
 func (p *process) status(t *testing.T) int {
 	t.Helper()
 	select {
@@ -150,7 +151,7 @@ func (p *process) status(t *testing.T) int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// stop terminates the process, and returns its status.
+// stop sends SIGTERM and returns the exit status.
 func (p *process) stop(t *testing.T) int {
 	t.Helper()
 	p.signal(t, syscall.SIGTERM)
@@ -170,6 +171,12 @@ func TestExitStatus(t *testing.T) {
 	require.NoError(t, err)
 	defer busy.Close()
 	good := write("good.yaml", simple("", "127.0.0.1:1"))
+	unknownKey := write("a.yaml", "server:\n  lisen: x\n")
+	badValue := write("b.yaml", simple("server: {max_body: 1}", "127.0.0.1:1"))
+	noCertificate := write("c.yaml",
+		simple("server: {tls: {certificates: [{cert: c.pem, key: c.key}]}}", "127.0.0.1:1"))
+	noPassword := write("d.yaml",
+		simple("redis: {addr: a, password_env: NO_SUCH_PASSWORD}", "127.0.0.1:1"))
 	for _, tt := range []struct {
 		name   string
 		args   []string
@@ -182,15 +189,19 @@ func TestExitStatus(t *testing.T) {
 		{"unexpected argument", []string{"gateway.yaml"}, 2, `unexpected argument "gateway.yaml"`},
 		{"no such file", []string{"-config", filepath.Join(dir, "none.yaml")}, 2, "no such file"},
 		{"empty name of a file", []string{"-check", "-config", ""}, 2, "-config needs a file"},
-		{"unknown key", []string{"-config", write("a.yaml", "server:\n  lisen: x\n")}, 2, "a.yaml:2: server.lisen: unknown key"},
-		{"bad value", []string{"-config", write("b.yaml", simple("server: {max_body: 1}", "127.0.0.1:1"))}, 2, "b.yaml:5: server.max_body: must be a size"},
-		{"no such certificate", []string{"-check", "-config", write("c.yaml", simple("server: {tls: {certificates: [{cert: c.pem, key: c.key}]}}", "127.0.0.1:1"))}, 2,
+		{"unknown key", []string{"-config", unknownKey}, 2,
+			"a.yaml:2: server.lisen: unknown key"},
+		{"bad value", []string{"-config", badValue}, 2,
+			"b.yaml:5: server.max_body: must be a size"},
+		{"no such certificate", []string{"-check", "-config", noCertificate}, 2,
 			"server.tls.certificates[0]: open " + filepath.Join(dir, "c.pem")},
-		{"no such password", []string{"-check", "-config", write("d.yaml", simple("redis: {addr: a, password_env: NO_SUCH_PASSWORD}", "127.0.0.1:1"))}, 2,
+		{"no such password", []string{"-check", "-config", noPassword}, 2,
 			"redis.password_env: the environment has no NO_SUCH_PASSWORD"},
 		{"rules without objectives", []string{"-rules", "-config", good}, 1, "there are no objectives"},
-		{"bad flag value", []string{"-check", "-config", good, "-admin", "0.0.0.0:1"}, 2, "admin.listen: must be a loopback address"},
-		{"address in use", []string{"-config", good, "-listen", busy.Addr().String()}, 1, "address already in use"},
+		{"bad flag value", []string{"-check", "-config", good, "-admin", "0.0.0.0:1"}, 2,
+			"admin.listen: must be a loopback address"},
+		{"address in use", []string{"-config", good, "-listen", busy.Addr().String()}, 1,
+			"address already in use"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cmd := exec.Command(path, tt.args...)
@@ -223,10 +234,10 @@ func TestDemoWithoutArguments(t *testing.T) {
 	resp, body := get(t, c, "http://"+p.admin+"/upstreams")
 	require.Equal(t, "application/json", resp.Header.Get("Content-Type"))
 	require.Equal(t, 3, strings.Count(body, `"state": "healthy"`), body)
-	for path, want := range map[string]string{"/healthz": "{\"status\":\"pass\"}\n", "/readyz": "{\"status\":\"pass\"}\n"} {
+	for _, path := range []string{"/healthz", "/readyz"} {
 		resp, body := get(t, c, "http://"+p.admin+path)
 		require.Equal(t, 200, resp.StatusCode)
-		require.Equal(t, want, body)
+		require.Equal(t, "{\"status\":\"pass\"}\n", body)
 	}
 	req, err := http.NewRequest("GET", "http://"+p.admin+"/upstreams", nil)
 	require.NoError(t, err)
@@ -249,9 +260,11 @@ func TestL34_SigtermLosesNoAcceptedRequest(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for {
-				resp, err := c.Post("http://"+p.addr, "text/plain", strings.NewReader("x")) // net/http does not repeat a POST
-				// The gateway is gone: refused, or reset in the kernel's queue by the end of the listening
-				// socket. Neither was accepted. One that was and is dropped ends in EOF.
+				// net/http does not repeat a POST.
+				resp, err := c.Post("http://"+p.addr, "text/plain", strings.NewReader("x"))
+				// When the gateway has gone, the kernel refuses connections, and resets those in
+				// the queue of the closed listener. The gateway has accepted neither. A connection
+				// that it had accepted and dropped would end in EOF.
 				if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) {
 					refused.Add(1)
 					return
@@ -271,7 +284,7 @@ func TestL34_SigtermLosesNoAcceptedRequest(t *testing.T) {
 			}
 		})
 	}
-	// A request that is in flight for longer than the delay.
+	// One request is in flight for longer than the delay.
 	wg.Go(func() {
 		resp, err := c.Get("http://" + p.addr + "/?delay=1500ms")
 		if err != nil {
@@ -309,7 +322,7 @@ func TestL34_DrainEndsWhatWouldNotEnd(t *testing.T) {
 			return
 		}
 		defer conn.Close()
-		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\n" + upgrade)
 		_ = rw.Flush()
 		_, _ = io.Copy(io.Discard, rw)
 	})
@@ -319,7 +332,7 @@ func TestL34_DrainEndsWhatWouldNotEnd(t *testing.T) {
 		conn, err := net.Dial("tcp", p.addr)
 		require.NoError(t, err)
 		defer conn.Close()
-		fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: a\r\n"+upgrade)
 		buf := bufio.NewReader(conn)
 		resp, err := http.ReadResponse(buf, nil)
 		require.NoError(t, err)
@@ -357,17 +370,18 @@ func TestG18_SighupWithABadFileKeepsTheOldOne(t *testing.T) {
 	_, body := get(t, c, "http://"+p.addr)
 	require.Equal(t, "a\n", body)
 
-	// The new host is fine, the new route is not: neither comes into force.
+	// The new file has a good host and a bad route. Neither comes into force.
 	require.NoError(t, os.WriteFile(file, []byte(simple("  - {upstream: ap, path: /x}", b.Addr)), 0o600))
 	p.signal(t, syscall.SIGHUP)
-	p.await(t, p.stderr, `msg="reload refused, the old configuration stays" err=".*gateway.yaml:5: routes\[1\].upstream`)
+	p.await(t, p.stderr, `msg="reload refused, the old configuration stays" `+
+		`err=".*gateway.yaml:5: routes\[1\].upstream`)
 	for range 20 {
 		_, body := get(t, c, "http://"+p.addr)
 		require.Equal(t, "a\n", body)
 	}
 	require.Zero(t, b.Requests())
 
-	// In flight while the good one comes.
+	// One request is in flight during the reload of a good file.
 	inflight := make(chan string, 1)
 	go func() {
 		resp, err := c.Get("http://" + p.addr + "/?delay=1s")
@@ -383,7 +397,10 @@ func TestG18_SighupWithABadFileKeepsTheOldOne(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte(simple("", b.Addr)), 0o600))
 	p.signal(t, syscall.SIGHUP)
 	p.await(t, p.stderr, "msg=reloaded")
-	require.Eventually(t, func() bool { _, body := get(t, c, "http://"+p.addr); return body == "b\n" }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool {
+		_, body := get(t, c, "http://"+p.addr)
+		return body == "b\n"
+	}, 10*time.Second, time.Millisecond)
 	require.Equal(t, "a\n", <-inflight)
 	p.signal(t, syscall.SIGTERM)
 	require.Equal(t, 0, p.status(t))
@@ -420,7 +437,9 @@ func TestSighupWhileItStartsIsAReload(t *testing.T) {
 	require.NoError(t, syscall.Mkfifo(fifo, 0o600))
 	p := &process{
 		cmd:    exec.Command(path, "-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0", "-config", fifo),
-		stdout: &output{changed: make(chan struct{})}, stderr: &output{changed: make(chan struct{})}, exited: make(chan struct{}),
+		stdout: &output{changed: make(chan struct{})},
+		stderr: &output{changed: make(chan struct{})},
+		exited: make(chan struct{}),
 	}
 	p.cmd.Stderr = p.stderr
 	require.NoError(t, p.cmd.Start())
@@ -433,7 +452,7 @@ func TestSighupWhileItStartsIsAReload(t *testing.T) {
 		<-p.exited
 	})
 	write := func(before func()) {
-		f, err := os.OpenFile(fifo, os.O_WRONLY, 0) // waits until it is being read
+		f, err := os.OpenFile(fifo, os.O_WRONLY, 0) // waits for a reader
 		require.NoError(t, err)
 		before()
 		_, err = f.WriteString(simple("", "127.0.0.1:1"))
@@ -449,13 +468,13 @@ func TestSighupWhileItStartsIsAReload(t *testing.T) {
 
 func TestL34_SigtermAmongManySighups(t *testing.T) {
 	var routes strings.Builder
-	for i := range 5000 { // so that a reload takes a while
+	for i := range 5000 { // enough that a reload takes a while
 		fmt.Fprintf(&routes, "\n  - {upstream: app, path: /%d}", i)
 	}
 	p, _ := launchWith(t, "server: {drain_delay: 1ms}\n"+simple(routes.String(), "127.0.0.1:1"))
 	for range 20 {
 		p.signal(t, syscall.SIGHUP)
-		get(t, client(t), "http://"+p.admin+"/healthz") // so much time that two do not become one
+		get(t, client(t), "http://"+p.admin+"/healthz") // takes long enough that two signals do not become one
 	}
 	require.Equal(t, 0, p.stop(t))
 }
@@ -463,7 +482,9 @@ func TestL34_SigtermAmongManySighups(t *testing.T) {
 func TestG10_SlowClientsAreCutOff(t *testing.T) {
 	const limit = 700 * time.Millisecond
 	b := backend.Start(t, backend.Config{})
-	p, _ := launchWith(t, simple(fmt.Sprintf("server: {read_header_timeout: %[1]s, idle_timeout: %[1]s, stall_timeout: %[1]s}", limit), b.Addr))
+	bounds := fmt.Sprintf(
+		"server: {read_header_timeout: %[1]s, idle_timeout: %[1]s, stall_timeout: %[1]s}", limit)
+	p, _ := launchWith(t, simple(bounds, b.Addr))
 
 	// open sends text on a new connection.
 	open := func(t *testing.T, text string) net.Conn {
@@ -490,20 +511,26 @@ func TestG10_SlowClientsAreCutOff(t *testing.T) {
 			}
 		}
 	}
-	post := "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n0123456789"
+	const (
+		whole = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+		post  = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n0123456789"
+		chunk = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n0123"
+		ok    = "HTTP/1.1 200 OK"
+		bad   = "HTTP/1.1 400 Bad Request"
+	)
 	for _, tt := range []struct {
 		name, send, drip string
-		want             string // what the answer begins with, if there is one
+		want             string // the begin of the answer, if there is one
 	}{
 		{name: "nothing is sent"},
 		{name: "half a header", send: "GET / HTTP/1.1\r\nHost: a\r\n"},
 		{name: "a header that drips", send: "GET / HTTP/1.1\r\nHost: a\r\n", drip: "A: b\r\n"},
-		{name: "idle after a request", send: "GET / HTTP/1.1\r\nHost: a\r\n\r\n", want: "HTTP/1.1 200 OK"},
-		{name: "half a header after a request", send: "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET", want: "HTTP/1.1 200 OK"},
+		{name: "idle after a request", send: whole, want: ok},
+		{name: "half a header after a request", send: whole + "GET", want: ok},
 		{name: "half a body", send: post},
-		{name: "half a chunk", send: "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n0123"},
-		{name: "half a body that nobody wants", send: strings.Replace(post, "POST /", "POST /%2e", 1), want: "HTTP/1.1 400 Bad Request"},
-		{name: "the preface of HTTP/2 in clear", send: "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", want: "HTTP/1.1 400 Bad Request"},
+		{name: "half a chunk", send: chunk},
+		{name: "half a body that nobody wants", send: strings.Replace(post, "/", "/%2e", 1), want: bad},
+		{name: "the preface of HTTP/2 in clear", send: "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", want: bad},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -525,8 +552,10 @@ func TestG10_SlowClientsAreCutOff(t *testing.T) {
 	t.Run("a response that is not read", func(t *testing.T) {
 		t.Parallel()
 		conn := open(t, "GET /?bytes=200000000 HTTP/1.1\r\nHost: a\r\n"+backend.IDField+": unread\r\n\r\n")
-		require.Eventually(t, func() bool { return b.Counts()["unread"] == 1 }, 10*time.Second, time.Millisecond)
-		// The gateway gives up; the connection's end shows once what was sent before has been read.
+		require.Eventually(t, func() bool { return b.Counts()["unread"] == 1 },
+			10*time.Second, time.Millisecond)
+		// The gateway gives up. The client sees the end of the connection after what was sent
+		// before.
 		c := client(t)
 		require.Eventually(t, func() bool {
 			_, body := get(t, c, "http://"+p.admin+"/upstreams")
@@ -561,7 +590,7 @@ func TestG10_SlowClientsAreCutOff(t *testing.T) {
 		require.Equal(t, 200, resp.StatusCode)
 		require.Greater(t, time.Since(begin), 2*limit)
 	})
-	t.Run("a server that thinks long is waited for", func(t *testing.T) {
+	t.Run("the gateway waits for a slow server", func(t *testing.T) {
 		t.Parallel()
 		req, err := http.NewRequest("POST", "http://"+p.addr+"/?delay=2s", strings.NewReader("whole"))
 		require.NoError(t, err)
@@ -569,7 +598,7 @@ func TestG10_SlowClientsAreCutOff(t *testing.T) {
 		require.Equal(t, 200, resp.StatusCode)
 		require.Equal(t, "backend\n", body)
 	})
-	t.Run("others are served meanwhile", func(t *testing.T) {
+	t.Run("the gateway serves others meanwhile", func(t *testing.T) {
 		t.Parallel()
 		for range 300 {
 			open(t, "GET / HTTP/1.1\r\nHost: a\r\n")

@@ -28,18 +28,20 @@ func TestG18_ReloadIsWholeOrNotAtAll(t *testing.T) {
 
 	t.Run("a file with a fault", func(t *testing.T) {
 		_, err := parseConfig("f", []byte(simple("  - {upstream: none, path: /x}", b.Addr)))
-		require.Error(t, err) // so there is nothing to reload
+		require.Error(t, err) // so reload is not called
 	})
 	t.Run("a field that needs a restart", func(t *testing.T) {
-		cfg, err := parseConfig("f", []byte(simple("server: {listen: \"127.0.0.1:1\", max_header_bytes: 1KiB}", b.Addr)))
+		text := simple("server: {listen: \"127.0.0.1:1\", max_header_bytes: 1KiB}", b.Addr)
+		cfg, err := parseConfig("f", []byte(text))
 		require.NoError(t, err)
-		require.EqualError(t, g.reload(cfg), "needs a restart to change: server.listen, server.max_header_bytes")
+		require.EqualError(t, g.reload(cfg),
+			"needs a restart to change: server.listen, server.max_header_bytes")
 	})
 	t.Run("an upstream that balancer refuses", func(t *testing.T) {
 		cfg, err := parseConfig("f", []byte(simple("", b.Addr)))
 		require.NoError(t, err)
 		bad := cfg.Upstreams["app"]
-		bad.Health.Path = "no slash" // past withDefaults, which would refuse it
+		bad.Health.Path = "no slash" // withDefaults would refuse it
 		cfg.Upstreams["bad"] = bad
 		require.ErrorContains(t, g.reload(cfg), "upstreams.bad: balancer: Config.Health.Path")
 	})
@@ -51,7 +53,8 @@ func TestG18_ReloadIsWholeOrNotAtAll(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, g.reload(cfg))
 		require.Eventually(t, func() bool { return answered() == "b" }, 10*time.Second, time.Millisecond)
-		require.Same(t, before.upstreams["app"].balancer, g.current.Load().upstreams["app"].balancer, "what is known of hosts stays")
+		old, now := before.upstreams["app"].balancer, g.current.Load().upstreams["app"].balancer
+		require.Same(t, old, now, "the upstream keeps its balancer")
 	})
 }
 
@@ -63,7 +66,8 @@ func TestReloadUnderLoadLosesNoRequest(t *testing.T) {
 		simple("", a.Addr, b.Addr),
 		simple("", b.Addr),
 		fmt.Sprintf("upstreams:\n  other: {hosts: [%s]}\nroutes: [{upstream: other}]", a.Addr),
-		fmt.Sprintf("upstreams:\n  app: {hosts: [%s], connect_timeout: 1s}\nroutes: [{upstream: app}]", a.Addr),
+		fmt.Sprintf("upstreams:\n  app: {hosts: [%s], connect_timeout: 1s}\n"+
+			"routes: [{upstream: app}]", a.Addr),
 	}
 	g := start(t, texts[0])
 	c := client(t)
@@ -78,7 +82,7 @@ func TestReloadUnderLoadLosesNoRequest(t *testing.T) {
 					return
 				default:
 				}
-				resp, err := c.Post(g.url, "text/plain", strings.NewReader("x")) // POST: nobody repeats it
+				resp, err := c.Post(g.url, "text/plain", strings.NewReader("x")) // nothing repeats a POST
 				if err != nil {
 					failures <- err.Error()
 					return
@@ -96,7 +100,8 @@ func TestReloadUnderLoadLosesNoRequest(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, g.reload(cfg))
 		n := a.Requests() + b.Requests()
-		require.Eventually(t, func() bool { return a.Requests()+b.Requests() > n+20 }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return a.Requests()+b.Requests() > n+20 },
+			10*time.Second, time.Millisecond)
 	}
 	close(stop)
 	wg.Wait()
@@ -137,10 +142,11 @@ func TestGenerationsInUseAreNotIdle(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-	require.Len(t, g.unregister, registered, "statistics are not registered once more by each reload")
+	require.Len(t, g.unregister, registered, "a reload must not register statistics once more")
 }
 
-// A request of the first generation may still choose a host when the second one, which shares the balancer, has ended.
+// A request of the first generation may still need the balancer when the second generation, which
+// shares it, has ended.
 func TestBalancersOutliveEveryGenerationThatUsesThem(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
 	g := start(t, simple("", b.Addr))
@@ -156,7 +162,7 @@ func TestBalancersOutliveEveryGenerationThatUsesThem(t *testing.T) {
 	require.Same(t, first.upstreams["app"].balancer, second.upstreams["app"].balancer)
 	reload(fmt.Sprintf("upstreams: {other: {hosts: [%s]}}\nroutes: [{upstream: other}]", b.Addr))
 	<-second.idle
-	for range 200 { // a goroutine would close the balancer soon
+	for range 200 { // long enough for a faulty reload to close the balancer
 		w := httptest.NewRecorder()
 		first.routes.ServeHTTP(w, httptest.NewRequest("GET", "http://a/", nil))
 		require.Equal(t, 200, w.Code)

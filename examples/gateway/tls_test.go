@@ -29,7 +29,8 @@ import (
 	"github.com/trivet-go/trivet/internal/backend"
 )
 
-// writeCertificate makes a self-signed certificate of that serial number, in folder/name.pem and .key.
+// writeCertificate writes a self-signed certificate to folder/name.pem and its key to
+// folder/name.key.
 func writeCertificate(t *testing.T, folder, name string, serial int64, hosts ...string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -42,11 +43,15 @@ func writeCertificate(t *testing.T, folder, name string, serial int64, hosts ...
 	require.NoError(t, err)
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(folder, name+".pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o600))
-	require.NoError(t, os.WriteFile(filepath.Join(folder, name+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600))
+	for file, block := range map[string]*pem.Block{
+		name + ".pem": {Type: "CERTIFICATE", Bytes: cert},
+		name + ".key": {Type: "PRIVATE KEY", Bytes: der},
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(folder, file), pem.EncodeToMemory(block), 0o600))
+	}
 }
 
-// secureClient speaks TLS with whoever answers, for host.
+// secureClient returns a client that asks for host by TLS and does not check the certificate.
 func secureClient(t *testing.T, host string, h2 bool) *http.Client {
 	tr := &http.Transport{
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true, ServerName: host},
@@ -56,8 +61,14 @@ func secureClient(t *testing.T, host string, h2 bool) *http.Client {
 	return &http.Client{Transport: tr, Timeout: 30 * time.Second}
 }
 
+// secureConfig is a configuration with the certificates "one" and "two", and more settings of tls.
 func secureConfig(b *backend.Backend, more string) string {
-	return simple("  - {upstream: app, host: admin.one.test, methods: [POST]}\nserver: {drain_delay: 500ms, tls: {certificates: [{cert: one.pem, key: one.key}, {cert: two.pem, key: two.key}]"+more+"}}", b.Addr)
+	return simple(`  - {upstream: app, host: admin.one.test, methods: [POST]}
+server:
+  drain_delay: 500ms
+  tls:
+    certificates: [{cert: one.pem, key: one.key}, {cert: two.pem, key: two.key}]
+`+more, b.Addr)
 }
 
 func TestG15_TLSListener(t *testing.T) {
@@ -89,7 +100,9 @@ func TestG15_TLSListener(t *testing.T) {
 		require.Equal(t, int64(1), serial("other.test"))
 	})
 	t.Run("old versions are refused", func(t *testing.T) {
-		_, err := tls.Dial("tcp", p.addr, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11})
+		_, err := tls.Dial("tcp", p.addr, &tls.Config{
+			InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11,
+		})
 		require.ErrorContains(t, err, "protocol version")
 	})
 	t.Run("the host decides, whatever the name of the handshake", func(t *testing.T) {
@@ -107,7 +120,8 @@ func TestG15_TLSListener(t *testing.T) {
 		require.Contains(t, body, "HTTPS server")
 	})
 	t.Run("a stalled body over HTTP/2 ends", func(t *testing.T) {
-		require.NoError(t, os.WriteFile(file, []byte(strings.Replace(secureConfig(b, ""), "drain_delay", "stall_timeout: 300ms, drain_delay", 1)), 0o600))
+		text := strings.Replace(secureConfig(b, ""), "server:\n", "server:\n  stall_timeout: 300ms\n", 1)
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 		p.signal(t, syscall.SIGHUP)
 		p.await(t, p.stderr, "msg=reloaded")
 		body, w := io.Pipe()
@@ -128,9 +142,10 @@ func TestG15_TLSListener(t *testing.T) {
 		writeCertificate(t, folder, "one", 11, "one.test")
 		require.Equal(t, int64(1), serial("one.test"))
 		p.signal(t, syscall.SIGHUP)
-		require.Eventually(t, func() bool { return serial("one.test") == 11 }, 10*time.Second, 10*time.Millisecond)
+		require.Eventually(t, func() bool { return serial("one.test") == 11 },
+			10*time.Second, 10*time.Millisecond)
 		_, body := get(t, c, "https://"+p.addr)
-		require.Equal(t, "backend\n", body, "connections that are there go on")
+		require.Equal(t, "backend\n", body, "open connections go on")
 	})
 	t.Run("bad ones change nothing", func(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(folder, "two.key"), []byte("no key"), 0o600))
@@ -153,7 +168,7 @@ func TestTLSVersion13Only(t *testing.T) {
 	writeCertificate(t, folder, "one", 1)
 	writeCertificate(t, folder, "two", 2)
 	file := filepath.Join(folder, "gateway.yaml")
-	require.NoError(t, os.WriteFile(file, []byte(secureConfig(b, `, min_version: "1.3"`)), 0o600))
+	require.NoError(t, os.WriteFile(file, []byte(secureConfig(b, `    min_version: "1.3"`)), 0o600))
 	p := launch(t, "-config", file)
 	_, err := tls.Dial("tcp", p.addr, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12})
 	require.ErrorContains(t, err, "protocol version")
@@ -179,7 +194,9 @@ func TestL34_SigtermOverHTTP2LosesNoAcceptedRequest(t *testing.T) {
 		for range 4 { // streams
 			wg.Go(func() {
 				for {
-					connected := false // in the last attempt: what GOAWAY refused is sent anew, on another connection
+					// connected tells of the last attempt. After GOAWAY a request is sent again, on
+					// another connection.
+					connected := false
 					ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
 						GetConn: func(string) { connected = false },
 						GotConn: func(httptrace.GotConnInfo) { connected = true },
@@ -187,7 +204,7 @@ func TestL34_SigtermOverHTTP2LosesNoAcceptedRequest(t *testing.T) {
 					req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+p.addr, nil)
 					resp, err := c.Do(req)
 					if err != nil && !connected && draining.Load() {
-						return // refused, or reset by the kernel in the listener's queue: no request was sent
+						return // the connection was refused, or reset in the kernel's queue: nothing was sent
 					}
 					if err == nil {
 						_, err = io.Copy(io.Discard, resp.Body)
@@ -217,11 +234,14 @@ func TestL34_SigtermOverHTTP2LosesNoAcceptedRequest(t *testing.T) {
 	t.Logf("%d requests answered, 0 lost", answered.Load())
 }
 
-// net/http calls a connection of HTTP/2 idle before it flushes the frames of its last response. Here it takes its time.
+// net/http calls an HTTP/2 connection idle before it flushes the frames of its last response. Here
+// the flush is late.
 func TestL34_FramesThatAreNotFlushedAreNotLost(t *testing.T) {
 	var c conns
 	called := make(chan struct{})
-	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { close(called) }))
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		close(called)
+	}))
 	s.EnableHTTP2 = true
 	s.Config.ConnState = func(conn net.Conn, state http.ConnState) {
 		c.track(conn, state)

@@ -1,6 +1,6 @@
 // Quickstart wraps one handler and one client, each in the packages that belong around it. Three
-// servers, one of them broken, provide greetings. A site in front of them limits its clients, caches
-// greetings and logs what it does.
+// servers, one of them broken, provide greetings. A site in front of them limits its clients,
+// caches greetings and logs what it does.
 package main
 
 import (
@@ -47,8 +47,8 @@ func run(out io.Writer) error {
 		addrs = append(addrs, server.Listener.Addr().String())
 	}
 
-	// Telemetry observes all packages. Here it writes an access log. With OpenTelemetry's providers it
-	// would also export metrics and traces.
+	// Telemetry observes all packages. Here it writes an access log. With OpenTelemetry's providers
+	// it would also export metrics and traces.
 	lines, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{
 		Handler: slog.NewTextHandler(out, nil), SampleEvery: 100,
 	})
@@ -60,8 +60,8 @@ func run(out io.Writer) error {
 		return err
 	}
 
-	// The balancer is the client's transport: it sends each request to one of the three servers, and
-	// learns to leave "b" out. The pacer sends each server at most 1000 requests a second.
+	// The balancer is the client's transport: it sends each request to one of the three servers,
+	// and learns to leave "b" out. The pacer sends each server at most 1000 requests a second.
 	pace, err := pacer.New(pacer.Config{Rate: ratelimit.PerSecond(1000)})
 	if err != nil {
 		return err
@@ -79,8 +79,8 @@ func run(out io.Writer) error {
 	defer lb.Close(context.Background())
 	client := &http.Client{Transport: lb}
 
-	// The cache keeps a greeting for a minute. Users that ask for a greeting while it is fetched wait
-	// for that fetch.
+	// The cache keeps a greeting for a minute. Users that ask for a greeting while it is fetched
+	// wait for that fetch.
 	greetings, err := cache.NewMemory(cache.MemoryConfig[string, string]{
 		MaxEntries: 1000,
 		TTL:        func(string, string) time.Duration { return time.Minute },
