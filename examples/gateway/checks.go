@@ -95,11 +95,20 @@ func (f *faults) listen(addr *string, def string, path ...any) bool {
 	return valid
 }
 
+// unixPath returns the path of an address such as unix:/run/app.sock, or "" if addr is none.
+func unixPath(addr string) string {
+	path, ok := strings.CutPrefix(addr, "unix:")
+	if !ok || !strings.HasPrefix(path, "/") || strings.ContainsFunc(path, unicode.IsControl) {
+		return ""
+	}
+	return path
+}
+
 // validAddr reports whether a dialler can take addr: a host with or without a port, or a unix
 // socket.
 func validAddr(addr string) bool {
-	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-		return strings.HasPrefix(path, "/") && !strings.ContainsFunc(path, unicode.IsControl)
+	if strings.HasPrefix(addr, "unix:") {
+		return unixPath(addr) != ""
 	}
 	if host, port, err := net.SplitHostPort(addr); err == nil {
 		return validHost(host) && validPort(port) && port != "0"

@@ -146,7 +146,7 @@ func serve(
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
 
-	public, err := net.Listen("tcp", cfg.Server.Listen)
+	public, err := listen(cfg.Server.Listen)
 	if err != nil {
 		return fmt.Errorf("server.listen: %w (-listen takes another address)", err)
 	}

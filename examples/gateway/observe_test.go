@@ -100,19 +100,6 @@ func TestG03_ForwardedFieldsOfStrangersAreReplaced(t *testing.T) {
 			require.NotContains(t, got, name, "no proxy spells it so")
 		}
 	})
-	t.Run("through a unix socket", func(t *testing.T) {
-		for list, want := range map[string]string{"unix": "203.0.113.9", "0.0.0.0/0": ""} {
-			s := start(t, simple("server: {trusted_proxies: ["+list+"]}", b.Addr))
-			r := httptest.NewRequest(http.MethodGet, "http://shop.test/", nil)
-			r.Header, r.RemoteAddr = forged(), "@"
-			w := httptest.NewRecorder()
-			s.gateway.ServeHTTP(w, r)
-			var got http.Header
-			require.NoError(t, json.Unmarshal(w.Body.Bytes(), &got))
-			require.Equal(t, want, got.Get("X-Forwarded-For"))
-			require.Equal(t, list == "unix", got.Get("X-Real-Ip") != "")
-		}
-	})
 	t.Run("of a peer that is no trusted proxy", func(t *testing.T) {
 		got, _ := echoed(t, start(t, simple("server: {trusted_proxies: [10.0.0.0/8]}", b.Addr)).url, forged())
 		require.Equal(t, []string{"127.0.0.1"}, got["X-Forwarded-For"])

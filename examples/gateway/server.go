@@ -3,11 +3,15 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -19,6 +23,33 @@ type running struct {
 	conns    conns
 	served   chan error // receives what Serve returns
 	cut      func()     // ends the context of all requests, also of upgraded ones
+}
+
+// listen listens on an address of the configuration. The socket that a gateway has left behind, on
+// which nobody listens any more, makes way.
+func listen(addr string) (net.Listener, error) {
+	path := unixPath(addr)
+	if path == "" {
+		return net.Listen("tcp", addr)
+	}
+	ln, err := net.Listen("unix", path)
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return ln, err
+	}
+	if file, statErr := os.Lstat(path); statErr != nil || file.Mode().Type() != fs.ModeSocket {
+		return nil, err
+	}
+	conn, dialErr := net.Dial("unix", path)
+	if dialErr == nil {
+		conn.Close()
+	}
+	if !errors.Is(dialErr, syscall.ECONNREFUSED) {
+		return nil, err
+	}
+	if err := os.Remove(path); err != nil {
+		return nil, err
+	}
+	return net.Listen("unix", path)
 }
 
 // startServer serves g on ln.
