@@ -318,7 +318,7 @@ func TestG16_OperatorsPagesAreOnTheAdminListenerOnly(t *testing.T) {
 		require.Contains(t, body, path)
 	}
 	_, body = get(t, c, "http://"+p.admin+"/objectives")
-	require.Contains(t, body, `"availability page": 0`)
+	require.Contains(t, body, `"availability page": false`)
 	_, body = get(t, c, "http://"+p.admin+"/metrics")
 	require.Contains(t, body, `http_server_request_duration_seconds_count{http_request_method="GET",`+
 		`http_response_status_code="200",http_route="/",network_protocol_version="1.1",url_scheme="http"} `)
