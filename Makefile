@@ -30,7 +30,7 @@ test: lint imports standalone consumer ## everything that must pass: the checks 
 	cd examples && go test -shuffle=on $(RACE) -timeout 8m ./...
 
 .PHONY: lint
-lint: ## gofmt, go vet, staticcheck, vet for a 32-bit platform, and docs/faults.md beside the tests
+lint: ## gofmt, go vet, staticcheck, vet for a 32-bit platform, the width of lines, and docs/faults.md beside the tests
 	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l); \
 	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
@@ -38,6 +38,7 @@ lint: ## gofmt, go vet, staticcheck, vet for a 32-bit platform, and docs/faults.
 	go run $(STATICCHECK) ./...
 	cd examples && go run $(STATICCHECK) ./...
 	GOARCH=386 CGO_ENABLED=0 go vet ./...
+	@.ci/columns
 	@.ci/faults
 
 .PHONY: imports

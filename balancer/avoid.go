@@ -8,8 +8,7 @@ import (
 
 type visitedKey struct{}
 
-// visited are the endpoints that the requests of one context have been to. A nil visited is empty
-// and stays so.
+// visited are the endpoints that the requests of one context have been to.
 type visited struct {
 	mu        sync.Mutex // guards endpoints
 	endpoints []*endpoint
@@ -28,18 +27,12 @@ func visitedFrom(ctx context.Context) *visited {
 }
 
 func (v *visited) list() []*endpoint {
-	if v == nil {
-		return nil
-	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return slices.Clone(v.endpoints)
 }
 
 func (v *visited) add(e *endpoint) {
-	if v == nil {
-		return
-	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if !slices.Contains(v.endpoints, e) {

@@ -27,9 +27,10 @@ type bodyError struct{ error }
 func (e *bodyError) Error() string { return "balancer: reading the request's body: " + e.error.Error() }
 func (e *bodyError) Unwrap() error { return e.error }
 
-// protectBody returns the request to send for req: with a requestBody if one is needed, else req.
+// protectBody returns the request to send for req, which has a body: with a requestBody if one is
+// needed, else req.
 func protectBody(req *http.Request) (*http.Request, *requestBody) {
-	if req.Body == nil || req.Body == http.NoBody || req.GetBody != nil && !mayFail(req.Body) {
+	if req.GetBody != nil && !mayFail(req.Body) {
 		return req, nil
 	}
 	body := &requestBody{rc: req.Body, released: req.GetBody != nil}
@@ -111,12 +112,8 @@ func (b *requestBody) reuse() bool {
 	return true
 }
 
-// release ends the protection: Close closes rc from now on, and does so now if it was called. b may
-// be nil.
+// release ends the protection: Close closes rc from now on, and does so now if it was called.
 func (b *requestBody) release() {
-	if b == nil {
-		return
-	}
 	b.mu.Lock()
 	overdue := b.closed && !b.read && !b.released
 	b.released = true

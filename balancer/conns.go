@@ -25,7 +25,7 @@ type endpointTransport struct {
 
 	rt atomic.Pointer[http.RoundTripper] // conns, wrapped by Config.Wrap; nil before the first request
 
-	mu       sync.Mutex // is held while wrap runs
+	mu       sync.Mutex // held while wrap runs
 	wrap     func(e Endpoint, next http.RoundTripper) http.RoundTripper
 	endpoint Endpoint
 }
@@ -35,7 +35,7 @@ func newEndpointTransport(cfg *Config, e Endpoint) *endpointTransport {
 	return wrapConns(cfg, e, c)
 }
 
-// wrapConns returns an endpointTransport with connections that there are.
+// wrapConns returns an endpointTransport that goes on with the connections c.
 func wrapConns(cfg *Config, e Endpoint, c *conns) *endpointTransport {
 	return &endpointTransport{conns: c, wrap: cfg.Wrap, endpoint: e}
 }
@@ -111,9 +111,7 @@ func (c *conns) RoundTrip(r *http.Request) (*http.Response, error) {
 // ask sends a request of the Balancer's own to target, past Config.Wrap. The response's body has
 // been read and closed.
 func (c *conns) ask(
-	ctx context.Context,
-	target *url.URL,
-	method, path, agent string,
+	ctx context.Context, target *url.URL, method, path, agent string,
 ) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, target.String(), nil)
 	if err != nil {
@@ -230,7 +228,7 @@ func pinned(template *http.Transport, e Endpoint) *http.Transport {
 	t.MaxIdleConns = 0
 	t.IdleConnTimeout = cmp.Or(t.IdleConnTimeout, 90*time.Second)
 	if t.Protocols == nil {
-		t.ForceAttemptHTTP2 = true // a DialContext of one's own switches it off otherwise
+		t.ForceAttemptHTTP2 = true // otherwise a custom DialContext switches it off
 	}
 	if t.HTTP2 == nil {
 		// Without pings, only requests that hang show that a peer is gone without a word.

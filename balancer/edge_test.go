@@ -214,12 +214,12 @@ func TestWrappersOfAllKinds(t *testing.T) {
 
 		bad := cfg
 		bad.Wrap = func(balancer.Endpoint, http.RoundTripper) http.RoundTripper { panic("bug") }
-		require.NoError(t, b.Reload(bad))
+		require.NoError(t, b.Reload(observed(bad)))
 		for range 3 {
 			require.PanicsWithValue(t, "bug", func() { _, _ = get(t.Context(), b) })
 		}
 		require.Zero(t, b.Stats().InFlight)
-		require.NoError(t, b.Reload(cfg))
+		require.NoError(t, b.Reload(observed(cfg)))
 		pickOf(t, b)
 		require.Equal(t, 2, wrapped)
 	})

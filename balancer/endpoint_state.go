@@ -30,7 +30,7 @@ type endpoint struct {
 	slow         atomic.Uint32 // replies in a row that took more than slowFactor × the typical cost
 	penalty      atomicFloat   // factor of the cost for failures; none if at most 1
 	pauseUntil   atomic.Int64  // end of the pause that the server asked for (503 with Retry-After)
-	ejectableAt  atomic.Int64  // until then failures in a row do not eject; set by ejectFailing
+	ejectableAt  atomic.Int64  // until then consecutive failures do not eject: see ejectFailing
 	slowStart    atomicFloat   // share of the picks that may consider the endpoint, 0 to 1
 	hash         uint64        // of the address
 	description  atomic.Pointer[description]

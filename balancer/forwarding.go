@@ -11,11 +11,9 @@ import (
 var forwardingFields = map[string]bool{
 	"forwarded": true, "forwarded-for": true, "x-forwarded": true, "x-original-forwarded-for": true,
 	"x-real-ip": true, "true-client-ip": true, "x-client-ip": true, "x-cluster-client-ip": true,
-	"cf-connecting-ip": true, "fastly-client-ip": true, "x-proxyuser-ip": true,
-	"x-envoy-external-address": true,
-	"x-host":                   true, "x-original-host": true, "x-original-url": true, "x-rewrite-url": true,
-	"x-url-scheme": true, "front-end-https": true,
-	"proxy": true,
+	"cf-connecting-ip": true, "fastly-client-ip": true, "x-proxyuser-ip": true, "x-host": true,
+	"x-original-host": true, "x-original-url": true, "x-rewrite-url": true, "x-url-scheme": true,
+	"x-envoy-external-address": true, "front-end-https": true, "proxy": true,
 }
 
 // longestForwardingField is the length of the longest name in forwardingFields.
@@ -76,7 +74,7 @@ func isForwarding(name string) bool {
 	}
 	const family = "x-forwarded-"
 	return len(name) == len(plain) && forwardingFields[string(plain)] ||
-		len(plain) > len(family) && string(plain[:len(family)]) == family
+		len(plain) >= len(family) && string(plain[:len(family)]) == family
 }
 
 // sentOn reports whether a trusted proxy's forwarding field is sent on. Forwarded is not: without

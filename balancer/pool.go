@@ -193,7 +193,7 @@ func (p *pool) startResolverLocked(parent context.Context) {
 		resolver.Resolve(ctx, p.target, p.refresh, func(endpoints []Endpoint, err error) {
 			p.update(ctx, endpoints, err)
 		})
-		if ctx.Err() == nil { // it has given up: nobody should wait for it
+		if ctx.Err() == nil { // it has given up, so that requests must not wait for it
 			p.readyOnce.Do(func() { close(p.ready) })
 		}
 	})
@@ -279,7 +279,7 @@ func (p *pool) reload(cfg *Config) {
 	}
 	p.group.reload(cfg, p.balancer.now())
 	if cfg.Observe == nil {
-		p.group.takeEvents() // nobody is there to be told
+		p.group.takeEvents() // there is no observer to tell
 	}
 	p.startResolverLocked(p.balancer.ctx)
 	for _, e := range p.group.members() {

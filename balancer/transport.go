@@ -25,28 +25,27 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	defer a.leavePool()
+	var tried []*endpoint
 	visited := visitedFrom(a.ctx)
-	tried := visited.list()
-	out, body := protectBody(req)
-	defer body.release()
-	a.reqBody = body
+	if visited != nil {
+		tried = visited.list()
+	}
+	out := req
+	if req.Body != nil && req.Body != http.NoBody {
+		if out, a.reqBody = protectBody(req); a.reqBody != nil {
+			defer a.reqBody.release()
+		}
+	}
 	redials := 0
 	var last error
 	for try := 0; ; try++ {
-		ok, err := a.pick(tried)
-		if err != nil {
+		if err := a.pick(tried, try, last); err != nil {
 			closeBody(out)
 			return nil, err
 		}
-		if ok && try > 0 && slices.Contains(tried, a.choice.endpoint) { // there is no other one left
-			a.choice.undo()
-			ok = false
+		if visited != nil {
+			visited.add(a.choice.endpoint)
 		}
-		if !ok {
-			closeBody(out)
-			return nil, a.pool.noEndpoints(try, last)
-		}
-		visited.add(a.choice.endpoint)
 		resp, elsewhere, err := a.send(out, try)
 		if err == nil {
 			return resp, nil
@@ -60,6 +59,7 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 				return nil, a.pool.noEndpoints(try+1, err)
 			}
 		}
+		ok := false
 		if out, a.reqBody, ok = replay(req, out, a.reqBody); !ok {
 			return nil, err
 		}
@@ -121,19 +121,27 @@ func (a *attempt) leavePool() {
 	}
 }
 
-// pick chooses an endpoint. If the pool has been dropped meanwhile, it does so in the one that
-// follows. It returns false if there is no endpoint.
-func (a *attempt) pick(tried []*endpoint) (ok bool, err error) {
+// pick chooses an endpoint. At the first try, if the pool has been dropped meanwhile, it does so in
+// the pool that follows. At later ones, it must be an endpoint that has not been tried; last is the
+// error of the one before.
+func (a *attempt) pick(tried []*endpoint, try int, last error) error {
 	for {
+		var ok bool
 		v := a.balancer.views.Get().(*View)
 		a.choice, ok = a.pool.group.pick(v, a.config, a.req, tried, a.now())
 		a.balancer.views.Put(v)
-		if !ok || a.waiting || !a.pool.dropped.Load() {
-			return ok, nil
+		switch {
+		case !ok:
+			return a.pool.noEndpoints(try, last)
+		case try > 0 && slices.Contains(tried, a.choice.endpoint):
+			a.choice.undo()
+			return a.pool.noEndpoints(try, last)
+		case try > 0 || !a.pool.dropped.Load():
+			return nil
 		}
 		a.choice.undo()
 		if err := a.findPool(); err != nil {
-			return false, err
+			return err
 		}
 	}
 }

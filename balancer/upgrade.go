@@ -8,7 +8,7 @@ import (
 )
 
 // checkUpgrade returns an error if the server switches to a protocol that it was not asked for (RFC
-// 9110, section 7.8): whoever gets the raw connection then would speak past what everybody else
+// 9110, section 7.8). The holder of the raw connection would then speak past what everybody else
 // believes it carries.
 func checkUpgrade(req *http.Request, resp *http.Response) error {
 	to := resp.Header["Upgrade"]

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// idleTick is the time between two ticks of a target that has had no request for that long.
+// idleTick is the time between two ticks of a target that has had no request for longer than that.
 const idleTick = time.Second
 
 // upkeep ticks until ctx ends, or the target has been idle for Config.IdleTimeout and is dropped.

@@ -48,6 +48,9 @@ func TestAllocations(t *testing.T) {
 	check("admission without headers", 0, serve(ratelimit.Config{Policies: one, NoHeaders: true}))
 	check("admission with legacy headers", 2, serve(ratelimit.Config{Policies: one, LegacyHeaders: true}))
 	check("admission, two policies", 3, serve(ratelimit.Config{Policies: two}))
+	plan := byIP(wide)
+	plan.RateFor = func(*http.Request) ratelimit.Rate { return ratelimit.PerSecond(1000).WithBurst(1e6) }
+	check("admission at a plan's rate", 5, serve(ratelimit.Config{Policies: []ratelimit.Policy{plan}}))
 	check("denial", 3, serve(ratelimit.Config{Policies: []ratelimit.Policy{byIP(ratelimit.PerDay(1))}}))
 	require.Equal(t, 429, w.status)
 

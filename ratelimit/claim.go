@@ -1,6 +1,8 @@
 package ratelimit
 
 import (
+	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/trivet-go/trivet/internal/settings"
@@ -34,6 +36,27 @@ type Claim struct {
 	grid   *grid   // of Rate; unused by a sliding window
 	shared bool    // the key stands for all requests without one
 	cell   cell    // where a MemoryStore counts
+}
+
+// price asks c's policy for the cost and the rate of r.
+func (c *Claim) price(r *http.Request) error {
+	p := c.policy
+	if p.Cost != nil {
+		c.Cost = p.Cost(r)
+	}
+	var err error
+	if p.RateFor != nil {
+		err = c.override(p.RateFor(r))
+	}
+	if err == nil && c.Cost >= 0 {
+		return nil
+	}
+	f := settings.Of("ratelimit", fmt.Sprintf("Config.Policies[%d]", p.index))
+	if c.Cost < 0 {
+		f.Add("Cost", "returned %d", c.Cost)
+	}
+	f.Nest("RateFor", err)
+	return f.Err()
 }
 
 // override gives c another rate.

@@ -94,6 +94,7 @@ func (l *Limiter) prepareLocal() error {
 	return nil
 }
 
+// derive returns p, the i-th policy, with what decisions need.
 func (l *Limiter) derive(i int, p Policy) policy {
 	d := policy{Policy: p, index: i, item: `"` + p.Name + `";r=`, header: policyItem(p.Name, p.Rate)}
 	if p.Algorithm == GCRA {
@@ -142,27 +143,6 @@ func (l *Limiter) take(ctx context.Context, r *http.Request, d *Decision) error 
 	}
 	l.decide(ctx, d)
 	return nil
-}
-
-// price asks c's policy for the cost and the rate of r.
-func (c *Claim) price(r *http.Request) error {
-	p := c.policy
-	if p.Cost != nil {
-		c.Cost = p.Cost(r)
-	}
-	var err error
-	if p.RateFor != nil {
-		err = c.override(p.RateFor(r))
-	}
-	if err == nil && c.Cost >= 0 {
-		return nil
-	}
-	f := settings.Of("ratelimit", fmt.Sprintf("Config.Policies[%d]", p.index))
-	if c.Cost < 0 {
-		f.Add("Cost", "returned %d", c.Cost)
-	}
-	f.Nest("RateFor", err)
-	return f.Err()
 }
 
 // TakeKeys decides a request that costs 1 of each policy's Rate and has the given keys, one per

@@ -41,11 +41,11 @@ type cell struct {
 	tag   uint64 // of the key
 
 	// Meaningful while the set is locked.
-	set  *set
-	slot int
-	debt int64 // of the key that loses the slot; zero if none does
-	old  int64 // the word as found
-	word int64 // the word as it shall be
+	set       *set
+	old       int64 // the word as found
+	word      int64 // the word as it shall be
+	slot      uint8
+	displaces bool // a key in debt loses the slot
 }
 
 // locate makes t the table of c.
@@ -56,30 +56,30 @@ func (c *Claim) locate(t *table) {
 
 // lock locks the set of c's key and finds the key's word in it, or the one that it shall take over.
 func (c *Claim) lock(now int64) {
-	w := &c.cell
-	t := w.table
-	hi, _ := bits.Mul64(w.tag, uint64(len(t.sets)))
+	at := &c.cell
+	t := at.table
+	hi, _ := bits.Mul64(at.tag, uint64(len(t.sets)))
 	s := &t.sets[hi]
-	w.set = s
+	at.set = s
 	s.mu.Lock()
 	for i := range s.tags {
-		if s.tags[i] == w.tag {
-			w.slot = i
-			w.debt = 0
-			w.old = s.words[i]
+		if s.tags[i] == at.tag {
+			at.slot = uint8(i)
+			at.displaces = false
+			at.old = s.words[i]
 			return
 		}
 	}
 	// Space-Saving: the place of the key that owes least, with its debt.
-	w.slot, w.debt = 0, math.MaxInt64
+	least := int64(math.MaxInt64)
 	for i, word := range s.words {
-		if debt := t.owed(now, word); debt < w.debt {
-			w.slot, w.debt = i, debt
+		if debt := t.owed(now, word); debt < least {
+			at.slot, least = uint8(i), debt
 		}
 	}
-	w.old = 0
-	if w.debt > 0 {
-		w.old = s.words[w.slot] // in full: else one key of a fast rate would wipe out debts of slow ones
+	at.old = 0
+	if at.displaces = least > 0; at.displaces {
+		at.old = s.words[at.slot] // in full: else one key of a fast rate would wipe out debts of slow ones
 	}
 }
 
@@ -95,11 +95,11 @@ func (t *table) owed(now, word int64) int64 {
 
 // put writes c's word. The set is locked.
 func (c *Claim) put() {
-	w := &c.cell
-	w.set.tags[w.slot] = w.tag
-	w.set.words[w.slot] = w.word
-	if w.debt > 0 {
-		w.table.displaced.Add(1)
+	at := &c.cell
+	at.set.tags[at.slot] = at.tag
+	at.set.words[at.slot] = at.word
+	if at.displaces {
+		at.table.displaced.Add(1)
 	}
 }
 
@@ -178,13 +178,13 @@ func (c *Claim) lower(now, remaining int64) {
 	if remaining < 0 {
 		remaining = max(c.ask(now, 0).remaining-c.Cost, 0)
 	}
-	w := &c.cell
-	if w.table.length == 0 {
-		w.word = max(w.old, c.grid.atMost(now, remaining))
+	at := &c.cell
+	if at.table.length == 0 {
+		at.word = max(at.old, c.grid.atMost(now, remaining))
 	} else {
-		s := newSlide(c.Rate.Limit, w.table.length, now)
-		w.word = s.atMost(w.old, remaining)
+		s := newSlide(c.Rate.Limit, at.table.length, now)
+		at.word = s.atMost(at.old, remaining)
 	}
 	c.put()
-	w.set.mu.Unlock()
+	at.set.mu.Unlock()
 }

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"maps"
 	"net/http"
-	"strconv"
-	"time"
 )
 
 // Details is a problem document. An empty Type means "about:blank"; the Title should then be the
@@ -67,18 +65,4 @@ func Write(w http.ResponseWriter, d Details) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(d.Status)
 	_, _ = w.Write(append(body, '\n')) // fails only if the client has left
-}
-
-// RetryAfter sets the Retry-After field to d in whole seconds (RFC 9110, section 10.2.3). It rounds
-// up, so that a client that waits as told does not come too early. If d is not positive it does
-// nothing.
-func RetryAfter(h http.Header, d time.Duration) {
-	if d <= 0 {
-		return
-	}
-	seconds := int64(d / time.Second)
-	if d%time.Second != 0 {
-		seconds++
-	}
-	h.Set("Retry-After", strconv.FormatInt(seconds, 10))
 }

@@ -35,16 +35,20 @@ func (f *Fault) Unwrap() error { return errors.Unwrap(f.reason) }
 
 // Faults collects the faults of one configuration. It is not safe for concurrent use.
 type Faults struct {
-	prefix string
-	list   []error // of *Fault
+	pkg, name string  // joined only for a fault: some settings are checked for each request
+	list      []error // of *Fault
 }
 
 // Of returns an empty collection for the struct name of the package pkg.
-func Of(pkg, name string) *Faults { return &Faults{prefix: pkg + ": " + name} }
+func Of(pkg, name string) *Faults { return &Faults{pkg: pkg, name: name} }
+
+func (f *Faults) add(field string, reason error) {
+	f.list = append(f.list, &Fault{prefix: f.pkg + ": " + f.name, field: field, reason: reason})
+}
 
 // Add adds a fault of field. The format and its arguments are [fmt.Errorf]'s.
 func (f *Faults) Add(field, format string, args ...any) {
-	f.list = append(f.list, &Fault{prefix: f.prefix, field: field, reason: fmt.Errorf(format, args...)})
+	f.add(field, fmt.Errorf(format, args...))
 }
 
 // Nest adds the faults that err holds of a struct which stands in field. An error that holds none
@@ -64,10 +68,10 @@ func (f *Faults) Nest(field string, err error) {
 		if inner.field != "" {
 			path += "." + inner.field
 		}
-		f.list = append(f.list, &Fault{prefix: f.prefix, field: path, reason: inner.reason})
+		f.add(path, inner.reason)
 		return
 	}
-	f.list = append(f.list, &Fault{prefix: f.prefix, field: field, reason: err})
+	f.add(field, err)
 }
 
 // Err returns all faults as one error, or nil if there are none.
