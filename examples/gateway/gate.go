@@ -114,7 +114,7 @@ func (g *gate) status() any {
 	return s
 }
 
-// register exports the gate's statistics and hands what undoes that to add.
+// register exports the gate's statistics. add gets the functions that end the exports.
 func (g *gate) register(tel *telemetry.Telemetry, add func(unregister func() error, err error)) {
 	if g.limiter != nil {
 		add(telemetry.Register(tel, g.settings.label, g.limiter.Stats))

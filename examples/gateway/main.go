@@ -59,8 +59,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 	// SIGHUP is caught from here on, since it would end the process otherwise. It has a channel of
 	// its own: package signal drops a signal whose channel is full, and many SIGHUPs must not
-	// displace a SIGTERM. One slot is enough, since two SIGHUPs during a reload ask for one more
-	// reload.
+	// displace a SIGTERM. One slot is enough: any number of SIGHUPs during a reload ask for one
+	// more.
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)

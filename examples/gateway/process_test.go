@@ -474,7 +474,8 @@ func TestL34_SigtermAmongManySighups(t *testing.T) {
 	p, _ := launchWith(t, "server: {drain_delay: 1ms}\n"+simple(routes.String(), "127.0.0.1:1"))
 	for range 20 {
 		p.signal(t, syscall.SIGHUP)
-		get(t, client(t), "http://"+p.admin+"/healthz") // takes long enough that two signals do not become one
+		// The request takes long enough that two signals do not become one.
+		get(t, client(t), "http://"+p.admin+"/healthz")
 	}
 	require.Equal(t, 0, p.stop(t))
 }

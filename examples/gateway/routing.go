@@ -60,7 +60,7 @@ func hiddenDots(u *url.URL) bool {
 
 // plainPath returns a decoded path as the most lenient server would read it: with backslashes as
 // slashes and without parameters. serve refuses a path that reads as another route's this way,
-// since it would pass by that route's limits.
+// since it would get around that route's limits.
 func plainPath(p string) string {
 	segments := strings.Split(strings.ReplaceAll(p, "\\", "/"), "/")
 	for i, s := range segments {
