@@ -16,13 +16,15 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
-// The contract of Observer and Register, proven with the packages that it is made for: a server with a limit in front of a
-// proxy to two backends, of which one is down.
+// The packages that Observer and Register are made for keep their contract: a server with a limit
+// stands in front of a proxy to two backends, one of which is down.
 func TestSiblings(t *testing.T) {
 	l, out := logTo(t, telemetry.AccessLogConfig{})
 	b := newBench(t, telemetry.Config{AccessLog: l})
 
-	up := server(t, false, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") }))
+	up := server(t, false, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "hello")
+	}))
 	down := httptest.NewServer(nil)
 	down.Close()
 	lb, err := balancer.New(balancer.Config{
@@ -40,7 +42,9 @@ func TestSiblings(t *testing.T) {
 		Observe: telemetry.Observer[ratelimit.Event](b.Telemetry, ""),
 	})
 	require.NoError(t, err)
-	memory, err := cache.NewMemory(cache.MemoryConfig[string, int]{Observe: telemetry.Observer[cache.MemoryEvent[string, int]](b.Telemetry, "")})
+	memory, err := cache.NewMemory(cache.MemoryConfig[string, int]{
+		Observe: telemetry.Observer[cache.MemoryEvent[string, int]](b.Telemetry, ""),
+	})
 	require.NoError(t, err)
 	for _, register := range []func() (func() error, error){
 		func() (func() error, error) { return telemetry.Register(b.Telemetry, "backends", lb.Stats) },
@@ -53,7 +57,8 @@ func TestSiblings(t *testing.T) {
 	}
 
 	h := b.Middleware(limiter.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, err := memory.Load(r.Context(), "key", func(context.Context, string) (int, error) { return 1, nil })
+		one := func(context.Context, string) (int, error) { return 1, nil }
+		_, err := memory.Load(r.Context(), "key", one)
 		require.NoError(t, err)
 		req, _ := http.NewRequestWithContext(r.Context(), "GET", "http://api.test/", nil)
 		resp, err := lb.RoundTrip(req)
@@ -62,7 +67,8 @@ func TestSiblings(t *testing.T) {
 		resp.Body.Close()
 	})))
 	for i := range 8 {
-		require.Equal(t, map[bool]int{true: 200, false: 429}[i < 6], serve(h, httptest.NewRequest("GET", "/", nil)).Code)
+		want := map[bool]int{true: 200, false: 429}[i < 6]
+		require.Equal(t, want, serve(h, httptest.NewRequest("GET", "/", nil)).Code)
 	}
 
 	attempts := strings.Join(b.points(t, "trivet.balancer.attempt"), "\n")

@@ -30,7 +30,7 @@ type Config struct {
 // A Server is the public side.
 type Server struct {
 	// These need a restart to change.
-	Listen            string   `yaml:"listen"`              // address and port, or "unix:/path"; "127.0.0.1:8080"
+	Listen            string   `yaml:"listen"`              // host:port or unix:/path; "127.0.0.1:8080"
 	ReadHeaderTimeout Duration `yaml:"read_header_timeout"` // for the whole header; 5s
 	IdleTimeout       Duration `yaml:"idle_timeout"`        // of a connection between requests; 60s
 	MaxHeaderBytes    Size     `yaml:"max_header_bytes"`    // a larger header gets 431; 32KiB
