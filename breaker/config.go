@@ -118,8 +118,10 @@ func (c Config) withDefaults() (Config, error) {
 	settings.NotNegative(f, "SlowAfter", c.SlowAfter)
 	settings.Positive(f, "Window", &c.Window, defaultWindow)
 	counted(f, "MinRequests", &c.MinRequests, defaultMinRequests)
-	settings.NotNegative(f, "FailureRatio", c.FailureRatio)
 	settings.Share(f, "FailureRatio", &c.FailureRatio, defaultFailureRatio)
+	if c.FailureRatio < 0 {
+		f.Add("FailureRatio", "%v is negative", c.FailureRatio)
+	}
 	settings.Positive(f, "OpenFor", &c.OpenFor, defaultOpenFor)
 	settings.Positive(f, "MaxOpen", &c.MaxOpen, max(defaultMaxOpen, c.OpenFor))
 	if c.MaxOpen > 0 && c.MaxOpen < c.OpenFor {
