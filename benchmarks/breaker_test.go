@@ -21,10 +21,10 @@ import (
 	"github.com/trivet-go/trivet/breaker"
 )
 
-// A breakerRival wraps a client's transport in a circuit breaker that has a window of 10 s and opens
-// for 5 s when half of at least 20 requests have failed, or as near to that as it can. Rivals that
-// know nothing of HTTP stand in the least code that makes them a transport for one host: they see
-// the header, and neither bodies nor keys.
+// A breakerRival wraps a client's transport in a circuit breaker that has a window of 10 s and
+// opens for 5 s when half of at least 20 requests have failed, or as near to that as it can. Rivals
+// that know nothing of HTTP stand in the least code that makes them a transport for one host: they
+// see the header, and neither bodies nor keys.
 type breakerRival struct {
 	name string
 	wrap func(testing.TB, http.RoundTripper) http.RoundTripper
@@ -148,9 +148,9 @@ func BenchmarkBreaker(b *testing.B) {
 	}
 }
 
-// BenchmarkBreakerRatio interleaves all contenders in one run. It reports medians of what each adds to
-// the transport below, and of the paired ratios of Trivet's over each rival's, with the spread of the one
-// over gobreaker's. Run it with -benchtime 20x or more.
+// BenchmarkBreakerRatio interleaves all contenders in one run. It reports medians of what each adds
+// to the transport below, and of the paired ratios of Trivet's over each rival's, with the spread
+// of the one over gobreaker's. Run it with -benchtime 20x or more.
 func BenchmarkBreakerRatio(b *testing.B) {
 	for _, state := range []string{"closed", "open"} {
 		b.Run("state="+state, func(b *testing.B) {
@@ -202,9 +202,9 @@ func BenchmarkBreakerRatio(b *testing.B) {
 	}
 }
 
-// BenchmarkBreakerCores sends requests of 64 keys from one goroutine and from two, in turn, and reports
-// how many times the throughput of one the two have; and the same of one gobreaker for each key,
-// which is behind a map that nobody writes.
+// BenchmarkBreakerCores sends requests of 64 keys from one goroutine and from two, in turn, and
+// reports how many times the throughput of one the two have; and the same of one gobreaker for each
+// key, which is behind a map that nobody writes.
 func BenchmarkBreakerCores(b *testing.B) {
 	const keys, n = 64, 20_000
 	if runtime.GOMAXPROCS(0) < 2 {

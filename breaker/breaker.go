@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// ErrOpen reports that a request was refused because its breaker is not closed. [*OpenError] has the
-// details.
+// ErrOpen reports that a request was refused because its breaker is not closed. [*OpenError] has
+// the details.
 var ErrOpen = errors.New("breaker: open")
 
 // An OpenError describes a refused request. It matches [ErrOpen].
@@ -42,8 +42,8 @@ const (
 )
 
 // A Breaker stops requests to what keeps failing, and tries with a few whether it works again. It
-// keeps a state for each key. Create one with [New]. A Breaker is safe for concurrent use and starts
-// no goroutines.
+// keeps a state for each key. Create one with [New]. A Breaker is safe for concurrent use and
+// starts no goroutines.
 type Breaker struct {
 	cfg      Config // read-only after New
 	base     time.Time
@@ -68,9 +68,9 @@ func New(cfg Config) (*Breaker, error) {
 	return b, nil
 }
 
-// Acquire admits a request of key, whatever it is a request for, or refuses it with an [*OpenError].
-// If ctx is over, the error is its cause. The caller must call done when the request has ended, also
-// if it panics: calls after the first do nothing.
+// Acquire admits a request of key, whatever it is a request for, or refuses it with an
+// [*OpenError]. If ctx is over, the error is its cause. The caller must call done when the request
+// has ended, also if it panics: calls after the first do nothing.
 func (b *Breaker) Acquire(ctx context.Context, key string) (done func(Outcome), err error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
@@ -85,7 +85,7 @@ func (b *Breaker) Acquire(ctx context.Context, key string) (done func(Outcome), 
 	}{call: k}
 	return func(o Outcome) {
 		if !c.ended.Swap(true) {
-			b.leave(ctx, &c.call, o, o == Success && b.tooSlow(&c.call))
+			c.leave(ctx, o, o == Success && b.tooSlow(&c.call))
 		}
 	}, nil
 }
@@ -131,7 +131,7 @@ func (b *Breaker) circuit(key string) *circuit {
 }
 
 // leave ends a request that enter has admitted.
-func (b *Breaker) leave(ctx context.Context, k *call, o Outcome, slow bool) {
+func (k *call) leave(ctx context.Context, o Outcome, slow bool) {
 	if k.circuit != nil {
 		k.circuit.end(ctx, k, o, slow)
 	}

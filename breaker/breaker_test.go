@@ -172,7 +172,8 @@ func TestEventsTellWhatTheWindowHeld(t *testing.T) {
 	})
 }
 
-// Slow answers leave the window as others do: they must not be taken from the failures of later ones.
+// Slow answers leave the window as others do: they must not be taken from the failures of later
+// ones.
 func TestSlowAnswersLeaveTheWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var seen recorder
@@ -261,8 +262,9 @@ func TestRatioOpens(t *testing.T) {
 	}
 }
 
-// TestB14 compares with a model that keeps every outcome: a failure opens the breaker if the window,
-// which rolls in tenths, then holds at least MinRequests outcomes and FailureRatio failures.
+// TestB14 compares with a model that keeps every outcome: a failure opens the breaker if the
+// window, which rolls in tenths, then holds at least MinRequests outcomes and FailureRatio
+// failures.
 func TestB14_WindowAsANaiveModelHasIt(t *testing.T) {
 	type outcome struct {
 		at     time.Duration
@@ -426,7 +428,8 @@ func TestB03_ExactlySoManyProbesAtTheInstant(t *testing.T) {
 	}
 }
 
-// The same on all processors, as fast as they can, round after round: there is never a second probe.
+// The same on all processors, as fast as they can, round after round: there is never a second
+// probe.
 func TestB03_ProbesInFlightUnderContention(t *testing.T) {
 	b, err := breaker.New(breaker.Config{
 		OpenFor: time.Millisecond, MaxOpen: time.Millisecond, MinRequests: 1, ProbeTimeout: time.Hour,
@@ -972,7 +975,8 @@ func TestTableUnderContention(t *testing.T) {
 	require.LessOrEqual(t, len(b.Stats().Keys), keys/2)
 }
 
-// TestB15: an observer may use the breaker that it observes, and gets each key's transitions in order.
+// TestB15: an observer may use the breaker that it observes, and gets each key's transitions in
+// order.
 func TestB15_ObserversMayReenter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b *breaker.Breaker

@@ -35,8 +35,8 @@ func left(ctx context.Context) bool {
 	return !errors.As(context.Cause(ctx), &late) || !late.Timeout()
 }
 
-// callersFault reports whether net/http refuses to send the request, for what strangers can write into
-// it where requests are passed on. It has no types for these errors.
+// callersFault reports whether net/http refuses to send the request, for what strangers can write
+// into it where requests are passed on. It has no types for these errors.
 func callersFault(err error) bool {
 	s := err.Error()
 	return slices.ContainsFunc(requestErrors[:], func(prefix string) bool { return strings.HasPrefix(s, prefix) })
@@ -61,17 +61,14 @@ func streams(h http.Header) bool {
 	return len(ct) > 0 && len(ct[0]) >= len(kind) && strings.EqualFold(ct[0][:len(kind)], kind)
 }
 
-// hostOf returns u's host in one of the ways to write it.
+// hostOf returns u's host in one of the ways to write it: each would have a state of its own.
 func hostOf(u *url.URL) string {
 	if u == nil {
 		return ""
 	}
 	name, port := origin.SplitHost(u.Host)
-	if u.Scheme == "http" && port == "80" || u.Scheme == "https" && port == "443" || port == "" {
-		if last := len(name) - 1; last >= 0 && name[last] == '.' {
-			name = name[:last]
-		}
-		return strings.ToLower(name)
+	if port == "" || port == "80" && u.Scheme == "http" || port == "443" && u.Scheme == "https" {
+		return strings.ToLower(strings.TrimSuffix(name, "."))
 	}
 	return strings.ToLower(u.Host)
 }

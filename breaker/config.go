@@ -28,10 +28,10 @@ const (
 
 // Config configures a [Breaker]. The zero Config is valid.
 type Config struct {
-	// Key says whose failures a request's outcome counts to; a request that has no key (ok is false)
-	// passes unguarded. If nil, the key is, on a client, the host of the URL; on a server the
-	// request's Pattern, which [http.ServeMux] sets: wrap the handler of each route, not the mux.
-	// Around the mux all requests share one state.
+	// Key says whose failures a request's outcome counts to; a request that has no key (ok is
+	// false) passes unguarded. If nil, the key is, on a client, the host of the URL; on a server
+	// the request's Pattern, which [http.ServeMux] sets: wrap the handler of each route, not the
+	// mux. Around the mux all requests share one state.
 	Key func(*http.Request) (key string, ok bool)
 
 	// Failed reports whether an answer with status is a failure. If nil, 500 and above are, except
@@ -48,19 +48,19 @@ type Config struct {
 	// Zero means 10 s. Negative is invalid.
 	Window time.Duration
 
-	// MinRequests is how many outcomes the window must hold before the breaker opens. While it ramps
-	// up, fewer do: in proportion to the share that is admitted, but at least 5. Zero means 20.
-	// Negative is invalid.
+	// MinRequests is how many outcomes the window must hold before the breaker opens. While it
+	// ramps up, fewer do: in proportion to the share that is admitted, but at least 5. Zero means
+	// 20. Negative is invalid.
 	MinRequests int
 
 	// FailureRatio is the share of failures in the window at which the breaker opens. Zero means
 	// 0.5. Negative and more than 1 are invalid.
 	FailureRatio float64
 
-	// OpenFor is how long the breaker stays open. The time doubles, up to MaxOpen, each time that it
-	// opens again before it has been closed for as long as it was open last. Each time is up to 20 %
-	// shorter or longer, so that many clients do not return at once. Zero means 5 s. Negative is
-	// invalid.
+	// OpenFor is how long the breaker stays open. The time doubles, up to MaxOpen, each time that
+	// it opens again before it has been closed for as long as it was open last. Each time is up to
+	// 20 % shorter or longer, so that many clients do not return at once. Zero means 5 s. Negative
+	// is invalid.
 	OpenFor time.Duration
 
 	// MaxOpen is the longest OpenFor. Zero means a minute, or OpenFor if that is longer. Less than
@@ -72,18 +72,18 @@ type Config struct {
 	Probes int
 
 	// ProbeTimeout is how long a probe may take. One that has no answer by then counts as failed,
-	// since who sent it may have lost it; one whose answer has begun counts as succeeded. Zero means
-	// OpenFor. Negative is invalid.
+	// since who sent it may have lost it; one whose answer has begun counts as succeeded. Zero
+	// means OpenFor. Negative is invalid.
 	ProbeTimeout time.Duration
 
 	// Ramp is how long the breaker takes after the probes to admit everything: a share that grows
-	// from a tenth, so that a service which has just come back is not flooded. Zero means as long as
-	// it was open. Negative means that it admits everything at once.
+	// from a tenth, so that a service which has just come back is not flooded. Zero means as long
+	// as it was open. Negative means that it admits everything at once.
 	Ramp time.Duration
 
-	// MaxKeys is how many keys have a state of their own. Zero means 4,096. Negative is invalid. All
-	// others share one more state. A key makes room for another if it is closed and idle; an open
-	// one never does.
+	// MaxKeys is how many keys have a state of their own. Zero means 4,096. Negative is invalid.
+	// All others share one more state. A key makes room for another if it is closed and idle; an
+	// open one never does.
 	MaxKeys int
 
 	// Skip names requests that are passed on untouched. If nil, none is.
@@ -96,13 +96,14 @@ type Config struct {
 	// RoundTrip returns err. The request's body is closed after Fallback has returned.
 	Fallback func(req *http.Request, err error) (*http.Response, error)
 
-	// ErrorHandler answers requests that [Breaker.Middleware] refuses; err is an [*OpenError]. It is
-	// the place for a fallback. If nil, they get a 503 problem document (RFC 9457) with Retry-After.
+	// ErrorHandler answers requests that [Breaker.Middleware] refuses; err is an [*OpenError]. It
+	// is the place for a fallback. If nil, they get a 503 problem document (RFC 9457) with
+	// Retry-After.
 	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 
 	// Observe, if not nil, receives every transition and every refusal. It is called with no lock
-	// held, on the goroutine of a request; for one key the transitions come one by one and in order.
-	// It must be quick and safe for concurrent use.
+	// held, on the goroutine of a request; for one key the transitions come one by one and in
+	// order. It must be quick and safe for concurrent use.
 	Observe func(ctx context.Context, e Event)
 }
 

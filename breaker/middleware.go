@@ -111,7 +111,7 @@ func (a *answer) finish(returned bool) {
 func (a *answer) end(o Outcome) {
 	if !a.ended {
 		a.ended = true
-		a.breaker.leave(a.ctx, &a.call, o, a.slow && o == Success)
+		a.leave(a.ctx, o, a.slow && o == Success)
 	}
 }
 

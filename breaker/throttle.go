@@ -48,12 +48,12 @@ type ThrottleConfig struct {
 	// uncounted. If nil, it is the host of the URL.
 	Key func(*http.Request) (key string, ok bool)
 
-	// K is how many requests are sent for each that is accepted. With 2, half of what is sent may be
-	// refused before anything is refused here. Zero means 2. Less than 1 is invalid.
+	// K is how many requests are sent for each that is accepted. With 2, half of what is sent may
+	// be refused before anything is refused here. Zero means 2. Less than 1 is invalid.
 	K float64
 
-	// Window is the time that counts. It rolls in ten steps, and should be longer than requests take
-	// to fail. Zero means 30 s. Negative is invalid.
+	// Window is the time that counts. It rolls in ten steps, and should be longer than requests
+	// take to fail. Zero means 30 s. Negative is invalid.
 	Window time.Duration
 
 	// MaxKeys is how many keys are counted separately. Zero means 4,096. Negative is invalid. All
@@ -99,10 +99,10 @@ func (e ThrottleEvent) LogValue() slog.Value {
 
 // A Throttle refuses some of a client's requests by itself while a server refuses many: a refusal
 // costs a server too, and one that is overloaded needs to be spared them. A request is refused with
-// probability max(0, (requests − K·accepted) / (requests + 1)), where requests counts what was asked
-// for in the window, refused or not, and accepted what the server took. Nothing is refused while
-// the server has refused nothing in the window: a burst of requests that have no answer yet is no
-// sign of overload. One request in 10 s passes in any case.
+// probability max(0, (requests − K·accepted) / (requests + 1)), where requests counts what was
+// asked for in the window, refused or not, and accepted what the server took. Nothing is refused
+// while the server has refused nothing in the window: a burst of requests that have no answer yet
+// is no sign of overload. One request in 10 s passes in any case.
 //
 // The server has not accepted a request if it answers 429 or 503, or nothing at all.
 //

@@ -189,8 +189,8 @@ func TestABurstAtTheStartPasses(t *testing.T) {
 	})
 }
 
-// They count before their answers come: a server that lets them all time out is spared as soon as the
-// first has.
+// They count before their answers come: a server that lets them all time out is spared as soon as
+// the first has.
 func TestThrottleCountsBeforeTheCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		th := newThrottle(t, breaker.ThrottleConfig{})

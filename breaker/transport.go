@@ -9,8 +9,8 @@ import (
 )
 
 // Transport returns a RoundTripper that sends requests through next while the breaker of their key
-// admits them. A refused request fails with an [*OpenError], or is answered by [Config.Fallback]. If
-// next is nil, [http.DefaultTransport] is used.
+// admits them. A refused request fails with an [*OpenError], or is answered by [Config.Fallback].
+// If next is nil, [http.DefaultTransport] is used.
 //
 // Failures are the statuses that [Config.Failed] names, errors, deadlines that have passed, and
 // bodies that break off; those count when they do. What the caller has canceled counts for nothing,
@@ -19,8 +19,8 @@ func (b *Breaker) Transport(next http.RoundTripper) http.RoundTripper {
 	return b.TransportFor("", next)
 }
 
-// TransportFor is [Breaker.Transport] with one key for all requests: for balancer.Config.Wrap, where
-// many endpoints stand behind one URL. An empty key means each request's own.
+// TransportFor is [Breaker.Transport] with one key for all requests: for balancer.Config.Wrap,
+// where many endpoints stand behind one URL. An empty key means each request's own.
 func (b *Breaker) TransportFor(key string, next http.RoundTripper) http.RoundTripper {
 	if next == nil {
 		next = http.DefaultTransport
@@ -56,7 +56,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return b.refuse(req, refusal)
 	}
 	out, up := guardUpload(req)
-	x := &exchange{breaker: b, call: k, ctx: ctx, upload: up}
+	x := &exchange{call: k, ctx: ctx, upload: up}
 	returned := false
 	defer func() {
 		if !returned { // next has panicked
@@ -121,28 +121,28 @@ func (t *transport) CloseIdleConnections() {
 // An exchange is an attempt until its answer's body has ended: it is that body.
 type exchange struct {
 	call
-	breaker *Breaker
-	ctx     context.Context // of the request, for as long as the answer lasts
-	upload  *upload         // the request's body, if it can fail
-	body    io.ReadCloser
-	slow    bool
-	ended   atomic.Bool
+	ctx    context.Context // of the request, for as long as the answer lasts
+	upload *upload         // the request's body, if it can fail
+	body   io.ReadCloser
+	slow   bool
+	ended  atomic.Bool
 }
 
 // follow counts what the header of resp says, or what its body will say.
 func (x *exchange) follow(resp *http.Response) {
-	stream := resp.StatusCode == http.StatusSwitchingProtocols || streams(resp.Header)
-	switch {
-	case x.circuit == nil: // a dry run
+	if x.circuit == nil { // a dry run
 		return
-	case x.breaker.cfg.Failed(resp.StatusCode):
+	}
+	b := x.circuit.b
+	switch {
+	case b.cfg.Failed(resp.StatusCode):
 		x.end(Failure)
 		return
-	case stream: // it may last for hours, and where it is cut says little
+	case resp.StatusCode == http.StatusSwitchingProtocols || streams(resp.Header): // it may last for hours, and where it is cut says little
 		x.end(Success)
 		return
 	}
-	x.slow = x.breaker.tooSlow(&x.call)
+	x.slow = b.tooSlow(&x.call)
 	if resp.Body == nil || resp.Body == http.NoBody {
 		x.end(Success)
 		return
@@ -189,6 +189,6 @@ func (x *exchange) fail(err error) {
 
 func (x *exchange) end(o Outcome) {
 	if !x.ended.Swap(true) {
-		x.breaker.leave(x.ctx, &x.call, o, x.slow && o == Success)
+		x.leave(x.ctx, o, x.slow && o == Success)
 	}
 }
