@@ -54,7 +54,9 @@ func breakers() []breakerRival {
 		{"gobreaker", func(_ testing.TB, next http.RoundTripper) http.RoundTripper {
 			cb := gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
 				Interval: 10 * time.Second, BucketPeriod: time.Second, Timeout: 5 * time.Second,
-				ReadyToTrip: func(c gobreaker.Counts) bool { return c.Requests >= 20 && 2*c.TotalFailures >= c.Requests },
+				ReadyToTrip: func(c gobreaker.Counts) bool {
+					return c.Requests >= 20 && 2*c.TotalFailures >= c.Requests
+				},
 			})
 			return roundTripFunc(func(r *http.Request) (*http.Response, error) {
 				done, err := cb.Allow()
@@ -86,7 +88,10 @@ func breakers() []breakerRival {
 		}},
 		{"hystrix-go", func(tb testing.TB, next http.RoundTripper) http.RoundTripper {
 			name := tb.Name()
-			hystrix.ConfigureCommand(name, hystrix.CommandConfig{Timeout: 60_000, MaxConcurrentRequests: 1000, SleepWindow: 5000})
+			hystrix.ConfigureCommand(
+				name,
+				hystrix.CommandConfig{Timeout: 60_000, MaxConcurrentRequests: 1000, SleepWindow: 5000},
+			)
 			return roundTripFunc(func(r *http.Request) (resp *http.Response, err error) {
 				refused := hystrix.DoC(r.Context(), name, func(context.Context) error {
 					resp, err = next.RoundTrip(r)

@@ -69,7 +69,9 @@ func BenchmarkTransportParallel(b *testing.B) {
 func BenchmarkMiddleware(b *testing.B) {
 	for _, state := range []string{"none", "closed"} {
 		b.Run("state="+state, func(b *testing.B) {
-			var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "x") })
+			var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				_, _ = io.WriteString(w, "x")
+			})
 			if state == "closed" {
 				h = newBreaker(b, breaker.Config{}).Middleware(h)
 			}

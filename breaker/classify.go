@@ -39,7 +39,7 @@ func left(ctx context.Context) bool {
 // into it where requests are passed on. It has no types for these errors.
 func callersFault(err error) bool {
 	s := err.Error()
-	return slices.ContainsFunc(requestErrors[:], func(prefix string) bool { return strings.HasPrefix(s, prefix) })
+	return slices.ContainsFunc(requestErrors[:], func(p string) bool { return strings.HasPrefix(s, p) })
 }
 
 var requestErrors = [...]string{

@@ -29,7 +29,8 @@ func faults(err error) map[string]string {
 
 func TestNewNamesEveryFault(t *testing.T) {
 	_, err := breaker.New(breaker.Config{
-		SlowAfter: -1, Window: -1, MinRequests: -1, FailureRatio: -1, OpenFor: -1, MaxOpen: -1, Probes: -1, ProbeTimeout: -1, MaxKeys: -1,
+		SlowAfter: -1, Window: -1, MinRequests: -1, FailureRatio: -1, OpenFor: -1,
+		MaxOpen: -1, Probes: -1, ProbeTimeout: -1, MaxKeys: -1,
 	})
 	require.Equal(t, map[string]string{
 		"SlowAfter": "-1ns is negative", "Window": "-1ns is negative", "MinRequests": "-1 is negative",
@@ -39,8 +40,9 @@ func TestNewNamesEveryFault(t *testing.T) {
 	require.ErrorContains(t, err, "breaker: Config.Window: -1ns is negative")
 
 	_, err = breaker.New(breaker.Config{
-		SlowAfter: math.MaxInt64, Window: math.MaxInt64, MinRequests: math.MaxInt32 + 1, FailureRatio: 1.1, OpenFor: math.MaxInt64,
-		Probes: math.MaxInt32 + 1, ProbeTimeout: math.MaxInt64, Ramp: math.MaxInt64,
+		SlowAfter: math.MaxInt64, Window: math.MaxInt64, MinRequests: math.MaxInt32 + 1, FailureRatio: 1.1,
+		OpenFor: math.MaxInt64,
+		Probes:  math.MaxInt32 + 1, ProbeTimeout: math.MaxInt64, Ramp: math.MaxInt64,
 	})
 	require.Len(t, faults(err), 9, "MaxOpen follows OpenFor")
 	_, err = breaker.New(breaker.Config{FailureRatio: math.NaN()})
@@ -53,7 +55,12 @@ func TestNewNamesEveryFault(t *testing.T) {
 	require.NoError(t, err)
 
 	_, err = breaker.NewThrottle(breaker.ThrottleConfig{K: 0.9, Window: -1, MaxKeys: -1})
-	require.Equal(t, map[string]string{"K": "0.9 is less than 1", "Window": "-1ns is negative", "MaxKeys": "-1 is negative"}, faults(err))
+	require.Equal(t, map[string]string{
+		"K":       "0.9 is less than 1",
+		"Window":  "-1ns is negative",
+		"MaxKeys": "-1 is negative",
+	},
+		faults(err))
 	_, err = breaker.NewThrottle(breaker.ThrottleConfig{Window: math.MaxInt64, K: math.Inf(1)})
 	require.Len(t, faults(err), 2)
 }

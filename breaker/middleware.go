@@ -3,7 +3,6 @@ package breaker
 import (
 	"bufio"
 	"context"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -100,7 +99,7 @@ func (a *answer) finish(returned bool) {
 		a.end(Neutral)
 	case !returned, a.sent && a.breaker.cfg.Failed(a.Status):
 		a.end(Failure)
-	case !a.sent && errors.Is(a.ctx.Err(), context.DeadlineExceeded):
+	case !a.sent && a.ctx.Err() != nil: // its time is over
 		a.end(Failure) // somebody further out will answer that it came to nothing
 	default:
 		a.begin()

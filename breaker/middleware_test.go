@@ -1,17 +1,14 @@
 package breaker_test
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,11 +16,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/trivet-go/trivet/breaker"
-	"github.com/trivet-go/trivet/internal/backend"
 )
 
 // handled returns how a breaker counts what a handler does with a request.
-func handled(t *testing.T, cfg breaker.Config, h http.HandlerFunc, serve func(t *testing.T, h http.Handler)) breaker.Outcome {
+func handled(
+	t *testing.T,
+	cfg breaker.Config,
+	h http.HandlerFunc,
+	serve func(t *testing.T, h http.Handler),
+) breaker.Outcome {
 	t.Helper()
 	var got breaker.Outcome
 	synctest.Test(t, func(t *testing.T) {
@@ -67,9 +68,18 @@ func TestMiddlewareClassifies(t *testing.T) {
 		{"500", status(500), breaker.Failure},
 		{"501", status(501), breaker.Success},
 		{"503", status(503), breaker.Failure},
-		{"500 after 103", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(103); w.WriteHeader(500) }, breaker.Failure},
-		{"500 too late", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(200); w.WriteHeader(500) }, breaker.Success},
-		{"500 after a flush", func(w http.ResponseWriter, _ *http.Request) { w.(http.Flusher).Flush(); w.WriteHeader(500) }, breaker.Success},
+		{"500 after 103", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(103)
+			w.WriteHeader(500)
+		}, breaker.Failure},
+		{"500 too late", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(200)
+			w.WriteHeader(500)
+		}, breaker.Success},
+		{"500 after a flush", func(w http.ResponseWriter, _ *http.Request) {
+			w.(http.Flusher).Flush()
+			w.WriteHeader(500)
+		}, breaker.Success},
 		{"500 with a body", func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(500)
 			_, _ = io.WriteString(w, "x")
@@ -81,44 +91,55 @@ func TestMiddlewareClassifies(t *testing.T) {
 	}
 }
 
+// serveOnce serves one request that nobody waits for.
+func serveOnce(h http.Handler) {
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+}
+
 // TestB07: a panic is a failure, gives a probe's place back, and passes.
 func TestB07_PanicsOfHandlersCountAndPass(t *testing.T) {
 	for _, sent := range []bool{false, true} {
-		require.Equal(t, breaker.Failure, handled(t, breaker.Config{}, func(w http.ResponseWriter, _ *http.Request) {
+		got := handled(t, breaker.Config{}, func(w http.ResponseWriter, _ *http.Request) {
 			if sent {
 				fmt.Fprint(w, "half")
 			}
 			panic("boom")
 		}, func(t *testing.T, h http.Handler) {
-			require.PanicsWithValue(t, "boom", func() { h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)) })
-		}))
+			require.PanicsWithValue(t, "boom", func() { serveOnce(h) })
+		})
+		require.Equal(t, breaker.Failure, got)
 	}
-	require.Equal(t, breaker.Failure, handled(t, breaker.Config{}, func(http.ResponseWriter, *http.Request) { runtime.Goexit() },
-		func(t *testing.T, h http.Handler) {
-			gone := make(chan struct{})
-			go func() {
-				defer close(gone)
-				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
-			}()
-			<-gone
-		}), "nor is a goroutine that ends")
+	exit := func(http.ResponseWriter, *http.Request) { runtime.Goexit() }
+	got := handled(t, breaker.Config{}, exit, func(t *testing.T, h http.Handler) {
+		gone := make(chan struct{})
+		go func() {
+			defer close(gone)
+			serveOnce(h)
+		}()
+		<-gone
+	})
+	require.Equal(t, breaker.Failure, got, "nor is a goroutine that ends an answer")
 }
 
 // TestB08: an aborted answer is a failure, unless the client has left; the abort passes untouched.
 func TestB08_AbortsPassUntouched(t *testing.T) {
 	abort := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
-	require.Equal(t, breaker.Failure, handled(t, breaker.Config{}, abort, func(t *testing.T, h http.Handler) {
-		require.PanicsWithValue(t, http.ErrAbortHandler, func() { h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)) })
-	}))
-	require.Equal(t, breaker.Neutral, handled(t, breaker.Config{}, func(_ http.ResponseWriter, r *http.Request) {
+	got := handled(t, breaker.Config{}, abort, func(t *testing.T, h http.Handler) {
+		require.PanicsWithValue(t, http.ErrAbortHandler, func() { serveOnce(h) })
+	})
+	require.Equal(t, breaker.Failure, got)
+
+	abandoned := func(_ http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 		panic(http.ErrAbortHandler)
-	}, func(t *testing.T, h http.Handler) {
+	}
+	got = handled(t, breaker.Config{}, abandoned, func(t *testing.T, h http.Handler) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
 		r := httptest.NewRequestWithContext(ctx, "GET", "/", nil)
 		require.PanicsWithValue(t, http.ErrAbortHandler, func() { h.ServeHTTP(httptest.NewRecorder(), r) })
-	}))
+	})
+	require.Equal(t, breaker.Neutral, got)
 }
 
 func TestMiddlewareContexts(t *testing.T) {
@@ -132,7 +153,13 @@ func TestMiddlewareContexts(t *testing.T) {
 			<-r.Context().Done()
 			w.WriteHeader(502)
 		}, breaker.Neutral},
-		{"no answer in time", nil, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, breaker.Failure},
+		{"its time ends by a cancellation", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancelCause(ctx)
+			return ctx, func() { cancel(context.DeadlineExceeded) }
+		}, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, breaker.Failure},
+		{"no answer in time", nil, func(w http.ResponseWriter, r *http.Request) {
+			<-r.Context().Done()
+		}, breaker.Failure},
 		{"an answer, and time is over", nil, func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprint(w, "ok")
 			<-r.Context().Done()
@@ -169,16 +196,34 @@ func TestB12_SlowHandlersAndSlowClients(t *testing.T) {
 	}{
 		{"quick", func(w http.ResponseWriter, _ *http.Request) { time.Sleep(time.Second) }, breaker.Success},
 		{"slow", func(w http.ResponseWriter, _ *http.Request) { time.Sleep(late) }, breaker.Failure},
-		{"slow to begin", func(w http.ResponseWriter, _ *http.Request) { time.Sleep(late); w.WriteHeader(200) }, breaker.Failure},
-		{"slow to write", func(w http.ResponseWriter, _ *http.Request) { time.Sleep(late); _, _ = w.Write([]byte("x")) }, breaker.Failure},
-		{"slow to write a string", func(w http.ResponseWriter, _ *http.Request) { time.Sleep(late); _, _ = io.WriteString(w, "x") }, breaker.Failure},
+		{"slow to begin", func(w http.ResponseWriter, _ *http.Request) {
+			time.Sleep(late)
+			w.WriteHeader(200)
+		}, breaker.Failure},
+		{"slow to write", func(w http.ResponseWriter, _ *http.Request) {
+			time.Sleep(late)
+			_, _ = w.Write([]byte("x"))
+		}, breaker.Failure},
+		{"slow to write a string", func(w http.ResponseWriter, _ *http.Request) {
+			time.Sleep(late)
+			_, _ = io.WriteString(w, "x")
+		}, breaker.Failure},
 		{"slow to copy", func(w http.ResponseWriter, _ *http.Request) {
 			time.Sleep(late)
 			_, _ = io.Copy(w, io.LimitReader(strings.NewReader("x"), 1))
 		}, breaker.Failure},
-		{"slow to flush", func(w http.ResponseWriter, _ *http.Request) { time.Sleep(late); w.(http.Flusher).Flush() }, breaker.Failure},
-		{"a hint is no answer", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(103); time.Sleep(late) }, breaker.Failure},
-		{"quick to begin", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(200); time.Sleep(4 * time.Second) }, breaker.Success},
+		{"slow to flush", func(w http.ResponseWriter, _ *http.Request) {
+			time.Sleep(late)
+			w.(http.Flusher).Flush()
+		}, breaker.Failure},
+		{"a hint is no answer", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(103)
+			time.Sleep(late)
+		}, breaker.Failure},
+		{"quick to begin", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(200)
+			time.Sleep(4 * time.Second)
+		}, breaker.Success},
 		{"a stream that waits for its first event", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			time.Sleep(4 * time.Second)
@@ -192,10 +237,12 @@ func TestB12_SlowHandlersAndSlowClients(t *testing.T) {
 		}, breaker.Success},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			require.Equal(t, tt.want, handled(t, breaker.Config{SlowAfter: time.Second}, tt.h, func(t *testing.T, h http.Handler) {
+			cfg := breaker.Config{SlowAfter: time.Second}
+			got := handled(t, cfg, tt.h, func(t *testing.T, h http.Handler) {
 				defer func() { _ = recover() }()
-				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
-			}))
+				serveOnce(h)
+			})
+			require.Equal(t, tt.want, got)
 		})
 	}
 	t.Run("slow to read", func(t *testing.T) {
@@ -206,9 +253,10 @@ func TestB12_SlowHandlersAndSlowClients(t *testing.T) {
 				_, _ = io.Copy(w, io.LimitReader(strings.NewReader("x"), 1))
 			},
 		} {
-			require.Equal(t, breaker.Success, handled(t, breaker.Config{SlowAfter: time.Second}, h, func(t *testing.T, h http.Handler) {
+			got := handled(t, breaker.Config{SlowAfter: time.Second}, h, func(t *testing.T, h http.Handler) {
 				h.ServeHTTP(slowWriter{httptest.NewRecorder()}, httptest.NewRequest("GET", "/", nil))
-			}), name)
+			})
+			require.Equal(t, breaker.Success, got, name)
 		}
 	})
 	t.Run("a probe that is still answering is not lost", func(t *testing.T) {
@@ -268,14 +316,18 @@ func TestErrorHandlerIsTheFallback(t *testing.T) {
 }
 
 func TestNilHandlerPanics(t *testing.T) {
-	require.PanicsWithValue(t, "breaker: nil handler", func() { newBreaker(t, breaker.Config{}).Middleware(nil) })
+	require.PanicsWithValue(t, "breaker: nil handler",
+		func() { newBreaker(t, breaker.Config{}).Middleware(nil) })
 }
 
 // Inside a ServeMux each route has its own state.
 func TestRoutesAreKeys(t *testing.T) {
 	b := newBreaker(t, breaker.Config{})
 	mux := http.NewServeMux()
-	mux.Handle("GET /bad/{id}", b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })))
+	mux.Handle(
+		"GET /bad/{id}",
+		b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })),
+	)
 	mux.Handle("GET /good/{id}", b.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})))
 	codes := map[int]int{}
 	for i := range 40 {
@@ -321,132 +373,6 @@ func TestMiddlewareKeySkipAndDryRun(t *testing.T) {
 	}
 	require.EqualValues(t, 10, b.Stats().Refused)
 	require.Equal(t, breaker.Open, stateOf(b, "k"))
-}
-
-func TestMiddlewareOverRealServers(t *testing.T) {
-	for _, p := range []backend.Protocol{backend.HTTP1, backend.HTTP2} {
-		t.Run("protocol="+string(p), func(t *testing.T) {
-			var seen recorder
-			var left atomic.Int32
-			b := newBreaker(t, breaker.Config{
-				MinRequests: 1, FailureRatio: 1, SlowAfter: time.Hour, Observe: seen.observe,
-				Key: func(r *http.Request) (string, bool) { return r.URL.Path, true },
-			})
-			up := backend.Start(t, backend.Config{Protocol: p, Handler: b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				rc := http.NewResponseController(w)
-				switch r.URL.Path {
-				case "/stream":
-					for i := range 3 {
-						fmt.Fprint(w, i)
-						if err := rc.Flush(); err != nil {
-							panic(err)
-						}
-					}
-				case "/trailer":
-					w.Header().Set("Link", "</style.css>; rel=preload")
-					w.WriteHeader(103)
-					w.Header().Set("Trailer", "Sum")
-					fmt.Fprint(w, "body")
-					w.Header().Set("Sum", "42")
-				case "/copy":
-					_, _ = io.Copy(w, strings.NewReader(strings.Repeat("x", 100_000)))
-				case "/abort":
-					panic(http.ErrAbortHandler)
-				case "/cut":
-					fmt.Fprint(w, "half")
-					_ = rc.Flush()
-					panic(http.ErrAbortHandler)
-				case "/leave":
-					fmt.Fprint(w, "begun")
-					_ = rc.Flush()
-					<-r.Context().Done()
-					left.Add(1)
-					panic(http.ErrAbortHandler)
-				case "/deadline":
-					if err := rc.SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
-						panic(err)
-					}
-				}
-			}))})
-			next := backend.Transport(p)
-			defer next.CloseIdleConnections()
-			c := &http.Client{Transport: next}
-			get := func(path string) (string, http.Header, error) {
-				resp, err := c.Get(up.URL.String() + path)
-				if err != nil {
-					return "", nil, err
-				}
-				defer resp.Body.Close()
-				body, err := io.ReadAll(resp.Body)
-				return string(body), resp.Trailer, err
-			}
-			body, _, err := get("/stream")
-			require.NoError(t, err)
-			require.Equal(t, "012", body)
-			body, trailer, err := get("/trailer")
-			require.NoError(t, err)
-			require.Equal(t, "body", body)
-			require.Equal(t, "42", trailer.Get("Sum"))
-			body, _, err = get("/copy")
-			require.NoError(t, err)
-			require.Len(t, body, 100_000)
-			_, _, err = get("/deadline")
-			require.NoError(t, err)
-			_, err = c.Post(up.URL.String()+"/abort", "", nil) // a GET would be sent again by net/http
-			require.Error(t, err)
-			_, _, err = get("/cut")
-			require.Error(t, err)
-
-			ctx, cancel := context.WithCancel(t.Context())
-			resp, err := c.Do(request(ctx, up.URL.String()+"/leave"))
-			require.NoError(t, err)
-			cancel()
-			_ = resp.Body.Close()
-			require.Eventually(t, func() bool { return left.Load() == 1 }, time.Minute, time.Millisecond)
-			up.Close() // waits for the handlers' connections, not for the handlers
-			for path, want := range map[string]breaker.State{
-				"/stream": breaker.Closed, "/trailer": breaker.Closed, "/copy": breaker.Closed, "/deadline": breaker.Closed,
-				"/abort": breaker.Open, "/cut": breaker.Open, "/leave": breaker.Closed,
-			} {
-				require.Equal(t, want, stateOf(b, path), path)
-			}
-		})
-	}
-}
-
-func TestMiddlewareUpgrades(t *testing.T) {
-	var b *breaker.Breaker
-	stateWithin := make(chan breaker.State, 1)
-	b, err := breaker.New(breaker.Config{OpenFor: time.Millisecond, ProbeTimeout: time.Hour, MinRequests: 1, Ramp: time.Hour})
-	require.NoError(t, err)
-	up := backend.Start(t, backend.Config{Handler: b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		conn, rw, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			panic(err)
-		}
-		defer conn.Close()
-		stateWithin <- stateOf(b, "")
-		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-		_ = rw.Flush()
-		line, _ := rw.ReadString('\n')
-		_, _ = rw.WriteString(line)
-		_ = rw.Flush()
-	}))})
-	trip(t, b, "")
-	require.Eventually(t, func() bool { return ask(b, "", breaker.Neutral) }, time.Minute, time.Millisecond)
-	conn, err := net.Dial("tcp", up.Addr)
-	require.NoError(t, err)
-	defer conn.Close()
-	_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello\n")
-	require.NoError(t, err)
-	r := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(r, nil)
-	require.NoError(t, err)
-	require.Equal(t, 101, resp.StatusCode)
-	line, err := r.ReadString('\n')
-	require.NoError(t, err)
-	require.Equal(t, "hello\n", line)
-	require.Equal(t, breaker.Ramping, <-stateWithin, "an upgrade is a success as soon as it is one")
 }
 
 // What a server refuses of its own accord, outside the breaker, the breaker does not see.

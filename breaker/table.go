@@ -118,6 +118,8 @@ func (t *table[S]) remove(key string) *S {
 
 // all calls f with every key and its state.
 func (t *table[S]) all(f func(key string, s *S)) {
+	t.mu.Lock() // else a key that makes room for another could be seen beside it
+	defer t.mu.Unlock()
 	buckets := *t.buckets.Load()
 	for i := range buckets {
 		for e := buckets[i].Load(); e != nil; e = e.next {

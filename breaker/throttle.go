@@ -128,7 +128,8 @@ func NewThrottle(cfg ThrottleConfig) (*Throttle, error) {
 		w := newWindow(cfg.Window)
 		return &flow{requests: w, accepted: w, refused: w}
 	}
-	t.flows = newTable(cfg.MaxKeys, int64(step(cfg.Window)), fresh, func(f *flow) bool { return f.idle(t.now()) })
+	idle := func(f *flow) bool { return f.idle(t.now()) }
+	t.flows = newTable(cfg.MaxKeys, int64(step(cfg.Window)), fresh, idle)
 	t.shared = fresh("")
 	return t, nil
 }
@@ -193,7 +194,8 @@ type ThrottleStats struct {
 // Stats returns a snapshot.
 func (t *Throttle) Stats() ThrottleStats {
 	return ThrottleStats{
-		Sent: t.sent.Load(), Throttled: t.throttled.Load(), Overflowed: t.overflowed.Load(), Keys: t.flows.len(),
+		Sent: t.sent.Load(), Throttled: t.throttled.Load(), Overflowed: t.overflowed.Load(),
+		Keys: t.flows.len(),
 	}
 }
 

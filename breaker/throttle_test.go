@@ -247,7 +247,12 @@ func TestThrottleCountsNothingThatWasNotSent(t *testing.T) {
 func TestThrottledErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var seen []breaker.ThrottleEvent
-		th := newThrottle(t, breaker.ThrottleConfig{Observe: func(_ context.Context, e breaker.ThrottleEvent) { seen = append(seen, e) }})
+		th := newThrottle(
+			t,
+			breaker.ThrottleConfig{
+				Observe: func(_ context.Context, e breaker.ThrottleEvent) { seen = append(seen, e) },
+			},
+		)
 		th.SetRand(func() float64 { return 0 })
 		status := 503
 		rt := th.TransportFor("up", answering(&status, nil))

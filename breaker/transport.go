@@ -138,8 +138,8 @@ func (x *exchange) follow(resp *http.Response) {
 	case b.cfg.Failed(resp.StatusCode):
 		x.end(Failure)
 		return
-	case resp.StatusCode == http.StatusSwitchingProtocols || streams(resp.Header): // it may last for hours, and where it is cut says little
-		x.end(Success)
+	case resp.StatusCode == http.StatusSwitchingProtocols, streams(resp.Header):
+		x.end(Success) // it may last for hours, and where it is cut says little
 		return
 	}
 	x.slow = b.tooSlow(&x.call)

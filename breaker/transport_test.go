@@ -1,7 +1,6 @@
 package breaker_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +25,11 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func answer(status int) *http.Response {
-	return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("body"))}
+	return &http.Response{
+		StatusCode: status,
+		Header:     http.Header{},
+		Body:       io.NopCloser(strings.NewReader("body")),
+	}
 }
 
 func request(ctx context.Context, url string) *http.Request {
@@ -61,7 +64,12 @@ func (timeoutError) Timeout() bool { return true }
 
 // verdict returns how a breaker counts what f, which sends one request, makes of it. It asks a
 // half-open breaker, whose state tells all three apart.
-func verdict(t *testing.T, cfg breaker.Config, next http.RoundTripper, f func(rt http.RoundTripper)) breaker.Outcome {
+func verdict(
+	t *testing.T,
+	cfg breaker.Config,
+	next http.RoundTripper,
+	f func(rt http.RoundTripper),
+) breaker.Outcome {
 	t.Helper()
 	var got breaker.Outcome
 	synctest.Test(t, func(t *testing.T) {
@@ -112,7 +120,7 @@ func TestTransportClassifies(t *testing.T) {
 		{"not sent", 0, fmt.Errorf("inner: %w", unsentError{}), breaker.Neutral},
 		{"an inner breaker", 0, &breaker.OpenError{}, breaker.Neutral},
 		{"an inner throttle", 0, &breaker.ThrottledError{}, breaker.Neutral},
-		{"a request that cannot be sent", 0, errors.New(`net/http: invalid header field value for "X"`), breaker.Neutral},
+		{"a request that cannot be sent", 0, errors.New(`net/http: invalid method "a b"`), breaker.Neutral},
 		{"nothing", 0, nil, breaker.Failure},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -250,7 +258,9 @@ func TestB11_BodiesThatBreakCountAtTheirEnd(t *testing.T) {
 			require.Error(t, err)
 			require.NoError(t, body.Close())
 		}, breaker.Success},
-		{"a stream that is cut", "text/event-stream; charset=utf-8", io.ErrUnexpectedEOF, func(t *testing.T, body io.ReadCloser) {
+		{"a stream that is cut", "text/event-stream; charset=utf-8", io.ErrUnexpectedEOF, func(
+			t *testing.T, body io.ReadCloser,
+		) {
 			_, err := io.ReadAll(body)
 			require.Error(t, err)
 		}, breaker.Success},
@@ -319,7 +329,10 @@ func TestB11_BodiesThatBreakCountAtTheirEnd(t *testing.T) {
 func TestAProbeWithASlowReaderHasSucceeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBreaker(t, breaker.Config{})
-		rt := b.TransportFor("up", roundTripper(func(*http.Request) (*http.Response, error) { return answer(200), nil }))
+		rt := b.TransportFor(
+			"up",
+			roundTripper(func(*http.Request) (*http.Response, error) { return answer(200), nil }),
+		)
 		trip(t, b, "up")
 		time.Sleep(5 * time.Second)
 		resp, err := rt.RoundTrip(request(t.Context(), "http://h/"))
@@ -375,7 +388,8 @@ func TestB07_PanicsOfTransportsCountAndPass(t *testing.T) {
 	for _, value := range []any{"boom", http.ErrAbortHandler} {
 		next := roundTripper(func(*http.Request) (*http.Response, error) { panic(value) })
 		require.Equal(t, breaker.Failure, verdict(t, breaker.Config{}, next, func(rt http.RoundTripper) {
-			require.PanicsWithValue(t, value, func() { _, _ = rt.RoundTrip(request(context.Background(), "http://h/")) })
+			require.PanicsWithValue(t, value,
+				func() { _, _ = rt.RoundTrip(request(context.Background(), "http://h/")) })
 		}))
 	}
 }
@@ -412,7 +426,9 @@ func TestBodiesKeepTheirWriter(t *testing.T) {
 func TestB09_StrangersDoNotOpenIt(t *testing.T) {
 	t.Run("4xx", func(t *testing.T) {
 		b := newBreaker(t, breaker.Config{})
-		rt := b.Transport(roundTripper(func(*http.Request) (*http.Response, error) { return answer(404), nil }))
+		rt := b.Transport(
+			roundTripper(func(*http.Request) (*http.Response, error) { return answer(404), nil }),
+		)
 		for range 1000 {
 			status, err := send(rt, request(t.Context(), "http://h/"))
 			require.NoError(t, err)
@@ -430,7 +446,10 @@ func TestB09_StrangersDoNotOpenIt(t *testing.T) {
 				for range 5 {
 					req := request(t.Context(), up.URL.String())
 					req.Method = http.MethodPost
-					req.Body = &brokenBody{r: strings.NewReader("half of it"), err: errors.New("the client has left")}
+					req.Body = &brokenBody{
+						r:   strings.NewReader("half of it"),
+						err: errors.New("the client has left"),
+					}
 					_, err := send(rt, req)
 					require.Error(t, err)
 				}
@@ -512,7 +531,12 @@ func TestRefusedRequestsAreClosed(t *testing.T) {
 
 func TestFallback(t *testing.T) {
 	var give func(*http.Request, error) (*http.Response, error)
-	b := newBreaker(t, breaker.Config{Fallback: func(req *http.Request, err error) (*http.Response, error) { return give(req, err) }})
+	b := newBreaker(
+		t,
+		breaker.Config{
+			Fallback: func(req *http.Request, err error) (*http.Response, error) { return give(req, err) },
+		},
+	)
 	b.Isolate("h")
 	rt := b.Transport(roundTripper(func(*http.Request) (*http.Response, error) { panic("sent") }))
 	body := &closeNoter{Reader: strings.NewReader("x")}
@@ -552,7 +576,8 @@ func TestFallback(t *testing.T) {
 
 	// A failing answer is an answer: the fallback is for what was not sent.
 	b.Reset("h")
-	resp, err = b.Transport(roundTripper(func(*http.Request) (*http.Response, error) { return answer(500), nil })).RoundTrip(req)
+	status := 500
+	resp, err = b.Transport(answering(&status, nil)).RoundTrip(req)
 	require.NoError(t, err)
 	require.Equal(t, 500, resp.StatusCode)
 }
@@ -561,8 +586,11 @@ func TestKeysOfClients(t *testing.T) {
 	b := newBreaker(t, breaker.Config{})
 	rt := b.Transport(roundTripper(func(*http.Request) (*http.Response, error) { return answer(200), nil }))
 	for _, url := range []string{
-		"http://Example.test/a", "http://example.test:80/b", "https://example.test:443/c", "http://example.test./d", "http://user@EXAMPLE.TEST.:80/e",
-		"http://example.test:8080/", "https://example.test:80/", "http://[2001:DB8::1]/", "http://[2001:db8::1]:80/", "http://[2001:db8::1]:81/", "http://example.test:/",
+		"http://Example.test/a", "http://example.test:80/b", "https://example.test:443/c",
+		"http://example.test./d",
+		"http://user@EXAMPLE.TEST.:80/e", "http://example.test:/", "http://example.test:8080/",
+		"https://example.test:80/", "http://[2001:DB8::1]/", "http://[2001:db8::1]:80/",
+		"http://[2001:db8::1]:81/",
 	} {
 		_, err := send(rt, request(t.Context(), url))
 		require.NoError(t, err)
@@ -571,12 +599,17 @@ func TestKeysOfClients(t *testing.T) {
 	for key := range b.Stats().Keys {
 		keys = append(keys, key)
 	}
-	require.ElementsMatch(t, []string{"example.test", "example.test:8080", "example.test:80", "2001:db8::1", "[2001:db8::1]:81"}, keys)
+	require.ElementsMatch(t,
+		[]string{"example.test", "example.test:8080", "example.test:80", "2001:db8::1", "[2001:db8::1]:81"},
+		keys)
 }
 
 func TestKeyAndSkip(t *testing.T) {
 	cfg := breaker.Config{
-		Key:  func(r *http.Request) (string, bool) { return r.Header.Get("Tenant"), r.Header.Get("Tenant") != "" },
+		Key: func(r *http.Request) (string, bool) {
+			tenant := r.Header.Get("Tenant")
+			return tenant, tenant != ""
+		},
 		Skip: func(r *http.Request) bool { return r.URL.Path == "/healthz" },
 	}
 	b := newBreaker(t, cfg)
@@ -605,8 +638,16 @@ func TestKeyAndSkip(t *testing.T) {
 func TestDryRunOfATransport(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sent := 0
-		b := newBreaker(t, breaker.Config{DryRun: true, Fallback: func(*http.Request, error) (*http.Response, error) { panic("fallback") }})
-		rt := b.Transport(roundTripper(func(*http.Request) (*http.Response, error) { sent++; return answer(500), nil }))
+		b := newBreaker(
+			t,
+			breaker.Config{
+				DryRun:   true,
+				Fallback: func(*http.Request, error) (*http.Response, error) { panic("fallback") },
+			},
+		)
+		rt := b.Transport(
+			roundTripper(func(*http.Request) (*http.Response, error) { sent++; return answer(500), nil }),
+		)
 		for range 50 {
 			status, err := send(rt, request(t.Context(), "http://h/"))
 			require.NoError(t, err)
@@ -645,134 +686,4 @@ func TestNilTransportIsTheDefault(t *testing.T) {
 		require.Equal(t, 200, status)
 	}
 	http.DefaultClient.CloseIdleConnections()
-}
-
-// Real servers over both versions of HTTP.
-func TestTransportOverRealServers(t *testing.T) {
-	for _, p := range []backend.Protocol{backend.HTTP1, backend.HTTP2} {
-		t.Run("protocol="+string(p), func(t *testing.T) {
-			hold := make(chan struct{})
-			up := backend.Start(t, backend.Config{Protocol: p, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				switch r.URL.Path {
-				case "/ok":
-					fmt.Fprint(w, "ok")
-				case "/500":
-					w.WriteHeader(500)
-				case "/abort":
-					panic(http.ErrAbortHandler)
-				case "/cut":
-					fmt.Fprint(w, strings.Repeat("x", 10_000))
-					_ = http.NewResponseController(w).Flush()
-					panic(http.ErrAbortHandler)
-				case "/hang":
-					select {
-					case <-r.Context().Done():
-					case <-hold:
-					}
-				case "/trailer":
-					w.Header().Set("Trailer", "Sum")
-					w.WriteHeader(103)
-					fmt.Fprint(w, "body")
-					w.Header().Set("Sum", "42")
-				}
-			})})
-			defer close(hold)
-			next := backend.Transport(p)
-			defer next.CloseIdleConnections()
-			verdictOf := func(f func(c *http.Client)) breaker.Outcome {
-				b := newBreaker(t, breaker.Config{MinRequests: 1, FailureRatio: 1})
-				f(&http.Client{Transport: b.TransportFor("up", next)})
-				if stateOf(b, "up") == breaker.Open {
-					return breaker.Failure
-				}
-				// A failure alone opens; after a success there is one of each, and it does not.
-				ask(b, "up", breaker.Failure)
-				if stateOf(b, "up") == breaker.Closed {
-					return breaker.Success
-				}
-				return breaker.Neutral
-			}
-			get := func(path string) func(c *http.Client) {
-				return func(c *http.Client) {
-					resp, err := c.Get(up.URL.String() + path)
-					if err != nil {
-						return
-					}
-					_, _ = io.Copy(io.Discard, resp.Body)
-					_ = resp.Body.Close()
-				}
-			}
-			require.Equal(t, breaker.Success, verdictOf(get("/ok")))
-			require.Equal(t, breaker.Failure, verdictOf(get("/500")))
-			require.Equal(t, breaker.Failure, verdictOf(get("/abort")))
-			require.Equal(t, breaker.Failure, verdictOf(get("/cut")), "after 200")
-			require.Equal(t, breaker.Neutral, verdictOf(func(c *http.Client) {
-				ctx, cancel := context.WithCancel(t.Context())
-				time.AfterFunc(10*time.Millisecond, cancel)
-				_, err := c.Do(request(ctx, up.URL.String()+"/hang"))
-				require.ErrorIs(t, err, context.Canceled)
-			}))
-			require.Equal(t, breaker.Failure, verdictOf(func(c *http.Client) {
-				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-				defer cancel()
-				_, err := c.Do(request(ctx, up.URL.String()+"/hang"))
-				require.ErrorIs(t, err, context.DeadlineExceeded)
-			}))
-			require.Equal(t, breaker.Failure, verdictOf(func(c *http.Client) {
-				c.Timeout = 10 * time.Millisecond
-				_, err := c.Get(up.URL.String() + "/hang")
-				require.Error(t, err)
-			}), "the client's own timeout")
-			require.Equal(t, breaker.Success, verdictOf(func(c *http.Client) {
-				resp, err := c.Get(up.URL.String() + "/trailer")
-				require.NoError(t, err)
-				body, err := io.ReadAll(resp.Body)
-				require.NoError(t, err)
-				require.NoError(t, resp.Body.Close())
-				require.Equal(t, "body", string(body))
-				require.Equal(t, "42", resp.Trailer.Get("Sum"))
-			}))
-		})
-	}
-	t.Run("nobody listens", func(t *testing.T) {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		require.NoError(t, ln.Close())
-		b := newBreaker(t, breaker.Config{MinRequests: 1})
-		next := &http.Transport{}
-		_, err = send(b.TransportFor("up", next), request(t.Context(), "http://"+ln.Addr().String()))
-		require.Error(t, err)
-		require.Equal(t, breaker.Open, stateOf(b, "up"))
-	})
-}
-
-func TestTransportUpgrades(t *testing.T) {
-	up := backend.Start(t, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, rw, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			panic(err)
-		}
-		defer conn.Close()
-		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-		_ = rw.Flush()
-		line, _ := rw.ReadString('\n')
-		_, _ = rw.WriteString(line)
-		_ = rw.Flush()
-	})})
-	next := backend.Transport(backend.HTTP1)
-	defer next.CloseIdleConnections()
-	b := newBreaker(t, breaker.Config{SlowAfter: time.Hour})
-	req := request(t.Context(), up.URL.String())
-	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", "echo")
-	resp, err := b.Transport(next).RoundTrip(req)
-	require.NoError(t, err)
-	require.Equal(t, 101, resp.StatusCode)
-	conn := resp.Body.(io.ReadWriteCloser)
-	_, err = io.WriteString(conn, "hello\n")
-	require.NoError(t, err)
-	line, err := bufio.NewReader(conn).ReadString('\n')
-	require.NoError(t, err)
-	require.Equal(t, "hello\n", line)
-	require.NoError(t, conn.Close())
 }

@@ -96,11 +96,15 @@ func TestTrap_StateInsideTheCallbackDeadlocks(t *testing.T) {
 	})
 	_, _ = cb.Execute(func() (any, error) { return nil, errTrap })
 	<-answered
-	require.False(t, early, "nobody learns the state before the callback returns: in the callback itself it would deadlock")
+	require.False(t, early,
+		"nobody learns the state before the callback returns: in the callback itself it would deadlock")
 
 	var b *breaker.Breaker
 	var seen breaker.State
-	b = newBreaker(t, breaker.Config{Observe: func(_ context.Context, e breaker.Event) { seen = stateOf(b, "a") }})
+	b = newBreaker(
+		t,
+		breaker.Config{Observe: func(_ context.Context, e breaker.Event) { seen = stateOf(b, "a") }},
+	)
 	for range 20 {
 		ask(b, "a", breaker.Failure)
 	}

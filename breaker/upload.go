@@ -28,7 +28,8 @@ func guardUpload(req *http.Request) (*http.Request, *upload) {
 
 func (u *upload) Read(p []byte) (int, error) {
 	n, err := u.ReadCloser.Read(p)
-	if err != nil && err != io.EOF && !u.closed.Load() { // a transport that gives up closes it under its own reader
+	// A transport that gives up closes the body under its own reader.
+	if err != nil && err != io.EOF && !u.closed.Load() {
 		u.broken.Store(true)
 	}
 	return n, err
