@@ -245,7 +245,7 @@ func (c *circuit) answered(k *call) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := range c.probes {
-		if c.probes[i].ticket == k.ticket && c.word.Load()>>phaseBits == k.gen {
+		if c.probes[i].ticket == k.ticket {
 			c.probes[i].answered = true
 		}
 	}

@@ -39,10 +39,11 @@ func TestNewNamesEveryFault(t *testing.T) {
 	}, faults(err))
 	require.ErrorContains(t, err, "breaker: Config.Window: -1ns is negative")
 
+	beyond := int64(math.MaxInt32 + 1)
 	_, err = breaker.New(breaker.Config{
-		SlowAfter: math.MaxInt64, Window: math.MaxInt64, MinRequests: math.MaxInt32 + 1, FailureRatio: 1.1,
+		SlowAfter: math.MaxInt64, Window: math.MaxInt64, MinRequests: int(beyond), FailureRatio: 1.1,
 		OpenFor: math.MaxInt64,
-		Probes:  math.MaxInt32 + 1, ProbeTimeout: math.MaxInt64, Ramp: math.MaxInt64,
+		Probes:  int(beyond), ProbeTimeout: math.MaxInt64, Ramp: math.MaxInt64,
 	})
 	require.Len(t, faults(err), 9, "MaxOpen follows OpenFor")
 	_, err = breaker.New(breaker.Config{FailureRatio: math.NaN()})

@@ -83,6 +83,36 @@ func TestSlowAnswersLeaveTheWindow(t *testing.T) {
 	})
 }
 
+// Nor are they taken from the failures that open the breaker once more.
+func TestSlowAnswersBelongToTheirGeneration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen recorder
+		b := newBreaker(t, breaker.Config{
+			Observe: seen.observe, SlowAfter: time.Second, OpenFor: time.Second, Ramp: -1, Window: time.Minute,
+		})
+		var late []func(breaker.Outcome)
+		for range 20 {
+			done, err := b.Acquire(t.Context(), "a")
+			require.NoError(t, err)
+			late = append(late, done)
+		}
+		time.Sleep(2 * time.Second)
+		for _, done := range late {
+			done(breaker.Success)
+		}
+		require.EqualValues(t, 20, seen.events[0].Slow)
+		time.Sleep(time.Second)
+		require.True(t, ask(b, "a", breaker.Success))
+		for range 20 {
+			ask(b, "a", breaker.Failure)
+		}
+		last := seen.events[len(seen.events)-1]
+		require.Equal(t, breaker.Open, last.To)
+		require.EqualValues(t, 20, last.Failures)
+		require.Zero(t, last.Slow)
+	})
+}
+
 // TestB15: an observer may use the breaker that it observes, and gets each key's transitions in
 // order.
 func TestB15_ObserversMayReenter(t *testing.T) {

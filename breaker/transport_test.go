@@ -340,7 +340,7 @@ func TestAProbeWithASlowReaderHasSucceeded(t *testing.T) {
 		time.Sleep(5*time.Second - 1)
 		require.False(t, ask(b, "up", breaker.Neutral))
 		require.Equal(t, breaker.HalfOpen, stateOf(b, "up"))
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		ask(b, "up", breaker.Neutral)
 		require.Equal(t, breaker.Ramping, stateOf(b, "up"))
 		require.NoError(t, resp.Body.Close())
@@ -686,4 +686,29 @@ func TestNilTransportIsTheDefault(t *testing.T) {
 		require.Equal(t, 200, status)
 	}
 	http.DefaultClient.CloseIdleConnections()
+}
+
+// What becomes of such a probe afterwards is nothing to the probes that have taken its place.
+func TestTheRestOfAnAnsweredProbeCountsForNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(t, breaker.Config{Probes: 2})
+		rt := b.TransportFor("up", roundTripper(func(*http.Request) (*http.Response, error) {
+			resp := answer(200)
+			resp.Body = &brokenBody{r: strings.NewReader("some"), err: io.ErrUnexpectedEOF}
+			return resp, nil
+		}))
+		trip(t, b, "up")
+		time.Sleep(5 * time.Second)
+		resp, err := rt.RoundTrip(request(t.Context(), "http://h/"))
+		require.NoError(t, err)
+		time.Sleep(5 * time.Second)
+		second, err := b.Acquire(t.Context(), "up")
+		require.NoError(t, err)
+		_, err = io.ReadAll(resp.Body)
+		require.Error(t, err)
+		require.Equal(t, breaker.HalfOpen, stateOf(b, "up"))
+		require.False(t, ask(b, "up", breaker.Success), "one has succeeded, one is under way")
+		second(breaker.Success)
+		require.Equal(t, breaker.Ramping, stateOf(b, "up"))
+	})
 }
