@@ -31,7 +31,7 @@ func (e *OpenError) NotSent() bool { return true }
 // RetryAfter returns Wait.
 func (e *OpenError) RetryAfter() time.Duration { return e.Wait }
 
-// An Outcome is how a guarded request has ended.
+// An Outcome is how a guarded request has ended. One that is none of the constants is a Failure.
 type Outcome string
 
 // The outcomes of a request.

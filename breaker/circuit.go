@@ -162,12 +162,10 @@ func (c *circuit) admit(ctx context.Context, k *call) (ok bool, refused State, w
 	case p == forgotten:
 		refused = Closed
 	default:
-		ok, refused, wait = c.turn(ctx, k)
+		return c.turn(ctx, k)
 	}
-	if !ok {
-		c.inFlight.Add(-1)
-	}
-	return ok, refused, wait
+	c.inFlight.Add(-1)
+	return false, refused, wait
 }
 
 // turn admits a request at a moment at which the circuit may change its state.
@@ -204,19 +202,20 @@ func (c *circuit) turn(ctx context.Context, k *call) (ok bool, refused State, wa
 	}
 	k.gen = c.word.Load() >> phaseBits
 	c.mu.Unlock()
-	if ok {
-		told := false
-		defer func() {
-			if !told { // Observe has panicked: nobody will end this request
-				c.end(ctx, k, Neutral, false)
-			}
-		}()
+	if !ok {
+		c.inFlight.Add(-1)
 		c.tell()
-		told = true
-		return ok, refused, wait
+		return false, refused, wait
 	}
+	told := false
+	defer func() {
+		if !told { // Observe has panicked: nobody will end this request
+			c.end(ctx, k, Neutral, false)
+		}
+	}()
 	c.tell()
-	return ok, refused, wait
+	told = true
+	return true, "", 0
 }
 
 // watchLocked ends the probes whose time is over.

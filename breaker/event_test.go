@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -254,4 +255,30 @@ func TestEventsInLogs(t *testing.T) {
 		slog.New(slog.NewTextHandler(&out, nil)).Info("", "b", tt.e)
 		require.Contains(t, out.String(), tt.want)
 	}
+}
+
+// An answer that an observer's panic keeps from its caller is closed, and a refusal counts for nothing.
+func TestPanicsOfObserversLeaveNothingOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(t, breaker.Config{MinRequests: 1, MaxKeys: 1, Observe: func(_ context.Context, e breaker.Event) {
+			if e.From != breaker.Ramping {
+				panic("observer")
+			}
+		}})
+		body := &closeNoter{Reader: strings.NewReader("x")}
+		rt := b.TransportFor("a", roundTripper(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 500, Body: body}, nil
+		}))
+		require.PanicsWithValue(t, "observer", func() { _, _ = rt.RoundTrip(request(t.Context(), "http://h/")) })
+		require.Equal(t, 1, body.closed)
+
+		time.Sleep(5 * time.Second)
+		require.PanicsWithValue(t, "observer", func() { ask(b, "a", breaker.Neutral) }, "half-open")
+		_, err := b.Acquire(t.Context(), "a") // a probe, which is lost
+		require.NoError(t, err)
+		time.Sleep(5 * time.Second)
+		require.PanicsWithValue(t, "observer", func() { ask(b, "a", breaker.Neutral) }, "open again")
+		require.Equal(t, breaker.Open, stateOf(b, "a"))
+		require.EqualValues(t, 1, b.InFlight("a"), "the lost probe")
+	})
 }

@@ -13,3 +13,6 @@ func (b *Breaker) Base() time.Time { return b.base }
 
 // Abandoned is how long nobody must have asked for an open key until it may be forgotten.
 const Abandoned = abandoned
+
+// InFlight returns how many requests of key have not ended.
+func (b *Breaker) InFlight(key string) int64 { return b.circuits.find(key).inFlight.Load() }

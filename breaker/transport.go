@@ -34,7 +34,7 @@ type transport struct {
 	next    http.RoundTripper
 }
 
-func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+func (t *transport) RoundTrip(req *http.Request) (resp *http.Response, err error) {
 	b := t.breaker
 	if b.cfg.Skip != nil && b.cfg.Skip(req) {
 		return t.next.RoundTrip(req)
@@ -57,22 +57,26 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	out, up := guardUpload(req)
 	x := &exchange{call: k, ctx: ctx, upload: up}
-	returned := false
+	done := false
 	defer func() {
-		if !returned { // next has panicked
+		if !done { // next or Observe has panicked
 			x.end(Failure)
+			if resp != nil && resp.Body != nil { // nobody will get it
+				_ = resp.Body.Close()
+			}
 		}
 	}()
-	resp, err := t.next.RoundTrip(out)
-	returned = true
+	resp, err = t.next.RoundTrip(out)
 	if err != nil || resp == nil { // both nil is next's bug; http.Client complains of it
 		x.fail(err)
+		done = true
 		return resp, err
 	}
 	if out != req {
 		resp.Request = req
 	}
 	x.follow(resp)
+	done = true
 	return resp, nil
 }
 
