@@ -330,6 +330,7 @@ func TestDryRunRefusesNothing(t *testing.T) {
 		require.Equal(t, breaker.Open, stateOf(b, "a"))
 		require.EqualValues(t, 10, b.Stats().Refused)
 		require.Len(t, seen.events, 11)
+		require.Zero(t, b.InFlight("a"), "what would have been refused is not guarded")
 		time.Sleep(5 * time.Second)
 		require.True(t, ask(b, "a", breaker.Success))
 		require.Equal(t, breaker.Ramping, stateOf(b, "a"))

@@ -395,7 +395,7 @@ func (c *circuit) command(ctx context.Context, p phase) bool {
 	}
 	if p == closed {
 		c.cb = c.machine()
-		c.series, c.calm, c.counts = 0, 0, gobreaker.Counts{}
+		c.series, c.calm = 0, 0
 	}
 	c.turned = false
 	c.enterLocked(ctx, p, c.word.Load()>>phaseBits+1, Event{})

@@ -3,12 +3,14 @@ package breaker_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/trivet-go/trivet/breaker"
 )
@@ -180,4 +182,40 @@ func TestTableUnderContention(t *testing.T) {
 	}
 	wg.Wait()
 	require.LessOrEqual(t, len(b.Stats().Keys), keys/2)
+}
+
+// The table compared with a map.
+func TestKeysComeAndGoAsInAMap(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		const most = 40
+		b := newBreaker(t, breaker.Config{MaxKeys: most})
+		model := map[string]bool{}
+		for _, n := range rapid.SliceOfN(rapid.IntRange(0, 199), 200, 400).Draw(rt, "keys") {
+			key := fmt.Sprint(n % 100)
+			switch {
+			case n >= 150:
+				b.Forget(key)
+				delete(model, key)
+			case len(model) < most:
+				ask(b, key, breaker.Success)
+				model[key] = true
+			default:
+				ask(b, key, breaker.Success)
+			}
+		}
+		keys := map[string]bool{}
+		for key := range b.Stats().Keys {
+			keys[key] = true
+		}
+		if !maps.Equal(model, keys) {
+			rt.Fatalf("%v, but should be %v", keys, model)
+		}
+		before := b.Stats().Overflowed
+		for key := range model {
+			ask(b, key, breaker.Success)
+		}
+		if b.Stats().Overflowed != before {
+			rt.Fatal("a key that is listed is not found")
+		}
+	})
 }
