@@ -3,6 +3,7 @@ package breaker_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -89,7 +90,8 @@ func TestSlowAnswersBelongToTheirGeneration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var seen recorder
 		b := newBreaker(t, breaker.Config{
-			Observe: seen.observe, SlowAfter: time.Second, OpenFor: time.Second, Ramp: -1, Window: time.Minute,
+			Observe: seen.observe, SlowAfter: time.Second, OpenFor: time.Second, Ramp: -1,
+			Window: time.Minute,
 		})
 		var late []func(breaker.Outcome)
 		for range 20 {
@@ -257,19 +259,19 @@ func TestEventsInLogs(t *testing.T) {
 	}
 }
 
-// An answer that an observer's panic keeps from its caller is closed, and a refusal counts for nothing.
+// An answer that an observer's panic keeps from its caller is closed, and a refusal counts for
+// nothing.
 func TestPanicsOfObserversLeaveNothingOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBreaker(t, breaker.Config{MinRequests: 1, MaxKeys: 1, Observe: func(_ context.Context, e breaker.Event) {
-			if e.From != breaker.Ramping {
-				panic("observer")
-			}
+		b := newBreaker(t, breaker.Config{MinRequests: 1, Observe: func(context.Context, breaker.Event) {
+			panic("observer")
 		}})
 		body := &closeNoter{Reader: strings.NewReader("x")}
 		rt := b.TransportFor("a", roundTripper(func(*http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: 500, Body: body}, nil
 		}))
-		require.PanicsWithValue(t, "observer", func() { _, _ = rt.RoundTrip(request(t.Context(), "http://h/")) })
+		req := request(t.Context(), "http://h/")
+		require.PanicsWithValue(t, "observer", func() { _, _ = rt.RoundTrip(req) })
 		require.Equal(t, 1, body.closed)
 
 		time.Sleep(5 * time.Second)
@@ -280,5 +282,23 @@ func TestPanicsOfObserversLeaveNothingOpen(t *testing.T) {
 		require.PanicsWithValue(t, "observer", func() { ask(b, "a", breaker.Neutral) }, "open again")
 		require.Equal(t, breaker.Open, stateOf(b, "a"))
 		require.EqualValues(t, 1, b.InFlight("a"), "the lost probe")
+	})
+}
+
+// An answer that is slow, and breaks off, has failed once.
+func TestASlowAnswerThatBreaksIsAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen recorder
+		b := newBreaker(t, breaker.Config{MinRequests: 1, SlowAfter: time.Second, Observe: seen.observe})
+		rt := b.Transport(roundTripper(func(*http.Request) (*http.Response, error) {
+			time.Sleep(time.Minute)
+			resp := answer(200)
+			resp.Body = &brokenBody{r: strings.NewReader("some"), err: io.ErrUnexpectedEOF}
+			return resp, nil
+		}))
+		_, err := send(rt, request(t.Context(), "http://h/"))
+		require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+		require.EqualValues(t, 1, seen.events[0].Failures)
+		require.Zero(t, seen.events[0].Slow)
 	})
 }

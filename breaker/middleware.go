@@ -84,7 +84,7 @@ func (a *answer) began() {
 	a.sent = true
 	switch {
 	case a.breaker.cfg.Failed(a.Status): // known when the handler returns, or its client has left
-	case a.Hijacked, a.Status == http.StatusSwitchingProtocols, streams(a.Header()):
+	case a.Status == http.StatusSwitchingProtocols, streams(a.Header()): // a hijack counts as 101
 		a.slow = false
 		a.end(Success)
 	case a.ticket != 0:

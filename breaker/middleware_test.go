@@ -80,6 +80,10 @@ func TestMiddlewareClassifies(t *testing.T) {
 			w.(http.Flusher).Flush()
 			w.WriteHeader(500)
 		}, breaker.Success},
+		{"500 as a stream", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.WriteHeader(500)
+		}, breaker.Failure},
 		{"500 with a body", func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(500)
 			_, _ = io.WriteString(w, "x")
@@ -228,6 +232,16 @@ func TestB12_SlowHandlersAndSlowClients(t *testing.T) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			time.Sleep(4 * time.Second)
 			fmt.Fprint(w, "data: x\n\n")
+		}, breaker.Success},
+		{"a stream that is flushed and aborted", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		}, breaker.Success},
+		{"a stream that is copied and aborted", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, _ = io.Copy(w, io.LimitReader(strings.NewReader("data: x"), 7))
+			panic(http.ErrAbortHandler)
 		}, breaker.Success},
 		{"a stream that is aborted", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")

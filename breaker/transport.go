@@ -55,8 +55,8 @@ func (t *transport) RoundTrip(req *http.Request) (resp *http.Response, err error
 	if refusal := b.enter(ctx, key, &k); refusal != nil {
 		return b.refuse(req, refusal)
 	}
-	out, up := guardUpload(req)
-	x := &exchange{call: k, ctx: ctx, upload: up}
+	out, _ := guardUpload(req)
+	x := &exchange{call: k, req: out}
 	done := false
 	defer func() {
 		if !done { // next or Observe has panicked
@@ -125,11 +125,10 @@ func (t *transport) CloseIdleConnections() {
 // An exchange is an attempt until its answer's body has ended: it is that body.
 type exchange struct {
 	call
-	ctx    context.Context // of the request, for as long as the answer lasts
-	upload *upload         // the request's body, if it can fail
-	body   io.ReadCloser
-	slow   bool
-	ended  atomic.Bool
+	req   *http.Request // as it was sent
+	body  io.ReadCloser
+	slow  bool
+	ended atomic.Bool
 }
 
 // follow counts what the header of resp says, or what its body will say.
@@ -188,11 +187,12 @@ func (x *exchange) fail(err error) {
 		x.end(Failure)
 		return
 	}
-	x.end(failureOf(x.ctx, err, x.upload))
+	up, _ := x.req.Body.(*upload)
+	x.end(failureOf(x.req.Context(), err, up))
 }
 
 func (x *exchange) end(o Outcome) {
 	if !x.ended.Swap(true) {
-		x.leave(x.ctx, o, x.slow && o == Success)
+		x.leave(x.req.Context(), o, x.slow && o == Success)
 	}
 }

@@ -494,6 +494,10 @@ func TestRequestOfTheAnswerIsTheCallers(t *testing.T) {
 	require.NoError(t, err)
 	require.Same(t, req, resp.Request)
 	require.Same(t, req, got, "a request without a body is passed on as it is")
+	req.Body = http.NoBody
+	_, err = rt.RoundTrip(req)
+	require.NoError(t, err)
+	require.Same(t, req, got)
 	req.Body = io.NopCloser(strings.NewReader("x"))
 	resp, err = rt.RoundTrip(req)
 	require.NoError(t, err)
@@ -589,6 +593,7 @@ func TestKeysOfClients(t *testing.T) {
 		"http://Example.test/a", "http://example.test:80/b", "https://example.test:443/c",
 		"http://example.test./d",
 		"http://user@EXAMPLE.TEST.:80/e", "http://example.test:/", "http://example.test:8080/",
+		"http://x-1.test",
 		"https://example.test:80/", "http://[2001:DB8::1]/", "http://[2001:db8::1]:80/",
 		"http://[2001:db8::1]:81/",
 	} {
@@ -600,7 +605,8 @@ func TestKeysOfClients(t *testing.T) {
 		keys = append(keys, key)
 	}
 	require.ElementsMatch(t,
-		[]string{"example.test", "example.test:8080", "example.test:80", "2001:db8::1", "[2001:db8::1]:81"},
+		[]string{"x-1.test", "example.test",
+			"example.test:8080", "example.test:80", "2001:db8::1", "[2001:db8::1]:81"},
 		keys)
 }
 
@@ -711,4 +717,21 @@ func TestTheRestOfAnAnsweredProbeCountsForNothing(t *testing.T) {
 		second(breaker.Success)
 		require.Equal(t, breaker.Ramping, stateOf(b, "up"))
 	})
+}
+
+// A transport that gives up closes the request's body under its own reader: that failure is not the
+// caller's.
+func TestUploadsThatTheTransportGivesUp(t *testing.T) {
+	next := roundTripper(func(r *http.Request) (*http.Response, error) {
+		_ = r.Body.Close()
+		_, err := r.Body.Read(make([]byte, 1))
+		return nil, fmt.Errorf("connection reset: %w", err)
+	})
+	got := verdict(t, breaker.Config{}, next, func(rt http.RoundTripper) {
+		req := request(context.Background(), "http://h/")
+		req.Body = &brokenBody{r: strings.NewReader(""), err: http.ErrBodyReadAfterClose}
+		_, err := rt.RoundTrip(req)
+		require.Error(t, err)
+	})
+	require.Equal(t, breaker.Failure, got)
 }
