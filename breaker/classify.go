@@ -1,0 +1,90 @@
+package breaker
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/trivet-go/trivet/internal/origin"
+	"github.com/trivet-go/trivet/internal/unsent"
+)
+
+// failureOf says what an error of an attempt means: Neutral if what was called is not to blame.
+func failureOf(ctx context.Context, err error, up *upload) Outcome {
+	switch {
+	case unsent.Is(err), // it did not leave: an inner breaker, pacer, throttle, or no endpoints
+		left(ctx),
+		errors.Is(err, context.Canceled) && ctx.Err() == nil, // by a wrapper below, for reasons of its own
+		up.failed(),
+		callersFault(err):
+		return Neutral
+	}
+	return Failure
+}
+
+// left reports whether the caller has given up. A time that has run out is not that, in whatever
+// way the context was told of it.
+func left(ctx context.Context) bool {
+	if !errors.Is(ctx.Err(), context.Canceled) {
+		return false
+	}
+	var late interface{ Timeout() bool }
+	return !errors.As(context.Cause(ctx), &late) || !late.Timeout()
+}
+
+// callersFault reports whether net/http refuses to send the request, for what strangers can write
+// into it where requests are passed on. It has no types for these errors.
+func callersFault(err error) bool {
+	s := err.Error()
+	return slices.ContainsFunc(requestErrors[:], func(p string) bool { return strings.HasPrefix(s, p) })
+}
+
+var requestErrors = [...]string{
+	"net/http: invalid ", "http2: invalid ", // method, field name or value
+	"net/http: HTTP/1.x transport connection broken: http: ContentLength=",
+	"http: Request.ContentLength=",
+	"http2: request body larger than ",
+	"http2: request header list larger than ",
+	"idna: ", "http2: idna: ", // a Host that is no name
+	"net/http: can't write control character",
+	"http: no Host in request URL", "unsupported protocol scheme",
+}
+
+// streams reports whether an answer is an event stream: it begins and ends when events do, so
+// neither says anything about who sends it.
+func streams(h http.Header) bool {
+	const kind = "text/event-stream"
+	ct := h["Content-Type"]
+	return len(ct) > 0 && len(ct[0]) >= len(kind) && strings.EqualFold(ct[0][:len(kind)], kind)
+}
+
+// hostOf returns u's host in one of the ways to write it: each would have a state of its own.
+func hostOf(u *url.URL) string {
+	if u == nil {
+		return ""
+	}
+	if isPlain(u.Host) {
+		return u.Host
+	}
+	name, port := origin.SplitHost(u.Host)
+	if port == "" || port == "80" && u.Scheme == "http" || port == "443" && u.Scheme == "https" {
+		return strings.ToLower(strings.TrimSuffix(name, "."))
+	}
+	return strings.ToLower(u.Host)
+}
+
+// isPlain reports whether host, which has neither a port nor a final dot, is in lower case already,
+// as most are.
+func isPlain(host string) bool {
+	for i := range len(host) {
+		switch c := host[i]; {
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '.' && i < len(host)-1:
+		default:
+			return false
+		}
+	}
+	return true
+}
