@@ -27,7 +27,7 @@ func TestQuickstart(t *testing.T) {
 
 	// The access log has the failures, with what each package did about them.
 	require.Equal(t, bad, strings.Count(out.String(), "level=ERROR"))
-	for _, field := range []string{"http.route=/hello/{name}", "limit.decision.outcome=admitted", "cache.load.failed=true", "greetings.attempt.outcome=failure", "greetings.host.state=ejected"} {
+	for _, field := range []string{"http.route=/hello/{name}", "limit.decision.outcome=admitted", "cache.load.failed=true", "greetings.attempt.outcome=failure", "greetings.endpoint.state=ejected"} {
 		require.Contains(t, out.String(), field)
 	}
 }
