@@ -114,7 +114,7 @@ func TestLifeOfABreaker(t *testing.T) {
 		require.Equal(t, []string{"closed open", "open half_open", "half_open ramping", "ramping closed"},
 			seen.transitions())
 		s := b.Stats()
-		require.EqualValues(t, 2, s.Refused)
+		require.EqualValues(t, 2, s.Refusals)
 		require.EqualValues(t, 2, s.Probes)
 		require.Zero(t, s.Open)
 		require.Equal(t, map[string]breaker.KeyStats{"a": {State: breaker.Closed, Share: 1}}, s.Keys)
@@ -328,7 +328,7 @@ func TestDryRunRefusesNothing(t *testing.T) {
 			require.True(t, ask(b, "a", breaker.Failure))
 		}
 		require.Equal(t, breaker.Open, stateOf(b, "a"))
-		require.EqualValues(t, 10, b.Stats().Refused)
+		require.EqualValues(t, 10, b.Stats().Refusals)
 		require.Len(t, seen.events, 11)
 		require.Zero(t, b.InFlight("a"), "what would have been refused is not guarded")
 		time.Sleep(5 * time.Second)

@@ -68,7 +68,7 @@ type Stats struct {
 	Keys       map[string]KeyStats `json:"keys"`
 	Shared     KeyStats            `json:"shared"` // of the keys beyond MaxKeys
 	Open       int                 `json:"open"`   // keys that are open, half-open or isolated
-	Refused    uint64              `json:"refused"`
+	Refusals   uint64              `json:"refusals"`
 	Probes     uint64              `json:"probes"`     // requests admitted while half-open
 	Overflowed uint64              `json:"overflowed"` // requests that had to share a state
 }
@@ -84,7 +84,7 @@ func (b *Breaker) Stats() Stats {
 	now := b.now()
 	s := Stats{
 		Keys: make(map[string]KeyStats), Shared: b.shared.state(now),
-		Refused: b.refused.Load(), Probes: b.probes.Load(), Overflowed: b.overflowed.Load(),
+		Refusals: b.refused.Load(), Probes: b.probes.Load(), Overflowed: b.overflowed.Load(),
 	}
 	b.circuits.all(func(key string, c *circuit) {
 		k := c.state(now)

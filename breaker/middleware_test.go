@@ -385,7 +385,7 @@ func TestMiddlewareKeySkipAndDryRun(t *testing.T) {
 	for range 30 {
 		serve("/")
 	}
-	require.EqualValues(t, 10, b.Stats().Refused)
+	require.EqualValues(t, 10, b.Stats().Refusals)
 	require.Equal(t, breaker.Open, stateOf(b, "k"))
 }
 
@@ -413,5 +413,5 @@ func TestStatsAsJSON(t *testing.T) {
 	text, err := json.Marshal(b.Stats())
 	require.NoError(t, err)
 	require.JSONEq(t, `{"keys":{"a":{"state":"isolated","share":0},"b":{"state":"closed","share":1}},
-		"shared":{"state":"closed","share":1},"open":1,"refused":0,"probes":0,"overflowed":0}`, string(text))
+		"shared":{"state":"closed","share":1},"open":1,"refusals":0,"probes":0,"overflowed":0}`, string(text))
 }

@@ -660,7 +660,7 @@ func TestDryRunOfATransport(t *testing.T) {
 			require.Equal(t, 500, status)
 		}
 		require.Equal(t, 50, sent)
-		require.EqualValues(t, 30, b.Stats().Refused)
+		require.EqualValues(t, 30, b.Stats().Refusals)
 	})
 }
 

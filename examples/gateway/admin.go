@@ -28,6 +28,15 @@ func newAdmin(g *gateway) *http.Server {
 		}
 		writeJSON(w, upstreams)
 	})
+	mux.HandleFunc("GET /breakers", func(w http.ResponseWriter, _ *http.Request) {
+		breakers := map[string]any{}
+		for name, u := range g.current.Load().upstreams {
+			if u.breaker != nil {
+				breakers[name] = u.breaker.Stats()
+			}
+		}
+		writeJSON(w, breakers)
+	})
 	mux.HandleFunc("GET /limits", func(w http.ResponseWriter, _ *http.Request) {
 		status := struct {
 			Routes map[string]any    `json:"routes"`
@@ -83,6 +92,7 @@ func loopbackHosts(next http.Handler) http.Handler {
 const adminIndex = `/healthz     the process answers
 /readyz      the process wants requests
 /upstreams   the hosts of each upstream, and their state
+/breakers    the circuit breakers of each upstream's hosts
 /limits      how many requests each route admitted and refused
 /objectives  how fast the error budgets burn
 /metrics     metrics for Prometheus`

@@ -74,6 +74,7 @@ type Upstream struct {
 	Health          Health   `yaml:"health"`           // active checks; without a path there are none
 	ConnectTimeout  Duration `yaml:"connect_timeout"`  // 3s
 	ResponseTimeout Duration `yaml:"response_timeout"` // from the request to the response's header; 60s
+	Breaker         *Breaker `yaml:"breaker"`          // stops requests to hosts that keep failing; none
 }
 
 // A Host is one server of an upstream: in YAML "10.0.0.1:8080", or a mapping.
@@ -201,6 +202,9 @@ func (u Upstream) withDefaults(name string, f *faults) Upstream {
 		if n < 0 {
 			f.add("must be positive", at("health", key)...)
 		}
+	}
+	if u.Breaker != nil {
+		u.Breaker.check(f, at("breaker")...)
 	}
 	if p := u.Health.Path; p != "" {
 		target, err := url.ParseRequestURI(p)

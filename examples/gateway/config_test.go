@@ -75,7 +75,7 @@ func keysOf(typ reflect.Type, path string, keys map[string]bool) {
 	switch typ.Kind() {
 	case reflect.Map:
 		keysOf(typ.Elem(), path+".*", keys)
-	case reflect.Slice:
+	case reflect.Slice, reflect.Pointer:
 		keysOf(typ.Elem(), path, keys)
 	case reflect.Struct:
 		for f := range typ.Fields() {

@@ -337,6 +337,12 @@ func TestDashboardAndRulesNameWhatTheGatewayEmits(t *testing.T) {
 	killRedis()
 	require.Equal(t, map[int]int{200: 5}, drive(5, "api.example.com", "/users/1"))
 
+	// The only host of users fails until its breaker opens.
+	users.Set(backend.Behaviour{Status: 500})
+	require.Eventually(t, func() bool { return drive(5, "api.example.com", "/users/1")[503] > 0 },
+		time.Minute, time.Millisecond)
+	p.await(t, p.stderr, "msg=breaker upstream=users .*to=open")
+
 	all := deployed(t)
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		for _, q := range all {

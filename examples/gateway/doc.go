@@ -27,6 +27,7 @@
 //   - counts.go: where limits are counted, in memory or in Redis
 //   - gate.go: the limits and the concurrency bound in front of one route
 //   - upstream.go: one upstream, on balancer
+//   - breaker.go: the circuit breakers of an upstream's hosts, on breaker
 //   - observe.go: metrics, traces, access log and health, on telemetry
 //   - objectives.go: objectives and their Prometheus rules
 //   - drain.go: the end without a lost request

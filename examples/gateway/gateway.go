@@ -208,6 +208,9 @@ func (g *gateway) register(gen *generation) {
 	}
 	for name, u := range gen.upstreams {
 		add(telemetry.Register(g.observer.tel, name, u.balancer.Stats))
+		if u.breaker != nil {
+			add(telemetry.Register(g.observer.tel, name, u.breaker.Stats))
+		}
 	}
 	for _, gate := range gen.gates {
 		gate.register(g.observer.tel, add)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/trivet-go/trivet/balancer"
+	"github.com/trivet-go/trivet/breaker"
 	"github.com/trivet-go/trivet/telemetry"
 )
 
@@ -21,6 +22,7 @@ type upstream struct {
 	cfg      Upstream
 	target   *url.URL
 	balancer *balancer.Balancer
+	breaker  *breaker.Breaker // of each endpoint; nil if there is none
 	settings balancer.Config
 	handler  balancer.HandlerConfig
 	proxy    http.Handler
@@ -34,6 +36,9 @@ func newUpstream(
 		return nil, err
 	}
 	u := &upstream{cfg: cfg, target: &url.URL{Scheme: target.Scheme, Host: target.Host}}
+	if u.breaker, err = newBreaker(name, cfg.Breaker, tel, log); err != nil {
+		return nil, err
+	}
 	u.handler = balancer.HandlerConfig{
 		TrustedProxies: trusted.proxies, TrustUnix: trusted.unix,
 		Rewrite: rewrite, ModifyResponse: modifyResponse, ErrorHandler: writeProxyError,
@@ -42,8 +47,8 @@ func newUpstream(
 	u.settings = balancer.Config{
 		Resolver:  resolver(cfg.Hosts),
 		Transport: transport(cfg),
-		Wrap: func(_ balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
-			return tel.Transport(next)
+		Wrap: func(e balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
+			return u.guard(e, tel.Transport(next))
 		},
 		Health: balancer.HealthConfig{
 			Path:     cfg.Health.Path,
@@ -55,6 +60,9 @@ func newUpstream(
 		IdleTimeout: -1, // keeps the target as long as it is configured
 		Observe: func(ctx context.Context, e balancer.Event) {
 			report(ctx, e)
+			if e.Kind == balancer.TargetResolved {
+				u.forgetBreakers()
+			}
 			if e.Kind != balancer.Attempted {
 				log.LogAttrs(ctx, slog.LevelInfo, "balancer", slog.String("upstream", name), inline(e))
 			}
@@ -71,9 +79,13 @@ func newUpstream(
 func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) { u.proxy.ServeHTTP(w, r) }
 
 // inherit gives u the balancer of old, the upstream of the same name before a reload. Hosts that
-// are in both keep their connections and what the balancer has learned of them.
+// are in both keep their connections, what the balancer has learned of them, and their breakers
+// unless the settings of those have changed.
 func (u *upstream) inherit(old *upstream) {
 	settings := u.settings
+	if old.breaker != nil && u.breaker != nil && *u.cfg.Breaker == *old.cfg.Breaker {
+		u.breaker = old.breaker
+	}
 	if u.cfg.ConnectTimeout == old.cfg.ConnectTimeout &&
 		u.cfg.ResponseTimeout == old.cfg.ResponseTimeout && u.cfg.H2C == old.cfg.H2C {
 		settings.Transport = old.settings.Transport
