@@ -51,7 +51,9 @@ func (b *Breaker) settings() breaker.Config {
 }
 
 // newBreaker returns the breaker of the hosts of an upstream, or nil if it is to have none.
-func newBreaker(name string, b *Breaker, tel *telemetry.Telemetry, log *slog.Logger) (*breaker.Breaker, error) {
+func newBreaker(
+	name string, b *Breaker, tel *telemetry.Telemetry, log *slog.Logger,
+) (*breaker.Breaker, error) {
 	if b == nil {
 		return nil, nil
 	}
@@ -81,7 +83,9 @@ func (u *upstream) forgetBreakers() {
 	}
 	known := map[string]bool{}
 	for _, e := range u.balancer.Endpoints(u.target.String()) {
-		known[e.Addr] = true
+		if e.State != balancer.Draining { // that only waits for the requests that it has
+			known[e.Addr] = true
+		}
 	}
 	for addr := range u.breaker.Stats().Keys {
 		if !known[addr] {

@@ -91,11 +91,17 @@ func (u *upstream) inherit(old *upstream) {
 		settings.Transport = old.settings.Transport
 	}
 	proxy, err := old.balancer.Handler(u.target, u.handler)
-	if err != nil || old.balancer.Reload(settings) != nil {
-		return // cannot happen, since New has accepted the settings; u would keep its own balancer
+	if err != nil {
+		return // cannot happen, since u's own balancer has accepted the same
 	}
-	_ = u.balancer.Close(context.Background()) // has served nothing
-	u.balancer, u.settings, u.proxy = old.balancer, settings, proxy
+	own := u.balancer
+	u.balancer = old.balancer // before Reload, whose events ask u for its hosts
+	if old.balancer.Reload(settings) != nil {
+		u.balancer = own // cannot happen either
+		return
+	}
+	_ = own.Close(context.Background()) // has served nothing
+	u.settings, u.proxy = settings, proxy
 }
 
 // start resolves the hosts and begins to check them, so that the first request need not wait for

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/trivet-go/trivet/balancer"
+	"github.com/trivet-go/trivet/breaker"
 	"github.com/trivet-go/trivet/cache"
 	"github.com/trivet-go/trivet/ratelimit"
 	"github.com/trivet-go/trivet/ratelimit/pacer"
@@ -61,15 +62,22 @@ func run(out io.Writer) error {
 	}
 
 	// The balancer is the client's transport: it sends each request to one of the three servers,
-	// and learns to leave "b" out. The pacer sends each server at most 1000 requests a second.
+	// and learns to leave "b" out. The pacer sends each server at most 1000 requests a second, and
+	// the breaker none while it keeps failing.
 	pace, err := pacer.New(pacer.Config{Rate: ratelimit.PerSecond(1000)})
+	if err != nil {
+		return err
+	}
+	breakers, err := breaker.New(breaker.Config{
+		Observe: telemetry.Observer[breaker.Event](tel, "breaker"),
+	})
 	if err != nil {
 		return err
 	}
 	lb, err := balancer.New(balancer.Config{
 		Resolver: balancer.Static(addrs...),
 		Wrap: func(e balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
-			return pace.TransportFor(e.Addr, tel.Transport(next))
+			return pace.TransportFor(e.Addr, breakers.TransportFor(e.Addr, tel.Transport(next)))
 		},
 		Observe: telemetry.Observer[balancer.Event](tel, "greetings"),
 	})
