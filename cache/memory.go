@@ -206,7 +206,7 @@ func (m *Memory[K, V]) SetItem(key K, item MemoryItem[V]) bool {
 
 // overwrite gives e, which is plain, another value, without the lock. If e is removed meanwhile,
 // the overwrite counts as the earlier of the two. No load of its key can be under way: a plain
-// entry is fresh for ever.
+// entry never expires, so nothing loads it.
 func (m *Memory[K, V]) overwrite(s *shard[K, V], e *entry[K, V], value V) {
 	e.store(m.storage, value)
 	self := self()

@@ -37,13 +37,10 @@ func (m *Memory[K, V]) Stats() MemoryStats {
 		st.Misses += m.counters[i].misses.Load()
 		st.Removals[MemoryReplaced] += m.counters[i].swaps.Load()
 	}
-	// All shards are locked at once, so that the sum is one that was.
-	for i := range m.shards {
-		m.shards[i].mu.Lock()
-	}
-	now := m.now()
 	for i := range m.shards {
 		s := &m.shards[i]
+		s.mu.Lock() // one at a time: to count what has expired can take milliseconds
+		now := m.now()
 		for why, n := range s.removed {
 			st.Removals[cause(why).reason()] += n
 		}

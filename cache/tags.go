@@ -34,7 +34,7 @@ type tag struct {
 	name string
 	hard atomic.Uint64
 	// Soft invalidations: the latest, and an earlier one whose entries may still be of use. What
-	// was stored between the two may pass for younger than it is, but not for ever: once the
+	// was stored between the two may count as newer than it is, but not for ever: once the
 	// earlier one's time is over, it becomes a hard one.
 	soft, first     atomic.Uint64
 	softAt, firstAt atomic.Int64 // Memory.now of these

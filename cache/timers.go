@@ -40,7 +40,7 @@ func (w *timers) schedule(slot uint32, at int64) {
 		if tick-current < buckets {
 			break
 		}
-		tick = current + buckets - 1 // beyond this level; in the highest, advance looks again then
+		tick = current + buckets - 1 // beyond this level; on the highest level advance schedules it anew
 	}
 	b := uint32(level<<bucketBits | tick&(buckets-1))
 	head := w.heads[b]

@@ -28,7 +28,7 @@ type Claim struct {
 	// Reset is when nothing would be in use any more.
 	Reset time.Duration
 
-	// Remembered says that the store has not asked its backend for this answer, which so does not
+	// Remembered says that the store answered without asking its backend, so the answer does not
 	// show that the backend is up.
 	Remembered bool
 

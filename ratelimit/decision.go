@@ -165,7 +165,7 @@ func (d *Decision) Claims() []Claim { return slices.Clone(d.claims()) }
 // Charge charges cost to every key that d was charged to, for costs that are known only afterwards;
 // if policies are named, to the keys of those alone. It may drive a key into debt, which the key's
 // later requests wait for. It saturates: at five years of debt, or at what a sliding window counts
-// to. Nothing is ever given back: a negative cost is an error, as is the name of no policy. If the
+// to. Nothing is ever given back: a negative cost is an error, as is a name that no policy has. If the
 // store fails, the local count is charged and the error returned. A request that was refused is
 // charged nothing.
 func (d *Decision) Charge(ctx context.Context, cost int64, policies ...string) error {

@@ -10,7 +10,7 @@ const failClosedRetry = time.Second
 
 // decideRemote decides d's claims in the store or, if that fails, by each policy's OnError.
 func (l *Limiter) decideRemote(ctx context.Context, d *Decision) {
-	if d.more == nil { // claims that cross an interface live on the heap, and d shall not
+	if d.more == nil { // passing claims to an interface moves them to the heap; d stays on the stack
 		d.more = append(d.more, d.one[0])
 	}
 	claims := d.more[:d.n]

@@ -79,7 +79,7 @@ func (c *Claim) lock(now int64) {
 	}
 	at.old = 0
 	if at.displaces = least > 0; at.displaces {
-		at.old = s.words[at.slot] // in full: else one key of a fast rate would wipe out debts of slow ones
+		at.old = s.words[at.slot] // whole: a key of a fast rate must not erase a slow one's debt
 	}
 }
 

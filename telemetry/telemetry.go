@@ -118,7 +118,7 @@ func (t *Telemetry) caught() {
 	}
 	n := t.faults.Add(1)
 	if n&(n-1) != 0 {
-		return // what panics may do so at each request: the log gets the 1st, 2nd, 4th, 8th ...
+		return // a hook may panic at every request: only panics 1, 2, 4, 8 ... are reported
 	}
 	defer func() { _ = recover() }() // the error handler is not ours either
 	otel.Handle(fmt.Errorf("telemetry: caught panic, number %d: %s",

@@ -20,14 +20,16 @@ func guarded(breaker string, hosts ...string) string {
 	for _, h := range hosts {
 		list += fmt.Sprintf("%q, ", h)
 	}
-	return fmt.Sprintf("upstreams: {app: {hosts: [%s], breaker: %s}}\nroutes: [{upstream: app}]", list, breaker)
+	return fmt.Sprintf("upstreams: {app: {hosts: [%s], breaker: %s}}\n"+
+		"routes: [{upstream: app}]", list, breaker)
 }
 
 // breakers returns what GET /breakers shows of the upstream app.
 func breakers(t *testing.T, g *live) map[string]breaker.KeyStats {
 	t.Helper()
 	w := httptest.NewRecorder()
-	newAdmin(g.gateway).Handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost/breakers", nil))
+	r := httptest.NewRequest(http.MethodGet, "http://localhost/breakers", nil)
+	newAdmin(g.gateway).Handler.ServeHTTP(w, r)
 	var shown map[string]breaker.Stats
 	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &shown))
 	return shown["app"].Keys
@@ -97,7 +99,7 @@ func TestReloadsLeaveNoBreakerOfARemovedHost(t *testing.T) {
 }
 
 func TestFaultsOfABreakerAreNamed(t *testing.T) {
-	_, err := parseConfig("f", []byte(guarded("{failure_ratio: 2, open_for: -1s, probes: -3}", "127.0.0.1:1")))
+	_, err := parseConfig("f", []byte(guarded("{failure_ratio: 2, probes: -3}", "127.0.0.1:1")))
 	require.EqualError(t, err, "f:1: upstreams.app.breaker.failure_ratio: "+
 		"must be a share such as 0.25, more than 0 and at most 1, not `2`")
 	_, err = parseConfig("f", []byte(guarded("{open_for: -1s}", "127.0.0.1:1")))

@@ -145,6 +145,9 @@ func (l Limit) check(name string) (f faults) {
 		"Policies[0].Rate.Limit":  "rate",
 		"Policies[0].Rate.Window": "rate",
 		"Policies[0].Rate.Burst":  "burst",
+		"Rate.Limit":              "rate", // what redislimit finds
+		"Rate.Window":             "rate",
+		"Rate.Burst":              "burst",
 	})
 	return f
 }

@@ -36,6 +36,15 @@ func listen(addr string) (net.Listener, error) {
 	if !errors.Is(err, syscall.EADDRINUSE) {
 		return ln, err
 	}
+	// Of two gateways that start at once, the second must not remove the socket of the first.
+	lock, lockErr := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if lockErr != nil {
+		return nil, errors.Join(err, lockErr)
+	}
+	defer lock.Close() // which unlocks it
+	if lockErr := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); lockErr != nil {
+		return nil, errors.Join(err, lockErr)
+	}
 	if file, statErr := os.Lstat(path); statErr != nil || file.Mode().Type() != fs.ModeSocket {
 		return nil, err
 	}

@@ -33,8 +33,8 @@ func (p *Proxies) Client(peer Peer, h http.Header, field string) netip.Addr {
 }
 
 // ForwardedFor returns the X-Forwarded-For that a proxy sends on, "" for none: what peer says if it
-// is trusted, and peer's own address behind it. A server that trusts this proxy, and whom this
-// proxy trusts, reads the client in it that Client returns; so a chain near the bounds of what is
+// is trusted, and peer's own address behind it. A server that trusts this proxy and those that this
+// proxy trusts reads the client in it that Client returns; so a chain near the bounds of what is
 // read is shortened to the client and the peer.
 func (p *Proxies) ForwardedFor(peer Peer, h http.Header) string {
 	lines := h["X-Forwarded-For"]

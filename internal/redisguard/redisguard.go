@@ -36,6 +36,9 @@ const minWait = 0.5
 // moment ago.
 var ErrOpen = errors.New("redis: breaker open")
 
+// errGone is how a call ends that has ended its goroutine.
+var errGone = errors.New("redis: call called runtime.Goexit")
+
 // A Guard bounds calls and stops making them for a while when three in a row have failed: then one
 // call each 100 ms tries again, until one succeeds. At most 256 calls are out at once; further ones
 // wait for a place until their deadline. Create one with [New]. A Guard is safe for concurrent use.
@@ -82,9 +85,12 @@ func (g *Guard) Do(ctx context.Context, deadline time.Time, call func(context.Co
 	done := make(chan error, 1)
 	go func() {
 		defer cancel()
-		err := recovered(ctx, call)
-		<-g.calls
-		done <- err
+		err := errGone
+		defer func() {
+			<-g.calls
+			done <- err
+		}()
+		err = recovered(ctx, call)
 	}()
 	select {
 	case err := <-done:
@@ -92,7 +98,7 @@ func (g *Guard) Do(ctx context.Context, deadline time.Time, call func(context.Co
 	case <-ctx.Done():
 	}
 	select {
-	case err := <-done: // the call has ended, and its goroutine cancelled ctx: both were ready
+	case err := <-done: // the call has ended, and its goroutine canceled ctx: both were ready
 		return g.settle(parent, blame, err)
 	default:
 		g.fail(parent, blame)
@@ -125,7 +131,7 @@ func (g *Guard) fail(parent context.Context, blame time.Time) {
 	if parent.Err() != nil && time.Now().Before(blame) {
 		return
 	}
-	// Before the breaker opens: who finds it open must not find the time of the last outage.
+	// Set first: a call that finds the breaker open must not read the retry time of an earlier outage.
 	g.retryAt.Store(int64(time.Since(g.base) + retryTime))
 	g.failures.Add(1)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -209,4 +210,19 @@ func TestPanicsAreErrors(t *testing.T) {
 		}
 		require.True(t, g.Open())
 	})
+}
+
+func TestACallThatEndsItsGoroutineGivesItsPlaceBack(t *testing.T) {
+	g := redisguard.New()
+	for range 1000 { // more than the places that there are
+		err := g.Do(t.Context(), time.Now().Add(time.Minute), func(context.Context) error {
+			runtime.Goexit()
+			return nil
+		})
+		require.Error(t, err)
+		if !errors.Is(err, redisguard.ErrOpen) {
+			require.ErrorContains(t, err, "Goexit")
+		}
+	}
+	require.Zero(t, g.InFlight())
 }
