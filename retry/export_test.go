@@ -1,0 +1,9 @@
+package retry
+
+// SetRandom replaces the source of jitter.
+func (r *Retrier) SetRandom(f func(n int64) int64) { r.random = f }
+
+const MaxBuffered = maxBuffered
+
+// Buffered changes how much the process keeps of requests' bodies by n, and returns it.
+func Buffered(n int64) int64 { return buffered.Add(n) }
