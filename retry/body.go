@@ -161,12 +161,12 @@ func (r *reader) Read(p []byte) (int, error) {
 			r.off += n
 			s.mu.Unlock()
 			return n, nil
+		case s.owner != nil && s.owner != r: // before the end: it is the owner's, and not where this one is
+			s.mu.Unlock()
+			return 0, errSpent
 		case s.err != nil:
 			defer s.mu.Unlock()
 			return 0, s.err
-		case s.owner != nil && s.owner != r:
-			s.mu.Unlock()
-			return 0, errSpent
 		case s.reading:
 			s.ready.Wait()
 			continue
