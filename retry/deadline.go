@@ -3,6 +3,7 @@ package retry
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -86,7 +87,7 @@ func NewDeadline(cfg DeadlineConfig) (*Deadline, error) {
 // DeadlineStats is a snapshot of a [Deadline]'s counters.
 type DeadlineStats struct {
 	Requests uint64 `json:"requests"`
-	Expired  uint64 `json:"expired"`  // answered with 504
+	Expired  uint64 `json:"expired"`  // answered with 504, or by the handler when it was late
 	Aborted  uint64 `json:"aborted"`  // late with an answer begun
 	Invalid  uint64 `json:"invalid"`  // answered with 400
 	Canceled uint64 `json:"canceled"` // the client left first
@@ -102,7 +103,7 @@ func (d *Deadline) Stats() DeadlineStats {
 
 // The further outcomes of a request with a [Deadline].
 const (
-	OutcomeExpired Outcome = "expired" // it was late with nothing sent
+	OutcomeExpired Outcome = "expired" // it was late, with nothing sent before the deadline
 	OutcomeAborted Outcome = "aborted" // it was late with an answer begun
 	OutcomeInvalid Outcome = "invalid" // its deadline field cannot be read
 )
@@ -127,7 +128,8 @@ func (e DeadlineEvent) LogValue() slog.Value {
 // Middleware gives the requests to next a deadline. next runs on the request's own goroutine and
 // nothing is buffered, so it is up to next to stop when its request's context ends. If it returns late
 // having sent nothing, the client gets [DeadlineConfig.ErrorHandler]'s answer; an answer that was begun
-// and is not known to be whole is aborted with [http.ErrAbortHandler].
+// in time and is not known to be whole is aborted with [http.ErrAbortHandler]. An answer that was begun
+// late is left alone: it is how next says that it is late.
 func (d *Deadline) Middleware(next http.Handler) http.Handler {
 	if next == nil {
 		panic("retry: nil handler")
@@ -162,7 +164,7 @@ func (d *Deadline) serve(w http.ResponseWriter, r *http.Request, next http.Handl
 	}
 	ctx, cancel := context.WithTimeoutCause(r.Context(), timeout, ErrDeadline)
 	defer cancel()
-	rec := response.NewRecorder(w, r)
+	rec := &lateWriter{Recorder: response.NewRecorder(w, r), ctx: ctx}
 	inner := r.WithContext(ctx)
 	func() {
 		defer func() { r.Pattern = inner.Pattern }()
@@ -176,7 +178,10 @@ func (d *Deadline) serve(w http.ResponseWriter, r *http.Request, next http.Handl
 		event.Outcome = OutcomeCanceled
 	case rec.Status == 0:
 		d.refuse(w, r, ErrDeadline, &event)
-	case whole(rec, r):
+	case rec.late: // next has answered that it is late, as a proxy does
+		d.expired.Add(1)
+		event.Outcome = OutcomeExpired
+	case whole(rec.Recorder, r):
 		event.Outcome = OutcomeSuccess
 	default:
 		d.aborted.Add(1)
@@ -184,6 +189,46 @@ func (d *Deadline) serve(w http.ResponseWriter, r *http.Request, next http.Handl
 		panic(http.ErrAbortHandler) // or the client would take a part for the whole
 	}
 }
+
+// A lateWriter notes whether an answer was begun after its request's deadline.
+type lateWriter struct {
+	*response.Recorder
+	ctx  context.Context
+	late bool
+}
+
+func (w *lateWriter) begin() {
+	if w.Status == 0 {
+		w.late = w.ctx.Err() != nil
+	}
+}
+
+func (w *lateWriter) WriteHeader(code int) {
+	w.begin()
+	w.Recorder.WriteHeader(code)
+}
+
+func (w *lateWriter) Write(p []byte) (int, error) {
+	w.begin()
+	return w.Recorder.Write(p)
+}
+
+func (w *lateWriter) WriteString(s string) (int, error) {
+	w.begin()
+	return w.Recorder.WriteString(s)
+}
+
+func (w *lateWriter) ReadFrom(src io.Reader) (int64, error) {
+	w.begin()
+	return w.Recorder.ReadFrom(src)
+}
+
+func (w *lateWriter) FlushError() error {
+	w.begin()
+	return w.Recorder.FlushError()
+}
+
+func (w *lateWriter) Flush() { _ = w.FlushError() }
 
 // refuse answers a request that next has not answered.
 func (d *Deadline) refuse(w http.ResponseWriter, r *http.Request, err error, event *DeadlineEvent) {
