@@ -18,6 +18,9 @@ var buffered atomic.Int64
 // errSpent is what a second reader of a body gets that was too long to be kept.
 var errSpent = errors.New("retry: the request's body is too long to be sent again")
 
+// errPanicked is what a body is read as that has panicked.
+var errPanicked = errors.New("retry: reading the request's body panicked")
+
 // A spool is a request's body that can be read several times: what has been read of it is kept, up to
 // a limit. A body beyond the limit goes to the reader that got so far, and to no other.
 // It is safe for concurrent use: transports read and close on goroutines of their own.
@@ -26,11 +29,11 @@ type spool struct {
 	limit int
 
 	mu      sync.Mutex // guards the fields below; it is not held while src is read
-	ready   sync.Cond  // of mu: a read of src has ended, or a reader was closed
+	ready   sync.Cond  // of mu: fetch has ended, or a reader was closed
 	buf     []byte     // what has been read of src, until there is an owner
 	held    int64      // of buffered
 	err     error      // of src; io.EOF at its end
-	reading bool       // one reader reads src
+	reading bool       // fetch runs
 	owner   *reader    // reads src alone from now on
 	attempt int        // only readers of the latest attempt get anything
 	open    int        // readers of that attempt that are not closed
@@ -139,8 +142,11 @@ func (r *reader) Close() error {
 			s.open--
 		}
 	}
-	s.ready.Broadcast()
 	last := s.lastLocked()
+	if s.owner == r && !s.closed { // nobody can read src after it
+		s.closed, last = true, true
+	}
+	s.ready.Broadcast()
 	s.mu.Unlock()
 	if last {
 		return s.src.Close()
@@ -148,54 +154,60 @@ func (r *reader) Close() error {
 	return nil
 }
 
+// Read ends when r is closed, whatever src does: HTTP/2 waits for that before it lets go of a stream.
 func (r *reader) Read(p []byte) (int, error) {
 	s := r.spool
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for {
 		switch {
 		case r.closed || r.attempt != s.attempt:
-			s.mu.Unlock()
 			return 0, http.ErrBodyReadAfterClose
+		case len(p) == 0:
+			return 0, nil
 		case r.off < len(s.buf):
 			n := copy(p, s.buf[r.off:])
 			r.off += n
-			s.mu.Unlock()
 			return n, nil
 		case s.owner != nil && s.owner != r: // before the end: it is the owner's, and not where this one is
-			s.mu.Unlock()
 			return 0, errSpent
 		case s.err != nil:
-			defer s.mu.Unlock()
 			return 0, s.err
 		case s.reading:
 			s.ready.Wait()
-			continue
+		case s.owner == r:
+			s.mu.Unlock()
+			n, err := s.src.Read(p) // which r's Close ends
+			s.mu.Lock()
+			s.err = err
+			return n, err
+		default:
+			if n := s.roomLocked(max(len(p), 512)); n > 0 {
+				s.reading = true
+				go s.fetch(s.buf[len(s.buf) : len(s.buf)+n])
+			} else {
+				s.owner = r
+			}
 		}
-		break
 	}
-	if len(p) == 0 {
-		s.mu.Unlock()
-		return 0, nil
-	}
-	room := s.roomLocked(len(p))
-	if room == 0 {
-		s.owner, room = r, len(p)
-	}
-	s.reading = true
-	s.mu.Unlock()
+}
 
-	n, err := s.src.Read(p[:room])
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.reading = false
-	s.ready.Broadcast()
-	s.err = err
-	if s.owner == nil { // also if r was closed meanwhile: the next reader needs these bytes
-		s.buf = append(s.buf, p[:n]...)
-		r.off += n
-	}
-	return n, err
+// fetch reads src into room, which lies behind buf. It has a goroutine of its own, because a reader must
+// not wait for src once it is closed, and src must stay open for the next one.
+func (s *spool) fetch(room []byte) {
+	n, err := 0, error(nil)
+	defer func() {
+		if recover() != nil {
+			err = errPanicked
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.buf = s.buf[:len(s.buf)+n]
+		s.err = err
+		s.reading = false
+		s.ready.Broadcast()
+	}()
+	n, err = s.src.Read(room)
 }
 
 // roomLocked returns how many of n bytes more can be kept. It is one more than the limit, or a body
@@ -205,8 +217,11 @@ func (s *spool) roomLocked(n int) int {
 		return 0
 	}
 	n = min(n, s.limit+1-len(s.buf))
-	if size := len(s.buf) + n; size > cap(s.buf) {
-		size = min(max(size, 2*cap(s.buf), 512), s.limit+1)
+	if spare := cap(s.buf) - len(s.buf); spare > 0 {
+		return min(n, spare)
+	}
+	if n > 0 {
+		size := min(max(len(s.buf)+n, 2*cap(s.buf)), s.limit+1)
 		more := int64(size) - s.held
 		if buffered.Add(more) > maxBuffered {
 			buffered.Add(-more)

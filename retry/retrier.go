@@ -11,8 +11,9 @@ import (
 )
 
 // A Retrier sends requests again that failed, within a budget. Create one with [New].
-// A Retrier is safe for concurrent use. It starts a goroutine only for a hedge, which ends when the
-// transport below returns from a canceled request.
+// A Retrier is safe for concurrent use. It starts goroutines only for a hedge, which ends when the
+// transport below returns from a canceled request, and to read a body without GetBody, which ends when
+// that body is closed at the end of its request.
 type Retrier struct {
 	cfg    Config // read-only after New
 	tariff tariff

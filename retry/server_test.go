@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -97,10 +98,12 @@ func TestStreamThatWasAnsweredEarly(t *testing.T) {
 			var n atomic.Int32
 			pr, pw := io.Pipe()
 			b := backend.Start(t, backend.Config{Protocol: p, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				http.NewResponseController(w).EnableFullDuplex() // or HTTP/1.1 waits for all of the body before it answers
 				first := make([]byte, 3)
 				io.ReadFull(r.Body, first)
 				if n.Add(1) == 1 {
 					w.WriteHeader(503)
+					http.NewResponseController(w).Flush()
 					return
 				}
 				go func() {
@@ -125,10 +128,11 @@ func TestHedgesOverTheWire(t *testing.T) {
 	for _, p := range []backend.Protocol{backend.HTTP1, backend.HTTP2} {
 		t.Run("protocol="+string(p), func(t *testing.T) {
 			large := strings.Repeat("x", 1<<20)
-			var slow atomic.Bool
+			var slow sync.Map // of ids that were there once
 			stuck := make(chan struct{}, 10)
 			b := backend.Start(t, backend.Config{Protocol: p, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if slow.CompareAndSwap(true, false) {
+				id := r.Header.Get("Id")
+				if _, again := slow.LoadOrStore(id, true); id != "" && !again {
 					<-r.Context().Done() // the loser's end reaches the server
 					stuck <- struct{}{}
 					return
@@ -141,11 +145,12 @@ func TestHedgesOverTheWire(t *testing.T) {
 				_, _, err := send(t, rt, requestTo(t, b, "GET", nil))
 				require.NoError(t, err)
 			}
-			for range 5 {
+			for i := range 5 {
 				for !hedgingIsOn(t, r, rt, b) {
 				}
-				slow.Store(true)
-				status, text, err := send(t, rt, requestTo(t, b, "GET", nil))
+				req := requestTo(t, b, "GET", nil)
+				req.Header.Set("Id", strconv.Itoa(i))
+				status, text, err := send(t, rt, req)
 				require.NoError(t, err)
 				require.Equal(t, 200, status)
 				require.Len(t, text, len(large))
@@ -294,8 +299,8 @@ type http2Server struct {
 	requests atomic.Int32 // headers of requests that it has read
 }
 
-// goAway answers the first connection's first request with a GOAWAY that names last as the last stream
-// served, and closes; other requests are answered.
+// newHTTP2Server answers the first request of the first connection with first, and closes; requests of
+// other connections are answered with 200.
 func newHTTP2Server(t *testing.T, first func(f *http2.Framer, id uint32)) *http2Server {
 	s := &http2Server{}
 	s.addr = lines(t, func(conn net.Conn, n int) {

@@ -104,7 +104,7 @@ func TestSpoolProperties(t *testing.T) {
 				a.Close()
 				a.live = false
 			}
-			if src.closed() != 0 {
+			if src.closed() != 0 && len(data) <= limit {
 				t.Fatal("closed before its time")
 			}
 		}
@@ -143,8 +143,44 @@ func TestSpoolClosesUnderItsReader(t *testing.T) {
 		synctest.Wait()
 		require.NoError(t, body.Close())
 		s.finish()
+		require.ErrorIs(t, <-done, http.ErrBodyReadAfterClose)
+		_, err = pw.Write([]byte("x"))
+		require.ErrorIs(t, err, io.ErrClosedPipe)
+	})
+}
+
+// A source's panic on a goroutine of ours is an error of the body.
+func TestSpoolOfASourceThatPanics(t *testing.T) {
+	s := newSpool(&source{Reader: panicking{}}, 100)
+	body, _ := s.next()
+	_, err := body.Read(make([]byte, 1))
+	require.ErrorIs(t, err, errPanicked)
+	s.finish()
+	body.Close()
+}
+
+type panicking struct{}
+
+func (panicking) Read([]byte) (int, error) { panic("boom") }
+
+// Whoever reads beyond the limit closes the source, which ends a Read of it.
+func TestSpoolsOwnerClosesTheSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pr, pw := io.Pipe()
+		s := newSpool(pr, -1)
+		body, _ := s.next()
+		go pw.Write([]byte("x"))
+		_, err := io.ReadFull(body, make([]byte, 1))
+		require.NoError(t, err)
+		done := make(chan error)
+		go func() {
+			_, err := body.Read(make([]byte, 1))
+			done <- err
+		}()
+		synctest.Wait()
+		body.Close()
 		require.ErrorIs(t, <-done, io.ErrClosedPipe)
-		pw.Close()
+		s.finish()
 	})
 }
 
