@@ -55,7 +55,7 @@ func TestT01_TotalOutage(t *testing.T) {
 // Three tiers that all retry: with the leaf dead it gets what was asked for and the reserves; with any
 // share of failures at most a tenth more.
 func TestT02_ThreeTiers(t *testing.T) {
-	const requests = 20_000
+	const requests = 5000
 	chain := func(t *testing.T, hint string, leaf http.RoundTripper) (answered int) {
 		rt := leaf
 		for _, host := range []string{"c", "b", "a"} {
