@@ -108,7 +108,7 @@ func BenchmarkRetrySuccess(b *testing.B) {
 // What arrives at a server for each request, and how many are answered, over real HTTP: each attempt
 // fails with probability p.
 func BenchmarkRetryAmplification(b *testing.B) {
-	const requests, clients = 4000, 40
+	const requests, clients = 40_000, 40
 	for _, percent := range []int{1, 5, 10, 20, 50, 100} {
 		arms := append(retryArms(b, retry.Config{}), retryArm{"trivet/ratio=0.2", trivetRetry(b, retry.Config{Budget: retry.Budget{Ratio: 0.2}})})
 		for _, arm := range arms[1:] {
