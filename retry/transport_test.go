@@ -839,3 +839,102 @@ func TestLargeBodyWithGetBodyIsNotCopied(t *testing.T) {
 		send(t, newRetrier(t, retry.Config{}).Transport(s), req)
 	})
 }
+
+// Reading to the end of one direction leaves the other one open.
+func TestUpgradeEndsWhenItIsClosed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		s := serve(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 101, Header: http.Header{}, Body: near}, nil
+		})
+		resp, err := newRetrier(t, retry.Config{PerTry: time.Minute}).Transport(s).RoundTrip(request(t, "GET", nil))
+		require.NoError(t, err)
+		far.Close()
+		_, err = resp.Body.Read(make([]byte, 1))
+		require.ErrorIs(t, err, io.EOF)
+		require.NoError(t, s.all()[0].req.Context().Err())
+		resp.Body.Close()
+		require.Error(t, s.all()[0].req.Context().Err())
+	})
+}
+
+// A connection that is thrown away is not read: it may never say anything.
+func TestDiscardedUpgradeIsNotRead(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		r := newRetrier(t, retry.Config{When: func(_ *http.Request, resp *http.Response, _ error) retry.Verdict {
+			if resp.StatusCode == 101 {
+				return retry.Retry
+			}
+			return retry.Default
+		}})
+		r.SetRandom(func(int64) int64 { return 0 })
+		s := serve(&http.Response{StatusCode: 101, Header: http.Header{}, Body: near}, 200)
+		start := time.Now()
+		status, _, err := send(t, r.Transport(s), request(t, "GET", nil))
+		require.NoError(t, err)
+		require.Equal(t, 200, status)
+		require.Zero(t, time.Since(start))
+	})
+}
+
+// A refusal stays one where it comes because the attempt's time is up.
+func TestRefusalAtTheEndOfPerTry(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRetrier(t, retry.Config{PerTry: time.Second})
+		s := serve(func(req *http.Request) (*http.Response, error) {
+			<-req.Context().Done()
+			return nil, refusal{time.Second}
+		}, 200)
+		status, _, err := send(t, r.Transport(s), request(t, "POST", nil))
+		require.NoError(t, err)
+		require.Equal(t, 200, status)
+		require.Equal(t, map[string]uint64{"refused": 1}, r.Stats().Retries)
+	})
+}
+
+// An attempt that never got a connection within PerTry was not sent.
+func TestPerTryBeforeThereIsAConnection(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRetrier(t, retry.Config{PerTry: time.Second})
+		s := serve(func(req *http.Request) (*http.Response, error) {
+			httptrace.ContextClientTrace(req.Context()).GetConn("a.test:80")
+			<-req.Context().Done()
+			return nil, context.Cause(req.Context())
+		}, 200)
+		status, _, err := send(t, r.Transport(s), request(t, "POST", nil))
+		require.NoError(t, err)
+		require.Equal(t, 200, status)
+		require.Equal(t, map[string]uint64{"timeout": 1}, r.Stats().Retries)
+	})
+}
+
+// A deadline that has passed leaves nothing, not less.
+func TestDeadlineFieldOfALateRequest(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		time.Sleep(time.Minute)
+		s := serve(200)
+		send(t, newRetrier(t, retry.Config{DeadlineField: "Request-Timeout"}).Transport(s), request(t, "GET", nil).WithContext(ctx))
+		require.Equal(t, "0", s.all()[0].req.Header.Get("Request-Timeout"))
+	})
+}
+
+// A caller that is gone gets the answer that there is, and its retry is not paid for.
+func TestFailureAfterTheCallerLeft(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		r := newRetrier(t, retry.Config{Hint: "Should-Retry"})
+		s := serve(func(*http.Request) (*http.Response, error) {
+			cancel()
+			return answer(503), nil
+		})
+		status, _, err := send(t, r.Transport(s), request(t, "GET", nil).WithContext(ctx))
+		require.NoError(t, err)
+		require.Equal(t, 503, status)
+		require.Equal(t, 1, s.count())
+		require.Equal(t, map[string]uint64{"canceled": 1}, r.Stats().GaveUp)
+	})
+}
