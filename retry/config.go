@@ -59,8 +59,8 @@ type Config struct {
 	MaxKeys int
 
 	// When, if not nil, judges an attempt's response or error before the built-in rules do. It must
-	// not read the response's body. It is called on the request's goroutine and, for a hedge, on
-	// another one, where a panic fails the hedge.
+	// not read the response's body. It is called on the request's goroutine and, with its copy of the
+	// request, on a hedge's, where a panic fails the hedge.
 	When func(*http.Request, *http.Response, error) Verdict
 
 	// Hint names a response field by which tiers tell each other that retrying is done: it is set to

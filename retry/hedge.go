@@ -23,6 +23,7 @@ type race struct {
 // A hedge is the second attempt of a race.
 type hedge struct {
 	cancel context.CancelFunc
+	made   chan struct{} // closed when it does not need the caller's request any more
 	done   chan struct{} // closed at its end
 
 	// The race's mutex guards the fields below.
@@ -54,7 +55,7 @@ func (c *call) race(wait time.Duration) (*http.Response, finding, error) {
 	var f finding
 	if !race.lost() {
 		err = a.named(c.ctx, err)
-		f = c.judge(a, resp, err)
+		f = c.judge(a, c.req, resp, err)
 	}
 	h, won := race.finish(c.ctx, f)
 	returned = true
@@ -98,7 +99,8 @@ func (r *race) overdue() bool {
 }
 
 // finish ends the race after the attempt's end, which f judges. If the attempt has failed it waits for
-// the hedge. It returns a copy of the hedge, or nil if there was none, and whether that has won.
+// the hedge; else only until the hedge has its copy of the request, which is the caller's again
+// afterwards. It returns a copy of the hedge, or nil if there was none, and whether that has won.
 func (r *race) finish(ctx context.Context, f finding) (h *hedge, won bool) {
 	r.mu.Lock()
 	h = r.hedge
@@ -107,6 +109,9 @@ func (r *race) finish(ctx context.Context, f finding) (h *hedge, won bool) {
 		r.mu.Unlock()
 		return nil, false
 	}
+	r.mu.Unlock()
+	<-h.made
+	r.mu.Lock()
 	if failed := f.reason != "" || f.final != ""; failed && !h.won {
 		r.mu.Unlock()
 		select {
@@ -135,6 +140,7 @@ func (r *race) abandon() {
 	r.mu.Unlock()
 	r.cancel()
 	if h.cancel != nil {
+		<-h.made
 		h.cancel()
 	}
 	if h.won && h.resp.Body != nil {
@@ -156,7 +162,7 @@ func (r *race) join() {
 		return
 	}
 	ctx, cancel := context.WithCancel(c.ctx)
-	h := &hedge{cancel: cancel, done: make(chan struct{})}
+	h := &hedge{cancel: cancel, made: make(chan struct{}), done: make(chan struct{})}
 	r.hedge = h
 	r.mu.Unlock()
 	c.retrier.hedges.Add(1)
@@ -179,16 +185,12 @@ func (r *race) run(ctx context.Context, h *hedge) (won bool) {
 			won = false
 		}
 	}()
-	body, err := c.hedgeBody()
-	if err != nil {
+	a, out := r.make(ctx, h)
+	if out == nil {
 		c.budget.giveBackHedge()
 		return false
 	}
-	ctx, _ = c.limit(ctx)
-	a := newAttempt(ctx, c.sent+1)
-	out := a.request(c.req, body, c.getBody)
-	a.tellDeadline(c.retrier.cfg.DeadlineField, out.Header)
-	resp, err = c.next.RoundTrip(out)
+	resp, err := c.next.RoundTrip(out)
 	err = a.named(c.ctx, err)
 	sent := !a.notSent(err)
 	if sent {
@@ -198,7 +200,7 @@ func (r *race) run(ctx context.Context, h *hedge) (won bool) {
 	}
 	f := finding{reason: ReasonError}
 	if err == nil && resp != nil && a.Err() == nil { // with an end it has lost, and needs no judgement
-		f = c.judge(a, resp, err)
+		f = c.judge(a, out, resp, err)
 	}
 	if f == (finding{}) {
 		resp.Body = onEnd(resp.Body, h.cancel)
@@ -216,6 +218,21 @@ func (r *race) run(ctx context.Context, h *hedge) (won bool) {
 	}
 	discard(resp)
 	return false
+}
+
+// make returns the hedge's attempt and request; the request is nil if there is no body for it.
+func (r *race) make(ctx context.Context, h *hedge) (*attempt, *http.Request) {
+	defer close(h.made)
+	c := &r.call
+	body, err := c.hedgeBody()
+	if err != nil {
+		return nil, nil
+	}
+	ctx, _ = c.limit(ctx)
+	a := newAttempt(ctx, c.sent+1)
+	out := a.request(c.req, body, c.getBody)
+	a.tellDeadline(c.retrier.cfg.DeadlineField, out.Header)
+	return a, out
 }
 
 func (c *call) hedgeBody() (io.ReadCloser, error) {

@@ -140,11 +140,11 @@ func (l load) run(send func() bool, q *queue) (goodput float64) {
 func TestMetastability(t *testing.T) {
 	arm := func(t *testing.T, wrap func(http.RoundTripper) http.RoundTripper) (goodput float64) {
 		synctest.Test(t, func(t *testing.T) {
-			q := newQueue(time.Millisecond, 300)
+			q := newQueue(5*time.Millisecond, 60)
 			ctx, stop := context.WithCancel(t.Context())
 			go q.run(ctx)
 			rt := wrap(q)
-			goodput = load{every: 1250 * time.Microsecond, before: 5 * time.Second, down: 10 * time.Second, up: 10 * time.Second}.run(func() bool {
+			goodput = load{every: 6250 * time.Microsecond, before: 5 * time.Second, down: 10 * time.Second, up: 10 * time.Second}.run(func() bool {
 				status, _, err := send(t, rt, request(t, "GET", nil))
 				return err == nil && status == 200
 			}, q)
@@ -236,7 +236,7 @@ func soakMetastability(t *testing.T) {
 // Hedging where one request of a hundred takes a second: the slowest thousandth is a fifth of what it
 // was, for a twentieth more requests.
 func TestStragglers(t *testing.T) {
-	const requests = 20_000
+	const requests = 10_000
 	arm := func(t *testing.T, cfg retry.Config) (slowest time.Duration, sent int) {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(7, 7))

@@ -212,6 +212,27 @@ func TestSpoolLosesNothingToAnAttemptThatIsOver(t *testing.T) {
 	})
 }
 
+// An attempt that is over reads no more, and does not wait for the source either.
+func TestSpoolsReaderEndsWithItsAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pr, pw := io.Pipe()
+		s := newSpool(pr, 100)
+		first, _ := s.next()
+		done := make(chan error)
+		go func() {
+			_, err := first.Read(make([]byte, 1))
+			done <- err
+		}()
+		synctest.Wait()
+		second, err := s.next()
+		require.NoError(t, err)
+		require.ErrorIs(t, <-done, http.ErrBodyReadAfterClose)
+		second.Close()
+		s.finish()
+		pw.Close()
+	})
+}
+
 // A reader that waits for another one's read is woken by its own Close.
 func TestSpoolWaitingReaderIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -269,7 +269,7 @@ func (c *call) attempt() (*http.Response, finding, error) {
 	}
 	resp, err := c.next.RoundTrip(out)
 	err = a.named(c.ctx, err)
-	f := c.judge(a, resp, err)
+	f := c.judge(a, c.req, resp, err)
 	c.settle(!a.notSent(err))
 	returned = true
 	if cancel != nil {

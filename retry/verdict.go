@@ -92,12 +92,13 @@ type finding struct {
 	free   bool          // it costs no budget
 }
 
-// judge says what the end of an attempt means.
-func (c *call) judge(a *attempt, resp *http.Response, err error) finding {
+// judge says what the end of an attempt means. req is for When: the caller's request, which a hedge has
+// only a copy of, since the caller may have it back.
+func (c *call) judge(a *attempt, req *http.Request, resp *http.Response, err error) finding {
 	cfg := &c.retrier.cfg
 	verdict := Default
 	if cfg.When != nil {
-		verdict = cfg.When(c.req, resp, err)
+		verdict = cfg.When(req, resp, err)
 	}
 	var f finding
 	switch {
