@@ -410,10 +410,9 @@ func TestPanicOfAHedgedAttempt(t *testing.T) {
 func TestHedgingDoesNotFeedItself(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRetrier(t, retry.Config{Hedge: true, HedgeRatio: 1, Budget: retry.Budget{Ratio: 1, Reserve: 1000}})
-		n := 0
+		var n atomic.Int64
 		s := roundTripper(func(req *http.Request) (*http.Response, error) { // evenly spread between 10 and 110 ms
-			n++
-			return after(usual+time.Duration(n*37%100)*time.Millisecond, 200)(req)
+			return after(usual+time.Duration(n.Add(1)*37%100)*time.Millisecond, 200)(req)
 		})
 		for range 5000 {
 			_, _, err := send(t, r.Transport(s), request(t, "GET", nil))

@@ -212,7 +212,7 @@ func TestRetryAfterIsAFloor(t *testing.T) {
 		require.GreaterOrEqual(t, gaps[0], 7*time.Second)
 		require.LessOrEqual(t, gaps[0], 7700*time.Millisecond)
 		require.GreaterOrEqual(t, gaps[1], 12*time.Second)
-		require.LessOrEqual(t, gaps[1], 14*time.Second)
+		require.LessOrEqual(t, gaps[1], 14300*time.Millisecond)
 	})
 }
 
