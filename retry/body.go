@@ -86,6 +86,7 @@ func (s *spool) openLocked() io.ReadCloser {
 	return &reader{spool: s, attempt: s.attempt}
 }
 
+// freshLocked is also false if the body could not be read: that is its sender's fault, and would be again.
 func (s *spool) freshLocked() bool {
 	return s.owner == nil && !s.closed && len(s.buf) <= max(s.limit, 0) && (s.err == nil || s.err == io.EOF)
 }
@@ -102,13 +103,6 @@ func (s *spool) whole() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.freshLocked() && s.err == io.EOF
-}
-
-// broken reports whether the body could not be read: the fault is its sender's.
-func (s *spool) broken() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err != nil && s.err != io.EOF
 }
 
 // finish says that nobody will read the body again. It is closed when its last reader is.

@@ -133,6 +133,33 @@ func TestBudgetUnderConcurrency(t *testing.T) {
 	require.Greater(t, sent.Load(), int64(1000))
 }
 
+// A hedge that the balance cannot pay for leaves its share to the next one.
+func TestHedgeThatCannotBePaidFor(t *testing.T) {
+	tariff := newTariff(Config{Hedge: true, HedgeRatio: 1, Budget: Budget{Ratio: 1, Reserve: 1}})
+	b := newBudget(&tariff, 0)
+	b.request(1)
+	require.True(t, b.draw())
+	for range 5 {
+		require.False(t, b.drawHedge())
+	}
+	b.success()
+	require.True(t, b.drawHedge())
+	b.giveBackHedge()
+	require.True(t, b.drawHedge())
+	require.False(t, b.drawHedge())
+}
+
+// Without a reserve there is nothing that time could fill up.
+func TestNoReserveNoRefill(t *testing.T) {
+	tariff := newTariff(Config{Budget: Budget{Ratio: 0.5, Reserve: -1}})
+	b := newBudget(&tariff, 0)
+	b.request(time.Hour)
+	require.False(t, b.draw())
+	b.success()
+	b.success()
+	require.True(t, b.draw())
+}
+
 // Many goroutines that see the same silence get its token once.
 func TestIdleTimeIsCountedOnce(t *testing.T) {
 	tariff := newTariff(Config{Budget: Budget{Ratio: -1, Reserve: 100}})

@@ -15,9 +15,11 @@ type race struct {
 	cancel context.CancelFunc // of the attempt
 
 	mu    sync.Mutex // guards the fields below
-	over  bool       // there is a winner, or the attempt has ended without a hedge
-	late  bool       // the attempt was overdue
-	hedge *hedge     // nil if none was sent
+	timer *time.Timer
+	wait  time.Duration // that timer was set to
+	over  bool          // there is a winner, or the attempt has ended without a hedge
+	late  bool          // the attempt was overdue
+	hedge *hedge        // nil if none was sent
 }
 
 // A hedge is the second attempt of a race.
@@ -39,19 +41,17 @@ func (c *call) race(wait time.Duration) (*http.Response, finding, error) {
 	a := newAttempt(ctx, c.sent)
 	out := a.request(c.req, c.body, c.getBody)
 	a.tellDeadline(c.retrier.cfg.DeadlineField, out.Header)
-	race := &race{call: *c, cancel: cancel}
+	race := &race{call: *c, cancel: cancel, wait: wait}
 
 	start := c.retrier.now()
-	timer := time.AfterFunc(wait, race.join)
+	race.start()
 	returned := false
 	defer func() {
 		if !returned { // next or a hook panicked
-			timer.Stop()
 			race.abandon()
 		}
 	}()
 	resp, err := c.next.RoundTrip(out)
-	timer.Stop()
 	var f finding
 	if !race.lost() {
 		err = a.named(c.ctx, err)
@@ -62,7 +62,7 @@ func (c *call) race(wait time.Duration) (*http.Response, finding, error) {
 
 	c.settle(!a.notSent(err))
 	now := c.retrier.now()
-	if took := now - start; won || f.reason == "" && err == nil || took > wait {
+	if took := now - start; f.reason == "" && err == nil || took > wait {
 		// An attempt that was abandoned counts with what it had taken: without the slowest the quantile would fall,
 		// and with it the delay after which the next ones are hedged.
 		c.window.record(now, took, race.overdue())
@@ -83,6 +83,12 @@ func (c *call) race(wait time.Duration) (*http.Response, finding, error) {
 	c.hedgeWon = true
 	c.retrier.hedgesWon.Add(1)
 	return h.resp, finding{}, nil
+}
+
+func (r *race) start() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.timer = time.AfterFunc(r.wait, r.join)
 }
 
 // lost reports whether the hedge has won.
@@ -106,6 +112,7 @@ func (r *race) finish(ctx context.Context, f finding) (h *hedge, won bool) {
 	h = r.hedge
 	if h == nil {
 		r.over = true
+		r.timer.Stop()
 		r.mu.Unlock()
 		return nil, false
 	}
@@ -133,6 +140,7 @@ func (r *race) finish(ctx context.Context, f finding) (h *hedge, won bool) {
 func (r *race) abandon() {
 	r.mu.Lock()
 	r.over = true
+	r.timer.Stop()
 	var h hedge
 	if r.hedge != nil {
 		h = *r.hedge
@@ -148,7 +156,9 @@ func (r *race) abandon() {
 	}
 }
 
-// join sends the hedge, if it helps and can be paid for. It runs on a goroutine of its own.
+// join sends the hedge, if it helps and can be paid for. If not, it looks again after twice the time: a
+// few requests that are a little late may have spent what one needs that is very late. It runs on a
+// goroutine of its own.
 func (r *race) join() {
 	c := &r.call
 	r.mu.Lock()
@@ -156,8 +166,14 @@ func (r *race) join() {
 		r.mu.Unlock()
 		return
 	}
-	r.late = true
-	if !c.window.overdue() || c.spool != nil && !c.spool.whole() || !c.budget.drawHedge() {
+	if !r.late {
+		r.late = true
+		c.window.overdue()
+	}
+	if !c.window.helps() || c.spool != nil && !c.spool.whole() || !c.budget.drawHedge() {
+		if r.wait *= 2; r.wait > 0 { // it has not overflowed
+			r.timer.Reset(r.wait)
+		}
 		r.mu.Unlock()
 		return
 	}

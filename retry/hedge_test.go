@@ -266,6 +266,26 @@ func TestHedgesAreAtMostTheirShare(t *testing.T) {
 	})
 }
 
+// A request that could not be hedged when it was late is hedged later on.
+func TestHedgeThatComesLater(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRetrier(t, retry.Config{Hedge: true, Budget: retry.Budget{Ratio: -1, Reserve: 1}})
+		warm(t, r, "GET")
+		send(t, r.Transport(serve(503)), request(t, "GET", nil))
+		require.Zero(t, r.Stats().Budget["a.test"])
+		s := serve(after(time.Minute, 200), after(0, 201))
+		time.AfterFunc(15*time.Second, func() { // an idle key gets a token
+			send(t, r.Transport(serve(200)), request(t, "POST", nil))
+		})
+		start := time.Now()
+		status, _, err := send(t, r.Transport(s), request(t, "GET", nil))
+		require.NoError(t, err)
+		require.Equal(t, 201, status)
+		require.Greater(t, time.Since(start), 15*time.Second)
+		require.Less(t, time.Since(start), 31*time.Second)
+	})
+}
+
 // Without budget there is no hedge, and the attempt goes on.
 func TestNoBudgetNoHedge(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -124,8 +124,6 @@ func (c *call) judge(a *attempt, req *http.Request, resp *http.Response, err err
 		f = finding{final: gone(c.ctx)}
 	case resp != nil && cfg.Hint != "" && strings.EqualFold(strings.TrimSpace(resp.Header.Get(cfg.Hint)), "false"):
 		f = finding{final: GaveUpHint}
-	case c.spool != nil && c.spool.broken():
-		f = finding{final: GaveUpBody}
 	}
 	return f
 }

@@ -22,7 +22,7 @@ const (
 // A window knows how long requests of one host and class took lately, to the header of the answer.
 // It is safe for concurrent use.
 type window struct {
-	wait atomic.Int64 // the quantile, as a duration; zero if it is not known or hedging would not help
+	wait atomic.Int64 // the quantile, as a duration; zero if it is not known yet
 
 	mu       sync.Mutex // guards the fields below
 	now, old histogram
@@ -36,23 +36,25 @@ type histogram struct {
 	count [buckets]uint32
 }
 
-// delay returns after what time a request is hedged; ok is false if it is not.
+// delay returns after what time a request is late; ok is false if that is not known.
 func (w *window) delay() (d time.Duration, ok bool) {
 	d = time.Duration(w.wait.Load())
 	return d, d > 0
 }
 
-// overdue notes that a request has taken longer than the quantile, and reports whether a hedge
-// helps: if many requests are late, then the host is slow and would only have more to do.
-func (w *window) overdue() bool {
+// overdue notes that a request has taken longer than the quantile.
+func (w *window) overdue() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.lateLocked(1)
-	if w.late > slowShare {
-		w.wait.Store(0)
-		return false
-	}
-	return true
+}
+
+// helps reports whether hedging does: if many requests are late, the host is slow and would only have
+// more to do.
+func (w *window) helps() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.late <= slowShare
 }
 
 func (w *window) lateLocked(x float64) { w.late += (x - w.late) / 32 }
@@ -70,25 +72,14 @@ func (w *window) record(now, d time.Duration, late bool) {
 	}
 	w.now.n++
 	w.now.count[bucket(d)]++
-	if !late {
-		if wait := time.Duration(w.wait.Load()); wait > 0 && d <= wait {
-			w.lateLocked(0)
-		} else if wait == 0 {
-			// Without a quantile nobody calls overdue: what took longer than the last one is late.
-			x := 0.0
-			if q, ok := w.quantileLocked(); ok && d > q {
-				x = 1
-			}
-			w.lateLocked(x)
-		}
+	if wait := time.Duration(w.wait.Load()); !late && d <= wait {
+		w.lateLocked(0)
 	}
 	if w.news++; w.news >= 16 || w.wait.Load() == 0 {
 		w.news = 0
-		q, ok := w.quantileLocked()
-		if !ok || w.late > slowShare {
-			q = 0
+		if q, ok := w.quantileLocked(); ok {
+			w.wait.Store(int64(q))
 		}
-		w.wait.Store(int64(q))
 	}
 }
 
