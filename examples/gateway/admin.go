@@ -37,6 +37,20 @@ func newAdmin(g *gateway) *http.Server {
 		}
 		writeJSON(w, breakers)
 	})
+	mux.HandleFunc("GET /retries", func(w http.ResponseWriter, _ *http.Request) {
+		gen := g.current.Load()
+		retries := map[string]any{}
+		for name, u := range gen.upstreams {
+			if u.retrier != nil {
+				retries[name] = u.retrier.Stats()
+			}
+		}
+		timeouts := map[string]any{}
+		for label, d := range gen.deadlines {
+			timeouts[label] = d.Stats()
+		}
+		writeJSON(w, map[string]any{"upstreams": retries, "timeouts": timeouts})
+	})
 	mux.HandleFunc("GET /limits", func(w http.ResponseWriter, _ *http.Request) {
 		status := struct {
 			Routes map[string]any    `json:"routes"`
@@ -93,6 +107,7 @@ const adminIndex = `/healthz     the process answers
 /readyz      the process wants requests
 /upstreams   the hosts of each upstream, and their state
 /breakers    the circuit breakers of each upstream's hosts
+/retries     repeated requests of each upstream, and what its budget has left
 /limits      how many requests each route admitted and refused
 /objectives  how fast the error budgets burn
 /metrics     metrics for Prometheus`

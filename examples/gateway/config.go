@@ -44,6 +44,11 @@ type Server struct {
 	// If empty, no peer is trusted. Needs a restart to change.
 	TrustedProxies []Proxy `yaml:"trusted_proxies"`
 
+	// DeadlineField is the request field by which trusted proxies say how many milliseconds a client
+	// will still wait, and by which upstreams with retry or hedge are told. It is removed from what
+	// other peers send. If empty, there is none. Needs a restart to change.
+	DeadlineField string `yaml:"deadline_field"`
+
 	// MaxHeaderFields is how many fields a header may have. Each cookie counts as a field. A
 	// request with more gets 431; 100.
 	MaxHeaderFields int `yaml:"max_header_fields"`
@@ -75,6 +80,8 @@ type Upstream struct {
 	ConnectTimeout  Duration `yaml:"connect_timeout"`  // 3s
 	ResponseTimeout Duration `yaml:"response_timeout"` // from the request to the response's header; 60s
 	Breaker         *Breaker `yaml:"breaker"`          // stops requests to hosts that keep failing; none
+	Retry           *Retry   `yaml:"retry"`            // repeats requests that failed; none
+	Hedge           *Hedge   `yaml:"hedge"`            // sends slow requests a second time; none
 }
 
 // A Host is one server of an upstream: in YAML "10.0.0.1:8080", or a mapping.
@@ -142,6 +149,9 @@ func (c Config) withDefaults() (Config, faults) {
 	f.size(&s.MaxBody, 10<<20, "server", "max_body")
 	s.TLS = s.TLS.withDefaults(&f)
 	s.TrustedProxies = slices.Clone(s.TrustedProxies)
+	if s.DeadlineField != "" && !fieldName.MatchString(s.DeadlineField) {
+		f.add(fmt.Sprintf("%q is not the name of a header field", s.DeadlineField), "server", "deadline_field")
+	}
 	if s.MaxHeaderFields == 0 {
 		s.MaxHeaderFields = 100
 	}
@@ -206,6 +216,7 @@ func (u Upstream) withDefaults(name string, f *faults) Upstream {
 	if u.Breaker != nil {
 		u.Breaker.check(f, at("breaker")...)
 	}
+	u.checkRetries(f, at()...)
 	if p := u.Health.Path; p != "" {
 		target, err := url.ParseRequestURI(p)
 		if err != nil || p[0] != '/' || strings.ContainsAny(p, " #") || target.Host != "" {

@@ -28,6 +28,7 @@
 //   - gate.go: the limits and the concurrency bound in front of one route
 //   - upstream.go: one upstream, on balancer
 //   - breaker.go: the circuit breakers of an upstream's hosts, on breaker
+//   - retry.go: repeated requests of an upstream, and timeouts of routes, on retry
 //   - observe.go: metrics, traces, access log and health, on telemetry
 //   - objectives.go: objectives and their Prometheus rules
 //   - drain.go: the end without a lost request

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/trivet-go/trivet/retry"
 	"github.com/trivet-go/trivet/telemetry"
 )
 
@@ -37,9 +38,11 @@ type gateway struct {
 type generation struct {
 	cfg       Config
 	tls       *tls.Config // nil without HTTPS
+	trusted   trust
 	routes    *http.ServeMux
 	upstreams map[string]*upstream
-	gates     map[string]*gate // by the label of their route
+	gates     map[string]*gate           // by the label of their route
+	deadlines map[string]*retry.Deadline // likewise; of the routes that have a timeout
 
 	use      atomic.Int64  // requests that run in it
 	retired  atomic.Bool   // no more requests will use it
@@ -87,7 +90,8 @@ func (g *gateway) start() {
 func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, commit func(), err error) {
 	gen = &generation{
 		cfg: cfg, routes: http.NewServeMux(), upstreams: map[string]*upstream{}, gates: map[string]*gate{},
-		idle: make(chan struct{}), alone: make(chan struct{}),
+		deadlines: map[string]*retry.Deadline{},
+		idle:      make(chan struct{}), alone: make(chan struct{}),
 	}
 	gen.makeIdle = sync.OnceFunc(func() { close(gen.idle) })
 	var changes []func()
@@ -96,6 +100,8 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 		errs = append(errs, err)
 	}
 	trusted := trustIn(cfg.Server.TrustedProxies)
+	gen.trusted = trusted
+	field := cfg.Server.DeadlineField
 	for _, r := range cfg.Routes {
 		var before *gate
 		if old != nil {
@@ -107,13 +113,21 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 			continue
 		}
 		gen.gates[r.label()] = gate
+		deadline, err := newDeadline(r, field, g.observer.tel)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("timeout of route %s: %w", r.label(), err))
+			continue
+		}
+		if deadline != nil {
+			gen.deadlines[r.label()] = deadline
+		}
 	}
 	for name, u := range cfg.Upstreams {
 		if old != nil && old.upstreams[name] != nil && reflect.DeepEqual(old.cfg.Upstreams[name], u) {
 			gen.upstreams[name] = old.upstreams[name]
 			continue
 		}
-		fresh, err := newUpstream(name, u, trusted, g.observer.tel, g.log)
+		fresh, err := newUpstream(name, u, trusted, field, g.observer.tel, g.log)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("upstreams.%s: %w", name, err))
 			continue
@@ -140,7 +154,11 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 			routes[at] = methods{}
 			gen.routes.Handle(r.Host+r.Path, routes[at])
 		}
-		h := gen.gates[r.label()].wrap(withTimeout(gen.upstreams[r.Upstream], r))
+		h := http.Handler(gen.upstreams[r.Upstream])
+		if d := gen.deadlines[r.label()]; d != nil {
+			h = d.Middleware(h)
+		}
+		h = gen.gates[r.label()].wrap(h)
 		if len(r.Methods) == 0 {
 			routes[at][""] = h
 		}
@@ -211,6 +229,9 @@ func (g *gateway) register(gen *generation) {
 		if u.breaker != nil {
 			add(telemetry.Register(g.observer.tel, name, u.breaker.Stats))
 		}
+		if u.retrier != nil {
+			add(telemetry.Register(g.observer.tel, name, u.retrier.Stats))
+		}
 	}
 	for _, gate := range gen.gates {
 		gate.register(g.observer.tel, add)
@@ -225,6 +246,7 @@ func fixedChanges(a, b Config) []string {
 		same bool
 	}{
 		{"server.listen", a.Server.Listen == b.Server.Listen},
+		{"server.deadline_field", a.Server.DeadlineField == b.Server.DeadlineField},
 		{"server.read_header_timeout", a.Server.ReadHeaderTimeout == b.Server.ReadHeaderTimeout},
 		{"server.idle_timeout", a.Server.IdleTimeout == b.Server.IdleTimeout},
 		{"server.max_header_bytes", a.Server.MaxHeaderBytes == b.Server.MaxHeaderBytes},

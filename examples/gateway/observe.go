@@ -27,6 +27,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
 
+	"github.com/trivet-go/trivet/retry"
 	"github.com/trivet-go/trivet/telemetry"
 	"github.com/trivet-go/trivet/telemetry/health"
 )
@@ -154,6 +155,7 @@ func (o *observer) start(cfg Config, c *counts, stdout, stderr io.Writer, log *s
 		RequestID:      requestID,
 		Query:          cfg.Telemetry.AccessLog.Query,
 		AccessLog:      lines,
+		ResendCount:    retry.Attempts,
 		SLOs:           slos,
 		// The pattern includes the host: two hosts may have routes with the same path.
 		RouteFunc: func(r *http.Request) string { return r.Pattern },

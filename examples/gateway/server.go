@@ -107,6 +107,9 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 	if !limitHeader(w, r, gen.cfg.Server.MaxHeaderFields) || !limitBody(w, r, int64(gen.cfg.Server.MaxBody)) {
 		return
 	}
+	if field := gen.cfg.Server.DeadlineField; field != "" && !gen.trusted.believes(r.RemoteAddr) {
+		r.Header.Del(field)
+	}
 	if r.Method == http.MethodConnect {
 		// RFC 9110, sections 10.2.1 and 15.5.6: an empty Allow says that the target takes no
 		// method.
@@ -140,18 +143,6 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	observed.Pattern = pattern // as http.ServeMux does
 	h.ServeHTTP(w, r)
-}
-
-// withTimeout bounds each exchange of a route by the route's timeout, if it has one.
-func withTimeout(next http.Handler, r Route) http.Handler {
-	if r.Timeout == 0 {
-		return next
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		ctx, cancel := context.WithTimeout(req.Context(), time.Duration(r.Timeout))
-		defer cancel()
-		next.ServeHTTP(w, req.WithContext(ctx))
-	})
 }
 
 // writeProblem answers with problem details (RFC 9457). The client reads detail, so it must not

@@ -123,6 +123,16 @@ type trust struct {
 }
 
 // trustIn returns the trust in proxies.
+// believes reports whether the peer at remoteAddr is one of the trusted proxies.
+func (t trust) believes(remoteAddr string) bool {
+	peer, err := netip.ParseAddrPort(remoteAddr)
+	if err != nil {
+		return t.unix // net/http gives peers of unix sockets no address
+	}
+	addr := peer.Addr().Unmap().WithZone("")
+	return slices.ContainsFunc(t.proxies, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
 func trustIn(proxies []Proxy) trust {
 	var t trust
 	for _, p := range proxies {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/trivet-go/trivet/balancer"
 	"github.com/trivet-go/trivet/breaker"
+	"github.com/trivet-go/trivet/retry"
 	"github.com/trivet-go/trivet/telemetry"
 )
 
@@ -23,13 +24,15 @@ type upstream struct {
 	target   *url.URL
 	balancer *balancer.Balancer
 	breaker  *breaker.Breaker // of each endpoint; nil if there is none
+	retrier  *retry.Retrier   // nil if nothing is repeated
 	settings balancer.Config
 	handler  balancer.HandlerConfig
 	proxy    http.Handler
 }
 
 func newUpstream(
-	name string, cfg Upstream, trusted trust, tel *telemetry.Telemetry, log *slog.Logger,
+	name string, cfg Upstream, trusted trust, deadlineField string,
+	tel *telemetry.Telemetry, log *slog.Logger,
 ) (*upstream, error) {
 	target, err := url.Parse(cfg.URL)
 	if err != nil {
@@ -39,9 +42,13 @@ func newUpstream(
 	if u.breaker, err = newBreaker(name, cfg.Breaker, tel, log); err != nil {
 		return nil, err
 	}
+	if u.retrier, err = newRetrier(name, &cfg, deadlineField, tel); err != nil {
+		return nil, err
+	}
 	u.handler = balancer.HandlerConfig{
 		TrustedProxies: trusted.proxies, TrustUnix: trusted.unix,
 		Rewrite: rewrite, ModifyResponse: modifyResponse, ErrorHandler: writeProxyError,
+		Transport: u.repeat,
 	}
 	report := telemetry.Observer[balancer.Event](tel, name)
 	u.settings = balancer.Config{
@@ -80,11 +87,14 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) { u.proxy.S
 
 // inherit gives u the balancer of old, the upstream of the same name before a reload. Hosts that
 // are in both keep their connections, what the balancer has learned of them, and their breakers
-// unless the settings of those have changed.
+// unless the settings of those have changed; so does the upstream its retry budgets.
 func (u *upstream) inherit(old *upstream) {
 	settings := u.settings
 	if old.breaker != nil && u.breaker != nil && *u.cfg.Breaker == *old.cfg.Breaker {
 		u.breaker = old.breaker
+	}
+	if u.cfg.sameRetries(&old.cfg) {
+		u.retrier = old.retrier
 	}
 	if u.cfg.ConnectTimeout == old.cfg.ConnectTimeout &&
 		u.cfg.ResponseTimeout == old.cfg.ResponseTimeout && u.cfg.H2C == old.cfg.H2C {
