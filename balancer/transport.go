@@ -191,7 +191,7 @@ func (a *attempt) send(out *http.Request, try int) (resp *http.Response, elsewhe
 		})
 	}
 	if outcome == Failure {
-		a.pool.tell(a.ctx, a.config.Observe) // what the failure has caused
+		a.pool.tell(a.ctx, group.config.Load().Observe) // what the failure has caused
 	}
 	done = true
 	if err != nil {
@@ -207,7 +207,7 @@ func (a *attempt) send(out *http.Request, try int) (resp *http.Response, elsewhe
 	}
 	resp.Request = a.req
 	if resp.Header[LoadHeader] != nil {
-		a.config.noteLoad(c.endpoint, resp.Header, c.inFlight-1, now)
+		group.config.Load().noteLoad(c.endpoint, resp.Header, c.inFlight-1, now)
 	}
 	if a.config.sticky != nil {
 		a.config.sticky.setCookie(c.endpoint, a.req, resp)
