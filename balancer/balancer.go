@@ -103,8 +103,10 @@ func New(cfg Config) (*Balancer, error) {
 func (b *Balancer) now() int64 { return int64(time.Since(b.origin)) }
 
 // Reload replaces the configuration. What is known of targets and endpoints stays, and so do
-// connections if cfg.Transport, Conns and ConnLife are the same. A request that has begun goes by
-// the configuration that it began with. On an error nothing changes.
+// connections if cfg.Transport, Conns and ConnLife are the same. A request that has begun keeps its
+// Policy, and Observe gets its attempts as before. All else goes by cfg at once: an attempt is sent
+// through the Transport and Wrap of its moment, and what its reply causes follows the Outlier and
+// Observe of then. On an error nothing changes.
 func (b *Balancer) Reload(cfg Config) error {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
