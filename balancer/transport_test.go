@@ -355,6 +355,19 @@ func TestNoEndpointsErrors(t *testing.T) {
 		require.EqualError(t, err, "balancer: no endpoints for http://users.internal: tried 6: breaker: open")
 		require.Equal(t, uint64(1), b.Stats().NoEndpoints)
 	})
+	t.Run("all refuse for good", func(t *testing.T) {
+		b := newBalancer(t, balancer.Config{
+			Resolver: balancer.Static("a:1", "b:1"),
+			Wrap: upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) {
+				return nil, fmt.Errorf("wrapped: %w", unsent{})
+			}).wrap,
+		})
+		_, err := get(t.Context(), b)
+		var none *balancer.NoEndpointsError
+		require.ErrorAs(t, err, &none)
+		require.Equal(t, 2, none.Tried)
+		require.Zero(t, none.RetryAfter(), "nobody repeats what is refused for good")
+	})
 	t.Run("dials are bounded", func(t *testing.T) {
 		var dials atomic.Int32
 		b := newBalancer(t, balancer.Config{
@@ -377,6 +390,9 @@ func TestNoEndpointsErrors(t *testing.T) {
 		_, err := get(t.Context(), b)
 		require.ErrorIs(t, err, balancer.ErrNoEndpoints)
 		require.EqualError(t, err, "balancer: no endpoints for http://users.internal")
+		var none *balancer.NoEndpointsError
+		require.ErrorAs(t, err, &none)
+		require.Equal(t, time.Second, none.RetryAfter(), "one may come")
 	})
 	t.Run("resolver fails", func(t *testing.T) {
 		broken := errors.New("no such service")
@@ -384,6 +400,9 @@ func TestNoEndpointsErrors(t *testing.T) {
 		_, err := get(t.Context(), b)
 		require.ErrorIs(t, err, balancer.ErrNoEndpoints)
 		require.ErrorIs(t, err, broken)
+		var none *balancer.NoEndpointsError
+		require.ErrorAs(t, err, &none)
+		require.Equal(t, time.Second, none.RetryAfter(), "one may come")
 	})
 }
 
