@@ -266,6 +266,9 @@ func (h *handler) error(w http.ResponseWriter, r *http.Request, err error) {
 // request was not sent, 504 after a timeout, else 502. With 503 it also returns the wait that err
 // states, or one second if err states none, for Retry-After. A wait of 0 is none: no Retry-After is
 // to be sent, since the refusal is final. With other statuses the wait is 0.
+//
+// It does not know the request's context. If that has expired, whatever err says may have come of
+// it: a handler that sets deadlines answers 504 for 502 then.
 func ErrorStatus(err error) (status int, retryAfter time.Duration) {
 	var timeout net.Error
 	timedOut := errors.As(err, &timeout) && timeout.Timeout()

@@ -2,13 +2,16 @@ package balancer_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -277,6 +280,47 @@ func TestSpentBodiesAreNotSentAgain(t *testing.T) {
 	require.ErrorIs(t, err, unsent{})
 	require.Equal(t, int32(1), sent.Load())
 	require.True(t, body.closed())
+}
+
+// A body that fails as the deadline passes is to blame if the transport names it. If the transport
+// names the deadline, or if the body failed by the deadline itself, the endpoint took too long.
+func TestBodiesThatFailAsTheDeadlinePasses(t *testing.T) {
+	stalled := fmt.Errorf("read: %w", os.ErrDeadlineExceeded)
+	for name, tt := range map[string]struct {
+		body   error // what reading the body fails with
+		err    error // what the transport fails with; nil for the body's
+		status int
+		blamed bool // the endpoint
+	}{
+		"stands still":          {body: stalled, status: 408},
+		"breaks off":            {body: io.ErrUnexpectedEOF, status: 400},
+		"is too large":          {body: &http.MaxBytesError{Limit: 1}, status: 413},
+		"fails by the deadline": {body: context.DeadlineExceeded, status: 504, blamed: true},
+		"fails unnamed":         {body: stalled, err: context.DeadlineExceeded, status: 504, blamed: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.Static("a:1"),
+					Wrap: upstream(func(_ balancer.Endpoint, r *http.Request) (*http.Response, error) {
+						_, err := io.Copy(io.Discard, r.Body)
+						<-r.Context().Done()
+						return nil, fmt.Errorf("transport: %w", cmp.Or(tt.err, err))
+					}).wrap,
+				})
+				target := &url.URL{Scheme: "http", Host: "users.internal"}
+				h, err := b.Handler(target, balancer.HandlerConfig{})
+				require.NoError(t, err)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				body := io.MultiReader(strings.NewReader("hel"), iotest.ErrReader(tt.body))
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodPost, "/", body))
+				require.Equal(t, tt.status, w.Code)
+				require.Equal(t, tt.blamed, b.Stats().Failures > 0)
+			})
+		})
+	}
 }
 
 // If a body fails, its sender is at fault, even if GetBody could provide it again. If a transport
