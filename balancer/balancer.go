@@ -27,11 +27,12 @@ var (
 	ErrClosed = error(notSent("balancer: closed"))
 )
 
-// A notSent is an error that is final: it has no RetryAfter.
+// A notSent is an error that is final: the wait that it states is none.
 type notSent string
 
-func (e notSent) Error() string { return string(e) }
-func (e notSent) NotSent() bool { return true }
+func (e notSent) Error() string             { return string(e) }
+func (e notSent) NotSent() bool             { return true }
+func (e notSent) RetryAfter() time.Duration { return 0 }
 
 // A NoEndpointsError says why a request was not sent. It matches [ErrNoEndpoints].
 type NoEndpointsError struct {
@@ -60,10 +61,17 @@ func (e *NoEndpointsError) Unwrap() error { return e.Err }
 // NotSent tells a retry layer that the request never left.
 func (e *NoEndpointsError) NotSent() bool { return true }
 
-// RetryAfter returns how long the last endpoint's wrapper asked to wait. If it did not ask, that is
-// a second, within which a health check or a resolver may find an endpoint.
-func (e *NoEndpointsError) RetryAfter() time.Duration {
-	return cmp.Or(unsent.RetryAfter(e.Err), time.Second)
+// RetryAfter returns the wait that Err states: how long the last endpoint's wrapper asked to wait,
+// or 0 if it refused for good. If Err states none, that is a second, within which a health check or
+// a resolver may find an endpoint.
+func (e *NoEndpointsError) RetryAfter() time.Duration { return waitOf(e.Err) }
+
+// waitOf returns the wait that err states, which may be 0, or a second if it states none.
+func waitOf(err error) time.Duration {
+	if wait, stated := unsent.Wait(err); stated {
+		return wait
+	}
+	return time.Second
 }
 
 // A Balancer is an http.RoundTripper that spreads requests over the endpoints of their targets.
@@ -103,8 +111,10 @@ func New(cfg Config) (*Balancer, error) {
 func (b *Balancer) now() int64 { return int64(time.Since(b.origin)) }
 
 // Reload replaces the configuration. What is known of targets and endpoints stays, and so do
-// connections if cfg.Transport, Conns and ConnLife are the same. A request that has begun goes by
-// the configuration that it began with. On an error nothing changes.
+// connections if cfg.Transport, Conns and ConnLife are the same. A request that has begun keeps its
+// Policy, and Observe gets its attempts as before. All else goes by cfg at once: an attempt is sent
+// through the Transport and Wrap of its moment, and what its reply causes follows the Outlier and
+// Observe of then. On an error nothing changes.
 func (b *Balancer) Reload(cfg Config) error {
 	cfg, err := cfg.withDefaults()
 	if err != nil {

@@ -80,11 +80,11 @@ func (e *endpoint) changeLocked(now int64, reason string) Event {
 func (g *group) emit(e Event) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.emitLocked(g.config.Load(), e)
+	g.emitLocked(e)
 }
 
-func (g *group) emitLocked(config *groupConfig, e Event) {
-	if config.Observe != nil {
+func (g *group) emitLocked(e Event) {
+	if g.config.Load().Observe != nil {
 		g.events = append(g.events, e)
 		g.hasEvents.Store(true)
 	}

@@ -1,7 +1,8 @@
 package balancer
 
-// A groupConfig is what a group reads of a Config. A request takes one when it begins and goes by
-// it to its end, whatever a Reload does meanwhile.
+// A groupConfig is what a group reads of a Config. A request takes one when it begins: its picks,
+// its cookie and the events of its attempts go by that one to its end. Everything else goes by the
+// group's present one: a Reload may come at any time, and what a reply teaches is for later picks.
 type groupConfig struct {
 	*Config
 	traits

@@ -1,7 +1,6 @@
 package balancer
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -53,8 +52,8 @@ type HandlerConfig struct {
 	Transport func(next http.RoundTripper) http.RoundTripper
 
 	// ErrorHandler answers requests that got no response. If nil, they get a problem document
-	// (RFC 9457) with the status and Retry-After of [ErrorStatus]. It is not called for clients
-	// that have gone.
+	// (RFC 9457) with the status of [ErrorStatus], and Retry-After if there is a wait. It is not
+	// called for clients that have gone.
 	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 }
 
@@ -265,7 +264,11 @@ func (h *handler) error(w http.ResponseWriter, r *http.Request, err error) {
 // ErrorStatus returns the status that answers a request which failed with err, an error that
 // [HandlerConfig.ErrorHandler] gets: 413, 408 or 400 if the client's body was at fault, 503 if the
 // request was not sent, 504 after a timeout, else 502. With 503 it also returns the wait that err
-// states, or else a second, for Retry-After; otherwise 0.
+// states, or one second if err states none, for Retry-After. A wait of 0 is none: no Retry-After is
+// to be sent, since the refusal is final. With other statuses the wait is 0.
+//
+// It does not know the request's context. If that has expired, whatever err says may have come of
+// it: a handler that sets deadlines answers 504 for 502 then.
 func ErrorStatus(err error) (status int, retryAfter time.Duration) {
 	var timeout net.Error
 	timedOut := errors.As(err, &timeout) && timeout.Timeout()
@@ -279,7 +282,7 @@ func ErrorStatus(err error) (status int, retryAfter time.Duration) {
 	case errors.As(err, &body):
 		return http.StatusBadRequest, 0
 	case unsent.Is(err):
-		return http.StatusServiceUnavailable, cmp.Or(unsent.RetryAfter(err), time.Second)
+		return http.StatusServiceUnavailable, waitOf(err)
 	case timedOut, errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout, 0
 	}

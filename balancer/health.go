@@ -112,8 +112,8 @@ func (g *group) checked(e *endpoint, err error, took, now int64) {
 			e.down = true
 			event := e.changeLocked(now, "health check")
 			event.Err = err
-			g.emitLocked(config, event)
-			g.publishLocked(config, now)
+			g.emitLocked(event)
+			g.publishLocked(now)
 		}
 		return
 	}
@@ -124,8 +124,8 @@ func (g *group) checked(e *endpoint, err error, took, now int64) {
 		e.failures.Store(0)
 		e.brokenBodies.Store(0)
 		g.startSlowlyLocked(config, e, now)
-		g.emitLocked(config, e.changeLocked(now, "health check"))
-		g.publishLocked(config, now)
+		g.emitLocked(e.changeLocked(now, "health check"))
+		g.publishLocked(now)
 	}
 	g.reviseLocked(config, e, now)
 }
@@ -164,7 +164,7 @@ func (g *group) warmed(e *endpoint, now int64) {
 	defer g.mu.Unlock()
 	if config := g.config.Load(); e.down && !config.checksHealth {
 		e.down = false
-		g.emitLocked(config, e.changeLocked(now, "warm-up"))
-		g.publishLocked(config, now)
+		g.emitLocked(e.changeLocked(now, "warm-up"))
+		g.publishLocked(now)
 	}
 }

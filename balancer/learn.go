@@ -29,29 +29,32 @@ const (
 )
 
 // reply teaches the group what became of an attempt, when its header or its error came. took is how
-// long that was; pause is the Retry-After of a busy endpoint.
+// long that was; pause is the Retry-After of a busy endpoint. What it teaches goes by the present
+// configuration, even if there was a Reload since the pick: mean and score are as its estimator
+// keeps them.
 func (g *group) reply(c *choice, now, took int64, out Outcome, pause time.Duration) {
-	e, est := c.endpoint, &c.config.estimator
+	e, config := c.endpoint, g.config.Load()
 	switch out {
 	case Success:
 		if e.failures.Load() != 0 {
 			e.failures.Store(0)
 		}
-		g.sample(c, now, took)
+		g.sample(config, c, now, took)
 	case Canceled:
 		// The reply would have taken longer still.
-		if cost := e.cost.Load(); cost > 0 && float64(took) > cost*float64(c.inFlight) {
-			g.setCost(c.config, e, est.costOf(took, c.inFlight))
+		cost := e.cost.Load()
+		if config.keepsCosts() && cost > 0 && float64(took) > cost*float64(c.inFlight) {
+			g.setCost(config, e, config.estimator.costOf(took, c.inFlight))
 		}
 	case Busy:
 		pause = min(max(pause, tickInterval), maxPause) // a pause without length would be none
 		e.pauseUntil.Store(now + int64(pause))
-		g.penalize(c.config, e)
-		if !c.config.keepsCosts() && !e.restricted.Load() {
+		g.penalize(config, e)
+		if !config.keepsCosts() && !e.restricted.Load() {
 			g.restrictPausing(e)
 		}
 	case Failure:
-		g.fail(c, now, took)
+		g.fail(config, c, now, took)
 	}
 	e.replied.Add(1)
 	if e.probation.Load() && (out == Success || out == Failure || out == Busy) {
@@ -69,32 +72,32 @@ func (g *group) finish(c *choice, now int64, broken bool) {
 		if n := e.brokenBodies.Add(1); n > e.failures.Load()+1 {
 			e.failures.Store(n - 1)
 		}
-		g.fail(c, now, 0)
+		g.fail(g.config.Load(), c, now, 0)
 	} else if e.brokenBodies.Load() != 0 {
 		e.brokenBodies.Store(0)
 	}
 }
 
-func (g *group) fail(c *choice, now, took int64) {
+func (g *group) fail(config *groupConfig, c *choice, now, took int64) {
 	e := c.endpoint
 	e.failed.Add(1)
 	n := int64(e.failures.Add(1))
 	switch {
 	case !g.commonFault.Load():
-		g.penalize(c.config, e)
+		g.penalize(config, e)
 	case took > 0: // most endpoints fail: what tells them apart is how fast they do
-		g.sample(c, now, took)
+		g.sample(config, c, now, took)
 	}
-	limit := int64(c.config.Outlier.Consecutive)
+	limit := int64(config.Outlier.Consecutive)
 	if limit > 0 && (n >= limit || e.probation.Load()) && now >= e.ejectableAt.Load() {
-		g.ejectFailing(c.config, e, now)
+		g.ejectFailing(e, now)
 	}
 }
 
 // sample enters a latency into the endpoint's cost.
-func (g *group) sample(c *choice, now, took int64) {
-	e, est := c.endpoint, &c.config.estimator
-	if !c.config.keepsCosts() {
+func (g *group) sample(config *groupConfig, c *choice, now, took int64) {
+	e, est := c.endpoint, &config.estimator
+	if !config.keepsCosts() {
 		return
 	}
 	cost := max(est.costOf(took, c.inFlight), 1)
@@ -114,7 +117,7 @@ func (g *group) sample(c *choice, now, took int64) {
 	e.mean.Store(mean)
 	e.cost.set(est.fromMean(mean), novelty)
 	e.sampled.Store(now)
-	g.rescore(c.config, e)
+	g.rescore(config, e)
 }
 
 // penalize makes e look worse than its latency says, and more so with every failure in a row: an

@@ -51,7 +51,7 @@ func (g *group) update(
 		return strings.Compare(a.public().Addr, b.public().Addr)
 	})
 	g.endpoints = endpoints
-	g.publishLocked(config, now)
+	g.publishLocked(now)
 	return added, changed, removed
 }
 
@@ -67,12 +67,12 @@ func (g *group) reload(cfg *Config, now int64) {
 			wasDown := e.down
 			e.down, e.checks, e.checkError = false, 0, ""
 			if wasDown {
-				g.emitLocked(config, e.changeLocked(now, "no health checks"))
+				g.emitLocked(e.changeLocked(now, "no health checks"))
 			}
 		}
 	}
 	if g.ready() {
-		g.publishLocked(config, now)
+		g.publishLocked(now)
 	}
 }
 

@@ -39,8 +39,8 @@ func failedStatus(code int) bool {
 }
 
 // outcomeOfError says what an error means for its endpoint, and whether another endpoint may have
-// the request. bodyErr is why the request's body could not be read, if it could not; late says that
-// a reply commonly takes less time.
+// the request. bodyErr is why the request's body could not be read, if that is to blame; late says
+// that a reply commonly takes less time.
 func outcomeOfError(err error, req *http.Request, bodyErr error, late bool) (out Outcome, elsewhere bool) {
 	left := !neverSent(err)
 	end := req.Context().Err()
@@ -49,11 +49,11 @@ func outcomeOfError(err error, req *http.Request, bodyErr error, late bool) (out
 		return Failure, true
 	case left && unsent.Is(err):
 		return Unsent, true
+	case bodyErr != nil:
+		return Canceled, false
 	case errors.Is(end, context.DeadlineExceeded) && late:
 		return Failure, false
 	case end != nil: // a caller that leaves, or is in more of a hurry than most, blames nobody
-		return Canceled, false
-	case bodyErr != nil:
 		return Canceled, false
 	case callersFault(req, err):
 		return Refused, false

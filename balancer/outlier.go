@@ -45,12 +45,12 @@ func (e *endpoint) failingLocked() bool {
 }
 
 // ejectFailing ejects e for its failures in a row, or for failing as it comes back.
-func (g *group) ejectFailing(config *groupConfig, e *endpoint, now int64) {
+func (g *group) ejectFailing(e *endpoint, now int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	n := int(e.failures.Load())
-	if n == 0 || n < config.Outlier.Consecutive && !e.returning {
-		return // another goroutine was here first
+	n, limit := int(e.failures.Load()), g.config.Load().Outlier.Consecutive
+	if limit < 0 || n == 0 || n < limit && !e.returning {
+		return // another goroutine, or a Reload, was here first
 	}
 	// While all endpoints fail, every request comes as far as this. It is enough that one of them
 	// looks now and then.
@@ -78,14 +78,14 @@ func (g *group) ejectFailing(config *groupConfig, e *endpoint, now int64) {
 		g.commonFault.Store(true)
 		return
 	}
-	if g.ejectLocked(config, e, now, "consecutive failures") {
-		g.publishLocked(config, now)
+	if g.ejectLocked(e, now, "consecutive failures") {
+		g.publishLocked(now)
 	}
 }
 
 // ejectLocked ejects e if MaxEjected allows it.
-func (g *group) ejectLocked(config *groupConfig, e *endpoint, now int64, reason string) bool {
-	o := &config.Outlier
+func (g *group) ejectLocked(e *endpoint, now int64, reason string) bool {
+	o := &g.config.Load().Outlier
 	ejected, available := 0, 0
 	for _, other := range g.endpoints {
 		switch {
@@ -107,7 +107,7 @@ func (g *group) ejectLocked(config *groupConfig, e *endpoint, now int64, reason 
 	e.ejectedUntil = now + int64(d)
 	e.reason = reason
 	g.ejections.Add(1)
-	g.emitLocked(config, Event{
+	g.emitLocked(Event{
 		Kind: EndpointChanged, Endpoint: e.public(), State: Ejected, Reason: reason, EjectedFor: d,
 	})
 	return true
@@ -150,7 +150,7 @@ func (g *group) judgeLocked(config *groupConfig, now int64) {
 	limit := mean - max(o.Deviations*math.Sqrt(squares/float64(len(known))), minGap)
 	for _, w := range known {
 		if w.rate < limit {
-			g.ejectLocked(config, w.endpoint, now, "success rate")
+			g.ejectLocked(w.endpoint, now, "success rate")
 		}
 	}
 }

@@ -19,9 +19,8 @@ const (
 // A choice is the endpoint that a group has chosen for one attempt.
 type choice struct {
 	endpoint *endpoint
-	config   *groupConfig // by which it was chosen; what the reply teaches goes by it too
-	at       int64        // when
-	inFlight int64        // at the endpoint, this attempt included
+	at       int64 // when
+	inFlight int64 // at the endpoint, this attempt included
 	reason   string
 }
 
@@ -60,7 +59,7 @@ func (g *group) pick(
 	}
 	e := v.endpoints[i]
 	e.picked.Add(1)
-	return choice{endpoint: e, config: config, at: now, inFlight: e.inFlight.Add(1), reason: v.reason}, true
+	return choice{endpoint: e, at: now, inFlight: e.inFlight.Add(1), reason: v.reason}, true
 }
 
 // pickTier draws a tier by the shares of the tiers.

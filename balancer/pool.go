@@ -31,7 +31,7 @@ type pool struct {
 	unserved   atomic.Uint64 // requests that failed with ErrNoEndpoints
 
 	// dropped is set when the pool is dropped, and by Close. drop sets it, then counts the
-	// requests; a request counts itself, then reads it: one of them sees the other.
+	// requests; a request counts itself, then reads it, so at least one of the two notices.
 	dropped atomic.Bool
 
 	mu      sync.Mutex // guards the fields below; is taken before the group's

@@ -29,7 +29,7 @@ func (g *group) tick(now int64) {
 		changed = true
 	}
 	if g.adaptSpillLocked(config) || changed {
-		g.publishLocked(config, now)
+		g.publishLocked(now)
 	}
 }
 
@@ -45,5 +45,5 @@ func (g *group) endEjectionLocked(config *groupConfig, e *endpoint, now int64, t
 		g.setCost(config, e, typical)
 	}
 	g.startSlowlyLocked(config, e, now)
-	g.emitLocked(config, e.changeLocked(now, "ejection ended"))
+	g.emitLocked(e.changeLocked(now, "ejection ended"))
 }

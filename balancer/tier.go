@@ -32,7 +32,8 @@ func newTier(endpoints []*endpoint, upTo float64) tier {
 }
 
 // publishLocked makes a new snapshot of the endpoints' states.
-func (g *group) publishLocked(config *groupConfig, now int64) {
+func (g *group) publishLocked(now int64) {
+	config := g.config.Load()
 	healthy := make(map[int][]*endpoint) // by level
 	totals := make(map[int]int)
 	known, available := 0, 0
@@ -74,7 +75,7 @@ func (g *group) publishLocked(config *groupConfig, now int64) {
 	}
 	if panicking != g.panicking {
 		g.panicking = panicking
-		g.emitLocked(config, Event{
+		g.emitLocked(Event{
 			Kind: PanicChanged, Panicking: panicking, Available: available, Endpoints: len(g.endpoints),
 		})
 	}

@@ -176,9 +176,11 @@ func (a *attempt) send(out *http.Request, try int) (resp *http.Response, elsewhe
 	took := now - c.at
 	var outcome Outcome
 	var pause time.Duration
+	var bodyErr error
 	if err != nil {
 		late := float64(took) > group.typical.Load()
-		outcome, elsewhere = outcomeOfError(err, a.req, a.reqBody.failure(), late)
+		bodyErr = a.bodyFault(err)
+		outcome, elsewhere = outcomeOfError(err, a.req, bodyErr, late)
 	} else {
 		outcome, pause = outcomeOfResponse(resp)
 	}
@@ -191,7 +193,7 @@ func (a *attempt) send(out *http.Request, try int) (resp *http.Response, elsewhe
 		})
 	}
 	if outcome == Failure {
-		a.pool.tell(a.ctx, a.config.Observe) // what the failure has caused
+		a.pool.tell(a.ctx, group.config.Load().Observe) // what the failure has caused
 	}
 	done = true
 	if err != nil {
@@ -200,20 +202,34 @@ func (a *attempt) send(out *http.Request, try int) (resp *http.Response, elsewhe
 			a.pool.waiting.Add(1)
 		}
 		group.finish(c, now, false)
-		if cause := a.reqBody.failure(); cause != nil && !elsewhere && a.ctx.Err() == nil {
-			err = &bodyError{cause} // the transport says of it that its connection broke
+		if bodyErr != nil && !elsewhere {
+			err = &bodyError{bodyErr} // the transport may say of it that its connection broke
 		}
 		return nil, elsewhere, err
 	}
 	resp.Request = a.req
 	if resp.Header[LoadHeader] != nil {
-		a.config.noteLoad(c.endpoint, resp.Header, c.inFlight-1, now)
+		group.config.Load().noteLoad(c.endpoint, resp.Header, c.inFlight-1, now)
 	}
 	if a.config.sticky != nil {
 		a.config.sticky.setCookie(c.endpoint, a.req, resp)
 	}
 	a.follow(resp)
 	return resp, false, nil
+}
+
+// bodyFault returns why the request's body could not be read, if it is to blame for err; else nil.
+func (a *attempt) bodyFault(err error) error {
+	cause, end := a.reqBody.failure(), a.ctx.Err()
+	if cause == nil || end == nil {
+		return cause
+	}
+	// The end of the context may have come first, and its reader may have failed for that. A body
+	// that stood still or broke off as a deadline passed is to blame if the transport names it.
+	if !errors.Is(err, cause) || errors.Is(cause, end) || errors.Is(cause, context.Cause(a.ctx)) {
+		return nil
+	}
+	return cause
 }
 
 // follow makes the attempt last until resp's body ends.

@@ -2,13 +2,16 @@ package balancer_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -279,6 +282,47 @@ func TestSpentBodiesAreNotSentAgain(t *testing.T) {
 	require.True(t, body.closed())
 }
 
+// A body that fails as the deadline passes is to blame if the transport names it. If the transport
+// names the deadline, or if the body failed by the deadline itself, the endpoint took too long.
+func TestBodiesThatFailAsTheDeadlinePasses(t *testing.T) {
+	stalled := fmt.Errorf("read: %w", os.ErrDeadlineExceeded)
+	for name, tt := range map[string]struct {
+		body   error // what reading the body fails with
+		err    error // what the transport fails with; nil for the body's
+		status int
+		blamed bool // the endpoint
+	}{
+		"stands still":          {body: stalled, status: 408},
+		"breaks off":            {body: io.ErrUnexpectedEOF, status: 400},
+		"is too large":          {body: &http.MaxBytesError{Limit: 1}, status: 413},
+		"fails by the deadline": {body: context.DeadlineExceeded, status: 504, blamed: true},
+		"fails unnamed":         {body: stalled, err: context.DeadlineExceeded, status: 504, blamed: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.Static("a:1"),
+					Wrap: upstream(func(_ balancer.Endpoint, r *http.Request) (*http.Response, error) {
+						_, err := io.Copy(io.Discard, r.Body)
+						<-r.Context().Done()
+						return nil, fmt.Errorf("transport: %w", cmp.Or(tt.err, err))
+					}).wrap,
+				})
+				target := &url.URL{Scheme: "http", Host: "users.internal"}
+				h, err := b.Handler(target, balancer.HandlerConfig{})
+				require.NoError(t, err)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				body := io.MultiReader(strings.NewReader("hel"), iotest.ErrReader(tt.body))
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodPost, "/", body))
+				require.Equal(t, tt.status, w.Code)
+				require.Equal(t, tt.blamed, b.Stats().Failures > 0)
+			})
+		})
+	}
+}
+
 // If a body fails, its sender is at fault, even if GetBody could provide it again. If a transport
 // closes a body while reading it, the body has not failed.
 func TestFailingBodiesBlameTheirSenders(t *testing.T) {
@@ -355,6 +399,19 @@ func TestNoEndpointsErrors(t *testing.T) {
 		require.EqualError(t, err, "balancer: no endpoints for http://users.internal: tried 6: breaker: open")
 		require.Equal(t, uint64(1), b.Stats().NoEndpoints)
 	})
+	t.Run("all refuse for good", func(t *testing.T) {
+		b := newBalancer(t, balancer.Config{
+			Resolver: balancer.Static("a:1", "b:1"),
+			Wrap: upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) {
+				return nil, fmt.Errorf("wrapped: %w", unsent{})
+			}).wrap,
+		})
+		_, err := get(t.Context(), b)
+		var none *balancer.NoEndpointsError
+		require.ErrorAs(t, err, &none)
+		require.Equal(t, 2, none.Tried)
+		require.Zero(t, none.RetryAfter(), "nobody repeats what is refused for good")
+	})
 	t.Run("dials are bounded", func(t *testing.T) {
 		var dials atomic.Int32
 		b := newBalancer(t, balancer.Config{
@@ -377,6 +434,9 @@ func TestNoEndpointsErrors(t *testing.T) {
 		_, err := get(t.Context(), b)
 		require.ErrorIs(t, err, balancer.ErrNoEndpoints)
 		require.EqualError(t, err, "balancer: no endpoints for http://users.internal")
+		var none *balancer.NoEndpointsError
+		require.ErrorAs(t, err, &none)
+		require.Equal(t, time.Second, none.RetryAfter(), "one may come")
 	})
 	t.Run("resolver fails", func(t *testing.T) {
 		broken := errors.New("no such service")
@@ -384,6 +444,9 @@ func TestNoEndpointsErrors(t *testing.T) {
 		_, err := get(t.Context(), b)
 		require.ErrorIs(t, err, balancer.ErrNoEndpoints)
 		require.ErrorIs(t, err, broken)
+		var none *balancer.NoEndpointsError
+		require.ErrorAs(t, err, &none)
+		require.Equal(t, time.Second, none.RetryAfter(), "one may come")
 	})
 }
 

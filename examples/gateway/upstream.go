@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math"
 	"net"
@@ -202,8 +203,11 @@ func modifyResponse(resp *http.Response) error {
 }
 
 // writeProxyError answers a request that got no response from the upstream.
-func writeProxyError(w http.ResponseWriter, _ *http.Request, err error) {
+func writeProxyError(w http.ResponseWriter, r *http.Request, err error) {
 	status, wait := balancer.ErrorStatus(err)
+	if status == http.StatusBadGateway && errors.Is(r.Context().Err(), context.DeadlineExceeded) {
+		status = http.StatusGatewayTimeout // the route's timeout has passed: err is what came of that
+	}
 	if wait > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 	}

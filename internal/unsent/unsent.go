@@ -17,9 +17,16 @@ func Is(err error) bool {
 // RetryAfter returns the wait that err, or an error that it wraps, states by a method RetryAfter()
 // time.Duration. It is 0 if there is none: an unsent request without a wait is refused for good.
 func RetryAfter(err error) time.Duration {
+	wait, _ := Wait(err)
+	return wait
+}
+
+// Wait returns what [RetryAfter] does, and whether it is stated at all: who has a wait of its own
+// for errors that state none must leave a stated 0 alone.
+func Wait(err error) (wait time.Duration, stated bool) {
 	var e interface{ RetryAfter() time.Duration }
 	if !errors.As(err, &e) {
-		return 0
+		return 0, false
 	}
-	return max(e.RetryAfter(), 0)
+	return max(e.RetryAfter(), 0), true
 }
