@@ -150,7 +150,8 @@ func (c Config) withDefaults() (Config, faults) {
 	s.TLS = s.TLS.withDefaults(&f)
 	s.TrustedProxies = slices.Clone(s.TrustedProxies)
 	if s.DeadlineField != "" && !fieldName.MatchString(s.DeadlineField) {
-		f.add(fmt.Sprintf("%q is not the name of a header field", s.DeadlineField), "server", "deadline_field")
+		f.add(fmt.Sprintf("%q is not the name of a header field", s.DeadlineField),
+			"server", "deadline_field")
 	}
 	if s.MaxHeaderFields == 0 {
 		s.MaxHeaderFields = 100

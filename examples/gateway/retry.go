@@ -16,7 +16,7 @@ type Retry struct {
 	Attempts      int      `yaml:"attempts"`        // of a request at most, the first included; 3
 	Backoff       Duration `yaml:"backoff"`         // the wait before the first retry, at most; 50ms
 	MaxBackoff    Duration `yaml:"max_backoff"`     // backoff doubles up to this; 5s
-	PerTry        Duration `yaml:"per_try"`         // time of one attempt, its answer's body included; no limit
+	PerTry        Duration `yaml:"per_try"`         // of one attempt, its answer's body included; no limit
 	MaxRetryAfter Duration `yaml:"max_retry_after"` // a longer Retry-After is passed on at once; 30s
 	Ratio         Share    `yaml:"ratio"`           // what each success adds to the budget, in retries; 0.1
 	Reserve       int      `yaml:"reserve"`         // retries that the budget begins with; 10
@@ -83,7 +83,9 @@ func (u *Upstream) sameRetries(other *Upstream) bool {
 }
 
 // newRetrier returns what repeats the requests to an upstream, or nil if nothing does.
-func newRetrier(name string, u *Upstream, deadlineField string, tel *telemetry.Telemetry) (*retry.Retrier, error) {
+func newRetrier(
+	name string, u *Upstream, deadlineField string, tel *telemetry.Telemetry,
+) (*retry.Retrier, error) {
 	if u.Retry == nil && u.Hedge == nil {
 		return nil, nil
 	}

@@ -62,7 +62,9 @@ func TestStatusOfFailuresAfterTheRoutesTimeout(t *testing.T) {
 						body = io.MultiReader(body, iotest.ErrReader(tt.body))
 					}
 					w := httptest.NewRecorder()
-					withTimeout(u, Route{Timeout: Duration(time.Second)}).
+					d, err := newDeadline(Route{Timeout: Duration(time.Second)}, "", nil)
+					require.NoError(t, err)
+					d.Middleware(u).
 						ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", body))
 					if late {
 						require.Equal(t, tt.after, w.Code)

@@ -22,23 +22,24 @@ import (
 	"github.com/trivet-go/trivet/cache"
 	"github.com/trivet-go/trivet/ratelimit"
 	"github.com/trivet-go/trivet/ratelimit/pacer"
+	"github.com/trivet-go/trivet/retry"
 	"github.com/trivet-go/trivet/telemetry"
 )
 
 func main() {
-	if err := run(os.Stdout); err != nil {
+	if err := run(os.Stdout, 100); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(out io.Writer) error {
+func run(out io.Writer, sampleEvery int) error {
 	// There are three servers of one service. "b" fails every request, and does so faster than the
 	// others succeed.
 	var addrs []string
 	for _, name := range []string{"a", "b", "c"} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if name == "b" {
-				http.Error(w, "broken", http.StatusInternalServerError)
+				http.Error(w, "broken", http.StatusServiceUnavailable)
 				return
 			}
 			time.Sleep(time.Millisecond) // its work
@@ -51,12 +52,14 @@ func run(out io.Writer) error {
 	// Telemetry observes all packages. Here it writes an access log. With OpenTelemetry's providers
 	// it would also export metrics and traces.
 	lines, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{
-		Handler: slog.NewTextHandler(out, nil), SampleEvery: 100,
+		Handler: slog.NewTextHandler(out, nil), SampleEvery: sampleEvery,
 	})
 	if err != nil {
 		return err
 	}
-	tel, err := telemetry.New(telemetry.Config{AccessLog: lines, Public: true, RequestID: "X-Request-Id"})
+	tel, err := telemetry.New(telemetry.Config{
+		AccessLog: lines, Public: true, RequestID: "X-Request-Id", ResendCount: retry.Attempts,
+	})
 	if err != nil {
 		return err
 	}
@@ -85,7 +88,17 @@ func run(out io.Writer) error {
 		return err
 	}
 	defer lb.Close(context.Background())
-	client := &http.Client{Transport: lb}
+
+	// The retrier sends a request that "b" has failed to another server, within a budget. No user
+	// sees the broken one.
+	retrier, err := retry.New(retry.Config{
+		Scope:   balancer.Avoid,
+		Observe: telemetry.Observer[retry.Event](tel, "retry"),
+	})
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Transport: retrier.Transport(lb)}
 
 	// The cache keeps a greeting for a minute. Users that ask for a greeting while it is fetched
 	// wait for that fetch.
@@ -168,6 +181,8 @@ func run(out io.Writer) error {
 	fmt.Fprintf(out, "%d answered, %d failed, %d refused by the limit, %d greetings from the cache\n",
 		answers[http.StatusOK], answers[http.StatusBadGateway], answers[http.StatusTooManyRequests],
 		greetings.Stats().Hits)
+	fmt.Fprintf(out, "%d attempts for %d requests to the servers\n", retrier.Stats().Attempts,
+		retrier.Stats().Requests)
 	for _, e := range lb.Endpoints("http://greetings.internal") {
 		fmt.Fprintf(out, "%s: %d requests, %s %s\n", e.Addr, e.Requests, e.State, e.Reason)
 	}

@@ -13,27 +13,35 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestQuickstart(t *testing.T) {
 	var out strings.Builder
-	require.NoError(t, run(&out))
+	require.NoError(t, run(&out, 1))
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	endpoints := lines[len(lines)-3:]
 	var good, bad, refused, cached int
-	_, err := fmt.Sscanf(lines[len(lines)-4],
+	_, err := fmt.Sscanf(lines[len(lines)-5],
 		"%d answered, %d failed, %d refused by the limit, %d greetings from the cache",
 		&good, &bad, &refused, &cached)
 	require.NoError(t, err)
 	require.Equal(t, 600, good+bad+refused)
-	require.Less(t, bad, 20, "the balancer soon leaves the broken server out")
+	require.Zero(t, bad, "a user has seen the broken server")
 	require.InDelta(t, 500, good+bad, 30, "the burst, and one more for each second of a slow machine")
 	require.InDelta(t, 300, cached, 50)
 	require.Len(t, endpoints, 3)
 
-	// The access log has a line for each failure, with the events of each package.
-	require.Equal(t, bad, strings.Count(out.String(), "level=ERROR"))
+	var attempts, requests int
+	_, err = fmt.Sscanf(lines[len(lines)-4], "%d attempts for %d requests", &attempts, &requests)
+	require.NoError(t, err)
+	require.Greater(t, attempts, requests, "nothing was repeated")
+	require.Less(t, attempts, requests+20, "the balancer soon leaves the broken server out")
+
+	// The access log has a line for each request, with the events of each package.
+	require.Zero(t, strings.Count(out.String(), "level=ERROR"))
 	for _, field := range []string{
 		"http.route=/hello/{name}",
 		"limit.decision.outcome=admitted",
-		"cache.load.failed=true",
-		"greetings.attempt.outcome=failure",
+		"cache.load.failed=false",
+		"retry.request.outcome=success",
+		"retry.request.retried=true",
+		"greetings.attempt.n=2", // the first was the broken server
 		"greetings.endpoint.state=ejected",
 	} {
 		require.Contains(t, out.String(), field)

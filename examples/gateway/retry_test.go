@@ -1,0 +1,157 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/internal/backend"
+	"github.com/trivet-go/trivet/retry"
+)
+
+// repeating is a configuration of the upstream app with more keys of that upstream.
+func repeating(more string, hosts ...string) string {
+	list := ""
+	for _, h := range hosts {
+		list += fmt.Sprintf("%q, ", h)
+	}
+	return fmt.Sprintf("upstreams: {app: {hosts: [%s], %s}}\nroutes: [{upstream: app}]", list, more)
+}
+
+// retries returns what GET /retries shows of the upstream app.
+func retries(t *testing.T, g *live) retry.Stats {
+	t.Helper()
+	w := httptest.NewRecorder()
+	r := httptest.NewRequest(http.MethodGet, "http://localhost/retries", nil)
+	newAdmin(g.gateway).Handler.ServeHTTP(w, r)
+	var shown struct{ Upstreams map[string]retry.Stats }
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &shown))
+	return shown.Upstreams["app"]
+}
+
+func TestRetriesHideABrokenHost(t *testing.T) {
+	a := backend.Start(t, backend.Config{Name: "a", Behaviour: backend.Behaviour{Status: 503}})
+	b := backend.Start(t, backend.Config{Name: "b"})
+	g := start(t, repeating("retry: {backoff: 1ms, max_backoff: 1ms}", a.Addr, b.Addr))
+	c := client(t)
+	for range 30 {
+		resp, _ := get(t, c, g.url)
+		require.Equal(t, 200, resp.StatusCode)
+	}
+	require.NotZero(t, a.Requests(), "the broken host was never asked")
+	require.NotEmpty(t, retries(t, g).Retries)
+
+	// A POST that has reached a server is not repeated.
+	a.Set(backend.Behaviour{Abort: true})
+	b.Set(backend.Behaviour{Abort: true})
+	before := a.Requests() + b.Requests()
+	req, err := http.NewRequest(http.MethodPost, g.url, nil)
+	require.NoError(t, err)
+	resp, _ := do(t, c, req)
+	require.Equal(t, 502, resp.StatusCode)
+	require.Equal(t, before+1, a.Requests()+b.Requests())
+}
+
+func TestARetryBudgetOutlivesReloads(t *testing.T) {
+	a := backend.Start(t, backend.Config{Name: "a", Behaviour: backend.Behaviour{Status: 503}})
+	const settings = "retry: {backoff: 1ms, max_backoff: 1ms, reserve: 3}"
+	g := start(t, repeating(settings, a.Addr))
+	c := client(t)
+	for range 10 {
+		resp, _ := get(t, c, g.url)
+		require.Equal(t, 503, resp.StatusCode)
+	}
+	require.EqualValues(t, 13, a.Requests(), "ten requests, and the three retries of the reserve")
+
+	b := backend.Start(t, backend.Config{Name: "b", Behaviour: backend.Behaviour{Status: 503}})
+	reloadText(t, g, repeating(settings, a.Addr, b.Addr))
+	for range 10 {
+		get(t, c, g.url)
+	}
+	require.EqualValues(t, 23, a.Requests()+b.Requests(), "a reload has filled the budget")
+
+	reloadText(t, g, repeating("retry: {backoff: 1ms, max_backoff: 1ms, reserve: 2}", a.Addr, b.Addr))
+	for range 10 {
+		get(t, c, g.url)
+	}
+	require.EqualValues(t, 35, a.Requests()+b.Requests(), "other settings are another budget")
+}
+
+func TestDeadlinesOfTrustedPeersArePassedOn(t *testing.T) {
+	b := echo(t)
+	text := "server: {deadline_field: x-deadline-ms, trusted_proxies: [%s]}\n" +
+		"upstreams: {app: {hosts: [%q], retry: {}}}\nroutes: [{upstream: app, timeout: 1m}]"
+	for _, tt := range []struct {
+		trusted string
+		sent    string
+		status  int
+		least   float64
+		most    float64
+	}{
+		{"127.0.0.0/8", "20000", 200, 1, 20_000},
+		{"127.0.0.0/8", "soon", 400, 0, 0},
+		{"127.0.0.0/8", "9000000", 200, 20_001, 60_000}, // more than the route's timeout
+		{"10.0.0.0/8", "20000", 200, 20_001, 60_000},    // a stranger's
+		{"10.0.0.0/8", "soon", 200, 20_001, 60_000},
+	} {
+		t.Run(tt.trusted+" "+tt.sent, func(t *testing.T) {
+			g := start(t, fmt.Sprintf(text, tt.trusted, b.Addr))
+			req, err := http.NewRequest(http.MethodGet, g.url, nil)
+			require.NoError(t, err)
+			req.Header.Set("X-Deadline-Ms", tt.sent)
+			resp, body := do(t, client(t), req)
+			require.Equal(t, tt.status, resp.StatusCode, body)
+			if tt.status != 200 {
+				return
+			}
+			var got http.Header
+			require.NoError(t, json.Unmarshal([]byte(body), &got))
+			require.Len(t, got["X-Deadline-Ms"], 1)
+			var left float64
+			require.NoError(t, json.Unmarshal([]byte(got.Get("X-Deadline-Ms")), &left))
+			require.GreaterOrEqual(t, left, tt.least)
+			require.LessOrEqual(t, left, tt.most)
+		})
+	}
+}
+
+func TestFaultsOfRetriesAreNamed(t *testing.T) {
+	for text, want := range map[string]string{
+		"retry: {attempts: -1}": "f:1: upstreams.app.retry.attempts: -1 is negative",
+		"retry: {backoff: 2s, max_backoff: 1s}": "f:1: upstreams.app.retry.backoff: " +
+			"2s is more than MaxBackoff, 1s",
+		"retry: {reserve: -1}":    "f:1: upstreams.app.retry.reserve: must be positive",
+		"retry: {per_try: -1s}":   "f:1: upstreams.app.retry.per_try: must be positive",
+		"hedge: {min_delay: -1s}": "f:1: upstreams.app.hedge.min_delay: must be positive",
+		"hedge: {ratio: 3}": "f:1: upstreams.app.hedge.ratio: must be a share such as 0.25, " +
+			"more than 0 and at most 1, not `3`",
+	} {
+		_, err := parseConfig("f", []byte(repeating(text, "127.0.0.1:1")))
+		require.EqualError(t, err, want)
+	}
+	_, err := parseConfig("f", []byte(simple("server: {deadline_field: \"a b\"}", "127.0.0.1:1")))
+	require.EqualError(t, err, `f:5: server.deadline_field: "a b" is not the name of a header field`)
+}
+
+// A request that takes longer than most is sent to another host, too.
+func TestHedgesPassASlowHostBy(t *testing.T) {
+	a := backend.Start(t, backend.Config{Name: "a"})
+	b := backend.Start(t, backend.Config{Name: "b"})
+	g := start(t, repeating("hedge: {ratio: 1}, retry: {ratio: 1, reserve: 100}", a.Addr, b.Addr))
+	c := client(t)
+	for range 200 { // what is usual is learned from these
+		resp, _ := get(t, c, g.url)
+		require.Equal(t, 200, resp.StatusCode)
+	}
+	a.Set(backend.Behaviour{Delay: time.Hour})
+	for range 20 {
+		resp, body := get(t, c, g.url)
+		require.Equal(t, 200, resp.StatusCode)
+		require.Contains(t, body, "b")
+	}
+}
