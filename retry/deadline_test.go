@@ -262,7 +262,10 @@ func TestPanicsOfHandlersPass(t *testing.T) {
 func TestClientLeavesBeforeTheDeadline(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var events []retry.DeadlineEvent
-		d := newDeadline(t, retry.DeadlineConfig{Observe: func(_ context.Context, e retry.DeadlineEvent) { events = append(events, e) }})
+		d := newDeadline(t, retry.DeadlineConfig{Observe: func(ctx context.Context, e retry.DeadlineEvent) {
+			require.NoError(t, ctx.Err(), "what is observed does not hang on the client")
+			events = append(events, e)
+		}})
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
 		w := httptest.NewRecorder()
@@ -377,10 +380,10 @@ func TestDeadlineOverTheWire(t *testing.T) {
 
 // A connection that the handler has taken over is its own.
 func TestDeadlineOfAHijackedConnection(t *testing.T) {
-	done := make(chan struct{})
-	b := backend.Start(t, backend.Config{Handler: newDeadline(t, retry.DeadlineConfig{Timeout: time.Millisecond}).Middleware(
+	outcome := make(chan retry.Outcome, 1)
+	observe := func(_ context.Context, e retry.DeadlineEvent) { outcome <- e.Outcome }
+	b := backend.Start(t, backend.Config{Handler: newDeadline(t, retry.DeadlineConfig{Timeout: time.Millisecond, Observe: observe}).Middleware(
 		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			defer close(done)
 			conn, _, err := http.NewResponseController(w).Hijack()
 			if err != nil {
 				t.Error(err)
@@ -394,7 +397,7 @@ func TestDeadlineOfAHijackedConnection(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 200, status)
 	require.Equal(t, "mine", text)
-	<-done
+	require.Equal(t, retry.OutcomeSuccess, <-outcome)
 }
 
 // What one service's Retrier says is what the next one's Deadline reads.

@@ -12,14 +12,15 @@ import (
 // hedge on its timer's. The first answer that is no failure wins, and the other one is canceled.
 type race struct {
 	call   call               // as it was when the attempt left
+	wait   time.Duration      // before the hedge
 	cancel context.CancelFunc // of the attempt
 
-	mu    sync.Mutex // guards the fields below
-	timer *time.Timer
-	wait  time.Duration // that timer was set to
-	over  bool          // there is a winner, or the attempt has ended without a hedge
-	late  bool          // the attempt was overdue
-	hedge *hedge        // nil if none was sent
+	mu     sync.Mutex    // guards the fields below
+	timer  *time.Timer   // calls join
+	waited time.Duration // what timer was set to last
+	over   bool          // there is a winner, or the attempt has ended without a hedge
+	late   bool          // the attempt was overdue
+	hedge  *hedge        // nil if none was sent
 }
 
 // A hedge is the second attempt of a race.
@@ -88,6 +89,7 @@ func (c *call) race(wait time.Duration) (*http.Response, finding, error) {
 func (r *race) start() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.waited = r.wait
 	r.timer = time.AfterFunc(r.wait, r.join)
 }
 
@@ -156,9 +158,9 @@ func (r *race) abandon() {
 	}
 }
 
-// join sends the hedge, if it helps and can be paid for. If not, it looks again after twice the time: a
-// few requests that are a little late may have spent what one needs that is very late. It runs on a
-// goroutine of its own.
+// join sends the hedge, if it helps and can be paid for. If not, it looks again, each time a little
+// later: a few requests that are hardly late may have spent what one needs that is very late. It runs on
+// a goroutine of its own.
 func (r *race) join() {
 	c := &r.call
 	r.mu.Lock()
@@ -171,9 +173,8 @@ func (r *race) join() {
 		c.window.overdue()
 	}
 	if !c.window.helps() || c.spool != nil && !c.spool.whole() || !c.budget.drawHedge() {
-		if r.wait *= 2; r.wait > 0 { // it has not overflowed
-			r.timer.Reset(r.wait)
-		}
+		r.waited += r.wait
+		r.timer.Reset(r.waited)
 		r.mu.Unlock()
 		return
 	}

@@ -431,8 +431,8 @@ func TestHedgingDoesNotFeedItself(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRetrier(t, retry.Config{Hedge: true, HedgeRatio: 1, Budget: retry.Budget{Ratio: 1, Reserve: 1000}})
 		var n atomic.Int64
-		s := roundTripper(func(req *http.Request) (*http.Response, error) { // evenly spread between 10 and 110 ms
-			return after(usual+time.Duration(n.Add(1)*37%100)*time.Millisecond, 200)(req)
+		s := roundTripper(func(req *http.Request) (*http.Response, error) { // one of 20 takes longer than 200 ms, and some much
+			return after(usual*1000/time.Duration(1+n.Add(1)*373%1000), 200)(req)
 		})
 		for range 5000 {
 			_, _, err := send(t, r.Transport(s), request(t, "GET", nil))
