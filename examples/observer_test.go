@@ -25,13 +25,19 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/trivet-go/trivet/balancer"
+	"github.com/trivet-go/trivet/breaker"
 	"github.com/trivet-go/trivet/cache"
+	"github.com/trivet-go/trivet/internal/backend"
 	"github.com/trivet-go/trivet/ratelimit"
 	"github.com/trivet-go/trivet/ratelimit/pacer"
+	"github.com/trivet-go/trivet/retry"
 	"github.com/trivet-go/trivet/telemetry"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	backend.Main() // does not return in a server's process
+	goleak.VerifyTestMain(m)
+}
 
 // hostile marks text that clients and upstreams choose. It may appear in the group detail only.
 const hostile = "hostile-"
@@ -428,4 +434,64 @@ func TestEventsStandInTheLineOfTheirRequest(t *testing.T) {
 	failed := down["detail"].(map[string]any)["error"].(string)
 	require.Contains(t, failed, hostile+"store")
 	require.Contains(t, failed, "password=REDACTED")
+}
+
+// No two instruments of breaker and retry have the same name, which a metrics SDK would not bear:
+// those of events, and those of statistics.
+func TestEventsAndStatisticsOfOnePackageHaveDifferentNames(t *testing.T) {
+	s := newScene(t)
+	b, err := breaker.New(breaker.Config{MinRequests: 1, Observe: observe[breaker.Event](&s.recorder, s.tel)})
+	require.NoError(t, err)
+	register(t, s, b.Stats)
+	throttle, err := breaker.NewThrottle(breaker.ThrottleConfig{
+		Observe: observe[breaker.ThrottleEvent](&s.recorder, s.tel),
+	})
+	require.NoError(t, err)
+	register(t, s, throttle.Stats)
+	retrier, err := retry.New(retry.Config{Observe: observe[retry.Event](&s.recorder, s.tel)})
+	require.NoError(t, err)
+	register(t, s, retrier.Stats)
+	deadline, err := retry.NewDeadline(retry.DeadlineConfig{
+		Observe: observe[retry.DeadlineEvent](&s.recorder, s.tel),
+	})
+	require.NoError(t, err)
+	register(t, s, deadline.Stats)
+
+	failing := roundTripper(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 503, Header: http.Header{}, Body: http.NoBody}, nil
+	})
+	client := &http.Client{Transport: retrier.Transport(b.Transport(throttle.Transport(failing)))}
+	h := deadline.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), time.Millisecond)
+		defer cancel()
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://app.test/", nil)
+		if resp, err := client.Do(req); err == nil {
+			resp.Body.Close()
+		}
+	}))
+	for range 100 {
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
+	}
+	throttled := &http.Client{Transport: throttle.Transport(failing)}
+	for range 1000 {
+		if resp, err := throttled.Get("http://app.test/"); err == nil {
+			resp.Body.Close()
+		}
+	}
+
+	var rm metricdata.ResourceMetrics
+	require.NoError(t, s.reader.Collect(context.Background(), &rm))
+	seen := map[string]bool{}
+	for _, m := range rm.ScopeMetrics[0].Metrics {
+		require.False(t, seen[m.Name], "two instruments are called %s", m.Name)
+		seen[m.Name] = true
+	}
+	for _, name := range []string{
+		"trivet.breaker.transition", "trivet.breaker.refused", "trivet.breaker.refusals",
+		"trivet.breaker.open", "trivet.breaker.throttled", "trivet.breaker.throttle.throttled",
+		"trivet.retry.request", "trivet.retry.requests", "trivet.retry.budget", "trivet.retry.deadline",
+		"trivet.retry.deadline.requests",
+	} {
+		require.True(t, seen[name], "%s is not among %v", name, seen)
+	}
 }
