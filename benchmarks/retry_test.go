@@ -27,8 +27,8 @@ type retryStub func(*http.Request) (*http.Response, error)
 
 func (f retryStub) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// A retryArm wraps a transport. All make three attempts with waits from 50 ms on, their other settings
-// are their defaults.
+// A retryArm wraps a transport. All make three attempts with waits from 50 ms on, their other
+// settings are their defaults.
 type retryArm struct {
 	name string
 	wrap func(http.RoundTripper) http.RoundTripper
@@ -71,8 +71,8 @@ func retryArms(b testing.TB, cfg retry.Config) []retryArm {
 	}
 }
 
-// The success path, over a stub: without a body, and with one of 64 KiB that has GetBody. The arm "none"
-// makes the copy that every transport of this kind must make.
+// The success path, over a stub: without a body, and with one of 64 KiB that has GetBody. The arm
+// "none" makes the copy that every transport of this kind must make.
 func BenchmarkRetrySuccess(b *testing.B) {
 	resp := &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody}
 	next := retryStub(func(*http.Request) (*http.Response, error) { return resp, nil })
@@ -105,8 +105,8 @@ func BenchmarkRetrySuccess(b *testing.B) {
 	}
 }
 
-// What arrives at a server for each request, and how many are answered, over real HTTP: each attempt
-// fails with probability p.
+// What arrives at a server for each request, and how many are answered, over real HTTP: each
+// attempt fails with probability p.
 func BenchmarkRetryAmplification(b *testing.B) {
 	const requests, clients = 40_000, 40
 	for _, percent := range []int{1, 5, 10, 20, 50, 100} {

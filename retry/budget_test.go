@@ -12,8 +12,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// In any span of time a budget pays for at most its reserve, what the span's successes earn, and one
-// token for each 10 s.
+// In any span of time a budget pays for at most its reserve, what the span's successes earn, and
+// one token for each 10 s.
 func TestBudgetProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cfg := Config{Hedge: true, HedgeRatio: rapid.SampledFrom([]float64{0.05, 0.5, 1}).Draw(t, "hedge ratio")}
@@ -68,7 +68,8 @@ func TestBudgetProperties(t *testing.T) {
 			}
 			m.at = now
 			past = append(past, m)
-			// From the beginning, and in spans between moments at which nothing was drawn that might be given back.
+			// From the beginning, and in spans between moments at which nothing was drawn that
+			// might be given back.
 			reserve := max(cfg.Budget.Reserve, 0)
 			most := float64(reserve) + max(cfg.Budget.Ratio, 0)*m.successes + float64(now/idle)
 			if m.sent > most+1e-9 {

@@ -325,7 +325,8 @@ func TestDeadlineSetsThePattern(t *testing.T) {
 	require.Equal(t, "GET /items/{id}", r.Pattern)
 }
 
-// Over real connections: a late answer is 504, a part of one is cut off, and a stream comes as it is written.
+// Over real connections: a late answer is 504, a part of one is cut off, and a stream comes as it
+// is written.
 func TestDeadlineOverTheWire(t *testing.T) {
 	for _, p := range []backend.Protocol{backend.HTTP1, backend.HTTP2} {
 		t.Run("protocol="+string(p), func(t *testing.T) {

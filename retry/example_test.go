@@ -40,7 +40,8 @@ func Example() {
 	// Output: 200 hello map[503:1]
 }
 
-// A POST that may have had its effect is not repeated, unless it has a key by which the server knows it.
+// A POST that may have had its effect is not repeated, unless it has a key by which the server
+// knows it.
 func ExampleRetrier_Transport() {
 	retrier, err := retry.New(retry.Config{Backoff: time.Millisecond})
 	if err != nil {

@@ -28,8 +28,8 @@ import (
 	"github.com/trivet-go/trivet/retry"
 )
 
-// A total outage: what arrives is what was asked for, and the reserve; also when a thousand clients of
-// one process ask at a time.
+// A total outage: what arrives is what was asked for, and the reserve; also when a thousand clients
+// of one process ask at a time.
 func TestT01_TotalOutage(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRetrier(t, retry.Config{})
@@ -52,8 +52,8 @@ func TestT01_TotalOutage(t *testing.T) {
 	})
 }
 
-// Three tiers that all retry: with the leaf dead it gets what was asked for and the reserves; with any
-// share of failures at most a tenth more.
+// Three tiers that all retry: with the leaf dead it gets what was asked for and the reserves; with
+// any share of failures at most a tenth more.
 func TestT02_ThreeTiers(t *testing.T) {
 	const requests = 2000
 	chain := func(t *testing.T, hint string, leaf http.RoundTripper) (answered int) {
@@ -117,8 +117,8 @@ func TestT03_POSTIsNotRepeated(t *testing.T) {
 	}
 }
 
-// net/http itself sends again on a connection that turns out to be dead. It is one attempt for us, and
-// it works for bodies that only we can read again.
+// net/http itself sends again on a connection that turns out to be dead. It is one attempt for us,
+// and it works for bodies that only we can read again.
 func TestT04_ReplaysOfNetHTTP(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
 	p := faultproxy.Start(t, b.Addr)
@@ -235,7 +235,8 @@ func TestT06_QUERYIsReplayable(t *testing.T) {
 	})
 }
 
-// A body that cannot be read again is sent once, and closed once; the answer or error is the first one.
+// A body that cannot be read again is sent once, and closed once; the answer or error is the first
+// one.
 func TestT07_BodyThatCannotBeSentAgain(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		for _, tt := range []struct {
@@ -278,7 +279,8 @@ func TestT07_BodyThatCannotBeSentAgain(t *testing.T) {
 		send(t, r.Transport(s), req)
 		require.Equal(t, 1, s.count())
 		require.EqualValues(t, 1, b.closes.Load())
-		// Nothing is kept where nothing may be: only what was not begun, and what is empty, is sent again.
+		// Nothing is kept where nothing may be: only what was not begun, and what is empty, is sent
+		// again.
 		r = newRetrier(t, retry.Config{MaxBody: -1})
 		for text, sent := range map[string]int{"x": 1, "": 3} {
 			s = serve(503)
@@ -324,7 +326,7 @@ func TestT08_FreshBodyAfterAFailedDial(t *testing.T) {
 // Ten gigabytes are passed on, not kept.
 func TestT09_EndlessBody(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		const size = 10 << 30
+		const size = int64(10 << 30)
 		for _, length := range []int64{-1, size} {
 			req := request(t, "PUT", nil)
 			zero := make([]byte, 1<<20)
@@ -497,7 +499,8 @@ func TestT12_CancelDuringBackoff(t *testing.T) {
 	})
 }
 
-// A caller may leave at any moment: it gets its error or an answer, soon, and everything is given back.
+// A caller may leave at any moment: it gets its error or an answer, soon, and everything is given
+// back.
 func TestT12_CancelAtEveryMoment(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		at := time.Duration(rapid.Int64Range(0, int64(300*time.Millisecond)).Draw(rt, "at"))
@@ -596,8 +599,8 @@ func TestT15_HedgesAreSafe(t *testing.T) {
 	})
 }
 
-// A hedge goes where Scope sends it: all attempts of a request share its context, so that a balancer
-// knows where they have been.
+// A hedge goes where Scope sends it: all attempts of a request share its context, so that a
+// balancer knows where they have been.
 func TestT16_HedgeGoesElsewhere(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		type key struct{}
@@ -696,8 +699,8 @@ func TestT19_AttemptsAreClones(t *testing.T) {
 	})
 }
 
-// Credentials go where the caller has sent them, at every attempt; after a redirect they are http.Client's
-// affair, for which each hop is a request of its own.
+// Credentials go where the caller has sent them, at every attempt; after a redirect they are
+// http.Client's affair, for which each hop is a request of its own.
 func TestT20_CredentialsStayWithTheirHost(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		redirect := answer(307, "Location", "http://b.test/")

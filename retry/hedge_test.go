@@ -425,8 +425,8 @@ func TestPanicOfAHedgedAttempt(t *testing.T) {
 	}
 }
 
-// Attempts that are abandoned still count as slow: if they were forgotten, the quantile would fall, more
-// requests would be hedged, and so on.
+// Attempts that are abandoned still count as slow: if they were forgotten, the quantile would fall,
+// more requests would be hedged, and so on.
 func TestHedgingDoesNotFeedItself(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRetrier(t, retry.Config{Hedge: true, HedgeRatio: 1, Budget: retry.Budget{Ratio: 1, Reserve: 1000}})
@@ -473,7 +473,8 @@ func TestHedgesConcurrently(t *testing.T) {
 	})
 }
 
-// A request whose attempt and hedge end at the same moment gets one of the answers, and the other is closed.
+// A request whose attempt and hedge end at the same moment gets one of the answers, and the other
+// is closed.
 func TestPhotoFinish(t *testing.T) {
 	for range 50 {
 		bubble(t, func(t *testing.T) {

@@ -20,8 +20,8 @@ import (
 	"github.com/trivet-go/trivet/retry"
 )
 
-// A queue serves one request after another, each in cost, and those that wait for nobody too, as servers
-// do. It refuses what is more than its room. During an outage nothing is served.
+// A queue serves one request after another, each in cost, and those that wait for nobody too, as
+// servers do. It refuses what is more than its room. During an outage nothing is served.
 type queue struct {
 	cost  time.Duration
 	tasks chan chan struct{}
@@ -110,8 +110,8 @@ type load struct {
 	before, down, up time.Duration
 }
 
-// run returns the share of the requests that were answered well: of those that came from 2 s after the
-// outage on.
+// run returns the share of the requests that were answered well: of those that came from 2 s after
+// the outage on.
 func (l load) run(send func() bool, q *queue) (goodput float64) {
 	var wg sync.WaitGroup
 	var good, all atomic.Int64
@@ -135,8 +135,9 @@ func (l load) run(send func() bool, q *queue) (goodput float64) {
 	return float64(good.Load()) / float64(all.Load())
 }
 
-// A service at 80 % of its capacity fails for 10 s. With naive retries it stays down when the fault is
-// mended: it has more to do than it can, and what it does comes too late. Within a budget it is back.
+// A service at 80 % of its capacity fails for 10 s. With naive retries it stays down when the fault
+// is mended: it has more to do than it can, and what it does comes too late. Within a budget it is
+// back.
 func TestMetastability(t *testing.T) {
 	arm := func(t *testing.T, wrap func(http.RoundTripper) http.RoundTripper) (goodput float64) {
 		synctest.Test(t, func(t *testing.T) {
@@ -160,9 +161,9 @@ func TestMetastability(t *testing.T) {
 	require.Less(t, theirs, 0.5, "or the experiment shows nothing")
 }
 
-// The same over real connections: what arrives at a service that is down is what was asked for and the
-// reserve, and when it is back, so is every answer. With TRIVET_SOAK=1 also the whole experiment in real
-// time, five times.
+// The same over real connections: what arrives at a service that is down is what was asked for and
+// the reserve, and when it is back, so is every answer. With TRIVET_SOAK=1 also the whole
+// experiment in real time, five times.
 func TestOutageOverTheWire(t *testing.T) {
 	var down atomic.Bool
 	down.Store(true)
@@ -233,8 +234,8 @@ func soakMetastability(t *testing.T) {
 	require.Less(t, theirs[2], 0.9)
 }
 
-// Hedging where one request of a hundred takes a second: the slowest thousandth is a fifth of what it
-// was, for a twentieth more requests.
+// Hedging where one request of a hundred takes a second: the slowest thousandth is a fifth of what
+// it was, for a twentieth more requests.
 func TestStragglers(t *testing.T) {
 	const requests = 10_000
 	arm := func(t *testing.T, cfg retry.Config) (slowest time.Duration, sent int) {

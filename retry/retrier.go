@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// A Retrier sends requests again that failed, within a budget. Create one with [New].
-// A Retrier is safe for concurrent use. It starts goroutines only for a hedge, which ends when the
-// transport below returns from a canceled request, and to read a body without GetBody, which ends when
-// that body is closed at the end of its request.
+// A Retrier sends requests again that failed, within a budget. Create one with [New]. A Retrier is
+// safe for concurrent use. It starts goroutines only for a hedge, which ends when the transport
+// below returns from a canceled request, and to read a body without GetBody, which ends when that
+// body is closed at the end of its request.
 type Retrier struct {
 	cfg    Config // read-only after New
 	tariff tariff
@@ -119,8 +119,8 @@ type Event struct {
 	Err      error         // that the caller got
 }
 
-// LogValue implements [slog.LogValuer]: the event's name, three bounded dimensions, one measurement.
-// It says nothing of the error and the URL, in which secrets may stand.
+// LogValue implements [slog.LogValuer]: the event's name, three bounded dimensions, one
+// measurement. It says nothing of the error and the URL, in which secrets may stand.
 func (e Event) LogValue() slog.Value {
 	detail := []any{slog.String("key", e.Key), slog.Int("retries", e.Retries)}
 	if e.GaveUp != "" {

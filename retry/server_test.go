@@ -42,7 +42,8 @@ func quick(cfg retry.Config) retry.Config {
 	return cfg
 }
 
-// Over real connections: what a server refuses is sent again, with the same body whatever it comes from.
+// Over real connections: what a server refuses is sent again, with the same body whatever it comes
+// from.
 func TestRetriesOverTheWire(t *testing.T) {
 	large := strings.Repeat("0123456789", 5000)
 	for _, p := range []backend.Protocol{backend.HTTP1, backend.HTTP2} {
@@ -91,7 +92,8 @@ func TestRetriesOverTheWire(t *testing.T) {
 	}
 }
 
-// A stream that is answered before it is read to its end goes on where the attempt before had come to.
+// A stream that is answered before it is read to its end goes on where the attempt before had come
+// to.
 func TestStreamThatWasAnsweredEarly(t *testing.T) {
 	for _, p := range []backend.Protocol{backend.HTTP1, backend.HTTP2} {
 		t.Run("protocol="+string(p), func(t *testing.T) {
@@ -123,7 +125,8 @@ func TestStreamThatWasAnsweredEarly(t *testing.T) {
 	}
 }
 
-// Over real connections: hedges win, losers leave no connection and no goroutine, winners are whole.
+// Over real connections: hedges win, losers leave no connection and no goroutine, winners are
+// whole.
 func TestHedgesOverTheWire(t *testing.T) {
 	for _, p := range []backend.Protocol{backend.HTTP1, backend.HTTP2} {
 		t.Run("protocol="+string(p), func(t *testing.T) {
@@ -162,7 +165,8 @@ func TestHedgesOverTheWire(t *testing.T) {
 	}
 }
 
-// hedgingIsOn reports whether the next request can be hedged. If not, it sends one more that is not slow.
+// hedgingIsOn reports whether the next request can be hedged. If not, it sends one more that is not
+// slow.
 func hedgingIsOn(t *testing.T, r *retry.Retrier, rt http.RoundTripper, b *backend.Backend) bool {
 	if r.HedgeDelay(requestTo(t, b, "GET", nil)) > 0 {
 		return true
@@ -315,8 +319,8 @@ type http2Server struct {
 	requests atomic.Int32 // headers of requests that it has read
 }
 
-// newHTTP2Server answers the first request of the first connection with first, and closes; requests of
-// other connections are answered with 200.
+// newHTTP2Server answers the first request of the first connection with first, and closes; requests
+// of other connections are answered with 200.
 func newHTTP2Server(t *testing.T, first func(f *http2.Framer, id uint32)) *http2Server {
 	s := &http2Server{}
 	s.addr = lines(t, func(conn net.Conn, n int) {

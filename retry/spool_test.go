@@ -35,8 +35,8 @@ func (s *source) closed() int {
 	return s.closes
 }
 
-// Whatever is read of whichever attempts: each of them begins at the beginning and reads the same bytes,
-// a body within the limit can always be read again, and one beyond it never is by two.
+// Whatever is read of whichever attempts: each of them begins at the beginning and reads the same
+// bytes, a body within the limit can always be read again, and one beyond it never is by two.
 func TestSpoolProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		data := rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "data")

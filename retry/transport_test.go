@@ -387,7 +387,8 @@ func TestWaitingRequestsHoldTheirToken(t *testing.T) {
 	})
 }
 
-// An attempt that reached no server gives its token back, and the first that does is the request's own.
+// An attempt that reached no server gives its token back, and the first that does is the request's
+// own.
 func TestWhatIsNotSentCostsNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		dial := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}

@@ -28,8 +28,8 @@ const (
 	// Retry sends the request again, if it is one that may be repeated.
 	Retry
 
-	// Unprocessed sends the request again whatever its method: the server is known not to have acted
-	// on it. It costs budget, since the server has had the work.
+	// Unprocessed sends the request again whatever its method: the server is known not to have
+	// acted on it. It costs budget, since the server has had the work.
 	Unprocessed
 )
 
@@ -92,8 +92,8 @@ type finding struct {
 	free   bool          // it costs no budget
 }
 
-// judge says what the end of an attempt means. req is for When: the caller's request, which a hedge has
-// only a copy of, since the caller may have it back.
+// judge says what the end of an attempt means. req is for When: the caller's request, which a hedge
+// has only a copy of, since the caller may have it back.
 func (c *call) judge(a *attempt, req *http.Request, resp *http.Response, err error) finding {
 	cfg := &c.retrier.cfg
 	verdict := Default
@@ -195,9 +195,9 @@ func gone(ctx context.Context) Reason {
 }
 
 // notSent reports whether the attempt that ended with err has provably reached no server. There are
-// two proofs. A request that never got a connection was not sent: net/http says that it looks for one
-// and that it has one, and an error of a dial speaks for itself. And HTTP/2 servers say which streams
-// they have not served (RFC 9113, section 8.7).
+// two proofs. A request that never got a connection was not sent: net/http says that it looks for
+// one and that it has one, and an error of a dial speaks for itself. And HTTP/2 servers say which
+// streams they have not served (RFC 9113, section 8.7).
 func (a *attempt) notSent(err error) bool {
 	if err == nil {
 		return false
@@ -223,9 +223,9 @@ func (e streamError) Error() string { return "stream error" }
 
 const refusedStream = 0x7 // RFC 9113, section 7
 
-// unserved reports whether err says that an HTTP/2 server has refused the stream or, going away, has
-// not served it. A connection that breaks after a GOAWAY is another matter: what streams were left on
-// it are those that the server may have served.
+// unserved reports whether err says that an HTTP/2 server has refused the stream or, going away,
+// has not served it. A connection that breaks after a GOAWAY is another matter: what streams were
+// left on it are those that the server may have served.
 func unserved(err error) bool {
 	var stream streamError
 	if errors.As(err, &stream) && stream.Code == refusedStream {
@@ -240,8 +240,8 @@ func unserved(err error) bool {
 	return false
 }
 
-// hopeless reports whether the next attempt would fail like the one that ended with err: the server's
-// certificate is not trusted, or the request is one that cannot be sent.
+// hopeless reports whether the next attempt would fail like the one that ended with err: the
+// server's certificate is not trusted, or the request is one that cannot be sent.
 func hopeless(err error) bool {
 	var (
 		certificate *tls.CertificateVerificationError
@@ -256,8 +256,8 @@ func hopeless(err error) bool {
 	return slices.ContainsFunc(requestErrors[:], func(prefix string) bool { return strings.HasPrefix(text, prefix) })
 }
 
-// requestErrors are how net/http begins to say that a request cannot be sent; it has no types for it.
-// What follows may be what a server wrote.
+// requestErrors are how net/http begins to say that a request cannot be sent; it has no types for
+// it. What follows may be what a server wrote.
 var requestErrors = [...]string{
 	"net/http: invalid ", // method, field name or value
 	"net/http: HTTP/1.x transport connection broken: http: ContentLength=",
