@@ -78,7 +78,9 @@ func (a *attempt) Value(key any) any {
 
 // request returns a copy of req for this attempt alone: transports below may not change what they
 // get, but do. The trailers stay shared: the caller sets them while the body is read.
-func (a *attempt) request(req *http.Request, body io.ReadCloser, getBody func() (io.ReadCloser, error)) *http.Request {
+func (a *attempt) request(
+	req *http.Request, body io.ReadCloser, getBody func() (io.ReadCloser, error),
+) *http.Request {
 	out := req.WithContext(a)
 	a.url = *req.URL
 	out.URL = &a.url

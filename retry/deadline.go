@@ -96,8 +96,8 @@ type DeadlineStats struct {
 // Stats returns a snapshot.
 func (d *Deadline) Stats() DeadlineStats {
 	return DeadlineStats{
-		Requests: d.requests.Load(), Expired: d.expired.Load(), Aborted: d.aborted.Load(), Invalid: d.invalid.Load(),
-		Canceled: d.canceled.Load(),
+		Requests: d.requests.Load(), Expired: d.expired.Load(), Aborted: d.aborted.Load(),
+		Invalid: d.invalid.Load(), Canceled: d.canceled.Load(),
 	}
 }
 
@@ -245,7 +245,8 @@ func (d *Deadline) refuse(w http.ResponseWriter, r *http.Request, err error, eve
 // whole reports whether all of an answer was sent, as far as can be known: its length was declared,
 // or it has no body.
 func whole(rec *response.Recorder, r *http.Request) bool {
-	if r.Method == http.MethodHead || rec.Status == http.StatusNoContent || rec.Status == http.StatusNotModified {
+	if r.Method == http.MethodHead || rec.Status == http.StatusNoContent ||
+		rec.Status == http.StatusNotModified {
 		return true
 	}
 	n, err := strconv.ParseInt(rec.Header().Get("Content-Length"), 10, 64)

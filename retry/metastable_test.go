@@ -145,10 +145,18 @@ func TestMetastability(t *testing.T) {
 			ctx, stop := context.WithCancel(t.Context())
 			go q.run(ctx)
 			rt := wrap(q)
-			goodput = load{every: 6250 * time.Microsecond, before: 5 * time.Second, down: 10 * time.Second, up: 10 * time.Second}.run(func() bool {
-				status, _, err := send(t, rt, request(t, "GET", nil))
-				return err == nil && status == 200
-			}, q)
+			goodput = load{
+				every:  6250 * time.Microsecond,
+				before: 5 * time.Second,
+				down:   10 * time.Second,
+				up:     10 * time.Second,
+			}.run(
+				func() bool {
+					status, _, err := send(t, rt, request(t, "GET", nil))
+					return err == nil && status == 200
+				},
+				q,
+			)
 			stop()
 		})
 		return goodput
@@ -167,11 +175,14 @@ func TestMetastability(t *testing.T) {
 func TestOutageOverTheWire(t *testing.T) {
 	var down atomic.Bool
 	down.Store(true)
-	b := backend.Start(t, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if down.Load() {
-			w.WriteHeader(503)
-		}
-	})})
+	b := backend.Start(
+		t,
+		backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if down.Load() {
+				w.WriteHeader(503)
+			}
+		})},
+	)
 	r := newRetrier(t, quick(retry.Config{}))
 	rt := r.Transport(testTransport(t, backend.HTTP1))
 	var wg sync.WaitGroup
@@ -209,23 +220,39 @@ func soakMetastability(t *testing.T) {
 		wg.Go(func() { q.run(ctx) })
 		defer wg.Wait()
 		defer stop()
-		b := backend.Start(t, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			if q.serve(ctx) != nil { // not the request's context: this server does not notice that clients leave
-				w.WriteHeader(503)
-			}
-		})})
+		b := backend.Start(
+			t,
+			backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				if q.serve(
+					ctx,
+				) != nil { // not the request's context: this server does not notice that clients leave
+					w.WriteHeader(503)
+				}
+			})},
+		)
 		tr := testTransport(t, backend.HTTP1)
 		tr.MaxIdleConnsPerHost = 1000
 		rt := wrap(tr)
-		return load{every: 6250 * time.Microsecond, before: 2 * time.Second, down: 10 * time.Second, up: 5 * time.Second}.run(func() bool {
-			status, _, err := send(t, rt, requestTo(t, b, "GET", nil))
-			return err == nil && status == 200
-		}, q)
+		return load{
+			every:  6250 * time.Microsecond,
+			before: 2 * time.Second,
+			down:   10 * time.Second,
+			up:     5 * time.Second,
+		}.run(
+			func() bool {
+				status, _, err := send(t, rt, requestTo(t, b, "GET", nil))
+				return err == nil && status == 200
+			},
+			q,
+		)
 	}
 	var ours, theirs []float64
 	for range 5 {
 		ours = append(ours, arm(newRetrier(t, retry.Config{PerTry: perTry}).Transport))
-		theirs = append(theirs, arm(func(rt http.RoundTripper) http.RoundTripper { return naive(rt, perTry) }))
+		theirs = append(
+			theirs,
+			arm(func(rt http.RoundTripper) http.RoundTripper { return naive(rt, perTry) }),
+		)
 	}
 	slices.Sort(ours)
 	slices.Sort(theirs)

@@ -144,18 +144,19 @@ type Stats struct {
 	Hedges     uint64             `json:"hedges"`
 	HedgesWon  uint64             `json:"hedges_won"`
 	GaveUp     map[string]uint64  `json:"gave_up"`    // by [Reason]
-	Budget     map[string]float64 `json:"budget"`     // tokens left, by key; "*" is what the keys beyond MaxKeys share
+	Budget     map[string]float64 `json:"budget"`     // tokens left, by key; "*" for those beyond MaxKeys
 	Overflowed uint64             `json:"overflowed"` // requests whose key shares its budget
 	Panics     uint64             `json:"panics"`     // of hooks and transports in hedges
-	BodyBytes  int                `json:"body_bytes"` // that all Retriers of the process keep of requests' bodies
+	BodyBytes  int                `json:"body_bytes"` // that all Retriers of the process keep
 }
 
 // Stats returns a snapshot.
 func (r *Retrier) Stats() Stats {
 	s := Stats{
-		Requests: r.requests.Load(), Attempts: r.attempts.Load(), Hedges: r.hedges.Load(), HedgesWon: r.hedgesWon.Load(),
-		Overflowed: r.overflowed.Load(), Panics: r.panics.Load(), BodyBytes: int(buffered.Load()),
-		Retries: r.retries.snapshot(), GaveUp: r.gaveUp.snapshot(), Budget: map[string]float64{},
+		Requests: r.requests.Load(), Attempts: r.attempts.Load(), Retries: r.retries.snapshot(),
+		Hedges: r.hedges.Load(), HedgesWon: r.hedgesWon.Load(), GaveUp: r.gaveUp.snapshot(),
+		Budget: map[string]float64{}, Overflowed: r.overflowed.Load(), Panics: r.panics.Load(),
+		BodyBytes: int(buffered.Load()),
 	}
 	for key, b := range r.keys.all() {
 		s.Budget[key] = b.left()

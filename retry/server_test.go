@@ -62,17 +62,23 @@ func TestRetriesOverTheWire(t *testing.T) {
 				var mu sync.Mutex
 				var bodies []string
 				conns := map[string]bool{}
-				b := backend.Start(t, backend.Config{Protocol: p, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					got, _ := io.ReadAll(r.Body)
-					mu.Lock()
-					bodies = append(bodies, string(got))
-					conns[r.RemoteAddr] = true
-					mu.Unlock()
-					if n.Add(1)%3 != 0 {
-						w.WriteHeader(503)
-					}
-					io.WriteString(w, "body")
-				})})
+				b := backend.Start(
+					t,
+					backend.Config{
+						Protocol: p,
+						Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+							got, _ := io.ReadAll(r.Body)
+							mu.Lock()
+							bodies = append(bodies, string(got))
+							conns[r.RemoteAddr] = true
+							mu.Unlock()
+							if n.Add(1)%3 != 0 {
+								w.WriteHeader(503)
+							}
+							io.WriteString(w, "body")
+						}),
+					},
+				)
 				r := newRetrier(t, quick(retry.Config{Budget: retry.Budget{Reserve: 100}}))
 				rt := r.Transport(testTransport(t, p))
 				for range 5 {
@@ -99,25 +105,37 @@ func TestStreamThatWasAnsweredEarly(t *testing.T) {
 		t.Run("protocol="+string(p), func(t *testing.T) {
 			var n atomic.Int32
 			pr, pw := io.Pipe()
-			b := backend.Start(t, backend.Config{Protocol: p, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				http.NewResponseController(w).EnableFullDuplex() // or HTTP/1.1 waits for all of the body before it answers
-				first := make([]byte, 3)
-				io.ReadFull(r.Body, first)
-				if n.Add(1) == 1 {
-					w.WriteHeader(503)
-					http.NewResponseController(w).Flush()
-					return
-				}
-				go func() {
-					io.WriteString(pw, "def")
-					pw.Close()
-				}()
-				rest, _ := io.ReadAll(r.Body)
-				w.Write(append(first, rest...))
-			})})
+			b := backend.Start(
+				t,
+				backend.Config{
+					Protocol: p,
+					Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						http.NewResponseController(w).
+							EnableFullDuplex()
+							// or HTTP/1.1 waits for all of the body before it answers
+						first := make([]byte, 3)
+						io.ReadFull(r.Body, first)
+						if n.Add(1) == 1 {
+							w.WriteHeader(503)
+							http.NewResponseController(w).Flush()
+							return
+						}
+						go func() {
+							io.WriteString(pw, "def")
+							pw.Close()
+						}()
+						rest, _ := io.ReadAll(r.Body)
+						w.Write(append(first, rest...))
+					}),
+				},
+			)
 			go io.WriteString(pw, "abc")
 			req := requestTo(t, b, "PUT", pr)
-			status, text, err := send(t, newRetrier(t, quick(retry.Config{})).Transport(testTransport(t, p)), req)
+			status, text, err := send(
+				t,
+				newRetrier(t, quick(retry.Config{})).Transport(testTransport(t, p)),
+				req,
+			)
 			require.NoError(t, err)
 			require.Equal(t, 200, status)
 			require.Equal(t, "abcdef", text)
@@ -133,20 +151,26 @@ func TestHedgesOverTheWire(t *testing.T) {
 			large := strings.Repeat("x", 256<<10)
 			var slow sync.Map // of ids that were there once
 			canceled := make(chan struct{}, 100)
-			b := backend.Start(t, backend.Config{Protocol: p, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				id := r.Header.Get("Id")
-				if _, again := slow.LoadOrStore(id, true); id != "" && !again {
-					timer := time.NewTimer(2 * time.Second)
-					defer timer.Stop()
-					select {
-					case <-r.Context().Done(): // the loser's end reaches the server
-						canceled <- struct{}{}
-						return
-					case <-timer.C: // nobody has hedged it
-					}
-				}
-				io.WriteString(w, large)
-			})})
+			b := backend.Start(
+				t,
+				backend.Config{
+					Protocol: p,
+					Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						id := r.Header.Get("Id")
+						if _, again := slow.LoadOrStore(id, true); id != "" && !again {
+							timer := time.NewTimer(2 * time.Second)
+							defer timer.Stop()
+							select {
+							case <-r.Context().Done(): // the loser's end reaches the server
+								canceled <- struct{}{}
+								return
+							case <-timer.C: // nobody has hedged it
+							}
+						}
+						io.WriteString(w, large)
+					}),
+				},
+			)
 			r := newRetrier(t, retry.Config{Hedge: true, HedgeRatio: 1, Budget: retry.Budget{Ratio: 1}})
 			rt := r.Transport(testTransport(t, p))
 			// On a busy machine all of the host may seem slow, and is not hedged for a while.
@@ -351,7 +375,8 @@ func newHTTP2Server(t *testing.T, first func(f *http2.Framer, id uint32)) *http2
 					return
 				}
 				_ = f.WriteHeaders(http2.HeadersFrameParam{
-					StreamID: frame.StreamID, BlockFragment: []byte{0x88}, EndHeaders: true, EndStream: true, // :status 200
+					StreamID: frame.StreamID, EndHeaders: true, EndStream: true,
+					BlockFragment: []byte{0x88}, // :status 200
 				})
 			}
 		}

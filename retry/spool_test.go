@@ -64,7 +64,8 @@ func TestSpoolProperties(t *testing.T) {
 		all = append(all, &attempt{ReadCloser: first, live: true})
 		for range rapid.IntRange(0, 60).Draw(t, "steps") {
 			a := all[rapid.IntRange(0, len(all)-1).Draw(t, "attempt")]
-			switch rapid.SampledFrom([]string{"read", "read", "read", "read", "next", "again", "close"}).Draw(t, "step") {
+			steps := []string{"read", "read", "read", "read", "next", "again", "close"}
+			switch rapid.SampledFrom(steps).Draw(t, "step") {
 			case "read":
 				p := make([]byte, rapid.IntRange(0, 20).Draw(t, "n"))
 				n, err := a.Read(p)

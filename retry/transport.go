@@ -225,8 +225,8 @@ func (c *call) end(resp *http.Response, err error, giveUp Reason) (*http.Respons
 	}
 	if r.cfg.Observe != nil {
 		e := Event{
-			Outcome: OutcomeSuccess, Duration: r.now() - c.began, Retries: c.retries, Hedged: c.hedged, HedgeWon: c.hedgeWon,
-			GaveUp: giveUp, Key: c.key, Err: err,
+			Outcome: OutcomeSuccess, Duration: r.now() - c.began, Retries: c.retries, Hedged: c.hedged,
+			HedgeWon: c.hedgeWon, GaveUp: giveUp, Key: c.key, Err: err,
 		}
 		switch {
 		case giveUp == GaveUpCanceled:

@@ -39,7 +39,7 @@ type Reason string
 // Why a request was retried. An answer's reason is its status, such as "503".
 const (
 	ReasonRefused Reason = "refused" // an error says NotSent and after what time to come again
-	ReasonUnsent  Reason = "unsent"  // no connection: dial or TLS handshake failed, or the server let it go unserved
+	ReasonUnsent  Reason = "unsent"  // no connection, or a server let it go unserved
 	ReasonTimeout Reason = "timeout" // PerTry, or a limit of the transport below
 	ReasonError   Reason = "error"   // the connection broke
 	ReasonWhen    Reason = "when"    // Config.When
@@ -55,7 +55,7 @@ const (
 	GaveUpMethod     Reason = "method"      // it may not be repeated (RFC 9110, section 9.2.2)
 	GaveUpBody       Reason = "body"        // its body cannot be sent again
 	GaveUpHint       Reason = "hint"        // a tier below has given up already
-	GaveUpFinal      Reason = "final"       // an error says NotSent without a time, or another attempt cannot help
+	GaveUpFinal      Reason = "final"       // another attempt cannot help
 )
 
 // replayable reports whether req may be sent again after a server may have acted on it.
@@ -122,10 +122,15 @@ func (c *call) judge(a *attempt, req *http.Request, resp *http.Response, err err
 	case f.reason == "":
 	case c.ctx.Err() != nil:
 		f = finding{final: gone(c.ctx)}
-	case resp != nil && cfg.Hint != "" && strings.EqualFold(strings.TrimSpace(resp.Header.Get(cfg.Hint)), "false"):
+	case resp != nil && cfg.hinted(resp.Header):
 		f = finding{final: GaveUpHint}
 	}
 	return f
+}
+
+// hinted reports whether a tier below says by the field Hint that it has given up.
+func (c *Config) hinted(h http.Header) bool {
+	return c.Hint != "" && strings.EqualFold(strings.TrimSpace(h.Get(c.Hint)), "false")
 }
 
 // judgeStatus says which statuses another attempt may cure. 500 is not among them: it commonly says
@@ -249,11 +254,15 @@ func hopeless(err error) bool {
 		name        x509.HostnameError
 		invalid     x509.CertificateInvalidError
 	)
-	if errors.As(err, &certificate) || errors.As(err, &authority) || errors.As(err, &name) || errors.As(err, &invalid) {
+	if errors.As(err, &certificate) || errors.As(err, &authority) || errors.As(err, &name) ||
+		errors.As(err, &invalid) {
 		return true
 	}
 	text := err.Error()
-	return slices.ContainsFunc(requestErrors[:], func(prefix string) bool { return strings.HasPrefix(text, prefix) })
+	return slices.ContainsFunc(
+		requestErrors[:],
+		func(prefix string) bool { return strings.HasPrefix(text, prefix) },
+	)
 }
 
 // requestErrors are how net/http begins to say that a request cannot be sent; it has no types for
@@ -262,7 +271,8 @@ var requestErrors = [...]string{
 	"net/http: invalid ", // method, field name or value
 	"net/http: HTTP/1.x transport connection broken: http: ContentLength=",
 	"net/http: can't write control character",
-	"http: ContentLength=", "http: Request.ContentLength=", "http: nil Request", "http: no Host in request URL",
+	"http: ContentLength=", "http: Request.ContentLength=", "http: nil Request",
+	"http: no Host in request URL",
 	"http2: invalid ", "http2: request body larger than ", "http2: request header list larger than ",
 	"idna: ", "http2: idna: ",
 	"unsupported protocol scheme",
