@@ -1,7 +1,6 @@
 package retry_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -238,18 +237,6 @@ func lines(t *testing.T, serve func(conn net.Conn, n int)) (addr string) {
 		wg.Wait()
 	})
 	return ln.Addr().String()
-}
-
-func readHead(conn net.Conn) string {
-	var head bytes.Buffer
-	b := make([]byte, 1)
-	for !bytes.HasSuffix(head.Bytes(), []byte("\r\n\r\n")) {
-		if _, err := conn.Read(b); err != nil {
-			return ""
-		}
-		head.Write(b)
-	}
-	return head.String()
 }
 
 // A POST is repeated where it provably reached nobody: no dial, no handshake.

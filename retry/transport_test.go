@@ -124,7 +124,7 @@ func TestMaxAttempts(t *testing.T) {
 			status, text, err := send(t, r.Transport(s), request(t, "GET", nil))
 			require.NoError(t, err)
 			require.Equal(t, 503, status)
-			require.Equal(t, http.StatusText(503), text, "the last answer is readable")
+			require.Equal(t, http.StatusText(http.StatusServiceUnavailable), text, "the last answer is readable")
 			require.Equal(t, sent, s.count())
 			require.Equal(t, uint64(1), r.Stats().GaveUp["attempts"])
 			require.Equal(t, uint64(sent), r.Stats().Attempts)
