@@ -27,8 +27,8 @@ type retryStub func(*http.Request) (*http.Response, error)
 
 func (f retryStub) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// A retryArm wraps a transport. All make three attempts with waits from 50 ms on, their other settings
-// are their defaults.
+// A retryArm wraps a transport. All make three attempts with waits from 50 ms on, their other
+// settings are their defaults.
 type retryArm struct {
 	name string
 	wrap func(http.RoundTripper) http.RoundTripper
@@ -51,13 +51,20 @@ func hashicorpRetry(next http.RoundTripper) http.RoundTripper {
 }
 
 func failsafeRetry(next http.RoundTripper) http.RoundTripper {
-	policy := failsafehttp.NewRetryPolicyBuilder().WithBackoff(50*time.Millisecond, 5*time.Second).WithMaxAttempts(3).Build()
+	policy := failsafehttp.NewRetryPolicyBuilder().
+		WithBackoff(50*time.Millisecond, 5*time.Second).
+		WithMaxAttempts(3).
+		Build()
 	return failsafehttp.NewRoundTripper(next, policy)
 }
 
 // failsafeBudget is failsafehttp with its budget: a fifth of what is in flight, and at least three.
 func failsafeBudget(next http.RoundTripper) http.RoundTripper {
-	policy := failsafehttp.NewRetryPolicyBuilder().WithBackoff(50*time.Millisecond, 5*time.Second).WithMaxAttempts(3).WithBudget(budget.New()).Build()
+	policy := failsafehttp.NewRetryPolicyBuilder().
+		WithBackoff(50*time.Millisecond, 5*time.Second).
+		WithMaxAttempts(3).
+		WithBudget(budget.New()).
+		Build()
 	return failsafehttp.NewRoundTripper(next, policy)
 }
 
@@ -71,14 +78,18 @@ func retryArms(b testing.TB, cfg retry.Config) []retryArm {
 	}
 }
 
-// The success path, over a stub: without a body, and with one of 64 KiB that has GetBody. The arm "none"
-// makes the copy that every transport of this kind must make.
+// The success path, over a stub: without a body, and with one of 64 KiB that has GetBody. The arm
+// "none" makes the copy that every transport of this kind must make.
 func BenchmarkRetrySuccess(b *testing.B) {
 	resp := &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody}
 	next := retryStub(func(*http.Request) (*http.Response, error) { return resp, nil })
 	arms := retryArms(b, retry.Config{})
 	arms[0].wrap = func(next http.RoundTripper) http.RoundTripper {
-		return retryStub(func(req *http.Request) (*http.Response, error) { return next.RoundTrip(req.Clone(req.Context())) })
+		return retryStub(
+			func(req *http.Request) (*http.Response, error) {
+				return next.RoundTrip(req.Clone(req.Context()))
+			},
+		)
 	}
 	for _, size := range []int{0, 64 << 10} {
 		for _, arm := range arms {
@@ -105,22 +116,30 @@ func BenchmarkRetrySuccess(b *testing.B) {
 	}
 }
 
-// What arrives at a server for each request, and how many are answered, over real HTTP: each attempt
-// fails with probability p.
+// What arrives at a server for each request, and how many are answered, over real HTTP: each
+// attempt fails with probability p.
 func BenchmarkRetryAmplification(b *testing.B) {
 	const requests, clients = 40_000, 40
 	for _, percent := range []int{1, 5, 10, 20, 50, 100} {
-		arms := append(retryArms(b, retry.Config{}), retryArm{"trivet/ratio=0.2", trivetRetry(b, retry.Config{Budget: retry.Budget{Ratio: 0.2}})})
+		arms := append(
+			retryArms(b, retry.Config{}),
+			retryArm{"trivet/ratio=0.2", trivetRetry(b, retry.Config{Budget: retry.Budget{Ratio: 0.2}})},
+		)
 		for _, arm := range arms[1:] {
 			b.Run(fmt.Sprintf("failing=%d/arm=%s", percent, arm.name), func(b *testing.B) {
 				for b.Loop() {
 					var arrived, good atomic.Int64
-					server := backend.Start(b, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-						arrived.Add(1)
-						if rand.IntN(100) < percent {
-							w.WriteHeader(http.StatusServiceUnavailable)
-						}
-					})})
+					server := backend.Start(
+						b,
+						backend.Config{
+							Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+								arrived.Add(1)
+								if rand.IntN(100) < percent {
+									w.WriteHeader(http.StatusServiceUnavailable)
+								}
+							}),
+						},
+					)
 					tr := backend.Transport(backend.HTTP1)
 					tr.MaxIdleConnsPerHost = clients
 					client := &http.Client{Transport: arm.wrap(tr)}
@@ -159,7 +178,10 @@ func retryGet(client *http.Client, url string) bool {
 func BenchmarkRetryHedge(b *testing.B) {
 	const requests, clients = 5000, 5
 	failsafeHedge := func(next http.RoundTripper) http.RoundTripper {
-		return failsafehttp.NewRoundTripper(next, hedgepolicy.NewWithDelayQuantile[*http.Response](0.95, 100, 50))
+		return failsafehttp.NewRoundTripper(
+			next,
+			hedgepolicy.NewWithDelayQuantile[*http.Response](0.95, 100, 50),
+		)
 	}
 	for _, arm := range []retryArm{
 		{"none", func(next http.RoundTripper) http.RoundTripper { return next }},
@@ -169,17 +191,20 @@ func BenchmarkRetryHedge(b *testing.B) {
 		b.Run("arm="+arm.name, func(b *testing.B) {
 			for b.Loop() {
 				var arrived atomic.Int64
-				server := backend.Start(b, backend.Config{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-					arrived.Add(1)
-					d := 2 * time.Millisecond
-					if rand.IntN(100) == 0 {
-						d = time.Second
-					}
-					select {
-					case <-time.After(d):
-					case <-r.Context().Done():
-					}
-				})})
+				server := backend.Start(
+					b,
+					backend.Config{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+						arrived.Add(1)
+						d := 2 * time.Millisecond
+						if rand.IntN(100) == 0 {
+							d = time.Second
+						}
+						select {
+						case <-time.After(d):
+						case <-r.Context().Done():
+						}
+					})},
+				)
 				tr := backend.Transport(backend.HTTP1)
 				tr.MaxIdleConnsPerHost = 2 * clients
 				client := &http.Client{Transport: arm.wrap(tr)}

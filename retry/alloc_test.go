@@ -32,11 +32,11 @@ func TestAllocationsOfASuccess(t *testing.T) {
 		req    *http.Request
 		beyond float64
 	}{
-		"GET":                    {retry.Config{}, get, 2},
-		"POST with GetBody":      {retry.Config{}, post, 2},
-		"observed":               {retry.Config{Observe: func(context.Context, retry.Event) {}}, get, 2},
-		"within a deadline":      {retry.Config{}, get.WithContext(within), 2},
-		"with hint and deadline": {retry.Config{Hint: "Should-Retry", DeadlineField: "Request-Timeout"}, get, 2},
+		"GET":               {retry.Config{}, get, 2},
+		"POST with GetBody": {retry.Config{}, post, 2},
+		"observed":          {retry.Config{Observe: func(context.Context, retry.Event) {}}, get, 2},
+		"within a deadline": {retry.Config{}, get.WithContext(within), 2},
+		"with both fields":  {retry.Config{Hint: "Should-Retry", DeadlineField: "Request-Timeout"}, get, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			rt := newRetrier(t, tt.cfg).Transport(next)
@@ -55,7 +55,10 @@ func TestAllocationsOfASuccess(t *testing.T) {
 // A body with GetBody is not copied.
 func TestAllocatedBytesOfALargeBody(t *testing.T) {
 	resp := answer(200)
-	rt := newRetrier(t, retry.Config{}).Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
+	rt := newRetrier(
+		t,
+		retry.Config{},
+	).Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 		req.Body.Close()
 		return resp, nil
 	}))
@@ -71,7 +74,10 @@ func TestAllocatedBytesOfALargeBody(t *testing.T) {
 }
 
 func TestDeadlineAllocates(t *testing.T) {
-	h := newDeadline(t, retry.DeadlineConfig{Field: "Request-Timeout"}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	h := newDeadline(
+		t,
+		retry.DeadlineConfig{Field: "Request-Timeout"},
+	).Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, "x")
 	}))
 	r := httptest.NewRequest("GET", "/", nil)

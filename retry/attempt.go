@@ -31,8 +31,8 @@ func (p *keyProbe) Value(key any) any {
 
 type attemptKey struct{}
 
-// Attempts returns how many attempts of the request that carries ctx were sent before this one: 0 at
-// the first. Attempts that were provably not sent are not counted. It is for transports below a
+// Attempts returns how many attempts of the request that carries ctx were sent before this one: 0
+// at the first. Attempts that were provably not sent are not counted. It is for transports below a
 // [Retrier], such as telemetry's (Config.ResendCount).
 func Attempts(ctx context.Context) int {
 	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
@@ -54,7 +54,8 @@ type attempt struct {
 	got   atomic.Bool // and found one
 }
 
-// newAttempt returns an attempt within ctx. It watches whether the request gets as far as a connection.
+// newAttempt returns an attempt within ctx. It watches whether the request gets as far as a
+// connection.
 func newAttempt(ctx context.Context, before int) *attempt {
 	a := &attempt{Context: ctx, before: before}
 	a.trace.GetConn = func(string) { a.asked.Store(true) }
@@ -77,7 +78,9 @@ func (a *attempt) Value(key any) any {
 
 // request returns a copy of req for this attempt alone: transports below may not change what they
 // get, but do. The trailers stay shared: the caller sets them while the body is read.
-func (a *attempt) request(req *http.Request, body io.ReadCloser, getBody func() (io.ReadCloser, error)) *http.Request {
+func (a *attempt) request(
+	req *http.Request, body io.ReadCloser, getBody func() (io.ReadCloser, error),
+) *http.Request {
 	out := req.WithContext(a)
 	a.url = *req.URL
 	out.URL = &a.url
@@ -136,7 +139,8 @@ type tunnel struct {
 // Read does not end the attempt: the other direction may go on. It ends when it is closed.
 func (t *tunnel) Read(p []byte) (int, error) { return t.ReadCloser.Read(p) }
 
-// CloseWrite lets httputil.ReverseProxy pass on that one side has finished, while the other still speaks.
+// CloseWrite lets httputil.ReverseProxy pass on that one side has finished, while the other still
+// speaks.
 func (t *tunnel) CloseWrite() error {
 	if c, ok := t.ReadCloser.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()

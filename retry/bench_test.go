@@ -12,7 +12,9 @@ import (
 func BenchmarkTransport(b *testing.B) {
 	resp := answer(200)
 	next := roundTripper(func(*http.Request) (*http.Response, error) { return resp, nil })
-	cloning := roundTripper(func(req *http.Request) (*http.Response, error) { return next.RoundTrip(req.Clone(req.Context())) })
+	cloning := roundTripper(
+		func(req *http.Request) (*http.Response, error) { return next.RoundTrip(req.Clone(req.Context())) },
+	)
 	for _, tt := range []struct {
 		name string
 		rt   http.RoundTripper
@@ -22,20 +24,23 @@ func BenchmarkTransport(b *testing.B) {
 		{"retrier=hedging", newRetrier(b, retry.Config{Hedge: true}).Transport(next)},
 	} {
 		for _, body := range []int{0, 64 << 10} {
-			b.Run(tt.name+"/body="+map[bool]string{true: "none", false: "64KiB"}[body == 0], func(b *testing.B) {
-				method, data := "GET", io.Reader(nil)
-				if body > 0 {
-					method, data = "POST", bytes.NewReader(make([]byte, body))
-				}
-				req := request(b, method, data)
-				req.Header.Set("Accept", "text/plain")
-				b.ReportAllocs()
-				for b.Loop() {
-					if _, err := tt.rt.RoundTrip(req); err != nil {
-						b.Fatal(err)
+			b.Run(
+				tt.name+"/body="+map[bool]string{true: "none", false: "64KiB"}[body == 0],
+				func(b *testing.B) {
+					method, data := "GET", io.Reader(nil)
+					if body > 0 {
+						method, data = "POST", bytes.NewReader(make([]byte, body))
 					}
-				}
-			})
+					req := request(b, method, data)
+					req.Header.Set("Accept", "text/plain")
+					b.ReportAllocs()
+					for b.Loop() {
+						if _, err := tt.rt.RoundTrip(req); err != nil {
+							b.Fatal(err)
+						}
+					}
+				},
+			)
 		}
 	}
 }
@@ -43,7 +48,10 @@ func BenchmarkTransport(b *testing.B) {
 // Many goroutines of one host share its budget, and nothing else.
 func BenchmarkTransportParallel(b *testing.B) {
 	resp := answer(200)
-	rt := newRetrier(b, retry.Config{}).Transport(roundTripper(func(*http.Request) (*http.Response, error) { return resp, nil }))
+	rt := newRetrier(
+		b,
+		retry.Config{},
+	).Transport(roundTripper(func(*http.Request) (*http.Response, error) { return resp, nil }))
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		req := request(b, "GET", nil)
@@ -56,7 +64,10 @@ func BenchmarkTransportParallel(b *testing.B) {
 func BenchmarkDeadline(b *testing.B) {
 	empty := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
 	d := newDeadline(b, retry.DeadlineConfig{Field: "Request-Timeout"})
-	for name, h := range map[string]http.Handler{"deadline=none": empty, "deadline=field": d.Middleware(empty)} {
+	for name, h := range map[string]http.Handler{
+		"deadline=none":  empty,
+		"deadline=field": d.Middleware(empty),
+	} {
 		b.Run(name, func(b *testing.B) {
 			r, err := http.NewRequest("GET", "/", nil)
 			if err != nil {

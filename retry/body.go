@@ -21,9 +21,9 @@ var errSpent = errors.New("retry: the request's body is too long to be sent agai
 // errPanicked is what a body is read as that has panicked.
 var errPanicked = errors.New("retry: reading the request's body panicked")
 
-// A spool is a request's body that can be read several times: what has been read of it is kept, up to
-// a limit. A body beyond the limit goes to the reader that got so far, and to no other.
-// It is safe for concurrent use: transports read and close on goroutines of their own.
+// A spool is a request's body that can be read several times: what has been read of it is kept, up
+// to a limit. A body beyond the limit goes to the reader that got so far, and to no other. It is
+// safe for concurrent use: transports read and close on goroutines of their own.
 type spool struct {
 	src   io.ReadCloser
 	limit int
@@ -86,7 +86,8 @@ func (s *spool) openLocked() io.ReadCloser {
 	return &reader{spool: s, attempt: s.attempt}
 }
 
-// freshLocked is also false if the body could not be read: that is its sender's fault, and would be again.
+// freshLocked is also false if the body could not be read: that is its sender's fault, and would be
+// again.
 func (s *spool) freshLocked() bool {
 	return s.owner == nil && !s.closed && len(s.buf) <= max(s.limit, 0) && (s.err == nil || s.err == io.EOF)
 }
@@ -148,7 +149,8 @@ func (r *reader) Close() error {
 	return nil
 }
 
-// Read ends when r is closed, whatever src does: HTTP/2 waits for that before it lets go of a stream.
+// Read ends when r is closed, whatever src does: HTTP/2 waits for that before it lets go of a
+// stream.
 func (r *reader) Read(p []byte) (int, error) {
 	s := r.spool
 	s.mu.Lock()
@@ -186,8 +188,8 @@ func (r *reader) Read(p []byte) (int, error) {
 	}
 }
 
-// fetch reads src into room, which lies behind buf. It has a goroutine of its own, because a reader must
-// not wait for src once it is closed, and src must stay open for the next one.
+// fetch reads src into room, which lies behind buf. It has a goroutine of its own, because a reader
+// must not wait for src once it is closed, and src must stay open for the next one.
 func (s *spool) fetch(room []byte) {
 	n, err := 0, error(nil)
 	defer func() {
@@ -205,7 +207,8 @@ func (s *spool) fetch(room []byte) {
 }
 
 // roomLocked returns how many of n bytes more can be kept. It is one more than the limit, or a body
-// that just fits would look as if it did not. A limit below zero is that of a body known to be too long.
+// that just fits would look as if it did not. A limit below zero is that of a body known to be too
+// long.
 func (s *spool) roomLocked(n int) int {
 	if s.owner != nil || s.over || s.limit < 0 {
 		return 0

@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	token      = 1_000_000        // what a retry costs; balances are whole numbers, so that atomics can hold them
+	token      = 1_000_000        // what a retry costs: a balance is a whole number, which atomics hold
 	idle       = 10 * time.Second // a key without a request for so long gets one token back
 	maxReserve = 1_000_000_000
 )

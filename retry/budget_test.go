@@ -12,11 +12,14 @@ import (
 	"pgregory.net/rapid"
 )
 
-// In any span of time a budget pays for at most its reserve, what the span's successes earn, and one
-// token for each 10 s.
+// In any span of time a budget pays for at most its reserve, what the span's successes earn, and
+// one token for each 10 s.
 func TestBudgetProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		cfg := Config{Hedge: true, HedgeRatio: rapid.SampledFrom([]float64{0.05, 0.5, 1}).Draw(t, "hedge ratio")}
+		cfg := Config{
+			Hedge:      true,
+			HedgeRatio: rapid.SampledFrom([]float64{0.05, 0.5, 1}).Draw(t, "hedge ratio"),
+		}
 		cfg.Budget.Ratio = rapid.SampledFrom([]float64{-1, 0.1, 0.2, 1}).Draw(t, "ratio")
 		cfg.Budget.Reserve = rapid.SampledFrom([]int{-1, 1, 3, 10}).Draw(t, "reserve")
 		tariff := newTariff(cfg)
@@ -30,7 +33,8 @@ func TestBudgetProperties(t *testing.T) {
 		past := []moment{m}
 		retries, hedged := 0, 0 // drawn and not settled
 		for range rapid.IntRange(1, 150).Draw(t, "steps") {
-			switch rapid.SampledFrom([]string{"request", "request", "success", "draw", "draw", "hedge", "sent", "unsent"}).Draw(t, "step") {
+			steps := []string{"request", "request", "success", "draw", "draw", "hedge", "sent", "unsent"}
+			switch rapid.SampledFrom(steps).Draw(t, "step") {
 			case "request":
 				now += time.Duration(rapid.Int64Range(0, int64(30*time.Second)).Draw(t, "later"))
 				b.request(now)
@@ -68,7 +72,8 @@ func TestBudgetProperties(t *testing.T) {
 			}
 			m.at = now
 			past = append(past, m)
-			// From the beginning, and in spans between moments at which nothing was drawn that might be given back.
+			// From the beginning, and in spans between moments at which nothing was drawn that
+			// might be given back.
 			reserve := max(cfg.Budget.Reserve, 0)
 			most := float64(reserve) + max(cfg.Budget.Ratio, 0)*m.successes + float64(now/idle)
 			if m.sent > most+1e-9 {
@@ -85,7 +90,8 @@ func TestBudgetProperties(t *testing.T) {
 		if sent := m.sent - from.sent; retries+hedged == 0 && sent > 0 {
 			span := float64((now-from.at)/idle) + 1
 			// Tokens that were out at the beginning of the span may have come back in it.
-			if most := float64(max(cfg.Budget.Reserve, 1)) + max(cfg.Budget.Ratio, 0)*(m.successes-from.successes) + span; sent > most+1e-9 {
+			earned := max(cfg.Budget.Ratio, 0) * (m.successes - from.successes)
+			if most := float64(max(cfg.Budget.Reserve, 1)) + earned + span; sent > most+1e-9 {
 				t.Fatalf("in a span: sent %v, at most %v", sent, most)
 			}
 		}

@@ -25,84 +25,85 @@ const (
 
 // Config configures a [Retrier]. The zero Config is valid.
 type Config struct {
-	// MaxAttempts is how often a request is sent at most, a hedge not counted. Zero means 3, 1 means
-	// that nothing is retried. Negative is invalid.
+	// MaxAttempts is how often a request is sent at most, a hedge not counted. Zero means 3, 1
+	// means that nothing is retried. Negative is invalid.
 	MaxAttempts int
 
 	// Backoff and MaxBackoff bound the wait before a retry: it is random between zero and Backoff,
-	// doubled for each retry before it, and at most MaxBackoff. Zero means 50 ms and 5 s. Negative is
-	// invalid.
+	// doubled for each retry before it, and at most MaxBackoff. Zero means 50 ms and 5 s. Negative
+	// is invalid.
 	Backoff, MaxBackoff time.Duration
 
-	// PerTry is the time that one attempt may take, to the end of its response's body. Zero means that
-	// only the request's context limits it. Negative is invalid.
+	// PerTry is the time that one attempt may take, to the end of its response's body. Zero means
+	// that only the request's context limits it. Negative is invalid.
 	PerTry time.Duration
 
-	// MaxRetryAfter is the longest wait that a Retry-After field, or an error's RetryAfter method, may
-	// ask for. What asks for more is returned at once. Zero means 30 s. Negative is invalid.
+	// MaxRetryAfter is the longest wait that a Retry-After field, or an error's RetryAfter method,
+	// may ask for. What asks for more is returned at once. Zero means 30 s. Negative is invalid.
 	MaxRetryAfter time.Duration
 
-	// MaxBody is how much of a request's body is kept to be sent again if the request has no GetBody. A
-	// longer body is sent once. All Retriers of the process together keep at most 64 MiB. Zero means
-	// 64 KiB. Negative means that nothing is kept.
+	// MaxBody is how much of a request's body is kept to be sent again if the request has no
+	// GetBody. A longer body is sent once. All Retriers of the process together keep at most 64
+	// MiB. Zero means 64 KiB. Negative means that nothing is kept.
 	MaxBody int64
 
 	// Budget pays for retries and hedges.
 	Budget Budget
 
-	// Key names the budget that a request draws on. A request without a key is sent once. If nil, the
-	// key is the URL's host.
+	// Key names the budget that a request draws on. A request without a key is sent once. If nil,
+	// the key is the URL's host.
 	Key func(*http.Request) (key string, ok bool)
 
-	// MaxKeys is how many keys, and how many hosts of Hedge, have a state of their own. The rest share
-	// one more. Zero means 1,024. Negative is invalid.
+	// MaxKeys is how many keys, and how many hosts of Hedge, have a state of their own. The rest
+	// share one more. Zero means 1,024. Negative is invalid.
 	MaxKeys int
 
 	// When, if not nil, judges an attempt's response or error before the built-in rules do. It must
-	// not read the response's body. It is called on the request's goroutine and, with its copy of the
-	// request, on a hedge's, where a panic fails the hedge.
+	// not read the response's body. It is called on the request's goroutine and, with its copy of
+	// the request, on a hedge's, where a panic fails the hedge.
 	When func(*http.Request, *http.Response, error) Verdict
 
-	// Hint names a response field by which tiers tell each other that retrying is done: it is set to
-	// "false" on the answer that this Retrier gave up on, and an answer that carries it so is not
-	// retried. Trust it only from your own servers: whoever answers can switch off retries of its own
-	// answers by it. Empty means off.
+	// Hint names a response field by which tiers tell each other that retrying is done: it is set
+	// to "false" on the answer that this Retrier gave up on, and an answer that carries it so is
+	// not retried. Trust it only from your own servers: whoever answers can switch off retries of
+	// its own answers by it. Empty means off.
 	Hint string
 
-	// DeadlineField names a request field that tells the server how many milliseconds of the context's
-	// deadline are left when an attempt leaves; see [DeadlineConfig.Field]. Empty means that none is
-	// sent.
+	// DeadlineField names a request field that tells the server how many milliseconds of the
+	// context's deadline are left when an attempt leaves; see [DeadlineConfig.Field]. Empty means
+	// that none is sent.
 	DeadlineField string
 
-	// Scope, if not nil, makes the context that all attempts of a request share. It is called once for
-	// each request. Give it balancer.Avoid, and each attempt goes to another endpoint.
+	// Scope, if not nil, makes the context that all attempts of a request share. It is called once
+	// for each request. Give it balancer.Avoid, and each attempt goes to another endpoint.
 	Scope func(context.Context) context.Context
 
-	// Hedge switches hedging on: a safe request, or one with an Idempotency-Key, is sent a second time
-	// if it takes longer than 95 % of its host and Class did lately. The first answer counts.
+	// Hedge switches hedging on: a safe request, or one with an Idempotency-Key, is sent a second
+	// time if it takes longer than 95 % of its host and Class did lately. The first answer counts.
 	Hedge bool
 
-	// HedgeRatio is the share of the requests that may be hedged. Zero means 0.05. Negative and more
-	// than 1 are invalid.
+	// HedgeRatio is the share of the requests that may be hedged. Zero means 0.05. Negative and
+	// more than 1 are invalid.
 	HedgeRatio float64
 
 	// MinHedgeDelay is the least wait before a hedge, however fast the host is. Zero means 1 ms.
 	// Negative is invalid.
 	MinHedgeDelay time.Duration
 
-	// Class tells requests of one host apart that take differently long. It must be low in cardinality:
-	// beyond 64 of a host the rest share one. If nil, the class is the method.
+	// Class tells requests of one host apart that take differently long. It must be low in
+	// cardinality: beyond 64 of a host the rest share one. If nil, the class is the method.
 	Class func(*http.Request) string
 
-	// Observe, if not nil, receives every request's [Event]. It is called on the request's goroutine
-	// with no lock held, so it must be quick and safe for concurrent use.
+	// Observe, if not nil, receives every request's [Event]. It is called on the request's
+	// goroutine with no lock held, so it must be quick and safe for concurrent use.
 	Observe func(ctx context.Context, e Event)
 }
 
 // A Budget bounds what a key may send beyond its requests. In any span of time that is at most
 // Ratio for each success, plus Reserve, plus one for each 10 s without a request.
 type Budget struct {
-	// Ratio is what a success earns. Zero means 0.1. Negative means nothing. More than 1 is invalid.
+	// Ratio is what a success earns. Zero means 0.1. Negative means nothing. More than 1 is
+	// invalid.
 	Ratio float64
 
 	// Reserve is what a new key begins with, and the most that a key saves. Zero means 10. Negative

@@ -19,8 +19,8 @@ import (
 const defaultTimeout = 30 * time.Second
 
 var (
-	// ErrDeadline reports that a request's deadline has passed with nothing sent. It is also the cause
-	// of the end of the request's context. It matches [context.DeadlineExceeded].
+	// ErrDeadline reports that a request's deadline has passed with nothing sent. It is also the
+	// cause of the end of the request's context. It matches [context.DeadlineExceeded].
 	ErrDeadline error = deadlineError{}
 
 	// ErrDeadlineField reports that the field of [DeadlineConfig.Field] is malformed or negative.
@@ -38,10 +38,10 @@ type DeadlineConfig struct {
 	// Timeout is the time that a request has. Zero means 30 s. Negative is invalid.
 	Timeout time.Duration
 
-	// Field names the request field by which a caller says how many milliseconds it will still wait, as
-	// [Config.DeadlineField] sends it. Less than Timeout becomes the request's time, more is ignored.
-	// Whoever sends the field only shortens its own requests; still, a proxy at the edge should remove
-	// it from what strangers send. Empty means that no field is read.
+	// Field names the request field by which a caller says how many milliseconds it will still
+	// wait, as [Config.DeadlineField] sends it. Less than Timeout becomes the request's time, more
+	// is ignored. Whoever sends the field only shortens its own requests; still, a proxy at the
+	// edge should remove it from what strangers send. Empty means that no field is read.
 	Field string
 
 	// Skip, if not nil, names requests that are passed on untouched, such as streams.
@@ -66,8 +66,8 @@ func (c DeadlineConfig) withDefaults() (DeadlineConfig, error) {
 	return c, f.Err()
 }
 
-// A Deadline gives each request a deadline: its own, or the one that the caller passed on if that is
-// earlier. Create one with [NewDeadline]. A Deadline is safe for concurrent use and starts no
+// A Deadline gives each request a deadline: its own, or the one that the caller passed on if that
+// is earlier. Create one with [NewDeadline]. A Deadline is safe for concurrent use and starts no
 // goroutines.
 type Deadline struct {
 	cfg DeadlineConfig // read-only after NewDeadline
@@ -96,8 +96,8 @@ type DeadlineStats struct {
 // Stats returns a snapshot.
 func (d *Deadline) Stats() DeadlineStats {
 	return DeadlineStats{
-		Requests: d.requests.Load(), Expired: d.expired.Load(), Aborted: d.aborted.Load(), Invalid: d.invalid.Load(),
-		Canceled: d.canceled.Load(),
+		Requests: d.requests.Load(), Expired: d.expired.Load(), Aborted: d.aborted.Load(),
+		Invalid: d.invalid.Load(), Canceled: d.canceled.Load(),
 	}
 }
 
@@ -126,10 +126,10 @@ func (e DeadlineEvent) LogValue() slog.Value {
 }
 
 // Middleware gives the requests to next a deadline. next runs on the request's own goroutine and
-// nothing is buffered, so it is up to next to stop when its request's context ends. If it returns late
-// having sent nothing, the client gets [DeadlineConfig.ErrorHandler]'s answer; an answer that was begun
-// in time and is not known to be whole is aborted with [http.ErrAbortHandler]. An answer that was begun
-// late is left alone: it is how next says that it is late.
+// nothing is buffered, so it is up to next to stop when its request's context ends. If it returns
+// late having sent nothing, the client gets [DeadlineConfig.ErrorHandler]'s answer; an answer that
+// was begun in time and is not known to be whole is aborted with [http.ErrAbortHandler]. An answer
+// that was begun late is left alone: it is how next says that it is late.
 func (d *Deadline) Middleware(next http.Handler) http.Handler {
 	if next == nil {
 		panic("retry: nil handler")
@@ -242,10 +242,11 @@ func (d *Deadline) refuse(w http.ResponseWriter, r *http.Request, err error, eve
 	d.cfg.ErrorHandler(w, r, err)
 }
 
-// whole reports whether all of an answer was sent, as far as can be known: its length was declared, or
-// it has no body.
+// whole reports whether all of an answer was sent, as far as can be known: its length was declared,
+// or it has no body.
 func whole(rec *response.Recorder, r *http.Request) bool {
-	if r.Method == http.MethodHead || rec.Status == http.StatusNoContent || rec.Status == http.StatusNotModified {
+	if r.Method == http.MethodHead || rec.Status == http.StatusNoContent ||
+		rec.Status == http.StatusNotModified {
 		return true
 	}
 	n, err := strconv.ParseInt(rec.Header().Get("Content-Length"), 10, 64)

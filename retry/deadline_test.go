@@ -42,7 +42,11 @@ func TestNewDeadlineNamesEveryInvalidField(t *testing.T) {
 	_, err := retry.NewDeadline(retry.DeadlineConfig{Timeout: -1, Field: "a:b"})
 	require.ErrorContains(t, err, "retry: DeadlineConfig.Timeout: -1ns is negative")
 	require.ErrorContains(t, err, `retry: DeadlineConfig.Field: "a:b" is not the name of a header field`)
-	require.PanicsWithValue(t, "retry: nil handler", func() { newDeadline(t, retry.DeadlineConfig{}).Middleware(nil) })
+	require.PanicsWithValue(
+		t,
+		"retry: nil handler",
+		func() { newDeadline(t, retry.DeadlineConfig{}).Middleware(nil) },
+	)
 }
 
 // Whose deadline a request gets.
@@ -92,10 +96,14 @@ func TestDeadlineOfARequest(t *testing.T) {
 
 func TestDeadlineFieldIsNotReadUnlessNamed(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := get(newDeadline(t, retry.DeadlineConfig{}), http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			deadline, _ := r.Context().Deadline()
-			require.Equal(t, 30*time.Second, time.Until(deadline))
-		}), "nonsense")
+		w := get(
+			newDeadline(t, retry.DeadlineConfig{}),
+			http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				deadline, _ := r.Context().Deadline()
+				require.Equal(t, 30*time.Second, time.Until(deadline))
+			}),
+			"nonsense",
+		)
 		require.Equal(t, 200, w.Code)
 	})
 }
@@ -120,10 +128,16 @@ func sleep(_ http.ResponseWriter, r *http.Request) {
 func TestLateWithNothingSent(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var events []retry.DeadlineEvent
-		d := newDeadline(t, retry.DeadlineConfig{Timeout: time.Second, Observe: func(ctx context.Context, e retry.DeadlineEvent) {
-			require.NoError(t, ctx.Err())
-			events = append(events, e)
-		}})
+		d := newDeadline(
+			t,
+			retry.DeadlineConfig{
+				Timeout: time.Second,
+				Observe: func(ctx context.Context, e retry.DeadlineEvent) {
+					require.NoError(t, ctx.Err())
+					events = append(events, e)
+				},
+			},
+		)
 		var cause error
 		w := get(d, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "5")
@@ -139,7 +153,11 @@ func TestLateWithNothingSent(t *testing.T) {
 		var doc map[string]any
 		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &doc))
 		require.Equal(t, map[string]any{"title": "Gateway Timeout", "status": 504.0}, doc)
-		require.Equal(t, []retry.DeadlineEvent{{Outcome: retry.OutcomeExpired, Duration: 2 * time.Second}}, events)
+		require.Equal(
+			t,
+			[]retry.DeadlineEvent{{Outcome: retry.OutcomeExpired, Duration: 2 * time.Second}},
+			events,
+		)
 		require.Equal(t, retry.DeadlineStats{Requests: 1, Expired: 1}, d.Stats())
 	})
 }
@@ -174,7 +192,9 @@ func TestLateWithAnAnswerBegun(t *testing.T) {
 					tt.handler(w)
 					sleep(w, r)
 				}))
-				serve := func() { h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(tt.method, "/", nil)) }
+				serve := func() {
+					h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(tt.method, "/", nil))
+				}
 				if tt.aborted {
 					require.PanicsWithValue(t, http.ErrAbortHandler, serve)
 					require.Equal(t, retry.DeadlineStats{Requests: 1, Aborted: 1}, d.Stats())
@@ -226,11 +246,14 @@ func TestLateAnswerOfTheHandlersOwn(t *testing.T) {
 
 // Informational responses are no answer.
 func TestLateAfterEarlyHints(t *testing.T) {
-	b := backend.Start(t, backend.Config{Handler: newDeadline(t, retry.DeadlineConfig{Timeout: time.Millisecond}).Middleware(
-		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.WriteHeader(http.StatusEarlyHints)
-			sleep(w, r)
-		}))})
+	b := backend.Start(
+		t,
+		backend.Config{Handler: newDeadline(t, retry.DeadlineConfig{Timeout: time.Millisecond}).Middleware(
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.WriteHeader(http.StatusEarlyHints)
+				sleep(w, r)
+			}))},
+	)
 	status, _, err := send(t, testTransport(t, backend.HTTP1), requestTo(t, b, "GET", nil))
 	require.NoError(t, err)
 	require.Equal(t, 504, status)
@@ -241,9 +264,15 @@ func TestPanicsOfHandlersPass(t *testing.T) {
 		for _, late := range []bool{false, true} {
 			bubble(t, func(t *testing.T) {
 				var events []retry.DeadlineEvent
-				d := newDeadline(t, retry.DeadlineConfig{Timeout: time.Second, Observe: func(_ context.Context, e retry.DeadlineEvent) {
-					events = append(events, e)
-				}})
+				d := newDeadline(
+					t,
+					retry.DeadlineConfig{
+						Timeout: time.Second,
+						Observe: func(_ context.Context, e retry.DeadlineEvent) {
+							events = append(events, e)
+						},
+					},
+				)
 				require.PanicsWithValue(t, value, func() {
 					get(d, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						if late {
@@ -269,7 +298,8 @@ func TestClientLeavesBeforeTheDeadline(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
 		w := httptest.NewRecorder()
-		d.Middleware(http.HandlerFunc(sleep)).ServeHTTP(w, httptest.NewRequest("GET", "/", nil).WithContext(ctx))
+		d.Middleware(http.HandlerFunc(sleep)).
+			ServeHTTP(w, httptest.NewRequest("GET", "/", nil).WithContext(ctx))
 		require.Empty(t, w.Body.String())
 		require.Equal(t, retry.OutcomeCanceled, events[0].Outcome)
 		require.Equal(t, retry.DeadlineStats{Requests: 1, Canceled: 1}, d.Stats())
@@ -279,13 +309,19 @@ func TestClientLeavesBeforeTheDeadline(t *testing.T) {
 func TestDeadlineEndsWithTheHandler(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var ctx context.Context
-		get(newDeadline(t, retry.DeadlineConfig{}), http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { ctx = r.Context() }))
+		get(
+			newDeadline(t, retry.DeadlineConfig{}),
+			http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { ctx = r.Context() }),
+		)
 		require.ErrorIs(t, ctx.Err(), context.Canceled, "its timer is stopped")
 	})
 }
 
 func TestDeadlineSkip(t *testing.T) {
-	d := newDeadline(t, retry.DeadlineConfig{Field: "Request-Timeout", Skip: func(*http.Request) bool { return true }})
+	d := newDeadline(
+		t,
+		retry.DeadlineConfig{Field: "Request-Timeout", Skip: func(*http.Request) bool { return true }},
+	)
 	w := get(d, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		_, ok := r.Context().Deadline()
 		require.False(t, ok)
@@ -297,10 +333,16 @@ func TestDeadlineSkip(t *testing.T) {
 func TestDeadlineErrorHandler(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var got []error
-		d := newDeadline(t, retry.DeadlineConfig{Field: "Request-Timeout", ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			got = append(got, err)
-			w.WriteHeader(599)
-		}})
+		d := newDeadline(
+			t,
+			retry.DeadlineConfig{
+				Field: "Request-Timeout",
+				ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+					got = append(got, err)
+					w.WriteHeader(599)
+				},
+			},
+		)
 		require.Equal(t, 599, get(d, http.HandlerFunc(sleep)).Code)
 		require.Equal(t, 599, get(d, http.HandlerFunc(sleep), "x").Code)
 		require.True(t, errors.Is(got[0], retry.ErrDeadline) && errors.Is(got[1], retry.ErrDeadlineField))
@@ -325,7 +367,8 @@ func TestDeadlineSetsThePattern(t *testing.T) {
 	require.Equal(t, "GET /items/{id}", r.Pattern)
 }
 
-// Over real connections: a late answer is 504, a part of one is cut off, and a stream comes as it is written.
+// Over real connections: a late answer is 504, a part of one is cut off, and a stream comes as it
+// is written.
 func TestDeadlineOverTheWire(t *testing.T) {
 	for _, p := range []backend.Protocol{backend.HTTP1, backend.HTTP2} {
 		t.Run("protocol="+string(p), func(t *testing.T) {
@@ -382,17 +425,25 @@ func TestDeadlineOverTheWire(t *testing.T) {
 func TestDeadlineOfAHijackedConnection(t *testing.T) {
 	outcome := make(chan retry.Outcome, 1)
 	observe := func(_ context.Context, e retry.DeadlineEvent) { outcome <- e.Outcome }
-	b := backend.Start(t, backend.Config{Handler: newDeadline(t, retry.DeadlineConfig{Timeout: time.Millisecond, Observe: observe}).Middleware(
-		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			conn, _, err := http.NewResponseController(w).Hijack()
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer conn.Close()
-			<-r.Context().Done()
-			io.WriteString(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nmine")
-		}))})
+	b := backend.Start(
+		t,
+		backend.Config{
+			Handler: newDeadline(
+				t,
+				retry.DeadlineConfig{Timeout: time.Millisecond, Observe: observe},
+			).Middleware(
+				http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					conn, _, err := http.NewResponseController(w).Hijack()
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer conn.Close()
+					<-r.Context().Done()
+					io.WriteString(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nmine")
+				})),
+		},
+	)
 	status, text, err := send(t, testTransport(t, backend.HTTP1), requestTo(t, b, "GET", nil))
 	require.NoError(t, err)
 	require.Equal(t, 200, status)
@@ -417,7 +468,11 @@ func TestDeadlinesArePassedOn(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		time.Sleep(time.Second)
-		_, _, err := send(t, newRetrier(t, retry.Config{DeadlineField: "Request-Timeout"}).Transport(service), request(t, "GET", nil).WithContext(ctx))
+		_, _, err := send(
+			t,
+			newRetrier(t, retry.Config{DeadlineField: "Request-Timeout"}).Transport(service),
+			request(t, "GET", nil).WithContext(ctx),
+		)
 		require.NoError(t, err)
 		require.Equal(t, 2*time.Second, left)
 		synctest.Wait()

@@ -16,41 +16,43 @@
 //
 // # What is retried
 //
-// A request whose method may be repeated (RFC 9110, section 9.2.2: GET, HEAD, OPTIONS, TRACE, PUT, DELETE;
-// RFC 10008: QUERY), or that has an Idempotency-Key field, is sent again after 408, 425, 429, 502, 503 and
-// 504, a broken connection and a timeout. Any other request only if it provably reached no server: its
-// dial or TLS handshake failed, an HTTP/2 server has refused its stream or let it go unserved, or an
-// error of a transport below says so by a method NotSent. [Config.When] can decide otherwise.
+// A request whose method may be repeated (RFC 9110, section 9.2.2: GET, HEAD, OPTIONS, TRACE, PUT,
+// DELETE; RFC 10008: QUERY), or that has an Idempotency-Key field, is sent again after 408, 425,
+// 429, 502, 503 and 504, a broken connection and a timeout. Any other request only if it provably
+// reached no server: its dial or TLS handshake failed, an HTTP/2 server has refused its stream or
+// let it go unserved, or an error of a transport below says so by a method NotSent. [Config.When]
+// can decide otherwise.
 //
-// Retries wait for a random time that doubles, at least as long as Retry-After asks for. An answer or
-// error whose time would come after the request's deadline is returned at once.
+// Retries wait for a random time that doubles, at least as long as Retry-After asks for. An answer
+// or error whose time would come after the request's deadline is returned at once.
 //
-// The attempts counted are those that the Retrier makes. net/http itself sends a request again whose
-// connection turns out to be dead, and HTTP/2 requests that a server has let go unserved. An effect that
-// must happen once needs a server that recognises the request, by its Idempotency-Key.
+// The attempts counted are those that the Retrier makes. net/http itself sends a request again
+// whose connection turns out to be dead, and HTTP/2 requests that a server has let go unserved. An
+// effect that must happen once needs a server that recognises the request, by its Idempotency-Key.
 //
 // # Budget
 //
-// Each key, by default each host, pays for its retries and hedges from one [Budget]: what it sends never
-// exceeds (1 + Ratio) × its requests + Reserve + one for each 10 s in which it was silent. In a total outage
-// that is its requests and the reserve, whatever MaxAttempts is. The reserve is each process's: a thousand clients of
-// one server have a thousand of them, spent once, over the time that their jitter takes.
+// Each key, by default each host, pays for its retries and hedges from one [Budget]: what it sends
+// never exceeds (1 + Ratio) × its requests + Reserve + one for each 10 s in which it was silent. In
+// a total outage that is its requests and the reserve, whatever MaxAttempts is. The reserve is each
+// process's: a thousand clients of one server have a thousand of them, spent once, over the time
+// that their jitter takes.
 //
 // # Hedging
 //
-// With [Config.Hedge] a safe request that takes longer than 95 % of those before it is sent a second
-// time, and the first answer counts. When many requests are late, the host is slow rather than unlucky,
-// and nothing is hedged until that has become usual.
+// With [Config.Hedge] a safe request that takes longer than 95 % of those before it is sent a
+// second time, and the first answer counts. When many requests are late, the host is slow rather
+// than unlucky, and nothing is hedged until that has become usual.
 //
 // # Place in a chain
 //
-// On the client, inside a cache and outside a balancer, pacer and breaker: each attempt is balanced,
-// paced and counted by itself. Let one tier retry, the one next to what fails; [Config.Hint] tells the
-// others. On the server, a Deadline stands next to the handler.
+// On the client, inside a cache and outside a balancer, pacer and breaker: each attempt is
+// balanced, paced and counted by itself. Let one tier retry, the one next to what fails;
+// [Config.Hint] tells the others. On the server, a Deadline stands next to the handler.
 //
 // # Limits
 //
-// A body without GetBody is kept to be sent again, up to [Config.MaxBody] and 64 MiB in the process; a
-// longer one is sent once. An answer that breaks off after its header is not retried: its reader gets the
-// error. A Deadline cannot stop a handler that does not look at its context.
+// A body without GetBody is kept to be sent again, up to [Config.MaxBody] and 64 MiB in the
+// process; a longer one is sent once. An answer that breaks off after its header is not retried:
+// its reader gets the error. A Deadline cannot stop a handler that does not look at its context.
 package retry

@@ -40,18 +40,21 @@ func Example() {
 	// Output: 200 hello map[503:1]
 }
 
-// A POST that may have had its effect is not repeated, unless it has a key by which the server knows it.
+// A POST that may have had its effect is not repeated, unless it has a key by which the server
+// knows it.
 func ExampleRetrier_Transport() {
 	retrier, err := retry.New(retry.Config{Backoff: time.Millisecond})
 	if err != nil {
 		log.Fatal(err)
 	}
 	sent := 0
-	client := &http.Client{Transport: retrier.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
-		sent++
-		r.Body.Close()
-		return nil, io.ErrUnexpectedEOF
-	}))}
+	client := &http.Client{
+		Transport: retrier.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+			sent++
+			r.Body.Close()
+			return nil, io.ErrUnexpectedEOF
+		})),
+	}
 	for _, key := range []string{"", `"8e03978e-40d5-43dd-bc93-6894a57f9324"`} {
 		req, err := http.NewRequest("POST", "http://payments.test/", strings.NewReader("{}"))
 		if err != nil {
@@ -75,10 +78,12 @@ func ExampleAttempts() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	client := &http.Client{Transport: retrier.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
-		fmt.Println("attempts before this one:", retry.Attempts(r.Context()))
-		return &http.Response{StatusCode: 503, Body: http.NoBody}, nil
-	}))}
+	client := &http.Client{
+		Transport: retrier.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+			fmt.Println("attempts before this one:", retry.Attempts(r.Context()))
+			return &http.Response{StatusCode: 503, Body: http.NoBody}, nil
+		})),
+	}
 	resp, err := client.Get("http://a.test/")
 	if err != nil {
 		log.Fatal(err)
@@ -118,14 +123,19 @@ func ExampleRetrier_Transport_incorrect() {
 		log.Fatal(err)
 	}
 	sent := 0
-	client := &http.Client{Transport: retrier.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
-		sent++
-		_, _ = io.Copy(io.Discard, r.Body)
-		r.Body.Close()
-		return &http.Response{StatusCode: 503, Body: http.NoBody}, nil
-	}))}
+	client := &http.Client{
+		Transport: retrier.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+			sent++
+			_, _ = io.Copy(io.Discard, r.Body)
+			r.Body.Close()
+			return &http.Response{StatusCode: 503, Body: http.NoBody}, nil
+		})),
+	}
 	large := strings.Repeat("x", 100_000)
-	for _, body := range []io.Reader{io.LimitReader(strings.NewReader(large), 100_000), strings.NewReader(large)} {
+	for _, body := range []io.Reader{
+		io.LimitReader(strings.NewReader(large), 100_000),
+		strings.NewReader(large),
+	} {
 		sent = 0
 		req, err := http.NewRequest("PUT", "http://files.test/", body) // sets GetBody for a strings.Reader
 		if err != nil {

@@ -11,9 +11,11 @@ import (
 	"github.com/trivet-go/trivet/retry"
 )
 
-// Whatever the field says, the request gets a deadline that is no later than Timeout, or 400, or 504.
+// Whatever the field says, the request gets a deadline that is no later than Timeout, or 400, or
+// 504.
 func FuzzDeadlineField(f *testing.F) {
-	for _, v := range []string{"1500", "0", "-1", "", "1e9", "99999999999999999999", "1500, 2", "0x10", " 7"} {
+	seeds := []string{"1500", "0", "-1", "", "1e9", "99999999999999999999", "1500, 2", "0x10", " 7"}
+	for _, v := range seeds {
 		f.Add(v)
 	}
 	d, err := retry.NewDeadline(retry.DeadlineConfig{Timeout: time.Minute, Field: "Request-Timeout"})

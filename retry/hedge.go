@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// A race is an attempt and the hedge that may join it. The attempt runs on the caller's goroutine, the
-// hedge on its timer's. The first answer that is no failure wins, and the other one is canceled.
+// A race is an attempt and the hedge that may join it. The attempt runs on the caller's goroutine,
+// the hedge on its timer's. The first answer that is no failure wins, and the other one is
+// canceled.
 type race struct {
 	call   call               // as it was when the attempt left
 	wait   time.Duration      // before the hedge
@@ -64,8 +65,8 @@ func (c *call) race(wait time.Duration) (*http.Response, finding, error) {
 	c.settle(!a.notSent(err))
 	now := c.retrier.now()
 	if took := now - start; f.reason == "" && err == nil || took > wait {
-		// An attempt that was abandoned counts with what it had taken: without the slowest the quantile would fall,
-		// and with it the delay after which the next ones are hedged.
+		// An attempt that was abandoned counts with what it had taken: without the slowest the
+		// quantile would fall, and with it the delay after which the next ones are hedged.
 		c.window.record(now, took, race.overdue())
 	}
 	if h != nil {
@@ -106,8 +107,8 @@ func (r *race) overdue() bool {
 	return r.late
 }
 
-// finish ends the race after the attempt's end, which f judges. If the attempt has failed it waits for
-// the hedge; else only until the hedge has its copy of the request, which is the caller's again
+// finish ends the race after the attempt's end, which f judges. If the attempt has failed it waits
+// for the hedge; else only until the hedge has its copy of the request, which is the caller's again
 // afterwards. It returns a copy of the hedge, or nil if there was none, and whether that has won.
 func (r *race) finish(ctx context.Context, f finding) (h *hedge, won bool) {
 	r.mu.Lock()
@@ -159,8 +160,8 @@ func (r *race) abandon() {
 }
 
 // join sends the hedge, if it helps and can be paid for. If not, it looks again, each time a little
-// later: a few requests that are hardly late may have spent what one needs that is very late. It runs on
-// a goroutine of its own.
+// later: a few requests that are hardly late may have spent what one needs that is very late. It
+// runs on a goroutine of its own.
 func (r *race) join() {
 	c := &r.call
 	r.mu.Lock()

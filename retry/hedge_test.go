@@ -64,7 +64,13 @@ func TestHedgeWins(t *testing.T) {
 func TestAttemptWinsOverItsHedge(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var events []retry.Event
-		r := newRetrier(t, retry.Config{Hedge: true, Observe: func(_ context.Context, e retry.Event) { events = append(events, e) }})
+		r := newRetrier(
+			t,
+			retry.Config{
+				Hedge:   true,
+				Observe: func(_ context.Context, e retry.Event) { events = append(events, e) },
+			},
+		)
 		warm(t, r, "GET")
 		s := serve(after(2*usual, 201), after(time.Hour, 200))
 		resp, err := r.Transport(s).RoundTrip(request(t, "GET", nil))
@@ -102,7 +108,8 @@ func TestLosersBodyIsClosed(t *testing.T) {
 			if winner == 1 {
 				delays = [2]time.Duration{5 * usual, usual}
 			}
-			resp, err := r.Transport(serve(deaf(0, delays[0]), deaf(1, delays[1]))).RoundTrip(request(t, "GET", nil))
+			resp, err := r.Transport(serve(deaf(0, delays[0]), deaf(1, delays[1]))).
+				RoundTrip(request(t, "GET", nil))
 			require.NoError(t, err)
 			_, err = io.ReadAll(resp.Body)
 			require.NoError(t, err)
@@ -230,7 +237,8 @@ func TestHedgeThatIsNotSent(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRetrier(t, retry.Config{Hedge: true})
 		warm(t, r, "GET")
-		for _, err := range []error{refusal{}, refusal{time.Second}, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}} {
+		dial := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+		for _, err := range []error{refusal{}, refusal{time.Second}, dial} {
 			before := r.Stats()
 			s := serve(after(5*usual, 201), err)
 			status, _, err := send(t, r.Transport(s), request(t, "GET", nil))
@@ -364,12 +372,19 @@ func TestPanicsInAHedge(t *testing.T) {
 		t.Run(where, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				var hedge atomic.Bool
-				r := newRetrier(t, retry.Config{Hedge: true, When: func(_ *http.Request, resp *http.Response, _ error) retry.Verdict {
-					if where == "when" && resp.StatusCode == 202 {
-						panic("boom")
-					}
-					return retry.Default
-				}, Class: func(*http.Request) string { return "" }})
+				r := newRetrier(
+					t,
+					retry.Config{
+						Hedge: true,
+						When: func(_ *http.Request, resp *http.Response, _ error) retry.Verdict {
+							if where == "when" && resp.StatusCode == 202 {
+								panic("boom")
+							}
+							return retry.Default
+						},
+						Class: func(*http.Request) string { return "" },
+					},
+				)
 				warm(t, r, "GET")
 				lost := answer(202)
 				lostBody := lost.Body
@@ -425,15 +440,20 @@ func TestPanicOfAHedgedAttempt(t *testing.T) {
 	}
 }
 
-// Attempts that are abandoned still count as slow: if they were forgotten, the quantile would fall, more
-// requests would be hedged, and so on.
+// Attempts that are abandoned still count as slow: if they were forgotten, the quantile would fall,
+// more requests would be hedged, and so on.
 func TestHedgingDoesNotFeedItself(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		r := newRetrier(t, retry.Config{Hedge: true, HedgeRatio: 1, Budget: retry.Budget{Ratio: 1, Reserve: 1000}})
+		r := newRetrier(
+			t,
+			retry.Config{Hedge: true, HedgeRatio: 1, Budget: retry.Budget{Ratio: 1, Reserve: 1000}},
+		)
 		var n atomic.Int64
-		s := roundTripper(func(req *http.Request) (*http.Response, error) { // one of 20 takes longer than 200 ms, and some much
-			return after(usual*1000/time.Duration(1+n.Add(1)*373%1000), 200)(req)
-		})
+		s := roundTripper(
+			func(req *http.Request) (*http.Response, error) { // one of 20 takes more than 200 ms
+				return after(usual*1000/time.Duration(1+n.Add(1)*373%1000), 200)(req)
+			},
+		)
 		for range 5000 {
 			_, _, err := send(t, r.Transport(s), request(t, "GET", nil))
 			require.NoError(t, err)
@@ -446,7 +466,10 @@ func TestHedgingDoesNotFeedItself(t *testing.T) {
 // Many hedged requests at a time: each gets one answer, its own, whole.
 func TestHedgesConcurrently(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		r := newRetrier(t, retry.Config{Hedge: true, HedgeRatio: 1, Budget: retry.Budget{Ratio: 1, Reserve: 1000}})
+		r := newRetrier(
+			t,
+			retry.Config{Hedge: true, HedgeRatio: 1, Budget: retry.Budget{Ratio: 1, Reserve: 1000}},
+		)
 		warm(t, r, "GET")
 		var n atomic.Int64
 		s := roundTripper(func(req *http.Request) (*http.Response, error) {
@@ -473,7 +496,8 @@ func TestHedgesConcurrently(t *testing.T) {
 	})
 }
 
-// A request whose attempt and hedge end at the same moment gets one of the answers, and the other is closed.
+// A request whose attempt and hedge end at the same moment gets one of the answers, and the other
+// is closed.
 func TestPhotoFinish(t *testing.T) {
 	for range 50 {
 		bubble(t, func(t *testing.T) {

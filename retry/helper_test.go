@@ -75,9 +75,12 @@ type seen struct {
 
 // A server is a transport that answers as it is told, one answer for each attempt.
 type server struct {
-	mu      sync.Mutex // guards the fields below
-	seen    []seen
-	answers []any // *http.Response, int, error, or func(*http.Request) (*http.Response, error); the last for all others
+	mu   sync.Mutex // guards the fields below
+	seen []seen
+
+	// Each is a *http.Response, a status, an error or a func(*http.Request) (*http.Response, error).
+	// The last one is for all further attempts.
+	answers []any
 }
 
 func serve(answers ...any) *server { return &server{answers: answers} }

@@ -20,8 +20,8 @@ import (
 	"github.com/trivet-go/trivet/retry"
 )
 
-// A queue serves one request after another, each in cost, and those that wait for nobody too, as servers
-// do. It refuses what is more than its room. During an outage nothing is served.
+// A queue serves one request after another, each in cost, and those that wait for nobody too, as
+// servers do. It refuses what is more than its room. During an outage nothing is served.
 type queue struct {
 	cost  time.Duration
 	tasks chan chan struct{}
@@ -110,8 +110,8 @@ type load struct {
 	before, down, up time.Duration
 }
 
-// run returns the share of the requests that were answered well: of those that came from 2 s after the
-// outage on.
+// run returns the share of the requests that were answered well: of those that came from 2 s after
+// the outage on.
 func (l load) run(send func() bool, q *queue) (goodput float64) {
 	var wg sync.WaitGroup
 	var good, all atomic.Int64
@@ -135,8 +135,9 @@ func (l load) run(send func() bool, q *queue) (goodput float64) {
 	return float64(good.Load()) / float64(all.Load())
 }
 
-// A service at 80 % of its capacity fails for 10 s. With naive retries it stays down when the fault is
-// mended: it has more to do than it can, and what it does comes too late. Within a budget it is back.
+// A service at 80 % of its capacity fails for 10 s. With naive retries it stays down when the fault
+// is mended: it has more to do than it can, and what it does comes too late. Within a budget it is
+// back.
 func TestMetastability(t *testing.T) {
 	arm := func(t *testing.T, wrap func(http.RoundTripper) http.RoundTripper) (goodput float64) {
 		synctest.Test(t, func(t *testing.T) {
@@ -144,10 +145,18 @@ func TestMetastability(t *testing.T) {
 			ctx, stop := context.WithCancel(t.Context())
 			go q.run(ctx)
 			rt := wrap(q)
-			goodput = load{every: 6250 * time.Microsecond, before: 5 * time.Second, down: 10 * time.Second, up: 10 * time.Second}.run(func() bool {
-				status, _, err := send(t, rt, request(t, "GET", nil))
-				return err == nil && status == 200
-			}, q)
+			goodput = load{
+				every:  6250 * time.Microsecond,
+				before: 5 * time.Second,
+				down:   10 * time.Second,
+				up:     10 * time.Second,
+			}.run(
+				func() bool {
+					status, _, err := send(t, rt, request(t, "GET", nil))
+					return err == nil && status == 200
+				},
+				q,
+			)
 			stop()
 		})
 		return goodput
@@ -160,17 +169,20 @@ func TestMetastability(t *testing.T) {
 	require.Less(t, theirs, 0.5, "or the experiment shows nothing")
 }
 
-// The same over real connections: what arrives at a service that is down is what was asked for and the
-// reserve, and when it is back, so is every answer. With TRIVET_SOAK=1 also the whole experiment in real
-// time, five times.
+// The same over real connections: what arrives at a service that is down is what was asked for and
+// the reserve, and when it is back, so is every answer. With TRIVET_SOAK=1 also the whole
+// experiment in real time, five times.
 func TestOutageOverTheWire(t *testing.T) {
 	var down atomic.Bool
 	down.Store(true)
-	b := backend.Start(t, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if down.Load() {
-			w.WriteHeader(503)
-		}
-	})})
+	b := backend.Start(
+		t,
+		backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if down.Load() {
+				w.WriteHeader(503)
+			}
+		})},
+	)
 	r := newRetrier(t, quick(retry.Config{}))
 	rt := r.Transport(testTransport(t, backend.HTTP1))
 	var wg sync.WaitGroup
@@ -208,23 +220,39 @@ func soakMetastability(t *testing.T) {
 		wg.Go(func() { q.run(ctx) })
 		defer wg.Wait()
 		defer stop()
-		b := backend.Start(t, backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			if q.serve(ctx) != nil { // not the request's context: this server does not notice that clients leave
-				w.WriteHeader(503)
-			}
-		})})
+		b := backend.Start(
+			t,
+			backend.Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				if q.serve(
+					ctx,
+				) != nil { // not the request's context: this server does not notice that clients leave
+					w.WriteHeader(503)
+				}
+			})},
+		)
 		tr := testTransport(t, backend.HTTP1)
 		tr.MaxIdleConnsPerHost = 1000
 		rt := wrap(tr)
-		return load{every: 6250 * time.Microsecond, before: 2 * time.Second, down: 10 * time.Second, up: 5 * time.Second}.run(func() bool {
-			status, _, err := send(t, rt, requestTo(t, b, "GET", nil))
-			return err == nil && status == 200
-		}, q)
+		return load{
+			every:  6250 * time.Microsecond,
+			before: 2 * time.Second,
+			down:   10 * time.Second,
+			up:     5 * time.Second,
+		}.run(
+			func() bool {
+				status, _, err := send(t, rt, requestTo(t, b, "GET", nil))
+				return err == nil && status == 200
+			},
+			q,
+		)
 	}
 	var ours, theirs []float64
 	for range 5 {
 		ours = append(ours, arm(newRetrier(t, retry.Config{PerTry: perTry}).Transport))
-		theirs = append(theirs, arm(func(rt http.RoundTripper) http.RoundTripper { return naive(rt, perTry) }))
+		theirs = append(
+			theirs,
+			arm(func(rt http.RoundTripper) http.RoundTripper { return naive(rt, perTry) }),
+		)
 	}
 	slices.Sort(ours)
 	slices.Sort(theirs)
@@ -233,8 +261,8 @@ func soakMetastability(t *testing.T) {
 	require.Less(t, theirs[2], 0.9)
 }
 
-// Hedging where one request of a hundred takes a second: the slowest thousandth is a fifth of what it
-// was, for a twentieth more requests.
+// Hedging where one request of a hundred takes a second: the slowest thousandth is a fifth of what
+// it was, for a twentieth more requests.
 func TestStragglers(t *testing.T) {
 	const requests = 10_000
 	arm := func(t *testing.T, cfg retry.Config) (slowest time.Duration, sent int) {

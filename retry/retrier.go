@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// A Retrier sends requests again that failed, within a budget. Create one with [New].
-// A Retrier is safe for concurrent use. It starts goroutines only for a hedge, which ends when the
-// transport below returns from a canceled request, and to read a body without GetBody, which ends when
-// that body is closed at the end of its request.
+// A Retrier sends requests again that failed, within a budget. Create one with [New]. A Retrier is
+// safe for concurrent use. It starts goroutines only for a hedge, which ends when the transport
+// below returns from a canceled request, and to read a body without GetBody, which ends when that
+// body is closed at the end of its request.
 type Retrier struct {
 	cfg    Config // read-only after New
 	tariff tariff
@@ -119,8 +119,8 @@ type Event struct {
 	Err      error         // that the caller got
 }
 
-// LogValue implements [slog.LogValuer]: the event's name, three bounded dimensions, one measurement.
-// It says nothing of the error and the URL, in which secrets may stand.
+// LogValue implements [slog.LogValuer]: the event's name, three bounded dimensions, one
+// measurement. It says nothing of the error and the URL, in which secrets may stand.
 func (e Event) LogValue() slog.Value {
 	detail := []any{slog.String("key", e.Key), slog.Int("retries", e.Retries)}
 	if e.GaveUp != "" {
@@ -144,18 +144,19 @@ type Stats struct {
 	Hedges     uint64             `json:"hedges"`
 	HedgesWon  uint64             `json:"hedges_won"`
 	GaveUp     map[string]uint64  `json:"gave_up"`    // by [Reason]
-	Budget     map[string]float64 `json:"budget"`     // tokens left, by key; "*" is what the keys beyond MaxKeys share
+	Budget     map[string]float64 `json:"budget"`     // tokens left, by key; "*" for those beyond MaxKeys
 	Overflowed uint64             `json:"overflowed"` // requests whose key shares its budget
 	Panics     uint64             `json:"panics"`     // of hooks and transports in hedges
-	BodyBytes  int                `json:"body_bytes"` // that all Retriers of the process keep of requests' bodies
+	BodyBytes  int                `json:"body_bytes"` // that all Retriers of the process keep
 }
 
 // Stats returns a snapshot.
 func (r *Retrier) Stats() Stats {
 	s := Stats{
-		Requests: r.requests.Load(), Attempts: r.attempts.Load(), Hedges: r.hedges.Load(), HedgesWon: r.hedgesWon.Load(),
-		Overflowed: r.overflowed.Load(), Panics: r.panics.Load(), BodyBytes: int(buffered.Load()),
-		Retries: r.retries.snapshot(), GaveUp: r.gaveUp.snapshot(), Budget: map[string]float64{},
+		Requests: r.requests.Load(), Attempts: r.attempts.Load(), Retries: r.retries.snapshot(),
+		Hedges: r.hedges.Load(), HedgesWon: r.hedgesWon.Load(), GaveUp: r.gaveUp.snapshot(),
+		Budget: map[string]float64{}, Overflowed: r.overflowed.Load(), Panics: r.panics.Load(),
+		BodyBytes: int(buffered.Load()),
 	}
 	for key, b := range r.keys.all() {
 		s.Budget[key] = b.left()

@@ -1,7 +1,6 @@
 package retry_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -42,7 +41,8 @@ func quick(cfg retry.Config) retry.Config {
 	return cfg
 }
 
-// Over real connections: what a server refuses is sent again, with the same body whatever it comes from.
+// Over real connections: what a server refuses is sent again, with the same body whatever it comes
+// from.
 func TestRetriesOverTheWire(t *testing.T) {
 	large := strings.Repeat("0123456789", 5000)
 	for _, p := range []backend.Protocol{backend.HTTP1, backend.HTTP2} {
@@ -61,17 +61,23 @@ func TestRetriesOverTheWire(t *testing.T) {
 				var mu sync.Mutex
 				var bodies []string
 				conns := map[string]bool{}
-				b := backend.Start(t, backend.Config{Protocol: p, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					got, _ := io.ReadAll(r.Body)
-					mu.Lock()
-					bodies = append(bodies, string(got))
-					conns[r.RemoteAddr] = true
-					mu.Unlock()
-					if n.Add(1)%3 != 0 {
-						w.WriteHeader(503)
-					}
-					io.WriteString(w, "body")
-				})})
+				b := backend.Start(
+					t,
+					backend.Config{
+						Protocol: p,
+						Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+							got, _ := io.ReadAll(r.Body)
+							mu.Lock()
+							bodies = append(bodies, string(got))
+							conns[r.RemoteAddr] = true
+							mu.Unlock()
+							if n.Add(1)%3 != 0 {
+								w.WriteHeader(503)
+							}
+							io.WriteString(w, "body")
+						}),
+					},
+				)
 				r := newRetrier(t, quick(retry.Config{Budget: retry.Budget{Reserve: 100}}))
 				rt := r.Transport(testTransport(t, p))
 				for range 5 {
@@ -91,31 +97,44 @@ func TestRetriesOverTheWire(t *testing.T) {
 	}
 }
 
-// A stream that is answered before it is read to its end goes on where the attempt before had come to.
+// A stream that is answered before it is read to its end goes on where the attempt before had come
+// to.
 func TestStreamThatWasAnsweredEarly(t *testing.T) {
 	for _, p := range []backend.Protocol{backend.HTTP1, backend.HTTP2} {
 		t.Run("protocol="+string(p), func(t *testing.T) {
 			var n atomic.Int32
 			pr, pw := io.Pipe()
-			b := backend.Start(t, backend.Config{Protocol: p, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				http.NewResponseController(w).EnableFullDuplex() // or HTTP/1.1 waits for all of the body before it answers
-				first := make([]byte, 3)
-				io.ReadFull(r.Body, first)
-				if n.Add(1) == 1 {
-					w.WriteHeader(503)
-					http.NewResponseController(w).Flush()
-					return
-				}
-				go func() {
-					io.WriteString(pw, "def")
-					pw.Close()
-				}()
-				rest, _ := io.ReadAll(r.Body)
-				w.Write(append(first, rest...))
-			})})
+			b := backend.Start(
+				t,
+				backend.Config{
+					Protocol: p,
+					Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						http.NewResponseController(w).
+							EnableFullDuplex()
+							// or HTTP/1.1 waits for all of the body before it answers
+						first := make([]byte, 3)
+						io.ReadFull(r.Body, first)
+						if n.Add(1) == 1 {
+							w.WriteHeader(503)
+							http.NewResponseController(w).Flush()
+							return
+						}
+						go func() {
+							io.WriteString(pw, "def")
+							pw.Close()
+						}()
+						rest, _ := io.ReadAll(r.Body)
+						w.Write(append(first, rest...))
+					}),
+				},
+			)
 			go io.WriteString(pw, "abc")
 			req := requestTo(t, b, "PUT", pr)
-			status, text, err := send(t, newRetrier(t, quick(retry.Config{})).Transport(testTransport(t, p)), req)
+			status, text, err := send(
+				t,
+				newRetrier(t, quick(retry.Config{})).Transport(testTransport(t, p)),
+				req,
+			)
 			require.NoError(t, err)
 			require.Equal(t, 200, status)
 			require.Equal(t, "abcdef", text)
@@ -123,27 +142,34 @@ func TestStreamThatWasAnsweredEarly(t *testing.T) {
 	}
 }
 
-// Over real connections: hedges win, losers leave no connection and no goroutine, winners are whole.
+// Over real connections: hedges win, losers leave no connection and no goroutine, winners are
+// whole.
 func TestHedgesOverTheWire(t *testing.T) {
 	for _, p := range []backend.Protocol{backend.HTTP1, backend.HTTP2} {
 		t.Run("protocol="+string(p), func(t *testing.T) {
 			large := strings.Repeat("x", 256<<10)
 			var slow sync.Map // of ids that were there once
 			canceled := make(chan struct{}, 100)
-			b := backend.Start(t, backend.Config{Protocol: p, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				id := r.Header.Get("Id")
-				if _, again := slow.LoadOrStore(id, true); id != "" && !again {
-					timer := time.NewTimer(2 * time.Second)
-					defer timer.Stop()
-					select {
-					case <-r.Context().Done(): // the loser's end reaches the server
-						canceled <- struct{}{}
-						return
-					case <-timer.C: // nobody has hedged it
-					}
-				}
-				io.WriteString(w, large)
-			})})
+			b := backend.Start(
+				t,
+				backend.Config{
+					Protocol: p,
+					Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						id := r.Header.Get("Id")
+						if _, again := slow.LoadOrStore(id, true); id != "" && !again {
+							timer := time.NewTimer(2 * time.Second)
+							defer timer.Stop()
+							select {
+							case <-r.Context().Done(): // the loser's end reaches the server
+								canceled <- struct{}{}
+								return
+							case <-timer.C: // nobody has hedged it
+							}
+						}
+						io.WriteString(w, large)
+					}),
+				},
+			)
 			r := newRetrier(t, retry.Config{Hedge: true, HedgeRatio: 1, Budget: retry.Budget{Ratio: 1}})
 			rt := r.Transport(testTransport(t, p))
 			// On a busy machine all of the host may seem slow, and is not hedged for a while.
@@ -162,7 +188,8 @@ func TestHedgesOverTheWire(t *testing.T) {
 	}
 }
 
-// hedgingIsOn reports whether the next request can be hedged. If not, it sends one more that is not slow.
+// hedgingIsOn reports whether the next request can be hedged. If not, it sends one more that is not
+// slow.
 func hedgingIsOn(t *testing.T, r *retry.Retrier, rt http.RoundTripper, b *backend.Backend) bool {
 	if r.HedgeDelay(requestTo(t, b, "GET", nil)) > 0 {
 		return true
@@ -210,18 +237,6 @@ func lines(t *testing.T, serve func(conn net.Conn, n int)) (addr string) {
 		wg.Wait()
 	})
 	return ln.Addr().String()
-}
-
-func readHead(conn net.Conn) string {
-	var head bytes.Buffer
-	b := make([]byte, 1)
-	for !bytes.HasSuffix(head.Bytes(), []byte("\r\n\r\n")) {
-		if _, err := conn.Read(b); err != nil {
-			return ""
-		}
-		head.Write(b)
-	}
-	return head.String()
 }
 
 // A POST is repeated where it provably reached nobody: no dial, no handshake.
@@ -315,8 +330,8 @@ type http2Server struct {
 	requests atomic.Int32 // headers of requests that it has read
 }
 
-// newHTTP2Server answers the first request of the first connection with first, and closes; requests of
-// other connections are answered with 200.
+// newHTTP2Server answers the first request of the first connection with first, and closes; requests
+// of other connections are answered with 200.
 func newHTTP2Server(t *testing.T, first func(f *http2.Framer, id uint32)) *http2Server {
 	s := &http2Server{}
 	s.addr = lines(t, func(conn net.Conn, n int) {
@@ -347,7 +362,8 @@ func newHTTP2Server(t *testing.T, first func(f *http2.Framer, id uint32)) *http2
 					return
 				}
 				_ = f.WriteHeaders(http2.HeadersFrameParam{
-					StreamID: frame.StreamID, BlockFragment: []byte{0x88}, EndHeaders: true, EndStream: true, // :status 200
+					StreamID: frame.StreamID, EndHeaders: true, EndStream: true,
+					BlockFragment: []byte{0x88}, // :status 200
 				})
 			}
 		}

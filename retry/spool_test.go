@@ -35,8 +35,8 @@ func (s *source) closed() int {
 	return s.closes
 }
 
-// Whatever is read of whichever attempts: each of them begins at the beginning and reads the same bytes,
-// a body within the limit can always be read again, and one beyond it never is by two.
+// Whatever is read of whichever attempts: each of them begins at the beginning and reads the same
+// bytes, a body within the limit can always be read again, and one beyond it never is by two.
 func TestSpoolProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		data := rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "data")
@@ -64,7 +64,8 @@ func TestSpoolProperties(t *testing.T) {
 		all = append(all, &attempt{ReadCloser: first, live: true})
 		for range rapid.IntRange(0, 60).Draw(t, "steps") {
 			a := all[rapid.IntRange(0, len(all)-1).Draw(t, "attempt")]
-			switch rapid.SampledFrom([]string{"read", "read", "read", "read", "next", "again", "close"}).Draw(t, "step") {
+			steps := []string{"read", "read", "read", "read", "next", "again", "close"}
+			switch rapid.SampledFrom(steps).Draw(t, "step") {
 			case "read":
 				p := make([]byte, rapid.IntRange(0, 20).Draw(t, "n"))
 				n, err := a.Read(p)

@@ -25,7 +25,8 @@ func newTable[V any](bound int, fresh func() *V) *table[V] {
 	return t
 }
 
-// get returns the state of key, which it makes at need. shared reports whether other keys have it too.
+// get returns the state of key, which it makes at need. shared reports whether other keys have it
+// too.
 func (t *table[V]) get(key string) (v *V, shared bool) {
 	m := *t.current.Load()
 	if v := m[key]; v != nil {

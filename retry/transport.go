@@ -9,10 +9,10 @@ import (
 	"github.com/trivet-go/trivet/internal/unsent"
 )
 
-// Transport returns a RoundTripper that sends requests through next, and again if they fail in a way
-// that another attempt may cure and r's budget allows. It returns the last attempt's response or error
-// as it is. If next is nil, [http.DefaultTransport] is used. next must return soon after a request's
-// context ends, as net/http's transports do.
+// Transport returns a RoundTripper that sends requests through next, and again if they fail in a
+// way that another attempt may cure and r's budget allows. It returns the last attempt's response
+// or error as it is. If next is nil, [http.DefaultTransport] is used. next must return soon after a
+// request's context ends, as net/http's transports do.
 func (r *Retrier) Transport(next http.RoundTripper) http.RoundTripper {
 	if next == nil {
 		next = http.DefaultTransport
@@ -89,8 +89,8 @@ type call struct {
 	hedgeWon bool
 }
 
-// sendsBody reports whether the request may have a body. A ContentLength of 0 with a Body does not say
-// that there is none: it is unknown then (net/http).
+// sendsBody reports whether the request may have a body. A ContentLength of 0 with a Body does not
+// say that there is none: it is unknown then (net/http).
 func (c *call) sendsBody() bool { return c.req.Body != nil && c.req.Body != http.NoBody }
 
 // run sends the request until it is done or given up.
@@ -141,7 +141,8 @@ func (c *call) again(f finding) (wait time.Duration, body io.ReadCloser, giveUp 
 	if wait == f.wait && f.wait > 0 && !f.free {
 		wait = c.spread(wait)
 	}
-	// A request that was refused unsent is sent at no cost later on, but only if it is the first of the request's to be sent.
+	// A request that was refused unsent is sent at no cost later on, but only if it is the first of
+	// the request's to be sent.
 	if !f.free || c.sent > 0 {
 		if c.budget == nil || !c.budget.draw() {
 			return 0, nil, GaveUpBudget
@@ -156,7 +157,8 @@ func (c *call) again(f finding) (wait time.Duration, body io.ReadCloser, giveUp 
 	return wait, body, ""
 }
 
-// spread makes a wait that many clients were told of up to a tenth longer, but not beyond the deadline.
+// spread makes a wait that many clients were told of up to a tenth longer, but not beyond the
+// deadline.
 func (c *call) spread(wait time.Duration) time.Duration {
 	longer := wait + time.Duration(c.retrier.random(int64(wait/10)+1))
 	if deadline, ok := c.ctx.Deadline(); ok && time.Until(deadline) <= longer {
@@ -223,8 +225,8 @@ func (c *call) end(resp *http.Response, err error, giveUp Reason) (*http.Respons
 	}
 	if r.cfg.Observe != nil {
 		e := Event{
-			Outcome: OutcomeSuccess, Duration: r.now() - c.began, Retries: c.retries, Hedged: c.hedged, HedgeWon: c.hedgeWon,
-			GaveUp: giveUp, Key: c.key, Err: err,
+			Outcome: OutcomeSuccess, Duration: r.now() - c.began, Retries: c.retries, Hedged: c.hedged,
+			HedgeWon: c.hedgeWon, GaveUp: giveUp, Key: c.key, Err: err,
 		}
 		switch {
 		case giveUp == GaveUpCanceled:
@@ -278,8 +280,8 @@ func (c *call) attempt() (*http.Response, finding, error) {
 	return resp, f, err
 }
 
-// settle counts an attempt. What was not sent costs nothing, and neither does a request's first attempt
-// that was, after others that were not.
+// settle counts an attempt. What was not sent costs nothing, and neither does a request's first
+// attempt that was, after others that were not.
 func (c *call) settle(sent bool) {
 	if sent {
 		c.sent++

@@ -22,7 +22,8 @@ import (
 
 func TestNewNamesEveryInvalidField(t *testing.T) {
 	_, err := retry.New(retry.Config{
-		MaxAttempts: -1, Backoff: -1, MaxBackoff: -1, PerTry: -1, MaxRetryAfter: -1, MaxKeys: -1, HedgeRatio: -0.1, MinHedgeDelay: -1,
+		MaxAttempts: -1, Backoff: -1, MaxBackoff: -1, PerTry: -1, MaxRetryAfter: -1, MaxKeys: -1,
+		HedgeRatio: -0.1, MinHedgeDelay: -1,
 		Budget: retry.Budget{Ratio: 1.1, Reserve: math.MaxInt}, Hint: "a b", DeadlineField: "ä",
 	})
 	var fields []string
@@ -30,7 +31,8 @@ func TestNewNamesEveryInvalidField(t *testing.T) {
 		fields = append(fields, e.(interface{ Field() string }).Field())
 	}
 	require.ElementsMatch(t, []string{
-		"MaxAttempts", "Backoff", "MaxBackoff", "PerTry", "MaxRetryAfter", "MaxKeys", "HedgeRatio", "MinHedgeDelay",
+		"MaxAttempts", "Backoff", "MaxBackoff", "PerTry", "MaxRetryAfter", "MaxKeys",
+		"HedgeRatio", "MinHedgeDelay",
 		"Budget.Ratio", "Budget.Reserve", "Hint", "DeadlineField",
 	}, fields)
 	require.ErrorContains(t, err, "retry: Config.MaxAttempts: -1 is negative")
@@ -122,7 +124,7 @@ func TestMaxAttempts(t *testing.T) {
 			status, text, err := send(t, r.Transport(s), request(t, "GET", nil))
 			require.NoError(t, err)
 			require.Equal(t, 503, status)
-			require.Equal(t, http.StatusText(503), text, "the last answer is readable")
+			require.Equal(t, http.StatusText(http.StatusServiceUnavailable), text, "the last answer is readable")
 			require.Equal(t, sent, s.count())
 			require.Equal(t, uint64(1), r.Stats().GaveUp["attempts"])
 			require.Equal(t, uint64(sent), r.Stats().Attempts)
@@ -141,7 +143,21 @@ func TestBackoffIsFullJitter(t *testing.T) {
 		s := serve(503)
 		send(t, r.Transport(s), request(t, "GET", nil))
 		const ms = time.Millisecond
-		require.Equal(t, []time.Duration{50 * ms, 100 * ms, 200 * ms, 400 * ms, 800 * ms, 1000 * ms, 1000 * ms, 1000 * ms, 1000 * ms}, most)
+		require.Equal(
+			t,
+			[]time.Duration{
+				50 * ms,
+				100 * ms,
+				200 * ms,
+				400 * ms,
+				800 * ms,
+				1000 * ms,
+				1000 * ms,
+				1000 * ms,
+				1000 * ms,
+			},
+			most,
+		)
 		require.Equal(t, 50*ms-1, s.gaps()[0])
 	})
 }
@@ -168,14 +184,17 @@ func TestWhenDecides(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				s := serve(tt.answer, 200)
 				var got *http.Request
-				r := newRetrier(t, retry.Config{When: func(req *http.Request, resp *http.Response, err error) retry.Verdict {
-					got = req
-					require.True(t, (resp == nil) != (err == nil))
-					if resp != nil && resp.StatusCode == 200 {
-						return retry.Default
-					}
-					return tt.verdict
-				}})
+				r := newRetrier(
+					t,
+					retry.Config{When: func(req *http.Request, resp *http.Response, err error) retry.Verdict {
+						got = req
+						require.True(t, (resp == nil) != (err == nil))
+						if resp != nil && resp.StatusCode == 200 {
+							return retry.Default
+						}
+						return tt.verdict
+					}},
+				)
 				req := request(t, tt.method, strings.NewReader("x"))
 				send(t, r.Transport(s), req)
 				require.Same(t, req, got, "the caller's request, not a copy")
@@ -191,7 +210,9 @@ func TestWhenIsWithinTheBudget(t *testing.T) {
 		s := serve(answer(200, "Retry-After", "3"))
 		r := newRetrier(t, retry.Config{
 			MaxAttempts: 100,
-			When:        func(*http.Request, *http.Response, error) retry.Verdict { return retry.Unprocessed },
+			When: func(*http.Request, *http.Response, error) retry.Verdict {
+				return retry.Unprocessed
+			},
 		})
 		send(t, r.Transport(s), request(t, "POST", nil))
 		require.Equal(t, 11, s.count())
@@ -204,7 +225,11 @@ func TestWhenIsWithinTheBudget(t *testing.T) {
 func TestRetryAfterIsAFloor(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRetrier(t, retry.Config{})
-		s := serve(answer(429, "Retry-After", "7"), answer(503, "Retry-After", time.Now().Add(20*time.Second).UTC().Format(http.TimeFormat)), 200)
+		s := serve(
+			answer(429, "Retry-After", "7"),
+			answer(503, "Retry-After", time.Now().Add(20*time.Second).UTC().Format(http.TimeFormat)),
+			200,
+		)
 		status, _, err := send(t, r.Transport(s), request(t, "GET", nil))
 		require.NoError(t, err)
 		require.Equal(t, 200, status)
@@ -300,7 +325,11 @@ func TestRefusalAfterAnAttemptThatWasSent(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 404, status)
 		require.InDelta(t, 10-1+0.1, r.Stats().Budget["a.test"], 1e-9)
-		require.Equal(t, []int{0, 1, 1, 1}, []int{s.all()[0].attempts, s.all()[1].attempts, s.all()[2].attempts, s.all()[3].attempts})
+		require.Equal(
+			t,
+			[]int{0, 1, 1, 1},
+			[]int{s.all()[0].attempts, s.all()[1].attempts, s.all()[2].attempts, s.all()[3].attempts},
+		)
 		require.Equal(t, uint64(2), r.Stats().Attempts)
 	})
 }
@@ -387,7 +416,8 @@ func TestWaitingRequestsHoldTheirToken(t *testing.T) {
 	})
 }
 
-// An attempt that reached no server gives its token back, and the first that does is the request's own.
+// An attempt that reached no server gives its token back, and the first that does is the request's
+// own.
 func TestWhatIsNotSentCostsNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		dial := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
@@ -468,11 +498,32 @@ func TestHint(t *testing.T) {
 		{"another value is none", retry.Config{Hint: field}, "GET", answer(503, field, "true"), 3, "false"},
 		{"not obeyed when off", retry.Config{}, "GET", answer(503, field, "false"), 3, "false"},
 		{"left to others if no retry was possible", retry.Config{Hint: field}, "POST", answer(503), 1, ""},
-		{"left to others by who never retries", retry.Config{Hint: field, MaxAttempts: 1}, "GET", answer(503), 1, ""},
+		{
+			"left to others by who never retries",
+			retry.Config{Hint: field, MaxAttempts: 1},
+			"GET",
+			answer(503),
+			1,
+			"",
+		},
 		{"not on a success", retry.Config{Hint: field}, "GET", answer(200), 1, ""},
 		{"not on a failure that nobody retries", retry.Config{Hint: field}, "GET", answer(500), 1, ""},
-		{"name in any case", retry.Config{Hint: "should-retry"}, "GET", answer(503, field, "false"), 1, "false"},
-		{"set where the wait is too long", retry.Config{Hint: field}, "GET", answer(503, "Retry-After", "3600"), 1, "false"},
+		{
+			"name in any case",
+			retry.Config{Hint: "should-retry"},
+			"GET",
+			answer(503, field, "false"),
+			1,
+			"false",
+		},
+		{
+			"set where the wait is too long",
+			retry.Config{Hint: field},
+			"GET",
+			answer(503, "Retry-After", "3600"),
+			1,
+			"false",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -540,7 +591,12 @@ func TestDeadlineFieldSaysWhatRemains(t *testing.T) {
 		r := newRetrier(t, retry.Config{DeadlineField: "Request-Timeout", PerTry: 300 * time.Millisecond})
 		s := serve(200)
 		send(t, r.Transport(s), request(t, "GET", nil))
-		require.Equal(t, "300", s.all()[0].req.Header.Get("Request-Timeout"), "an attempt has no longer than PerTry")
+		require.Equal(
+			t,
+			"300",
+			s.all()[0].req.Header.Get("Request-Timeout"),
+			"an attempt has no longer than PerTry",
+		)
 	})
 }
 
@@ -648,9 +704,12 @@ func TestUpgradeKeepsTheConnection(t *testing.T) {
 func TestCallersTraceIsKept(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var conns []string
-		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GetConn: func(at string) { conns = append(conns, at) }})
+		ctx := httptrace.WithClientTrace(
+			t.Context(),
+			&httptrace.ClientTrace{GetConn: func(at string) { conns = append(conns, at) }},
+		)
 		lost := errors.New("lost")
-		dialing := func(req *http.Request) (*http.Response, error) { // as net/http does before it has a connection
+		dialing := func(req *http.Request) (*http.Response, error) { // as net/http does
 			httptrace.ContextClientTrace(req.Context()).GetConn("a.test:80")
 			return nil, lost
 		}
@@ -747,12 +806,20 @@ func TestRequestsThatNoTransportTakes(t *testing.T) {
 
 // A transport that breaks its contract gets no further than its own caller.
 func TestNeitherResponseNorError(t *testing.T) {
-	resp, err := newRetrier(t, retry.Config{PerTry: time.Second}).Transport(serve(func(*http.Request) (*http.Response, error) {
+	resp, err := newRetrier(
+		t,
+		retry.Config{PerTry: time.Second},
+	).Transport(serve(func(*http.Request) (*http.Response, error) {
 		return nil, nil
-	})).RoundTrip(request(t, "GET", nil))
+	})).
+		RoundTrip(request(t, "GET", nil))
 	require.Nil(t, resp)
 	require.NoError(t, err)
-	resp, err = newRetrier(t, retry.Config{PerTry: time.Second}).Transport(serve(&http.Response{StatusCode: 503})).RoundTrip(request(t, "GET", nil))
+	resp, err = newRetrier(
+		t,
+		retry.Config{PerTry: time.Second},
+	).Transport(serve(&http.Response{StatusCode: 503})).
+		RoundTrip(request(t, "GET", nil))
 	require.NoError(t, err)
 	require.Equal(t, 503, resp.StatusCode)
 }
@@ -760,7 +827,10 @@ func TestNeitherResponseNorError(t *testing.T) {
 func TestObserve(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var got []retry.Event
-		r := newRetrier(t, retry.Config{Observe: func(_ context.Context, e retry.Event) { got = append(got, e) }})
+		r := newRetrier(
+			t,
+			retry.Config{Observe: func(_ context.Context, e retry.Event) { got = append(got, e) }},
+		)
 		ask := func(answers ...any) retry.Event {
 			got = nil
 			send(t, r.Transport(serve(answers...)), request(t, "GET", nil))
@@ -802,7 +872,8 @@ func TestStats(t *testing.T) {
 		send(t, r.Transport(serve(503, io.EOF, 200)), request(t, "GET", nil))
 		send(t, r.Transport(serve(429)), request(t, "POST", nil))
 		require.Equal(t, retry.Stats{
-			Requests: 2, Attempts: 4, Retries: map[string]uint64{"503": 1, "error": 1}, GaveUp: map[string]uint64{"method": 1},
+			Requests: 2, Attempts: 4, Retries: map[string]uint64{"503": 1, "error": 1},
+			GaveUp: map[string]uint64{"method": 1},
 			Budget: map[string]float64{"a.test": 8.1},
 		}, r.Stats())
 	})
@@ -847,7 +918,11 @@ func TestUpgradeEndsWhenItIsClosed(t *testing.T) {
 		s := serve(func(*http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: 101, Header: http.Header{}, Body: near}, nil
 		})
-		resp, err := newRetrier(t, retry.Config{PerTry: time.Minute}).Transport(s).RoundTrip(request(t, "GET", nil))
+		resp, err := newRetrier(
+			t,
+			retry.Config{PerTry: time.Minute},
+		).Transport(s).
+			RoundTrip(request(t, "GET", nil))
 		require.NoError(t, err)
 		far.Close()
 		_, err = resp.Body.Read(make([]byte, 1))
@@ -863,12 +938,15 @@ func TestDiscardedUpgradeIsNotRead(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		defer far.Close()
-		r := newRetrier(t, retry.Config{When: func(_ *http.Request, resp *http.Response, _ error) retry.Verdict {
-			if resp.StatusCode == 101 {
-				return retry.Retry
-			}
-			return retry.Default
-		}})
+		r := newRetrier(
+			t,
+			retry.Config{When: func(_ *http.Request, resp *http.Response, _ error) retry.Verdict {
+				if resp.StatusCode == 101 {
+					return retry.Retry
+				}
+				return retry.Default
+			}},
+		)
 		r.SetRandom(func(int64) int64 { return 0 })
 		s := serve(&http.Response{StatusCode: 101, Header: http.Header{}, Body: near}, 200)
 		start := time.Now()
@@ -917,7 +995,11 @@ func TestDeadlineFieldOfALateRequest(t *testing.T) {
 		defer cancel()
 		time.Sleep(time.Minute)
 		s := serve(200)
-		send(t, newRetrier(t, retry.Config{DeadlineField: "Request-Timeout"}).Transport(s), request(t, "GET", nil).WithContext(ctx))
+		send(
+			t,
+			newRetrier(t, retry.Config{DeadlineField: "Request-Timeout"}).Transport(s),
+			request(t, "GET", nil).WithContext(ctx),
+		)
 		require.Equal(t, "0", s.all()[0].req.Header.Get("Request-Timeout"))
 	})
 }

@@ -28,8 +28,8 @@ const (
 	// Retry sends the request again, if it is one that may be repeated.
 	Retry
 
-	// Unprocessed sends the request again whatever its method: the server is known not to have acted
-	// on it. It costs budget, since the server has had the work.
+	// Unprocessed sends the request again whatever its method: the server is known not to have
+	// acted on it. It costs budget, since the server has had the work.
 	Unprocessed
 )
 
@@ -39,7 +39,7 @@ type Reason string
 // Why a request was retried. An answer's reason is its status, such as "503".
 const (
 	ReasonRefused Reason = "refused" // an error says NotSent and after what time to come again
-	ReasonUnsent  Reason = "unsent"  // no connection: dial or TLS handshake failed, or the server let it go unserved
+	ReasonUnsent  Reason = "unsent"  // no connection, or a server let it go unserved
 	ReasonTimeout Reason = "timeout" // PerTry, or a limit of the transport below
 	ReasonError   Reason = "error"   // the connection broke
 	ReasonWhen    Reason = "when"    // Config.When
@@ -55,7 +55,7 @@ const (
 	GaveUpMethod     Reason = "method"      // it may not be repeated (RFC 9110, section 9.2.2)
 	GaveUpBody       Reason = "body"        // its body cannot be sent again
 	GaveUpHint       Reason = "hint"        // a tier below has given up already
-	GaveUpFinal      Reason = "final"       // an error says NotSent without a time, or another attempt cannot help
+	GaveUpFinal      Reason = "final"       // another attempt cannot help
 )
 
 // replayable reports whether req may be sent again after a server may have acted on it.
@@ -92,8 +92,8 @@ type finding struct {
 	free   bool          // it costs no budget
 }
 
-// judge says what the end of an attempt means. req is for When: the caller's request, which a hedge has
-// only a copy of, since the caller may have it back.
+// judge says what the end of an attempt means. req is for When: the caller's request, which a hedge
+// has only a copy of, since the caller may have it back.
 func (c *call) judge(a *attempt, req *http.Request, resp *http.Response, err error) finding {
 	cfg := &c.retrier.cfg
 	verdict := Default
@@ -122,10 +122,15 @@ func (c *call) judge(a *attempt, req *http.Request, resp *http.Response, err err
 	case f.reason == "":
 	case c.ctx.Err() != nil:
 		f = finding{final: gone(c.ctx)}
-	case resp != nil && cfg.Hint != "" && strings.EqualFold(strings.TrimSpace(resp.Header.Get(cfg.Hint)), "false"):
+	case resp != nil && cfg.hinted(resp.Header):
 		f = finding{final: GaveUpHint}
 	}
 	return f
+}
+
+// hinted reports whether a tier below says by the field Hint that it has given up.
+func (c *Config) hinted(h http.Header) bool {
+	return c.Hint != "" && strings.EqualFold(strings.TrimSpace(h.Get(c.Hint)), "false")
 }
 
 // judgeStatus says which statuses another attempt may cure. 500 is not among them: it commonly says
@@ -195,9 +200,9 @@ func gone(ctx context.Context) Reason {
 }
 
 // notSent reports whether the attempt that ended with err has provably reached no server. There are
-// two proofs. A request that never got a connection was not sent: net/http says that it looks for one
-// and that it has one, and an error of a dial speaks for itself. And HTTP/2 servers say which streams
-// they have not served (RFC 9113, section 8.7).
+// two proofs. A request that never got a connection was not sent: net/http says that it looks for
+// one and that it has one, and an error of a dial speaks for itself. And HTTP/2 servers say which
+// streams they have not served (RFC 9113, section 8.7).
 func (a *attempt) notSent(err error) bool {
 	if err == nil {
 		return false
@@ -223,9 +228,9 @@ func (e streamError) Error() string { return "stream error" }
 
 const refusedStream = 0x7 // RFC 9113, section 7
 
-// unserved reports whether err says that an HTTP/2 server has refused the stream or, going away, has
-// not served it. A connection that breaks after a GOAWAY is another matter: what streams were left on
-// it are those that the server may have served.
+// unserved reports whether err says that an HTTP/2 server has refused the stream or, going away,
+// has not served it. A connection that breaks after a GOAWAY is another matter: what streams were
+// left on it are those that the server may have served.
 func unserved(err error) bool {
 	var stream streamError
 	if errors.As(err, &stream) && stream.Code == refusedStream {
@@ -240,8 +245,8 @@ func unserved(err error) bool {
 	return false
 }
 
-// hopeless reports whether the next attempt would fail like the one that ended with err: the server's
-// certificate is not trusted, or the request is one that cannot be sent.
+// hopeless reports whether the next attempt would fail like the one that ended with err: the
+// server's certificate is not trusted, or the request is one that cannot be sent.
 func hopeless(err error) bool {
 	var (
 		certificate *tls.CertificateVerificationError
@@ -249,20 +254,25 @@ func hopeless(err error) bool {
 		name        x509.HostnameError
 		invalid     x509.CertificateInvalidError
 	)
-	if errors.As(err, &certificate) || errors.As(err, &authority) || errors.As(err, &name) || errors.As(err, &invalid) {
+	if errors.As(err, &certificate) || errors.As(err, &authority) || errors.As(err, &name) ||
+		errors.As(err, &invalid) {
 		return true
 	}
 	text := err.Error()
-	return slices.ContainsFunc(requestErrors[:], func(prefix string) bool { return strings.HasPrefix(text, prefix) })
+	return slices.ContainsFunc(
+		requestErrors[:],
+		func(prefix string) bool { return strings.HasPrefix(text, prefix) },
+	)
 }
 
-// requestErrors are how net/http begins to say that a request cannot be sent; it has no types for it.
-// What follows may be what a server wrote.
+// requestErrors are how net/http begins to say that a request cannot be sent; it has no types for
+// it. What follows may be what a server wrote.
 var requestErrors = [...]string{
 	"net/http: invalid ", // method, field name or value
 	"net/http: HTTP/1.x transport connection broken: http: ContentLength=",
 	"net/http: can't write control character",
-	"http: ContentLength=", "http: Request.ContentLength=", "http: nil Request", "http: no Host in request URL",
+	"http: ContentLength=", "http: Request.ContentLength=", "http: nil Request",
+	"http: no Host in request URL",
 	"http2: invalid ", "http2: request body larger than ", "http2: request header list larger than ",
 	"idna: ", "http2: idna: ",
 	"unsupported protocol scheme",

@@ -49,8 +49,8 @@ func (w *window) overdue() {
 	w.lateLocked(1)
 }
 
-// helps reports whether hedging does: if many requests are late, the host is slow and would only have
-// more to do.
+// helps reports whether hedging does: if many requests are late, the host is slow and would only
+// have more to do.
 func (w *window) helps() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -59,8 +59,8 @@ func (w *window) helps() bool {
 
 func (w *window) lateLocked(x float64) { w.late += (x - w.late) / 32 }
 
-// record notes that a request took d, or longer if it was abandoned then. late says that overdue has
-// been told of it.
+// record notes that a request took d, or longer if it was abandoned then. late says that overdue
+// has been told of it.
 func (w *window) record(now, d time.Duration, late bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
