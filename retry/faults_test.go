@@ -265,7 +265,8 @@ func TestT05_ErrorsOfUnservedStreams(t *testing.T) {
 // gone is how net/http says that a connection was closed after a GOAWAY, with what the server says of it.
 func gone(debug string) error {
 	return fmt.Errorf(
-		"http2: server sent GOAWAY and closed the connection; LastStreamID=0, ErrCode=NO_ERROR, debug=%q", debug)
+		"http2: server sent GOAWAY and closed the connection; LastStreamID=0, "+
+			"ErrCode=NO_ERROR, debug=%q", debug)
 }
 
 // asNetHTTP gives x/net's stream error the conversion that net/http's copy of it has.
