@@ -225,7 +225,8 @@ func correlatedTrace(n int) []int64 {
 		t[i] = -1
 	}
 	for at, i := 0, 0; at < n; i++ {
-		for range 2 + random.IntN(4) {
+		t[at] = drawn[i]
+		for range 1 + random.IntN(4) {
 			if later := at + random.IntN(200); later < n && t[later] < 0 {
 				t[later] = drawn[i]
 			}
