@@ -46,8 +46,10 @@ var windowShares = [...]float64{0.01, 0.1, 0.5, 1}
 const (
 	inCache = 1 << len(windowShares)
 
-	maxSample  = 256 // entries of the cache; 64 cost hits in all caches, 128 in large ones, 512 gain none
+	maxSample  = 256   // entries of the cache; 64 cost hits in all caches, 128 in large ones, 512 gain none
+	maxShare   = 0.375 // of the entries
 	minSample  = 16
+	moreSlots  = 64
 	manyKeys   = 1024 // of the rivals: light ones, after heavy ones
 	epochUses  = 4    // per entry of the sample
 	leastPrice = 1    // a change can cost as many misses as the cache has entries
@@ -71,6 +73,9 @@ func (d *duel) samples(tag uint32) bool { return tag&d.mask == 0 }
 
 // use plays a use of an entry of the cache, and reports whether another share is in force now.
 func (d *duel) use(tag uint32, weight int64, entries int, full bool) (changed bool) {
+	if d.sweep == 0 && entries < minSample*(int(d.mask)+1) {
+		d.mask >>= 1 // entries that come into the sample by this count from their next use
+	}
 	if !d.samples(tag) {
 		return false
 	}
@@ -123,9 +128,6 @@ func (d *duel) measure(full bool) {
 	if d.epoch >= epochUses*int64(max(d.count, leastAhead)) {
 		d.room = d.sum / d.epoch
 		d.sum, d.epoch = 0, 0
-		if d.count < minSample && d.sweep == 0 {
-			d.mask >>= 1 // entries that come into the sample by this count from their next use
-		}
 	}
 	if !full {
 		d.room = max(d.room, d.weight)
@@ -157,7 +159,8 @@ func (d *duel) judge(hits uint8) (changed bool) {
 
 // resample halves a sample that is too large, a few keys in each call.
 func (d *duel) resample(entries int) {
-	if most := max(2*minSample, min(maxSample, entries*3/8)); d.sweep == 0 && (d.count > most || d.known > manyKeys) {
+	most := max(4*minSample, min(maxSample, int(maxShare*float64(entries))))
+	if d.sweep == 0 && (d.count > most || d.known > manyKeys) {
 		d.mask = d.mask<<1 | 1
 		d.sweep = len(d.keys) - 1
 	}
@@ -259,10 +262,12 @@ func (d *duel) insert(tag uint32) uint16 {
 		d.free = d.keys[slot].next
 	} else {
 		slot = uint16(len(d.keys))
-		d.keys = append(d.keys, sampledKey{})
-		d.tags = append(d.tags, 0)
+		d.keys, d.tags = grown(d.keys), grown(d.tags)
 		if d.weights != nil {
-			d.weights = append(d.weights, 0)
+			d.weights = grown(d.weights)
+		}
+		for i := range d.rivals {
+			d.rivals[i].links = grown(d.rivals[i].links)
 		}
 	}
 	head := d.head(tag)
@@ -271,6 +276,15 @@ func (d *duel) insert(tag uint32) uint16 {
 	d.tags[slot] = tag
 	d.known++
 	return slot
+}
+
+// grown returns s with one element more. In a small cache, a capacity that has doubled would be most
+// of what the duel needs.
+func grown[T any](s []T) []T {
+	if len(s) == cap(s) {
+		s = append(make([]T, 0, len(s)+moreSlots), s...)
+	}
+	return s[:len(s)+1]
 }
 
 // leave notes who no longer has a key. If nobody has it, its slot is free.

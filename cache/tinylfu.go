@@ -16,8 +16,8 @@ func newTinyLFU(max int64, weights *[]int64) *tinyLFU {
 }
 
 func (p *tinyLFU) add(slot, tag uint32, weight int64, full bool) {
-	for int(slot) >= len(*p.tags) {
-		*p.tags = append(*p.tags, 0)
+	for int(slot) >= len(p.links) {
+		p.links, *p.tags = append(p.links, link[uint32]{}), append(*p.tags, 0)
 	}
 	(*p.tags)[slot] = tag
 	p.full = full
