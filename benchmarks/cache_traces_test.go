@@ -41,6 +41,13 @@ func traces() []keyTrace {
 		{"one-hit-wonders", wonderTrace(600_000), []int{1000, 10_000}, nil},
 		{"weighted-sessions", sessionTrace(600_000), []int{100_000, 1_000_000}, sizes},
 		{"weighted-zipf", zipfKeys(600_000, 100_000, 22), []int{100_000, 1_000_000}, sizes},
+		{"unequal-phases", phasesTrace(), []int{1000, 5000}, nil},
+		{"feed", feedTrace(800_000), []int{1000, 10_000}, nil},
+		{"zipf1.3", zipfianTrace(600_000, 100_000, 1.3, 28), []int{300, 3000}, nil},
+		{"drifting-catalogue", catalogueTrace(800_000), []int{1000, 10_000}, nil},
+		{"nightly-scans", nightlyTrace(800_000), []int{2000, 10_000}, nil},
+		{"weighted-feed", feedTrace(800_000), []int{100_000, 500_000}, sizes},
+		{"weighted-scans", scanTrace(700_000), []int{100_000, 1_000_000}, sizes},
 	}
 }
 
@@ -250,6 +257,81 @@ func wonderTrace(n int) []int64 {
 		}
 	}
 	return t
+}
+
+// phasesTrace is recent keys, a loop, popular keys and sessions, for times of different length.
+func phasesTrace() []int64 {
+	sessions, popular, recent := sessionTrace(400_000), zipfKeys(300_000, 50_000, 29), oltpTrace(400_000)
+	var t []int64
+	for i, n := range []int{150_000, 30_000, 60_000, 200_000, 20_000, 100_000, 120_000, 40_000, 90_000} {
+		switch i % 4 {
+		case 0:
+			t, recent = append(t, recent[:n]...), recent[n:]
+		case 1:
+			t = append(t, loopTrace(n, 4000)...)
+		case 2:
+			t, popular = append(t, popular[:n]...), popular[n:]
+		default:
+			t, sessions = append(t, sessions[:n]...), sessions[n:]
+		}
+	}
+	return t
+}
+
+// feedTrace is what the readers of a feed do: each begins with the newest post and leaves after some
+// of them, few after many. Some posts are linked to from elsewhere and read long after.
+func feedTrace(n int) []int64 {
+	random := rand.New(rand.NewPCG(30, 1))
+	newest := int64(1 << 32)
+	var t []int64
+	for len(t) < n {
+		if random.IntN(3) == 0 {
+			newest++
+		}
+		depth := int64(1 + 5/math.Pow(random.Float64(), 0.7))
+		for post := range min(depth, 400) {
+			t = append(t, newest-post)
+		}
+		if random.IntN(4) == 0 {
+			back := int64(math.Exp(random.Float64() * math.Log(50_000)))
+			t = append(t, (newest-back)/7*7) // one post of seven is linked to
+		}
+	}
+	return t[:n]
+}
+
+// catalogueTrace reads the articles of a shop, some far more than others. After every 40th read an
+// article is replaced by a new one, which is as popular as a random one of the others.
+func catalogueTrace(n int) []int64 {
+	const articles = 30_000
+	random := rand.New(rand.NewPCG(31, 1))
+	ranks := zipfianTrace(n, articles, 0.9, 32)
+	catalogue := make([]int64, articles)
+	for i := range catalogue {
+		catalogue[i] = int64(i)
+	}
+	t := make([]int64, n)
+	for i := range t {
+		if i%40 == 0 {
+			catalogue[random.IntN(articles)] = int64(articles + i)
+		}
+		t[i] = catalogue[ranks[i]]
+	}
+	return t
+}
+
+// nightlyTrace has popular keys by day, and each night reads 20,000 keys in order, popular or not.
+func nightlyTrace(n int) []int64 {
+	popular := zipfianTrace(n, 100_000, 1, 33)
+	var t []int64
+	for day := 0; len(t) < n; day++ {
+		t = append(t, popular[:80_000]...)
+		popular = popular[80_000:]
+		for key := range int64(20_000) {
+			t = append(t, key+int64(day%5)*20_000)
+		}
+	}
+	return t[:n]
 }
 
 // publicTraces reads the files in the directory that TRIVET_TRACES names. A line is in the ARC
