@@ -32,7 +32,7 @@ func (p *segments[S]) checkQueues(t require.TestingT, want map[S]int64) {
 		n := 0
 		for slot := q.front; slot != 0; slot = p.links[slot].next {
 			if p.links[slot].prev != prev || p.links[slot].place&queueMask != q.id {
-				require.Fail(t, "broken link", "%d in queue %d: %+v after %d", slot, q.id, p.links[slot], prev)
+				require.Fail(t, "broken link", "%d in queue %d: %+v", slot, q.id, p.links[slot])
 			}
 			prev = slot
 			seen[slot] = p.weigh(slot)
