@@ -94,3 +94,109 @@ func contenders[K cacheKey, V any]() []contender[K, V] {
 		}},
 	}
 }
+
+// policies are the contenders whose hit ratios are compared, for entries of these weights; if weight
+// is nil, each weighs 1.
+func policies(weight func(key int64) int64) []contender[int64, int64] {
+	weigh := func(key, _ int64) int64 { return weight(key) }
+	trivet := func(eviction cache.Eviction) func(testing.TB, int) dataCache[int64, int64] {
+		return func(tb testing.TB, bound int) dataCache[int64, int64] {
+			cfg := cache.MemoryConfig[int64, int64]{MaxEntries: bound, Eviction: eviction}
+			if weight != nil {
+				cfg.MaxEntries, cfg.MaxWeight, cfg.Weigher = 0, int64(bound), weigh
+			}
+			c, err := cache.NewMemory(cfg)
+			require.NoError(tb, err)
+			return trivetCache[int64, int64]{c}
+		}
+	}
+	otters := func(executor func(func())) func(testing.TB, int) dataCache[int64, int64] {
+		return func(tb testing.TB, bound int) dataCache[int64, int64] {
+			o := &otter.Options[int64, int64]{MaximumSize: bound, Executor: executor}
+			if weight != nil {
+				o.MaximumSize, o.MaximumWeight = 0, uint64(bound)
+				o.Weigher = func(key, _ int64) uint32 { return uint32(weight(key)) }
+			}
+			c, err := otter.New(o)
+			require.NoError(tb, err)
+			return otterCache[int64, int64]{c}
+		}
+	}
+	cost := func(int64) int64 { return 1 }
+	if weight != nil {
+		cost = weight
+	}
+	return []contender[int64, int64]{
+		{"trivet", trivet(cache.TinyLFU)},
+		{"trivet-lru", trivet(cache.LRU)},
+		{"otter", otters(nil)},
+		{"otter-sync", otters(func(fn func()) { fn() })},
+		{"golang-lru", func(tb testing.TB, bound int) dataCache[int64, int64] {
+			return newWeightedLRU(tb, int64(bound), cost)
+		}},
+		{"theine", func(tb testing.TB, bound int) dataCache[int64, int64] {
+			c, err := theine.NewBuilder[int64, int64](int64(bound)).Build()
+			require.NoError(tb, err)
+			tb.Cleanup(c.Close)
+			return syncTheine{c, cost}
+		}},
+		{"ristretto", func(tb testing.TB, bound int) dataCache[int64, int64] {
+			c, err := ristretto.NewCache(&ristretto.Config[int64, int64]{
+				NumCounters: int64(10 * bound), MaxCost: int64(bound),
+				BufferItems: 64, IgnoreInternalCost: true,
+			})
+			require.NoError(tb, err)
+			tb.Cleanup(c.Close)
+			return costRistretto{c, cost}
+		}},
+	}
+}
+
+// A syncTheine waits after each write until theine has evicted what exceeds the bound.
+type syncTheine struct {
+	*theine.Cache[int64, int64]
+	cost func(key int64) int64
+}
+
+func (c syncTheine) Set(key, value int64) {
+	c.Cache.Set(key, value, c.cost(key))
+	c.Wait()
+}
+
+type costRistretto struct {
+	*ristretto.Cache[int64, int64]
+	cost func(key int64) int64
+}
+
+func (c costRistretto) Set(key, value int64) {
+	if !c.Cache.Set(key, value, c.cost(key)) {
+		droppedSets.Add(1)
+	}
+}
+
+// A weightedLRU is golang-lru with a bound on the sum of the weights. What is heavier than a quarter
+// of the bound is not stored, as in Trivet.
+type weightedLRU struct {
+	*lru.Cache[int64, int64]
+	cost       func(key int64) int64
+	sum, bound int64
+}
+
+func newWeightedLRU(tb testing.TB, bound int64, cost func(key int64) int64) *weightedLRU {
+	c := &weightedLRU{cost: cost, bound: bound}
+	var err error
+	c.Cache, err = lru.NewWithEvict(int(bound), func(key, _ int64) { c.sum -= cost(key) })
+	require.NoError(tb, err)
+	return c
+}
+
+func (c *weightedLRU) Set(key, value int64) {
+	if c.cost(key) > max(1, c.bound/4) {
+		return
+	}
+	c.Add(key, value)
+	c.sum += c.cost(key)
+	for c.sum > c.bound {
+		c.RemoveOldest()
+	}
+}

@@ -11,22 +11,17 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// listTinyLFU is tinyLFU on golang-lru's lists instead of our own, for entries that weigh 1. It
+// listTinyLFU is tinyLFU on golang-lru's lists instead of our own, for entries that weigh 1, and
+// without the duel. It
 // is here to be measured: see queue.go.
 type listTinyLFU struct {
 	max, windowMax, protectedMax int
 	window, probation, protected *simplelru.LRU[uint32, uint32] // slots and their tags
 	sketch                       sketch
-	climber                      climber
 }
 
 func newListTinyLFU(t testing.TB, max int) *listTinyLFU {
-	p := &listTinyLFU{
-		max:       max,
-		windowMax: (max + 99) / 100,
-		sketch:    newSketch(minSketch),
-		climber:   newClimber(rand.Float64),
-	}
+	p := &listTinyLFU{max: max, windowMax: (max + 99) / 100, sketch: newSketch(firstSketch)}
 	p.protectedMax = int(float64(max-p.windowMax) * protectedShare)
 	for _, list := range []**simplelru.LRU[uint32, uint32]{&p.window, &p.probation, &p.protected} {
 		l, err := simplelru.NewLRU[uint32, uint32](2*max, nil) // a size that it never reaches
@@ -40,17 +35,12 @@ func (p *listTinyLFU) entries() int { return p.window.Len() + p.probation.Len() 
 
 func (p *listTinyLFU) add(slot, tag uint32, _ int64, full bool) {
 	if n := p.entries(); n >= p.sketch.keys {
-		p.sketch = newSketch(2 * n)
+		p.sketch.grow()
 	}
 	p.sketch.sample = 10 * max(minSketch, p.entries())
 	p.sketch.count(tag)
-	p.climber.misses++
 	p.window.Add(slot, tag)
-	if full {
-		p.adapt()
-		return
-	}
-	for p.window.Len() > p.windowMax {
+	for !full && p.window.Len() > p.windowMax {
 		moveOldest(p.window, p.probation)
 	}
 }
@@ -62,7 +52,6 @@ func moveOldest(from, to *simplelru.LRU[uint32, uint32]) {
 
 func (p *listTinyLFU) touch(slot, tag uint32) {
 	p.sketch.count(tag)
-	p.climber.hits++
 	if _, ok := p.protected.Get(slot); ok {
 		return
 	}
@@ -99,24 +88,9 @@ func (p *listTinyLFU) evict(_ int64, _ uint32) uint32 {
 	return 0
 }
 
-func (p *listTinyLFU) adapt() {
-	amount := int(p.climber.climb(p.entries()) * float64(p.max))
-	amount = max(min(amount, p.protectedMax), 1-p.windowMax)
-	p.windowMax += amount
-	p.protectedMax -= amount
-	for amount > 0 && p.protected.Len() > p.protectedMax {
-		moveOldest(p.protected, p.probation)
-	}
-	for amount > 0 && p.probation.Len() > 0 && p.window.Len() < p.windowMax {
-		moveOldest(p.probation, p.window)
-	}
-	for amount < 0 && p.window.Len() > max(1, p.windowMax) {
-		moveOldest(p.window, p.probation)
-	}
-}
-
 func (p *listTinyLFU) reweigh(uint32, int64, int64) {}
 func (p *listTinyLFU) order(func(uint32))           {}
+func (p *listTinyLFU) share() float64               { return 0.01 }
 func (p *listTinyLFU) frequency(uint32) int         { return 0 }
 func (p *listTinyLFU) recall(uint32, int)           {}
 

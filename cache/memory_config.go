@@ -20,8 +20,9 @@ const (
 type Eviction int
 
 const (
-	// TinyLFU keeps what is used often and lets a window of newcomers prove themselves; it adapts
-	// the window to the traffic (adaptive W-TinyLFU). A scan does not flush it.
+	// TinyLFU keeps what is used often and lets a window of newcomers prove themselves (W-TinyLFU).
+	// It learns from the traffic how large a window pays, from a hundredth of the cache, where a
+	// scan flushes nothing, to all of it, which is LRU. See the package comment.
 	TinyLFU Eviction = iota
 	// LRU evicts what was not used for the longest time. When several entries were read or
 	// overwritten between two additions, it does not always know which of them was used last.

@@ -19,6 +19,11 @@ type MemoryStats struct {
 	Entries int `json:"entries"`
 	// Weight is the sum of the weights of Entries: without a Weigher the same number.
 	Weight int64 `json:"weight"`
+
+	// WindowShare tells what the policy has learned of the traffic: in which share of the cache the
+	// latest entries stay for being recent, whatever their use. 0.01 suits loops, scans and steady
+	// favorites, 1 is LRU. It is the mean of the shards, each of which learns by itself.
+	WindowShare float64 `json:"window_share"`
 }
 
 // Stats returns a snapshot. It removes nothing and calls nobody: an entry that has expired is not
@@ -48,6 +53,7 @@ func (m *Memory[K, V]) Stats() MemoryStats {
 		entries, weight := s.expiredLocked(now)
 		st.Entries += s.count - entries
 		st.Weight += s.weight - weight
+		st.WindowShare += s.policy.share() / float64(len(m.shards))
 		s.mu.Unlock()
 	}
 	if hits, all := st.Hits+st.StaleHits, st.Hits+st.StaleHits+st.Misses; all > 0 {

@@ -93,7 +93,32 @@ func TestMemoryStatsAsJSON(t *testing.T) {
 		"hits": 1, "stale_hits": 0, "misses": 0, "fallbacks": 0, "hit_ratio": 1,
 		"loads": 0, "load_errors": 0, "loading": 0,
 		"removals": {"evicted": 0, "expired": 0, "replaced": 0, "deleted": 1, "invalidated": 0},
-		"refusals": 0, "entries": 1, "weight": 1}`, string(b))
+		"refusals": 0, "entries": 1, "weight": 1, "window_share": 0.01}`, string(b))
+}
+
+// Stats tell what the policy has learned: of keys that are read soon after they came, or never
+// again, that recency counts; of a loop that it does not.
+func TestStatsTellTheWindowShare(t *testing.T) {
+	for _, entries := range []int{1000, 20_000} { // one shard, and several
+		m := newMemory(t, cache.MemoryConfig[int, int]{MaxEntries: entries})
+		read := func(k int) {
+			if _, ok := m.Get(k); !ok {
+				m.Set(k, k)
+			}
+		}
+		require.InDelta(t, 0.01, m.Stats().WindowShare, 1e-9)
+		for i := range 12 * entries {
+			read(i)
+			read(i - entries/3)
+		}
+		require.Greater(t, m.Stats().WindowShare, 0.4)
+		for i := range 40 * entries {
+			read(i % (2 * entries))
+		}
+		require.Less(t, m.Stats().WindowShare, 0.2)
+	}
+	m := newMemory(t, cache.MemoryConfig[int, int]{Eviction: cache.LRU})
+	require.EqualValues(t, 1, m.Stats().WindowShare)
 }
 
 // Whoever reads the figures does not run the observer, nor wait for it.

@@ -17,6 +17,9 @@ type policy interface {
 	evict(excess int64, keep uint32) uint32
 	// order calls yield for every slot, the one to keep longest first.
 	order(yield func(slot uint32))
+	// share returns the share of the cache in which newcomers need not be worth their place: 1 is
+	// LRU.
+	share() float64
 	// frequency and recall carry the count of uses over a restart.
 	frequency(tag uint32) int
 	recall(tag uint32, frequency int)

@@ -1,6 +1,9 @@
 package cache
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // A sketch estimates how often a key was used of late. It is a count-min sketch: a use is counted
 // in four 4-bit counters, all in one cache line, which other keys share. All counters are halved
@@ -19,6 +22,7 @@ const (
 	maxFrequency = 15
 	keysPerBlock = 8 // of 128 counters: 16 per key, with which an estimate is rarely wrong
 	minSketch    = 64
+	firstSketch  = 1024 // keys; where a sketch grows, more of them collide, which counts in small caches
 )
 
 func newSketch(keys int) sketch {
@@ -27,6 +31,13 @@ func newSketch(keys int) sketch {
 		n *= 2
 	}
 	return sketch{blocks: make([]block, n), keys: n * keysPerBlock, sample: 10 * n * keysPerBlock}
+}
+
+// grow makes s one for twice the keys, and forgets nothing: a key's block is the one that it was, or
+// the copy of that.
+func (s *sketch) grow() {
+	s.blocks = slices.Concat(s.blocks, s.blocks)
+	s.keys *= 2
 }
 
 // spread turns the 32 hash bits that an entry carries into a block and the place of a counter in
