@@ -70,7 +70,8 @@ const (
 	// Refuse answers 500. A stream that has begun breaks off.
 	Refuse OnError = "refuse"
 
-	// Pass sends the response as the handler wrote it, which is the head version's.
+	// Pass sends the response as the handler wrote it, which is the head version's. A stream that has
+	// begun breaks off all the same.
 	Pass OnError = "pass"
 )
 

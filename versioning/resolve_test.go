@@ -356,7 +356,7 @@ func TestAccept(t *testing.T) {
 	})
 	h := v.Resolve(telling)
 	for accept, want := range map[string]string{
-		"application/json;version=2":                                            "2",
+		"application/json;version=2": "2",
 		"application/json;version=2;q=0.5, application/json;version=3;q=0.501":  "3",
 		"application/json;version=1;q=0.5, application/json;version=2;q=0.500":  "2", // the newest of equals
 		"*/*;version=3, application/json;version=2":                             "2", // the more specific

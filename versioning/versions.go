@@ -13,6 +13,7 @@ type Versions struct {
 	cfg      Config // read-only after New
 	table    table
 	versions []version
+	chains   []chain // by version
 
 	vary    vary // of responses to requests whose Pin was not asked
 	varyPin vary
@@ -33,10 +34,11 @@ func newVary(names []string) vary { return vary{names: names, line: strings.Join
 // changing it afterwards has no effect.
 func New(cfg Config) (*Versions, error) {
 	cfg, t, f := cfg.withDefaults()
+	changes := newChanges(f, &t, cfg.Changes)
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
-	v := &Versions{cfg: cfg, table: t}
+	v := &Versions{cfg: cfg, table: t, chains: newChains(len(cfg.Versions), changes)}
 	for _, version := range cfg.Versions {
 		v.versions = append(v.versions, newVersion(version))
 	}
