@@ -80,18 +80,21 @@ type Stats struct {
 	Refused   map[string]uint64 `json:"refused"`   // by why, a Status
 	Converted map[string]uint64 `json:"converted"` // requests with a chain of changes, by version
 	Failures  uint64            `json:"failures"`  // conversions that failed
+	Keys      int               `json:"keys"`      // combinations of version, route and client
+	Overflow  uint64            `json:"overflow"`  // requests that MaxKeys left no place for
 }
 
 // Stats returns a snapshot.
 func (v *Versions) Stats() Stats {
 	s := Stats{
 		Requests: map[string]uint64{}, Refused: map[string]uint64{}, Converted: map[string]uint64{},
-		Failures: v.counts.failures.Load(),
+		Failures: v.counts.failures.Load(), Keys: int(v.ledger.keys.Load()),
 	}
 	for i := range v.versions {
 		c := &v.counts.versions[i]
 		s.Requests[v.versions[i].Name] = c.requests.Load()
 		s.Converted[v.versions[i].Name] = c.converted.Load()
+		s.Overflow += v.ledger.overflow[i].requests.Load()
 	}
 	for i, status := range refusing {
 		s.Refused[string(status)] = v.counts.refused[i].Load()

@@ -25,14 +25,28 @@ func (v *Versions) Resolve(next http.Handler) http.Handler {
 		var d decision
 		v.decide(r, now, &d)
 		v.observe(r, &d)
+		client, counts := "", false
+		if d.index >= 0 {
+			client, counts = v.clientOf(r)
+		}
 		if d.refused() {
+			if counts {
+				v.use(d.index, "", client, now, now) // someone still sends it
+			}
 			v.refuse(w, r, now, &d)
 			return
 		}
 		s := v.newScope(w, r, now, &d)
 		inner := r.WithContext(s)
+		if counts {
+			v.ledger.inFlight[d.index].Add(1)
+		}
 		defer func() {
 			r.Pattern = inner.Pattern // so that an outer middleware knows the route
+			if counts {
+				v.use(s.index, inner.Pattern, client, now, time.Now())
+				v.ledger.inFlight[s.index].Add(-1)
+			}
 		}()
 		s.complete(s.writer.Header())
 		next.ServeHTTP(&s.writer, inner)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // Versions knows the versions of an API and which one each request speaks. Create one with [New].
@@ -20,6 +21,7 @@ type Versions struct {
 
 	list   atomic.Pointer[supportedList]
 	counts counts
+	ledger *ledger
 }
 
 // A vary is what responses vary by.
@@ -52,6 +54,7 @@ func New(cfg Config) (*Versions, error) {
 		v.varyPin = newVary(appendUnique(names[:len(names):len(names)], cfg.PinVary...))
 	}
 	v.counts.versions = make([]versionCounts, len(v.versions))
+	v.ledger = newLedger(len(v.versions), cfg.MaxKeys, time.Now())
 	return v, nil
 }
 
