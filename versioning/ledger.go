@@ -2,6 +2,7 @@ package versioning
 
 import (
 	"hash/maphash"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -50,6 +51,10 @@ type ledger struct {
 	overflow []usage      // by version: of what found no place
 	inFlight []atomic.Int64
 	shards   [16]ledgerShard
+
+	// unnamed is, by version, a copy of what is in shards for clients without a name: by route, read
+	// without a lock and replaced as a whole.
+	unnamed []atomic.Pointer[map[string]*usage]
 }
 
 type ledgerShard struct {
@@ -60,7 +65,10 @@ type ledgerShard struct {
 func newLedger(versions, maxKeys int, now time.Time) *ledger {
 	l := &ledger{
 		seed: maphash.MakeSeed(), max: int64(maxKeys), overflow: make([]usage, versions),
-		inFlight: make([]atomic.Int64, versions),
+		inFlight: make([]atomic.Int64, versions), unnamed: make([]atomic.Pointer[map[string]*usage], versions),
+	}
+	for i := range l.unnamed {
+		l.unnamed[i].Store(&map[string]*usage{})
 	}
 	l.since.Store(now.UnixNano())
 	for i := range l.shards {
@@ -71,6 +79,11 @@ func newLedger(versions, maxKeys int, now time.Time) *ledger {
 
 // of returns the usage of key, which may be the one that latecomers share.
 func (l *ledger) of(key usageKey) *usage {
+	if key.client == "" {
+		if u := (*l.unnamed[key.version].Load())[key.route]; u != nil {
+			return u
+		}
+	}
 	s := &l.shards[maphash.String(l.seed, key.client)%uint64(len(l.shards))]
 	s.mu.RLock()
 	u := s.seen[key]
@@ -91,6 +104,11 @@ func (l *ledger) of(key usageKey) *usage {
 	key.route, key.client = strings.Clone(key.route), strings.Clone(key.client)
 	u = &usage{}
 	s.seen[key] = u
+	if key.client == "" { // all of which are in this shard, so under its lock
+		routes := maps.Clone(*l.unnamed[key.version].Load())
+		routes[key.route] = u
+		l.unnamed[key.version].Store(&routes)
+	}
 	return u
 }
 

@@ -21,7 +21,10 @@ func (v *Versions) Resolve(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		now := time.Now()
+		var now time.Time
+		if v.timed {
+			now = time.Now()
+		}
 		var d decision
 		v.decide(r, now, &d)
 		v.observe(r, &d)
@@ -31,7 +34,7 @@ func (v *Versions) Resolve(next http.Handler) http.Handler {
 		}
 		if d.refused() {
 			if counts {
-				v.use(d.index, "", client, now, now) // someone still sends it
+				v.use(d.index, "", client, now) // someone still sends it
 			}
 			v.refuse(w, r, now, &d)
 			return
@@ -44,7 +47,7 @@ func (v *Versions) Resolve(next http.Handler) http.Handler {
 		defer func() {
 			r.Pattern = inner.Pattern // so that an outer middleware knows the route
 			if counts {
-				v.use(s.index, inner.Pattern, client, now, time.Now())
+				v.use(s.index, inner.Pattern, client, time.Now())
 				v.ledger.inFlight[s.index].Add(-1)
 			}
 		}()
@@ -136,6 +139,9 @@ func (v *Versions) decide(r *http.Request, now time.Time, d *decision) {
 			excludes = v.addMedia(d, s, r, now) || excludes
 		} else {
 			v.add(d, s, s.claim(r, &v.table), now, unsupportedCode(s.kind))
+			if s.kind == sourcePath && d.index >= 0 && d.prefix == "" {
+				d.prefix = r.URL.Path[:len(s.name)+len(d.requested)]
+			}
 		}
 		if d.refused() {
 			return
@@ -185,9 +191,6 @@ func (v *Versions) add(d *decision, s *Source, c claim, now time.Time, unsupport
 		d.refuse(Conflicting, http.StatusBadRequest, s.kind, c.text)
 	case d.index < 0:
 		d.index, d.source, d.requested = index, s.kind, c.text
-		if s.kind == sourcePath {
-			d.prefix = s.name + c.text
-		}
 	}
 }
 

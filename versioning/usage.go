@@ -22,8 +22,9 @@ func (v *Versions) clientOf(r *http.Request) (client string, counts bool) {
 }
 
 // use records that client has used a version on a route until now.
-func (v *Versions) use(index int, route, client string, from, now time.Time) {
-	v.ledger.of(usageKey{index, route, client}).see(1, from.UnixNano(), now.UnixNano())
+func (v *Versions) use(index int, route, client string, now time.Time) {
+	at := now.UnixNano()
+	v.ledger.of(usageKey{index, route, client}).see(1, at, at)
 }
 
 // A Removal says whether a version may be removed, as far as this process knows.

@@ -13,6 +13,7 @@ import (
 type Versions struct {
 	cfg      Config // read-only after New
 	table    table
+	timed    bool // what requests get depends on the time
 	versions []version
 	chains   []chain // by version
 
@@ -41,8 +42,10 @@ func New(cfg Config) (*Versions, error) {
 		return nil, err
 	}
 	v := &Versions{cfg: cfg, table: t, chains: newChains(len(cfg.Versions), changes)}
+	v.timed = t.floor
 	for _, version := range cfg.Versions {
 		v.versions = append(v.versions, newVersion(version))
+		v.timed = v.timed || !version.Deprecated.IsZero() || !version.Sunset.IsZero() || len(version.Brownouts) > 0
 	}
 	var names []string
 	for i := range cfg.Sources {
