@@ -57,8 +57,9 @@ func TestAllocations(t *testing.T) {
 	}
 	// Fields about a version cost nothing either, but for a Link, which is a list.
 	echo := newVersions(t, versioning.Config{
-		Versions: []versioning.Version{{Name: "1", Deprecated: day1, Sunset: day1.AddDate(200, 0, 0)}, {Name: "2"}},
-		Sources:  []versioning.Source{versioning.Header("V")}, Echo: "Api-Version", Supported: "Api-Versions",
+		Versions: []versioning.Version{{Name: "1", Deprecated: day1, Sunset: day1.AddDate(200, 0, 0)},
+			{Name: "2"}},
+		Sources: []versioning.Source{versioning.Header("V")}, Echo: "Api-Version", Supported: "Api-Versions",
 	})
 	require.LessOrEqual(t, measure(echo.Resolve(nothing), request("GET", "/", "V", "1")), 2.0)
 }

@@ -14,6 +14,9 @@ type Body struct {
 	convert func(root any) (any, error)
 }
 
+// Converts reports whether b does anything.
+func (b Body) Converts() bool { return b.convert != nil }
+
 // JSON returns the Body that calls f with the JSON object that a body or item is, and with each
 // object in it if it is an array. Others are left alone. An error fails the request.
 func JSON(f func(o *Object) error) Body {

@@ -101,8 +101,8 @@ func newChanges(f *settings.Faults, t *table, changes []Change) []change {
 		if slices.ContainsFunc(list, func(other change) bool { return other.Name == c.Name }) {
 			f.Add(field+".Name", "%q is taken", c.Name)
 		}
-		if c.Request == nil && c.Response == nil && c.RequestBody.convert == nil &&
-			c.ResponseBody.convert == nil && c.Schema == nil {
+		if c.Request == nil && c.Response == nil && !c.RequestBody.Converts() &&
+			!c.ResponseBody.Converts() && c.Schema == nil {
 			f.Add(field, "changes nothing")
 		}
 		if len(c.Routes) > 0 {
@@ -145,7 +145,7 @@ func newChains(versions int, changes []change) []chain {
 		}
 		chains[i].changes = changes[first:]
 		chains[i].bodies = slices.ContainsFunc(chains[i].changes, func(c change) bool {
-			return c.ResponseBody.convert != nil
+			return c.ResponseBody.Converts()
 		})
 	}
 	return chains

@@ -118,10 +118,10 @@ func (c *conversion) up(r *http.Request) *ConversionError {
 				return c.failed(Up, http.StatusBadRequest, &stepError{d.Name, err})
 			}
 		}
-		if d.RequestBody.convert != nil {
+		if d.RequestBody.Converts() {
 			steps = append(steps, step{d, &d.RequestBody})
 		}
-		responds = responds || d.ResponseBody.convert != nil
+		responds = responds || d.ResponseBody.Converts()
 	}
 	if c.chain.bodies {
 		unmarkConditions(r.Header, c.mark())
@@ -178,7 +178,7 @@ func (v *Versions) Down(ctx context.Context, version string, body []byte) ([]byt
 	var steps []step
 	changes := v.chains[index].changes
 	for i := len(changes) - 1; i >= 0; i-- {
-		if d := &changes[i]; d.ResponseBody.convert != nil && (d.routes == nil || d.Messages) {
+		if d := &changes[i]; d.ResponseBody.Converts() && (d.routes == nil || d.Messages) {
 			steps = append(steps, step{d, &d.ResponseBody})
 		}
 	}

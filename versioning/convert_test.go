@@ -22,8 +22,16 @@ import (
 func rename(version, old, current string) versioning.Change {
 	return versioning.Change{
 		Version: version, Name: old + "-to-" + current,
-		RequestBody:  versioning.JSON(func(o *versioning.Object) error { o.Rename(old, current); return nil }),
-		ResponseBody: versioning.JSON(func(o *versioning.Object) error { o.Rename(current, old); return nil }),
+		RequestBody: versioning.JSON(func(o *versioning.Object) error {
+			o.Rename(old,
+				current)
+			return nil
+		}),
+		ResponseBody: versioning.JSON(func(o *versioning.Object) error {
+			o.Rename(current,
+				old)
+			return nil
+		}),
 	}
 }
 
@@ -183,7 +191,8 @@ func TestHeaderChangesNeverBuffer(t *testing.T) {
 
 // However many changes there are, a body is read once: more changes cost what they do themselves.
 func TestBodyIsReadOnce(t *testing.T) {
-	body := []byte(`{"a":1,"list":[` + strings.TrimSuffix(strings.Repeat(`{"k":[{"a":1},{"b":2}],"m":"x"},`, 300), ",") + `]}`)
+	body := []byte(`{"a":1,"list":[` +
+		strings.TrimSuffix(strings.Repeat(`{"k":[{"a":1},{"b":2}],"m":"x"},`, 300), ",") + `]}`)
 	touch := func() versioning.Change {
 		return versioning.Change{ResponseBody: versioning.JSON(func(o *versioning.Object) error {
 			list := o.Array("list")
@@ -296,7 +305,8 @@ func TestWhatIsConverted(t *testing.T) {
 	require.Equal(t, 200, w.Code)
 	require.Equal(t, 200, serve(v.Middleware(echoing), post("/v1/", "")).Code)
 	// A handler that writes nothing.
-	w = serve(v.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})), request("GET", "/v1/"))
+	w = serve(v.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})),
+		request("GET", "/v1/"))
 	require.Equal(t, 200, w.Code)
 }
 
@@ -304,7 +314,8 @@ func TestErrorBodiesByOption(t *testing.T) {
 	plain, both := rename("", "a", "b"), rename("", "b", "c")
 	both.Errors = true
 	v := chained(t, versioning.Config{}, plain, both)
-	for code, want := range map[int]string{200: `{"a":1}`, 302: `{"a":1}`, 400: `{"b":1}`, 404: `{"b":1}`, 500: `{"b":1}`} {
+	for code, want := range map[int]string{200: `{"a":1}`, 302: `{"a":1}`, 400: `{"b":1}`,
+		404: `{"b":1}`, 500: `{"b":1}`} {
 		h := v.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(code)
@@ -321,10 +332,16 @@ func TestLimitsAndFailures(t *testing.T) {
 	var errs []error
 	bad := versioning.Change{
 		Name: "bad", Routes: []string{"/bad"},
-		Request:      func(r *http.Request) error { return failIf(r.URL.Query().Get("fail") == "request") },
-		Response:     func(r *versioning.Response) error { return failIf(r.Request.URL.Query().Get("fail") == "response") },
-		RequestBody:  versioning.JSON(func(o *versioning.Object) error { return failIf(o.Has("requestBody")) }),
-		ResponseBody: versioning.JSON(func(o *versioning.Object) error { return failIf(o.Has("responseBody")) }),
+		Request: func(r *http.Request) error { return failIf(r.URL.RawQuery == "fail=request") },
+		Response: func(r *versioning.Response) error {
+			return failIf(r.Request.URL.RawQuery == "fail=response")
+		},
+		RequestBody: versioning.JSON(func(o *versioning.Object) error {
+			return failIf(o.Has("requestBody"))
+		}),
+		ResponseBody: versioning.JSON(func(o *versioning.Object) error {
+			return failIf(o.Has("responseBody"))
+		}),
 	}
 	cfg := versioning.Config{MaxBody: 64, Observe: func(_ context.Context, e versioning.Event) {
 		if e.Kind == versioning.Conversion {
@@ -363,7 +380,8 @@ func TestLimitsAndFailures(t *testing.T) {
 		{"response is too large", request("GET", "/v1/bad", "Body", long), nil, 200, 500, 0, "down", ""},
 		{"response says that it is too large", request("GET", "/v1/bad", "Body", long),
 			map[string]string{"Content-Length": "68"}, 200, 500, 0, "down", ""},
-		{"response is encoded", request("GET", "/v1/bad", "Body", "x"), map[string]string{"Content-Encoding": gz}, 200, 500, 0, "down", ""},
+		{"response is encoded", request("GET", "/v1/bad", "Body", "x"),
+			map[string]string{"Content-Encoding": gz}, 200, 500, 0, "down", ""},
 		{"response is a part", request("GET", "/v1/bad", "Body", `{}`), nil, 206, 500, 0, "down", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -472,12 +490,14 @@ func TestValidators(t *testing.T) {
 		_, _ = io.WriteString(w, `{"b":1}`)
 	}))
 	for tag, want := range map[string]string{
-		`"abc"`: `"abc-1"`, `W/"abc"`: `W/"abc-1"`, `"a,b"`: `"a,b-1"`, "": "", `abc`: `abc`, `"`: `"`, `""`: `"-1"`,
+		`"abc"`: `"abc-1"`, `W/"abc"`: `W/"abc-1"`, `"a,b"`: `"a,b-1"`, "": "", `abc`: `abc`, `"`: `"`,
+		`""`:      `"-1"`,
 		`"abc-1"`: `"abc-1-1"`,
 	} {
 		w := serve(h, request("GET", "/v1/", "Tag", tag))
 		require.Equal(t, want, w.Header().Get("ETag"))
-		for _, name := range []string{"Content-Digest", "Repr-Digest", "Digest", "Content-MD5", "Accept-Ranges"} {
+		for _, name := range []string{"Content-Digest", "Repr-Digest", "Digest", "Content-MD5",
+			"Accept-Ranges"} {
 			require.Empty(t, w.Header().Get(name))
 		}
 		require.Equal(t, fmt.Sprint(w.Body.Len()), w.Header().Get("Content-Length"))
@@ -512,7 +532,8 @@ func TestValidators(t *testing.T) {
 	routed := rename("", "a", "b")
 	routed.Routes = []string{"/json"}
 	h2 := chained(t, versioning.Config{}, routed).Middleware(h0(&seen))
-	w := serve(h2, request("GET", "/v1/file", "Range", "bytes=0-1", "If-Range", `"a-1"`, "Accept-Encoding", "gzip"))
+	w := serve(h2, request("GET", "/v1/file", "Range", "bytes=0-1", "If-Range", `"a-1"`,
+		"Accept-Encoding", "gzip"))
 	require.Equal(t, "bytes=0-1", seen.Get("Range"))
 	require.Equal(t, `"a"`, seen.Get("If-Range"))
 	require.Equal(t, "gzip", seen.Get("Accept-Encoding"))
@@ -651,7 +672,8 @@ func TestDown(t *testing.T) {
 	message := rename("", "c", "d")
 	message.Routes, message.Messages = []string{"/x"}, true
 	v := chained(t, versioning.Config{}, rename("", "a", "b"), routed, message)
-	for version, want := range map[string]string{"4": `{"d":1,"n":1.0}`, "3": `{"c":1,"n":1.0}`, "1": `{"c":1,"n":1.0}`} {
+	for version, want := range map[string]string{"4": `{"d":1,"n":1.0}`, "3": `{"c":1,"n":1.0}`,
+		"1": `{"c":1,"n":1.0}`} {
 		got, err := v.Down(t.Context(), version, []byte(`{"d":1,"n":1.0}`))
 		require.NoError(t, err)
 		require.Equal(t, want, string(got))
@@ -672,8 +694,9 @@ func TestNewRejectsChanges(t *testing.T) {
 		`Changes[0].Version: "1" is the`: {Version: "1", Name: "x", Request: do},
 		"Changes[0].Name":                {Version: "2", Request: do},
 		"Changes[0]: changes nothing":    {Version: "2", Name: "x"},
-		"Changes[0].Routes[1]":           {Version: "2", Name: "x", Request: do, Routes: []string{"/a", "GET /a/{"}},
-		"Changes[1].Name: \"x\" is tak":  {Version: "2", Name: "x", Request: do},
+		"Changes[0].Routes[1]": {Version: "2", Name: "x", Request: do, Routes: []string{"/a",
+			"GET /a/{"}},
+		"Changes[1].Name: \"x\" is tak": {Version: "2", Name: "x", Request: do},
 	} {
 		changes := []versioning.Change{change}
 		if strings.HasPrefix(field, "Changes[1]") {
@@ -689,7 +712,8 @@ func TestNewRejectsChanges(t *testing.T) {
 // Conversion makes no other value of a body: what changes do not touch reads the same.
 func FuzzConversion(f *testing.F) {
 	for _, seed := range []string{
-		`{"a":1}`, `{"b":[1,2.50,{"a":{"a":null}}],"a":"\ud83d\ude00"}`, ` [ {"a" : 1 } , "x" ] `, `{"a":1,"a":2}`, `"`, `{}{}`, "",
+		`{"a":1}`, `{"b":[1,2.50,{"a":{"a":null}}],"a":"\ud83d\ude00"}`, ` [ {"a" : 1 } , "x" ] `,
+		`{"a":1,"a":2}`, `"`, `{}{}`, "",
 		`{"\u0061":1,"":{}}`, strings.Repeat("[", 100) + strings.Repeat("]", 100), "{\"a\":\"\xff\"}",
 	} {
 		f.Add([]byte(seed))

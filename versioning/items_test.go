@@ -36,13 +36,15 @@ func TestEvents(t *testing.T) {
 	for _, tt := range []struct{ in, want string }{
 		{"data: {\"b\":1}\n\n", "data: {\"a\":1}\n\n"},
 		{"data:{\"b\":1}\r\n\r\ndata: {\"b\":2}\r\r", "data: {\"a\":1}\n\ndata: {\"a\":2}\n\n"},
-		{": hello\n\nid: 1\nevent: x\ndata: {\"b\":1}\nretry: 5\n\n", ": hello\n\nid: 1\nevent: x\ndata: {\"a\":1}\nretry: 5\n\n"},
+		{": hello\n\nid: 1\nevent: x\ndata: {\"b\":1}\nretry: 5\n\n",
+			": hello\n\nid: 1\nevent: x\ndata: {\"a\":1}\nretry: 5\n\n"},
 		{"data: {\"b\":\ndata: 1}\n\n", "data: {\"a\":1}\n\n"},
 		{"data: {\"x\":[1,\ndata: 2],\"b\":3}\n\n", "data: {\"x\":[1,\ndata: 2],\"a\":3}\n\n"},
 		{"data: [DONE]\n\ndata\n\ndata: {b\n\n", "data: [DONE]\n\ndata: \n\ndata: {b\n\n"},
 		{"data: {\"m\":1}\n\n", "data: {\"n\":1}\n\n"},
 		{"event: user\ndata: {\"m\":1}\n\n", "event: user\ndata: {\"n\":1}\n\n"},
-		{"event: other\ndata: {\"m\":1}\n\ndata: {\"m\":1}\n\n", "event: other\ndata: {\"m\":1}\n\ndata: {\"n\":1}\n\n"},
+		{"event: other\ndata: {\"m\":1}\n\ndata: {\"m\":1}\n\n",
+			"event: other\ndata: {\"m\":1}\n\ndata: {\"n\":1}\n\n"},
 		{"data: {\"m\":1}\nevent: other\n\n", "data: {\"m\":1}\nevent: other\n\n"},
 		{"data: {\"b\":1}", "data: {\"a\":1}\n"},
 		{"data: {\"b\":1}\n", "data: {\"a\":1}\n"},
@@ -55,7 +57,8 @@ func TestEvents(t *testing.T) {
 				chunks = append(chunks, rest[:n])
 				rest = rest[n:]
 			}
-			w := serve(v.Middleware(streaming("text/event-stream; charset=utf-8", chunks...)), request("GET", "/v1/"))
+			w := serve(v.Middleware(streaming("text/event-stream; charset=utf-8", chunks...)),
+				request("GET", "/v1/"))
 			require.Equal(t, tt.want, w.Body.String(), "in writes of %d bytes: %q", size, tt.in)
 			require.Empty(t, w.Header().Get("Content-Length"))
 			require.Empty(t, w.Header().Get("Content-Digest"))
@@ -67,7 +70,8 @@ func TestLines(t *testing.T) {
 	v := chained(t, versioning.Config{}, rename("", "a", "b"))
 	const in, want = "{\"b\":1}\n\n{\"b\":2}\r\n[{\"b\":3}]\n4", "{\"a\":1}\n\n{\"a\":2}\r\n[{\"a\":3}]\n4"
 	for _, contentType := range []string{"application/x-ndjson", "application/ndjson", "application/jsonl"} {
-		require.Equal(t, want, serve(v.Middleware(streaming(contentType, in)), request("GET", "/v1/")).Body.String())
+		require.Equal(t, want, serve(v.Middleware(streaming(contentType, in)), request("GET",
+			"/v1/")).Body.String())
 		require.Equal(t, want, serve(v.Middleware(streaming(contentType, strings.Split(in, "")...)),
 			request("GET", "/v1/")).Body.String())
 	}
@@ -160,13 +164,15 @@ func TestStreamsBreakOff(t *testing.T) {
 		for name, tt := range map[string]struct{ contentType, ok, bad string }{
 			"event fails":       {"text/event-stream", "data: {}\n\n", "data: {\"fail\":1}\n\n"},
 			"event is too long": {"text/event-stream", "data: {}\n\n", "data: {\"x\":\"" + long + "\"}\n\n"},
-			"many lines":        {"text/event-stream", "data: {}\n\n", strings.Repeat("data: xxxxxxxx\n", 20)},
-			"many after":        {"text/event-stream", "data: {}\n\n", "data: 1\n" + strings.Repeat("id: xxxxxxxx\n", 20)},
-			"endless line":      {"text/event-stream", "data: {}\n\n", ": " + long},
-			"line fails":        {"application/jsonl", "{}\n", "{\"fail\":1}\n"},
-			"line is no JSON":   {"application/jsonl", "{}\n", "{\n"},
-			"line is too long":  {"application/jsonl", "{}\n", "\"" + long + "\"\n"},
-			"no end":            {"application/jsonl", "{}\n", long},
+			"many lines": {"text/event-stream", "data: {}\n\n",
+				strings.Repeat("data: xxxxxxxx\n", 20)},
+			"many after": {"text/event-stream", "data: {}\n\n", "data: 1\n" +
+				strings.Repeat("id: xxxxxxxx\n", 20)},
+			"endless line":     {"text/event-stream", "data: {}\n\n", ": " + long},
+			"line fails":       {"application/jsonl", "{}\n", "{\"fail\":1}\n"},
+			"line is no JSON":  {"application/jsonl", "{}\n", "{\n"},
+			"line is too long": {"application/jsonl", "{}\n", "\"" + long + "\"\n"},
+			"no end":           {"application/jsonl", "{}\n", long},
 		} {
 			t.Run(name, func(t *testing.T) {
 				var after error
@@ -179,7 +185,10 @@ func TestStreamsBreakOff(t *testing.T) {
 					require.ErrorIs(t, http.NewResponseController(w).Flush(), versioning.ErrConversion)
 				}))
 				w := httptest.NewRecorder()
-				require.PanicsWithValue(t, http.ErrAbortHandler, func() { h.ServeHTTP(w, request("GET", "/v1/")) })
+				require.PanicsWithValue(t, http.ErrAbortHandler, func() {
+					h.ServeHTTP(w, request("GET",
+						"/v1/"))
+				})
 				require.True(t, strings.HasPrefix(w.Body.String(), tt.ok))
 				require.NotContains(t, w.Body.String(), "fail")
 				require.ErrorIs(t, after, versioning.ErrConversion)

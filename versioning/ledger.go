@@ -65,7 +65,8 @@ type ledgerShard struct {
 func newLedger(versions, maxKeys int, now time.Time) *ledger {
 	l := &ledger{
 		seed: maphash.MakeSeed(), max: int64(maxKeys), overflow: make([]usage, versions),
-		inFlight: make([]atomic.Int64, versions), unnamed: make([]atomic.Pointer[map[string]*usage], versions),
+		inFlight: make([]atomic.Int64, versions), unnamed: make([]atomic.Pointer[map[string]*usage],
+			versions),
 	}
 	for i := range l.unnamed {
 		l.unnamed[i].Store(&map[string]*usage{})

@@ -27,7 +27,9 @@ func text(t testing.TB, v any) string {
 }
 
 func TestObject(t *testing.T) {
-	o := parseObject(t, ` {"b" : 1.50, "a":"x\u00e9y", "n":null , "t":true,"o":{"y":1,"x":2},"l":[1, {"k":"v"} ,[]], "é\n":0} `)
+	o := parseObject(t,
+		` {"b" : 1.50, "a":"x\u00e9y", "n":null , "t":true,"o":{"y":1,"x":2},"l":[1, {"k":"v"} ,[]],`+
+			` "é\n":0} `)
 	require.Equal(t, []string{"b", "a", "n", "t", "o", "l", "é\n"}, o.Names())
 	require.Equal(t, json.Number("1.50"), o.Get("b"))
 	require.Equal(t, "xéy", o.Get("a"))

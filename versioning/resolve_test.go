@@ -150,16 +150,23 @@ func TestV03_VaryAndKey(t *testing.T) {
 		want           []string
 		control        string
 	}{
-		"nothing there":  {"", "", []string{"X-Api-Version", "2"}, []string{"X-Api-Version, Accept"}, ""},
-		"merged":         {"Origin", "", []string{"X-Api-Version", "2"}, []string{"Origin", "X-Api-Version, Accept"}, ""},
-		"set anew":       {"", "Accept-Encoding", []string{"X-Api-Version", "2"}, []string{"Accept-Encoding", "X-Api-Version, Accept"}, ""},
-		"partly there":   {"", "accept", []string{"X-Api-Version", "2"}, []string{"accept", "X-Api-Version"}, ""},
-		"never twice":    {"", "Accept, x-api-version", []string{"X-Api-Version", "2"}, []string{"Accept, x-api-version"}, ""},
-		"star stays":     {"", "*", []string{"X-Api-Version", "2"}, []string{"*"}, ""},
-		"pinned":         {"", "", []string{"Authorization", "2"}, []string{"X-Api-Version, Accept, Authorization"}, "private"},
-		"pin was asked":  {"", "", nil, []string{"X-Api-Version, Accept, Authorization"}, ""},
-		"refused by pin": {"", "", []string{"Authorization", "9"}, []string{"X-Api-Version, Accept, Authorization"}, "no-store"},
-		"refused":        {"Origin", "", []string{"X-Api-Version", "9"}, []string{"Origin", "X-Api-Version, Accept"}, "no-store"},
+		"nothing there": {"", "", []string{"X-Api-Version", "2"}, []string{"X-Api-Version, Accept"}, ""},
+		"merged": {"Origin", "", []string{"X-Api-Version", "2"}, []string{"Origin",
+			"X-Api-Version, Accept"}, ""},
+		"set anew": {"", "Accept-Encoding", []string{"X-Api-Version", "2"},
+			[]string{"Accept-Encoding", "X-Api-Version, Accept"}, ""},
+		"partly there": {"", "accept", []string{"X-Api-Version", "2"}, []string{"accept",
+			"X-Api-Version"}, ""},
+		"never twice": {"", "Accept, x-api-version", []string{"X-Api-Version", "2"},
+			[]string{"Accept, x-api-version"}, ""},
+		"star stays": {"", "*", []string{"X-Api-Version", "2"}, []string{"*"}, ""},
+		"pinned": {"", "", []string{"Authorization", "2"},
+			[]string{"X-Api-Version, Accept, Authorization"}, "private"},
+		"pin was asked": {"", "", nil, []string{"X-Api-Version, Accept, Authorization"}, ""},
+		"refused by pin": {"", "", []string{"Authorization", "9"},
+			[]string{"X-Api-Version, Accept, Authorization"}, "no-store"},
+		"refused": {"Origin", "", []string{"X-Api-Version", "9"}, []string{"Origin",
+			"X-Api-Version, Accept"}, "no-store"},
 	} {
 		for _, writes := range []bool{false, true} {
 			w := httptest.NewRecorder()
@@ -213,8 +220,10 @@ func TestV06_UnknownVersions(t *testing.T) {
 		})
 		h := v.Resolve(telling)
 		for _, text := range []string{
-			"", " ", "9", "3.0", "latest", "Latest", "2.0 ", " 2", "2 ", "v2", "02", "2.01", "2.", ".2", "2.1.1", "+2", "-2",
-			"2e0", "1e3", "0x2", "२", "٢", "2٢", "99999999999999999999", "2\x00", "2\n", "\xff", "2025-13-01", "2025-02-30",
+			"", " ", "9", "3.0", "latest", "Latest", "2.0 ", " 2", "2 ", "v2", "02", "2.01", "2.", ".2",
+			"2.1.1", "+2", "-2",
+			"2e0", "1e3", "0x2", "२", "٢", "2٢", "99999999999999999999", "2\x00", "2\n", "\xff",
+			"2025-13-01", "2025-02-30",
 			"2025-1-1", "2025-01-01T00:00:00Z", "2099-01-01", "0000-00-00", "NEW", "2,1",
 			strings.Repeat("2", 10000), "1.99999999999999999999",
 		} {
@@ -357,24 +366,26 @@ func TestAccept(t *testing.T) {
 	h := v.Resolve(telling)
 	for accept, want := range map[string]string{
 		"application/json;version=2": "2",
-		"application/json;version=2;q=0.5, application/json;version=3;q=0.501":  "3",
-		"application/json;version=1;q=0.5, application/json;version=2;q=0.500":  "2", // the newest of equals
-		"*/*;version=3, application/json;version=2":                             "2", // the more specific
-		"application/*;version=2, */*;version=3":                                "2",
-		"application/json;version=9, application/json;version=2;q=0.1":          "2", // what there is
-		"application/json;version=9, */*;q=0.1":                                 "1", // anything will do
-		"application/json;version=9":                                            "406",
-		"application/json;version=9, text/html;q=0":                             "406",
-		"application/json;version=2;q=0":                                        "1",
-		"application/json;version=1;q=0, */*":                                   "406", // the default is excluded
-		"application/json;version=1;q=0, application/json;version=2;q=0.001":    "2",
-		"application/vnd.example.v3+json":                                       "3",
-		"application/vnd.example.v9+json":                                       "406",
-		"application/vnd.example.v3":                                            "3",
-		"text/html, application/json;version=2;q=0.9":                           "2",
-		"application/json;version=x":                                            "400",
-		`application/json;a="q=1,x/y;version=3";version=2`:                      "2", // a comma in quotes
-		"application/json;q=2;version=2":                                        "1", // cannot be read, so left out
+		"application/json;version=2;q=0.5, application/json;version=3;q=0.501": "3",
+		"application/json;version=1;q=0.5, application/json;version=2;q=0.500": "2", // the newest of equals
+		"*/*;version=3, application/json;version=2":                            "2", // the more specific
+		"application/*;version=2, */*;version=3":                               "2",
+		"application/json;version=9, application/json;version=2;q=0.1":         "2", // what there is
+		"application/json;version=9, */*;q=0.1":                                "1", // anything will do
+		"application/json;version=9":                                           "406",
+		"application/json;version=9, text/html;q=0":                            "406",
+		"application/json;version=2;q=0":                                       "1",
+		"application/json;version=1;q=0, */*":                                  "406",
+		// the default is excluded
+		"application/json;version=1;q=0, application/json;version=2;q=0.001": "2",
+		"application/vnd.example.v3+json":                                    "3",
+		"application/vnd.example.v9+json":                                    "406",
+		"application/vnd.example.v3":                                         "3",
+		"text/html, application/json;version=2;q=0.9":                        "2",
+		"application/json;version=x":                                         "400",
+		`application/json;a="q=1,x/y;version=3";version=2`:                   "2", // a comma in quotes
+		"application/json;q=2;version=2":                                     "1",
+		// cannot be read, so left out
 		"application/json;q=1.001;version=2, application/json;version=3;q=0.1":  "3",
 		";;,,/,a/,/b;version=2,a b;version=3,":                                  "1",
 		`application/json;version="2`:                                           "1",
@@ -427,7 +438,8 @@ func TestMatch(t *testing.T) {
 		{[]string{"1", "2"}, false, "1.0", "1"},
 		{[]string{"1", "2"}, false, "1.1", ""},
 	} {
-		cfg := versioning.Config{Versions: named(tt.names...), Sources: []versioning.Source{versioning.Header("V")}}
+		cfg := versioning.Config{Versions: named(tt.names...),
+			Sources: []versioning.Source{versioning.Header("V")}}
 		if tt.floor {
 			cfg.Match = versioning.Floor
 		}
@@ -469,7 +481,8 @@ func TestAnswers(t *testing.T) {
 		Versions: []versioning.Version{
 			{Name: "2020-01-01", Sunset: end, Successor: "https://api.test/new"},
 			{Name: "2021-01-01"},
-			{Name: "2022-01-01", Brownouts: []versioning.Brownout{{From: time.Now().Add(-time.Hour), Until: time.Now().Add(time.Hour)}},
+			{Name: "2022-01-01", Brownouts: []versioning.Brownout{{From: time.Now().Add(-time.Hour),
+				Until: time.Now().Add(time.Hour)}},
 				Deprecated: end},
 			{Name: "2023-01-01"},
 		},
@@ -493,24 +506,32 @@ func TestAnswers(t *testing.T) {
 		{"malformed in the host", request("GET", "http://v9.api.test/"), 400, "malformed", "9"},
 		{"malformed in the header", request("GET", "/", "X-Api-Version", "x"), 400, "malformed", "x"},
 		{"malformed in Accept", request("GET", "/", "Accept", "a/b;version=x"), 400, "malformed", "x"},
-		{"malformed in Content-Type", request("PUT", "/", "Content-Type", "a/b;version=x"), 400, "malformed", "x"},
+		{"malformed in Content-Type", request("PUT", "/", "Content-Type", "a/b;version=x"), 400,
+			"malformed", "x"},
 		{"malformed in the query", request("GET", "/?api-version=x"), 400, "malformed", "x"},
 		{"malformed by function", request("GET", "/", "F", "x"), 400, "malformed", "x"},
 		{"malformed pin", request("GET", "/", "Pin", "x"), 400, "malformed", "x"},
 		{"duplicate", request("GET", "/?api-version=1&api-version=1"), 400, "duplicate", "1"},
 		{"conflict", request("GET", "/v2021-01-01/?api-version=2023-01-01"), 400, "conflict", "2023-01-01"},
 		{"unknown in the path", request("GET", "/v2019-01-01/x"), 404, "unsupported", "2019-01-01"},
-		{"unknown in the host", request("GET", "http://v2019-01-01.api.test/"), 404, "unsupported", "2019-01-01"},
-		{"unknown in the header", request("GET", "/", "X-Api-Version", "2019-01-01"), 400, "unsupported", "2019-01-01"},
-		{"unknown in Accept", request("GET", "/", "Accept", "a/b;version=2019-01-01"), 406, "unsupported", "2019-01-01"},
-		{"unknown in Content-Type", request("PUT", "/", "Content-Type", "a/b;version=2019-01-01"), 415, "unsupported", "2019-01-01"},
-		{"unknown in the query", request("GET", "/?api-version=2019-01-01"), 400, "unsupported", "2019-01-01"},
+		{"unknown in the host", request("GET", "http://v2019-01-01.api.test/"), 404, "unsupported",
+			"2019-01-01"},
+		{"unknown in the header", request("GET", "/", "X-Api-Version", "2019-01-01"), 400,
+			"unsupported", "2019-01-01"},
+		{"unknown in Accept", request("GET", "/", "Accept", "a/b;version=2019-01-01"), 406,
+			"unsupported", "2019-01-01"},
+		{"unknown in Content-Type", request("PUT", "/", "Content-Type", "a/b;version=2019-01-01"), 415,
+			"unsupported", "2019-01-01"},
+		{"unknown in the query", request("GET", "/?api-version=2019-01-01"), 400, "unsupported",
+			"2019-01-01"},
 		{"unknown by function", request("GET", "/", "F", "2019-01-01"), 400, "unsupported", "2019-01-01"},
 		{"unknown pin", request("GET", "/", "Pin", "2019-01-01"), 400, "unsupported", "2019-01-01"},
 		{"future in the path", request("GET", "/v"+future+"/x"), 404, "unsupported", future},
 		{"future in the header", request("GET", "/", "X-Api-Version", future), 400, "unsupported", future},
-		{"future in Accept", request("GET", "/", "Accept", "a/b;version="+future), 406, "unsupported", future},
-		{"future in Content-Type", request("PUT", "/", "Content-Type", "a/b;version="+future), 415, "unsupported", future},
+		{"future in Accept", request("GET", "/", "Accept", "a/b;version="+future), 406, "unsupported",
+			future},
+		{"future in Content-Type", request("PUT", "/", "Content-Type", "a/b;version="+future), 415,
+			"unsupported", future},
 		{"after sunset", request("GET", "/v2020-01-01/x"), 410, "gone", "2020-01-01"},
 		{"after sunset, by floor", request("GET", "/?api-version=2020-03-01"), 410, "gone", "2020-03-01"},
 		{"after sunset, pinned", request("GET", "/", "Pin", "2020-01-01"), 410, "gone", "2020-01-01"},
@@ -534,7 +555,8 @@ func TestAnswers(t *testing.T) {
 			if tt.kind == "gone" {
 				require.Equal(t, sunset, p.Sunset)
 				require.Equal(t, "https://api.test/new", p.Successor)
-				require.Equal(t, []string{`<https://api.test/new>; rel="successor-version"`}, w.Header()["Link"])
+				require.Equal(t, []string{`<https://api.test/new>; rel="successor-version"`},
+					w.Header()["Link"])
 				require.Equal(t, "Tue, 30 Jun 2020 00:00:00 GMT", w.Header().Get("Sunset"))
 			}
 		})
@@ -571,7 +593,8 @@ func TestRefusedError(t *testing.T) {
 
 func TestSkip(t *testing.T) {
 	v := newVersions(t, versioning.Config{
-		Versions: named("1", "2"), Sources: []versioning.Source{versioning.Path("/v"), versioning.Header("V")},
+		Versions: named("1", "2"), Sources: []versioning.Source{versioning.Path("/v"),
+			versioning.Header("V")},
 		Skip: func(r *http.Request) bool { return r.URL.Path == "/v1/health" },
 	})
 	w := serve(v.Middleware(telling), request("GET", "/v1/health", "V", "9"))
@@ -583,28 +606,36 @@ func TestNewRejects(t *testing.T) {
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	ok := []versioning.Source{versioning.Header("V")}
 	for field, cfg := range map[string]versioning.Config{
-		"Versions: there are none":            {Sources: ok},
-		"Versions[0].Name":                    {Versions: named("a b"), Sources: ok},
-		"Versions: the names are not all":     {Versions: named("1", "2025-13-01"), Sources: ok},
-		`Versions: "1" is not newer`:          {Versions: named("2", "1"), Sources: ok},
-		`Versions: "1.0" is not newer`:        {Versions: named("1", "1.0"), Sources: ok},
-		`Versions: "a" is there twice`:        {Versions: named("a", "a"), Sources: ok},
-		"Versions[0].Sunset: is before Depre": {Versions: []versioning.Version{{Name: "1", Deprecated: at, Sunset: at.Add(-1)}}, Sources: ok},
-		"Versions[0].Brownouts: need":         {Versions: []versioning.Version{{Name: "1", Brownouts: []versioning.Brownout{{at, at.Add(1)}}}}, Sources: ok},
+		"Versions: there are none":        {Sources: ok},
+		"Versions[0].Name":                {Versions: named("a b"), Sources: ok},
+		"Versions: the names are not all": {Versions: named("1", "2025-13-01"), Sources: ok},
+		`Versions: "1" is not newer`:      {Versions: named("2", "1"), Sources: ok},
+		`Versions: "1.0" is not newer`:    {Versions: named("1", "1.0"), Sources: ok},
+		`Versions: "a" is there twice`:    {Versions: named("a", "a"), Sources: ok},
+		"Versions[0].Sunset: is before Depre": {Versions: []versioning.Version{{Name: "1",
+			Deprecated: at, Sunset: at.Add(-1)}}, Sources: ok},
+		"Versions[0].Brownouts: need": {Versions: []versioning.Version{{Name: "1",
+			Brownouts: []versioning.Brownout{{at, at.Add(1)}}}}, Sources: ok},
 		"Versions[0].Brownouts: one ends": {Versions: []versioning.Version{{Name: "1", Sunset: at,
 			Brownouts: []versioning.Brownout{{at.Add(-1), at.Add(-1)}}}}, Sources: ok},
 		"Versions[0].Brownouts: one is after": {Versions: []versioning.Version{{Name: "1", Sunset: at,
 			Brownouts: []versioning.Brownout{{at.Add(-1), at.Add(1)}}}}, Sources: ok},
 		"Versions[0].Brownouts: one is before": {Versions: []versioning.Version{{Name: "1", Deprecated: at,
 			Brownouts: []versioning.Brownout{{at.Add(-1), at.Add(1)}}}}, Sources: ok},
-		"Versions[0].Links":      {Versions: []versioning.Version{{Name: "1", Successor: "a>b"}}, Sources: ok},
-		"Sources[0]: is empty":   {Versions: named("1"), Sources: []versioning.Source{{}}},
-		"Sources[0]: the prefix": {Versions: named("1"), Sources: []versioning.Source{versioning.Path("/api/v")}},
-		"Sources[0]: the patter": {Versions: named("1"), Sources: []versioning.Source{versioning.Host("api.test")}},
+		"Versions[0].Links": {Versions: []versioning.Version{{Name: "1", Successor: "a>b"}},
+			Sources: ok},
+		"Sources[0]: is empty": {Versions: named("1"), Sources: []versioning.Source{{}}},
+		"Sources[0]: the prefix": {Versions: named("1"),
+			Sources: []versioning.Source{versioning.Path("/api/v")}},
+		"Sources[0]: the patter": {Versions: named("1"),
+			Sources: []versioning.Source{versioning.Host("api.test")}},
 		"Sources[0]: \"\" is no": {Versions: named("1"), Sources: []versioning.Source{versioning.Header("")}},
-		"Sources[0]: the host":   {Versions: named("1"), Sources: []versioning.Source{versioning.Header("host")}},
-		"Sources[0]: \"q\"":      {Versions: named("1"), Sources: []versioning.Source{versioning.MediaType("q")}},
-		"Sources[0]: \"x\"":      {Versions: named("1"), Sources: []versioning.Source{versioning.VendorType("x")}},
+		"Sources[0]: the host": {Versions: named("1"),
+			Sources: []versioning.Source{versioning.Header("host")}},
+		"Sources[0]: \"q\"": {Versions: named("1"),
+			Sources: []versioning.Source{versioning.MediaType("q")}},
+		"Sources[0]: \"x\"": {Versions: named("1"),
+			Sources: []versioning.Source{versioning.VendorType("x")}},
 		"Sources[0]: the functi": {Versions: named("1"), Sources: []versioning.Source{versioning.Func(nil)}},
 		"Sources[0]: the parame": {Versions: named("1"), Sources: []versioning.Source{versioning.Query("")}},
 		"Conflict":               {Versions: named("1"), Sources: ok, Conflict: "x"},
@@ -644,7 +675,8 @@ func TestObserveAndStats(t *testing.T) {
 	}, events)
 	attrs := events[0].LogValue().Group()
 	require.Equal(t, slog.String("event", "request"), attrs[0])
-	require.Equal(t, "[event=request version=2 source=header status=active detail=[requested=2]]", fmt.Sprint(attrs))
+	require.Equal(t, "[event=request version=2 source=header status=active detail=[requested=2]]",
+		fmt.Sprint(attrs))
 	s := v.Stats()
 	require.Equal(t, map[string]uint64{"1": 0, "2": 1}, s.Requests)
 	require.EqualValues(t, 1, s.Refused["unsupported"])
@@ -699,7 +731,8 @@ func TestPatternIsPassedBack(t *testing.T) {
 	mux.HandleFunc("GET /users/{id}", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("GET /panic", func(http.ResponseWriter, *http.Request) { panic("x") })
 	v := newVersions(t, versioning.Config{
-		Versions: named("1", "2"), Sources: []versioning.Source{versioning.Path("/v"), versioning.Header("V")},
+		Versions: named("1", "2"), Sources: []versioning.Source{versioning.Path("/v"),
+			versioning.Header("V")},
 	})
 	for _, r := range []*http.Request{request("GET", "/v1/users/7"), request("GET", "/users/7", "V", "1"),
 		request("GET", "/v2/users/7")} {
@@ -713,7 +746,8 @@ func TestPatternIsPassedBack(t *testing.T) {
 
 func TestLocationIsGivenBack(t *testing.T) {
 	v := newVersions(t, versioning.Config{
-		Versions: named("1", "2"), Sources: []versioning.Source{versioning.Path("/v")}, Default: versioning.Current,
+		Versions: named("1", "2"), Sources: []versioning.Source{versioning.Path("/v")},
+		Default: versioning.Current,
 	})
 	for location, want := range map[string]string{
 		"/users/7":                      "/v2/users/7",
@@ -752,8 +786,10 @@ func TestLocationIsGivenBack(t *testing.T) {
 	// A mux that cleans a path sends the client to the right one.
 	mux := http.NewServeMux()
 	mux.HandleFunc("/tree/", func(http.ResponseWriter, *http.Request) {})
-	require.Equal(t, "/v2/tree/", serve(v.Middleware(mux), request("GET", "/v2/tree")).Header().Get("Location"))
-	require.Equal(t, "/v2/tree/", serve(v.Middleware(mux), request("GET", "/v2//tree/")).Header().Get("Location"))
+	require.Equal(t, "/v2/tree/", serve(v.Middleware(mux), request("GET",
+		"/v2/tree")).Header().Get("Location"))
+	require.Equal(t, "/v2/tree/", serve(v.Middleware(mux), request("GET",
+		"/v2//tree/")).Header().Get("Location"))
 }
 
 func TestSelect(t *testing.T) {
@@ -793,7 +829,8 @@ func TestLifecycleFields(t *testing.T) {
 			Versions: []versioning.Version{
 				{Name: "1", Deprecated: deprecated, Sunset: sunset, Info: "https://api.test/deprecation",
 					Successor: "/v2", Links: []versioning.Link{
-						{Rel: "sunset", Target: "https://api.test/sunset"}, {Rel: "latest-version", Target: "/v3"},
+						{Rel: "sunset", Target: "https://api.test/sunset"}, {Rel: "latest-version",
+							Target: "/v3"},
 						{Rel: "predecessor-version", Target: "/v0"}, {Rel: "alternate", Target: "/graphql"},
 					}},
 				{Name: "2"}, {Name: "3"},

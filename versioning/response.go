@@ -140,7 +140,7 @@ func (c *converter) decide(code int) {
 	resp := Response{Status: code, Header: c.own, Request: c.request}
 	for i := len(cv.applied) - 1; i >= 0; i-- {
 		d := cv.applied[i]
-		if d.ResponseBody.convert != nil && (code < 400 || d.Errors) {
+		if d.ResponseBody.Converts() && (code < 400 || d.Errors) {
 			c.steps = append(c.steps, step{d, &d.ResponseBody})
 		}
 		if d.Response == nil {

@@ -108,7 +108,8 @@ func (v *Versions) Restore(r io.Reader) error {
 func (l *ledger) restore(s *ledgerSnapshot, t *table, now int64) {
 	for _, row := range s.Seen {
 		if i := t.index(row.Version); i >= 0 && row.Requests > 0 {
-			l.of(usageKey{i, row.Route, row.Client}).see(row.Requests, min(row.First, now), min(row.Last, now))
+			l.of(usageKey{i, row.Route, row.Client}).see(row.Requests, min(row.First, now),
+				min(row.Last, now))
 		}
 	}
 	for version, row := range s.Overflow {

@@ -140,7 +140,8 @@ func (v *Versions) Report() Report {
 	})
 	for i := range r.Versions {
 		slices.SortFunc(r.Versions[i].Usage, func(a, b Usage) int {
-			return cmp.Or(b.Last.Compare(a.Last), cmp.Compare(a.Client, b.Client), cmp.Compare(a.Route, b.Route))
+			return cmp.Or(b.Last.Compare(a.Last), cmp.Compare(a.Client, b.Client), cmp.Compare(a.Route,
+				b.Route))
 		})
 	}
 	return r

@@ -106,7 +106,8 @@ func TestRequestsInFlightAreUse(t *testing.T) {
 func TestRefusedRequestsAreUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v, h := ledgered(t, versioning.Config{
-			Versions: []versioning.Version{{Name: "1", Sunset: time.Now().Add(-day)}, {Name: "2"}}, Watch: day,
+			Versions: []versioning.Version{{Name: "1", Sunset: time.Now().Add(-day)}, {Name: "2"}},
+			Watch:    day,
 		})
 		time.Sleep(2 * day)
 		require.True(t, v.Removable("1").Removable)

@@ -45,7 +45,8 @@ func New(cfg Config) (*Versions, error) {
 	v.timed = t.floor
 	for _, version := range cfg.Versions {
 		v.versions = append(v.versions, newVersion(version))
-		v.timed = v.timed || !version.Deprecated.IsZero() || !version.Sunset.IsZero() || len(version.Brownouts) > 0
+		v.timed = v.timed || !version.Deprecated.IsZero() || !version.Sunset.IsZero() ||
+			len(version.Brownouts) > 0
 	}
 	var names []string
 	for i := range cfg.Sources {
@@ -63,6 +64,15 @@ func New(cfg Config) (*Versions, error) {
 
 // head is the index of the head version.
 func (v *Versions) head() int { return len(v.versions) - 1 }
+
+// Changes returns the changes in the order in which requests of the oldest version go through them.
+func (v *Versions) Changes() []Change {
+	list := make([]Change, 0, len(v.chains[0].changes))
+	for i := range v.chains[0].changes {
+		list = append(list, v.chains[0].changes[i].Change)
+	}
+	return list
+}
 
 // Middleware returns a handler that finds out which version a request speaks and lets next, which
 // speaks the head version, answer it: [Versions.Resolve] around [Versions.Convert]. It panics if

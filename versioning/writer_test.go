@@ -66,7 +66,8 @@ func TestO07_ConvertKeepsWhatTheWriterCan(t *testing.T) {
 			}
 		}))
 		for path, want := range map[string]string{
-			"/deadline": "", "/file": string(content), "/copy": string(content), "/push": "", "/json": `{"a":1}`,
+			"/deadline": "", "/file": string(content), "/copy": string(content), "/push": "",
+			"/json": `{"a":1}`,
 		} {
 			resp, err := srv.Client().Get(srv.URL + "/v1" + path)
 			require.NoError(t, err)
@@ -180,7 +181,8 @@ func TestO09_StatusesThroughConvert(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			protocols(t, func(t *testing.T, h2 bool) {
 				var out logBuffer
-				srv := httptest.NewUnstartedServer(converting(t, func(w http.ResponseWriter, r *http.Request) {
+				srv := httptest.NewUnstartedServer(converting(t, func(w http.ResponseWriter,
+					r *http.Request) {
 					tt.handler(w)
 				}))
 				srv.Config.ErrorLog = log.New(&out, "", 0)
@@ -217,7 +219,8 @@ func TestO09_StatusesThroughConvert(t *testing.T) {
 		})
 	}
 	require.Panics(t, func() {
-		serve(converting(t, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(0) }), request("GET", "/v1/"))
+		serve(converting(t, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(0) }),
+			request("GET", "/v1/"))
 	})
 }
 
@@ -230,7 +233,8 @@ func TestO10_HijackThroughConvert(t *testing.T) {
 			return
 		}
 		defer conn.Close()
-		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n{\"b\":1}")
+		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n" +
+			"Connection: Upgrade\r\n\r\n{\"b\":1}")
 		_ = rw.Flush()
 		_, err = w.Write([]byte("late"))
 		done <- err
@@ -241,7 +245,8 @@ func TestO10_HijackThroughConvert(t *testing.T) {
 	fmt.Fprint(conn, "GET /v1/ HTTP/1.1\r\nHost: x\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")
 	all, err := io.ReadAll(bufio.NewReader(conn))
 	require.NoError(t, err)
-	require.True(t, strings.HasSuffix(string(all), "\r\n\r\n{\"b\":1}"), "bytes of an upgrade pass as they are")
+	require.True(t, strings.HasSuffix(string(all), "\r\n\r\n{\"b\":1}"),
+		"bytes of an upgrade pass as they are")
 	require.Equal(t, 1, strings.Count(string(all), "HTTP/1.1"))
 	require.ErrorIs(t, <-done, http.ErrHijacked)
 }
@@ -288,7 +293,8 @@ func TestTrailersThroughConvert(t *testing.T) {
 			require.Equal(t, "a", resp.Trailer.Get("X-A"), contentType)
 			require.Equal(t, "b", resp.Trailer.Get("X-B"), contentType)
 			require.Empty(t, resp.Trailer.Get("X-No"))
-			require.Equal(t, contentType == "text/plain", resp.Trailer.Get("Content-Digest") != "", contentType)
+			require.Equal(t, contentType == "text/plain", resp.Trailer.Get("Content-Digest") != "",
+				contentType)
 		}
 	})
 }
