@@ -105,7 +105,7 @@ type Config struct {
 
 	// Enforce, if not nil, says whether a version with a Sunset or Brownouts is refused at now, in
 	// place of these dates: false switches a sunset off again, true before it is a rehearsal. If
-	// nil, the dates decide. It is called for each request of such a version.
+	// nil, the dates decide. It is called often, for requests of other versions too.
 	Enforce func(version string, now time.Time) bool
 
 	// Echo names the response field that has the version which was spoken, say Api-Version. Empty

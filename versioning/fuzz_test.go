@@ -1,6 +1,7 @@
 package versioning_test
 
 import (
+	"bytes"
 	"mime"
 	"net/http"
 	"net/url"
@@ -118,4 +119,21 @@ func missingSlash(path, version string) string {
 		return "/"
 	}
 	return ""
+}
+
+// Restore takes what Save wrote, and nothing else; it never panics.
+func FuzzRestore(f *testing.F) {
+	v, h := ledgered(f, versioning.Config{})
+	serve(h, request("GET", "/v1/users/7", "Client", "acme"))
+	var saved bytes.Buffer
+	require.NoError(f, v.Save(&saved))
+	f.Add(saved.Bytes())
+	f.Add([]byte("trivetVU\x00\x01{}\x00\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		fresh, _ := ledgered(t, versioning.Config{MaxKeys: 10})
+		if err := fresh.Restore(bytes.NewReader(text)); err != nil {
+			require.ErrorIs(t, err, versioning.ErrSnapshot)
+			require.Zero(t, fresh.Stats().Keys)
+		}
+	})
 }

@@ -35,7 +35,6 @@ type version struct {
 	deprecation string   // the field's value, "" if there is none
 	sunset      string   // likewise
 	links       []string // likewise
-	echo        []string // a value that is shared by responses, so never changed in place
 }
 
 func newVersion(v Version) version {
@@ -99,6 +98,17 @@ func (v *Versions) next(index int, now time.Time) int {
 		}
 	}
 	return len(v.versions) - 1
+}
+
+// oldest returns the index of the oldest version that has not ended, or the head's. A brownout does
+// not make another version the oldest: its clients are to notice.
+func (v *Versions) oldest(now time.Time) int {
+	for i := range v.versions {
+		if s, _ := v.status(i, now); s != Gone {
+			return i
+		}
+	}
+	return v.head()
 }
 
 // A supportedList is the value of the field Supported, until the next version ends.

@@ -237,7 +237,7 @@ func (v *Versions) assume(d *decision, r *http.Request, now time.Time) {
 	case Current:
 		d.index = v.head()
 	case Oldest:
-		d.index = v.next(-1, now)
+		d.index = v.oldest(now)
 	default:
 		d.index = v.table.index(strings.TrimPrefix(string(v.cfg.Default), fixedPrefix))
 	}

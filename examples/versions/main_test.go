@@ -22,7 +22,8 @@ func TestVersions(t *testing.T) {
 	require.NoError(t, run(&out))
 	for _, line := range []string{
 		`acme asks POST /v2025-01-15/people: 201 in version "2025-01-15", ` +
-			"until Tue, 31 Dec 2199 00:00:00 GMT, at /v2025-01-15/people/1\n" + `  {"id":1,"name":"Ada Lovelace"}`,
+			"until Tue, 31 Dec 2199 00:00:00 GMT, at /v2025-01-15/people/1\n" +
+			`  {"id":1,"name":"Ada Lovelace"}`,
 		`acme asks GET /people/1: 200 in version "2025-01-15", until Tue, 31 Dec 2199 00:00:00 GMT` + "\n" +
 			`  {"id":1,"name":"Ada Lovelace"}`,
 		`globex asks GET /people: 200 in version "2025-09-01"` + "\n" +
