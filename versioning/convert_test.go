@@ -94,6 +94,15 @@ func TestRequestsGoUpAndResponsesDown(t *testing.T) {
 	require.Equal(t, map[string]uint64{"1": 1, "2": 1, "3": 1, "4": 0}, v.Stats().Converted)
 }
 
+// A body that becomes longer or shorter has the length that it has then.
+func TestLengthOfConvertedRequests(t *testing.T) {
+	h := chained(t, versioning.Config{}, rename("", "a", "much_longer")).Middleware(echoing)
+	w := serve(h, post("/v1/", `{"a":1}`))
+	require.Equal(t, `{"much_longer":1}`, w.Header().Get("X-Got"))
+	require.Equal(t, "17 17", w.Header().Get("X-Length"))
+	require.Equal(t, []string{"7"}, w.Header()["Content-Length"])
+}
+
 // Changes of one version are undone in the reverse order, and the header, the URL and the status
 // are converted too.
 func TestOrderHeaderAndURL(t *testing.T) {
