@@ -776,6 +776,7 @@ func TestPatternIsPassedBack(t *testing.T) {
 	v := newVersions(t, versioning.Config{
 		Versions: named("1", "2"), Sources: []versioning.Source{versioning.Path("/v"),
 			versioning.Header("V")},
+		Changes: []versioning.Change{rename("2", "a", "b")},
 	})
 	for _, r := range []*http.Request{request("GET", "/v1/users/7"), request("GET", "/users/7", "V", "1"),
 		request("GET", "/v2/users/7")} {
