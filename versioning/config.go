@@ -1,0 +1,230 @@
+package versioning
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/trivet-go/trivet/internal/settings"
+)
+
+const (
+	defaultMaxBody = 1 << 20
+	defaultMaxItem = 64 << 10
+	defaultMaxKeys = 10_000
+	defaultWatch   = 30 * 24 * time.Hour
+)
+
+// A Default says which version a request speaks that names none.
+type Default string
+
+const (
+	// Require refuses the request with 400.
+	Require Default = "require"
+
+	// Oldest is the oldest version that has not ended.
+	Oldest Default = "oldest"
+
+	// Current is the newest version, the head.
+	Current Default = "current"
+)
+
+// Fixed returns the Default that is the version with that name.
+func Fixed(version string) Default { return Default(fixedPrefix + version) }
+
+const fixedPrefix = "fixed:"
+
+// A Match says which version a name that is none means.
+type Match string
+
+const (
+	// Exact knows the names of versions only.
+	Exact Match = "exact"
+
+	// Floor takes the newest version that is not newer than what was asked for: of dates any before
+	// it, unless the date has not come yet; of numbers one of the same major number that has a later
+	// minor one. Words have no Floor.
+	Floor Match = "floor"
+)
+
+// A Conflict says what happens when sources name different versions.
+type Conflict string
+
+const (
+	// Reject refuses the request with 400.
+	Reject Conflict = "reject"
+
+	// FirstWins takes the source with the highest precedence and does not read the others.
+	FirstWins Conflict = "first_wins"
+)
+
+// OnError says what a client gets whose response cannot be converted.
+type OnError string
+
+const (
+	// Refuse answers 500. A stream that has begun breaks off.
+	Refuse OnError = "refuse"
+
+	// Pass sends the response as the handler wrote it, which is the head version's. A stream that has
+	// begun breaks off all the same.
+	Pass OnError = "pass"
+)
+
+// Config configures [Versions].
+type Config struct {
+	// Versions are what the API speaks, oldest first; the last is the head version, which the
+	// handler speaks. Required.
+	Versions []Version
+
+	// Sources are where requests name a version. Without any, Pin and Default decide.
+	Sources []Source
+
+	// Conflict says what happens when Sources disagree. Empty means [Reject].
+	Conflict Conflict
+
+	// Match says whether a version may be asked for that is none. Empty means [Exact].
+	Match Match
+
+	// Pin, if not nil, returns the version that the caller's account is bound to. It is asked if no
+	// source names a version. ok is false if there is none.
+	Pin func(r *http.Request) (version string, ok bool)
+
+	// PinVary names the fields that Pin looks at. Empty means Authorization.
+	PinVary []string
+
+	// Default is the version of requests that name none and have no Pin. Empty means [Require].
+	Default Default
+
+	// Skip, if not nil, names requests whose routes have no versions. They are passed on untouched.
+	Skip func(*http.Request) bool
+
+	// Enforce, if not nil, says whether a version with a Sunset or Brownouts is refused at now, in
+	// place of these dates: false switches a sunset off again, true before it is a rehearsal. If
+	// nil, the dates decide. It is called often, for requests of other versions too.
+	Enforce func(version string, now time.Time) bool
+
+	// Echo names the response field that has the version which was spoken, say Api-Version. Empty
+	// means none.
+	Echo string
+
+	// Supported names the response field that lists the versions which have not ended. Empty means
+	// none. Problem documents list them anyway.
+	Supported string
+
+	// Changes are what makes versions differ, for [Versions.Convert]. Those of one version are
+	// applied to requests in their order, and to responses in the reverse one.
+	Changes []Change
+
+	// MaxBody is the most bytes of a body that is converted as a whole. A request with more gets
+	// 413; for responses see OnError. Zero means 1 MiB. Negative is invalid.
+	MaxBody int
+
+	// MaxItem is the most bytes of an item (an event, a line) of a stream that is converted. Zero
+	// means 64 KiB. Negative is invalid.
+	MaxItem int
+
+	// OnError says what becomes of a response that cannot be converted. Empty means [Refuse].
+	OnError OnError
+
+	// Client names who sent a request, for [Versions.Report] and [Versions.Removable]. If nil, or ok
+	// is false, the client has no name.
+	Client func(r *http.Request) (key string, ok bool)
+
+	// Internal, if not nil, names requests that do not count as use: monitoring, crawlers, services
+	// of your own that follow the head version.
+	Internal func(*http.Request) bool
+
+	// MaxKeys is how many combinations of version, route and client are counted. Further ones share
+	// one more for each version. Zero means 10,000. Negative is invalid.
+	MaxKeys int
+
+	// Watch is how long a version must have been unused before [Versions.Removable] says so. Zero
+	// means 30 days. Negative is invalid.
+	Watch time.Duration
+
+	// ErrorHandler answers requests that are refused; Vary and other fields are set already. err is
+	// a [*RefusedError] or a [*ConversionError]. If nil, they get a problem document (RFC 9457).
+	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
+
+	// Observe, if not nil, receives an event for each request. It is called on the request's
+	// goroutine with no lock held, so it must be quick and safe for concurrent use.
+	Observe func(ctx context.Context, e Event)
+}
+
+// withDefaults validates c, Changes excepted, and fills in zero fields.
+func (c Config) withDefaults() (Config, table, *settings.Faults) {
+	f := settings.Of("versioning", "Config")
+	c.Versions = slices.Clone(c.Versions)
+	for i := range c.Versions {
+		v := &c.Versions[i]
+		v.Brownouts, v.Links = slices.Clone(v.Brownouts), slices.Clone(v.Links)
+		v.check(f, fmt.Sprintf("Versions[%d]", i))
+	}
+	t := newTable(f, c.Versions)
+	c.Sources = slices.Clone(c.Sources)
+	for i := range c.Sources {
+		c.Sources[i].check(f, fmt.Sprintf("Sources[%d]", i))
+	}
+	slices.SortStableFunc(c.Sources, func(a, b Source) int { return cmp.Compare(a.rank, b.rank) })
+	oneOf(f, "Conflict", &c.Conflict, Reject, FirstWins)
+	oneOf(f, "Match", &c.Match, Exact, Floor)
+	oneOf(f, "OnError", &c.OnError, Refuse, Pass)
+	if t.floor = c.Match == Floor; t.floor && t.scheme == words && len(c.Versions) > 0 {
+		f.Add("Match", "words have no Floor")
+	}
+	c.checkDefault(f, &t)
+	c.PinVary = slices.Clone(c.PinVary)
+	if c.PinVary == nil {
+		c.PinVary = []string{"Authorization"}
+	}
+	for i, name := range c.PinVary {
+		c.PinVary[i] = textproto.CanonicalMIMEHeaderKey(name)
+		if !isToken(name) {
+			f.Add(fmt.Sprintf("PinVary[%d]", i), "%q is not the name of a field", name)
+		}
+	}
+	for _, field := range []struct {
+		name  string
+		value *string
+	}{{"Echo", &c.Echo}, {"Supported", &c.Supported}} {
+		if *field.value != "" && !isToken(*field.value) {
+			f.Add(field.name, "%q is not the name of a field", *field.value)
+		}
+		*field.value = textproto.CanonicalMIMEHeaderKey(*field.value)
+	}
+	if c.Echo != "" && c.Echo == c.Supported {
+		f.Add("Supported", "is the same field as Echo")
+	}
+	settings.Positive(f, "MaxBody", &c.MaxBody, defaultMaxBody)
+	settings.Positive(f, "MaxItem", &c.MaxItem, defaultMaxItem)
+	settings.Positive(f, "MaxKeys", &c.MaxKeys, defaultMaxKeys)
+	settings.Positive(f, "Watch", &c.Watch, defaultWatch)
+	return c, t, f
+}
+
+func (c *Config) checkDefault(f *settings.Faults, t *table) {
+	c.Default = cmp.Or(c.Default, Require)
+	if version, ok := strings.CutPrefix(string(c.Default), fixedPrefix); ok {
+		if t.index(version) < 0 {
+			f.Add("Default", "%q is not one of Versions", version)
+		}
+		return
+	}
+	oneOf(f, "Default", &c.Default, Require, Oldest, Current)
+	if c.Default == Require && len(c.Sources) == 0 && c.Pin == nil {
+		f.Add("Default", "is required: there are no Sources and no Pin")
+	}
+}
+
+// oneOf sets *v to the first of values if it is empty, and adds a fault if it is none of them.
+func oneOf[S ~string](f *settings.Faults, field string, v *S, values ...S) {
+	*v = cmp.Or(*v, values[0])
+	if !slices.Contains(values, *v) {
+		f.Add(field, "%q is none of %q", *v, values)
+	}
+}

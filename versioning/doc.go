@@ -1,0 +1,87 @@
+// Package versioning lets an API change without breaking those who use it:
+//
+//	versions, err := versioning.New(versioning.Config{
+//		Versions: []versioning.Version{
+//			{Name: "2025-04-01", Deprecated: deprecated, Sunset: sunset},
+//			{Name: "2026-10-01"},
+//		},
+//		Sources: []versioning.Source{versioning.Path("/v"), versioning.Header("Api-Version")},
+//		Default: versioning.Oldest,
+//		Changes: []versioning.Change{nameIsAnObject},
+//	})
+//	if err != nil {
+//		log.Fatal(err)
+//	}
+//	handler = versions.Middleware(handler)
+//
+// [Versions] finds out which version a request speaks, tells its client how long the version will be
+// spoken, and refuses it afterwards. The handler knows the newest version only, the head: a [Change]
+// says how the two versions next to each other differ, and all changes since a client's version turn
+// its request into one of the head, and the response back. Where versions are too different for
+// that, [Versions.Select] has a handler for each.
+//
+// # Place in a chain
+//
+// [Versions.Middleware] is [Versions.Resolve] around [Versions.Convert]. Resolve stands outside of a
+// cache and Convert inside of it, so that what is stored is converted once; [Key] is then a part of
+// the cache's key. Resolve changes nothing of the request, so the cache sees what clients see.
+// Authorization and limits that stand inside Convert are in force for all versions, and count them
+// together. What compresses responses stands outside of Convert.
+//
+// # Which version
+//
+// The sources are read in this order: the path, the host, a field, the media types, the query,
+// functions of your own; if none of them names a version, [Config].Pin and then [Config].Default
+// decide. Sources that name different versions are refused, or the first one wins. Responses vary by
+// the fields that are read, on errors too.
+//
+// These requests are refused, with a problem document (RFC 9457) whose type ends in the word in the
+// third column, and which has what was requested, the supported versions and the latest one:
+//
+//	Case                                          Status  Type         Fields
+//	no version is named, and Default is Require   400     missing      supported, latest
+//	it is malformed, wherever it is named         400     malformed    requested, supported, latest
+//	a source names several                        400     duplicate    requested, supported, latest
+//	sources name different ones                   400     conflict     requested, supported, latest
+//	unknown in the path or the host               404     unsupported  requested, supported, latest
+//	unknown in a field, the query, by Func or Pin 400     unsupported  requested, supported, latest
+//	unknown in Accept, or not acceptable          406     unsupported  requested, supported, latest
+//	unknown in Content-Type                       415     unsupported  requested, supported, latest; Accept
+//	a date after today, with Floor                as unknown
+//	after its sunset                              410     gone         and sunset, successor; Link, Sunset
+//	in a brownout, or a rehearsal of the sunset   410     brownout     the same; Retry-After
+//
+// [Config].ErrorHandler can answer otherwise. A request that cannot be converted gets 400, 413 if
+// its body is larger than MaxBody, or 415 if it is compressed; a response that cannot be, 500.
+//
+// # Conversion
+//
+// Changes of the header, the URL or the status never wait for a body. A body is read into memory if
+// a change converts it: once, however many changes there are, and never more than MaxBody of it.
+// What no change looks into is copied byte for byte. Streams of events and lines are converted item
+// by item as they come. All other bodies pass, and so do 1xx, 204 and 304, and upgraded connections.
+//
+// A converted response has its own Content-Length and no digests. Where a chain converts bodies,
+// entity tags end in the version, which conditions of requests lose again, so that a client never
+// gets 304 for what it has in another version; ranges are not served of converted bodies. The head
+// version costs no more than finding it.
+//
+// # Who still uses a version
+//
+// [Versions.Report] has the use by version, route and client, [Versions.Removable] says whether a
+// version may go, and [Versions.Save] and [Versions.Restore] keep that over a restart. They know of
+// this process. The fleet's answer is in its metrics: the events of [Config].Observe, counted by
+// package telemetry, are trivet.versioning.request with the version. In Prometheus, what each
+// version was asked in 30 days:
+//
+//	sum by (version) (increase(trivet_versioning_request_total{version!=""}[30d]))
+//
+// # Limits
+//
+// A cache in front of Resolve may serve what it holds until that is stale, also beyond a sunset:
+// keep the freshness of deprecated versions short. Records of application/json-seq and bodies that
+// are not JSON are not converted. Members of an object that have one name become the last of them.
+//
+// Specifications: RFC 9745 (Deprecation), RFC 8594 (Sunset), RFC 8288 and 5829 (Link), RFC 9110
+// (negotiation, validators), RFC 9457 (problem details).
+package versioning
