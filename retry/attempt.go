@@ -90,9 +90,14 @@ func (a *attempt) request(
 	return out
 }
 
-// tellDeadline sets the field that says how many milliseconds the attempt has.
+// tellDeadline sets the field that says how many milliseconds the attempt has. Without a deadline
+// there is none: one that the caller got from its own caller would be out of date.
 func (a *attempt) tellDeadline(field string, h http.Header) {
-	if deadline, ok := a.Deadline(); ok && field != "" {
+	if field == "" {
+		return
+	}
+	delete(h, field)
+	if deadline, ok := a.Deadline(); ok {
 		left := max(time.Until(deadline), 0)
 		h[field] = []string{strconv.FormatInt(int64(left/time.Millisecond), 10)}
 	}
@@ -151,18 +156,22 @@ func (t *tunnel) CloseWrite() error {
 const (
 	drainBytes = 4 << 10
 	drainTime  = 100 * time.Millisecond
+	drainLeast = 5 * time.Millisecond // also before a retry at once: what is there is read in no time
 )
 
-// discard closes the body of an answer that nobody gets. It reads a little of it first, so that the
-// connection can be used again, and waits no longer for that than it may.
-func discard(resp *http.Response) {
+// discard closes the body of an answer that nobody gets, and returns how long that took. It reads a
+// little of the body first, so that the connection can be used again, but for no longer than most, or a moment.
+func discard(resp *http.Response, most time.Duration) (took time.Duration) {
 	if resp == nil || resp.Body == nil {
-		return
+		return 0
 	}
+	start := time.Now()
 	if resp.StatusCode != http.StatusSwitchingProtocols && resp.ContentLength <= drainBytes {
-		hurry := time.AfterFunc(drainTime, func() { resp.Body.Close() }) // ends a Read that waits
-		_, _ = io.CopyN(io.Discard, resp.Body, drainBytes+1)             // the last byte may be the end
+		limit := min(max(most, drainLeast), drainTime)
+		hurry := time.AfterFunc(limit, func() { resp.Body.Close() }) // ends Reads
+		_, _ = io.CopyN(io.Discard, resp.Body, drainBytes+1)         // and finds the end
 		hurry.Stop()
 	}
 	resp.Body.Close()
+	return time.Since(start)
 }

@@ -167,8 +167,23 @@ func (d *Deadline) serve(w http.ResponseWriter, r *http.Request, next http.Handl
 	rec := &lateWriter{Recorder: response.NewRecorder(w, r), ctx: ctx}
 	inner := r.WithContext(ctx)
 	func() {
-		defer func() { r.Pattern = inner.Pattern }()
+		returned := false
+		defer func() {
+			r.Pattern = inner.Pattern
+			if returned || ctx.Err() == nil || rec.Hijacked {
+				return
+			}
+			// A proxy aborts by itself when its copying ends. The panic goes on.
+			if context.Cause(ctx) != ErrDeadline {
+				d.canceled.Add(1)
+				event.Outcome = OutcomeCanceled
+			} else if rec.Status != 0 {
+				d.aborted.Add(1)
+				event.Outcome = OutcomeAborted
+			}
+		}()
 		next.ServeHTTP(rec, inner)
+		returned = true
 	}()
 	switch {
 	case ctx.Err() == nil || rec.Hijacked:

@@ -34,6 +34,7 @@ type hedge struct {
 	won  bool
 	sent bool
 	resp *http.Response // if it has won
+	f    finding        // what its answer means if that is a failure
 }
 
 // race makes an attempt, and a hedge if there is no answer after wait.
@@ -74,6 +75,7 @@ func (c *call) race(wait time.Duration) (*http.Response, finding, error) {
 		if h.sent {
 			c.sent++
 		}
+		f = f.heed(h.f)
 	}
 	if !won {
 		follow(resp, cancel)
@@ -85,6 +87,19 @@ func (c *call) race(wait time.Duration) (*http.Response, finding, error) {
 	c.hedgeWon = true
 	c.retrier.hedgesWon.Add(1)
 	return h.resp, finding{}, nil
+}
+
+// heed returns f, which an attempt has failed with, and with it what the failed answer of the hedge
+// has asked for: to wait, or not to try again.
+func (f finding) heed(hedge finding) finding {
+	switch {
+	case f.reason == "": // no failure, or one that is final already
+	case hedge.final == GaveUpHint:
+		return finding{final: GaveUpHint}
+	default:
+		f.wait = max(f.wait, hedge.wait)
+	}
+	return f
 }
 
 func (r *race) start() {
@@ -225,6 +240,9 @@ func (r *race) run(ctx context.Context, h *hedge) (won bool) {
 	}
 	r.mu.Lock()
 	h.sent = sent
+	if f.reason != "" || f.final == GaveUpHint {
+		h.f = f
+	}
 	if !r.over && f == (finding{}) {
 		r.over, h.won, h.resp = true, true, resp
 	}
@@ -234,7 +252,7 @@ func (r *race) run(ctx context.Context, h *hedge) (won bool) {
 		r.cancel()
 		return true
 	}
-	discard(resp)
+	discard(resp, drainTime)
 	return false
 }
 

@@ -106,8 +106,7 @@ func (c *call) run() (*http.Response, error) {
 			return c.end(resp, err, giveUp)
 		}
 		c.body = body
-		discard(resp)
-		if err := c.sleep(wait); err != nil {
+		if err := c.sleep(wait - discard(resp, wait)); err != nil {
 			c.refund()
 			if c.body != nil {
 				c.body.Close()
@@ -161,7 +160,8 @@ func (c *call) again(f finding) (wait time.Duration, body io.ReadCloser, giveUp 
 // deadline.
 func (c *call) spread(wait time.Duration) time.Duration {
 	longer := wait + time.Duration(c.retrier.random(int64(wait/10)+1))
-	if deadline, ok := c.ctx.Deadline(); ok && time.Until(deadline) <= longer {
+	deadline, ok := c.ctx.Deadline()
+	if longer < wait || ok && time.Until(deadline) <= longer { // less than wait: the sum overflowed
 		return wait
 	}
 	return longer
@@ -261,14 +261,20 @@ func (c *call) attempt() (*http.Response, finding, error) {
 	a := newAttempt(ctx, c.sent)
 	out := a.request(c.req, c.body, c.getBody)
 	a.tellDeadline(c.retrier.cfg.DeadlineField, out.Header)
+	var resp *http.Response
 	returned := false
-	if cancel != nil {
-		defer func() {
-			if !returned {
-				cancel()
-			}
-		}()
-	}
+	defer func() {
+		if returned {
+			return
+		}
+		// next or a hook has panicked: nobody gets the answer.
+		if cancel != nil {
+			cancel()
+		}
+		if resp != nil && resp.Body != nil {
+			resp.Body.Close()
+		}
+	}()
 	resp, err := c.next.RoundTrip(out)
 	err = a.named(c.ctx, err)
 	f := c.judge(a, c.req, resp, err)

@@ -176,7 +176,7 @@ func (c *call) judgeError(a *attempt, err error) finding {
 		if wait := unsent.RetryAfter(err); wait > 0 {
 			return finding{reason: ReasonRefused, wait: wait, unsent: true, free: true}
 		}
-		return finding{final: GaveUpFinal, free: true}
+		return finding{final: GaveUpFinal, unsent: true, free: true}
 	case a.Err() != nil: // PerTry's end, since the request's context goes on
 		return finding{reason: ReasonTimeout, unsent: a.notSent(err)}
 	case errors.Is(err, context.Canceled), hopeless(err):
