@@ -222,7 +222,7 @@ func (c *circuit) turn(ctx context.Context, k *call) (ok bool, refused State, wa
 func (c *circuit) watchLocked(ctx context.Context, now int64) {
 	for len(c.probes) > 0 && c.phase() == halfOpen {
 		oldest := c.probes[0] // they are in order
-		if now-oldest.begun < int64(c.b.cfg.ProbeTimeout) {
+		if now-oldest.begun < int64(c.probeTimeLocked()) {
 			return
 		}
 		c.probes = c.probes[1:]
@@ -230,11 +230,20 @@ func (c *circuit) watchLocked(ctx context.Context, now int64) {
 	}
 }
 
+// probeTimeLocked returns how long a probe may take. By default that grows with the open time: one
+// that is always the same would never let a service close that answers, but takes longer.
+func (c *circuit) probeTimeLocked() time.Duration {
+	if c.b.cfg.ProbeTimeout > 0 {
+		return c.b.cfg.ProbeTimeout
+	}
+	return c.openTime
+}
+
 // fullLocked makes admit refuse without a lock while there is no room for a probe.
 func (c *circuit) fullLocked() {
 	until := int64(0)
 	if len(c.probes) > 0 && c.passed+len(c.probes) >= c.b.cfg.Probes {
-		until = c.probes[0].begun + int64(c.b.cfg.ProbeTimeout)
+		until = c.probes[0].begun + int64(c.probeTimeLocked())
 	}
 	c.until.Store(until)
 }

@@ -308,6 +308,28 @@ func TestProbeTimeoutIsTheOpenTime(t *testing.T) {
 	})
 }
 
+// A probe has more time after each one that had too little.
+func TestSlowButHealthyServicesCloseAgain(t *testing.T) {
+	for _, latency := range []time.Duration{6, 10, 20} { // OpenFor is 5 s
+		latency *= time.Second
+		t.Run(latency.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, err := breaker.New(breaker.Config{})
+				require.NoError(t, err)
+				trip(t, b, "a")
+				for range 10 * 5 * 60 { // ten requests a second
+					if done, err := b.Acquire(t.Context(), "a"); err == nil {
+						time.AfterFunc(latency, func() { done(breaker.Success) })
+					}
+					time.Sleep(time.Second / 10)
+				}
+				require.Equal(t, breaker.Closed, stateOf(b, "a"))
+				time.Sleep(latency)
+			})
+		})
+	}
+}
+
 func TestDoneCountsOnce(t *testing.T) {
 	b := newBreaker(t, breaker.Config{})
 	done, err := b.Acquire(t.Context(), "a")
