@@ -7,16 +7,20 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/trivet-go/trivet/internal/origin"
 	"github.com/trivet-go/trivet/internal/unsent"
 )
 
-// failureOf says what an error of an attempt means: Neutral if what was called is not to blame.
-func failureOf(ctx context.Context, err error, up *upload) Outcome {
+// failureOf says what an error of req, an attempt, means: Neutral if what was called is not to
+// blame.
+func failureOf(req *http.Request, err error, up *upload) Outcome {
+	ctx := req.Context()
 	switch {
 	case unsent.Is(err), // it did not leave: an inner breaker, pacer, throttle, or no endpoints
 		left(ctx),
+		canceled(req),
 		errors.Is(err, context.Canceled) && ctx.Err() == nil, // by a wrapper below, for reasons of its own
 		up.failed(),
 		callersFault(err):
@@ -33,6 +37,19 @@ func left(ctx context.Context) bool {
 	}
 	var late interface{ Timeout() bool }
 	return !errors.As(context.Cause(ctx), &late) || !late.Timeout()
+}
+
+// canceled reports whether the caller has closed req.Cancel. http.Client closes it too when its
+// Timeout is over, which it has put into the context as a deadline before.
+func canceled(req *http.Request) bool {
+	select {
+	//lint:ignore SA1019 who still uses it must not open the breaker by that
+	case <-req.Cancel:
+	default:
+		return false
+	}
+	deadline, ok := req.Context().Deadline()
+	return !ok || time.Now().Before(deadline)
 }
 
 // callersFault reports whether net/http refuses to send the request, for what strangers can write

@@ -57,21 +57,27 @@ func (t *transport) RoundTrip(req *http.Request) (resp *http.Response, err error
 		closeBody(req)
 		return nil, context.Cause(ctx)
 	}
-	var k call
-	if refusal := b.enter(ctx, key, &k); refusal != nil {
-		return b.refuse(req, refusal)
-	}
-	out, _ := guardUpload(req)
-	x := &exchange{call: k, req: out}
+	var x *exchange
 	done := false
 	defer func() {
-		if !done { // next or Observe has panicked
+		switch {
+		case done:
+		case x == nil: // Observe has panicked: next will not see the request
+			closeBody(req)
+		default: // next or Observe has panicked
 			x.end(Failure)
 			if resp != nil && resp.Body != nil { // nobody will get it
 				_ = resp.Body.Close()
 			}
 		}
 	}()
+	var k call
+	if refusal := b.enter(ctx, key, &k); refusal != nil {
+		done = true
+		return b.refuse(req, refusal)
+	}
+	out, _ := guardUpload(req)
+	x = &exchange{call: k, req: out}
 	resp, err = t.next.RoundTrip(out)
 	if err != nil || resp == nil { // both nil is next's bug; http.Client complains of it
 		x.fail(err)
@@ -213,7 +219,7 @@ func (x *exchange) fail(err error) {
 		return
 	}
 	up, _ := x.req.Body.(*upload)
-	x.end(failureOf(x.req.Context(), err, up))
+	x.end(failureOf(x.req, err, up))
 }
 
 func (x *exchange) end(o Outcome) {

@@ -202,6 +202,34 @@ func TestB01_CancellationIsNeutral(t *testing.T) {
 	})
 }
 
+// The deprecated Cancel is the caller's too, unless http.Client has set it for its Timeout.
+func TestB01_CancelChannelsAreNeutral(t *testing.T) {
+	next := roundTripper(func(r *http.Request) (*http.Response, error) {
+		select {
+		//lint:ignore SA1019 as http.Transport does
+		case <-r.Cancel:
+			return nil, errors.New("net/http: request canceled")
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+	})
+	require.Equal(t, breaker.Neutral, verdict(t, breaker.Config{}, next, func(rt http.RoundTripper) {
+		req := request(context.Background(), "http://h/")
+		cancel := make(chan struct{})
+		//lint:ignore SA1019 it is what is tested
+		req.Cancel = cancel
+		time.AfterFunc(time.Second, func() { close(cancel) })
+		_, err := rt.RoundTrip(req)
+		require.Error(t, err)
+	}))
+	for range 20 { // the timer of the Client and that of the context are in no order
+		require.Equal(t, breaker.Failure, verdict(t, breaker.Config{}, next, func(rt http.RoundTripper) {
+			_, err := (&http.Client{Transport: rt, Timeout: time.Second}).Get("http://h/")
+			require.Error(t, err)
+		}))
+	}
+}
+
 func TestFailedIsAnOption(t *testing.T) {
 	cfg := breaker.Config{Failed: func(status int) bool { return status == 429 || status >= 500 }}
 	for status, want := range map[int]breaker.Outcome{
