@@ -465,3 +465,16 @@ func TestResetWhileAProbeRuns(t *testing.T) {
 		require.True(t, ask(b, "a", breaker.Success), "no place is taken by the probe of before")
 	})
 }
+
+func TestResetForgetsTheSeriesOfOpenings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(t, breaker.Config{})
+		trip(t, b, "a")
+		time.Sleep(5 * time.Second)
+		require.True(t, ask(b, "a", breaker.Failure))
+		require.Equal(t, 10*time.Second, waitOf(t, b, "a"))
+		b.Reset("a")
+		trip(t, b, "a")
+		require.Equal(t, 5*time.Second, waitOf(t, b, "a"))
+	})
+}
