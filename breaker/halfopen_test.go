@@ -476,5 +476,12 @@ func TestResetForgetsTheSeriesOfOpenings(t *testing.T) {
 		b.Reset("a")
 		trip(t, b, "a")
 		require.Equal(t, 5*time.Second, waitOf(t, b, "a"))
+
+		time.Sleep(5 * time.Second)
+		require.True(t, ask(b, "a", breaker.Success))
+		require.Equal(t, breaker.Ramping, stateOf(b, "a"), "it would open for longer now")
+		b.Reset("a")
+		trip(t, b, "a")
+		require.Equal(t, 5*time.Second, waitOf(t, b, "a"))
 	})
 }
