@@ -224,7 +224,9 @@ func TestB09_DeadlinesThatPassInAWrite(t *testing.T) {
 	for name, write := range map[string]func(w http.ResponseWriter){
 		"Write":       func(w http.ResponseWriter) { _, _ = w.Write([]byte("x")) },
 		"WriteString": func(w http.ResponseWriter) { _, _ = io.WriteString(w, "x") },
-		"ReadFrom":    func(w http.ResponseWriter) { _, _ = io.Copy(w, io.LimitReader(strings.NewReader("x"), 1)) },
+		"ReadFrom": func(w http.ResponseWriter) {
+			_, _ = io.Copy(w, io.LimitReader(strings.NewReader("x"), 1))
+		},
 	} {
 		got := handled(t, breaker.Config{}, func(w http.ResponseWriter, _ *http.Request) {
 			write(w)
