@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/trivet-go/trivet/internal/origin"
 	"github.com/trivet-go/trivet/internal/unsent"
 )
 
@@ -76,32 +74,4 @@ func streams(h http.Header) bool {
 	const kind = "text/event-stream"
 	ct := h["Content-Type"]
 	return len(ct) > 0 && len(ct[0]) >= len(kind) && strings.EqualFold(ct[0][:len(kind)], kind)
-}
-
-// hostOf returns u's host in one of the ways to write it: each would have a state of its own.
-func hostOf(u *url.URL) string {
-	if u == nil {
-		return ""
-	}
-	if isPlain(u.Host) {
-		return u.Host
-	}
-	name, port := origin.SplitHost(u.Host)
-	if port == "" || port == "80" && u.Scheme == "http" || port == "443" && u.Scheme == "https" {
-		return strings.ToLower(strings.TrimSuffix(name, "."))
-	}
-	return strings.ToLower(u.Host)
-}
-
-// isPlain reports whether host, which has neither a port nor a final dot, is in lower case already,
-// as most are.
-func isPlain(host string) bool {
-	for i := range len(host) {
-		switch c := host[i]; {
-		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '.' && i < len(host)-1:
-		default:
-			return false
-		}
-	}
-	return true
 }

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/trivet-go/trivet/internal/origin"
 	"github.com/trivet-go/trivet/internal/settings"
 )
 
@@ -232,7 +233,7 @@ func (t *throttled) RoundTrip(req *http.Request) (*http.Response, error) {
 	key := t.key
 	if key == "" {
 		if th.cfg.Key == nil {
-			key = hostOf(req.URL)
+			key = origin.URLHost(req.URL)
 		} else {
 			var ok bool
 			if key, ok = th.cfg.Key(req); !ok {

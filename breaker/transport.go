@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"github.com/trivet-go/trivet/internal/origin"
 )
 
 // patience is how long a server waits at least for a client that does not read: a body that breaks
@@ -96,7 +98,7 @@ func (b *Breaker) clientKey(req *http.Request) (key string, ok bool) {
 	if b.cfg.Key != nil {
 		return b.cfg.Key(req)
 	}
-	return hostOf(req.URL), true
+	return origin.URLHost(req.URL), true
 }
 
 // refuse answers a request that is not sent.
