@@ -101,7 +101,9 @@ func TestLifeOfABreaker(t *testing.T) {
 		require.Equal(t, "breaker: open (a)", e.Error())
 		time.Sleep(5*time.Second - 1)
 		require.False(t, ask(b, "a", breaker.Success))
+		require.Equal(t, breaker.Open, stateOf(b, "a"))
 		time.Sleep(time.Nanosecond)
+		require.Equal(t, breaker.HalfOpen, stateOf(b, "a"), "as the next request will find it")
 
 		require.True(t, ask(b, "a", breaker.Success))
 		require.Equal(t, breaker.HalfOpen, stateOf(b, "a"), "one of two probes")

@@ -33,7 +33,8 @@ const (
 	rampFewest = 5   // outcomes without which a ramping circuit does not open
 
 	// abandoned is how long nobody must have asked for an open circuit, after its open time, before
-	// it is forgotten: hosts that died and were given up would fill the table one by one.
+	// it is forgotten: hosts that died and were given up would fill the table one by one. For as
+	// long a circuit with requests in flight must have had no outcome: their end may be lost.
 	abandoned = time.Hour
 )
 
@@ -72,6 +73,7 @@ type circuit struct {
 	passed   int           // probes that have succeeded
 	used     bool          // an outcome has come since the last sweep
 	unused   int64         // the first sweep that found used false; 0 if the last one did not
+	held     bool          // the last sweep found requests in flight
 	pending  []observed    // events that wait for their turn
 	telling  bool          // some goroutine is delivering pending
 }
@@ -222,7 +224,7 @@ func (c *circuit) turn(ctx context.Context, k *call) (ok bool, refused State, wa
 func (c *circuit) watchLocked(ctx context.Context, now int64) {
 	for len(c.probes) > 0 && c.phase() == halfOpen {
 		oldest := c.probes[0] // they are in order
-		if now-oldest.begun < int64(c.b.cfg.ProbeTimeout) {
+		if now-oldest.begun < int64(c.probeTimeLocked()) {
 			return
 		}
 		c.probes = c.probes[1:]
@@ -230,11 +232,20 @@ func (c *circuit) watchLocked(ctx context.Context, now int64) {
 	}
 }
 
+// probeTimeLocked returns how long a probe may take. By default that grows with the open time: one
+// that is always the same would never let a service close that answers, but takes longer.
+func (c *circuit) probeTimeLocked() time.Duration {
+	if c.b.cfg.ProbeTimeout > 0 {
+		return c.b.cfg.ProbeTimeout
+	}
+	return c.openTime
+}
+
 // fullLocked makes admit refuse without a lock while there is no room for a probe.
 func (c *circuit) fullLocked() {
 	until := int64(0)
 	if len(c.probes) > 0 && c.passed+len(c.probes) >= c.b.cfg.Probes {
-		until = c.probes[0].begun + int64(c.b.cfg.ProbeTimeout)
+		until = c.probes[0].begun + int64(c.probeTimeLocked())
 	}
 	c.until.Store(until)
 }
@@ -409,11 +420,16 @@ func (c *circuit) forget(onlyIdle bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	word := c.word.Load()
-	if onlyIdle && !c.idleLocked(c.b.now()) {
+	lost := c.inFlight.Load() // if the circuit is idle
+	if onlyIdle && !c.idleLocked(c.b.now(), lost) {
 		return false
 	}
+	return c.forgetLocked(word, onlyIdle, lost)
+}
+
+func (c *circuit) forgetLocked(word uint64, onlyIdle bool, lost int64) bool {
 	c.word.Store((word>>phaseBits+1)<<phaseBits | uint64(forgotten))
-	if onlyIdle && c.inFlight.Load() > 0 { // it came between; whoever saw forgotten looks up again
+	if onlyIdle && c.inFlight.Load() > lost { // it came between; whoever saw forgotten looks up again
 		c.word.Store(word)
 		return false
 	}
@@ -422,9 +438,13 @@ func (c *circuit) forget(onlyIdle bool) bool {
 
 // idleLocked reports whether nothing is lost with the circuit: two sweeps, far enough apart, have
 // found it unused.
-func (c *circuit) idleLocked(now int64) bool {
+func (c *circuit) idleLocked(now, inFlight int64) bool {
 	long := int64(c.b.cfg.Window)
-	busy := c.used || c.inFlight.Load() > 0
+	if inFlight > 0 {
+		long = max(long, int64(abandoned))
+	}
+	busy := c.used || inFlight > 0 && !c.held
+	c.held = inFlight > 0
 	switch c.phase() {
 	case isolated:
 		return false
@@ -454,6 +474,8 @@ func (c *circuit) state(now int64) KeyStats {
 		return KeyStats{State: Ramping, Share: c.share(now)}
 	case p == closed:
 		return KeyStats{State: Closed, Share: 1}
+	case p == open && now >= c.until.Load():
+		return KeyStats{State: HalfOpen}
 	default:
 		return KeyStats{State: states[p]}
 	}

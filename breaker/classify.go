@@ -4,19 +4,21 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
+	"time"
 
-	"github.com/trivet-go/trivet/internal/origin"
 	"github.com/trivet-go/trivet/internal/unsent"
 )
 
-// failureOf says what an error of an attempt means: Neutral if what was called is not to blame.
-func failureOf(ctx context.Context, err error, up *upload) Outcome {
+// failureOf says what an error of req, an attempt, means: Neutral if what was called is not to
+// blame.
+func failureOf(req *http.Request, err error, up *upload) Outcome {
+	ctx := req.Context()
 	switch {
 	case unsent.Is(err), // it did not leave: an inner breaker, pacer, throttle, or no endpoints
 		left(ctx),
+		canceled(req),
 		errors.Is(err, context.Canceled) && ctx.Err() == nil, // by a wrapper below, for reasons of its own
 		up.failed(),
 		callersFault(err):
@@ -33,6 +35,19 @@ func left(ctx context.Context) bool {
 	}
 	var late interface{ Timeout() bool }
 	return !errors.As(context.Cause(ctx), &late) || !late.Timeout()
+}
+
+// canceled reports whether the caller has closed req.Cancel. http.Client closes it too when its
+// Timeout is over, which it has put into the context as a deadline before.
+func canceled(req *http.Request) bool {
+	select {
+	//lint:ignore SA1019 who still uses it must not open the breaker by that
+	case <-req.Cancel:
+	default:
+		return false
+	}
+	deadline, ok := req.Context().Deadline()
+	return !ok || time.Now().Before(deadline)
 }
 
 // callersFault reports whether net/http refuses to send the request, for what strangers can write
@@ -59,32 +74,4 @@ func streams(h http.Header) bool {
 	const kind = "text/event-stream"
 	ct := h["Content-Type"]
 	return len(ct) > 0 && len(ct[0]) >= len(kind) && strings.EqualFold(ct[0][:len(kind)], kind)
-}
-
-// hostOf returns u's host in one of the ways to write it: each would have a state of its own.
-func hostOf(u *url.URL) string {
-	if u == nil {
-		return ""
-	}
-	if isPlain(u.Host) {
-		return u.Host
-	}
-	name, port := origin.SplitHost(u.Host)
-	if port == "" || port == "80" && u.Scheme == "http" || port == "443" && u.Scheme == "https" {
-		return strings.ToLower(strings.TrimSuffix(name, "."))
-	}
-	return strings.ToLower(u.Host)
-}
-
-// isPlain reports whether host, which has neither a port nor a final dot, is in lower case already,
-// as most are.
-func isPlain(host string) bool {
-	for i := range len(host) {
-		switch c := host[i]; {
-		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '.' && i < len(host)-1:
-		default:
-			return false
-		}
-	}
-	return true
 }

@@ -73,7 +73,9 @@ type Config struct {
 
 	// ProbeTimeout is how long a probe may take. One that has no answer by then counts as failed,
 	// since who sent it may have lost it; one whose answer has begun counts as succeeded. Zero
-	// means OpenFor. Negative is invalid.
+	// means as long as the breaker was open last: after each failure a probe has more time, until
+	// even a slow answer is in time. What takes longer than MaxOpen to answer needs a ProbeTimeout,
+	// or the breaker does not close again. Negative is invalid.
 	ProbeTimeout time.Duration
 
 	// Ramp is how long the breaker takes after the probes to admit everything: a share that grows
@@ -129,7 +131,7 @@ func (c Config) withDefaults() (Config, error) {
 		f.Add("MaxOpen", "%v is less than OpenFor, %v", c.MaxOpen, c.OpenFor)
 	}
 	counted(f, "Probes", &c.Probes, defaultProbes)
-	settings.Positive(f, "ProbeTimeout", &c.ProbeTimeout, c.OpenFor)
+	settings.NotNegative(f, "ProbeTimeout", c.ProbeTimeout)
 	settings.Positive(f, "MaxKeys", &c.MaxKeys, defaultMaxKeys)
 	for _, d := range [...]struct {
 		field string

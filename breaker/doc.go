@@ -58,5 +58,7 @@
 // one process: each replica finds out by itself. The answer's status is all that is seen of it: an
 // error inside a 200 (GraphQL, or gRPC's trailers) is a success; use [Breaker.Acquire] there. A
 // request that is canceled before its answer says nothing, so a host that never answers opens no
-// breaker if every caller cancels rather than sets a deadline.
+// breaker if every caller cancels rather than sets a deadline. [Config.SlowAfter] is judged when an
+// answer begins: calls that hang count when they end. On a client http and https of one host, each
+// at its default port, share a state; [Config.Key] can tell them apart.
 package breaker

@@ -274,6 +274,11 @@ func TestPanicsOfObserversLeaveNothingOpen(t *testing.T) {
 		require.PanicsWithValue(t, "observer", func() { _, _ = rt.RoundTrip(req) })
 		require.Equal(t, 1, body.closed)
 
+		upload := &closeNoter{Reader: strings.NewReader("x")}
+		req.Body = upload
+		require.PanicsWithValue(t, "observer", func() { _, _ = rt.RoundTrip(req) }, "refused")
+		require.Equal(t, 1, upload.closed)
+
 		time.Sleep(5 * time.Second)
 		require.PanicsWithValue(t, "observer", func() { ask(b, "a", breaker.Neutral) }, "half-open")
 		_, err := b.Acquire(t.Context(), "a") // a probe, which is lost

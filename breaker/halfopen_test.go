@@ -308,6 +308,28 @@ func TestProbeTimeoutIsTheOpenTime(t *testing.T) {
 	})
 }
 
+// A probe has more time after each one that had too little.
+func TestSlowButHealthyServicesCloseAgain(t *testing.T) {
+	for _, latency := range []time.Duration{6, 10, 20} { // OpenFor is 5 s
+		latency *= time.Second
+		t.Run(latency.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, err := breaker.New(breaker.Config{})
+				require.NoError(t, err)
+				trip(t, b, "a")
+				for range 10 * 5 * 60 { // ten requests a second
+					if done, err := b.Acquire(t.Context(), "a"); err == nil {
+						time.AfterFunc(latency, func() { done(breaker.Success) })
+					}
+					time.Sleep(time.Second / 10)
+				}
+				require.Equal(t, breaker.Closed, stateOf(b, "a"))
+				time.Sleep(latency)
+			})
+		})
+	}
+}
+
 func TestDoneCountsOnce(t *testing.T) {
 	b := newBreaker(t, breaker.Config{})
 	done, err := b.Acquire(t.Context(), "a")
@@ -441,5 +463,25 @@ func TestResetWhileAProbeRuns(t *testing.T) {
 		trip(t, b, "a")
 		time.Sleep(5 * time.Second)
 		require.True(t, ask(b, "a", breaker.Success), "no place is taken by the probe of before")
+	})
+}
+
+func TestResetForgetsTheSeriesOfOpenings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(t, breaker.Config{})
+		trip(t, b, "a")
+		time.Sleep(5 * time.Second)
+		require.True(t, ask(b, "a", breaker.Failure))
+		require.Equal(t, 10*time.Second, waitOf(t, b, "a"))
+		b.Reset("a")
+		trip(t, b, "a")
+		require.Equal(t, 5*time.Second, waitOf(t, b, "a"))
+
+		time.Sleep(5 * time.Second)
+		require.True(t, ask(b, "a", breaker.Success))
+		require.Equal(t, breaker.Ramping, stateOf(b, "a"), "it would open for longer now")
+		b.Reset("a")
+		trip(t, b, "a")
+		require.Equal(t, 5*time.Second, waitOf(t, b, "a"))
 	})
 }

@@ -101,6 +101,46 @@ func TestAbandonedKeysAreForgotten(t *testing.T) {
 	})
 }
 
+// Nor do requests whose end is lost, such as a body that nobody closes, keep a key for ever.
+func TestKeysWithLostRequestsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(t, breaker.Config{MaxKeys: 2})
+		lost, err := b.Acquire(t.Context(), "lost")
+		require.NoError(t, err)
+		_, err = b.Acquire(t.Context(), "used")
+		require.NoError(t, err)
+		for ; time.Since(b.Base()) < breaker.Abandoned; time.Sleep(time.Minute) {
+			require.True(t, ask(b, "new", breaker.Success))
+			require.True(t, ask(b, "used", breaker.Success))
+			require.NotContains(t, b.Stats().Keys, "new")
+		}
+		for range 2 {
+			require.True(t, ask(b, "new", breaker.Success))
+			time.Sleep(time.Minute)
+		}
+		keys := b.Stats().Keys
+		require.Contains(t, keys, "new")
+		require.NotContains(t, keys, "lost")
+		require.Contains(t, keys, "used", "others of its requests do end")
+		lost(breaker.Failure)
+		require.Equal(t, keys, b.Stats().Keys)
+	})
+}
+
+// A request that has just begun is not lost, however long nobody asked before.
+func TestKeysWithNewRequestsAreNotForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(t, breaker.Config{MaxKeys: 1})
+		require.True(t, ask(b, "a", breaker.Neutral))
+		require.True(t, ask(b, "new", breaker.Success)) // a sweep finds it unused
+		time.Sleep(2 * breaker.Abandoned)
+		_, err := b.Acquire(t.Context(), "a")
+		require.NoError(t, err)
+		require.True(t, ask(b, "new", breaker.Success))
+		require.Contains(t, b.Stats().Keys, "a")
+	})
+}
+
 // A key is not forgotten while its next opening would still be a longer one.
 func TestTheSeriesOutlivesIdleness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

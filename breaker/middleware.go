@@ -14,8 +14,9 @@ import (
 // others with [Config.ErrorHandler]. It panics if next is nil.
 //
 // Failures are the statuses that [Config.Failed] names, panics, aborted answers, and deadlines that
-// have passed before next has answered. A request whose client has left counts for nothing. What a
-// limiter or a shedder around it refuses, the breaker does not see.
+// have passed before next returns. A request whose client has left before that counts for nothing,
+// nor does one whose deadline has passed while next was writing: it may have waited for its client.
+// What a limiter or a shedder around it refuses, the breaker does not see.
 func (b *Breaker) Middleware(next http.Handler) http.Handler {
 	if next == nil {
 		panic("breaker: nil handler")
@@ -65,6 +66,8 @@ type answer struct {
 	begun   bool // the handler has begun to answer
 	sent    bool // the header is out
 	slow    bool
+	over    bool // the time was over before the write that goes on, or has been last
+	held    bool // it ended in a write
 	ended   bool
 }
 
@@ -74,6 +77,15 @@ func (a *answer) begin() {
 		a.begun = true
 		a.slow = a.breaker.tooSlow(&a.call)
 	}
+	a.over = a.ctx.Err() != nil
+}
+
+// wrote follows a write, which may have waited for the client.
+func (a *answer) wrote() {
+	if !a.over && a.ctx.Err() != nil {
+		a.held = true
+	}
+	a.began()
 }
 
 // began judges the header, if it is out.
@@ -83,7 +95,10 @@ func (a *answer) began() {
 	}
 	a.sent = true
 	switch {
-	case a.breaker.cfg.Failed(a.Status): // known when the handler returns, or its client has left
+	case a.breaker.cfg.Failed(a.Status):
+		if !left(a.ctx) {
+			a.end(Failure) // at once: a client that has got it may leave before the handler returns
+		}
 	case a.Status == http.StatusSwitchingProtocols, streams(a.Header()): // a hijack counts as 101
 		a.slow = false
 		a.end(Success)
@@ -97,10 +112,12 @@ func (a *answer) finish(returned bool) {
 	switch {
 	case left(a.ctx):
 		a.end(Neutral)
-	case !returned, a.sent && a.breaker.cfg.Failed(a.Status):
+	case !returned:
 		a.end(Failure)
-	case !a.sent && a.ctx.Err() != nil: // its time is over
-		a.end(Failure) // somebody further out will answer that it came to nothing
+	case a.held: // by its client, or by what ReadFrom has read from: nobody knows
+		a.end(Neutral)
+	case a.ctx.Err() != nil: // its time is over
+		a.end(Failure) // somebody further out answers that it came to nothing, or cuts it off
 	default:
 		a.begin()
 		a.end(Success)
@@ -126,7 +143,7 @@ func (a *answer) WriteHeader(code int) {
 func (a *answer) Write(p []byte) (int, error) {
 	a.begin()
 	n, err := a.Recorder.Write(p)
-	a.began()
+	a.wrote()
 	return n, err
 }
 
@@ -134,7 +151,7 @@ func (a *answer) Write(p []byte) (int, error) {
 func (a *answer) WriteString(s string) (int, error) {
 	a.begin()
 	n, err := a.Recorder.WriteString(s)
-	a.began()
+	a.wrote()
 	return n, err
 }
 
@@ -142,7 +159,7 @@ func (a *answer) WriteString(s string) (int, error) {
 func (a *answer) ReadFrom(src io.Reader) (int64, error) {
 	a.begin()
 	n, err := a.Recorder.ReadFrom(src)
-	a.began()
+	a.wrote()
 	return n, err
 }
 
@@ -150,7 +167,7 @@ func (a *answer) ReadFrom(src io.Reader) (int64, error) {
 func (a *answer) FlushError() error {
 	a.begin()
 	err := a.Recorder.FlushError()
-	a.began()
+	a.wrote()
 	return err
 }
 

@@ -164,10 +164,32 @@ func TestMiddlewareContexts(t *testing.T) {
 		{"no answer in time", nil, func(w http.ResponseWriter, r *http.Request) {
 			<-r.Context().Done()
 		}, breaker.Failure},
-		{"an answer, and time is over", nil, func(w http.ResponseWriter, r *http.Request) {
+		{"half an answer, and time is over", nil, func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprint(w, "ok")
 			<-r.Context().Done()
+		}, breaker.Failure},
+		{"writes after its time", nil, func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, "ok")
+			<-r.Context().Done()
+			fmt.Fprint(w, "ok")
+			w.(http.Flusher).Flush()
+		}, breaker.Failure},
+		{"a hint after its time", nil, func(w http.ResponseWriter, r *http.Request) {
+			<-r.Context().Done()
+			w.WriteHeader(103)
+			fmt.Fprint(w, "ok")
+		}, breaker.Failure},
+		{"an event stream, and time is over", nil, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			fmt.Fprint(w, "data: x\n\n")
+			<-r.Context().Done()
 		}, breaker.Success},
+		{"a failure that the client has got, and it leaves", context.WithCancel, func(
+			w http.ResponseWriter, r *http.Request,
+		) {
+			w.WriteHeader(500)
+			<-r.Context().Done()
+		}, breaker.Failure},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			require.Equal(t, tt.want, handled(t, breaker.Config{}, tt.h, func(t *testing.T, h http.Handler) {
@@ -180,6 +202,42 @@ func TestMiddlewareContexts(t *testing.T) {
 				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", "/", nil))
 			}))
 		})
+	}
+}
+
+// http.TimeoutHandler cuts an answer off that has begun, since nobody has seen it yet.
+func TestAnswersThatATimeoutHandlerCutsOff(t *testing.T) {
+	got := handled(t, breaker.Config{}, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(200)
+		<-r.Context().Done()
+	}, func(t *testing.T, h http.Handler) {
+		w := httptest.NewRecorder()
+		http.TimeoutHandler(h, time.Second, "late").ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		require.Equal(t, 503, w.Code)
+		synctest.Wait()
+	})
+	require.Equal(t, breaker.Failure, got)
+}
+
+// TestB09: a client that reads slowly keeps a handler from ending in time.
+func TestB09_DeadlinesThatPassInAWrite(t *testing.T) {
+	for name, write := range map[string]func(w http.ResponseWriter){
+		"Write":       func(w http.ResponseWriter) { _, _ = w.Write([]byte("x")) },
+		"WriteString": func(w http.ResponseWriter) { _, _ = io.WriteString(w, "x") },
+		"ReadFrom": func(w http.ResponseWriter) {
+			_, _ = io.Copy(w, io.LimitReader(strings.NewReader("x"), 1))
+		},
+	} {
+		got := handled(t, breaker.Config{}, func(w http.ResponseWriter, _ *http.Request) {
+			write(w)
+		}, func(t *testing.T, h http.Handler) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			h.ServeHTTP(
+				slowWriter{httptest.NewRecorder()}, httptest.NewRequestWithContext(ctx, "GET", "/", nil),
+			)
+		})
+		require.Equal(t, breaker.Neutral, got, name)
 	}
 }
 

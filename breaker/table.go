@@ -17,7 +17,8 @@ type table[S any] struct {
 	idle  func(*S) bool   // called at each sweep: may the key be forgotten now?
 
 	buckets   atomic.Pointer[[]atomic.Pointer[entry[S]]]
-	nextSweep atomic.Int64
+	full      atomic.Bool  // n-pinned is at max
+	nextSweep atomic.Int64 // none before
 
 	mu     sync.Mutex // serialises writers, and guards the fields below
 	n      int
@@ -54,8 +55,7 @@ func (t *table[S]) find(key string) *S {
 // add returns key's state, which it makes if there is none and there is room; otherwise nil. While
 // there is no room it takes a lock once per sweep only.
 func (t *table[S]) add(key string, now func() int64) *S {
-	next := t.nextSweep.Load()
-	if next != 0 && now() < next {
+	if t.full.Load() && now() < t.nextSweep.Load() {
 		return nil
 	}
 	t.mu.Lock()
@@ -63,10 +63,14 @@ func (t *table[S]) add(key string, now func() int64) *S {
 	if s := t.find(key); s != nil {
 		return s
 	}
-	if t.n-t.pinned >= t.max {
-		t.sweepLocked(now())
+	if t.full.Load() {
+		at := now()
+		if at < t.nextSweep.Load() {
+			return nil
+		}
+		t.sweepLocked(at)
 	}
-	if t.n-t.pinned >= t.max {
+	if t.full.Load() {
 		return nil
 	}
 	return t.putLocked(key)
@@ -79,13 +83,14 @@ func (t *table[S]) pin(key string) *S {
 	if s := t.find(key); s != nil {
 		return s
 	}
-	if t.n-t.pinned >= t.max {
+	if t.full.Load() {
 		t.pinned++
 	}
 	return t.putLocked(key)
 }
 
-// sweepLocked removes the idle keys. As long as that leaves no room, the table is known to be full.
+// sweepLocked removes the idle keys. However few they are, the next sweep is a while away: where keys
+// become idle one by one, each newcomer would sweep all of them.
 func (t *table[S]) sweepLocked(now int64) {
 	buckets := *t.buckets.Load()
 	for i := range buckets {
@@ -95,10 +100,7 @@ func (t *table[S]) sweepLocked(now int64) {
 			}
 		}
 	}
-	t.nextSweep.Store(0)
-	if t.n-t.pinned >= t.max {
-		t.nextSweep.Store(now + t.every)
-	}
+	t.nextSweep.Store(now + t.every)
 }
 
 // remove removes key, and returns its state or nil.
@@ -109,7 +111,6 @@ func (t *table[S]) remove(key string) *S {
 	for e := t.bucketLocked(hash).Load(); e != nil; e = e.next {
 		if e.hash == hash && e.key == key {
 			t.removeLocked(e)
-			t.nextSweep.Store(0)
 			return e.state
 		}
 	}
@@ -150,6 +151,7 @@ func (t *table[S]) putLocked(key string) *S {
 	s := t.fresh(key)
 	head.Store(&entry[S]{key, hash, s, head.Load()})
 	t.n++
+	t.countedLocked()
 	return s
 }
 
@@ -165,11 +167,15 @@ func (t *table[S]) removeLocked(gone *entry[S]) {
 			head.Store(rest)
 			t.n--
 			t.pinned = max(0, min(t.pinned, t.n-t.max))
+			t.countedLocked()
 			return
 		}
 		keep = append(keep, e)
 	}
 }
+
+// countedLocked tells add whether there is room.
+func (t *table[S]) countedLocked() { t.full.Store(t.n-t.pinned >= t.max) }
 
 func (t *table[S]) len() int {
 	t.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/trivet-go/trivet/internal/origin"
 	"github.com/trivet-go/trivet/internal/settings"
 )
 
@@ -63,7 +64,8 @@ type ThrottleConfig struct {
 	// Skip names requests that are passed on untouched. If nil, none is.
 	Skip func(*http.Request) bool
 
-	// DryRun decides, counts and observes as always, and refuses nothing.
+	// DryRun decides, counts and observes as always, and refuses nothing. What it would have refused
+	// is sent, and counts when the server accepts it, so that it would refuse fewer than without.
 	DryRun bool
 
 	// Observe, if not nil, receives every refusal. It is called on the request's goroutine with no
@@ -231,7 +233,7 @@ func (t *throttled) RoundTrip(req *http.Request) (*http.Response, error) {
 	key := t.key
 	if key == "" {
 		if th.cfg.Key == nil {
-			key = hostOf(req.URL)
+			key = origin.URLHost(req.URL)
 		} else {
 			var ok bool
 			if key, ok = th.cfg.Key(req); !ok {
@@ -263,7 +265,7 @@ func (t *throttled) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.next.RoundTrip(out)
 	switch {
 	case err != nil:
-		outcome = failureOf(ctx, err, up)
+		outcome = failureOf(req, err, up)
 	case resp == nil: // a bug in next
 	default:
 		if out != req {

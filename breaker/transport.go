@@ -6,7 +6,14 @@ import (
 	"io"
 	"net/http"
 	"sync/atomic"
+	"time"
+
+	"github.com/trivet-go/trivet/internal/origin"
 )
+
+// patience is how long a server waits at least for a client that does not read: a body that breaks
+// sooner has broken by itself.
+const patience = time.Second
 
 // Transport returns a RoundTripper that sends requests through next while the breaker of their key
 // admits them. A refused request fails with an [*OpenError], or is answered by [Config.Fallback].
@@ -14,7 +21,8 @@ import (
 //
 // Failures are the statuses that [Config.Failed] names, errors, deadlines that have passed, and
 // bodies that break off; those count when they do. What the caller has canceled counts for nothing,
-// nor does an error that says by NotSent that the request did not leave.
+// nor does an error that says by NotSent that the request did not leave, nor a body that breaks off
+// after the caller has spent more time not reading it than reading.
 func (b *Breaker) Transport(next http.RoundTripper) http.RoundTripper {
 	return b.TransportFor("", next)
 }
@@ -51,21 +59,27 @@ func (t *transport) RoundTrip(req *http.Request) (resp *http.Response, err error
 		closeBody(req)
 		return nil, context.Cause(ctx)
 	}
-	var k call
-	if refusal := b.enter(ctx, key, &k); refusal != nil {
-		return b.refuse(req, refusal)
-	}
-	out, _ := guardUpload(req)
-	x := &exchange{call: k, req: out}
+	var x *exchange
 	done := false
 	defer func() {
-		if !done { // next or Observe has panicked
+		switch {
+		case done:
+		case x == nil: // Observe has panicked: next will not see the request
+			closeBody(req)
+		default: // next or Observe has panicked
 			x.end(Failure)
 			if resp != nil && resp.Body != nil { // nobody will get it
 				_ = resp.Body.Close()
 			}
 		}
 	}()
+	var k call
+	if refusal := b.enter(ctx, key, &k); refusal != nil {
+		done = true
+		return b.refuse(req, refusal)
+	}
+	out, _ := guardUpload(req)
+	x = &exchange{call: k, req: out}
 	resp, err = t.next.RoundTrip(out)
 	if err != nil || resp == nil { // both nil is next's bug; http.Client complains of it
 		x.fail(err)
@@ -84,7 +98,7 @@ func (b *Breaker) clientKey(req *http.Request) (key string, ok bool) {
 	if b.cfg.Key != nil {
 		return b.cfg.Key(req)
 	}
-	return hostOf(req.URL), true
+	return origin.URLHost(req.URL), true
 }
 
 // refuse answers a request that is not sent.
@@ -129,6 +143,9 @@ type exchange struct {
 	body  io.ReadCloser
 	slow  bool
 	ended atomic.Bool
+
+	since           int64         // the last Read returned, or the header came
+	reading, unread time.Duration // since the header: in Read, and not
 }
 
 // follow counts what the header of resp says, or what its body will say.
@@ -153,6 +170,7 @@ func (x *exchange) follow(resp *http.Response) {
 	if x.ticket != 0 {
 		x.circuit.answered(&x.call)
 	}
+	x.since = b.now()
 	x.body = resp.Body
 	resp.Body = x
 	if w, ok := x.body.(io.Writer); ok {
@@ -164,15 +182,30 @@ func (x *exchange) follow(resp *http.Response) {
 }
 
 func (x *exchange) Read(p []byte) (int, error) {
+	b := x.circuit.b
+	begun := b.now()
 	n, err := x.body.Read(p)
+	ended := b.now()
+	x.unread += time.Duration(begun - x.since)
+	x.reading += time.Duration(ended - begun)
+	x.since = ended
 	switch {
 	case err == nil:
 	case err == io.EOF:
 		x.end(Success)
-	case !errors.Is(err, http.ErrBodyReadAfterClose):
+	case errors.Is(err, http.ErrBodyReadAfterClose):
+	case x.heldUp():
+		x.end(Neutral)
+	default:
 		x.fail(err)
 	}
 	return n, err
+}
+
+// heldUp reports whether the body, which has broken, may have done so because the caller did not
+// read: a proxy whose client reads slowly runs into its own deadline, or its upstream's.
+func (x *exchange) heldUp() bool {
+	return x.unread > x.reading && (x.unread >= patience || x.req.Context().Err() != nil)
 }
 
 // Close ends the exchange. Who does not want the rest of an answer has got one.
@@ -188,7 +221,7 @@ func (x *exchange) fail(err error) {
 		return
 	}
 	up, _ := x.req.Body.(*upload)
-	x.end(failureOf(x.req.Context(), err, up))
+	x.end(failureOf(x.req, err, up))
 }
 
 func (x *exchange) end(o Outcome) {

@@ -202,6 +202,34 @@ func TestB01_CancellationIsNeutral(t *testing.T) {
 	})
 }
 
+// The deprecated Cancel is the caller's too, unless http.Client has set it for its Timeout.
+func TestB01_CancelChannelsAreNeutral(t *testing.T) {
+	next := roundTripper(func(r *http.Request) (*http.Response, error) {
+		select {
+		//lint:ignore SA1019 as http.Transport does
+		case <-r.Cancel:
+			return nil, errors.New("net/http: request canceled")
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+	})
+	require.Equal(t, breaker.Neutral, verdict(t, breaker.Config{}, next, func(rt http.RoundTripper) {
+		req := request(context.Background(), "http://h/")
+		cancel := make(chan struct{})
+		//lint:ignore SA1019 it is what is tested
+		req.Cancel = cancel
+		time.AfterFunc(time.Second, func() { close(cancel) })
+		_, err := rt.RoundTrip(req)
+		require.Error(t, err)
+	}))
+	for range 20 { // the timer of the Client and that of the context are in no order
+		require.Equal(t, breaker.Failure, verdict(t, breaker.Config{}, next, func(rt http.RoundTripper) {
+			_, err := (&http.Client{Transport: rt, Timeout: time.Second}).Get("http://h/")
+			require.Error(t, err)
+		}))
+	}
+}
+
 func TestFailedIsAnOption(t *testing.T) {
 	cfg := breaker.Config{Failed: func(status int) bool { return status == 429 || status >= 500 }}
 	for status, want := range map[int]breaker.Outcome{
@@ -324,6 +352,68 @@ func TestB11_BodiesThatBreakCountAtTheirEnd(t *testing.T) {
 		}
 	})
 }
+
+// TestB09: a client of a proxy that reads slowly makes the proxy's deadline, or its upstream's, end
+// the answer.
+func TestB09_BodiesThatWaitForTheirReader(t *testing.T) {
+	for _, tt := range []struct {
+		name            string
+		unread, reading time.Duration
+		timeout         time.Duration
+		err             error
+		want            breaker.Outcome
+	}{
+		{"the upstream gives up on a slow reader", 2 * time.Second, 0, time.Hour,
+			io.ErrUnexpectedEOF, breaker.Neutral},
+		{"the deadline passes while nobody reads", 300 * time.Millisecond, 0, 300 * time.Millisecond,
+			context.DeadlineExceeded, breaker.Neutral},
+		{"the upstream stalls, then breaks", time.Second, 2 * time.Second, time.Hour,
+			io.ErrUnexpectedEOF, breaker.Failure},
+		{"the upstream stalls until the deadline", 100 * time.Millisecond, 200 * time.Millisecond,
+			300 * time.Millisecond, context.DeadlineExceeded, breaker.Failure},
+		{"it breaks at once, and the reader has work to do", 500 * time.Millisecond, 0, time.Hour,
+			io.ErrUnexpectedEOF, breaker.Failure},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			next := roundTripper(func(*http.Request) (*http.Response, error) {
+				resp := answer(200)
+				resp.Body = &slowBody{pieces: 4, each: tt.reading / 4, err: tt.err}
+				return resp, nil
+			})
+			require.Equal(t, tt.want, verdict(t, breaker.Config{}, next, func(rt http.RoundTripper) {
+				ctx, cancel := context.WithTimeout(context.Background(), tt.timeout)
+				defer cancel()
+				resp, err := rt.RoundTrip(request(ctx, "http://h/"))
+				require.NoError(t, err)
+				for err == nil {
+					time.Sleep(tt.unread / 4)
+					synctest.Wait() // for the deadline
+					_, err = resp.Body.Read(make([]byte, 1))
+				}
+				require.ErrorIs(t, err, tt.err)
+				require.NoError(t, resp.Body.Close())
+			}))
+		})
+	}
+}
+
+// A slowBody has an error in place of its last piece.
+type slowBody struct {
+	pieces int
+	each   time.Duration
+	err    error
+}
+
+func (b *slowBody) Read([]byte) (int, error) {
+	time.Sleep(b.each)
+	b.pieces--
+	if b.pieces == 0 {
+		return 0, b.err
+	}
+	return 1, nil
+}
+
+func (b *slowBody) Close() error { return nil }
 
 // A probe whose answer has begun in time is not lost: its reader may take as long as it likes.
 func TestAProbeWithASlowReaderHasSucceeded(t *testing.T) {

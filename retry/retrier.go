@@ -4,10 +4,10 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
-	"net/url"
-	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/trivet-go/trivet/internal/origin"
 )
 
 // A Retrier sends requests again that failed, within a budget. Create one with [New]. A Retrier is
@@ -51,7 +51,7 @@ func (r *Retrier) now() time.Duration { return time.Since(r.base) }
 // budget returns what pays for req. It is nil if nothing does.
 func (r *Retrier) budget(req *http.Request) (b *budget, key string) {
 	if r.cfg.Key == nil {
-		key = hostKey(req.URL)
+		key = origin.URLHost(req.URL)
 	} else if k, ok := r.cfg.Key(req); ok {
 		key = k
 	} else {
@@ -70,21 +70,9 @@ func (r *Retrier) window(req *http.Request) *window {
 	if r.cfg.Class != nil {
 		class = r.cfg.Class(req)
 	}
-	host, _ := r.hosts.get(hostKey(req.URL))
+	host, _ := r.hosts.get(origin.URLHost(req.URL))
 	w, _ := host.get(class)
 	return w
-}
-
-// hostKey makes one of the ways to write u's host: each would have a budget of its own.
-func hostKey(u *url.URL) string {
-	host := strings.ToLower(u.Host)
-	switch u.Scheme {
-	case "http":
-		host = strings.TrimSuffix(host, ":80")
-	case "https":
-		host = strings.TrimSuffix(host, ":443")
-	}
-	return host
 }
 
 // backoff returns the wait before a retry that n retries went before: full jitter, so that clients

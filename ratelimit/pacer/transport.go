@@ -3,9 +3,9 @@ package pacer
 import (
 	"cmp"
 	"net/http"
-	"net/url"
-	"strings"
 	"time"
+
+	"github.com/trivet-go/trivet/internal/origin"
 )
 
 // Transport returns a RoundTripper that sends requests through next, each when its host's pace
@@ -31,7 +31,7 @@ type transport struct {
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	key := t.key
 	if key == "" {
-		key = hostOf(req.URL)
+		key = origin.URLHost(req.URL)
 	}
 	h := t.pacer.pin(key)
 	defer h.unpin()
@@ -56,24 +56,4 @@ func (t *transport) CloseIdleConnections() {
 	if c, ok := t.next.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
 	}
-}
-
-// hostOf returns u's host in one of the ways to write it: with a pace for each, the host would be
-// asked above the configured rate.
-func hostOf(u *url.URL) string {
-	host := strings.ToLower(u.Host)
-	switch {
-	case u.Scheme == "http":
-		host = strings.TrimSuffix(host, ":80")
-	case u.Scheme == "https":
-		host = strings.TrimSuffix(host, ":443")
-	}
-	name, port := strings.TrimSuffix(host, ":"), ""
-	if i := strings.LastIndexByte(name, ':'); i >= 0 && strings.IndexByte(name[i:], ']') < 0 {
-		name, port = name[:i], name[i:]
-	}
-	if dotless, ok := strings.CutSuffix(name, "."); ok {
-		return dotless + port
-	}
-	return name + port
 }
