@@ -42,10 +42,8 @@
 //
 // The policy keeps the name TinyLFU, under which its window, its admission and its sketch of past
 // uses are to be found in books. The duel is set dueling, by which processors choose the policies
-// of their caches. How many points of hit ratio a cache is behind the best one of each row, mean
-// and worst, over RRR rows of BenchmarkDataCacheHitRatio (make bench BENCH=HitRatio BENCHTIME=9x):
-//
-//	Trivet 0.00 and 0.0    otter 0.00 and 00.0    theine 0.00 and 00.0    LRU 0.00 and 00.0
+// of their caches. make bench BENCH=HitRatio BENCHTIME=3x prints how far this, otter, theine and LRU
+// are behind the best of them on each of many sequences of keys, on average and at worst.
 //
 // The sample takes up to 16 KB in each shard: some 15 bytes for each of a thousand entries, and
 // nothing to speak of for a million.
