@@ -62,7 +62,7 @@ func (d *duel) check(t require.TestingT, p *tinyLFU) {
 	}
 }
 
-// A policyCache is a policy with the little that a shard is for it. Its chance is the same each time.
+// A policyCache is a policy with the little that a shard is for it. Its chance is always the same.
 type policyCache struct {
 	*tinyLFU
 	weights []int64
@@ -491,8 +491,8 @@ func TestTheRoomFollowsTheSample(t *testing.T) {
 	require.Greater(t, halved, 3)
 }
 
-// Of entries that weigh differently, a rival has as much as fits, and not a heavy one more: a loop of
-// them has as many hits in a rival as in the cache.
+// Of entries that weigh differently, a rival has as much as fits, and not a heavy one more: a loop
+// of them has as many hits in a rival as in the cache.
 func TestARivalIsAsFullAsTheCache(t *testing.T) {
 	c := newPolicyCache(500*20, true, 0, true)
 	c.duel.price = 1 << 24

@@ -77,8 +77,8 @@ func (p *segments[S]) queueOf(slot S) *queue[S] {
 	}
 }
 
-// push takes in a slot that was not there, and has a link. If that makes the segments full, calls of
-// victim follow.
+// push takes in a slot that was not there, and has a link. If that makes the segments full, calls
+// of victim follow.
 func (p *segments[S]) push(slot S, weight int64, full bool) {
 	p.window.pushFront(p.links, slot, weight)
 	p.settle(full, weight)
