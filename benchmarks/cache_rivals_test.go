@@ -95,8 +95,8 @@ func contenders[K cacheKey, V any]() []contender[K, V] {
 	}
 }
 
-// policies are the contenders whose hit ratios are compared, for entries of these weights; if weight
-// is nil, each weighs 1.
+// policies are the contenders whose hit ratios are compared, for entries of these weights. If
+// weight is nil, each weighs 1.
 func policies(weight func(key int64) int64) []contender[int64, int64] {
 	weigh := func(key, _ int64) int64 { return weight(key) }
 	trivet := func(eviction cache.Eviction) func(testing.TB, int) dataCache[int64, int64] {
@@ -174,8 +174,8 @@ func (c costRistretto) Set(key, value int64) {
 	}
 }
 
-// A weightedLRU is golang-lru with a bound on the sum of the weights. What is heavier than a quarter
-// of the bound is not stored, as in Trivet.
+// A weightedLRU is golang-lru with a bound on the sum of the weights. What is heavier than a
+// quarter of the bound is not stored, as in Trivet.
 type weightedLRU struct {
 	*lru.Cache[int64, int64]
 	cost       func(key int64) int64

@@ -278,8 +278,8 @@ func phasesTrace() []int64 {
 	return t
 }
 
-// feedTrace is what the readers of a feed do: each begins with the newest post and leaves after some
-// of them, few after many. Some posts are linked to from elsewhere and read long after.
+// feedTrace is what the readers of a feed do: each begins with the newest post and leaves after
+// some of them, few after many. Some posts are linked to from elsewhere and read long after.
 func feedTrace(n int) []int64 {
 	random := rand.New(rand.NewPCG(30, 1))
 	newest := int64(1 << 32)

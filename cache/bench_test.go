@@ -12,8 +12,7 @@ import (
 )
 
 // listTinyLFU is tinyLFU on golang-lru's lists instead of our own, for entries that weigh 1, and
-// without the duel. It
-// is here to be measured: see queue.go.
+// without the duel. It is here to be measured: see queue.go.
 type listTinyLFU struct {
 	max, windowMax, protectedMax int
 	window, probation, protected *simplelru.LRU[uint32, uint32] // slots and their tags

@@ -21,12 +21,12 @@ type duel struct {
 	sweep   int          // slots up to this one may have keys that the sample has lost
 
 	// The rivals have as much room as the cache gives to keys of the sample. A fixed part of the
-	// cache's bound would not do: where a loop is a little larger than the cache, that the sample has
-	// a few keys too many decides between all hits and none.
-	count      int   // entries of the cache that are in the sample
-	weight     int64 // of these
-	room       int64 // of a rival: the mean of weight in the last epoch
-	sum, epoch int64 // of weight, and the uses, in this epoch
+	// cache's bound would not do: where a loop is a little larger than the cache, a few keys more or
+	// less in the sample decide between all hits and none.
+	count      int     // entries of the cache that are in the sample
+	weight     int64   // of these
+	room       int64   // of a rival: the mean of weight in the last epoch
+	sum, epoch float64 // of weight, and the uses, in this epoch
 
 	current int                    // index of the share in force
 	ahead   [len(windowShares)]int // hits of a rival beyond the current one's since it was last behind
@@ -93,11 +93,9 @@ func (d *duel) use(tag uint32, weight int64, entries int, full bool) (changed bo
 			d.keys[slot].in |= 1 << i
 			r.push(slot, weight, r.weight()+weight > r.max)
 		}
-		for n := 0; n < fewMoves && r.weight() > r.max; n++ {
-			victim := r.victim(r.weight()-r.max, slot)
-			if victim == 0 {
-				break
-			}
+		for freed := int64(0); r.weight() > r.max && freed < fewMoves*weight; {
+			victim := r.victim(r.weight()-r.max, 0) // the newest, too: nobody waits for it in a rival
+			freed += d.weigh(victim)
 			d.leave(victim, 1<<i)
 		}
 	}
@@ -123,10 +121,10 @@ func (d *duel) enter(tag uint32, weight int64) uint16 {
 
 // measure finds how much room the rivals have.
 func (d *duel) measure(full bool) {
-	d.sum += d.weight
+	d.sum += float64(d.weight)
 	d.epoch++
-	if d.epoch >= epochUses*int64(max(d.count, leastAhead)) {
-		d.room = d.sum / d.epoch
+	if d.epoch >= epochUses*float64(max(d.count, leastAhead)) {
+		d.room = int64(d.sum / d.epoch)
 		d.sum, d.epoch = 0, 0
 	}
 	if !full {
@@ -278,8 +276,8 @@ func (d *duel) insert(tag uint32) uint16 {
 	return slot
 }
 
-// grown returns s with one element more. In a small cache, a capacity that has doubled would be most
-// of what the duel needs.
+// grown returns s with one element more. In a small cache, a capacity that has doubled would be
+// most of what the duel needs.
 func grown[T any](s []T) []T {
 	if len(s) == cap(s) {
 		s = append(make([]T, 0, len(s)+moreSlots), s...)

@@ -62,7 +62,7 @@ func (d *duel) check(t require.TestingT, p *tinyLFU) {
 	}
 }
 
-// A policyCache is a policy with the little that a shard is for it. Its chance is the same each time.
+// A policyCache is a policy with the little that a shard is for it. Its chance is always the same.
 type policyCache struct {
 	*tinyLFU
 	weights []int64
@@ -470,4 +470,40 @@ func TestASketchGrowsAndForgetsNothing(t *testing.T) {
 	}
 	require.Greater(t, c.sketch.keys, firstSketch)
 	require.GreaterOrEqual(t, c.frequency(tagOf(1)), 5)
+}
+
+// While the sample is halved, the room of the rivals is halved with it.
+func TestTheRoomFollowsTheSample(t *testing.T) {
+	c := newPolicyCache(5000, false, 0, true)
+	halved := 0
+	for i := range 5000 {
+		mask := c.duel.mask
+		c.use(i, 1)
+		if c.duel.mask == mask {
+			continue
+		}
+		for i++; c.duel.sweep > 0; i++ {
+			c.use(i%5000, 1)
+		}
+		halved++
+		require.InDelta(t, c.duel.count, c.duel.room, 0.2*float64(c.duel.count))
+	}
+	require.Greater(t, halved, 3)
+}
+
+// Of entries that weigh differently, a rival has as much as fits, and not a heavy one more: a loop
+// of them has as many hits in a rival as in the cache.
+func TestARivalIsAsFullAsTheCache(t *testing.T) {
+	c := newPolicyCache(500*20, true, 0, true)
+	c.duel.price = 1 << 24
+	rival := 0
+	for i := range 60_000 {
+		key := i % 1500
+		if slot := c.duel.find(tagOf(key)); slot != 0 && c.duel.keys[slot].in&1 != 0 {
+			rival++
+		}
+		c.use(key, 1+int64(uint32(key)*2654435761>>8)%39)
+		require.LessOrEqual(t, c.duel.rivals[0].weight(), c.duel.room+c.duel.room/4+40)
+	}
+	require.InEpsilon(t, c.hits, rival*(int(c.duel.mask)+1), 0.3)
 }

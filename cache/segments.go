@@ -77,8 +77,8 @@ func (p *segments[S]) queueOf(slot S) *queue[S] {
 	}
 }
 
-// push takes in a slot that was not there, and has a link. If that makes the segments full, calls of
-// victim follow.
+// push takes in a slot that was not there, and has a link. If that makes the segments full, calls
+// of victim follow.
 func (p *segments[S]) push(slot S, weight int64, full bool) {
 	p.window.pushFront(p.links, slot, weight)
 	p.settle(full, weight)
@@ -129,8 +129,7 @@ func (p *segments[S]) drop(slot S, weight int64) { p.queueOf(slot).remove(p.link
 // victim takes out the slot that should leave first, and returns it; excess is what has to leave in
 // all. It is never the slot keep; it is 0 if there is no other.
 func (p *segments[S]) victim(excess int64, keep S) S {
-	if p.window.weight > p.windowMax && p.window.len > 1 {
-		candidate := p.last(&p.window, keep)
+	if candidate := p.last(&p.window, keep); candidate != 0 && p.window.weight > p.windowMax {
 		if !p.admit(candidate, excess, keep) {
 			p.window.remove(p.links, candidate, p.weigh(candidate))
 			return candidate

@@ -33,8 +33,8 @@ func newSketch(keys int) sketch {
 	return sketch{blocks: make([]block, n), keys: n * keysPerBlock, sample: 10 * n * keysPerBlock}
 }
 
-// grow makes s one for twice the keys, and forgets nothing: a key's block is the one that it was, or
-// the copy of that.
+// grow makes s one for twice the keys, and forgets nothing: a key's block is the one that it was,
+// or the copy of that.
 func (s *sketch) grow() {
 	s.blocks = slices.Concat(s.blocks, s.blocks)
 	s.keys *= 2
