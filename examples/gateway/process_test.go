@@ -481,7 +481,7 @@ func TestL34_SigtermAmongManySighups(t *testing.T) {
 }
 
 func TestG10_SlowClientsAreCutOff(t *testing.T) {
-	const limit = 700 * time.Millisecond
+	const limit = 2 * time.Second // so that a busy machine does not make what moves stand still
 	b := backend.Start(t, backend.Config{})
 	bounds := fmt.Sprintf(
 		"server: {read_header_timeout: %[1]s, idle_timeout: %[1]s, stall_timeout: %[1]s}", limit)
@@ -492,7 +492,7 @@ func TestG10_SlowClientsAreCutOff(t *testing.T) {
 		conn, err := net.Dial("tcp", p.addr)
 		require.NoError(t, err)
 		t.Cleanup(func() { conn.Close() })
-		require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+		require.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute)))
 		_, err = io.WriteString(conn, text)
 		require.NoError(t, err)
 		return conn
@@ -547,7 +547,7 @@ func TestG10_SlowClientsAreCutOff(t *testing.T) {
 				require.ErrorIs(t, err, syscall.ECONNRESET)
 			}
 			require.True(t, strings.HasPrefix(string(answer), tt.want), string(answer))
-			require.Less(t, time.Since(begin), 10*time.Second)
+			require.Less(t, time.Since(begin), 30*time.Second)
 		})
 	}
 	t.Run("a response that is not read", func(t *testing.T) {
@@ -561,7 +561,7 @@ func TestG10_SlowClientsAreCutOff(t *testing.T) {
 		require.Eventually(t, func() bool {
 			_, body := get(t, c, "http://"+p.admin+"/upstreams")
 			return strings.Contains(body, `"in_flight": 0`)
-		}, 15*time.Second, 50*time.Millisecond)
+		}, time.Minute, 50*time.Millisecond)
 		n, err := io.Copy(io.Discard, conn)
 		if err != nil {
 			require.ErrorIs(t, err, syscall.ECONNRESET)
@@ -571,10 +571,10 @@ func TestG10_SlowClientsAreCutOff(t *testing.T) {
 	t.Run("a slow body that moves is served", func(t *testing.T) {
 		t.Parallel()
 		conn := open(t, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\nConnection: close\r\n\r\n")
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		go func() { // 20 bytes in 2 s
-			tick := time.NewTicker(100 * time.Millisecond)
+		go func() { // 20 bytes in 5 s
+			tick := time.NewTicker(250 * time.Millisecond)
 			defer tick.Stop()
 			for range 20 {
 				select {
@@ -593,7 +593,7 @@ func TestG10_SlowClientsAreCutOff(t *testing.T) {
 	})
 	t.Run("the gateway waits for a slow server", func(t *testing.T) {
 		t.Parallel()
-		req, err := http.NewRequest("POST", "http://"+p.addr+"/?delay=2s", strings.NewReader("whole"))
+		req, err := http.NewRequest("POST", "http://"+p.addr+"/?delay=5s", strings.NewReader("whole"))
 		require.NoError(t, err)
 		resp, body := do(t, client(t), req)
 		require.Equal(t, 200, resp.StatusCode)
