@@ -507,3 +507,39 @@ func TestARivalIsAsFullAsTheCache(t *testing.T) {
 	}
 	require.InEpsilon(t, c.hits, rival*(int(c.duel.mask)+1), 0.3)
 }
+
+// For a heavy newcomer, a rival gives up many light ones at once, as the cache does.
+func TestARivalMakesRoomForAHeavyNewcomer(t *testing.T) {
+	c := newPolicyCache(1000, true, 0, true)
+	for i := range 3000 {
+		c.use(i%1500, 1)
+	}
+	heavy := 0
+	for key := 10_000; heavy < 5; key++ {
+		if !c.duel.samples(tagOf(key)) {
+			continue
+		}
+		heavy++
+		c.use(key, 100)
+		for i := range c.duel.rivals {
+			require.LessOrEqual(t, c.duel.rivals[i].weight(), c.duel.rivals[i].max)
+		}
+	}
+}
+
+// What an overwrite has made too heavy for the protected part does not wait for the next newcomer.
+func TestAnOverwriteSettlesTheQueues(t *testing.T) {
+	weights := []int64{0, 5, 5}
+	p := newTinyLFU(100, &weights)
+	for slot := range uint32(2) {
+		p.add(slot+1, slot+1, 5, false)
+	}
+	p.add(3, 3, 1, false) // has the others leave the window
+	weights = append(weights, 1)
+	p.touch(1, 1)
+	p.touch(2, 2)
+	require.EqualValues(t, 10, p.protected.weight)
+	weights[2] = 78
+	p.reweigh(2, 5, 78)
+	require.LessOrEqual(t, p.protected.weight, p.protectedMax)
+}
