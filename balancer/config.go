@@ -107,16 +107,16 @@ type Config struct {
 	Observe func(ctx context.Context, e Event)
 }
 
-// HealthConfig configures active health checks. A check goes through the endpoint's own transport,
-// below [Config.Wrap]. An endpoint that is added to a running target gets its first request after
-// its first good check. The endpoints of a first resolution are taken to be healthy until a check
-// says otherwise.
+// HealthConfig configures active health checks. A check goes to the endpoint below [Config.Wrap],
+// over a connection of its own: one that is cut off must not break a caller's request. An endpoint
+// that is added to a running target gets its first request after its first good check. The
+// endpoints of a first resolution are taken to be healthy until a check says otherwise.
 type HealthConfig struct {
 	// Path, if not empty, is requested with GET; any status from 200 to 399 is good.
 	Path string
 
 	// Check, if not nil, replaces the request of Path: an error means that e failed. It must return
-	// when ctx ends. It is given the endpoint's transport.
+	// when ctx ends. It is given the endpoint's transport for checks.
 	Check func(ctx context.Context, e Endpoint, rt http.RoundTripper) error
 
 	// Interval is the time between two checks of an endpoint, varied by a fifth. Zero means 10 s.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -77,6 +78,7 @@ type conns struct {
 	life     time.Duration // zero is without limit
 	endpoint Endpoint
 	slots    []slot
+	own      slot // of requests of the Balancer's own
 	next     atomic.Uint64
 
 	mu      sync.Mutex // guards retired, and the writing of slots
@@ -105,13 +107,61 @@ func (c *conns) RoundTrip(r *http.Request) (*http.Response, error) {
 	if t == nil {
 		t = c.open(&c.slots[i])
 	}
+	resp, err := t.RoundTrip(r)
+	if err == nil || !cutOff(r, err) {
+		return resp, err
+	}
+	if repeatable(r) {
+		return t.RoundTrip(r)
+	}
+	return nil, errCutOff
+}
+
+// errCutOff is how a request fails that net/http has cut off for another one.
+var errCutOff = errors.New("balancer: net/http has closed the connection because another request ended")
+
+// cutOff reports whether err is the end of another request's context. net/http gives the connection
+// of an answer without a body back before it has delivered the answer. If the context of that
+// request ends in between, net/http closes the connection under the request that has it by then,
+// and tells that one the other's error. The comparison is exact, since net/http's own timeouts match
+// context.DeadlineExceeded.
+func cutOff(r *http.Request, err error) bool {
+	return (err == context.Canceled || err == context.DeadlineExceeded) && r.Context().Err() == nil
+}
+
+// repeatable reports whether net/http itself would send r again if a connection that it uses for
+// the second time turned out to be dead.
+func repeatable(r *http.Request) bool {
+	switch r.Method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return r.Body == nil || r.Body == http.NoBody
+	}
+	return false
+}
+
+// A checkConns takes requests of the Balancer's own to the endpoint of conns, over connections that
+// no caller's request uses: see cutOff for what a check could do to one.
+type checkConns struct{ conns *conns }
+
+func (c checkConns) RoundTrip(r *http.Request) (*http.Response, error) {
+	t := c.conns.own.transport.Load()
+	if t == nil {
+		t = c.conns.open(&c.conns.own)
+	}
 	return t.RoundTrip(r)
 }
 
-// ask sends a request of the Balancer's own to target, past Config.Wrap. The response's body has
-// been read and closed.
-func (c *conns) ask(
-	ctx context.Context, target *url.URL, method, path, agent string,
+// CloseIdleConnections closes those of checks, and no others.
+func (c checkConns) CloseIdleConnections() {
+	if t := c.conns.own.transport.Load(); t != nil {
+		t.CloseIdleConnections()
+	}
+}
+
+// ask sends a request of the Balancer's own to target through rt. The response's body has been read
+// and closed.
+func ask(
+	ctx context.Context, rt http.RoundTripper, target *url.URL, method, path, agent string,
 ) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, target.String(), nil)
 	if err != nil {
@@ -123,7 +173,7 @@ func (c *conns) ask(
 		return nil, err
 	}
 	req.Header.Set("User-Agent", agent)
-	resp, err := c.RoundTrip(req)
+	resp, err := rt.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
@@ -157,11 +207,21 @@ func (c *conns) CloseIdleConnections() {
 		r.t.CloseIdleConnections()
 	}
 	c.mu.Unlock()
-	for i := range c.slots {
-		if t := c.slots[i].transport.Load(); t != nil {
+	for s := range c.all {
+		if t := s.transport.Load(); t != nil {
 			t.CloseIdleConnections()
 		}
 	}
+}
+
+// all yields every slot.
+func (c *conns) all(yield func(*slot) bool) {
+	for i := range c.slots {
+		if !yield(&c.slots[i]) {
+			return
+		}
+	}
+	yield(&c.own)
 }
 
 // inherit takes over the transports of old, which get no more requests.
@@ -171,8 +231,8 @@ func (c *conns) inherit(old *conns, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.retired = append(c.retired, old.retired...)
-	for i := range old.slots {
-		if t := old.slots[i].transport.Load(); t != nil {
+	for s := range old.all {
+		if t := s.transport.Load(); t != nil {
 			c.retired = append(c.retired, retired{t, now.Add(drainTime)})
 		}
 	}
@@ -183,8 +243,7 @@ func (c *conns) upkeep(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.life > 0 {
-		for i := range c.slots {
-			s := &c.slots[i]
+		for s := range c.all {
 			if t := s.transport.Load(); t != nil && now.After(s.expires) {
 				c.renewLocked(s, now)
 				c.retired = append(c.retired, retired{t, now.Add(drainTime)})

@@ -224,3 +224,49 @@ func TestHandshakesThatHangAreNotSent(t *testing.T) {
 	require.Equal(t, "good\n", readAll(t, resp))
 	require.Equal(t, uint64(1), b.Stats().EndpointFailures[hanging])
 }
+
+// A check that is cut off must not break a request: they share no connection.
+func TestChecksAndRequestsShareNoConnection(t *testing.T) {
+	for _, proto := range []backend.Protocol{backend.HTTP1, backend.HTTP2} {
+		t.Run("protocol="+string(proto), func(t *testing.T) {
+			var mu sync.Mutex // guards the field below
+			paths := map[string]map[string]bool{}
+			be := backend.Start(t, backend.Config{Protocol: proto, Handler: http.HandlerFunc(
+				func(_ http.ResponseWriter, r *http.Request) {
+					mu.Lock()
+					defer mu.Unlock()
+					if paths[r.RemoteAddr] == nil {
+						paths[r.RemoteAddr] = map[string]bool{}
+					}
+					paths[r.RemoteAddr][r.URL.Path] = true
+				})})
+			b := newBalancer(t, balancer.Config{
+				Resolver: balancer.Static(be.Addr), Transport: backend.Transport(proto),
+				Health: balancer.HealthConfig{Path: "/check", Interval: time.Millisecond},
+			})
+			checked := func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				for _, p := range paths {
+					if p["/check"] {
+						return true
+					}
+				}
+				return false
+			}
+			for n := 0; n < 50 || !checked(); n++ {
+				req, err := http.NewRequest(http.MethodGet, be.URL.Scheme+"://users.test/", nil)
+				require.NoError(t, err)
+				resp, err := b.RoundTrip(req)
+				require.NoError(t, err)
+				_, _ = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for addr, p := range paths {
+				require.Len(t, p, 1, "%s", addr)
+			}
+		})
+	}
+}

@@ -45,5 +45,7 @@
 // connection serves many clients' requests. [Balancer.Handler] closes a connection after a request
 // with such credentials. CONNECT is not supported. The net/http transport repeats some idempotent
 // requests by itself when a reused connection turns out to be dead; such a repeat goes to the same
-// endpoint and is not counted.
+// endpoint and is not counted. So does one of ours: net/http can close a connection under a request
+// because another request ended that had it before, and a GET, HEAD, OPTIONS or TRACE without a
+// body is then sent again; any other fails, and blames nobody.
 package balancer

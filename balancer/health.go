@@ -79,7 +79,7 @@ func (p *pool) checked(ctx context.Context, e *endpoint, err error, start int64)
 func (p *pool) checkOnce(ctx context.Context, cfg *Config, e *endpoint) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, cfg.Health.Timeout)
 	defer cancel()
-	rt := e.transport.Load().conns
+	rt := checkConns{e.transport.Load().conns}
 	if cfg.Health.Check != nil {
 		defer func() {
 			if v := recover(); v != nil { // a check is the user's code on our goroutine
@@ -88,7 +88,7 @@ func (p *pool) checkOnce(ctx context.Context, cfg *Config, e *endpoint) (err err
 		}()
 		return cfg.Health.Check(ctx, e.public(), rt)
 	}
-	resp, err := rt.ask(ctx, p.target, http.MethodGet, cfg.Health.Path, "Trivet-Health-Check")
+	resp, err := ask(ctx, rt, p.target, http.MethodGet, cfg.Health.Path, "Trivet-Health-Check")
 	if err == nil && (resp.StatusCode < 200 || resp.StatusCode > 399) {
 		err = fmt.Errorf("balancer: health check: status %d", resp.StatusCode)
 	}

@@ -82,6 +82,9 @@ func neverSent(err error) bool {
 // protocol: no endpoint is to blame, or callers could have them ejected. net/http has no types for
 // these errors. Only their beginnings are looked at: what follows may be what an endpoint wrote.
 func callersFault(req *http.Request, err error) bool {
+	if errors.Is(err, errCutOff) {
+		return true
+	}
 	if errors.Is(err, net.ErrClosed) {
 		// net/http closes the connection of a request that it cannot write, and may tell of that
 		// alone. What an endpoint closes or breaks reads otherwise.

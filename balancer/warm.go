@@ -51,7 +51,7 @@ func (p *pool) warm(ctx context.Context, cfg *Config, e *endpoint, n int) {
 	for range n {
 		wg.Go(func() {
 			// Whatever the answer, there is a connection now, or none to be had.
-			_, _ = e.transport.Load().conns.ask(ctx, p.target, method, path, "Trivet-Health-Check")
+			_, _ = ask(ctx, e.transport.Load().conns, p.target, method, path, "Trivet-Health-Check")
 		})
 	}
 	wg.Wait()
