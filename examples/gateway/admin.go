@@ -51,6 +51,13 @@ func newAdmin(g *gateway) *http.Server {
 		}
 		writeJSON(w, map[string]any{"upstreams": retries, "timeouts": timeouts})
 	})
+	mux.HandleFunc("GET /versions", func(w http.ResponseWriter, _ *http.Request) {
+		routes := map[string]any{}
+		for label, v := range g.current.Load().versions {
+			routes[label] = v.Report()
+		}
+		writeJSON(w, routes)
+	})
 	mux.HandleFunc("GET /limits", func(w http.ResponseWriter, _ *http.Request) {
 		status := struct {
 			Routes map[string]any    `json:"routes"`
@@ -108,6 +115,7 @@ const adminIndex = `/healthz     the process answers
 /upstreams   the hosts of each upstream, and their state
 /breakers    the circuit breakers of each upstream's hosts
 /retries     repeated requests of each upstream, and what its budget has left
+/versions    who uses which version of each route, and which may be removed
 /limits      how many requests each route admitted and refused
 /objectives  how fast the error budgets burn
 /metrics     metrics for Prometheus`

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -149,4 +150,19 @@ func loopback(addr string) bool {
 	}
 	ip, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// maxNames bounds the names that an error lists. A thousand faults that list a thousand names each
+// would fill the memory.
+const maxNames = 20
+
+// names lists the keys of m, for an error that refuses another one.
+func names[V any](m map[string]V) string {
+	switch {
+	case len(m) == 0:
+		return "there are none"
+	case len(m) > maxNames:
+		return fmt.Sprintf("there are %d", len(m))
+	}
+	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
 }

@@ -111,8 +111,11 @@ type Route struct {
 	// that no other route with its host and path names.
 	Methods []string `yaml:"methods"`
 
-	Upstream string   `yaml:"upstream"` // required
+	Upstream string   `yaml:"upstream"` // required, unless there are versions
 	Timeout  Duration `yaml:"timeout"`  // for the whole exchange; no limit
+
+	// Versions are those of an API, each with an upstream of its own; none.
+	Versions *Versions `yaml:"versions"`
 
 	Limits      []string `yaml:"limits"`      // names of limits; a request must keep all of them
 	Concurrency int      `yaml:"concurrency"` // requests in flight at once, more get 503; no limit
@@ -287,7 +290,9 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 				at("methods", j)...)
 		}
 	}
-	if _, ok := c.Upstreams[r.Upstream]; !ok {
+	if r.Versions != nil {
+		r.Versions.check(r, c.Upstreams, f, at("versions")...)
+	} else if _, ok := c.Upstreams[r.Upstream]; !ok {
 		f.add(fmt.Sprintf("%q is not one of the upstreams: %s", r.Upstream, names(c.Upstreams)),
 			at("upstream")...)
 	}
@@ -317,21 +322,6 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 
 // hostName matches the form that route gives a request's Host. Another host would never match.
 var hostName = regexp.MustCompile(`^[a-z0-9_-]+(\.[a-z0-9_-]+)*$`)
-
-// maxNames bounds the names that an error lists. A thousand faults that list a thousand names each
-// would fill the memory.
-const maxNames = 20
-
-// names lists the keys of m, for an error that refuses another one.
-func names[V any](m map[string]V) string {
-	switch {
-	case len(m) == 0:
-		return "there are none"
-	case len(m) > maxNames:
-		return fmt.Sprintf("there are %d", len(m))
-	}
-	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
-}
 
 // keys returns the combinations of host, path and method that the route takes. No two routes may
 // share one.

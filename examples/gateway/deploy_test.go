@@ -335,6 +335,8 @@ func TestDashboardAndRulesNameWhatTheGatewayEmits(t *testing.T) {
 	users.Set(backend.Behaviour{Status: 500})
 	require.Equal(t, map[int]int{500: 3}, drive(3, "api.example.com", "/users/1"))
 	users.Set(backend.Behaviour{})
+	require.Equal(t, map[int]int{200: 5}, drive(5, "orders.example.com", "/v1/orders"))
+	require.Equal(t, map[int]int{404: 5}, drive(5, "orders.example.com", "/v3/orders"))
 	killRedis()
 	require.Equal(t, map[int]int{200: 5}, drive(5, "api.example.com", "/users/1"))
 

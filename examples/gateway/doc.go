@@ -29,6 +29,7 @@
 //   - upstream.go: one upstream, on balancer
 //   - breaker.go: the circuit breakers of an upstream's hosts, on breaker
 //   - retry.go: repeated requests of an upstream, and timeouts of routes, on retry
+//   - versions.go: the versions of a route, each with its upstream, on versioning
 //   - observe.go: metrics, traces, access log and health, on telemetry
 //   - objectives.go: objectives and their Prometheus rules
 //   - drain.go: the end without a lost request

@@ -86,15 +86,20 @@ func newGate(
 	return g, nil
 }
 
-// wrap puts the gate before a route's handler.
-func (g *gate) wrap(next http.Handler) http.Handler {
-	if g.concurrency != nil {
-		next = g.concurrency.Middleware(next)
+// limit puts the limits before a route's handler.
+func (g *gate) limit(next http.Handler) http.Handler {
+	if g.limiter == nil {
+		return next
 	}
-	if g.limiter != nil {
-		next = g.limiter.Middleware(next)
+	return g.limiter.Middleware(next)
+}
+
+// bound puts the bound of requests in flight before a route's handler.
+func (g *gate) bound(next http.Handler) http.Handler {
+	if g.concurrency == nil {
+		return next
 	}
-	return next
+	return g.concurrency.Middleware(next)
 }
 
 // status returns the statistics for the admin server.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/trivet-go/trivet/retry"
 	"github.com/trivet-go/trivet/telemetry"
+	"github.com/trivet-go/trivet/versioning"
 )
 
 // A gateway serves requests by its current configuration, which reload can replace while requests
@@ -41,8 +42,9 @@ type generation struct {
 	trusted   trust
 	routes    *http.ServeMux
 	upstreams map[string]*upstream
-	gates     map[string]*gate           // by the label of their route
-	deadlines map[string]*retry.Deadline // likewise; of the routes that have a timeout
+	gates     map[string]*gate                // by the label of their route
+	deadlines map[string]*retry.Deadline      // likewise; of the routes that have a timeout
+	versions  map[string]*versioning.Versions // likewise; of the routes that have versions
 
 	use      atomic.Int64  // requests that run in it
 	retired  atomic.Bool   // no more requests will use it
@@ -90,8 +92,8 @@ func (g *gateway) start() {
 func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, commit func(), err error) {
 	gen = &generation{
 		cfg: cfg, routes: http.NewServeMux(), upstreams: map[string]*upstream{}, gates: map[string]*gate{},
-		deadlines: map[string]*retry.Deadline{},
-		idle:      make(chan struct{}), alone: make(chan struct{}),
+		deadlines: map[string]*retry.Deadline{}, versions: map[string]*versioning.Versions{},
+		idle: make(chan struct{}), alone: make(chan struct{}),
 	}
 	gen.makeIdle = sync.OnceFunc(func() { close(gen.idle) })
 	var changes []func()
@@ -120,6 +122,18 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 		}
 		if deadline != nil {
 			gen.deadlines[r.label()] = deadline
+		}
+		if r.Versions == nil {
+			continue
+		}
+		versions, used, err := newVersions(r, old, g.observer.tel)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("versions of route %s: %w", r.label(), err))
+			continue
+		}
+		gen.versions[r.label()] = versions
+		if used != nil {
+			changes = append(changes, used)
 		}
 	}
 	for name, u := range cfg.Upstreams {
@@ -154,11 +168,10 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 			routes[at] = methods{}
 			gen.routes.Handle(r.Host+r.Path, routes[at])
 		}
-		h := http.Handler(gen.upstreams[r.Upstream])
-		if d := gen.deadlines[r.label()]; d != nil {
-			h = d.Middleware(h)
+		h, err := gen.handler(r)
+		if err != nil {
+			return nil, nil, fmt.Errorf("versions of route %s: %w", r.label(), err) // cannot happen
 		}
-		h = gen.gates[r.label()].wrap(h)
 		if len(r.Methods) == 0 {
 			routes[at][""] = h
 		}
@@ -171,6 +184,26 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 			change()
 		}
 	}, nil
+}
+
+// handler returns what serves the requests of a route.
+func (gen *generation) handler(r Route) (http.Handler, error) {
+	h := http.Handler(gen.upstreams[r.Upstream])
+	versions := gen.versions[r.label()]
+	if versions != nil {
+		var err error
+		if h, err = r.Versions.choose(versions, gen.upstreams); err != nil {
+			return nil, err
+		}
+	}
+	if d := gen.deadlines[r.label()]; d != nil {
+		h = d.Middleware(h)
+	}
+	h = gen.gates[r.label()].bound(h)
+	if versions != nil {
+		h = versions.Resolve(h)
+	}
+	return gen.gates[r.label()].limit(h), nil
 }
 
 // reload replaces the configuration as a whole, or not at all. Requests in flight end with the
@@ -235,6 +268,9 @@ func (g *gateway) register(gen *generation) {
 	}
 	for _, gate := range gen.gates {
 		gate.register(g.observer.tel, add)
+	}
+	for label, versions := range gen.versions {
+		add(telemetry.Register(g.observer.tel, label, versions.Stats))
 	}
 }
 

@@ -1,6 +1,7 @@
 // Quickstart wraps one handler and one client, each in the packages that belong around it. Three
 // servers, one of them broken, provide greetings. A site in front of them limits its clients,
-// caches greetings and logs what it does.
+// caches greetings, still answers clients of an
+// older version and logs what it does.
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +26,7 @@ import (
 	"github.com/trivet-go/trivet/ratelimit/pacer"
 	"github.com/trivet-go/trivet/retry"
 	"github.com/trivet-go/trivet/telemetry"
+	"github.com/trivet-go/trivet/versioning"
 )
 
 func main() {
@@ -150,17 +153,37 @@ func run(out io.Writer, sampleEvery int) error {
 		}
 		fmt.Fprintln(w, greeting)
 	})
-	site := httptest.NewServer(tel.Middleware(limiter.Middleware(telemetry.Route(mux))))
+
+	// The mux above speaks version 2. In version 1, which some clients still speak, the path was
+	// another: the change between the two converts their requests.
+	versions, err := versioning.New(versioning.Config{
+		Versions: []versioning.Version{{Name: "1"}, {Name: "2"}},
+		Sources:  []versioning.Source{versioning.Path("/v")},
+		Default:  versioning.Current,
+		Changes: []versioning.Change{{Version: "2", Name: "hello", Request: func(r *http.Request) error {
+			r.URL.Path = strings.Replace(r.URL.Path, "/greet/", "/hello/", 1)
+			return nil
+		}}},
+		Observe: telemetry.Observer[versioning.Event](tel, "versions"),
+	})
+	if err != nil {
+		return err
+	}
+	site := httptest.NewServer(tel.Middleware(limiter.Middleware(versions.Middleware(telemetry.Route(mux)))))
 	defer site.Close()
 
-	// Four users ask for more than the limit.
+	// Four users ask for more than the limit, one of them in version 1.
 	var statuses [600]int
 	var errs [4]error
 	var users sync.WaitGroup
 	for u := range errs {
 		users.Go(func() {
+			path := "/hello/"
+			if u == 0 {
+				path = "/v1/greet/"
+			}
 			for i := u; i < len(statuses); i += len(errs) {
-				resp, err := site.Client().Get(fmt.Sprintf("%s/hello/user%d", site.URL, i%200))
+				resp, err := site.Client().Get(fmt.Sprintf("%s%suser%d", site.URL, path, i%200))
 				if err != nil {
 					errs[u] = err
 					return
@@ -183,6 +206,7 @@ func run(out io.Writer, sampleEvery int) error {
 		greetings.Stats().Hits)
 	fmt.Fprintf(out, "%d attempts for %d requests to the servers\n", retrier.Stats().Attempts,
 		retrier.Stats().Requests)
+	fmt.Fprintf(out, "%d requests in version 1\n", versions.Stats().Requests["1"])
 	for _, e := range lb.Endpoints("http://greetings.internal") {
 		fmt.Fprintf(out, "%s: %d requests, %s %s\n", e.Addr, e.Requests, e.State, e.Reason)
 	}

@@ -17,7 +17,7 @@ func TestQuickstart(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	endpoints := lines[len(lines)-3:]
 	var good, bad, refused, cached int
-	_, err := fmt.Sscanf(lines[len(lines)-5],
+	_, err := fmt.Sscanf(lines[len(lines)-6],
 		"%d answered, %d failed, %d refused by the limit, %d greetings from the cache",
 		&good, &bad, &refused, &cached)
 	require.NoError(t, err)
@@ -28,10 +28,15 @@ func TestQuickstart(t *testing.T) {
 	require.Len(t, endpoints, 3)
 
 	var attempts, requests int
-	_, err = fmt.Sscanf(lines[len(lines)-4], "%d attempts for %d requests", &attempts, &requests)
+	_, err = fmt.Sscanf(lines[len(lines)-5], "%d attempts for %d requests", &attempts, &requests)
 	require.NoError(t, err)
 	require.Greater(t, attempts, requests, "nothing was repeated")
 	require.Less(t, attempts, requests+20, "the balancer soon leaves the broken server out")
+
+	var old int
+	_, err = fmt.Sscanf(lines[len(lines)-4], "%d requests in version 1", &old)
+	require.NoError(t, err)
+	require.InDelta(t, 125, old, 60, "a quarter of the requests that the limit admits")
 
 	// The access log has a line for each request, with the events of each package.
 	require.Zero(t, strings.Count(out.String(), "level=ERROR"))
@@ -39,6 +44,8 @@ func TestQuickstart(t *testing.T) {
 		"http.route=/hello/{name}",
 		"limit.decision.outcome=admitted",
 		"cache.load.failed=false",
+		"versions.request.version=1",
+		"versions.request.source=path",
 		"retry.request.outcome=success",
 		"retry.request.retried=true",
 		"greetings.attempt.n=2", // the first was the broken server
