@@ -2,9 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -153,5 +158,58 @@ func TestHedgesPassASlowHostBy(t *testing.T) {
 		resp, body := get(t, c, g.url)
 		require.Equal(t, 200, resp.StatusCode)
 		require.Contains(t, body, "b")
+	}
+}
+
+// One of two real servers becomes 200 ms slower, and nothing checks them. Requests come at their own
+// pace, whatever becomes of those before. With TRIVET_SOAK=1 they are 60,000, 1,000 a second.
+func TestHedgesHideASlowServer(t *testing.T) {
+	n, pause := 300, 5*time.Millisecond
+	soak := os.Getenv("TRIVET_SOAK") == "1"
+	if soak {
+		n, pause = 60_000, time.Millisecond
+	}
+	a := backend.StartProcess(t, backend.Config{Name: "a"})
+	b := backend.StartProcess(t, backend.Config{Name: "b"})
+	p, _ := launchWith(t, "admin: {listen: \"127.0.0.1:0\"}\n"+
+		"upstreams: {app: {hosts: [\""+a.Addr+"\", \""+b.Addr+"\"], hedge: {}}}\nroutes: [{upstream: app}]")
+	c := client(t)
+	c.Transport.(*http.Transport).MaxIdleConnsPerHost = 1000
+	send := func(n int) []time.Duration {
+		took, errs := make([]time.Duration, n), make([]error, n)
+		var wg sync.WaitGroup
+		tick := time.NewTicker(pause)
+		defer tick.Stop()
+		for i := range n {
+			<-tick.C
+			wg.Go(func() {
+				began := time.Now()
+				resp, err := c.Get("http://" + p.addr)
+				if err == nil {
+					_, err = io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+					if err == nil && resp.StatusCode != 200 {
+						err = errors.New(resp.Status)
+					}
+				}
+				took[i], errs[i] = time.Since(began), err
+			})
+		}
+		wg.Wait()
+		require.NoError(t, errors.Join(errs...))
+		slices.Sort(took)
+		return took
+	}
+	before := send(n / 5)
+	b.Set(backend.Behaviour{Delay: 200 * time.Millisecond})
+	after := send(n)
+	at := func(sorted []time.Duration, q float64) time.Duration {
+		return sorted[int(q*float64(len(sorted)-1))].Round(10 * time.Microsecond)
+	}
+	t.Logf("before: p50 %v, p99 %v, p99.9 %v", at(before, .5), at(before, .99), at(before, .999))
+	t.Logf("after:  p50 %v, p99 %v, p99.9 %v, max %v", at(after, .5), at(after, .99), at(after, .999),
+		after[len(after)-1])
+	if soak {
+		require.Less(t, at(after, .999)-at(before, .999), 100*time.Millisecond, "the slow server is seen")
 	}
 }
