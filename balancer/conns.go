@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/trivet-go/trivet/balancer/internal/wire"
 )
 
 // drainTime is how long the connections of a replaced transport are closed as they fall idle. Those
@@ -88,13 +90,13 @@ type conns struct {
 // A slot has no transport before its first request: a large set is replaced quickly, and not every
 // endpoint of it is used.
 type slot struct {
-	transport atomic.Pointer[http.Transport]
+	transport atomic.Pointer[wire.Transport]
 	expires   time.Time
 }
 
 // A retired transport gets no new requests. Running ones go on to their end.
 type retired struct {
-	t     *http.Transport
+	t     *wire.Transport
 	until time.Time
 }
 
@@ -183,7 +185,7 @@ func ask(
 	return resp, err
 }
 
-func (c *conns) open(s *slot) *http.Transport {
+func (c *conns) open(s *slot) *wire.Transport {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t := s.transport.Load(); t != nil {
@@ -193,8 +195,8 @@ func (c *conns) open(s *slot) *http.Transport {
 }
 
 // renewLocked gives s a new transport. Its life varies by a fifth, so that not all end at once.
-func (c *conns) renewLocked(s *slot, now time.Time) *http.Transport {
-	t := pinned(c.template, c.endpoint)
+func (c *conns) renewLocked(s *slot, now time.Time) *wire.Transport {
+	t := wire.New(pinned(c.template, c.endpoint))
 	s.expires = now.Add(time.Duration((0.8 + 0.4*rand.Float64()) * float64(c.life)))
 	s.transport.Store(t)
 	return t

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/balancer/internal/wire"
 )
 
 // A failsOnce fails the first request that it gets.
@@ -49,10 +51,10 @@ func TestRequestsThatAreCutOffForAnother(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			f := &failsOnce{err: tt.err}
 			tr := &http.Transport{}
-			tr.RegisterProtocol("http", f)
+			tr.RegisterProtocol("https", f) // which wire.Transport leaves to it
 			c := &conns{slots: make([]slot, 1)}
-			c.slots[0].transport.Store(tr)
-			req, err := http.NewRequestWithContext(tt.ctx, tt.method, "http://a.test/", tt.body)
+			c.slots[0].transport.Store(wire.New(tr))
+			req, err := http.NewRequestWithContext(tt.ctx, tt.method, "https://a.test/", tt.body)
 			require.NoError(t, err)
 			_, err = c.RoundTrip(req)
 			require.Equal(t, tt.want, err)

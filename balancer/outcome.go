@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/trivet-go/trivet/balancer/internal/wire"
 	"github.com/trivet-go/trivet/internal/retryafter"
 	"github.com/trivet-go/trivet/internal/unsent"
 )
@@ -82,7 +83,8 @@ func neverSent(err error) bool {
 // protocol: no endpoint is to blame, or callers could have them ejected. net/http has no types for
 // these errors. Only their beginnings are looked at: what follows may be what an endpoint wrote.
 func callersFault(req *http.Request, err error) bool {
-	if errors.Is(err, errCutOff) {
+	var bad *wire.RequestError
+	if errors.Is(err, errCutOff) || errors.As(err, &bad) {
 		return true
 	}
 	if errors.Is(err, net.ErrClosed) {

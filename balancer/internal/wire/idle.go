@@ -1,6 +1,10 @@
 package wire
 
-import "time"
+import (
+	"context"
+	"net"
+	"time"
+)
 
 // take returns the idle connection that was used last, or nil.
 func (t *Transport) take() *conn {
@@ -73,15 +77,42 @@ func (t *Transport) sweep() {
 // request.
 func (t *Transport) CloseIdleConnections() {
 	t.mu.Lock()
-	old := t.idle
-	t.idle, t.closing = nil, true
+	old, spares := t.idle, t.spares
+	t.idle, t.spares, t.closing = nil, nil, true
 	if t.sweeper != nil {
 		t.sweeper.Stop()
 		t.sweeps = false
 	}
 	t.mu.Unlock()
 	closeAll(old)
+	for _, raw := range spares {
+		raw.Close()
+	}
 	t.base.CloseIdleConnections()
+}
+
+// leave gives raw, into which nobody can look, to base, which takes all requests from now on.
+func (t *Transport) leave(raw net.Conn) {
+	t.off.Store(true)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.spares = append(t.spares, raw)
+}
+
+// dialBase dials for base.
+func (t *Transport) dialBase(ctx context.Context, network, addr string) (net.Conn, error) {
+	if !t.off.Load() {
+		return t.dial(ctx, network, addr)
+	}
+	t.mu.Lock()
+	if n := len(t.spares); n > 0 {
+		raw := t.spares[n-1]
+		t.spares = t.spares[:n-1]
+		t.mu.Unlock()
+		return raw, nil
+	}
+	t.mu.Unlock()
+	return t.dial(ctx, network, addr)
 }
 
 func closeAll(conns []*conn) {

@@ -110,6 +110,13 @@ func (s *rawServer) set(n int, a answer) {
 	s.answers[n] = a
 }
 
+// body returns that of the last request of case n.
+func (s *rawServer) body(n int) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bodies[n]
+}
+
 func (s *rawServer) requests(n int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

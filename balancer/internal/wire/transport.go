@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -24,19 +25,22 @@ import (
 // Create one with New. It is safe for concurrent use.
 type Transport struct {
 	base *http.Transport // takes what is not simple
-	off  atomic.Bool     // base takes everything: nobody can look into a connection of this kind
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	off  atomic.Bool // base takes everything: nobody can look into a connection of this kind
 
 	mu      sync.Mutex // guards the fields below
 	idle    []*conn    // the last one was used last
 	closing bool       // since CloseIdleConnections: what falls idle is closed until the next request
 	sweeper *time.Timer
-	sweeps  bool // the sweeper will run
+	sweeps  bool       // the sweeper will run
+	spares  []net.Conn // dialled for us and of no use here: base takes them
 }
 
 // New returns a Transport on base, which must have a DialContext that ignores the address and no
-// Proxy. base must not be changed afterwards.
+// Proxy. base is the Transport's from now on: only its own connections may be closed.
 func New(base *http.Transport) *Transport {
-	t := &Transport{base: base}
+	t := &Transport{base: base, dial: base.DialContext}
+	base.DialContext = t.dialBase
 	if base.DisableKeepAlives || base.MaxConnsPerHost > 0 || base.MaxIdleConnsPerHost < 0 ||
 		base.Protocols != nil && !base.Protocols.HTTP1() {
 		t.off.Store(true)
@@ -124,14 +128,13 @@ func (t *Transport) conn(ctx context.Context, trace *httptrace.ClientTrace, u *u
 		}
 		return c, nil
 	}
-	raw, err := t.base.DialContext(ctx, "tcp", hostPort(u))
+	raw, err := t.dial(ctx, "tcp", hostPort(u))
 	if err != nil {
 		return nil, err
 	}
 	c := newConn(t, raw)
 	if c == nil {
-		t.off.Store(true)
-		raw.Close()
+		t.leave(raw)
 		return nil, nil
 	}
 	if trace != nil && trace.GotConn != nil {

@@ -49,7 +49,7 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 		require.Equal(t, "hello", body)
 		resp, _ := read(t, w, s.request(t, "POST", 2, strings.NewReader("given")))
 		require.Equal(t, 204, resp.StatusCode)
-		require.Equal(t, "given", s.bodies[2])
+		require.Equal(t, "given", s.body(2))
 		resp, body = read(t, w, s.request(t, "GET", 3, nil))
 		require.Equal(t, "abc", body)
 		require.Equal(t, "end", resp.Trailer.Get("T"))
@@ -141,7 +141,7 @@ func TestRequestsAreRepeatedAsNetHTTPDoes(t *testing.T) {
 			}
 			require.Equal(t, want, s.requests(2))
 			if tt.body != nil {
-				require.Equal(t, "x", s.bodies[2])
+				require.Equal(t, "x", s.body(2))
 			}
 		})
 	}
@@ -339,7 +339,9 @@ func TestWhatIsSimple(t *testing.T) {
 // Connections that nobody can look into, as those of tests in memory, are net/http's.
 func TestConnectionsInMemoryAreLeftToNetHTTP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		dialled := 0
 		base := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+			dialled++
 			a, b := net.Pipe()
 			go func() {
 				defer b.Close()
@@ -364,6 +366,7 @@ func TestConnectionsInMemoryAreLeftToNetHTTP(t *testing.T) {
 			require.Equal(t, "hi", body)
 		}
 		require.True(t, w.off.Load())
+		require.Equal(t, 1, dialled)
 	})
 }
 
