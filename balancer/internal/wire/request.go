@@ -18,7 +18,11 @@ const maxBody = 64 << 10
 func simple(r *http.Request) bool {
 	if r.URL == nil || r.URL.Scheme != "http" || r.URL.Host == "" || r.Header == nil || r.Close ||
 		r.Method == http.MethodConnect || !token(r.Method) ||
-		len(r.Trailer) > 0 || len(r.TransferEncoding) > 0 || r.Cancel != nil { //nolint:staticcheck // it still counts
+		len(r.Trailer) > 0 || len(r.TransferEncoding) > 0 {
+		return false
+	}
+	//lint:ignore SA1019 it still counts
+	if r.Cancel != nil {
 		return false
 	}
 	if r.Body != nil && r.Body != http.NoBody &&

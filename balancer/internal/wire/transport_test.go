@@ -225,8 +225,8 @@ func TestTheHeaderHasALimitAndATimeout(t *testing.T) {
 	t.Cleanup(w.CloseIdleConnections)
 	long := strings.Repeat("a", 700)
 	s.set(1, answer{text: "HTTP/1.1 200 OK\r\nA: " + long + "\r\nB: " + long + "\r\n\r\n"})
-	s.set(2, answer{text: "HTTP/1.1 103 Early Hints\r\nA: " + long + "\r\n\r\n" + strings.Replace(ok("b").text,
-		"\r\n\r\n", "\r\nA: "+long+"\r\n\r\n", 1)})
+	s.set(2, answer{text: "HTTP/1.1 103 Early Hints\r\nA: " + long + "\r\n\r\n" +
+		strings.Replace(ok("b").text, "\r\n\r\n", "\r\nA: "+long+"\r\n\r\n", 1)})
 	s.set(3, answer{hang: time.Second})
 	s.set(4, ok(strings.Repeat("b", 100_000)))
 	_, err := w.RoundTrip(s.request(t, "GET", 1, nil))
