@@ -117,8 +117,8 @@ func outcome(rt http.RoundTripper, r *http.Request) string {
 	resp.Body.Close()
 	_, afterwards := resp.Body.Read(make([]byte, 1))
 	return fmt.Sprint(informed, resp.Status, resp.Proto, resp.Header, resp.ContentLength,
-		resp.TransferEncoding, resp.Close, resp.Uncompressed, len(body), string(body[:min(len(body), 40)]), bodyErr, resp.Trailer,
-		resp.Request.Method, resp.Body == http.NoBody, afterwards != nil)
+		resp.TransferEncoding, resp.Close, resp.Uncompressed, len(body), string(body[:min(len(body), 40)]),
+		bodyErr, resp.Trailer, resp.Request.Method, resp.Body == http.NoBody, afterwards != nil)
 }
 
 // Both transports make of the same exchanges the same.
