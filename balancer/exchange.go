@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+
+	"github.com/trivet-go/trivet/internal/linger"
 )
 
 // An exchange is one request that a Handler passes on, and what comes back.
@@ -23,8 +25,11 @@ type exchange struct {
 
 	url    url.URL // of out
 	trace  httptrace.ClientTrace
+	cancel func()         // of out's context; nil if that is the client's
 	upload *upload        // the request's body; nil if there is none
 	resp   *http.Response // nil until there is one
+
+	nominated []string // the values of resp's Connection field
 
 	mu            sync.Mutex // guards the fields below, and w until answered: transports call on goroutines of their own
 	answered      bool       // the transport has returned: no informational response may follow
@@ -43,7 +48,7 @@ func (x *exchange) prepare() (fault string) {
 		return fault
 	}
 	x.trace.Got1xxResponse = x.inform
-	x.out = in.WithContext(httptrace.WithClientTrace(in.Context(), &x.trace))
+	x.out = in.WithContext(httptrace.WithClientTrace(x.context(), &x.trace))
 	x.out.URL = &x.url
 	x.out.Header = x.h.outboundHeader(in)
 	x.out.Trailer, x.out.Close = nil, false
@@ -53,8 +58,11 @@ func (x *exchange) prepare() (fault string) {
 	if in.Body == nil || in.ContentLength == 0 {
 		x.out.Body = nil // net/http may repeat a request without a body
 	} else {
-		x.upload = newUpload(in, x.h.outboundTrailer(in))
+		x.upload = newUpload(in, outboundTrailer(in))
 		x.out.Body = x.upload
+		if e := x.upload.invited; e != nil {
+			x.trace.GotFirstResponseByte = e.answering
+		}
 		if x.out.Trailer = x.upload.trailer; x.out.Trailer != nil {
 			x.out.ContentLength = -1 // HTTP/2 can have both; HTTP/1.1 has trailers after chunks only
 		}
@@ -69,6 +77,7 @@ func (x *exchange) prepare() (fault string) {
 		r := &httputil.ProxyRequest{In: in, Out: x.out}
 		x.h.cfg.Rewrite(r)
 		x.out = r.Out
+		x.upload.dropTrailers(x.out.Header)
 	}
 	return ""
 }
@@ -82,6 +91,10 @@ func (x *exchange) run() {
 	x.mu.Unlock()
 	if err == nil {
 		x.resp = resp
+	}
+	if x.upload != nil {
+		// As in HTTP/2, a server that has not refused wants the body, even though it has answered.
+		x.upload.decide(err == nil && resp.StatusCode < 300)
 	}
 	switch {
 	case panicked != nil:
@@ -98,8 +111,34 @@ func (x *exchange) run() {
 	}
 }
 
+// context returns the context of the request to send. It ends when the client leaves.
+func (x *exchange) context() context.Context {
+	ctx := x.in.Context()
+	if ctx.Done() != nil {
+		return ctx
+	}
+	//lint:ignore SA1019 it is all that tells where the request's context does not
+	notifier, ok := x.w.(http.CloseNotifier)
+	if !ok {
+		return ctx
+	}
+	gone := notifier.CloseNotify()
+	ctx, x.cancel = context.WithCancel(ctx)
+	go func(cancel func()) { // ends with the exchange
+		select {
+		case <-gone:
+			cancel()
+		case <-ctx.Done():
+		}
+	}(x.cancel)
+	return ctx
+}
+
 // close ends what the exchange holds, however it ended. A panic passes through.
 func (x *exchange) close() {
+	if x.cancel != nil {
+		x.cancel()
+	}
 	if x.resp != nil && x.resp.Body != nil {
 		x.resp.Body.Close()
 	}
@@ -124,6 +163,13 @@ func (x *exchange) inform(code int, header textproto.MIMEHeader) (err error) {
 	if x.informational++; x.informational > maxInformational {
 		return errInformational
 	}
+	if x.upload != nil && x.upload.invited != nil {
+		if code == http.StatusContinue {
+			x.upload.decide(true) // net/http tells the client when the body is read
+			return nil
+		}
+		x.upload.invited.informed()
+	}
 	if !x.in.ProtoAtLeast(1, 1) {
 		return nil // RFC 9110, section 15.2: an HTTP/1.0 client would take it for the answer
 	}
@@ -147,11 +193,13 @@ func (x *exchange) inform(code int, header textproto.MIMEHeader) (err error) {
 // answer passes the final response on.
 func (x *exchange) answer() {
 	resp := x.resp
+	x.nominated = resp.Header["Connection"]
 	removeHopByHop(resp.Header)
 	if !x.modify() {
 		return
 	}
 	dst := x.w.Header()
+	removeTrailers(resp.Trailer, x.nominated)
 	if len(resp.Trailer) > 0 {
 		resp.Header.Del("Content-Length") // HTTP/2 can have both; HTTP/1.1 has trailers after chunks only
 	}
@@ -160,17 +208,27 @@ func (x *exchange) answer() {
 		dst["Content-Type"] = nil // or net/http would make one up from the body
 	}
 	announced := announceTrailers(dst, resp.Trailer)
-	x.w.WriteHeader(resp.StatusCode)
+	early := x.isEarly()
+	if early {
+		linger.Prepare(x.w)
+	}
+	x.closeAfterHTTP10()
 	if hasBody(x.in, resp) {
-		if err := x.h.copyBody(x.w, resp); err != nil {
+		hold := early && resp.StatusCode >= 300 && resp.ContentLength < 0 && announced == 0
+		if err := x.h.copyBody(x.w, resp, hold); err != nil {
 			x.abort()
 			return
 		}
+	} else {
+		x.w.WriteHeader(resp.StatusCode)
 	}
 	if resp.Body != nil {
 		resp.Body.Close() // now, which completes resp.Trailer
 	}
 	x.sendTrailers(announced)
+	if early {
+		x.finishEarly()
+	}
 }
 
 // hasBody reports whether resp can have a body.
@@ -209,5 +267,8 @@ func (x *exchange) fail(err error) {
 	if errors.Is(x.out.Context().Err(), context.Canceled) {
 		panic(http.ErrAbortHandler) // the client has gone
 	}
-	x.h.cfg.ErrorHandler(x.w, x.out, err)
+	if strings.Contains(err.Error(), "request header list larger than") && callersFault(x.out, err) {
+		err = &headerError{err}
+	}
+	x.refuse(func(w http.ResponseWriter) { x.h.cfg.ErrorHandler(w, x.out, err) })
 }

@@ -117,7 +117,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{h: h, w: w, in: r}
 	defer x.close()
 	if fault := x.prepare(); fault != "" {
-		problem.Write(w, problem.Details{Status: http.StatusBadRequest, Title: fault})
+		x.refuse(func(w http.ResponseWriter) {
+			problem.Write(w, problem.Details{Status: http.StatusBadRequest, Title: fault})
+		})
 		return
 	}
 	x.run()

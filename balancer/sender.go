@@ -4,6 +4,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ type sender struct {
 
 	mu       sync.Mutex // guards the fields below
 	w        http.ResponseWriter
+	status   int  // of the header, until it is written
 	waiting  bool // w may hold something back
 	armed    bool // the timer will call flushLate
 	panicked any  // in w, on the timer's goroutine
@@ -27,21 +29,30 @@ type sender struct {
 	buf [32 << 10]byte
 }
 
-// copyBody copies the body of resp to w, whose header has been written. It returns an error if it
-// could not copy all of it.
-func (h *handler) copyBody(w http.ResponseWriter, resp *http.Response) error {
+// holdDelay is flushDelay for refusals of which only the end tells the length. net/http's transport
+// waits 50 ms for the rest of a request before it tells of the end of the answer.
+const holdDelay = 100 * time.Millisecond
+
+// copyBody writes the header of resp to w, and copies the body. With hold it tries to have the whole
+// of it first, and to state its length. It returns an error if it could not copy all of it.
+func (h *handler) copyBody(w http.ResponseWriter, resp *http.Response, hold bool) error {
 	s, ok := h.senders.Get().(*sender)
 	if !ok {
 		s = &sender{}
 		s.timer = time.AfterFunc(time.Hour, s.flushLate)
 		s.timer.Stop()
 	}
-	s.begin(w)
 	defer func() {
 		if s.end() {
 			h.senders.Put(s)
 		}
 	}()
+	s.begin(w, resp.StatusCode, hold)
+	if hold {
+		if done, err := s.hold(resp.Body); done || err != nil {
+			return err
+		}
+	}
 	return s.copy(resp.Body, isStream(resp))
 }
 
@@ -59,20 +70,70 @@ func isStream(resp *http.Response) bool {
 	return media == "text/event-stream" || strings.HasPrefix(media, "application/grpc")
 }
 
-// begin makes w's header leave within flushDelay.
-func (s *sender) begin(w http.ResponseWriter) {
+// begin makes w's header leave within flushDelay, and with hold within holdDelay.
+func (s *sender) begin(w http.ResponseWriter, status int, hold bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.w = w
-	s.waitLocked()
+	s.w, s.status = w, status
+	if hold {
+		s.waitLocked(holdDelay)
+		return
+	}
+	s.writeHeaderLocked()
+	s.waitLocked(flushDelay)
 }
 
-func (s *sender) waitLocked() {
+func (s *sender) writeHeaderLocked() {
+	if s.status != 0 {
+		s.w.WriteHeader(s.status)
+		s.status = 0
+	}
+}
+
+func (s *sender) waitLocked(d time.Duration) {
 	s.waiting = true
 	if !s.armed {
 		s.armed = true
-		s.timer.Reset(flushDelay)
+		s.timer.Reset(d)
 	}
+}
+
+// hold reads all of src, and then writes header and body. It returns false if src does not end in
+// time, or is too long; the rest is to be copied then.
+func (s *sender) hold(src io.Reader) (done bool, err error) {
+	n := 0
+	for n < len(s.buf) && err == nil && s.holding() {
+		var m int
+		m, err = src.Read(s.buf[n:])
+		n += m
+	}
+	if err != nil && err != io.EOF {
+		return false, err
+	}
+	s.state(n, err == io.EOF)
+	if n > 0 {
+		if err := s.write(s.buf[:n], err == nil); err != nil {
+			return false, err
+		}
+	}
+	return err == io.EOF, nil
+}
+
+// state writes the header, unless it has been: with the length n if that is known.
+func (s *sender) state(n int, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known && s.status != 0 {
+		s.w.Header().Set("Content-Length", strconv.Itoa(n))
+	}
+	s.writeHeaderLocked()
+}
+
+// holding reports whether the header has still not been written.
+func (s *sender) holding() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status != 0
 }
 
 // copy copies src to the client. Each piece of a stream is flushed as it comes.
@@ -110,7 +171,7 @@ func (s *sender) write(p []byte, flush bool) error {
 		s.waiting = false
 		_ = http.NewResponseController(s.w).Flush()
 	case !s.waiting:
-		s.waitLocked()
+		s.waitLocked(flushDelay)
 	}
 	return nil
 }
@@ -125,6 +186,7 @@ func (s *sender) flushLate() {
 	}
 	s.waiting = false
 	defer func() { s.panicked = recover() }() // for the goroutine that copies
+	s.writeHeaderLocked()
 	_ = http.NewResponseController(s.w).Flush()
 }
 
@@ -133,11 +195,10 @@ func (s *sender) flushLate() {
 func (s *sender) end() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.w, s.waiting = nil, false
+	s.w, s.status, s.waiting = nil, 0, false
 	if s.armed && !s.timer.Stop() {
 		return false
 	}
 	s.armed = false
-	again := s.panicked == nil
-	return again
+	return s.panicked == nil
 }

@@ -2,7 +2,6 @@ package balancer
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -69,21 +68,13 @@ func (x *exchange) upgrade() {
 		x.fail(fmt.Errorf("balancer: the client's connection cannot be taken over: %w", err))
 		return
 	}
-	defer client.Close()
-	stop := context.AfterFunc(x.in.Context(), func() {
-		client.Close()
-		server.Close()
-	})
-	defer stop()
 	if x.switchProtocols(buffered.Writer) != nil {
+		client.Close()
 		return
 	}
-	ended := make(chan error, 2)
-	go func() { ended <- pump(server, client) }()
-	go func() { ended <- pump(client, server) }()
-	if <-ended == nil {
-		<-ended
-	}
+	// What the client has sent behind its request lies in the reader.
+	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered())
+	newRelay(client, server, early).run(x.in.Context())
 }
 
 // switchProtocols sends the 101.
@@ -98,17 +89,4 @@ func (x *exchange) switchProtocols(w *bufio.Writer) error {
 	_ = h.Write(w)
 	_, _ = w.WriteString("\r\n")
 	return w.Flush()
-}
-
-var errHalfClosed = errors.New("balancer: a connection cannot be closed by halves")
-
-// pump copies src to dst to its end, and passes the end on.
-func pump(dst io.Writer, src io.Reader) error {
-	if _, err := io.Copy(dst, src); err != nil {
-		return err
-	}
-	if c, ok := dst.(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
-	}
-	return errHalfClosed
 }
