@@ -2,7 +2,6 @@ package balancer
 
 import (
 	"net/http"
-	"net/http/httputil"
 	"strings"
 )
 
@@ -19,32 +18,29 @@ var forwardingFields = map[string]bool{
 // longestForwardingField is the length of the longest name in forwardingFields.
 const longestForwardingField = len("x-envoy-external-address")
 
-// setForwarding sets the outbound request's forwarding fields to what this proxy knows or believes.
-// It reads the inbound header: a client's Connection field may have removed them from the outbound
-// one.
-func (h *handler) setForwarding(r *httputil.ProxyRequest) {
-	peer := h.proxies.Peer(r.In)
-	in, out := r.In.Header, r.Out.Header
+// setForwarding sets the forwarding fields of out, the outbound header, to what this proxy knows or
+// believes. It reads the inbound header too: a client's Connection field may have removed them from
+// out. The values stand in the first three places of ours.
+func (h *handler) setForwarding(in *http.Request, out http.Header, ours *[6]string) {
+	peer := h.proxies.Peer(in)
 	for name := range out {
 		if isForwarding(name) && !(peer.Trusted && sentOn(name)) {
 			delete(out, name)
 		}
 	}
-	proto := "http"
-	if r.In.TLS != nil {
-		proto = "https"
+	ours[0], ours[1], ours[2] = h.proxies.ForwardedFor(peer, in.Header), in.Host, "http"
+	if in.TLS != nil {
+		ours[2] = "https"
 	}
-	values := [...]string{h.proxies.ForwardedFor(peer, in), r.In.Host, proto} // one allocation for all
-	if values[0] != "" {
-		out["X-Forwarded-For"] = values[0:1:1]
-	} else {
-		delete(out, "X-Forwarded-For")
-	}
-	for i, name := range [...]string{"X-Forwarded-Host", "X-Forwarded-Proto"} {
-		if said, ok := in[name]; ok && peer.Trusted {
+	for i, name := range [...]string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+		said, ok := in.Header[name]
+		switch {
+		case ok && i > 0 && peer.Trusted:
 			out[name] = said
-		} else {
-			out[name] = values[i+1 : i+2 : i+2]
+		case ours[i] != "":
+			out[name] = ours[i : i+1 : i+1]
+		default:
+			delete(out, name)
 		}
 	}
 }

@@ -18,6 +18,8 @@ import (
 // outcomeOfResponse says what a response means for its endpoint. pause is what a busy one asks for.
 func outcomeOfResponse(resp *http.Response) (out Outcome, pause time.Duration) {
 	switch code := resp.StatusCode; {
+	case code < 100:
+		return Failure, 0 // RFC 9110, section 15: there is no such status
 	case code < 429:
 		return Success, 0
 	case code == http.StatusTooManyRequests:

@@ -1,6 +1,8 @@
 package balancer
 
 import (
+	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -44,4 +46,47 @@ func (t tunnel) CloseWrite() error {
 		return c.CloseWrite()
 	}
 	return http.ErrNotSupported
+}
+
+// upgrade makes a tunnel of the client's and the server's connection.
+func (x *exchange) upgrade() {
+	resp := x.resp
+	if err := checkUpgrade(x.out, resp); err != nil { // a wrapper may have made resp
+		x.fail(err)
+		return
+	}
+	server, ok := resp.Body.(io.ReadWriteCloser)
+	if !ok {
+		x.fail(errors.New("balancer: the body of a 101 cannot be written to"))
+		return
+	}
+	if !x.modify() {
+		return
+	}
+	client, buffered, err := http.NewResponseController(x.w).Hijack()
+	if err != nil {
+		x.fail(fmt.Errorf("balancer: the client's connection cannot be taken over: %w", err))
+		return
+	}
+	if x.switchProtocols(buffered.Writer) != nil {
+		client.Close()
+		return
+	}
+	// What the client has sent behind its request lies in the reader.
+	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered())
+	newRelay(client, server, early).run(x.in.Context())
+}
+
+// switchProtocols sends the 101.
+func (x *exchange) switchProtocols(w *bufio.Writer) error {
+	h := x.w.Header()
+	protocol := x.resp.Header["Upgrade"]
+	removeHopByHop(x.resp.Header)
+	addHeader(h, x.resp.Header)
+	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, protocol
+	delete(h, "Content-Length") // RFC 9110, section 8.6
+	_, _ = w.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	_ = h.Write(w)
+	_, _ = w.WriteString("\r\n")
+	return w.Flush()
 }

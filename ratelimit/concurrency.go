@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/trivet-go/trivet/internal/linger"
 	"github.com/trivet-go/trivet/internal/problem"
 	"github.com/trivet-go/trivet/internal/response"
 	"github.com/trivet-go/trivet/internal/settings"
@@ -162,7 +163,7 @@ func (c *Concurrency) Middleware(next http.Handler) http.Handler {
 			case MissingReject:
 				c.noKey.Add(1)
 				c.observe(r, NoKey)
-				c.cfg.ErrorHandler(w, r, ErrNoKey)
+				c.refuse(w, r, ErrNoKey)
 				return
 			case MissingSkip:
 				next.ServeHTTP(w, r)
@@ -172,7 +173,7 @@ func (c *Concurrency) Middleware(next http.Handler) http.Handler {
 		release, err := c.Acquire(key)
 		if err != nil {
 			c.observe(r, Busy)
-			c.cfg.ErrorHandler(w, r, err)
+			c.refuse(w, r, err)
 			return
 		}
 		hw := &hijackWriter{Recorder: response.NewRecorder(w, r), release: release}
@@ -187,6 +188,10 @@ func (c *Concurrency) Middleware(next http.Handler) http.Handler {
 		next.ServeHTTP(hw, r)
 		done = true
 	})
+}
+
+func (c *Concurrency) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	linger.Answer(w, r, func(w http.ResponseWriter) { c.cfg.ErrorHandler(w, r, err) })
 }
 
 func (c *Concurrency) observe(r *http.Request, outcome Outcome) {

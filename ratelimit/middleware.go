@@ -5,12 +5,14 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/trivet-go/trivet/internal/linger"
 	"github.com/trivet-go/trivet/internal/problem"
 )
 
 // Middleware returns a handler that admits requests to next while they are within l's policies, and
 // answers the others with [Config.ErrorHandler]. It sets the RateLimit fields of both. It neither
-// reads a body nor wraps the ResponseWriter. It panics if next is nil.
+// reads a body nor wraps the ResponseWriter, except that after a refusal of a large upload it reads
+// on for a while, so that the answer is not lost, and closes the connection. It panics if next is nil.
 func (l *Limiter) Middleware(next http.Handler) http.Handler {
 	if next == nil {
 		panic("ratelimit: nil handler")
@@ -32,7 +34,12 @@ func (l *Limiter) Middleware(next http.Handler) http.Handler {
 			if !empty {
 				problem.DropBodyFields(h)
 			}
-			l.writeLimited(w, d.violated, spare)
+			if !linger.Needed(r) {
+				l.writeLimited(w, d.violated, spare)
+				return
+			}
+			violated := d.violated // d itself stays off the heap
+			linger.Answer(w, r, func(w http.ResponseWriter) { l.writeLimited(w, violated, spare) })
 			return
 		}
 		if l.cfg.PassDecision {
@@ -44,6 +51,10 @@ func (l *Limiter) Middleware(next http.Handler) http.Handler {
 }
 
 func (l *Limiter) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	linger.Answer(w, r, func(w http.ResponseWriter) { l.writeRefusal(w, r, err) })
+}
+
+func (l *Limiter) writeRefusal(w http.ResponseWriter, r *http.Request, err error) {
 	if l.cfg.ErrorHandler != nil {
 		l.cfg.ErrorHandler(w, r, err)
 		return

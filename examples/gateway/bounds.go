@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/trivet-go/trivet/balancer"
 )
 
 // limitHeader answers a request with more than limit header fields, and reports whether r may go
@@ -34,8 +36,10 @@ func limitHeader(w http.ResponseWriter, r *http.Request, limit int) bool {
 // writeProxyError answers.
 func limitBody(w http.ResponseWriter, r *http.Request, limit int64) bool {
 	if r.ContentLength > limit {
-		w.Header().Set("Connection", "close") // or net/http would read the body to its end
-		writeProblem(w, http.StatusRequestEntityTooLarge, "the body is too large")
+		balancer.Refuse(w, r, func(w http.ResponseWriter) {
+			w.Header().Set("Connection", "close") // or net/http would read a small body to its end
+			writeProblem(w, http.StatusRequestEntityTooLarge, "the body is too large")
+		})
 		return false
 	}
 	if r.Body != nil && r.Body != http.NoBody {

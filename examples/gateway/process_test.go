@@ -338,6 +338,8 @@ func TestL34_DrainEndsWhatWouldNotEnd(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 101, resp.StatusCode)
 		p.signal(t, syscall.SIGTERM)
+		_, err = buf.Discard(len("\x88\x02\x03\xe9")) // a close frame that says why
+		require.NoError(t, err)
 		_, err = buf.ReadByte()
 		require.Error(t, err)
 		require.Equal(t, 0, p.status(t), p.stderr)

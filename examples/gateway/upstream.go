@@ -49,7 +49,8 @@ func newUpstream(
 	u.handler = balancer.HandlerConfig{
 		TrustedProxies: trusted.proxies, TrustUnix: trusted.unix,
 		Rewrite: rewrite, ModifyResponse: modifyResponse, ErrorHandler: writeProxyError,
-		Transport: u.repeat,
+		Transport:    u.repeat,
+		LenientQuery: true, // nothing in the gateway reads parameters
 	}
 	report := telemetry.Observer[balancer.Event](tel, name)
 	u.settings = balancer.Config{
@@ -212,11 +213,12 @@ func writeProxyError(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 	}
 	writeProblem(w, status, map[int]string{
-		http.StatusRequestEntityTooLarge: "the body is too large",
-		http.StatusRequestTimeout:        "the body stood still for too long",
-		http.StatusBadRequest:            "the body is broken",
-		http.StatusServiceUnavailable:    "no server is available for this request",
-		http.StatusGatewayTimeout:        "the server behind the gateway took too long",
-		http.StatusBadGateway:            "the server behind the gateway failed",
+		http.StatusRequestEntityTooLarge:       "the body is too large",
+		http.StatusRequestHeaderFieldsTooLarge: "the header is too large",
+		http.StatusRequestTimeout:              "the body stood still for too long",
+		http.StatusBadRequest:                  "the body is broken",
+		http.StatusServiceUnavailable:          "no server is available for this request",
+		http.StatusGatewayTimeout:              "the server behind the gateway took too long",
+		http.StatusBadGateway:                  "the server behind the gateway failed",
 	}[status])
 }

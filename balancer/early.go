@@ -1,0 +1,66 @@
+package balancer
+
+import (
+	"net/http"
+
+	"github.com/trivet-go/trivet/internal/linger"
+)
+
+// Refuse lets write answer r before its body has been read, and sees to it that the client gets the
+// answer: if a connection is closed while data of the client's lies unread, it is reset, and the
+// reset may overtake the answer. So after an answer to a large upload the connection is read on for
+// up to 30 s and 64 MiB, on a goroutine of its own, and closed. Handlers in front of a [Balancer.Handler]
+// answer with it; a Handler itself needs no help.
+func Refuse(w http.ResponseWriter, r *http.Request, write func(w http.ResponseWriter)) {
+	linger.Answer(w, r, write)
+}
+
+// isEarly reports whether the answer comes before the request has ended, and the client could miss
+// it, or the server the rest of the request, if nothing were done about it.
+//
+// net/http reads the rest of a small body before it writes the header. That is well if the answer
+// is a refusal. Of a body that the server still reads it would take away.
+func (x *exchange) isEarly() bool {
+	return x.upload != nil && !x.upload.ended.Load() && x.in.ProtoMajor == 1 &&
+		(x.resp.StatusCode < 300 || linger.Needed(x.in))
+}
+
+// finishEarly closes the connection after an early answer, if the request has still not ended.
+func (x *exchange) finishEarly() {
+	if x.upload.ended.Load() {
+		return
+	}
+	x.upload.close()
+	whole := x.w.Header()["Content-Length"] != nil || !hasBody(x.in, x.resp) || !x.in.ProtoAtLeast(1, 1)
+	if whole && http.NewResponseController(x.w).Flush() == nil && linger.Close(x.w) {
+		x.upload.await()
+		return
+	}
+	linger.Read(x.w, x.in) // the end of the answer is written when the handler has returned
+}
+
+// refuse lets write answer instead of a server, and brings the answer to a client that still sends.
+func (x *exchange) refuse(write func(w http.ResponseWriter)) {
+	x.closeAfterHTTP10()
+	switch {
+	case x.upload == nil && x.out != nil, x.upload != nil && x.upload.ended.Load():
+		write(x.w)
+		return
+	case x.upload != nil:
+		x.upload.close()
+	}
+	linger.Answer(x.w, x.in, write)
+	if x.upload != nil && linger.Needed(x.in) {
+		x.upload.await()
+	}
+}
+
+// closeAfterHTTP10 makes net/http close the connection after an HTTP/1.0 request that may have had
+// a body. net/http has dropped a Transfer-Encoding from it: where the next request begins is not
+// known.
+func (x *exchange) closeAfterHTTP10() {
+	if x.in.ProtoMajor == 1 && x.in.ProtoMinor == 0 && (x.in.ContentLength != 0 ||
+		x.in.Method != http.MethodGet && x.in.Method != http.MethodHead) {
+		x.w.Header().Set("Connection", "close")
+	}
+}

@@ -1,0 +1,66 @@
+package balancer
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// expectTime is how long a client that asks before it sends its body (RFC 9110, section 10.1.1) waits
+// for a server that says nothing. It is as long as curl waits, and as net/http's transport.
+const expectTime = time.Second
+
+// An expectation keeps a transport from reading a body that its client sends only when it is told
+// to: with the first Read net/http's server tells it. A transport also reads after the server's
+// refusal, to keep the connection.
+type expectation struct {
+	until    time.Time     // the server has been given its time
+	answers  atomic.Bool   // the server has begun to answer: it is about to be known how
+	decided  chan struct{} // closed when it is known
+	once     sync.Once
+	expected bool // the body is to be sent; set before decided is closed
+}
+
+func newExpectation() *expectation {
+	return &expectation{until: time.Now().Add(expectTime), decided: make(chan struct{})}
+}
+
+// decide ends all waiting. Only the first call counts.
+func (e *expectation) decide(expected bool) {
+	e.once.Do(func() {
+		e.expected = expected
+		close(e.decided)
+	})
+}
+
+// answering notes that the server has begun to answer.
+func (e *expectation) answering() { e.answers.Store(true) }
+
+// informed notes that it was an informational answer, and other than 100.
+func (e *expectation) informed() {
+	e.answers.Store(false)
+	if !time.Now().Before(e.until) {
+		e.decide(true)
+	}
+}
+
+// wait waits until it is known whether the client is to send its body, and reports it.
+func (e *expectation) wait() bool {
+	select {
+	case <-e.decided:
+		return e.expected
+	default:
+	}
+	timer := time.NewTimer(time.Until(e.until))
+	defer timer.Stop()
+	select {
+	case <-e.decided:
+		return e.expected
+	case <-timer.C:
+		if !e.answers.Load() {
+			e.decide(true)
+		}
+	}
+	<-e.decided
+	return e.expected
+}

@@ -1,0 +1,145 @@
+package balancer
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"time"
+)
+
+// relayBuffer is the size of each of a relay's two buffers. Most upgraded connections are many, idle
+// and send little at a time.
+const relayBuffer = 8 << 10
+
+// farewellTime is how long the peers of an upgraded connection have to read that it ends.
+const farewellTime = time.Second
+
+// A relay passes on what the two peers of an upgraded connection say, until both have finished or
+// one has gone.
+type relay struct {
+	client             net.Conn
+	server             io.ReadWriteCloser
+	toServer, toClient *direction
+	ended              chan struct{} // closed when both directions have
+}
+
+// newRelay returns a relay of websocket frames. The client has already sent early.
+func newRelay(client net.Conn, server io.ReadWriteCloser, early []byte) *relay {
+	r := &relay{client: client, server: server, ended: make(chan struct{})}
+	r.toServer = newDirection(io.MultiReader(bytes.NewReader(early), client), server, true)
+	r.toClient = newDirection(server, client, false)
+	return r
+}
+
+// run relays until the connections end or ctx does. Then it has closed both.
+func (r *relay) run(ctx context.Context) {
+	defer r.close()
+	defer context.AfterFunc(ctx, r.goAway)()
+	upstream := make(chan struct{})
+	go func() {
+		defer close(upstream)
+		r.pass(r.toServer)
+	}()
+	r.pass(r.toClient)
+	<-upstream
+	close(r.ended)
+}
+
+func (r *relay) close() {
+	r.client.Close()
+	r.server.Close()
+}
+
+// pass passes one direction on, and its end.
+func (r *relay) pass(d *direction) {
+	if !d.copy() || !closeWrite(d.dst) {
+		r.close()
+	}
+}
+
+// goAway ends the relay: whoever has all of the frames that were begun is told so by a close frame,
+// and has a moment to read it.
+func (r *relay) goAway() {
+	told := r.toClient.farewell()
+	if r.toServer.farewell() || told {
+		wait := time.NewTimer(farewellTime)
+		defer wait.Stop()
+		select {
+		case <-wait.C:
+		case <-r.ended:
+		}
+	}
+	r.close()
+}
+
+// closeWrite reports whether it could close one half of a connection.
+func closeWrite(c any) bool {
+	half, ok := c.(interface{ CloseWrite() error })
+	return ok && half.CloseWrite() == nil
+}
+
+// A direction is what one peer says to the other.
+type direction struct {
+	src    io.Reader
+	dst    io.Writer
+	masked bool // as the frames of clients are (RFC 6455, section 5.1)
+
+	turn   chan struct{} // holds a token while dst is written to, and guards the fields below
+	frames frames
+	over   bool // a farewell has been said
+}
+
+func newDirection(src io.Reader, dst io.Writer, masked bool) *direction {
+	return &direction{src: src, dst: dst, masked: masked, turn: make(chan struct{}, 1)}
+}
+
+// copy copies src to dst, and reports whether it has come to src's end.
+func (d *direction) copy() bool {
+	buf := make([]byte, relayBuffer)
+	for {
+		n, err := d.src.Read(buf)
+		if n > 0 && !d.write(buf[:n]) {
+			return false
+		}
+		if err != nil {
+			return err == io.EOF
+		}
+	}
+}
+
+func (d *direction) write(p []byte) bool {
+	d.turn <- struct{}{}
+	defer func() { <-d.turn }()
+	if d.over {
+		return true // nothing may follow a close frame
+	}
+	d.frames.advance(p)
+	_, err := d.dst.Write(p)
+	return err == nil
+}
+
+// farewell sends a close frame, unless that would stand inside another frame or behind another
+// close frame. It reports whether it did.
+func (d *direction) farewell() bool {
+	wait := time.NewTimer(farewellTime)
+	defer wait.Stop()
+	select {
+	case d.turn <- struct{}{}:
+	case <-wait.C: // a write does not get through
+		return false
+	}
+	defer func() { <-d.turn }()
+	if !d.frames.whole() || d.frames.closed {
+		return false
+	}
+	d.over = true
+	if c, ok := d.dst.(net.Conn); ok {
+		_ = c.SetWriteDeadline(time.Now().Add(farewellTime))
+	}
+	if _, err := d.dst.Write(goingAway(d.masked)); err != nil {
+		return false
+	}
+	closeWrite(d.dst)
+	return true
+}
