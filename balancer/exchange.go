@@ -77,8 +77,8 @@ func (x *exchange) prepare() (fault string) {
 		r := &httputil.ProxyRequest{In: in, Out: x.out}
 		x.h.cfg.Rewrite(r)
 		x.out = r.Out
-		x.upload.dropTrailers(x.out.Header)
 	}
+	x.upload.dropTrailers(x.out.Header)
 	return ""
 }
 

@@ -53,7 +53,7 @@ func (r *relay) close() {
 
 // pass passes one direction on, and its end.
 func (r *relay) pass(d *direction) {
-	if !d.copy() || !closeWrite(d.dst) {
+	if !d.copy() || !d.finish() {
 		r.close()
 	}
 }
@@ -61,8 +61,7 @@ func (r *relay) pass(d *direction) {
 // goAway ends the relay: whoever has all of the frames that were begun is told so by a close frame,
 // and has a moment to read it.
 func (r *relay) goAway() {
-	told := r.toClient.farewell()
-	if r.toServer.farewell() || told {
+	if r.farewells() {
 		wait := time.NewTimer(farewellTime)
 		defer wait.Stop()
 		select {
@@ -71,6 +70,26 @@ func (r *relay) goAway() {
 		}
 	}
 	r.close()
+}
+
+// farewells reports whether either peer could be told. It takes both turns first: a peer that goes
+// when it is told ends the other's direction.
+func (r *relay) farewells() (told bool) {
+	wait := time.NewTimer(farewellTime)
+	defer wait.Stop()
+	var free []*direction
+	for _, d := range [...]*direction{r.toClient, r.toServer} {
+		select {
+		case d.turn <- struct{}{}:
+			defer func() { <-d.turn }()
+			free = append(free, d)
+		case <-wait.C: // a write does not get through
+		}
+	}
+	for _, d := range free {
+		told = d.farewell() || told
+	}
+	return told
 }
 
 // closeWrite reports whether it could close one half of a connection.
@@ -87,7 +106,7 @@ type direction struct {
 
 	turn   chan struct{} // holds a token while dst is written to, and guards the fields below
 	frames frames
-	over   bool // a farewell has been said
+	over   bool // src has ended, or a farewell has been said
 }
 
 func newDirection(src io.Reader, dst io.Writer, masked bool) *direction {
@@ -119,18 +138,21 @@ func (d *direction) write(p []byte) bool {
 	return err == nil
 }
 
-// farewell sends a close frame, unless that would stand inside another frame or behind another
-// close frame. It reports whether it did.
-func (d *direction) farewell() bool {
-	wait := time.NewTimer(farewellTime)
-	defer wait.Stop()
-	select {
-	case d.turn <- struct{}{}:
-	case <-wait.C: // a write does not get through
-		return false
-	}
+// finish passes on that src has ended, and reports whether it could.
+func (d *direction) finish() bool {
+	d.turn <- struct{}{}
 	defer func() { <-d.turn }()
-	if !d.frames.whole() || d.frames.closed {
+	if d.over {
+		return true
+	}
+	d.over = true
+	return closeWrite(d.dst)
+}
+
+// farewell sends a close frame, unless that would stand inside another frame or behind another
+// close frame. It reports whether it did. The turn is the caller's.
+func (d *direction) farewell() bool {
+	if d.over || !d.frames.whole() || d.frames.closed {
 		return false
 	}
 	d.over = true
