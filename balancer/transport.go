@@ -16,9 +16,12 @@ import (
 const maxRedials = 3
 
 // RoundTrip implements [http.RoundTripper]. It sends req to one of its target's endpoints, and to
-// another one if the request provably did not leave. It waits for the first resolution of a new
-// target no longer than req's context.
-func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
+// another one if the request provably did not leave. A request that left and was not processed, as
+// servers of HTTP/2 can say, is sent again, whatever its method: to the same endpoint if that has
+// only closed the connection. Of a body that cannot be had again by GetBody, 64 KiB are kept for
+// this where HTTP/2 may be spoken. RoundTrip waits for the first resolution of a new target no
+// longer than req's context.
+func (b *Balancer) RoundTrip(req *http.Request) (resp *http.Response, err error) {
 	a := &attempt{balancer: b, req: req, ctx: req.Context()}
 	if err := a.findPool(); err != nil {
 		closeBody(req)
@@ -32,11 +35,12 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	out := req
 	if req.Body != nil && req.Body != http.NoBody {
-		if out, a.reqBody = protectBody(req); a.reqBody != nil {
-			defer a.reqBody.release()
+		copies := mayUseHTTP2(a.config.Transport, req.URL.Scheme)
+		if out, a.reqBody = protectBody(req, copies); a.reqBody != nil {
+			defer func() { a.reqBody.release(resp != nil) }()
 		}
 	}
-	redials := 0
+	redials, repeats := 0, 0
 	var last error
 	for try := 0; ; try++ {
 		if err := a.pick(tried, try, last); err != nil {
@@ -46,14 +50,20 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 		if visited != nil {
 			visited.add(a.choice.endpoint)
 		}
-		resp, elsewhere, err := a.send(out, try)
-		if err == nil {
+		elsewhere := false
+		if resp, elsewhere, err = a.send(out, try); err == nil {
 			return resp, nil
 		}
 		if !elsewhere || a.ctx.Err() != nil {
 			return nil, err
 		}
-		if neverSent(err) {
+		var again *againError
+		switch {
+		case errors.As(err, &again):
+			if repeats++; repeats > maxRepeats {
+				return nil, err
+			}
+		case neverSent(err):
 			a.pool.hint()
 			if redials++; redials > maxRedials {
 				return nil, a.pool.noEndpoints(try+1, err)
@@ -64,7 +74,9 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		a.pool.repicked.Add(1)
-		tried, last = append(tried, a.choice.endpoint), err
+		if last = err; again == nil || again.elsewhere {
+			tried = append(tried, a.choice.endpoint)
+		}
 	}
 }
 
@@ -122,8 +134,8 @@ func (a *attempt) leavePool() {
 }
 
 // pick chooses an endpoint. At the first try, if the pool has been dropped meanwhile, it does so in
-// the pool that follows. At later ones, it must be an endpoint that has not been tried; last is the
-// error of the one before.
+// the pool that follows. At later ones, it must be an endpoint that has not been tried, unless all
+// have been and the request may be sent again; last is the error of the one before.
 func (a *attempt) pick(tried []*endpoint, try int, last error) error {
 	for {
 		var ok bool
@@ -133,7 +145,7 @@ func (a *attempt) pick(tried []*endpoint, try int, last error) error {
 		switch {
 		case !ok:
 			return a.pool.noEndpoints(try, last)
-		case try > 0 && slices.Contains(tried, a.choice.endpoint):
+		case try > 0 && slices.Contains(tried, a.choice.endpoint) && !mayGoAgain(last):
 			a.choice.undo()
 			return a.pool.noEndpoints(try, last)
 		case try > 0 || !a.pool.dropped.Load():
@@ -246,6 +258,7 @@ func (a *attempt) follow(resp *http.Response) {
 			resp.Body = tunnel{a, w, a.body}
 		}
 	case resp.Body == nil || resp.Body == http.NoBody:
+		a.reqBody.finish()
 		a.pool.group.finish(&a.choice, 0, false)
 	default:
 		a.body = resp.Body
@@ -274,6 +287,7 @@ func (a *attempt) end(broken bool) {
 	if a.ended.Swap(true) {
 		return
 	}
+	a.reqBody.finish()
 	if a.upgrade {
 		a.pool.streams.Add(-1)
 		return
