@@ -13,7 +13,7 @@ type Stats struct {
 	Targets   int `json:"targets"`
 	Endpoints int `json:"endpoints"`
 	Available int `json:"available"` // endpoints that get requests
-	InFlight  int `json:"in_flight"` // attempts, bodies included
+	InFlight  int `json:"in_flight"` // attempts, bodies and upgraded connections included
 	Streams   int `json:"streams"`   // upgraded connections
 	Panicking int `json:"panicking"` // targets in panic mode
 

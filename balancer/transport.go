@@ -101,7 +101,7 @@ type attempt struct {
 
 	body    io.ReadCloser // of the response
 	ended   atomic.Bool
-	upgrade bool // body is an upgraded connection, which is counted in pool.streams
+	upgrade bool // body is an upgraded connection, which is counted in pool.streams too
 }
 
 // now is the time as groups count it: monotonic nanoseconds.
@@ -248,10 +248,10 @@ func (a *attempt) bodyFault(err error) error {
 func (a *attempt) follow(resp *http.Response) {
 	switch {
 	case resp.StatusCode == http.StatusSwitchingProtocols:
-		// The connection may be open for hours, and says nothing of the endpoint's load meanwhile.
+		// The connection may be open for hours. It counts as a request in flight until it ends: an
+		// endpoint that has many open has less room for new ones.
 		a.upgrade = true
 		a.pool.streams.Add(1)
-		a.pool.group.finish(&a.choice, 0, false)
 		a.body = resp.Body
 		resp.Body = a
 		if w, ok := a.body.(io.Writer); ok {
@@ -290,7 +290,6 @@ func (a *attempt) end(broken bool) {
 	a.reqBody.finish()
 	if a.upgrade {
 		a.pool.streams.Add(-1)
-		return
 	}
 	now := int64(0)
 	if broken {
