@@ -21,6 +21,7 @@ type choice struct {
 	endpoint *endpoint
 	at       int64 // when
 	inFlight int64 // at the endpoint, this attempt included
+	gate     *gate // through which the attempt has come; nil if there is no bound
 	reason   string
 }
 

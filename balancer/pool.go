@@ -29,6 +29,7 @@ type pool struct {
 	waiting    atomic.Int64 // requests that wait for the resolver, or are between two endpoints
 	repicked   atomic.Uint64
 	unserved   atomic.Uint64 // requests that failed with ErrNoEndpoints
+	full       atomic.Uint64 // of these, with ErrFull
 
 	// dropped is set when the pool is dropped, and by Close. drop sets it, then counts the
 	// requests; a request counts itself, then reads it, so at least one of the two notices.

@@ -135,21 +135,33 @@ func (a *attempt) leavePool() {
 
 // pick chooses an endpoint. At the first try, if the pool has been dropped meanwhile, it does so in
 // the pool that follows. At later ones, it must be an endpoint that has not been tried, unless all
-// have been and the request may be sent again; last is the error of the one before.
+// have been and the request may be sent again; last is the error of the one before. It passes over
+// endpoints that are full, and waits for the one that it would rather have if all are.
 func (a *attempt) pick(tried []*endpoint, try int, last error) error {
+	var full []*endpoint
 	for {
 		var ok bool
 		v := a.balancer.views.Get().(*View)
-		a.choice, ok = a.pool.group.pick(v, a.config, a.req, tried, a.now())
+		a.choice, ok = a.pool.group.pick(v, a.config, a.req, among(tried, full), a.now())
 		a.balancer.views.Put(v)
+		e := a.choice.endpoint
 		switch {
 		case !ok:
 			return a.pool.noEndpoints(try, last)
-		case try > 0 && slices.Contains(tried, a.choice.endpoint) && !mayGoAgain(last):
+		case len(full) > 0 && (slices.Contains(full, e) || slices.Contains(tried, e)):
+			a.choice.undo()
+			return a.awaitRoom(full[0], try)
+		case try > 0 && slices.Contains(tried, e) && !mayGoAgain(last):
 			a.choice.undo()
 			return a.pool.noEndpoints(try, last)
 		case try > 0 || !a.pool.dropped.Load():
-			return nil
+			if g := e.gate.Load(); g.enter() {
+				a.choice.gate = g
+				return nil
+			}
+			a.choice.undo()
+			full = append(full, e)
+			continue
 		}
 		a.choice.undo()
 		if err := a.findPool(); err != nil {
