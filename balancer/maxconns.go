@@ -25,9 +25,9 @@ type gate struct {
 	mu      sync.Mutex // guards the fields below
 	waiting list.List  // of chan struct{}; each is closed when its request has a place
 
-	// free is how many places were left to waiting requests that have not taken them yet. It is
-	// negative if waiting requests have left whose places are still to come: those go to nobody.
-	free int
+	// owed is how many waiting requests have left whose places are still to come, from requests that
+	// have counted themselves out and wait for mu. Those places go to nobody: they are counted already.
+	owed int
 }
 
 // newGate returns the gate of an endpoint under Config.MaxConns; nil if there is no bound.
@@ -61,9 +61,9 @@ func (g *gate) leave() {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.free++
-	if first := g.waiting.Front(); first != nil && g.free > 0 {
-		g.free--
+	if g.owed > 0 {
+		g.owed--
+	} else if first := g.waiting.Front(); first != nil {
 		close(g.waiting.Remove(first).(chan struct{}))
 	}
 }
@@ -93,7 +93,7 @@ func (g *gate) wait(ctx context.Context) error {
 	}
 	g.waiting.Remove(at)
 	if g.used.Add(-1) < g.limit {
-		g.free-- // the place that was about to come
+		g.owed++
 	}
 	return err
 }
@@ -106,10 +106,6 @@ func (g *gate) line() (place chan struct{}, at *list.Element, err error) {
 		return nil, nil, &fullError{g.limit, nil}
 	}
 	if g.used.Add(1) <= g.limit {
-		return nil, nil, nil
-	}
-	if g.free > 0 {
-		g.free--
 		return nil, nil, nil
 	}
 	place = make(chan struct{})

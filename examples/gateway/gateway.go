@@ -27,6 +27,8 @@ type gateway struct {
 	handler  http.Handler               // serve, wrapped by telemetry
 	tls      atomic.Pointer[tls.Config] // of the current generation; nil without HTTPS
 	draining atomic.Bool
+	requests tally // in flight
+	tunnels  tunnels
 
 	current atomic.Pointer[generation]
 
@@ -158,7 +160,7 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 		if d := gen.deadlines[r.label()]; d != nil {
 			h = d.Middleware(h)
 		}
-		h = gen.gates[r.label()].wrap(h)
+		h = steadily(r.StallTimeout, gen.gates[r.label()].wrap(h))
 		if len(r.Methods) == 0 {
 			routes[at][""] = h
 		}
