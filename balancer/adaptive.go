@@ -30,7 +30,10 @@ func (adaptive) validate() error { return nil }
 
 func (adaptive) traits() traits { return traits{estimator: rootEstimator} }
 
-func (adaptive) Pick(v *View, _ *http.Request) int {
+func (adaptive) Pick(v *View, r *http.Request) int {
+	if r != nil && len(r.Header["Upgrade"]) > 0 {
+		return v.fewestOpen()
+	}
 	v.reason = "cost"
 	if len(v.endpoints) > scanLimit {
 		return v.bestOfSample()
@@ -53,6 +56,20 @@ func (adaptive) Pick(v *View, _ *http.Request) int {
 		return -1
 	}
 	return int(least % scanLimit)
+}
+
+// fewestOpen returns the endpoint with the fewest requests in flight for its weight. Those that fail
+// or pause count as if they had more.
+func (v *View) fewestOpen() int {
+	v.reason = "connections"
+	return v.least(func(i int) float64 {
+		e := v.endpoints[i]
+		load := float64(e.inFlight.Load()+1) / e.weight()
+		if e.pauseUntil.Load() != 0 {
+			return load * maxCost
+		}
+		return load * max(e.penalty.Load(), 1)
+	})
 }
 
 // rank returns the bits of e's score with jitter. Floats that are not negative sort like their

@@ -20,6 +20,10 @@ var (
 	// request.
 	ErrNoEndpoints = errors.New("balancer: no endpoints")
 
+	// ErrFull reports that all endpoints had as many requests as [Config.MaxConns] allows, and none
+	// of them had room in time. What is returned matches [ErrNoEndpoints] too.
+	ErrFull = errors.New("balancer: full")
+
 	// ErrTooManyTargets reports that a request named one target more than [Config.MaxTargets].
 	ErrTooManyTargets = error(notSent("balancer: too many targets"))
 

@@ -13,6 +13,7 @@ import (
 const (
 	defaultMaxTargets  = 1000
 	defaultConns       = 1
+	defaultMaxConns    = 1024
 	defaultSlowStart   = 10 * time.Second
 	defaultIdleTimeout = 15 * time.Minute
 	defaultPanicBelow  = 0.5
@@ -63,6 +64,14 @@ type Config struct {
 	// in turn. Zero means 1. Negative is invalid. More help behind a layer 4 balancer or a low
 	// limit on streams.
 	Conns int
+
+	// MaxConns is how many requests an endpoint works on at once: connections of HTTP/1.1, upgraded
+	// ones included, or streams of HTTP/2. A request for which every endpoint is full waits in a queue
+	// as long, up to a second or its own deadline, first come first served; then it fails with
+	// [ErrFull]. Zero means 1,024, which is more than most servers work on at once, and keeps few
+	// clients from taking all ports and descriptors. Negative means none. Health checks are not
+	// counted.
+	MaxConns int
 
 	// ConnLife is how long a connection takes new requests, varied by a fifth. Zero means without
 	// limit. Negative is invalid. Behind a layer 4 balancer it lets new servers get their part.
@@ -178,6 +187,7 @@ func (c Config) withDefaults() (Config, error) {
 	f.Nest("Policy", validatePolicy(c.Policy))
 	validateTransport(f, c.Transport)
 	settings.Positive(f, "Conns", &c.Conns, defaultConns)
+	settings.Default(f, "MaxConns", &c.MaxConns, defaultMaxConns)
 	settings.NotNegative(f, "ConnLife", c.ConnLife)
 	settings.NotNegative(f, "Warm", c.Warm)
 	settings.Default(f, "SlowStart", &c.SlowStart, defaultSlowStart)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -110,35 +109,10 @@ func (c *conns) RoundTrip(r *http.Request) (*http.Response, error) {
 		t = c.open(&c.slots[i])
 	}
 	resp, err := t.RoundTrip(r)
-	if err == nil || !cutOff(r, err) {
-		return resp, err
+	if err != nil {
+		return nil, classify(r, err)
 	}
-	if repeatable(r) {
-		return t.RoundTrip(r)
-	}
-	return nil, errCutOff
-}
-
-// errCutOff is how a request fails that net/http has cut off for another one.
-var errCutOff = errors.New("balancer: net/http has closed the connection because another request ended")
-
-// cutOff reports whether err is the end of another request's context. net/http gives the connection
-// of an answer without a body back before it has delivered the answer. If the context of that
-// request ends in between, net/http closes the connection under the request that has it by then,
-// and tells that one the other's error. The comparison is exact, since net/http's own timeouts match
-// context.DeadlineExceeded.
-func cutOff(r *http.Request, err error) bool {
-	return (err == context.Canceled || err == context.DeadlineExceeded) && r.Context().Err() == nil
-}
-
-// repeatable reports whether net/http itself would send r again if a connection that it uses for
-// the second time turned out to be dead.
-func repeatable(r *http.Request) bool {
-	switch r.Method {
-	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
-		return r.Body == nil || r.Body == http.NoBody
-	}
-	return false
+	return resp, nil
 }
 
 // A checkConns takes requests of the Balancer's own to the endpoint of conns, over connections that

@@ -35,6 +35,7 @@ type endpoint struct {
 	hash         uint64        // of the address
 	description  atomic.Pointer[description]
 	transport    atomic.Pointer[endpointTransport] // nil in simulations
+	gate         atomic.Pointer[gate]              // nil if Config.MaxConns is none
 	brokenBodies atomic.Uint32                     // bodies in a row that broke off
 
 	// The fields below are guarded by the group's mutex.

@@ -36,8 +36,9 @@ type Event struct {
 	Endpoint Endpoint // of Attempted and EndpointChanged
 	Err      error    // of a failed attempt, check or resolution
 
-	// Reason says why an attempt went to this endpoint ("cost", "least request", "turn", "hash",
-	// "sticky", "probe", "explore", "only", "policy", "any"), or why an endpoint's state changed.
+	// Reason says why an attempt went to this endpoint ("cost", "connections", "least request",
+	// "turn", "hash", "sticky", "probe", "explore", "only", "policy", "any"), or why an endpoint's
+	// state changed.
 	Reason string
 
 	// Attempted.

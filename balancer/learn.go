@@ -67,6 +67,7 @@ func (g *group) reply(c *choice, now, took int64, out Outcome, pause time.Durati
 func (g *group) finish(c *choice, now int64, broken bool) {
 	e := c.endpoint
 	e.inFlight.Add(-1)
+	c.gate.leave()
 	if broken {
 		// The header was a success, which has ended the failures in a row.
 		if n := e.brokenBodies.Add(1); n > e.failures.Load()+1 {

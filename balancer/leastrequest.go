@@ -29,10 +29,15 @@ func (p leastRequest) Pick(v *View, _ *http.Request) int {
 		e := v.endpoints[i]
 		return float64(e.inFlight.Load()+1) / e.weight()
 	}
-	n := len(v.endpoints)
-	if p.d > 0 && p.d < n {
+	if p.d > 0 && p.d < len(v.endpoints) {
 		return v.leastOf(p.d, load)
 	}
+	return v.least(load)
+}
+
+// least returns the endpoint with the least value; of equal ones that is any.
+func (v *View) least(value func(i int) float64) int {
+	n := len(v.endpoints)
 	start := v.below(n)
 	best, least := -1, 0.0
 	for k := range n {
@@ -43,7 +48,7 @@ func (p leastRequest) Pick(v *View, _ *http.Request) int {
 		if v.avoids && v.Avoided(i) {
 			continue
 		}
-		if s := load(i); best < 0 || s < least {
+		if s := value(i); best < 0 || s < least {
 			best, least = i, s
 		}
 	}

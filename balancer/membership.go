@@ -93,5 +93,6 @@ func (g *group) describe(config *groupConfig, e *endpoint, public Endpoint) {
 		d.cookie = config.sticky.cookieValue(public.Addr)
 	}
 	e.description.Store(d)
+	e.setMaxConns(config.MaxConns)
 	g.setCost(config, e, e.cost.Load())
 }

@@ -65,7 +65,8 @@ func outcomeOfError(err error, req *http.Request, bodyErr error, late bool) (out
 	return Failure, false
 }
 
-// neverSent reports whether err shows that no byte of the request left.
+// neverSent reports whether err shows that the endpoint has not looked at the request, and that
+// this is its fault.
 func neverSent(err error) bool {
 	var dial *dialError
 	var verify *tls.CertificateVerificationError
@@ -75,10 +76,15 @@ func neverSent(err error) bool {
 	if errors.As(err, &dial) || errors.As(err, &verify) || notTLS {
 		return true
 	}
-	for err != nil && err.Error() != "net/http: TLS handshake timeout" { // it has no exported type
-		err = errors.Unwrap(err)
+	for ; err != nil; err = errors.Unwrap(err) { // these have no exported type
+		s := err.Error()
+		if s == "net/http: TLS handshake timeout" ||
+			s == "http2: client conn could not be established" || // closed before its first request
+			strings.HasPrefix(s, "http2: Transport received GOAWAY from server ErrCode:") { // of the first
+			return true
+		}
 	}
-	return err != nil
+	return false
 }
 
 // callersFault reports whether err says that req cannot be sent to anybody, or not over this

@@ -21,6 +21,7 @@ type choice struct {
 	endpoint *endpoint
 	at       int64 // when
 	inFlight int64 // at the endpoint, this attempt included
+	gate     *gate // through which the attempt has come; nil if there is no bound
 	reason   string
 }
 
@@ -127,7 +128,7 @@ func (v *View) longestSlow() int {
 	best, oldest := -1, int64(math.MaxInt64)
 	for i, e := range v.endpoints {
 		at := e.sampled.Load()
-		if e.slow.Load() > 1 && at < oldest && e.inFlight.Load() == 0 && !v.Avoided(i) {
+		if e.slow.Load() > 1 && at < oldest && e.awaiting() == 0 && !v.Avoided(i) {
 			best, oldest = i, at
 		}
 	}
@@ -200,7 +201,7 @@ func (v *View) Len() int { return len(v.endpoints) }
 func (v *View) Endpoint(i int) Endpoint { return v.endpoints[i].public() }
 
 // InFlight returns the number of requests that endpoint i is working on for this Balancer, bodies
-// included.
+// and upgraded connections included.
 func (v *View) InFlight(i int) int { return int(v.endpoints[i].inFlight.Load()) }
 
 // Cost returns the recent latency of endpoint i divided by the requests in flight when they were

@@ -25,10 +25,11 @@ type pool struct {
 	readyOnce  sync.Once
 	refresh    chan struct{} // one hint at a time
 	resolveErr atomic.Pointer[error]
-	streams    atomic.Int64 // upgraded connections
+	streams    atomic.Int64 // upgraded connections, which are in flight at their endpoints
 	waiting    atomic.Int64 // requests that wait for the resolver, or are between two endpoints
 	repicked   atomic.Uint64
 	unserved   atomic.Uint64 // requests that failed with ErrNoEndpoints
+	full       atomic.Uint64 // of these, with ErrFull
 
 	// dropped is set when the pool is dropped, and by Close. drop sets it, then counts the
 	// requests; a request counts itself, then reads it, so at least one of the two notices.
@@ -291,7 +292,7 @@ func (p *pool) reload(cfg *Config) {
 func (p *pool) inFlight() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := p.streams.Load() + p.waiting.Load()
+	n := p.waiting.Load()
 	for _, e := range p.allLocked() {
 		n += e.inFlight.Load()
 	}

@@ -512,10 +512,11 @@ func TestHandlerUpgradesToWebsocket(t *testing.T) {
 		require.Equal(t, fmt.Sprintf("echo hello %d\n", i), line)
 	}
 	require.Equal(t, 1, b.Stats().Streams)
-	require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, 10*time.Second, time.Millisecond,
-		"it says nothing of the endpoint's load")
+	require.Eventually(t, func() bool { return b.Stats().InFlight == 1 }, 10*time.Second, time.Millisecond,
+		"the request that was not upgraded has ended, and this one counts until it does")
 	conn.Close()
 	require.Eventually(t, func() bool { return b.Stats().Streams == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, 10*time.Second, time.Millisecond)
 }
 
 // Of an upgraded connection each side may finish while the other still speaks.

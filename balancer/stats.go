@@ -8,13 +8,15 @@ type Stats struct {
 	Failures    uint64 `json:"failures"`     // of these
 	Repicked    uint64 `json:"repicked"`     // attempts that were not sent and went to another endpoint
 	NoEndpoints uint64 `json:"no_endpoints"` // requests that failed with ErrNoEndpoints
+	Full        uint64 `json:"full"`         // of these, with ErrFull
 	Ejections   uint64 `json:"ejections"`
 
 	Targets   int `json:"targets"`
 	Endpoints int `json:"endpoints"`
 	Available int `json:"available"` // endpoints that get requests
-	InFlight  int `json:"in_flight"` // attempts, bodies included
+	InFlight  int `json:"in_flight"` // attempts, bodies and upgraded connections included
 	Streams   int `json:"streams"`   // upgraded connections
+	Queued    int `json:"queued"`    // requests in flight that wait for an endpoint with room
 	Panicking int `json:"panicking"` // targets in panic mode
 
 	// By endpoint address.
@@ -28,6 +30,7 @@ func (s *Stats) add(o Stats) {
 	s.Failures += o.Failures
 	s.Repicked += o.Repicked
 	s.NoEndpoints += o.NoEndpoints
+	s.Full += o.Full
 	s.Ejections += o.Ejections
 }
 
@@ -63,6 +66,7 @@ func (b *Balancer) Stats() Stats {
 			n := int(e.inFlight.Load())
 			s.EndpointInFlight[e.public().Addr] += n
 			s.InFlight += n
+			s.Queued += e.gate.Load().queued()
 		}
 		p.mu.Unlock()
 	}
@@ -79,7 +83,7 @@ func (p *pool) count() Stats {
 	}
 	return Stats{
 		Requests: sum.replied, Failures: sum.failed, Repicked: p.repicked.Load(),
-		NoEndpoints: p.unserved.Load(), Ejections: p.group.ejections.Load(),
+		NoEndpoints: p.unserved.Load(), Full: p.full.Load(), Ejections: p.group.ejections.Load(),
 	}
 }
 
@@ -109,6 +113,7 @@ type EndpointStatus struct {
 	// Share is how much of its part an endpoint in slow start gets; otherwise 1.
 	Share          float64       `json:"share"`
 	InFlight       int           `json:"in_flight"`
+	Queued         int           `json:"queued"` // of these, for room under Config.MaxConns
 	Requests       uint64        `json:"requests"`
 	Failures       uint64        `json:"failures"`
 	FailuresInARow int           `json:"failures_in_a_row"`
@@ -155,7 +160,7 @@ func (e *endpoint) statusLocked(now int64) EndpointStatus {
 		Labels: public.Labels, State: e.stateLocked(now), Reason: e.reason, Share: e.slowStart.Load(),
 		InFlight: int(e.inFlight.Load()), Requests: e.replied.Load(), Failures: e.failed.Load(),
 		FailuresInARow: int(e.failures.Load()), Cost: time.Duration(e.cost.Load()), Ejections: e.ejections,
-		CheckLatency: time.Duration(e.checkCost),
+		CheckLatency: time.Duration(e.checkCost), Queued: e.gate.Load().queued(),
 	}
 	if e.ejectedUntil > now {
 		s.EjectedFor = time.Duration(e.ejectedUntil - now)

@@ -16,9 +16,12 @@ import (
 const maxRedials = 3
 
 // RoundTrip implements [http.RoundTripper]. It sends req to one of its target's endpoints, and to
-// another one if the request provably did not leave. It waits for the first resolution of a new
-// target no longer than req's context.
-func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
+// another one if the request provably did not leave. A request that left and was not processed, as
+// servers of HTTP/2 can say, is sent again, whatever its method: to the same endpoint if that has
+// only closed the connection. Of a body that cannot be had again by GetBody, 64 KiB are kept for
+// this where HTTP/2 may be spoken. RoundTrip waits for the first resolution of a new target no
+// longer than req's context.
+func (b *Balancer) RoundTrip(req *http.Request) (resp *http.Response, err error) {
 	a := &attempt{balancer: b, req: req, ctx: req.Context()}
 	if err := a.findPool(); err != nil {
 		closeBody(req)
@@ -32,11 +35,12 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	out := req
 	if req.Body != nil && req.Body != http.NoBody {
-		if out, a.reqBody = protectBody(req); a.reqBody != nil {
-			defer a.reqBody.release()
+		copies := mayUseHTTP2(a.config.Transport, req.URL.Scheme)
+		if out, a.reqBody = protectBody(req, copies); a.reqBody != nil {
+			defer func() { a.reqBody.release(resp != nil) }()
 		}
 	}
-	redials := 0
+	redials, repeats := 0, 0
 	var last error
 	for try := 0; ; try++ {
 		if err := a.pick(tried, try, last); err != nil {
@@ -46,14 +50,20 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 		if visited != nil {
 			visited.add(a.choice.endpoint)
 		}
-		resp, elsewhere, err := a.send(out, try)
-		if err == nil {
+		elsewhere := false
+		if resp, elsewhere, err = a.send(out, try); err == nil {
 			return resp, nil
 		}
 		if !elsewhere || a.ctx.Err() != nil {
 			return nil, err
 		}
-		if neverSent(err) {
+		var again *againError
+		switch {
+		case errors.As(err, &again):
+			if repeats++; repeats > maxRepeats {
+				return nil, err
+			}
+		case neverSent(err):
 			a.pool.hint()
 			if redials++; redials > maxRedials {
 				return nil, a.pool.noEndpoints(try+1, err)
@@ -64,7 +74,9 @@ func (b *Balancer) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		a.pool.repicked.Add(1)
-		tried, last = append(tried, a.choice.endpoint), err
+		if last = err; again == nil || again.elsewhere {
+			tried = append(tried, a.choice.endpoint)
+		}
 	}
 }
 
@@ -89,7 +101,7 @@ type attempt struct {
 
 	body    io.ReadCloser // of the response
 	ended   atomic.Bool
-	upgrade bool // body is an upgraded connection, which is counted in pool.streams
+	upgrade bool // body is an upgraded connection, which is counted in pool.streams too
 }
 
 // now is the time as groups count it: monotonic nanoseconds.
@@ -122,22 +134,34 @@ func (a *attempt) leavePool() {
 }
 
 // pick chooses an endpoint. At the first try, if the pool has been dropped meanwhile, it does so in
-// the pool that follows. At later ones, it must be an endpoint that has not been tried; last is the
-// error of the one before.
+// the pool that follows. At later ones, it must be an endpoint that has not been tried, unless all
+// have been and the request may be sent again; last is the error of the one before. It passes over
+// endpoints that are full, and waits for the one that it would rather have if all are.
 func (a *attempt) pick(tried []*endpoint, try int, last error) error {
+	var full []*endpoint
 	for {
 		var ok bool
 		v := a.balancer.views.Get().(*View)
-		a.choice, ok = a.pool.group.pick(v, a.config, a.req, tried, a.now())
+		a.choice, ok = a.pool.group.pick(v, a.config, a.req, among(tried, full), a.now())
 		a.balancer.views.Put(v)
+		e := a.choice.endpoint
 		switch {
 		case !ok:
 			return a.pool.noEndpoints(try, last)
-		case try > 0 && slices.Contains(tried, a.choice.endpoint):
+		case len(full) > 0 && (slices.Contains(full, e) || slices.Contains(tried, e)):
+			a.choice.undo()
+			return a.awaitRoom(full[0], try)
+		case try > 0 && slices.Contains(tried, e) && !mayGoAgain(last):
 			a.choice.undo()
 			return a.pool.noEndpoints(try, last)
 		case try > 0 || !a.pool.dropped.Load():
-			return nil
+			if g := e.gate.Load(); g.enter() {
+				a.choice.gate = g
+				return nil
+			}
+			a.choice.undo()
+			full = append(full, e)
+			continue
 		}
 		a.choice.undo()
 		if err := a.findPool(); err != nil {
@@ -236,16 +260,17 @@ func (a *attempt) bodyFault(err error) error {
 func (a *attempt) follow(resp *http.Response) {
 	switch {
 	case resp.StatusCode == http.StatusSwitchingProtocols:
-		// The connection may be open for hours, and says nothing of the endpoint's load meanwhile.
+		// The connection may be open for hours. It counts as a request in flight until it ends: an
+		// endpoint that has many open has less room for new ones.
 		a.upgrade = true
 		a.pool.streams.Add(1)
-		a.pool.group.finish(&a.choice, 0, false)
 		a.body = resp.Body
 		resp.Body = a
 		if w, ok := a.body.(io.Writer); ok {
 			resp.Body = tunnel{a, w, a.body}
 		}
 	case resp.Body == nil || resp.Body == http.NoBody:
+		a.reqBody.finish()
 		a.pool.group.finish(&a.choice, 0, false)
 	default:
 		a.body = resp.Body
@@ -274,9 +299,9 @@ func (a *attempt) end(broken bool) {
 	if a.ended.Swap(true) {
 		return
 	}
+	a.reqBody.finish()
 	if a.upgrade {
 		a.pool.streams.Add(-1)
-		return
 	}
 	now := int64(0)
 	if broken {

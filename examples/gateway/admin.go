@@ -62,7 +62,10 @@ func newAdmin(g *gateway) *http.Server {
 		status := struct {
 			Routes map[string]any    `json:"routes"`
 			Redis  *redislimit.Stats `json:"redis,omitempty"`
-		}{Routes: map[string]any{}}
+			Server map[string]any    `json:"server"`
+		}{Routes: map[string]any{}, Server: map[string]any{
+			"requests": g.requests.status(), "tunnels": g.tunnels.status(),
+		}}
 		for label, gate := range g.current.Load().gates {
 			if gate.limiter != nil || gate.concurrency != nil {
 				status.Routes[label] = gate.status()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,7 +62,8 @@ func TestG10_StallTimeoutIsForClientsNotForSlowUpstreams(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("HTTP2=%t", h2), func(t *testing.T) {
 			t.Parallel()
-			g := start(t, stalling(stall, folder, b))
+			g := start(t, strings.Replace(stalling(stall, folder, b), "  - upstream: app\n",
+				"  - upstream: app\n  - {upstream: app, path: /events, stall_timeout: off}\n", 1))
 			c := secureClient(t, "one.test", h2)
 			url := "https://" + g.addr
 			t.Run("a response that comes late", func(t *testing.T) {

@@ -53,9 +53,17 @@ type Server struct {
 	// request with more gets 431; 100.
 	MaxHeaderFields int `yaml:"max_header_fields"`
 
-	// StallTimeout ends a request whose body, or the body of whose response, makes no progress for
-	// this long; 20s.
-	StallTimeout Duration `yaml:"stall_timeout"`
+	// StallTimeout ends an exchange that makes no progress for this long: a request whose body
+	// stands still, or, once the answer has begun, an exchange of which both sides do; 20s.
+	StallTimeout Timeout `yaml:"stall_timeout"`
+
+	// MinRate is the least pace of a body, over 10 seconds in which the gateway waits for the client:
+	// of a request's until the answer has begun, and of an answer's; 240B/s.
+	MinRate Pace `yaml:"min_rate"`
+
+	MaxRequests Bound   `yaml:"max_requests"` // in flight at once, more get 503; 10000
+	MaxTunnels  Bound   `yaml:"max_tunnels"`  // upgraded connections at once, more get 503; 10000
+	TunnelIdle  Timeout `yaml:"tunnel_idle"`  // ends one on which nobody speaks for this long; 1h
 
 	MaxBody      Size     `yaml:"max_body"`      // a larger body gets 413; 10MiB
 	DrainDelay   Duration `yaml:"drain_delay"`   // from reporting not ready to closing the listener; 1s
@@ -75,6 +83,7 @@ type Upstream struct {
 	URL string `yaml:"url"`
 
 	H2C             bool     `yaml:"h2c"`              // speak HTTP/2 in clear
+	MaxConns        Bound    `yaml:"max_conns"`        // connections or streams of a host at once; 1024
 	Hosts           []Host   `yaml:"hosts"`            // the hosts, instead of DNS
 	Health          Health   `yaml:"health"`           // active checks; without a path there are none
 	ConnectTimeout  Duration `yaml:"connect_timeout"`  // 3s
@@ -114,6 +123,8 @@ type Route struct {
 	Upstream string   `yaml:"upstream"` // required, unless there are versions
 	Timeout  Duration `yaml:"timeout"`  // for the whole exchange; no limit
 
+	StallTimeout Timeout `yaml:"stall_timeout"` // instead of the server's
+
 	// Versions are those of an API, each with an upstream of its own; none.
 	Versions *Versions `yaml:"versions"`
 
@@ -127,6 +138,7 @@ func (r Route) label() string {
 }
 
 const (
+	defaultStall      = 20 * time.Second
 	maxConfigDuration = Duration(24 * time.Hour)
 	maxConfigSize     = Size(1 << 40)
 	maxHeaderBytes    = Size(1 << 30) // HTTP/2 announces it as a number of 32 bits
@@ -142,7 +154,11 @@ func (c Config) withDefaults() (Config, faults) {
 	}
 	f.duration(&s.ReadHeaderTimeout, 5*time.Second, "server", "read_header_timeout")
 	f.duration(&s.IdleTimeout, time.Minute, "server", "idle_timeout")
-	f.duration(&s.StallTimeout, 20*time.Second, "server", "stall_timeout")
+	f.timeout(&s.StallTimeout, defaultStall, "server", "stall_timeout")
+	f.timeout(&s.TunnelIdle, time.Hour, "server", "tunnel_idle")
+	s.MinRate.orDefault(240)
+	s.MaxRequests.orDefault(10000)
+	s.MaxTunnels.orDefault(10000)
 	f.duration(&s.DrainDelay, time.Second, "server", "drain_delay")
 	f.duration(&s.DrainTimeout, 30*time.Second, "server", "drain_timeout")
 	f.size(&s.MaxHeaderBytes, 32<<10, "server", "max_header_bytes")
@@ -209,6 +225,7 @@ func (u Upstream) withDefaults(name string, f *faults) Upstream {
 	at := func(path ...any) []any { return append([]any{"upstreams", name}, path...) }
 	f.duration(&u.ConnectTimeout, 3*time.Second, at("connect_timeout")...)
 	f.duration(&u.ResponseTimeout, time.Minute, at("response_timeout")...)
+	u.MaxConns.orDefault(1024)
 	f.duration(&u.Health.Interval, 10*time.Second, at("health", "interval")...)
 	checkTimeout := min(3*time.Second, time.Duration(u.Health.Interval))
 	f.duration(&u.Health.Timeout, checkTimeout, at("health", "timeout")...)
@@ -265,6 +282,7 @@ func (u Upstream) withDefaults(name string, f *faults) Upstream {
 func (r Route) withDefaults(i int, c Config, f *faults) Route {
 	at := func(path ...any) []any { return append([]any{"routes", i}, path...) }
 	f.duration(&r.Timeout, 0, at("timeout")...)
+	f.timeout(&r.StallTimeout, time.Duration(c.Server.StallTimeout), at("stall_timeout")...)
 	if r.Path == "" {
 		r.Path = "/"
 	}
@@ -274,7 +292,10 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 	if r.Path != "/" && strings.HasSuffix(r.Path, "/") {
 		clean += "/"
 	}
-	if clean != r.Path || r.Path[0] != '/' || strings.ContainsAny(r.Path, "{} ?#%") ||
+	if prefix, ok := strings.CutSuffix(r.Path, "/*"); ok {
+		f.add(fmt.Sprintf("%q is only that path: write %q for all paths below it", r.Path, prefix+"/"),
+			at("path")...)
+	} else if clean != r.Path || r.Path[0] != '/' || strings.ContainsAny(r.Path, "{} ?#%") ||
 		strings.ContainsFunc(r.Path, unicode.IsControl) {
 		f.add(fmt.Sprintf("%q is not a clean path that begins with a slash", r.Path), at("path")...)
 	}

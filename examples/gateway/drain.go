@@ -21,8 +21,9 @@ import (
 //  2. It closes the listener and answers the accepted requests within DrainTimeout. It does not
 //     use http.Server.Shutdown, which drops a request that it reads after the call. A request that
 //     lasts longer is cut, and drain returns an error.
-//  3. It closes the connections that have had no request for a while, and the upgraded ones, which
-//     would not end by themselves.
+//     Upgraded connections have as long to end by themselves; to be still open is no error.
+//  3. It closes the connections that have had no request for a while, and the upgraded ones that are
+//     left.
 //
 // sig is the signal that asked for the drain. A further one of signals ends the server at once.
 func drain(s *running, sig os.Signal, signals <-chan os.Signal) error {
@@ -39,7 +40,9 @@ func drain(s *running, sig os.Signal, signals <-chan os.Signal) error {
 		sleep(ctx, delay)
 		s.listener.Close()
 		<-s.served // from here on conns knows every accepted connection
-		drained <- s.conns.wait(ctx)
+		err := s.conns.wait(ctx)
+		s.gateway.tunnels.wait(ctx)
+		drained <- err
 	}()
 	var err error
 	select {
@@ -47,6 +50,7 @@ func drain(s *running, sig os.Signal, signals <-chan os.Signal) error {
 	case s := <-signals:
 		err = fmt.Errorf("ended by a second signal, %s", s)
 	}
+	s.gateway.tunnels.goAway()
 	s.close()
 	end, cancelEnd := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancelEnd()

@@ -28,6 +28,8 @@ type gateway struct {
 	handler  http.Handler               // serve, wrapped by telemetry
 	tls      atomic.Pointer[tls.Config] // of the current generation; nil without HTTPS
 	draining atomic.Bool
+	requests tally // in flight
+	tunnels  tunnels
 
 	current atomic.Pointer[generation]
 
@@ -203,7 +205,7 @@ func (gen *generation) handler(r Route) (http.Handler, error) {
 	if versions != nil {
 		h = versions.Resolve(h)
 	}
-	return gen.gates[r.label()].limit(h), nil
+	return steadily(r.StallTimeout, gen.gates[r.label()].limit(h)), nil
 }
 
 // reload replaces the configuration as a whole, or not at all. Requests in flight end with the

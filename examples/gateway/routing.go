@@ -32,7 +32,7 @@ func validAuthority(host string) bool {
 		ip, err := netip.ParseAddr(inner)
 		return ok && err == nil && ip.Is6() && ip.Zone() == ""
 	}
-	return !strings.ContainsAny(host, "[]:")
+	return !strings.ContainsAny(host, "[]:%") // a server could decode a percent sign, as no route does
 }
 
 // hiddenDots reports whether the path has a segment that some servers take for "." or ".." although
@@ -69,15 +69,30 @@ func plainPath(p string) string {
 	return cleanPath(strings.Join(segments, "/"))
 }
 
+// routedHost returns host as routes compare it and as upstreams get it: in lower case and without a
+// final dot (RFC 9110, section 4.2.3; RFC 3986, section 3.2.2). It keeps the port.
+func routedHost(host string) string {
+	host = strings.ToLower(host)
+	name, port := host, ""
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+		name, port = host[:i], host[i:]
+	}
+	return strings.TrimSuffix(name, ".") + port
+}
+
 // route returns the handler for r's host and path, and the pattern that matched. Host names are
-// compared without case, port and final dot (RFC 9110, section 4.2.3; RFC 3986, section 3.2.2).
+// compared without case, port and final dot.
+//
+// A path that is not clean is looked up as the clean one. If every way to read it leads to the same
+// route, it goes on as it is: a path may hold a URL, and to some servers an empty segment is a name.
+// Otherwise the client is sent to the clean one, so that the upstream cannot see another route's
+// path in it.
 func (gen *generation) route(r *http.Request) (h http.Handler, pattern string) {
 	lookup := *r
-	lookup.Host = strings.ToLower(r.Host)
+	lookup.Host = routedHost(r.Host)
 	if host, _, err := net.SplitHostPort(lookup.Host); err == nil {
-		lookup.Host = host
+		lookup.Host = strings.TrimSuffix(host, ".")
 	}
-	lookup.Host = strings.TrimSuffix(lookup.Host, ".")
 	escaped := r.URL.EscapedPath()
 	clean := cleanPath(escaped)
 	if clean != escaped {
@@ -91,10 +106,53 @@ func (gen *generation) route(r *http.Request) (h http.Handler, pattern string) {
 			writeProblem(w, http.StatusNotFound, "no route for this host and path")
 		}), ""
 	}
-	if clean != escaped && escaped != "" { // the empty path is "/" (RFC 9110, section 4.2.3)
+	switch {
+	case clean == escaped || escaped == "": // the empty path is "/" (RFC 9110, section 4.2.3)
+	case gen.literally(lookup.Host, r.URL.Path) == pattern &&
+		gen.literally(lookup.Host, withoutDots(r.URL.Path)) == pattern:
+	default:
 		h = http.RedirectHandler(lookup.URL.String(), http.StatusTemporaryRedirect)
 	}
 	return h, pattern
+}
+
+// literally returns the pattern of the route that takes a path as it is spelt, or "".
+func (gen *generation) literally(host, path string) string {
+	best, named := -1, false
+	for i, r := range gen.cfg.Routes {
+		below := strings.HasSuffix(r.Path, "/") && strings.HasPrefix(path, r.Path)
+		if r.Host != "" && r.Host != host || !below && path != r.Path {
+			continue
+		}
+		if best < 0 || r.Host != "" && !named ||
+			(r.Host != "") == named && len(r.Path) > len(gen.cfg.Routes[best].Path) {
+			best, named = i, r.Host != ""
+		}
+	}
+	if best < 0 {
+		return ""
+	}
+	return gen.cfg.Routes[best].Host + gen.cfg.Routes[best].Path
+}
+
+// withoutDots returns p without dot segments (RFC 3986, section 5.2.4). Empty segments stay.
+func withoutDots(p string) string {
+	var kept []string
+	segments := strings.Split(strings.TrimPrefix(p, "/"), "/")
+	for i, s := range segments {
+		switch s {
+		case "..":
+			kept = kept[:max(len(kept)-1, 0)]
+			fallthrough
+		case ".":
+			if i == len(segments)-1 {
+				kept = append(kept, "")
+			}
+		default:
+			kept = append(kept, s)
+		}
+	}
+	return "/" + strings.Join(kept, "/")
 }
 
 // cleanPath returns p without empty and dot segments.

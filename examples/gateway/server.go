@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 )
 
 // A running is the public server of a gateway.
@@ -72,7 +74,7 @@ func startServer(g *gateway, cfg Server, ln net.Listener) *running {
 		MaxHeaderBytes:    int(cfg.MaxHeaderBytes),
 		// WriteTimeout bounds what net/http itself writes, such as 431. For requests that reach
 		// serve, limitStalls replaces it.
-		WriteTimeout: time.Duration(cfg.StallTimeout),
+		WriteTimeout: cmp.Or(max(time.Duration(cfg.StallTimeout), 0), defaultStall),
 		BaseContext:  func(net.Listener) context.Context { return ctx },
 		ConnState:    s.conns.track,
 		ErrorLog:     slog.NewLogLogger(g.log.Handler(), slog.LevelWarn),
@@ -98,16 +100,28 @@ func (s *running) close() {
 func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.handler.ServeHTTP(w, r) }
 
 // serve takes a request through the bounds to its route.
-func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
+func (g *gateway) serve(outer http.ResponseWriter, r *http.Request) {
 	gen := g.acquire()
 	defer gen.release()
 	observed := r // telemetry reads its Pattern; limitStalls returns a copy
-	w, r, done := limitStalls(w, r, time.Duration(gen.cfg.Server.StallTimeout), g.draining.Load)
+	cfg := &gen.cfg.Server
+	w, r, done := limitStalls(outer, r, bounds{
+		stall: cfg.StallTimeout, pace: cfg.MinRate, tunnelIdle: cfg.TunnelIdle,
+		draining: g.draining.Load, tunnels: &g.tunnels,
+	})
 	defer done()
-	if !limitHeader(w, r, gen.cfg.Server.MaxHeaderFields) || !limitBody(w, r, int64(gen.cfg.Server.MaxBody)) {
+	have, bound, detail := &g.requests, cfg.MaxRequests, "too many requests are in flight"
+	if wantsTunnel(r) {
+		have, bound, detail = &g.tunnels.tally, cfg.MaxTunnels, "too many connections are upgraded"
+	}
+	defer have.leave()
+	if !have.enter(w, bound, detail) {
 		return
 	}
-	if field := gen.cfg.Server.DeadlineField; field != "" && !gen.trusted.believes(r.RemoteAddr) {
+	if !limitHeader(w, r, cfg.MaxHeaderFields) || !limitBody(w, r, int64(cfg.MaxBody)) {
+		return
+	}
+	if field := cfg.DeadlineField; field != "" && !gen.trusted.believes(r.RemoteAddr) {
 		r.Header.Del(field)
 	}
 	if r.Method == http.MethodConnect {
@@ -128,6 +142,11 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, http.StatusBadRequest, "the host is not a name or address with or without a port")
 		return
 	}
+	if strings.ContainsFunc(r.URL.Path, unicode.IsControl) {
+		// Servers written in C end a path at a NUL.
+		writeProblem(w, http.StatusBadRequest, "the path has control characters")
+		return
+	}
 	if hiddenDots(r.URL) {
 		writeProblem(w, http.StatusBadRequest, "the path has hidden dot segments")
 		return
@@ -142,6 +161,11 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	observed.Pattern = pattern // as http.ServeMux does
+	if routed := routedHost(r.Host); routed != r.Host {
+		r2 := *r // the client's own request stays
+		r2.Host = routed
+		r = &r2
+	}
 	h.ServeHTTP(w, r)
 }
 

@@ -66,6 +66,7 @@ func newUpstream(
 			Rise:     cfg.Health.Rise,
 			Fall:     cfg.Health.Fall,
 		},
+		MaxConns:    int(cfg.MaxConns),
 		IdleTimeout: -1, // keeps the target as long as it is configured
 		Observe: func(ctx context.Context, e balancer.Event) {
 			report(ctx, e)

@@ -52,13 +52,18 @@ func TestRequestsThatAreCutOffForAnother(t *testing.T) {
 			f := &failsOnce{err: tt.err}
 			tr := &http.Transport{}
 			tr.RegisterProtocol("https", f) // which wire.Transport leaves to it
-			c := &conns{slots: make([]slot, 1)}
-			c.slots[0].transport.Store(wire.New(tr))
+			b, err := New(Config{Resolver: Static("a.test:443")})
+			require.NoError(t, err)
+			defer b.Close(context.Background())
 			req, err := http.NewRequestWithContext(tt.ctx, tt.method, "https://a.test/", tt.body)
 			require.NoError(t, err)
-			_, err = c.RoundTrip(req)
+			p, err := b.resolved(t.Context(), req.URL)
+			require.NoError(t, err)
+			p.group.members()[0].transport.Load().conns.slots[0].transport.Store(wire.New(tr))
+			_, err = b.RoundTrip(req)
 			require.Equal(t, tt.want, err)
 			require.Equal(t, tt.calls, f.calls)
+			require.Zero(t, b.Stats().InFlight)
 			if tt.want == errCutOff {
 				out, elsewhere := outcomeOfError(err, req, nil, false)
 				require.Equal(t, Refused, out, "the endpoint is not to blame")

@@ -1,0 +1,329 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// paceWindow is the time over which a pace is measured.
+const paceWindow = 10 * time.Second
+
+var (
+	errStalled = errors.New("neither side has sent anything for server.stall_timeout")
+	errDrips   = fmt.Errorf("the body is slower than server.min_rate: %w", os.ErrDeadlineExceeded)
+)
+
+// bounds are the settings of an exchange.
+type bounds struct {
+	stall, tunnelIdle Timeout
+	pace              Pace
+	draining          func() bool
+	tunnels           *tunnels
+}
+
+// limitStalls bounds how long an exchange may stand still, and how slow a client may be. A body may
+// take any time as long as it moves: net/http's ReadTimeout and WriteTimeout bound the whole
+// instead, which is too much for a slow drip and too little for a large upload or an event stream.
+// The handler must call done before it returns.
+//
+// Until the answer begins, each read of the request's body has a deadline. From then on the exchange
+// ends when neither side has made progress for that long, so that one of them may be silent while
+// the other speaks. Each write of the answer has a deadline of its own.
+//
+// Over HTTP/1.1 a deadline takes effect only in a read or write. Over HTTP/2 it is a timer that
+// resets the stream, even while the gateway waits for a slow upstream and neither reads nor writes.
+// So over HTTP/2 the deadline is set only while a read or write lasts.
+func limitStalls(
+	w http.ResponseWriter, r *http.Request, b bounds,
+) (_ *steadyWriter, _ *http.Request, done func()) {
+	ctx, cut := context.WithCancelCause(r.Context())
+	rc := http.NewResponseController(w)
+	steady := &steadyWriter{
+		ResponseWriter: w, rc: rc, bounds: b, cut: cut, timers: r.ProtoMajor == 2, began: time.Now(),
+	}
+	r = r.WithContext(ctx)
+	if steady.timers {
+		_ = rc.SetWriteDeadline(time.Time{}) // lifts the one of http.Server.WriteTimeout
+	}
+	if r.Body != nil && r.Body != http.NoBody {
+		steady.body = &steadyBody{ReadCloser: r.Body, exchange: steady}
+		if !steady.timers {
+			// The first deadline is set now: net/http reads and discards a body that no handler
+			// reads.
+			_ = rc.SetReadDeadline(b.stall.deadline())
+		}
+		r.Body = steady.body
+	}
+	return steady, r, func() {
+		steady.end()
+		if steady.body != nil {
+			steady.body.stop()
+		}
+		if steady.timers && steady.hijacked == nil {
+			steady.extend() // bounds what net/http writes after the handler
+		}
+		cut(nil)
+	}
+}
+
+// steadily returns a route's handler with the route's own stall timeout.
+func steadily(stall Timeout, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if steady, ok := w.(*steadyWriter); ok {
+			steady.stall = stall // before anybody reads or writes
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// deadline returns the time at which something that begins now has stood still for too long.
+func (t Timeout) deadline() time.Time {
+	if t == off {
+		return time.Time{}
+	}
+	return time.Now().Add(time.Duration(t))
+}
+
+// A steadyBody fails when a Read takes too long, or when the whole is too slow.
+type steadyBody struct {
+	io.ReadCloser
+	exchange *steadyWriter
+	pace     pace
+	eof      atomic.Bool
+
+	mu      sync.Mutex // guards the fields below: a transport may read after the handler has returned
+	stopped bool
+	free    bool // the answer has begun, and the exchange is watched as a whole
+}
+
+func (b *steadyBody) Read(p []byte) (int, error) {
+	bounded := b.setDeadline(b.exchange.stall.deadline())
+	start := time.Now()
+	n, err := b.ReadCloser.Read(p) // after a timeout net/http cancels the request's context
+	if b.exchange.timers {
+		b.setDeadline(time.Time{})
+	}
+	if n > 0 {
+		b.exchange.moved()
+	}
+	if err == io.EOF {
+		b.stop() // net/http lifts the deadline here, and reads on only to notice that the client leaves
+		b.eof.Store(true)
+	}
+	if bounded && err == nil && b.pace.tooSlow(n, time.Since(start), b.exchange.bounds.pace) {
+		return n, errDrips
+	}
+	return n, err
+}
+
+// ended reports whether the body has been read to its end.
+func (b *steadyBody) ended() bool { return b.eof.Load() }
+
+func (b *steadyBody) Close() error {
+	b.stop()
+	return b.ReadCloser.Close()
+}
+
+// setDeadline sets the deadline of reads, and reports whether they have any.
+func (b *steadyBody) setDeadline(t time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.stopped && !b.free {
+		_ = b.exchange.rc.SetReadDeadline(t)
+	}
+	return !b.free
+}
+
+// release lifts the deadline for good.
+func (b *steadyBody) release() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.stopped && !b.free {
+		_ = b.exchange.rc.SetReadDeadline(time.Time{})
+	}
+	b.free = true
+}
+
+// stop makes b leave the connection's deadline alone from now on.
+func (b *steadyBody) stop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stopped = true
+}
+
+// A pace is what a client takes or gives while the gateway waits for it.
+type pace struct {
+	waited time.Duration
+	bytes  int
+}
+
+// tooSlow counts n bytes that took a wait, and reports whether those of a window are less than least
+// bytes a second.
+func (p *pace) tooSlow(n int, wait time.Duration, least Pace) bool {
+	p.waited += wait
+	p.bytes += n
+	if p.waited < paceWindow {
+		return false
+	}
+	slow := least > 0 && float64(p.bytes) < float64(least)*p.waited.Seconds()
+	*p = pace{}
+	return slow
+}
+
+// A steadyWriter fails when a write takes too long, and ends an exchange that stands still. While the
+// gateway drains, it asks the client to close the connection.
+type steadyWriter struct {
+	http.ResponseWriter
+	bounds
+	rc     *http.ResponseController
+	cut    context.CancelCauseFunc // ends the request's context
+	began  time.Time
+	timers bool        // over HTTP/2, where deadlines are timers
+	body   *steadyBody // of the request; else nil
+	header bool        // the final header has been written
+	duplex bool        // over HTTP/1.1: net/http does not read the body before it answers
+	pace   pace
+
+	hijacked *tunnel
+	progress atomic.Int64 // when a side last made some, in nanoseconds since began
+
+	mu    sync.Mutex // guards the field below
+	timer *time.Timer
+}
+
+// Unwrap lets http.ResponseController find deadlines.
+func (w *steadyWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// EnableFullDuplex notes that the handler reads while it writes.
+func (w *steadyWriter) EnableFullDuplex() error {
+	err := w.rc.EnableFullDuplex()
+	w.duplex = w.duplex || err == nil
+	return err
+}
+
+// Hijack returns a connection that is ended when nobody speaks on it for tunnel_idle.
+func (w *steadyWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buf, err := w.rc.Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	w.end()
+	w.hijacked, buf = w.tunnels.add(conn, buf, w.tunnelIdle, w.header)
+	return w.hijacked, buf, nil
+}
+
+func (w *steadyWriter) WriteHeader(status int) {
+	if !w.header && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		w.header = true
+		if w.draining() && status != http.StatusSwitchingProtocols {
+			w.Header().Set("Connection", "close")
+		}
+		if status >= 200 {
+			w.answered()
+		}
+	}
+	if !w.timers { // HTTP/2 keeps the header until there is more to send
+		w.extend()
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// answered begins to watch the exchange as a whole.
+func (w *steadyWriter) answered() {
+	w.moved()
+	if w.body != nil && (w.timers || w.duplex) {
+		w.body.release()
+	}
+	if w.stall == off {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(time.Duration(w.stall), w.check)
+}
+
+// end ends the watch.
+func (w *steadyWriter) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil {
+		w.timer.Stop()
+		w.timer = nil
+	}
+}
+
+// moved notes progress.
+func (w *steadyWriter) moved() { w.progress.Store(int64(time.Since(w.began))) }
+
+// check ends the exchange if it has stood still for too long.
+func (w *steadyWriter) check() {
+	idle := time.Since(w.began) - time.Duration(w.progress.Load())
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.timer == nil: // the exchange has ended
+	case idle >= time.Duration(w.stall):
+		w.cut(errStalled)
+	default:
+		w.timer.Reset(time.Duration(w.stall) - idle)
+	}
+}
+
+func (w *steadyWriter) Write(p []byte) (int, error) {
+	if !w.header {
+		w.WriteHeader(http.StatusOK)
+	}
+	start := w.extend()
+	n, err := w.ResponseWriter.Write(p)
+	return n, w.wrote(n, start, err)
+}
+
+// FlushError flushes under a deadline. http.ResponseController finds it before Unwrap.
+func (w *steadyWriter) FlushError() error {
+	if !w.header {
+		w.WriteHeader(http.StatusOK)
+	}
+	start := w.extend()
+	return w.wrote(0, start, w.rc.Flush())
+}
+
+// extend gives a write that begins now its deadline.
+func (w *steadyWriter) extend() (now time.Time) {
+	now = time.Now()
+	if w.stall == off {
+		if !w.timers {
+			_ = w.rc.SetWriteDeadline(time.Time{})
+		}
+		return now
+	}
+	d := time.Duration(w.stall)
+	if w.body != nil && !w.timers && !w.body.ended() {
+		// Before net/http writes the header, it reads the rest of the request's body, up to the
+		// body's own deadline.
+		d *= 2
+	}
+	_ = w.rc.SetWriteDeadline(now.Add(d))
+	return now
+}
+
+// wrote notes what came of a write, and lifts a deadline that would still hold after it.
+func (w *steadyWriter) wrote(n int, start time.Time, err error) error {
+	if w.timers {
+		_ = w.rc.SetWriteDeadline(time.Time{})
+	}
+	w.moved()
+	if err == nil && w.pace.tooSlow(n, time.Since(start), w.bounds.pace) {
+		w.cut(errDrips)
+		return errDrips
+	}
+	return err
+}
