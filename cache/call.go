@@ -26,7 +26,7 @@ type call struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	outer   *call  // the call whose loader waits for this one; may be nil
-	seq     uint64 // reading of tagIndex.clock: what is loaded is not older
+	seq     uint64 // reading of tagIndex.clock when the loader was called: what it brings is not older
 	started int64
 
 	// loads.mu guards the fields below.
@@ -75,8 +75,7 @@ func (m *Memory[K, V]) newCall(ctx context.Context, background bool) (*call, err
 		l.background++
 	}
 	l.running.Add(1)
-	m.tags.loading.Add(1) // before the clock is read: see tagIndex.invalidate
-	c.seq = m.tags.clock.Load()
+	m.tags.loading.Add(1) // before protect reads the clock: see tagIndex.invalidate
 	c.started = m.now()
 	return c, nil
 }
@@ -125,6 +124,7 @@ func (m *Memory[K, V]) removeWaiter(c *call) {
 // describes its panic. If fn goes on beyond LoadTimeout, done is called at that time already, and
 // once more when fn has returned.
 func (m *Memory[K, V]) protect(c *call, fn func(context.Context) error, done func(error)) {
+	c.seq = m.tags.clock.Load()
 	ctx := c.ctx
 	if m.cfg.LoadTimeout > 0 {
 		var cancel context.CancelFunc

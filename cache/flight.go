@@ -17,7 +17,7 @@ type flight[K comparable, V any] struct {
 	// They are read-only after.
 	value       V
 	err         error
-	invalidated uint64 // when a tag of value last was, if after the call began; 0 if not
+	invalidated uint64 // when a tag of value first was, if after the loader was called; 0 if not
 }
 
 func newFlight[K comparable, V any](s *shard[K, V], hash uint64, key K, c *call) *flight[K, V] {
@@ -57,36 +57,35 @@ func (m *Memory[K, V]) newRefresh(
 
 // join makes its caller a waiter of the flight of key. If there is none it starts one, for the call
 // that newCall returns; then mine is true, and the caller has to run the loader. It returns no
-// flight if there is no need to wait. seq is the reading of the tags' clock when the caller came.
+// flight if there is no need to wait.
 func (m *Memory[K, V]) join(
 	ctx context.Context, s *shard[K, V], hash uint64, key K, newCall func() (*call, error),
-) (f *flight[K, V], mine bool, seq uint64, err error) {
+) (f *flight[K, V], mine bool, err error) {
 	if ctx.Err() != nil {
-		return nil, false, 0, context.Cause(ctx)
+		return nil, false, context.Cause(ctx)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.table.Load().find(hash, key); e != nil && m.condition(e, m.now()) == fresh {
-		return nil, false, 0, nil
+		return nil, false, nil
 	}
-	seq = m.tags.clock.Load()
 	f = s.flights[key]
 	if f != nil && callOf(ctx).within(f.call) {
-		return nil, false, 0, loadError(errRecursive)
+		return nil, false, loadError(errRecursive)
 	}
 	if f != nil && m.loads.addWaiter(f.call) {
-		return f, false, seq, nil
+		return f, false, nil
 	}
 	c, err := newCall()
 	if err != nil {
-		return nil, false, 0, err
+		return nil, false, err
 	}
 	m.loads.addWaiter(c)
 	f = newFlight(s, hash, key, c)
 	if findable(key) {
 		s.flights[key] = f
 	}
-	return f, true, seq, nil
+	return f, true, nil
 }
 
 // run calls load for f, which has its call to itself.

@@ -74,7 +74,8 @@ func (m *Memory[K, V]) Load(
 ) (V, error) {
 	hash := m.hash(key)
 	s := m.shard(hash)
-	for {
+	var came uint64
+	for waits := 0; ; waits++ {
 		e := s.find(hash, key)
 		if e != nil && e.plain() {
 			s.hit(e)
@@ -89,7 +90,10 @@ func (m *Memory[K, V]) Load(
 				return a.value, a.err
 			}
 		}
-		value, err, lookAgain := m.wait(ctx, s, hash, key, load)
+		if waits == 0 { // not sooner: hits need not know
+			came = m.tags.clock.Load()
+		}
+		value, err, lookAgain := m.wait(ctx, s, hash, key, came, load)
 		if !lookAgain {
 			return value, err
 		}
@@ -155,11 +159,11 @@ func (m *Memory[K, V]) refresh(
 
 // wait joins the flight of key, or starts one, and waits for it. It returns lookAgain if the caller
 // must look for the key once more: the key was stored meanwhile, or what the flight brought was
-// invalidated before the caller asked.
+// invalidated before the tags' clock read came, when the caller asked.
 func (m *Memory[K, V]) wait(
-	ctx context.Context, s *shard[K, V], hash uint64, key K, load loader[K, V],
+	ctx context.Context, s *shard[K, V], hash uint64, key K, came uint64, load loader[K, V],
 ) (value V, err error, lookAgain bool) {
-	f, mine, seq, err := m.join(ctx, s, hash, key, func() (*call, error) { return m.newCall(ctx, false) })
+	f, mine, err := m.join(ctx, s, hash, key, func() (*call, error) { return m.newCall(ctx, false) })
 	if err != nil {
 		return value, err, false
 	}
@@ -170,12 +174,14 @@ func (m *Memory[K, V]) wait(
 	if mine {
 		go m.run(f, load)
 	}
-	return m.await(ctx, f, seq)
+	return m.await(ctx, f, came)
 }
 
-// await waits for f on behalf of a caller that came when the tags' clock read seq.
+// await waits for f on behalf of a caller that asked when the tags' clock read came. That reading
+// stays the same when the caller looks again, so it does not do so without end: each time it waits
+// for a later flight, and one that began after it came will do.
 func (m *Memory[K, V]) await(
-	ctx context.Context, f *flight[K, V], seq uint64,
+	ctx context.Context, f *flight[K, V], came uint64,
 ) (value V, err error, lookAgain bool) {
 	if !f.isDone() { // first: what is there is not lost to a ctx that ends just now
 		select {
@@ -191,7 +197,7 @@ func (m *Memory[K, V]) await(
 	if f.err != nil && context.Cause(f.call.ctx) == ErrClosed {
 		return value, ErrClosed, false // whatever the loader made of that
 	}
-	if f.invalidated != 0 && seq >= f.invalidated {
+	if f.invalidated != 0 && came >= f.invalidated {
 		return value, nil, true
 	}
 	return f.value, f.err, false

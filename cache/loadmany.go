@@ -17,9 +17,12 @@ func (m *Memory[K, V]) LoadMany(
 	ctx context.Context, keys []K, load func(ctx context.Context, keys []K) (map[K]V, error),
 ) (map[K]V, error) {
 	found := make(map[K]V, len(keys))
+	came := m.tags.clock.Load()
 	var failed failures
 	for len(keys) > 0 {
-		b := batch[K, V]{m: m, ctx: ctx, load: load, found: found, pending: make(map[K]pending[K, V])}
+		b := batch[K, V]{
+			m: m, ctx: ctx, load: load, came: came, found: found, pending: make(map[K]*flight[K, V]),
+		}
 		end := b.begin(keys, &failed)
 		retry, err := b.await(&failed, end)
 		if err != nil {
@@ -50,18 +53,13 @@ type batch[K comparable, V any] struct {
 	m     *Memory[K, V]
 	ctx   context.Context
 	load  bulkLoader[K, V]
+	came  uint64 // reading of the tags' clock when the caller asked
 	found map[K]V
 
-	pending map[K]pending[K, V]
-	retry   []K             // keys to look at in another round
-	missing []*flight[K, V] // to be loaded for this caller
-	stale   []*flight[K, V] // to be refreshed in the background
-}
-
-// A pending key is one whose flight the caller waits for.
-type pending[K comparable, V any] struct {
-	flight *flight[K, V]
-	seq    uint64 // reading of the tags' clock when the caller came
+	pending map[K]*flight[K, V] // that the caller waits for
+	retry   []K                 // keys to look at in another round
+	missing []*flight[K, V]     // to be loaded for this caller
+	stale   []*flight[K, V]     // to be refreshed in the background
 }
 
 // begin answers keys or sees to it that they are loaded. It stops at an error of ctx or of the
@@ -106,7 +104,7 @@ func (b *batch[K, V]) add(key K) error {
 		}
 	}
 	newCall := func() (*call, error) { return b.call(b.missing, false) }
-	f, mine, seq, err := m.join(b.ctx, s, hash, key, newCall)
+	f, mine, err := m.join(b.ctx, s, hash, key, newCall)
 	if err != nil {
 		return err
 	}
@@ -115,7 +113,7 @@ func (b *batch[K, V]) add(key K) error {
 		return nil
 	}
 	s.miss()
-	b.pending[key] = pending[K, V]{f, seq}
+	b.pending[key] = f
 	if mine {
 		b.missing = append(b.missing, f)
 	}
@@ -151,12 +149,12 @@ func (b *batch[K, V]) start() {
 // returns the keys to look at in another round, and an error if there is no use in that.
 func (b *batch[K, V]) await(failed *failures, end error) (retry []K, err error) {
 	err = end
-	for key, p := range b.pending {
-		if err != nil && !p.flight.isDone() {
-			b.m.removeWaiter(p.flight.call)
+	for key, f := range b.pending {
+		if err != nil && !f.isDone() {
+			b.m.removeWaiter(f.call)
 			continue
 		}
-		value, failure, lookAgain := b.m.await(b.ctx, p.flight, p.seq)
+		value, failure, lookAgain := b.m.await(b.ctx, f, b.came)
 		switch {
 		case lookAgain:
 			retry = append(retry, key)
