@@ -112,6 +112,7 @@ type loadedValue[K comparable, V any] struct {
 	entry  *entry[K, V]
 	weight int64
 	tags   []string
+	over   bool // its time is: it is not stored
 }
 
 // prepare calls the user's functions on a value that was loaded for f.
@@ -124,7 +125,9 @@ func (m *Memory[K, V]) prepare(f *flight[K, V], value V) (v loadedValue[K, V]) {
 		}
 	}
 	now := m.now()
-	v.entry = m.newEntry(f.hash, f.key, value, now, m.until(f.key, value, 0, now), d)
+	until, ok := m.until(f.key, MemoryItem[V]{Value: value}, now)
+	v.over = !ok
+	v.entry = m.newEntry(f.hash, f.key, value, now, until, d)
 	if x := v.entry.extended(); x != nil {
 		x.took = time.Duration(now - f.call.started)
 	}
@@ -192,10 +195,15 @@ func (m *Memory[K, V]) finish(f *flight[K, V], v loadedValue[K, V], err error) {
 	close(f.done) // not before: a caller's log line would be written without the event
 }
 
-// storeLoadedLocked stores v, unless one of its tags was invalidated while it was loaded.
+// storeLoadedLocked stores v, unless its time is over or one of its tags was invalidated while it
+// was loaded.
 func (m *Memory[K, V]) storeLoadedLocked(
 	f *flight[K, V], old *entry[K, V], v loadedValue[K, V], now int64, events *[]MemoryEvent[K, V],
 ) {
+	if v.over {
+		f.shard.refuseLocked(old, v.entry, events)
+		return
+	}
 	if len(v.tags) > 0 {
 		tags, ok := m.tags.acquire(v.tags, f.call.seq)
 		if !ok {
