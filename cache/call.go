@@ -29,6 +29,9 @@ type call struct {
 	seq     uint64 // reading of tagIndex.clock when the loader was called: what it brings is not older
 	started int64
 
+	observed atomic.Bool // the observer is being told of it: whoever loads with ctx is the observer
+	nested   int         // how many observers wait for this load, one for the other
+
 	// loads.mu guards the fields below.
 	waiters    int
 	background bool // counted in loads.background
@@ -67,6 +70,12 @@ func (m *Memory[K, V]) newCall(ctx context.Context, background bool) (*call, err
 	c := &call{background: background}
 	if !background {
 		c.outer = callOf(ctx)
+		if c.outer != nil && c.outer.observed.Load() {
+			c.nested = c.outer.nested + 1
+		}
+		if c.nested > maxNested {
+			return nil, loadError(errNested)
+		}
 	}
 	// The load outlives the caller that happens to be first, but keeps its values: the trace of a
 	// request, say. A nil ctx panics here, where nothing is counted yet.
@@ -147,7 +156,7 @@ func (m *Memory[K, V]) protect(c *call, fn func(context.Context) error, done fun
 	err := errGoexit
 	defer func() {
 		if p := recover(); p != nil {
-			err = panicError(p)
+			err = panicError("panic", p)
 		}
 		if err != nil {
 			err = loadError(err)

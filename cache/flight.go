@@ -17,6 +17,7 @@ type flight[K comparable, V any] struct {
 	// They are read-only after.
 	value       V
 	err         error
+	beside      error  // what a bulk loader returned with its values; nil if nothing
 	invalidated uint64 // when a tag of value first was, if after the loader was called; 0 if not
 }
 
@@ -113,6 +114,7 @@ type loadedValue[K comparable, V any] struct {
 	weight int64
 	tags   []string
 	over   bool // its time is: it is not stored
+	beside error
 }
 
 // prepare calls the user's functions on a value that was loaded for f.
@@ -136,12 +138,18 @@ func (m *Memory[K, V]) prepare(f *flight[K, V], value V) (v loadedValue[K, V]) {
 
 // finish stores what f has brought, if it still may, and wakes its waiters.
 func (m *Memory[K, V]) finish(f *flight[K, V], v loadedValue[K, V], err error) {
-	s, now := f.shard, m.now()
 	var keep time.Duration
+	// Deferred, so that the waiters wake even if ErrorTTL ends the goroutine.
+	defer func() { m.land(f, v, err, keep) }()
 	// That a load was ended by Close, or because nobody waited for it, says nothing about the key.
 	if err != nil && m.cfg.ErrorTTL != nil && f.call.ctx.Err() == nil {
 		keep = m.errorTTL(f.key, err)
 	}
+}
+
+// land is finish, once it is known for how long an error is kept.
+func (m *Memory[K, V]) land(f *flight[K, V], v loadedValue[K, V], err error, keep time.Duration) {
+	s, now := f.shard, m.now()
 	var events []MemoryEvent[K, V]
 	s.mu.Lock()
 	if f.finished { // when its time was over
@@ -157,7 +165,7 @@ func (m *Memory[K, V]) finish(f *flight[K, V], v loadedValue[K, V], err error) {
 	old := s.table.Load().find(f.hash, f.key)
 	switch {
 	case err == nil:
-		f.value = v.entry.load(m.storage)
+		f.value, f.beside = v.entry.load(m.storage), v.beside
 		if current {
 			m.storeLoadedLocked(f, old, v, now, &events)
 		}
@@ -184,15 +192,15 @@ func (m *Memory[K, V]) finish(f *flight[K, V], v loadedValue[K, V], err error) {
 	if err != nil {
 		m.loads.failed.Add(1)
 	}
+	defer close(f.done) // not before: a caller's log line would be written without the event
 	if m.cfg.Observe != nil {
 		m.loads.mu.Lock()
 		background := f.call.background
 		m.loads.mu.Unlock()
 		took := time.Duration(now - f.call.started)
-		m.notify(f.call.ctx, append(events, MemoryEvent[K, V]{
+		m.notifyOfLoad(f, append(events, MemoryEvent[K, V]{
 			Kind: MemoryLoaded, Key: f.key, Duration: took, Background: background, Err: err}))
 	}
-	close(f.done) // not before: a caller's log line would be written without the event
 }
 
 // storeLoadedLocked stores v, unless its time is over or one of its tags was invalidated while it

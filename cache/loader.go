@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime/debug"
 )
 
 var (
@@ -20,17 +19,20 @@ var (
 	// ErrLoad reports that a loader failed. A [*LoadError] says how.
 	ErrLoad = errors.New("cache: load failed")
 
-	errAbandoned = errors.New("load abandoned by all its callers")
-	errGoexit    = errors.New("loader ended its goroutine")
-	errTimeout   = fmt.Errorf("loader did not return within LoadTimeout: %w", context.DeadlineExceeded)
-	errRecursive = errors.New("loader waits for the load that it is part of")
+	errAbandoned      = errors.New("load abandoned by all its callers")
+	errGoexit         = errors.New("loader ended its goroutine")
+	errNested         = errors.New("observers that load are nested too deep")
+	errTimeout        = fmt.Errorf("loader did not return within LoadTimeout: %w", context.DeadlineExceeded)
+	errObserverGoexit = errors.New("Observe ended its goroutine")
+	errRecursive      = errors.New("loader waits for the load that it is part of")
 )
 
-// A LoadError describes a loader's failure. It matches [ErrLoad]. All callers of [Memory.Load] that
+// A LoadError describes the failure of a loader, or of a function of the configuration that is
+// called for what it loaded. It matches [ErrLoad]. All callers of [Memory.Load] that
 // waited for the load get the same one, so it must not be changed.
 type LoadError struct {
 	Err   error  // the loader's, or a panic's
-	Panic any    // what the loader panicked with; nil if it did not
+	Panic any    // what the function panicked with; nil if it did not
 	Stack []byte // of that panic, as text; nil if there was none
 }
 
@@ -46,14 +48,6 @@ func loadError(err error) error {
 		return err
 	}
 	return &LoadError{Err: err}
-}
-
-func panicError(value any) error {
-	err, ok := value.(error)
-	if !ok {
-		err = fmt.Errorf("%v", value)
-	}
-	return &LoadError{Err: fmt.Errorf("panic: %w", err), Panic: value, Stack: debug.Stack()}
 }
 
 // A loader gets the value of a key from where it is kept.

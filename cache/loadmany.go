@@ -12,7 +12,8 @@ type bulkLoader[K comparable, V any] func(ctx context.Context, keys []K) (map[K]
 // LoadMany is [Memory.Load] for many keys. What is missing is loaded with one call of load, except
 // for keys that others are loading already: LoadMany waits for those. The result lacks the keys
 // that load left out of its own, which counts as [ErrNotFound] for them. If anything else failed,
-// the result has what could be had, and the error says what went wrong.
+// the result has what could be had, and the error says what went wrong. So load may return what it
+// has got with its error: those values are stored, and the error is that of the other keys.
 func (m *Memory[K, V]) LoadMany(
 	ctx context.Context, keys []K, load func(ctx context.Context, keys []K) (map[K]V, error),
 ) (map[K]V, error) {
@@ -164,6 +165,11 @@ func (b *batch[K, V]) await(failed *failures, end error) (retry []K, err error) 
 			err = failure
 		}
 	}
+	for _, f := range b.missing {
+		if f.isDone() {
+			failed.take(f.beside)
+		}
+	}
 	return retry, err
 }
 
@@ -176,27 +182,61 @@ func (m *Memory[K, V]) runMany(flights []*flight[K, V], load bulkLoader[K, V]) {
 		keys[i] = f.key
 	}
 	loaded := make([]loadedValue[K, V], len(flights))
+	failures := make([]error, len(flights))
 	m.protect(c, func(ctx context.Context) error {
 		values, err := load(ctx, keys)
 		if err != nil {
-			return err
+			err = loadError(err) // the same for all keys
 		}
 		for i, f := range flights {
-			if value, ok := values[f.key]; ok {
-				loaded[i] = m.prepare(f, value)
+			value, ok := values[f.key]
+			switch {
+			case ok:
+				loaded[i], failures[i] = m.tryPrepare(f, value)
+				loaded[i].beside = err
+			case err != nil:
+				failures[i] = err
+			default:
+				failures[i] = loadError(ErrNotFound)
 			}
 		}
 		return nil
 	}, func(err error) {
-		for i, f := range flights {
-			var v loadedValue[K, V]
-			failure := err
-			if err == nil { // otherwise loaded may still be written to
-				if v = loaded[i]; v.entry == nil {
-					failure = loadError(ErrNotFound)
-				}
+		m.finishAll(flights, func(i int) (loadedValue[K, V], error) {
+			if err != nil { // what is loaded may still be written to
+				return loadedValue[K, V]{}, err
 			}
-			m.finish(f, v, failure)
-		}
+			return loaded[i], failures[i]
+		})
 	})
+}
+
+// tryPrepare is prepare for one of several values. A panic of the user's functions fails that one.
+func (m *Memory[K, V]) tryPrepare(f *flight[K, V], value V) (v loadedValue[K, V], err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = panicError("panic", p)
+		}
+	}()
+	return m.prepare(f, value), nil
+}
+
+// finishAll finishes each flight with what the function returns for it, even if an observer ends
+// the goroutine meanwhile.
+func (m *Memory[K, V]) finishAll(flights []*flight[K, V], brought func(i int) (loadedValue[K, V], error)) {
+	i := 0
+	var rest func()
+	rest = func() {
+		if i == len(flights) {
+			return
+		}
+		defer rest()
+		for i < len(flights) {
+			f := flights[i]
+			v, err := brought(i)
+			i++
+			m.finish(f, v, err)
+		}
+	}
+	rest()
 }

@@ -31,6 +31,7 @@ type Memory[K comparable, V any] struct {
 	errorWeight int64
 	idleStep    int64          // a read that would prolong an entry's life by less does not
 	random      func() float64 // in [0, 1)
+	observing   atomic.Int64   // calls of Observe under way
 	tags        tagIndex
 	loads       loads
 }

@@ -67,7 +67,10 @@ func loadOne(
 	found, err := m.LoadMany(context.Background(), []string{"k"},
 		func(ctx context.Context, keys []string) (map[string]int, error) {
 			v, err := load(ctx, keys[0])
-			return map[string]int{keys[0]: v}, err
+			if err != nil {
+				return nil, err
+			}
+			return map[string]int{keys[0]: v}, nil
 		})
 	if err != nil {
 		return 0
@@ -201,11 +204,14 @@ func TestC73_HistoriesWithFrequentInvalidations(t *testing.T) {
 						got, err = m.LoadMany(context.Background(), []int{k, (k + 1) % 4},
 							func(_ context.Context, keys []int) (map[int]int64, error) {
 								v, err := read()
+								if err != nil {
+									return nil, err
+								}
 								found := map[int]int64{}
 								for _, key := range keys {
 									found[key] = v
 								}
-								return found, err
+								return found, nil
 							})
 					}
 					if err != nil {

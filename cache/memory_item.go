@@ -50,6 +50,9 @@ func (m *Memory[K, V]) SetItem(key K, item MemoryItem[V]) bool {
 	if !findable(key) {
 		return m.refuse(s, key, item.Value)
 	}
+	if m.cfg.Observe != nil && m.nested() {
+		return m.refuseNested(s, key)
+	}
 	e, weight, now, ok := m.entryOf(hash, key, item)
 
 	var events []MemoryEvent[K, V]
@@ -147,6 +150,16 @@ func (m *Memory[K, V]) refuse(s *shard[K, V], key K, value V) bool {
 	if m.cfg.Observe != nil {
 		m.cfg.Observe(context.Background(), MemoryEvent[K, V]{Kind: MemoryRefused, Key: key, Value: value})
 	}
+	return false
+}
+
+// refuseNested refuses to store what an observer wants stored that is nested too deep. It is not
+// told of that, only of what key had: there is an end of that.
+func (m *Memory[K, V]) refuseNested(s *shard[K, V], key K) bool {
+	m.Delete(key)
+	s.mu.Lock()
+	s.refused++
+	s.mu.Unlock()
 	return false
 }
 

@@ -493,7 +493,8 @@ func TestExpiry(t *testing.T) {
 			TTL:     func(k string, _ int) time.Duration { return time.Duration(len(k)) * time.Minute },
 			IdleTTL: 90 * time.Second,
 		})
-		m.Set("aa", 1)                                                         // two minutes, or 90 seconds if idle
+		m.Set("aa", 1) // two minutes, or 90 seconds if idle
+
 		m.SetItem("b", cache.MemoryItem[int]{Value: 2, TTL: cache.Forever})    // as long as it is read
 		m.SetItem("c", cache.MemoryItem[int]{Value: 3, TTL: 1e9})              // a second
 		m.SetItem("idle", cache.MemoryItem[int]{Value: 4, TTL: cache.Forever}) // 90 seconds

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"context"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -308,11 +307,4 @@ func (s *shard[K, V]) slotWeight(slot uint32) int64 {
 		return 1
 	}
 	return s.weights[slot]
-}
-
-// notify calls the observer with events. No lock may be held.
-func (m *Memory[K, V]) notify(ctx context.Context, events []MemoryEvent[K, V]) {
-	for _, e := range events {
-		m.cfg.Observe(ctx, e)
-	}
 }
