@@ -26,8 +26,11 @@ type call struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	outer   *call  // the call whose loader waits for this one; may be nil
-	seq     uint64 // reading of tagIndex.clock: what is loaded is not older
+	seq     uint64 // reading of tagIndex.clock when the loader was called: what it brings is not older
 	started int64
+
+	observed atomic.Bool // the observer is being told of it: whoever loads with ctx is the observer
+	nested   int         // how many observers wait for this load, one for the other
 
 	// loads.mu guards the fields below.
 	waiters    int
@@ -67,6 +70,12 @@ func (m *Memory[K, V]) newCall(ctx context.Context, background bool) (*call, err
 	c := &call{background: background}
 	if !background {
 		c.outer = callOf(ctx)
+		if c.outer != nil && c.outer.observed.Load() {
+			c.nested = c.outer.nested + 1
+		}
+		if c.nested > maxNested {
+			return nil, loadError(errNested)
+		}
 	}
 	// The load outlives the caller that happens to be first, but keeps its values: the trace of a
 	// request, say. A nil ctx panics here, where nothing is counted yet.
@@ -75,8 +84,7 @@ func (m *Memory[K, V]) newCall(ctx context.Context, background bool) (*call, err
 		l.background++
 	}
 	l.running.Add(1)
-	m.tags.loading.Add(1) // before the clock is read: see tagIndex.invalidate
-	c.seq = m.tags.clock.Load()
+	m.tags.loading.Add(1) // before protect reads the clock: see tagIndex.invalidate
 	c.started = m.now()
 	return c, nil
 }
@@ -125,6 +133,7 @@ func (m *Memory[K, V]) removeWaiter(c *call) {
 // describes its panic. If fn goes on beyond LoadTimeout, done is called at that time already, and
 // once more when fn has returned.
 func (m *Memory[K, V]) protect(c *call, fn func(context.Context) error, done func(error)) {
+	c.seq = m.tags.clock.Load()
 	ctx := c.ctx
 	if m.cfg.LoadTimeout > 0 {
 		var cancel context.CancelFunc
@@ -147,7 +156,7 @@ func (m *Memory[K, V]) protect(c *call, fn func(context.Context) error, done fun
 	err := errGoexit
 	defer func() {
 		if p := recover(); p != nil {
-			err = panicError(p)
+			err = panicError("panic", p)
 		}
 		if err != nil {
 			err = loadError(err)

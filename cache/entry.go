@@ -202,21 +202,6 @@ func (d *details) invalidated() (softAt int64, hard bool) {
 	return softAt, false
 }
 
-// until returns when a value that is set or loaded at now stops being fresh; 0 means never. If ttl
-// is 0, the configuration's holds; if it is negative, there is none.
-func (m *Memory[K, V]) until(key K, value V, ttl time.Duration, now int64) int64 {
-	if ttl == 0 && m.cfg.TTL != nil {
-		ttl = m.cfg.TTL(key, value)
-	}
-	if ttl <= 0 {
-		return 0
-	}
-	if m.cfg.Jitter > 0 {
-		ttl -= time.Duration(float64(ttl) * m.cfg.Jitter * m.random())
-	}
-	return after(now, max(1, ttl))
-}
-
 // after returns now + d, or the latest time that there is.
 func after(now int64, d time.Duration) int64 {
 	if int64(d) > math.MaxInt64-now {

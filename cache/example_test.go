@@ -89,7 +89,8 @@ func ExampleMemory_Load() {
 }
 
 // An access token that many requests need. It is fetched anew shortly before it expires; while the
-// identity provider is down the old one is used, as long as that can be right.
+// identity provider is down the old one is used, as long as that can be right. A token that has
+// less than the margin left when it comes is returned, and not kept.
 func ExampleMemory_Load_staleIfError() {
 	type Token struct {
 		Value  string
@@ -98,7 +99,7 @@ func ExampleMemory_Load_staleIfError() {
 	const margin = time.Minute
 	tokens, err := cache.NewMemory(cache.MemoryConfig[string, Token]{
 		MaxEntries:   10,
-		TTL:          func(_ string, t Token) time.Duration { return max(1, time.Until(t.Expiry)-margin) },
+		TTL:          func(_ string, t Token) time.Duration { return time.Until(t.Expiry) - margin },
 		StaleIfError: margin,
 		ErrorTTL:     func(string, error) time.Duration { return time.Second }, // between two tries
 		LoadTimeout:  5 * time.Second,
@@ -113,10 +114,12 @@ func ExampleMemory_Load_staleIfError() {
 		if down {
 			return Token{}, errors.New("identity provider: 503")
 		}
-		return Token{"token-1", time.Now().Add(margin)}, nil // so its TTL is over at once
+		return Token{"token-1", time.Now().Add(margin + time.Millisecond)}, nil
 	}
 	t, err := tokens.Load(context.Background(), "billing", fetch)
 	fmt.Println(t.Value, err)
+	for fresh := true; fresh; _, fresh = tokens.Get("billing") {
+	}
 	down = true
 	t, err = tokens.Load(context.Background(), "billing", fetch)
 	fmt.Println(t.Value, err, tokens.Stats().Fallbacks)

@@ -17,7 +17,8 @@ type flight[K comparable, V any] struct {
 	// They are read-only after.
 	value       V
 	err         error
-	invalidated uint64 // when a tag of value last was, if after the call began; 0 if not
+	beside      error  // what a bulk loader returned with its values; nil if nothing
+	invalidated uint64 // when a tag of value first was, if after the loader was called; 0 if not
 }
 
 func newFlight[K comparable, V any](s *shard[K, V], hash uint64, key K, c *call) *flight[K, V] {
@@ -57,36 +58,35 @@ func (m *Memory[K, V]) newRefresh(
 
 // join makes its caller a waiter of the flight of key. If there is none it starts one, for the call
 // that newCall returns; then mine is true, and the caller has to run the loader. It returns no
-// flight if there is no need to wait. seq is the reading of the tags' clock when the caller came.
+// flight if there is no need to wait.
 func (m *Memory[K, V]) join(
 	ctx context.Context, s *shard[K, V], hash uint64, key K, newCall func() (*call, error),
-) (f *flight[K, V], mine bool, seq uint64, err error) {
+) (f *flight[K, V], mine bool, err error) {
 	if ctx.Err() != nil {
-		return nil, false, 0, context.Cause(ctx)
+		return nil, false, context.Cause(ctx)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.table.Load().find(hash, key); e != nil && m.condition(e, m.now()) == fresh {
-		return nil, false, 0, nil
+		return nil, false, nil
 	}
-	seq = m.tags.clock.Load()
 	f = s.flights[key]
 	if f != nil && callOf(ctx).within(f.call) {
-		return nil, false, 0, loadError(errRecursive)
+		return nil, false, loadError(errRecursive)
 	}
 	if f != nil && m.loads.addWaiter(f.call) {
-		return f, false, seq, nil
+		return f, false, nil
 	}
 	c, err := newCall()
 	if err != nil {
-		return nil, false, 0, err
+		return nil, false, err
 	}
 	m.loads.addWaiter(c)
 	f = newFlight(s, hash, key, c)
 	if findable(key) {
 		s.flights[key] = f
 	}
-	return f, true, seq, nil
+	return f, true, nil
 }
 
 // run calls load for f, which has its call to itself.
@@ -113,6 +113,8 @@ type loadedValue[K comparable, V any] struct {
 	entry  *entry[K, V]
 	weight int64
 	tags   []string
+	over   bool // its time is: it is not stored
+	beside error
 }
 
 // prepare calls the user's functions on a value that was loaded for f.
@@ -125,7 +127,9 @@ func (m *Memory[K, V]) prepare(f *flight[K, V], value V) (v loadedValue[K, V]) {
 		}
 	}
 	now := m.now()
-	v.entry = m.newEntry(f.hash, f.key, value, now, m.until(f.key, value, 0, now), d)
+	until, ok := m.until(f.key, MemoryItem[V]{Value: value}, now)
+	v.over = !ok
+	v.entry = m.newEntry(f.hash, f.key, value, now, until, d)
 	if x := v.entry.extended(); x != nil {
 		x.took = time.Duration(now - f.call.started)
 	}
@@ -134,12 +138,18 @@ func (m *Memory[K, V]) prepare(f *flight[K, V], value V) (v loadedValue[K, V]) {
 
 // finish stores what f has brought, if it still may, and wakes its waiters.
 func (m *Memory[K, V]) finish(f *flight[K, V], v loadedValue[K, V], err error) {
-	s, now := f.shard, m.now()
 	var keep time.Duration
+	// Deferred, so that the waiters wake even if ErrorTTL ends the goroutine.
+	defer func() { m.land(f, v, err, keep) }()
 	// That a load was ended by Close, or because nobody waited for it, says nothing about the key.
 	if err != nil && m.cfg.ErrorTTL != nil && f.call.ctx.Err() == nil {
 		keep = m.errorTTL(f.key, err)
 	}
+}
+
+// land is finish, once it is known for how long an error is kept.
+func (m *Memory[K, V]) land(f *flight[K, V], v loadedValue[K, V], err error, keep time.Duration) {
+	s, now := f.shard, m.now()
 	var events []MemoryEvent[K, V]
 	s.mu.Lock()
 	if f.finished { // when its time was over
@@ -155,7 +165,7 @@ func (m *Memory[K, V]) finish(f *flight[K, V], v loadedValue[K, V], err error) {
 	old := s.table.Load().find(f.hash, f.key)
 	switch {
 	case err == nil:
-		f.value = v.entry.load(m.storage)
+		f.value, f.beside = v.entry.load(m.storage), v.beside
 		if current {
 			m.storeLoadedLocked(f, old, v, now, &events)
 		}
@@ -182,21 +192,26 @@ func (m *Memory[K, V]) finish(f *flight[K, V], v loadedValue[K, V], err error) {
 	if err != nil {
 		m.loads.failed.Add(1)
 	}
+	defer close(f.done) // not before: a caller's log line would be written without the event
 	if m.cfg.Observe != nil {
 		m.loads.mu.Lock()
 		background := f.call.background
 		m.loads.mu.Unlock()
 		took := time.Duration(now - f.call.started)
-		m.notify(f.call.ctx, append(events, MemoryEvent[K, V]{
+		m.notifyOfLoad(f, append(events, MemoryEvent[K, V]{
 			Kind: MemoryLoaded, Key: f.key, Duration: took, Background: background, Err: err}))
 	}
-	close(f.done) // not before: a caller's log line would be written without the event
 }
 
-// storeLoadedLocked stores v, unless one of its tags was invalidated while it was loaded.
+// storeLoadedLocked stores v, unless its time is over or one of its tags was invalidated while it
+// was loaded.
 func (m *Memory[K, V]) storeLoadedLocked(
 	f *flight[K, V], old *entry[K, V], v loadedValue[K, V], now int64, events *[]MemoryEvent[K, V],
 ) {
+	if v.over {
+		f.shard.refuseLocked(old, v.entry, events)
+		return
+	}
 	if len(v.tags) > 0 {
 		tags, ok := m.tags.acquire(v.tags, f.call.seq)
 		if !ok {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime/debug"
 )
 
 var (
@@ -20,17 +19,20 @@ var (
 	// ErrLoad reports that a loader failed. A [*LoadError] says how.
 	ErrLoad = errors.New("cache: load failed")
 
-	errAbandoned = errors.New("load abandoned by all its callers")
-	errGoexit    = errors.New("loader ended its goroutine")
-	errTimeout   = fmt.Errorf("loader did not return within LoadTimeout: %w", context.DeadlineExceeded)
-	errRecursive = errors.New("loader waits for the load that it is part of")
+	errAbandoned      = errors.New("load abandoned by all its callers")
+	errGoexit         = errors.New("loader ended its goroutine")
+	errNested         = errors.New("observers that load are nested too deep")
+	errTimeout        = fmt.Errorf("loader did not return within LoadTimeout: %w", context.DeadlineExceeded)
+	errObserverGoexit = errors.New("Observe ended its goroutine")
+	errRecursive      = errors.New("loader waits for the load that it is part of")
 )
 
-// A LoadError describes a loader's failure. It matches [ErrLoad]. All callers of [Memory.Load] that
+// A LoadError describes the failure of a loader, or of a function of the configuration that is
+// called for what it loaded. It matches [ErrLoad]. All callers of [Memory.Load] that
 // waited for the load get the same one, so it must not be changed.
 type LoadError struct {
 	Err   error  // the loader's, or a panic's
-	Panic any    // what the loader panicked with; nil if it did not
+	Panic any    // what the function panicked with; nil if it did not
 	Stack []byte // of that panic, as text; nil if there was none
 }
 
@@ -46,14 +48,6 @@ func loadError(err error) error {
 		return err
 	}
 	return &LoadError{Err: err}
-}
-
-func panicError(value any) error {
-	err, ok := value.(error)
-	if !ok {
-		err = fmt.Errorf("%v", value)
-	}
-	return &LoadError{Err: fmt.Errorf("panic: %w", err), Panic: value, Stack: debug.Stack()}
 }
 
 // A loader gets the value of a key from where it is kept.
@@ -74,7 +68,8 @@ func (m *Memory[K, V]) Load(
 ) (V, error) {
 	hash := m.hash(key)
 	s := m.shard(hash)
-	for {
+	var came uint64
+	for waits := 0; ; waits++ {
 		e := s.find(hash, key)
 		if e != nil && e.plain() {
 			s.hit(e)
@@ -89,7 +84,10 @@ func (m *Memory[K, V]) Load(
 				return a.value, a.err
 			}
 		}
-		value, err, lookAgain := m.wait(ctx, s, hash, key, load)
+		if waits == 0 { // not sooner: hits need not know
+			came = m.tags.clock.Load()
+		}
+		value, err, lookAgain := m.wait(ctx, s, hash, key, came, load)
 		if !lookAgain {
 			return value, err
 		}
@@ -155,11 +153,11 @@ func (m *Memory[K, V]) refresh(
 
 // wait joins the flight of key, or starts one, and waits for it. It returns lookAgain if the caller
 // must look for the key once more: the key was stored meanwhile, or what the flight brought was
-// invalidated before the caller asked.
+// invalidated before the tags' clock read came, when the caller asked.
 func (m *Memory[K, V]) wait(
-	ctx context.Context, s *shard[K, V], hash uint64, key K, load loader[K, V],
+	ctx context.Context, s *shard[K, V], hash uint64, key K, came uint64, load loader[K, V],
 ) (value V, err error, lookAgain bool) {
-	f, mine, seq, err := m.join(ctx, s, hash, key, func() (*call, error) { return m.newCall(ctx, false) })
+	f, mine, err := m.join(ctx, s, hash, key, func() (*call, error) { return m.newCall(ctx, false) })
 	if err != nil {
 		return value, err, false
 	}
@@ -170,12 +168,14 @@ func (m *Memory[K, V]) wait(
 	if mine {
 		go m.run(f, load)
 	}
-	return m.await(ctx, f, seq)
+	return m.await(ctx, f, came)
 }
 
-// await waits for f on behalf of a caller that came when the tags' clock read seq.
+// await waits for f on behalf of a caller that asked when the tags' clock read came. That reading
+// stays the same when the caller looks again, so it does not do so without end: each time it waits
+// for a later flight, and one that began after it came will do.
 func (m *Memory[K, V]) await(
-	ctx context.Context, f *flight[K, V], seq uint64,
+	ctx context.Context, f *flight[K, V], came uint64,
 ) (value V, err error, lookAgain bool) {
 	if !f.isDone() { // first: what is there is not lost to a ctx that ends just now
 		select {
@@ -191,7 +191,7 @@ func (m *Memory[K, V]) await(
 	if f.err != nil && context.Cause(f.call.ctx) == ErrClosed {
 		return value, ErrClosed, false // whatever the loader made of that
 	}
-	if f.invalidated != 0 && seq >= f.invalidated {
+	if f.invalidated != 0 && came >= f.invalidated {
 		return value, nil, true
 	}
 	return f.value, f.err, false

@@ -59,14 +59,14 @@ func TestC42_CloseDoesNotLookLikeAFailureOfTheLoader(t *testing.T) {
 	require.NoError(t, err)
 	hash := m.hash("k")
 	s := m.shard(hash)
-	f, mine, seq, err := m.join(t.Context(), s, hash, "k", func() (*call, error) {
+	f, mine, err := m.join(t.Context(), s, hash, "k", func() (*call, error) {
 		return m.newCall(t.Context(), false)
 	})
 	require.NoError(t, err)
 	require.True(t, mine)
 	go m.run(f, func(ctx context.Context, _ string) (int, error) { <-ctx.Done(); return 0, ctx.Err() })
 	require.NoError(t, m.Close(t.Context()))
-	_, err, again := m.await(t.Context(), f, seq)
+	_, err, again := m.await(t.Context(), f, 0)
 	require.False(t, again)
 	require.Equal(t, ErrClosed, err)
 }

@@ -300,7 +300,7 @@ func TestWhatEndsALoaderReachesEveryWaiterWrappedOnce(t *testing.T) {
 }
 
 // The user's other functions run within a load, too.
-func TestPanicsOfTheConfigurationsFunctionsReachTheWaiters(t *testing.T) {
+func TestC74_PanicsOfTheConfigurationsFunctionsReachTheWaiters(t *testing.T) {
 	oops := func() { panic("oops") }
 	for name, cfg := range map[string]cache.MemoryConfig[string, int]{
 		"TTL":     {TTL: func(string, int) time.Duration { oops(); return 0 }},

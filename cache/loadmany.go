@@ -12,14 +12,18 @@ type bulkLoader[K comparable, V any] func(ctx context.Context, keys []K) (map[K]
 // LoadMany is [Memory.Load] for many keys. What is missing is loaded with one call of load, except
 // for keys that others are loading already: LoadMany waits for those. The result lacks the keys
 // that load left out of its own, which counts as [ErrNotFound] for them. If anything else failed,
-// the result has what could be had, and the error says what went wrong.
+// the result has what could be had, and the error says what went wrong. So load may return what it
+// has got with its error: those values are stored, and the error is that of the other keys.
 func (m *Memory[K, V]) LoadMany(
 	ctx context.Context, keys []K, load func(ctx context.Context, keys []K) (map[K]V, error),
 ) (map[K]V, error) {
 	found := make(map[K]V, len(keys))
+	came := m.tags.clock.Load()
 	var failed failures
 	for len(keys) > 0 {
-		b := batch[K, V]{m: m, ctx: ctx, load: load, found: found, pending: make(map[K]pending[K, V])}
+		b := batch[K, V]{
+			m: m, ctx: ctx, load: load, came: came, found: found, pending: make(map[K]*flight[K, V]),
+		}
 		end := b.begin(keys, &failed)
 		retry, err := b.await(&failed, end)
 		if err != nil {
@@ -50,18 +54,13 @@ type batch[K comparable, V any] struct {
 	m     *Memory[K, V]
 	ctx   context.Context
 	load  bulkLoader[K, V]
+	came  uint64 // reading of the tags' clock when the caller asked
 	found map[K]V
 
-	pending map[K]pending[K, V]
-	retry   []K             // keys to look at in another round
-	missing []*flight[K, V] // to be loaded for this caller
-	stale   []*flight[K, V] // to be refreshed in the background
-}
-
-// A pending key is one whose flight the caller waits for.
-type pending[K comparable, V any] struct {
-	flight *flight[K, V]
-	seq    uint64 // reading of the tags' clock when the caller came
+	pending map[K]*flight[K, V] // that the caller waits for
+	retry   []K                 // keys to look at in another round
+	missing []*flight[K, V]     // to be loaded for this caller
+	stale   []*flight[K, V]     // to be refreshed in the background
 }
 
 // begin answers keys or sees to it that they are loaded. It stops at an error of ctx or of the
@@ -106,7 +105,7 @@ func (b *batch[K, V]) add(key K) error {
 		}
 	}
 	newCall := func() (*call, error) { return b.call(b.missing, false) }
-	f, mine, seq, err := m.join(b.ctx, s, hash, key, newCall)
+	f, mine, err := m.join(b.ctx, s, hash, key, newCall)
 	if err != nil {
 		return err
 	}
@@ -115,7 +114,7 @@ func (b *batch[K, V]) add(key K) error {
 		return nil
 	}
 	s.miss()
-	b.pending[key] = pending[K, V]{f, seq}
+	b.pending[key] = f
 	if mine {
 		b.missing = append(b.missing, f)
 	}
@@ -151,12 +150,12 @@ func (b *batch[K, V]) start() {
 // returns the keys to look at in another round, and an error if there is no use in that.
 func (b *batch[K, V]) await(failed *failures, end error) (retry []K, err error) {
 	err = end
-	for key, p := range b.pending {
-		if err != nil && !p.flight.isDone() {
-			b.m.removeWaiter(p.flight.call)
+	for key, f := range b.pending {
+		if err != nil && !f.isDone() {
+			b.m.removeWaiter(f.call)
 			continue
 		}
-		value, failure, lookAgain := b.m.await(b.ctx, p.flight, p.seq)
+		value, failure, lookAgain := b.m.await(b.ctx, f, b.came)
 		switch {
 		case lookAgain:
 			retry = append(retry, key)
@@ -164,6 +163,11 @@ func (b *batch[K, V]) await(failed *failures, end error) (retry []K, err error) 
 			b.found[key] = value
 		case !failed.take(failure): // ctx has ended, or the cache was closed
 			err = failure
+		}
+	}
+	for _, f := range b.missing {
+		if f.isDone() {
+			failed.take(f.beside)
 		}
 	}
 	return retry, err
@@ -178,27 +182,61 @@ func (m *Memory[K, V]) runMany(flights []*flight[K, V], load bulkLoader[K, V]) {
 		keys[i] = f.key
 	}
 	loaded := make([]loadedValue[K, V], len(flights))
+	failures := make([]error, len(flights))
 	m.protect(c, func(ctx context.Context) error {
 		values, err := load(ctx, keys)
 		if err != nil {
-			return err
+			err = loadError(err) // the same for all keys
 		}
 		for i, f := range flights {
-			if value, ok := values[f.key]; ok {
-				loaded[i] = m.prepare(f, value)
+			value, ok := values[f.key]
+			switch {
+			case ok:
+				loaded[i], failures[i] = m.tryPrepare(f, value)
+				loaded[i].beside = err
+			case err != nil:
+				failures[i] = err
+			default:
+				failures[i] = loadError(ErrNotFound)
 			}
 		}
 		return nil
 	}, func(err error) {
-		for i, f := range flights {
-			var v loadedValue[K, V]
-			failure := err
-			if err == nil { // otherwise loaded may still be written to
-				if v = loaded[i]; v.entry == nil {
-					failure = loadError(ErrNotFound)
-				}
+		m.finishAll(flights, func(i int) (loadedValue[K, V], error) {
+			if err != nil { // what is loaded may still be written to
+				return loadedValue[K, V]{}, err
 			}
-			m.finish(f, v, failure)
-		}
+			return loaded[i], failures[i]
+		})
 	})
+}
+
+// tryPrepare is prepare for one of several values. A panic of the user's functions fails that one.
+func (m *Memory[K, V]) tryPrepare(f *flight[K, V], value V) (v loadedValue[K, V], err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = panicError("panic", p)
+		}
+	}()
+	return m.prepare(f, value), nil
+}
+
+// finishAll finishes each flight with what the function returns for it, even if an observer ends
+// the goroutine meanwhile.
+func (m *Memory[K, V]) finishAll(flights []*flight[K, V], brought func(i int) (loadedValue[K, V], error)) {
+	i := 0
+	var rest func()
+	rest = func() {
+		if i == len(flights) {
+			return
+		}
+		defer rest()
+		for i < len(flights) {
+			f := flights[i]
+			v, err := brought(i)
+			i++
+			m.finish(f, v, err)
+		}
+	}
+	rest()
 }

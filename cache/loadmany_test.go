@@ -152,3 +152,69 @@ func TestLoadManyThatPanicsLeavesNoLoadBehind(t *testing.T) {
 		require.NoError(t, m.Close(ctx))
 	})
 }
+
+// What a bulk loader has got before it failed is returned and kept; its error is that of the other
+// keys, and of the caller whose loader it is, even if that has got all of its keys.
+func TestLoadManyKeepsThePartThatCameWithAnError(t *testing.T) {
+	broken := errors.New("shard 2 is down")
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, cache.MemoryConfig[string, int]{ErrorTTL: func(k string, err error) time.Duration {
+			require.ErrorIs(t, err, broken)
+			return time.Minute
+		}})
+		release := make(chan struct{})
+		part := func(context.Context, []string) (map[string]int, error) {
+			<-release
+			return map[string]int{"a": 1, "b": 2}, broken
+		}
+		type result struct {
+			found map[string]int
+			err   error
+		}
+		results := make(chan result, 1)
+		go func() {
+			found, err := m.LoadMany(t.Context(), []string{"a", "b", "c", "d"}, part)
+			results <- result{found, err}
+		}()
+		synctest.Wait()
+		waiter := make(chan error, 2)
+		go func() {
+			found, err := m.LoadMany(t.Context(), []string{"a"}, nil)
+			if found["a"] != 1 {
+				err = errors.Join(err, errors.New("no value"))
+			}
+			waiter <- err
+		}()
+		go func() {
+			_, err := m.Load(t.Context(), "c", nil)
+			waiter <- err
+		}()
+		synctest.Wait()
+		close(release)
+		r := <-results
+		found, err := r.found, r.err
+		require.ErrorIs(t, err, broken)
+		require.ErrorIs(t, err, cache.ErrLoad)
+		require.Equal(t, 1, strings.Count(err.Error(), "shard 2"), "once, not for each key")
+		require.Equal(t, map[string]int{"a": 1, "b": 2}, found)
+		errs := []error{<-waiter, <-waiter}
+		if errs[0] != nil {
+			errs[0], errs[1] = errs[1], errs[0]
+		}
+		require.NoError(t, errs[0], "another caller that wants what was got has no error")
+		require.ErrorIs(t, errs[1], broken)
+		for k, want := range map[string]int{"a": 1, "b": 2} {
+			v, ok := m.Get(k)
+			require.True(t, ok)
+			require.Equal(t, want, v)
+		}
+		_, err = m.Load(t.Context(), "d", nil)
+		require.ErrorIs(t, err, broken, "kept")
+		require.EqualValues(t, 2, m.Stats().LoadErrors)
+
+		m.Clear()
+		found, err = m.LoadMany(t.Context(), []string{"a", "b"}, part)
+		require.ErrorIs(t, err, broken, "all is there, and the error is not lost")
+		require.Len(t, found, 2)
+	})
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"hash/maphash"
 	"iter"
-	"math"
 	"math/bits"
 	"math/rand/v2"
 	"runtime"
@@ -32,22 +31,9 @@ type Memory[K comparable, V any] struct {
 	errorWeight int64
 	idleStep    int64          // a read that would prolong an entry's life by less does not
 	random      func() float64 // in [0, 1)
+	observing   atomic.Int64   // calls of Observe under way
 	tags        tagIndex
 	loads       loads
-}
-
-// A MemoryItem is a value with properties of its own, for [Memory.SetItem]. It may be used by
-// several goroutines while none changes it.
-type MemoryItem[V any] struct {
-	Value V
-
-	// TTL is for how long the value is fresh. Zero means what [MemoryConfig.TTL] says. Negative
-	// means for ever.
-	TTL time.Duration
-
-	// Tags are names for [Memory.InvalidateTag]. If nil, the value has those that
-	// [MemoryConfig.Tags] gives it; if empty and not nil, none. The slice is not kept.
-	Tags []string
 }
 
 // shardEntries is how many entries a shard has at least, if there are several. Smaller ones cost
@@ -150,95 +136,6 @@ func (m *Memory[K, V]) usable(e *entry[K, V]) bool {
 	}
 	m.touch(e.extended(), now)
 	return true
-}
-
-// Set stores value under key, with the TTL and the tags that the configuration gives it. A load of
-// key under way will not overwrite it. Set reports whether value was stored: it is refused if it is
-// too heavy, or if key is not equal to itself (NaN). What key had is gone either way.
-//
-// A value read from a database is better stored by [Memory.Load]: Set may bring back what was
-// invalidated since it was read.
-func (m *Memory[K, V]) Set(key K, value V) bool {
-	return m.SetItem(key, MemoryItem[V]{Value: value})
-}
-
-// SetItem is [Memory.Set] with properties of the item's own.
-func (m *Memory[K, V]) SetItem(key K, item MemoryItem[V]) bool {
-	hash := m.hash(key)
-	s := m.shard(hash)
-	old := s.find(hash, key) // now, so that it is in the processor's cache when we have the lock
-	if old != nil && m.plainSets && item.TTL <= 0 && item.Tags == nil && old.plain() {
-		m.overwrite(s, old, item.Value)
-		return true
-	}
-	if !findable(key) {
-		return m.refuse(s, key, item.Value)
-	}
-	weight := m.weight(key, item.Value)
-	var d *details
-	names := item.Tags
-	if names == nil && m.cfg.Tags != nil {
-		names = m.cfg.Tags(key, item.Value)
-	}
-	var now int64
-	if item.TTL > 0 || m.timed {
-		now = m.now()
-	}
-	until := m.until(key, item.Value, item.TTL, now)
-	if len(names) > 0 { // the user's functions have all returned: what is acquired now will be stored
-		d = &details{seq: m.tags.clock.Load()}
-		d.tags, _ = m.tags.acquire(names, math.MaxUint64) // never refused: no clock reads more
-	}
-	e := m.newEntry(hash, key, item.Value, now, until, d)
-
-	var events []MemoryEvent[K, V]
-	s.mu.Lock()
-	s.detachLocked(key)
-	if now == 0 && s.timers != nil {
-		now = m.now()
-	}
-	s.expireLocked(now, &events)
-	ok := s.storeLocked(s.table.Load().find(hash, key), e, weight, now, &events)
-	s.mu.Unlock()
-	m.notify(context.Background(), events)
-	return ok
-}
-
-// overwrite gives e, which is plain, another value, without the lock. If e is removed meanwhile,
-// the overwrite counts as the earlier of the two. No load of its key can be under way: a plain
-// entry never expires, so nothing loads it.
-func (m *Memory[K, V]) overwrite(s *shard[K, V], e *entry[K, V], value V) {
-	e.store(m.storage, value)
-	self := self()
-	if s.counter(self).swaps.Add(1)&s.sparse.Load() == 0 {
-		s.note(self, e)
-	}
-}
-
-// findable reports whether key is equal to itself. A key with a floating-point NaN is not: nobody
-// could find it in a table, nor take it out again.
-func findable[K comparable](key K) bool {
-	same := key
-	return key == same
-}
-
-// refuse accounts for an entry whose key is not findable.
-func (m *Memory[K, V]) refuse(s *shard[K, V], key K, value V) bool {
-	s.mu.Lock()
-	s.refused++
-	s.mu.Unlock()
-	if m.cfg.Observe != nil {
-		m.cfg.Observe(context.Background(), MemoryEvent[K, V]{Kind: MemoryRefused, Key: key, Value: value})
-	}
-	return false
-}
-
-// weight returns the weight of an entry, at least 1.
-func (m *Memory[K, V]) weight(key K, value V) int64 {
-	if m.cfg.Weigher == nil {
-		return 1
-	}
-	return max(1, m.cfg.Weigher(key, value))
 }
 
 // Delete removes key and reports whether [Memory.Get] would have found it. A load of key under way

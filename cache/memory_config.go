@@ -47,8 +47,9 @@ type MemoryConfig[K comparable, V any] struct {
 	MaxEntries int
 
 	// Weigher, if not nil, makes the bound one of weight, such as bytes. It returns what an entry
-	// adds to the weight; zero and negative count as 1. It must be quick, always return the same
-	// for the same arguments, and not use the cache.
+	// adds to the weight; zero counts as 1, and a value with a negative weight, as of an overflow,
+	// is refused. It must be quick, always return the same for the same arguments, and not use the
+	// cache.
 	Weigher func(key K, value V) int64
 
 	// MaxWeight bounds the sum of the weights, in the Weigher's unit. An entry heavier than a
@@ -59,8 +60,10 @@ type MemoryConfig[K comparable, V any] struct {
 	// Eviction chooses what leaves a full cache. Zero is [TinyLFU].
 	Eviction Eviction
 
-	// TTL returns for how long a value is fresh, from when it was set or loaded. Zero and negative
-	// mean for ever. If nil, all values are fresh for ever. [MemoryItem] can override it.
+	// TTL returns for how long a value is fresh, from when it was set or loaded: [Forever], for
+	// ever. Zero and negative mean that its time is over (a deadline has passed): Load returns
+	// the value, and it is not stored. If nil, all values are fresh for ever. [MemoryItem] can
+	// override it.
 	TTL func(key K, value V) time.Duration
 
 	// Jitter shortens each TTL by a random share of up to this much, so that what was stored

@@ -13,8 +13,8 @@ const (
 	MemoryLoaded MemoryKind = "load"
 	// MemoryRemoved means that Key with Value is no longer in the cache, for Reason.
 	MemoryRemoved MemoryKind = "removal"
-	// MemoryRefused means that Key with Value was not stored: it was too heavy, or Key is not
-	// equal to itself (NaN).
+	// MemoryRefused means that Key with Value was not stored: it was too heavy, its TTL was over
+	// already, or Key is not equal to itself (NaN).
 	MemoryRefused MemoryKind = "refusal"
 )
 

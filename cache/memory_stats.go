@@ -12,7 +12,7 @@ type MemoryStats struct {
 	Loading    int     `json:"loading"`     // calls of loaders, and of Restore, under way
 
 	Removals map[MemoryReason]uint64 `json:"removals"` // has every reason
-	Refusals uint64                  `json:"refusals"` // values too heavy to store, or with a NaN key
+	Refusals uint64                  `json:"refusals"` // values not stored: see MemoryRefused
 
 	// Entries counts kept errors and entries whose tag was invalidated, as long as they take up
 	// room. It leaves out entries that have expired, give or take a second.

@@ -493,10 +493,11 @@ func TestExpiry(t *testing.T) {
 			TTL:     func(k string, _ int) time.Duration { return time.Duration(len(k)) * time.Minute },
 			IdleTTL: 90 * time.Second,
 		})
-		m.Set("aa", 1)                                              // two minutes, or 90 seconds if idle
-		m.SetItem("b", cache.MemoryItem[int]{Value: 2, TTL: -1})    // as long as it is read
-		m.SetItem("c", cache.MemoryItem[int]{Value: 3, TTL: 1e9})   // a second
-		m.SetItem("idle", cache.MemoryItem[int]{Value: 4, TTL: -1}) // 90 seconds
+		m.Set("aa", 1) // two minutes, or 90 seconds if idle
+
+		m.SetItem("b", cache.MemoryItem[int]{Value: 2, TTL: cache.Forever})    // as long as it is read
+		m.SetItem("c", cache.MemoryItem[int]{Value: 3, TTL: 1e9})              // a second
+		m.SetItem("idle", cache.MemoryItem[int]{Value: 4, TTL: cache.Forever}) // 90 seconds
 		for i := range 20 {
 			time.Sleep(10 * time.Second)
 			passed := time.Duration(i+1) * 10 * time.Second

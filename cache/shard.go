@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"context"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -129,21 +128,12 @@ func (s *shard[K, V]) drainLocked() {
 }
 
 // storeLocked puts e in place of old, or adds it if old is nil, and evicts what exceeds the bound
-// then. It reports false if e weighs too much for the cache; then old is removed all the same, for
-// it was to be replaced.
+// then. It reports false if e weighs too much for the cache, and refuses it.
 func (s *shard[K, V]) storeLocked(
 	old, e *entry[K, V], weight int64, now int64, events *[]MemoryEvent[K, V],
 ) bool {
 	if weight > s.m.heaviest {
-		s.refused++
-		s.m.tags.release(e.tags())
-		if s.m.cfg.Observe != nil {
-			value := e.load(s.m.storage)
-			*events = append(*events, MemoryEvent[K, V]{Kind: MemoryRefused, Key: e.key, Value: value})
-		}
-		if old != nil {
-			s.removeLocked(old, s.m.whyReplaced(old), events)
-		}
+		s.refuseLocked(old, e, events)
 		return false
 	}
 	if old != nil {
@@ -168,6 +158,20 @@ func (s *shard[K, V]) storeLocked(
 		s.dropLocked(victim, evicted, events)
 	}
 	return true
+}
+
+// refuseLocked accounts for e, which is not stored. If old is not nil it is removed all the same,
+// for it was to be replaced.
+func (s *shard[K, V]) refuseLocked(old, e *entry[K, V], events *[]MemoryEvent[K, V]) {
+	s.refused++
+	s.m.tags.release(e.tags())
+	if s.m.cfg.Observe != nil {
+		value := e.load(s.m.storage)
+		*events = append(*events, MemoryEvent[K, V]{Kind: MemoryRefused, Key: e.key, Value: value})
+	}
+	if old != nil {
+		s.removeLocked(old, s.m.whyReplaced(old), events)
+	}
 }
 
 func (s *shard[K, V]) addLocked(e *entry[K, V], weight int64) {
@@ -303,11 +307,4 @@ func (s *shard[K, V]) slotWeight(slot uint32) int64 {
 		return 1
 	}
 	return s.weights[slot]
-}
-
-// notify calls the observer with events. No lock may be held.
-func (m *Memory[K, V]) notify(ctx context.Context, events []MemoryEvent[K, V]) {
-	for _, e := range events {
-		m.cfg.Observe(ctx, e)
-	}
 }

@@ -56,7 +56,10 @@ func TestC41_AStaleKeyIsRefreshedOnceAndRefreshesAreBounded(t *testing.T) {
 		s.calls.Store(0)
 		bulk := func(ctx context.Context, _ []string) (map[string]int, error) {
 			v, err := s.load(ctx, "k")
-			return map[string]int{"k": v}, err
+			if err != nil {
+				return nil, err
+			}
+			return map[string]int{"k": v}, nil
 		}
 		for range 10 {
 			_, err := one.Load(t.Context(), "k", s.load)
@@ -108,7 +111,10 @@ func TestSoftAndHardTTL(t *testing.T) {
 						m, e := m.LoadMany(t.Context(), []string{"k"},
 							func(ctx context.Context, _ []string) (map[string]int, error) {
 								v, err := s.load(ctx, "k")
-								return map[string]int{"k": v}, err
+								if err != nil {
+									return nil, err
+								}
+								return map[string]int{"k": v}, nil
 							})
 						v, err = m["k"], e
 					}

@@ -38,7 +38,10 @@ type tag struct {
 	// earlier one's time is over, it becomes a hard one.
 	soft, first     atomic.Uint64
 	softAt, firstAt atomic.Int64 // Memory.now of these
-	refs            int          // entries that have the tag; guarded by tagIndex.mu
+
+	// tagIndex.mu guards the fields below.
+	previous uint64 // the invalidation before the latest one
+	refs     int    // entries that have the tag
 }
 
 // A tagIndex holds the tags of a Memory.
@@ -88,26 +91,34 @@ func (x *tagIndex) acquire(names []string, seq uint64) (tags []*tag, ok bool) {
 	return tags, true
 }
 
-// invalidatedSince returns the latest invalidation of any of the tags; 0 if none is newer than seq.
-func (x *tagIndex) invalidatedSince(names []string, seq uint64) uint64 {
+// invalidatedSince returns when the first invalidation of any of the tags was that is newer than
+// seq; 0 if there was none. A tag remembers two invalidations. If it had more, or if it was
+// forgotten, the answer is the earliest that can be.
+func (x *tagIndex) invalidatedSince(names []string, seq uint64) (first uint64) {
 	if len(names) == 0 || x.clock.Load() == seq {
 		return 0
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	var latest uint64
 	if seq < x.floor {
-		latest = x.floor
+		return seq + 1
 	}
 	for _, name := range names {
-		if t := x.tags[name]; t != nil {
-			latest = max(latest, t.hard.Load(), t.soft.Load())
+		t := x.tags[name]
+		if t == nil {
+			continue
+		}
+		at := max(t.hard.Load(), t.soft.Load())
+		switch {
+		case at <= seq:
+			continue
+		case t.previous > seq:
+			return seq + 1
+		case first == 0 || at < first:
+			first = at
 		}
 	}
-	if latest <= seq {
-		return 0
-	}
-	return latest
+	return first
 }
 
 // release gives back the tags of an entry that was removed.
@@ -149,6 +160,7 @@ func (x *tagIndex) invalidate(name string, how Invalidation, now int64) {
 		x.tags[name] = t
 		x.empty = append(x.empty, t)
 	}
+	t.previous = max(t.hard.Load(), t.soft.Load())
 	if how == Soft {
 		if first := t.first.Load(); first == 0 || now-t.firstAt.Load() >= x.softFor {
 			if t.hard.Load() < first {

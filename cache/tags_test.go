@@ -157,7 +157,10 @@ func TestC45_WhoComesAfterAnInvalidationGetsANewerValue(t *testing.T) {
 				found, _ := m.LoadMany(t.Context(), []string{"k"},
 					func(ctx context.Context, _ []string) (map[string]int, error) {
 						v, err := s.load(ctx, "k")
-						return map[string]int{"k": v}, err
+						if err != nil {
+							return nil, err
+						}
+						return map[string]int{"k": v}, nil
 					})
 				got <- found
 			}()
