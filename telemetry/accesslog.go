@@ -167,7 +167,7 @@ func (l *AccessLog) write(ex *exchange, o outcome) {
 		l.skipped.Add(1)
 		return
 	}
-	ctx := context.Context(&ex.scope)
+	ctx := context.Context(afterScope{&ex.scope})
 	if !l.cfg.Handler.Enabled(ctx, level) {
 		return
 	}

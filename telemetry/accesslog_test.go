@@ -390,3 +390,32 @@ func (panicProcessor) ForceFlush(context.Context) error             { return nil
 type badEvent struct{}
 
 func (badEvent) LogValue() slog.Value { panic("event") }
+
+// contextHandler notes whether the context of a line had ended.
+type contextHandler struct {
+	slog.Handler
+	err error
+	id  string
+}
+
+func (h *contextHandler) Enabled(context.Context, slog.Level) bool { return true }
+func (h *contextHandler) Handle(ctx context.Context, _ slog.Record) error {
+	_, limited := ctx.Deadline()
+	if h.err, h.id = ctx.Err(), telemetry.RequestID(ctx); ctx.Done() != nil || limited {
+		h.err = errors.Join(h.err, errors.New("the context can end"))
+	}
+	return nil
+}
+
+// TestR32_LinesOfClientsWhoLeft: a log handler that heeds contexts does not lose them.
+func TestR32_LinesOfClientsWhoLeft(t *testing.T) {
+	h := new(contextHandler)
+	lines, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: h})
+	require.NoError(t, err)
+	b := newBench(t, telemetry.Config{AccessLog: lines, RequestID: "X-Request-Id"})
+	ctx, cancel := context.WithCancel(t.Context())
+	r := httptest.NewRequest("GET", "/", nil).WithContext(ctx)
+	serve(b.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { cancel() })), r)
+	require.NoError(t, h.err)
+	require.NotEmpty(t, h.id)
+}

@@ -167,7 +167,7 @@ func (t *Telemetry) clientSeries(k seriesKey) *series {
 // measure records the metrics of an exchange that ended.
 func (ex *exchange) measure(s *series, o outcome) {
 	m := &ex.tel.server
-	ctx := &ex.scope
+	ctx := afterScope{&ex.scope}
 	if m.active != nil {
 		m.active.Add(ctx, -1, ex.activeSeries()...) // first: what panics below must not leave it behind
 	}

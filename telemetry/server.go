@@ -85,6 +85,14 @@ type scope struct {
 	ex *exchange
 }
 
+// An afterScope is the context of what comes after the answer: the values of the request's, and no
+// end. A log handler or exporter that heeds contexts must not lose what clients do who leave.
+type afterScope struct{ *scope }
+
+func (afterScope) Deadline() (deadline time.Time, ok bool) { return time.Time{}, false }
+func (afterScope) Done() <-chan struct{}                   { return nil }
+func (afterScope) Err() error                              { return nil }
+
 type exchangeKey struct{}
 
 func (s *scope) Value(key any) any {
