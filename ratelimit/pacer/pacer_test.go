@@ -677,9 +677,8 @@ func FuzzRateLimit(f *testing.F) {
 // not ended.
 func TestR32_TurnsAreToldWithoutAnEnd(t *testing.T) {
 	var told []error
-	p, err := pacer.New(pacer.Config{Rate: ratelimit.PerHour(1), Observe: func(ctx context.Context, _ pacer.Event) {
-		told = append(told, ctx.Err())
-	}})
+	observe := func(ctx context.Context, _ pacer.Event) { told = append(told, ctx.Err()) }
+	p, err := pacer.New(pacer.Config{Rate: ratelimit.PerHour(1), Observe: observe})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	require.NoError(t, p.Wait(ctx, "a"))
