@@ -419,3 +419,27 @@ func TestR32_LinesOfClientsWhoLeft(t *testing.T) {
 	require.NoError(t, h.err)
 	require.NotEmpty(t, h.id)
 }
+
+// TestO20_FieldsAreReadAsWhatTheyAre: references in header fields lose what may be secret.
+func TestO20_FieldsAreReadAsWhatTheyAre(t *testing.T) {
+	l, out := logTo(t, telemetry.AccessLogConfig{
+		RequestHeaders: []string{"Referer"}, ResponseHeaders: []string{"Location", "Link"},
+	})
+	b := newBench(t, telemetry.Config{AccessLog: l, Query: []string{"q"}})
+	h := b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Location", `/next?q=1&code="hunter2"#hunter2`)
+		w.Header().Add("Link", "<//a.test/?hunter2>; rel=next")
+		w.Header().Add("Link", `</x>; title="two"`)
+	}))
+	r := httptest.NewRequest("GET", "/?hunter2==&q=https%3A%2F%2Fa.test%2F%3Fk%3Dhunter2", nil)
+	r.Header.Set("Referer", "https://u:hunter2@a.test/x?y=hunter2")
+	serve(h, r)
+	line := out.all(t)[0]
+	require.Equal(t, "REDACTED&q=REDACTED", line["url.query"])
+	require.Equal(t, map[string]any{"referer": "https://REDACTED:REDACTED@a.test/x?REDACTED"},
+		line["http.request.header"])
+	require.Equal(t, map[string]any{
+		"location": "/next?REDACTED#REDACTED",
+		"link":     `<//a.test/?REDACTED>; rel=next, </x>; title="two"`,
+	}, line["http.response.header"])
+}
