@@ -24,7 +24,8 @@ const (
 	// MissingReject refuses the request with 400.
 	MissingReject Missing = "reject"
 
-	// MissingSkip lets the request pass this policy uncounted.
+	// MissingSkip lets the request pass this policy uncounted. With a key by [ByHeader] put
+	// [Unambiguous] around the limiter: a client that sends the field twice has no key either.
 	MissingSkip Missing = "skip"
 
 	// MissingShared counts all such requests under one key, which is kept out of headers.
