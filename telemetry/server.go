@@ -118,6 +118,7 @@ func (t *Telemetry) startExchange(w http.ResponseWriter, r *http.Request) *excha
 	ex.scope = scope{Context: r.Context(), ex: ex}
 	t.guard(func() { ex.startSpan(r) })
 	ex.request = r.WithContext(&ex.scope)
+	ex.writer.Serve(ex.request)
 	if t.cfg.RequestID != "" {
 		ex.id = t.requestID(r)
 		// For 1xx responses and handlers that look. What goes out in the end is up to
