@@ -392,7 +392,7 @@ func (c *circuit) enterLocked(ctx context.Context, p phase, generation uint64, e
 	c.word.Store(generation<<phaseBits | uint64(p))
 	if to := states[p]; c.b.cfg.Observe != nil && from != to {
 		e.Kind, e.Key, e.From, e.To = Transition, c.key, from, to
-		c.pending = append(c.pending, observed{ctx, e})
+		c.pending = append(c.pending, observed{context.WithoutCancel(ctx), e}) // the client may have left
 	}
 }
 

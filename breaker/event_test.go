@@ -307,3 +307,17 @@ func TestASlowAnswerThatBreaksIsAFailure(t *testing.T) {
 		require.Zero(t, seen.events[0].Slow)
 	})
 }
+
+// TestR32_TransitionsAreToldWithoutAnEnd: the client whose request opened the circuit may have left.
+func TestR32_TransitionsAreToldWithoutAnEnd(t *testing.T) {
+	var told []error
+	b := newBreaker(t, breaker.Config{MinRequests: 1, Observe: func(ctx context.Context, e breaker.Event) {
+		told = append(told, ctx.Err())
+	}})
+	ctx, cancel := context.WithCancel(t.Context())
+	done, err := b.Acquire(ctx, "a")
+	require.NoError(t, err)
+	cancel()
+	done(breaker.Failure)
+	require.Equal(t, []error{nil}, told)
+}

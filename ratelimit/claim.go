@@ -32,6 +32,9 @@ type Claim struct {
 	// show that the backend is up.
 	Remembered bool
 
+	// Receipt is the Store's: what it notes in Take for Refund.
+	Receipt [2]int64
+
 	policy *policy // nil if somebody else than a Limiter made the claim
 	grid   *grid   // of Rate; unused by a sliding window
 	shared bool    // the key stands for all requests without one

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -73,9 +75,11 @@ type Decision struct {
 
 	violated uint8 // bit i: Config.Policies[i]
 	n        uint8 // claims
+	peeked   bool  // nothing was charged
 	limiter  *Limiter
-	one      [1]Claim // most limiters have one policy: its claim needs no allocation
-	more     []Claim  // if not nil, instead of one
+	settled  *atomic.Bool // whether Done was called, of all copies; nil if there is nothing to settle
+	one      [1]Claim     // most limiters have one policy: its claim needs no allocation
+	more     []Claim      // if not nil, instead of one
 }
 
 // init prepares d, which is zero, for the claims of l's policies.
@@ -85,6 +89,35 @@ func (d *Decision) init(l *Limiter) {
 	if len(l.policies) > 1 {
 		d.more = make([]Claim, len(l.policies))
 	}
+}
+
+// ask adds the claims of r.
+func (d *Decision) ask(r *http.Request) (err error) {
+	for i := range d.limiter.policies {
+		p := &d.limiter.policies[i]
+		key, ok := p.Key(r)
+		if !ok {
+			key = ""
+		}
+		c := d.claim(p, key)
+		if c == nil || p.Cost == nil && p.RateFor == nil {
+			continue
+		}
+		err = errors.Join(err, c.price(r))
+	}
+	return err
+}
+
+// askKeys adds a claim for each of keys; method is who asks.
+func (d *Decision) askKeys(method string, keys []string) error {
+	policies := d.limiter.policies
+	if len(keys) != len(policies) {
+		return fmt.Errorf("ratelimit: %s: %d keys for %d policies", method, len(keys), len(policies))
+	}
+	for i := range policies {
+		d.claim(&policies[i], keys[i])
+	}
+	return nil
 }
 
 // claim adds a claim on p for key. It returns nil if there is nothing to claim.
@@ -165,14 +198,16 @@ func (d *Decision) Claims() []Claim { return slices.Clone(d.claims()) }
 // Charge charges cost to every key that d was charged to, for costs that are known only afterwards;
 // if policies are named, to the keys of those alone. It may drive a key into debt, which the key's
 // later requests wait for. It saturates: at five years of debt, or at what a sliding window counts
-// to. Nothing is ever given back: a negative cost is an error, as is a name that no policy has. If the
-// store fails, the local count is charged and the error returned. A request that was refused is
-// charged nothing.
+// to. A negative cost is an error, as is a name that no policy has. If the store fails, the local
+// count is charged and the error returned. A request that was refused is charged nothing.
+//
+// The charge does not end with ctx, which only lends its values: the client may have left when a
+// cost is known. The store's own time limit bounds it.
 func (d *Decision) Charge(ctx context.Context, cost int64, policies ...string) error {
 	if cost < 0 {
 		return fmt.Errorf("ratelimit: Charge: %d is negative", cost)
 	}
-	if cost == 0 || !d.Allowed || d.n == 0 {
+	if cost == 0 || !d.Allowed || d.n == 0 || d.peeked {
 		return nil
 	}
 	for _, name := range policies {

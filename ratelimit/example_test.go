@@ -166,6 +166,37 @@ func ExampleDecision_Charge() {
 	// 429, Retry-After: "31"
 }
 
+// A limit on what fails: good log-ins are free, of wrong passwords five are answered.
+func ExamplePolicy_countIf() {
+	limiter, err := ratelimit.New(ratelimit.Config{Policies: []ratelimit.Policy{{
+		Name: "failed-log-ins", Rate: ratelimit.PerHour(5).WithBurst(5),
+		Key: ratelimit.ByPeer, Missing: ratelimit.MissingReject,
+		CountIf: func(status int) bool { return status == http.StatusUnauthorized },
+	}}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	handler := limiter.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, password, _ := r.BasicAuth(); password != "right" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	for _, password := range []string{"right", "wrong"} {
+		var codes []int
+		for range 8 {
+			r := httptest.NewRequest("POST", "/log-in", nil)
+			r.SetBasicAuth("alice", password)
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, r)
+			codes = append(codes, w.Code)
+		}
+		fmt.Println(codes)
+	}
+	// Output:
+	// [200 200 200 200 200 200 200 200]
+	// [401 401 401 401 401 429 429 429]
+}
+
 func ExampleConcurrency_Middleware() {
 	concurrency, err := ratelimit.NewConcurrency(ratelimit.ConcurrencyConfig{
 		Limit: 1, Key: ratelimit.ByPeer, Missing: ratelimit.MissingReject,

@@ -42,6 +42,26 @@ func (c *Cell) Take(now time.Duration, cost int64) (ok bool, remaining int64, re
 	return a.ok, a.remaining, a.retry, a.reset
 }
 
+// Refund takes back what Take charged, which left the cell at receipt.
+func (c *Cell) Refund(now time.Duration, cost, receipt int64) {
+	if c.algorithm == SlidingWindow {
+		s := newSlide(c.rate.Limit, c.rate.Window, toTicks(now))
+		c.word = s.refund(c.word, cost, uint64(receipt))
+		return
+	}
+	g := c.rate.grid()
+	c.word = g.refund(c.word, toTicks(now), cost, receipt)
+}
+
+// Receipt returns what Refund needs after a Take at now that was admitted.
+func (c *Cell) Receipt(now time.Duration) int64 {
+	if c.algorithm == SlidingWindow {
+		s := newSlide(c.rate.Limit, c.rate.Window, toTicks(now))
+		return int64(s.k)
+	}
+	return c.word
+}
+
 // Charge adds cost.
 func (c *Cell) Charge(now time.Duration, cost int64) { c.word = c.answer(now, cost).word }
 

@@ -14,9 +14,16 @@ func (l *Limiter) decideRemote(ctx context.Context, d *Decision) {
 		d.more = append(d.more, d.one[0])
 	}
 	claims := d.more[:d.n]
-	err := l.store.Take(ctx, claims)
+	var err error
+	if d.peeked {
+		err = l.store.Peek(ctx, claims)
+	} else {
+		err = l.store.Take(ctx, claims)
+	}
 	if err == nil {
-		l.mirror(claims, false)
+		if !d.peeked {
+			l.mirror(claims, false)
+		}
 		if l.degraded.Load() && !claims[0].Remembered && l.degraded.CompareAndSwap(true, false) {
 			l.observeStore(ctx, nil)
 		}
@@ -28,7 +35,7 @@ func (l *Limiter) decideRemote(ctx context.Context, d *Decision) {
 		l.observeStore(ctx, err)
 	}
 	d.Degraded = true
-	d.Outcome = l.decideDegraded(claims)
+	d.Outcome = l.decideDegraded(claims, d.peeked)
 }
 
 // observeStore reports that the store failed with err, or is up again.
@@ -38,8 +45,8 @@ func (l *Limiter) observeStore(ctx context.Context, err error) {
 	}
 }
 
-// decideDegraded decides claims without the store.
-func (l *Limiter) decideDegraded(claims []Claim) Outcome {
+// decideDegraded decides claims without the store, or if peek is true says how it would.
+func (l *Limiter) decideDegraded(claims []Claim, peek bool) Outcome {
 	var here [maxPolicies]Claim // those that are decided in this process
 	var at [maxPolicies]int     // their index in claims
 	n, outcome := 0, Admitted
@@ -61,7 +68,11 @@ func (l *Limiter) decideDegraded(claims []Claim) Outcome {
 	if n == 0 || outcome == Unavailable {
 		return outcome
 	}
-	decideIn(l.local, here[:n])
+	if peek {
+		peekIn(l.local, here[:n])
+	} else {
+		decideIn(l.local, here[:n])
+	}
 	for i, c := range here[:n] {
 		c.Rate = claims[at[i]].Rate // clients are told the policy's rate
 		c.grid = claims[at[i]].grid

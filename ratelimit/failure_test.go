@@ -22,6 +22,7 @@ type brokenStore struct {
 	remembered   bool
 	remaining    int64 // if not zero, what it says is left
 	calls        int
+	refunds      int
 	memory       *ratelimit.MemoryStore
 }
 
@@ -45,6 +46,21 @@ func (s *brokenStore) Take(ctx context.Context, claims []ratelimit.Claim) error 
 		claims[0].Remaining = s.remaining
 	}
 	return err
+}
+
+func (s *brokenStore) Peek(ctx context.Context, claims []ratelimit.Claim) error {
+	if s.err != nil {
+		return s.err
+	}
+	return s.memory.Peek(ctx, claims)
+}
+
+func (s *brokenStore) Refund(ctx context.Context, claims []ratelimit.Claim) error {
+	s.refunds++
+	if s.err != nil {
+		return s.err
+	}
+	return s.memory.Refund(ctx, claims)
 }
 
 func (s *brokenStore) Charge(ctx context.Context, claims []ratelimit.Claim) error {

@@ -14,10 +14,14 @@ import (
 // use. [ByPeer] is one, and [ByIP], [ByHeader], [ByPattern] and [Join] make others.
 type KeyFunc func(*http.Request) (key string, ok bool)
 
-// ByHeader keys requests by the value of the named field, the first if there are several, without
-// surrounding white space. The key is half of the value's SHA-256: values are often secrets, and of
-// any length. "Host" means the request's host in lower case, without port and final dot. Of
-// "Authorization" the scheme is taken in lower case, and one space after it.
+// ByHeader keys requests by the value of the named field, without surrounding white space. The key is
+// half of the value's SHA-256: values are often secrets, and of any length. "Host" means the request's
+// host in lower case, without port and final dot. Of "Authorization" the scheme is taken in lower
+// case, and one space after it.
+//
+// A request with several values has no key, also if all but one are empty: a server behind might take
+// another one than is counted here. Nor is a field counted that is spelt X_Api_Key, which such a
+// server may take for X-Api-Key. [Unambiguous] sees to both.
 //
 // A client is free to send another value each time. Where the value is a credential, use ByHeader
 // inside the middleware that checks it.
@@ -33,7 +37,7 @@ func ByHeader(name string) KeyFunc {
 	scheme := name == "Authorization" || name == "Proxy-Authorization"
 	return func(r *http.Request) (string, bool) {
 		values := r.Header[name]
-		if len(values) == 0 {
+		if len(values) != 1 {
 			return "", false
 		}
 		value := strings.Trim(values[0], " \t")

@@ -1,8 +1,12 @@
 package ratelimit_test
 
 import (
+	"bufio"
+	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -42,7 +46,7 @@ func TestR06_VariantsOfOneKey(t *testing.T) {
 	}
 	want := of("secret")
 	require.Equal(t, want, of(" secret\t"))
-	require.Equal(t, want, of("secret", "made up"))
+	require.Empty(t, of("secret", "made up"), "a server behind might take another one")
 	require.NotEqual(t, want, of("Secret"), "credentials have case")
 	require.Len(t, want, 16)
 	require.NotContains(t, want, "secret", "hashed")
@@ -128,4 +132,81 @@ func equal(a, b []string) bool {
 		}
 	}
 	return true
+}
+
+// TestR33_SeveralValuesAreNoKey: also if they are the same, or all but one are empty.
+func TestR33_SeveralValuesAreNoKey(t *testing.T) {
+	for _, values := range [][]string{{"a", "b"}, {"a", "a"}, {"", "a"}, {"a", ""}, {"", ""}} {
+		for _, name := range []string{"X-Api-Key", "Authorization"} {
+			r := httptest.NewRequest("GET", "/", nil)
+			r.Header[name] = values
+			_, ok := ratelimit.ByHeader(name)(r)
+			require.False(t, ok, "%s: %q", name, values)
+			_, ok = ratelimit.Join(ratelimit.ByHeader(name), ratelimit.ByPeer)(r)
+			require.False(t, ok)
+		}
+	}
+	p := policyOf("p", ratelimit.PerHour(1))
+	p.Key, p.Missing = ratelimit.ByHeader("X-Api-Key"), ratelimit.MissingReject
+	h := limiterOf(t, p).Middleware(nothing)
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header["X-Api-Key"] = []string{"", "real"}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	require.Equal(t, http.StatusBadRequest, w.Code, "it can be refused")
+}
+
+// TestR33_OneReadingForAll: over a real connection, whatever is sent, what goes on has one value in one
+// spelling.
+func TestR33_OneReadingForAll(t *testing.T) {
+	got := make(chan http.Header, 1)
+	signs := strings.NewReplacer("_", "-", ".", "-")
+	s := httptest.NewServer(ratelimit.Unambiguous("x-api-key", "Authorization")(http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			r.Pattern = "/seen"
+			got <- r.Header
+		})))
+	defer s.Close()
+	for fields, want := range map[string]string{ // "" is 400
+		"X-Api-Key: a":                 "a",
+		"x-api-KEY: a":                 "a",
+		"X-Api-Key: a\r\nX_Api_Key: b": "a",
+		"X_Api_Key: b\r\nX-Api-Key: a\r\nx.api.key: c":     "a",
+		"X-Api-Key: a\r\nX-Api-Key: b":                     "",
+		"X-Api-Key:\r\nx-api-key: a":                       "",
+		"X_API_KEY: a":                                     "none",
+		"X-Api-Keys: a, b\r\nX-Api-Keys: c":                "none",
+		"Authorization: Basic a\r\nAuthorization: Basic b": "",
+	} {
+		conn, err := net.Dial("tcp", s.Listener.Addr().String())
+		require.NoError(t, err)
+		_, err = fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n", fields)
+		require.NoError(t, err)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		require.NoError(t, err)
+		conn.Close()
+		if want == "" {
+			require.Equal(t, http.StatusBadRequest, resp.StatusCode, fields)
+			continue
+		}
+		require.Equal(t, http.StatusOK, resp.StatusCode, fields)
+		h := <-got
+		n := 0
+		for name, values := range h {
+			if signs.Replace(strings.ToLower(name)) == "x-api-key" {
+				require.Equal(t, "X-Api-Key", name, fields)
+				require.Equal(t, []string{want}, values, fields)
+				n++
+			}
+		}
+		require.Equal(t, want != "none", n == 1, fields)
+	}
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header["X_api_key"] = []string{"b"}
+	ratelimit.Unambiguous("X-Api-Key")(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		r.Pattern = "/seen"
+	})).ServeHTTP(httptest.NewRecorder(), r)
+	require.Equal(t, "/seen", r.Pattern)
+	require.Contains(t, r.Header, "X_api_key", "the caller's header is left alone")
+	require.PanicsWithValue(t, "ratelimit: nil handler", func() { ratelimit.Unambiguous("A")(nil) })
 }

@@ -2,8 +2,6 @@ package ratelimit
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"sync/atomic"
@@ -24,6 +22,8 @@ type Limiter struct {
 	store    Store        // Config.Store, if it is another
 	local    *MemoryStore // what FailLocal policies fall back on; nil if there is none
 	degraded atomic.Bool  // the last decision of store failed
+
+	conditional bool // a policy has CountIf
 
 	outcomes outcomes
 	errors   atomic.Uint64
@@ -58,6 +58,7 @@ func New(cfg Config) (*Limiter, error) {
 	l.policies = make([]policy, len(cfg.Policies))
 	for i := range cfg.Policies {
 		l.policies[i] = l.derive(i, cfg.Policies[i])
+		l.conditional = l.conditional || cfg.Policies[i].CountIf != nil
 	}
 	l.bodies = problems(cfg.Policies)
 	return l, nil
@@ -123,20 +124,7 @@ func (l *Limiter) Take(ctx context.Context, r *http.Request) (d Decision, err er
 // take is Take into d, which is zero: a Decision is too big to be copied for nothing.
 func (l *Limiter) take(ctx context.Context, r *http.Request, d *Decision) error {
 	d.init(l)
-	var err error
-	for i := range l.policies {
-		p := &l.policies[i]
-		key, ok := p.Key(r)
-		if !ok {
-			key = ""
-		}
-		c := d.claim(p, key)
-		if c == nil || p.Cost == nil && p.RateFor == nil {
-			continue
-		}
-		err = errors.Join(err, c.price(r))
-	}
-	if err != nil {
+	if err := d.ask(r); err != nil {
 		l.errors.Add(1)
 		*d = Decision{Outcome: Unavailable, limiter: l}
 		return err
@@ -150,14 +138,10 @@ func (l *Limiter) take(ctx context.Context, r *http.Request, d *Decision) error 
 // called, but Key is required all the same: without it a [Limiter.Middleware] around the limiter
 // would find no key.
 func (l *Limiter) TakeKeys(ctx context.Context, keys []string) (d Decision, err error) {
-	if len(keys) != len(l.policies) {
-		l.errors.Add(1)
-		d = Decision{Outcome: Unavailable, limiter: l}
-		return d, fmt.Errorf("ratelimit: TakeKeys: %d keys for %d policies", len(keys), len(l.policies))
-	}
 	d.init(l)
-	for i := range l.policies {
-		d.claim(&l.policies[i], keys[i])
+	if err := d.askKeys("TakeKeys", keys); err != nil {
+		l.errors.Add(1)
+		return Decision{Outcome: Unavailable, limiter: l}, err
 	}
 	l.decide(ctx, &d)
 	return d, nil
@@ -179,6 +163,9 @@ func (l *Limiter) decide(ctx context.Context, d *Decision) {
 		l.decideRemote(ctx, d)
 	}
 	d.sum()
+	if l.conditional && d.Allowed {
+		d.settled = new(atomic.Bool)
+	}
 	l.count(d)
 	if l.cfg.Observe != nil {
 		l.cfg.Observe(ctx, d.event(time.Since(start)))
@@ -197,7 +184,7 @@ func decideIn(m *MemoryStore, claims []Claim) {
 // charge adds the claims' costs, whether they fit or not.
 func (l *Limiter) charge(ctx context.Context, claims []Claim) error {
 	if l.memory == nil {
-		err := l.store.Charge(ctx, claims)
+		err := l.store.Charge(context.WithoutCancel(ctx), claims)
 		if err != nil {
 			l.failed.Add(1)
 		}

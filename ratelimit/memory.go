@@ -146,6 +146,17 @@ func (m *MemoryStore) Take(_ context.Context, claims []Claim) error {
 	return nil
 }
 
+// Peek implements [Store].
+func (m *MemoryStore) Peek(_ context.Context, claims []Claim) error {
+	for i := range claims {
+		if err := m.prepare(&claims[i]); err != nil {
+			return err
+		}
+		claims[i].peek(m.now())
+	}
+	return nil
+}
+
 // Charge implements [Store].
 func (m *MemoryStore) Charge(_ context.Context, claims []Claim) error {
 	for i := range claims {
@@ -153,6 +164,17 @@ func (m *MemoryStore) Charge(_ context.Context, claims []Claim) error {
 			return err
 		}
 		claims[i].add(m.now())
+	}
+	return nil
+}
+
+// Refund implements [Store].
+func (m *MemoryStore) Refund(_ context.Context, claims []Claim) error {
+	for i := range claims {
+		if err := m.prepare(&claims[i]); err != nil {
+			return err
+		}
+		claims[i].refund(m.now())
 	}
 	return nil
 }

@@ -1,18 +1,21 @@
 package ratelimit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
 
 	"github.com/trivet-go/trivet/internal/linger"
 	"github.com/trivet-go/trivet/internal/problem"
+	"github.com/trivet-go/trivet/internal/response"
 )
 
 // Middleware returns a handler that admits requests to next while they are within l's policies, and
-// answers the others with [Config.ErrorHandler]. It sets the RateLimit fields of both. It neither
-// reads a body nor wraps the ResponseWriter, except that after a refusal of a large upload it reads
-// on for a while, so that the answer is not lost, and closes the connection. It panics if next is nil.
+// answers the others with [Config.ErrorHandler]. It sets the RateLimit fields of both; they tell what
+// is left before a policy's CountIf gives anything back. It reads no body, except that after a
+// refusal of a large upload it reads on for a while, so that the answer is not lost, and closes the
+// connection. It wraps the ResponseWriter only if a policy has a CountIf. It panics if next is nil.
 func (l *Limiter) Middleware(next http.Handler) http.Handler {
 	if next == nil {
 		panic("ratelimit: nil handler")
@@ -46,7 +49,13 @@ func (l *Limiter) Middleware(next http.Handler) http.Handler {
 			passed := d // d itself stays off the heap
 			r = r.WithContext(context.WithValue(r.Context(), contextKey{}, &passed))
 		}
-		next.ServeHTTP(w, r)
+		if !l.conditional {
+			next.ServeHTTP(w, r)
+			return
+		}
+		recorder := response.NewRecorder(w, r)
+		next.ServeHTTP(recorder, r)
+		_ = d.settle(r.Context(), cmp.Or(recorder.Status, http.StatusOK)) // Stats count the error
 	})
 }
 

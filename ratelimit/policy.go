@@ -24,7 +24,8 @@ const (
 	// MissingReject refuses the request with 400.
 	MissingReject Missing = "reject"
 
-	// MissingSkip lets the request pass this policy uncounted.
+	// MissingSkip lets the request pass this policy uncounted. With a key by [ByHeader] put
+	// [Unambiguous] around the limiter: a client that sends the field twice has no key either.
 	MissingSkip Missing = "skip"
 
 	// MissingShared counts all such requests under one key, which is kept out of headers.
@@ -76,6 +77,14 @@ type Policy struct {
 	// fails the request with an error; more than Burst (of a sliding window: Limit) is never
 	// admitted.
 	Cost func(*http.Request) int64
+
+	// CountIf, if not nil, says by the status of the answer whether a request counts at all: for
+	// limits on what fails, such as log-ins. A request is charged before it is served, so that
+	// requests at the same time cannot exceed the limit together, and given back what it was
+	// charged if its answer does not count: what time has paid meanwhile is not given back. A
+	// handler that panics or aborts counts. [Limiter.Middleware] sees to all that; after
+	// [Limiter.Take] and [Limiter.TakeKeys] call [Decision.Done].
+	CountIf func(status int) bool
 
 	// Algorithm is how requests are counted. Empty means [GCRA].
 	Algorithm Algorithm

@@ -32,19 +32,24 @@ type Rate struct {
 	Burst int64
 }
 
-// PerSecond returns the Rate of n a second.
+// PerSecond returns the Rate of n a second, with a Burst of a tenth of n, at least 1: see
+// [Rate.WithBurst].
 func PerSecond(n int64) Rate { return Rate{Limit: n, Window: time.Second} }
 
-// PerMinute returns the Rate of n a minute.
+// PerMinute returns the Rate of n a minute, with a Burst of a tenth of n, at least 1: see
+// [Rate.WithBurst].
 func PerMinute(n int64) Rate { return Rate{Limit: n, Window: time.Minute} }
 
-// PerHour returns the Rate of n an hour.
+// PerHour returns the Rate of n an hour, with a Burst of a tenth of n, at least 1: see
+// [Rate.WithBurst].
 func PerHour(n int64) Rate { return Rate{Limit: n, Window: time.Hour} }
 
-// PerDay returns the Rate of n in 24 hours.
+// PerDay returns the Rate of n in 24 hours, with a Burst of a tenth of n, at least 1: see
+// [Rate.WithBurst].
 func PerDay(n int64) Rate { return Rate{Limit: n, Window: 24 * time.Hour} }
 
-// WithBurst returns r with the given Burst.
+// WithBurst returns r with the given Burst: PerMinute(60) admits 6 requests at once, one more each
+// second, and PerMinute(60).WithBurst(60) the whole minute's at once.
 func (r Rate) WithBurst(burst int64) Rate {
 	r.Burst = burst
 	return r

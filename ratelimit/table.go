@@ -55,7 +55,8 @@ func (c *Claim) locate(t *table) {
 }
 
 // lock locks the set of c's key and finds the key's word in it, or the one that it shall take over.
-func (c *Claim) lock(now int64) {
+// It reports whether the key has one.
+func (c *Claim) lock(now int64) (found bool) {
 	at := &c.cell
 	t := at.table
 	hi, _ := bits.Mul64(at.tag, uint64(len(t.sets)))
@@ -67,7 +68,7 @@ func (c *Claim) lock(now int64) {
 			at.slot = uint8(i)
 			at.displaces = false
 			at.old = s.words[i]
-			return
+			return true
 		}
 	}
 	// Space-Saving: the place of the key that owes least, with its debt.
@@ -81,6 +82,7 @@ func (c *Claim) lock(now int64) {
 	if at.displaces = least > 0; at.displaces {
 		at.old = s.words[at.slot] // whole: a key of a fast rate must not erase a slow one's debt
 	}
+	return false
 }
 
 // owed returns how much of word is still in use, in units that are good for comparing only.
@@ -141,6 +143,7 @@ func decideAll(now int64, claims []Claim) {
 		if c.Cost > 0 {
 			if ok {
 				c.put()
+				c.note(now)
 			} else if !c.Denied {
 				c.set(c.ask(now, 0)) // it would have fit, but is not charged
 			}
@@ -156,6 +159,7 @@ func (c *Claim) decide(now int64) {
 	if a.ok && c.Cost > 0 {
 		c.cell.word = a.word
 		c.put()
+		c.note(now)
 	}
 	c.cell.set.mu.Unlock()
 	c.set(a)

@@ -166,6 +166,7 @@ func (d *Deadline) serve(w http.ResponseWriter, r *http.Request, next http.Handl
 	defer cancel()
 	rec := &lateWriter{Recorder: response.NewRecorder(w, r), ctx: ctx}
 	inner := r.WithContext(ctx)
+	rec.Serve(inner)
 	func() {
 		returned := false
 		defer func() {

@@ -1023,3 +1023,20 @@ func TestT26_BrokenBodyIsNotRetried(t *testing.T) {
 	require.Error(t, err)
 	require.Equal(t, uint64(1), r.Stats().Attempts)
 }
+
+// TestR32_RequestsAreToldWithoutAnEnd: a caller that gives up is observed by a context that has not
+// ended.
+func TestR32_RequestsAreToldWithoutAnEnd(t *testing.T) {
+	var told []error
+	r := newRetrier(t, retry.Config{Observe: func(ctx context.Context, e retry.Event) {
+		told = append(told, ctx.Err())
+	}})
+	ctx, cancel := context.WithCancel(t.Context())
+	rt := r.Transport(roundTripper(func(*http.Request) (*http.Response, error) {
+		cancel()
+		return nil, context.Canceled
+	}))
+	_, err := rt.RoundTrip(request(t, "GET", nil).WithContext(ctx))
+	require.Error(t, err)
+	require.Equal(t, []error{nil}, told)
+}

@@ -234,7 +234,11 @@ func (c *call) end(resp *http.Response, err error, giveUp Reason) (*http.Respons
 		case giveUp != "" || err != nil:
 			e.Outcome = OutcomeFailure
 		}
-		r.cfg.Observe(c.req.Context(), e)
+		ctx := c.req.Context()
+		if ctx.Err() != nil { // the caller gave up: that does not end what Observe does with it
+			ctx = context.WithoutCancel(ctx)
+		}
+		r.cfg.Observe(ctx, e)
 	}
 	return resp, err
 }

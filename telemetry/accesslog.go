@@ -21,6 +21,7 @@ import (
 const (
 	defaultSlow = time.Second
 	maxEvents   = 32 // distinct sibling events on one line
+	maxFields   = 16 // values of one header field on it
 )
 
 // A ClientDetail says how much of a client's address the access log shows.
@@ -167,7 +168,7 @@ func (l *AccessLog) write(ex *exchange, o outcome) {
 		l.skipped.Add(1)
 		return
 	}
-	ctx := context.Context(&ex.scope)
+	ctx := context.Context(afterScope{&ex.scope})
 	if !l.cfg.Handler.Enabled(ctx, level) {
 		return
 	}
@@ -245,9 +246,12 @@ func (l *AccessLog) client(ex *exchange) string {
 func appendHeaders(attrs []slog.Attr, group string, fields []headerField, h http.Header) []slog.Attr {
 	var shown []slog.Attr
 	for _, f := range fields {
-		if v := h[f.name]; len(v) > 0 {
-			// Scrubbed, since an allowed one may quote a URL: Referer and Location do.
-			shown = append(shown, slog.String(f.key, redact.Escape(redact.Text(strings.Join(v, ", ")))))
+		if values := h[f.name]; len(values) > 0 {
+			safe := make([]string, min(len(values), maxFields))
+			for i := range safe { // an allowed one may hold a URL: Referer and Location do
+				safe[i] = redact.Field(f.name, values[i])
+			}
+			shown = append(shown, slog.String(f.key, redact.Escape(strings.Join(safe, ", "))))
 		}
 	}
 	if shown == nil {

@@ -390,3 +390,56 @@ func (panicProcessor) ForceFlush(context.Context) error             { return nil
 type badEvent struct{}
 
 func (badEvent) LogValue() slog.Value { panic("event") }
+
+// contextHandler notes whether the context of a line had ended.
+type contextHandler struct {
+	slog.Handler
+	err error
+	id  string
+}
+
+func (h *contextHandler) Enabled(context.Context, slog.Level) bool { return true }
+func (h *contextHandler) Handle(ctx context.Context, _ slog.Record) error {
+	_, limited := ctx.Deadline()
+	if h.err, h.id = ctx.Err(), telemetry.RequestID(ctx); ctx.Done() != nil || limited {
+		h.err = errors.Join(h.err, errors.New("the context can end"))
+	}
+	return nil
+}
+
+// TestR32_LinesOfClientsWhoLeft: a log handler that heeds contexts does not lose them.
+func TestR32_LinesOfClientsWhoLeft(t *testing.T) {
+	h := new(contextHandler)
+	lines, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: h})
+	require.NoError(t, err)
+	b := newBench(t, telemetry.Config{AccessLog: lines, RequestID: "X-Request-Id"})
+	ctx, cancel := context.WithCancel(t.Context())
+	r := httptest.NewRequest("GET", "/", nil).WithContext(ctx)
+	serve(b.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { cancel() })), r)
+	require.NoError(t, h.err)
+	require.NotEmpty(t, h.id)
+}
+
+// TestO20_FieldsAreReadAsWhatTheyAre: references in header fields lose what may be secret.
+func TestO20_FieldsAreReadAsWhatTheyAre(t *testing.T) {
+	l, out := logTo(t, telemetry.AccessLogConfig{
+		RequestHeaders: []string{"Referer"}, ResponseHeaders: []string{"Location", "Link"},
+	})
+	b := newBench(t, telemetry.Config{AccessLog: l, Query: []string{"q"}})
+	h := b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Location", `/next?q=1&code="hunter2"#hunter2`)
+		w.Header().Add("Link", "<//a.test/?hunter2>; rel=next")
+		w.Header().Add("Link", `</x>; title="two"`)
+	}))
+	r := httptest.NewRequest("GET", "/?hunter2==&q=https%3A%2F%2Fa.test%2F%3Fk%3Dhunter2", nil)
+	r.Header.Set("Referer", "https://u:hunter2@a.test/x?y=hunter2")
+	serve(h, r)
+	line := out.all(t)[0]
+	require.Equal(t, "REDACTED&q=REDACTED", line["url.query"])
+	require.Equal(t, map[string]any{"referer": "https://REDACTED:REDACTED@a.test/x?REDACTED"},
+		line["http.request.header"])
+	require.Equal(t, map[string]any{
+		"location": "/next?REDACTED#REDACTED",
+		"link":     `<//a.test/?REDACTED>; rel=next, </x>; title="two"`,
+	}, line["http.response.header"])
+}

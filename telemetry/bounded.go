@@ -59,12 +59,18 @@ func (b *bounded[Q, K, V]) find(q Q) *V {
 
 // add returns the value for q, made if there are fewer than limit, and otherwise nil.
 func (b *bounded[Q, K, V]) add(q Q, limit int) *V {
+	return b.addIf(q, func(n int) bool { return n < limit })
+}
+
+// addIf returns the value for q, made if fits says so of the number of values, and otherwise nil. It
+// calls fits at most once, with b.mu held.
+func (b *bounded[Q, K, V]) addIf(q Q, fits func(n int) bool) *V {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if v := b.find(q); v != nil {
 		return v // somebody else was faster
 	}
-	if b.n >= limit {
+	if !fits(b.n) {
 		return nil
 	}
 	k, v := b.build(q)

@@ -96,7 +96,10 @@ type Config struct {
 	ServerTiming bool
 
 	// MaxSeries bounds the attribute sets of the server's metrics, of the client's, and of each
-	// [Observer]. Requests beyond it share series marked otel.metric.overflow. Zero means 1,000.
+	// [Observer]. Requests beyond it share series marked otel.metric.overflow: first without what
+	// strangers choose (method, protocol, scheme, Host), then without the status. The route stays,
+	// with error.type 5xx for all that failed by the server's fault, of each route that was seen
+	// while there was room, and of the first MaxSeries/32 others. Zero means 1,000.
 	// Less than 16 is invalid. The SDK has a limit of its own, 2,000 unless told otherwise.
 	MaxSeries int
 

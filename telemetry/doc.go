@@ -92,8 +92,10 @@
 // In Prometheus, dots become underscores, counters end in _total, and durations in _seconds. A bool
 // is 0 or 1. The file examples/gateway/deploy/keda.yaml scales on the requests in flight.
 //
-// Nothing that a client chooses freely is an attribute of a metric. If a hook lets such a thing
-// through all the same, it ends at [Config.MaxSeries].
+// Nothing that a client chooses freely is an attribute of a metric. What there is of it (known
+// methods, protocols, statuses), and what a hook lets through all the same, ends at
+// [Config.MaxSeries]. Room is kept for routes: beyond the bound the failures of a route are still
+// counted with it, in the end as one series with error.type 5xx.
 //
 // # Limits
 //

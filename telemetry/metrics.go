@@ -3,7 +3,6 @@ package telemetry
 import (
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -34,8 +33,8 @@ func (t *Telemetry) makeInstruments() error {
 	slices.Sort(buckets)
 	buckets = slices.Compact(buckets)
 
-	t.server.series = t.newSeriesCache(t.serverSeries)
-	t.client.series = t.newSeriesCache(t.clientSeries)
+	t.server.series = t.newSeriesCache(t.serverSeries, false)
+	t.client.series = t.newSeriesCache(t.clientSeries, true)
 	var errs []error
 	for _, s := range []struct {
 		*instruments
@@ -73,59 +72,6 @@ func (t *Telemetry) makeInstruments() error {
 	return errors.Join(errs...)
 }
 
-// A seriesKey identifies a series by what varies between requests. It is the bound on cardinality:
-// nothing that a client chooses freely may enter it.
-type seriesKey struct {
-	method   uint8  // index into Telemetry.methods; 0 is _OTHER
-	proto    uint8  // index into protocols
-	tls      bool   // the scheme is https
-	overflow bool   // stands for all series that found no room
-	status   uint16 // 0 if no response was sent or received
-	port     uint16 // client side: server.port
-	route    string // http.route, or url.template on the client side; "" if unknown
-	host     string // server.address; "" leaves it out
-	err      string // error.type; "" if none or if it is the status
-}
-
-// A series is what all requests of one key share.
-type series struct {
-	key    seriesKey
-	record []metric.RecordOption
-	end    []attribute.KeyValue // what a span learns at its end
-	name   string               // of the server's span
-}
-
-// A seriesCache has a series for each key.
-type seriesCache struct {
-	bounded[seriesKey, seriesKey, series]
-	rest *series // for keys that find no room even in the overflow
-}
-
-func (t *Telemetry) newSeriesCache(build func(seriesKey) *series) *seriesCache {
-	c := new(seriesCache)
-	c.limit, c.lost = t.cfg.MaxSeries, &t.overflow
-	c.ordinary = c.limit - c.limit/8 - 1
-	c.key = func(k seriesKey) seriesKey { return k }
-	c.answers = func(*series, seriesKey) bool { return true }
-	c.build = func(k seriesKey) (seriesKey, *series) {
-		// These may be parts of a long request that must not stay in memory for them.
-		k.route, k.host, k.err = strings.Clone(k.route), strings.Clone(k.host), strings.Clone(k.err)
-		return k, build(k)
-	}
-	// Status and error type are few and carry the error ratio: they keep their meaning in the
-	// overflow as long as the room set aside for it lasts.
-	c.shared = func(k seriesKey) seriesKey { return seriesKey{overflow: true, status: k.status, err: k.err} }
-	c.rest = c.add(seriesKey{overflow: true}, c.limit)
-	return c
-}
-
-func (c *seriesCache) of(k seriesKey) *series {
-	if s := c.get(k); s != nil {
-		return s
-	}
-	return c.rest
-}
-
 // serverSeries makes the series of k for Middleware.
 func (t *Telemetry) serverSeries(k seriesKey) *series {
 	kv := k.endAttributes(false, 5)
@@ -154,8 +100,13 @@ func (t *Telemetry) clientSeries(k seriesKey) *series {
 		kv = append(slices.Clip(kv), attribute.Bool(attrOverflow, true))
 	} else {
 		kv = append(slices.Clip(kv),
-			attribute.String(attrMethod, t.methods[k.method]), attribute.String(attrScheme, k.scheme()),
+			attribute.String(attrMethod, t.methods[k.method]), attribute.String(attrScheme, k.scheme()))
+	}
+	if !k.overflow || k.host != "" {
+		kv = append(kv,
 			attribute.String(attrServerAddress, k.host), attribute.Int(attrServerPort, int(k.port)))
+	}
+	if !k.overflow {
 		if k.proto != 0 {
 			kv = append(kv, attribute.String(attrProtocol, protocols[k.proto]))
 		}
@@ -167,7 +118,7 @@ func (t *Telemetry) clientSeries(k seriesKey) *series {
 // measure records the metrics of an exchange that ended.
 func (ex *exchange) measure(s *series, o outcome) {
 	m := &ex.tel.server
-	ctx := &ex.scope
+	ctx := afterScope{&ex.scope}
 	if m.active != nil {
 		m.active.Add(ctx, -1, ex.activeSeries()...) // first: what panics below must not leave it behind
 	}

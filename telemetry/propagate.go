@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 
+	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 )
@@ -12,6 +13,8 @@ import (
 const (
 	maxTraceState = 4096 // W3C Trace Context, section 3.3.1.5, asks for 512 at least
 	maxBaggage    = 8192 // W3C Baggage, section 3.3.2
+	maxMembers    = 64   // of baggage, likewise
+	fieldBaggage  = "baggage"
 )
 
 // extract returns ctx with the trace context and baggage that the client sent. At a public edge it
@@ -30,7 +33,26 @@ func (t *Telemetry) extract(ctx context.Context, h http.Header) (context.Context
 	if !t.cfg.Public {
 		return t.cfg.Propagator.Extract(ctx, inbound(h)), trace.SpanContext{}
 	}
-	return ctx, trace.SpanContextFromContext(t.cfg.Propagator.Extract(context.Background(), inbound(h)))
+	return ctx, trace.SpanContextFromContext(
+		t.cfg.Propagator.Extract(context.Background(), stranger{inbound(h)}))
+}
+
+// A stranger is inbound without baggage, which is dropped at a public edge: what nobody parses,
+// nobody quotes in an error.
+type stranger struct{ inbound }
+
+func (s stranger) Get(name string) string {
+	if name == fieldBaggage {
+		return ""
+	}
+	return s.inbound.Get(name)
+}
+
+func (s stranger) Values(name string) []string {
+	if name == fieldBaggage {
+		return nil
+	}
+	return s.inbound.Values(name)
 }
 
 // inbound reads the fields of a propagator from a request, within bounds.
@@ -50,6 +72,8 @@ func (h inbound) Get(name string) string {
 		return ""
 	case "tracestate":
 		return h.list("Tracestate")
+	case fieldBaggage:
+		return strings.Join(h.Values(name), ",")
 	}
 	return h.list(http.CanonicalHeaderKey(name))
 }
@@ -73,7 +97,26 @@ func (h inbound) Values(name string) []string {
 	if size(values) > maxBaggage {
 		return nil
 	}
-	return values
+	if name != fieldBaggage {
+		return values
+	}
+	// The propagator reports to stderr what it cannot parse, and quotes it. So it gets what can be
+	// parsed.
+	members := 0
+	good := make([]string, 0, len(values))
+	for _, v := range values {
+		bag, err := baggage.Parse(v)
+		if err != nil {
+			v = bag.String()
+		}
+		if members += bag.Len(); bag.Len() > 0 {
+			good = append(good, v)
+		}
+	}
+	if members > maxMembers {
+		return nil
+	}
+	return good
 }
 
 // Set makes inbound a carrier. It does nothing: inbound only reads.

@@ -2,6 +2,7 @@ package telemetry_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -213,4 +214,59 @@ func FuzzTraceContext(f *testing.F) {
 			}
 		}
 	})
+}
+
+// quoting notes what a propagator reports of what it was given.
+type quoting struct{ reported []string }
+
+func (q *quoting) Fields() []string { return []string{"baggage", "traceparent"} }
+
+func (q *quoting) Inject(context.Context, propagation.TextMapCarrier) {}
+func (q *quoting) Extract(ctx context.Context, c propagation.TextMapCarrier) context.Context {
+	values := append(c.(propagation.ValuesGetter).Values("baggage"), c.Get("baggage"))
+	for _, v := range values {
+		if v == "" {
+			continue
+		}
+		if _, err := baggage.Parse(v); err != nil {
+			q.reported = append(q.reported, err.Error())
+		} else {
+			q.reported = append(q.reported, "fine: "+v)
+		}
+	}
+	return propagation.TraceContext{}.Extract(ctx, c)
+}
+
+// TestO21_MalformedBaggageIsQuotedNowhere: at a public edge no baggage is parsed, elsewhere what can
+// be.
+func TestO21_MalformedBaggageIsQuotedNowhere(t *testing.T) {
+	for _, public := range []bool{true, false} {
+		q := new(quoting)
+		b := newBench(t, telemetry.Config{Public: public, Propagator: q})
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Traceparent", parent)
+		r.Header["Baggage"] = []string{"\x1b[31mhunter2", "good=1,hunter2;=,b ad=2", "role=admin", ""}
+		serve(b.Middleware(http.NotFoundHandler()), r)
+		if public {
+			require.Empty(t, q.reported)
+			require.Len(t, b.span(t).Links(), 1, "the trace is still linked")
+			continue
+		}
+		require.NotEmpty(t, q.reported)
+		for _, line := range q.reported {
+			require.True(t, strings.HasPrefix(line, "fine: "), line)
+		}
+		require.Contains(t, q.reported, "fine: role=admin")
+	}
+	// 65 members are dropped whole, 64 are not.
+	for n, want := range map[int]int{64: 64, 65: 0} {
+		b := newBench(t, telemetry.Config{})
+		r := httptest.NewRequest("GET", "/", nil)
+		for i := range n {
+			r.Header.Add("Baggage", fmt.Sprintf("k%d=v", i))
+		}
+		serve(b.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			require.Equal(t, want, baggage.FromContext(r.Context()).Len())
+		})), r)
+	}
 }

@@ -12,6 +12,7 @@ import (
 )
 
 // faultTypes are the values of error.type that [SLO] counts as failures.
+// (5xx, errFailed, is among what "[5-9].." matches.)
 const faultTypes = "[5-9]..|" + errPanic + "|" + errAborted + "|" + errTimeout
 
 // WriteRules writes a Prometheus rule file that alerts on the same windows as [SLO.Burn], for

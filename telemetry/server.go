@@ -85,6 +85,14 @@ type scope struct {
 	ex *exchange
 }
 
+// An afterScope is the context of what comes after the answer: the values of the request's, and no
+// end. A log handler or exporter that heeds contexts must not lose what clients do who leave.
+type afterScope struct{ *scope }
+
+func (afterScope) Deadline() (deadline time.Time, ok bool) { return time.Time{}, false }
+func (afterScope) Done() <-chan struct{}                   { return nil }
+func (afterScope) Err() error                              { return nil }
+
 type exchangeKey struct{}
 
 func (s *scope) Value(key any) any {
@@ -110,6 +118,7 @@ func (t *Telemetry) startExchange(w http.ResponseWriter, r *http.Request) *excha
 	ex.scope = scope{Context: r.Context(), ex: ex}
 	t.guard(func() { ex.startSpan(r) })
 	ex.request = r.WithContext(&ex.scope)
+	ex.writer.Serve(ex.request)
 	if t.cfg.RequestID != "" {
 		ex.id = t.requestID(r)
 		// For 1xx responses and handlers that look. What goes out in the end is up to

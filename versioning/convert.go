@@ -146,7 +146,7 @@ func (c *conversion) failed(direction Direction, code int, err error) *Conversio
 	}
 	v.counts.failures.Add(1)
 	if v.cfg.Observe != nil {
-		v.cfg.Observe(c.scope.Context, Event{
+		v.cfg.Observe(context.WithoutCancel(c.scope.Context), Event{ // the client may have left
 			Kind: Conversion, Version: e.Version, Direction: direction, Change: e.Change, Err: err,
 		})
 	}

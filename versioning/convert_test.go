@@ -763,3 +763,22 @@ func nextLine(t testing.TB, r *bufio.Reader) string {
 	require.NoError(t, err)
 	return line
 }
+
+// TestR32_ConversionsAreToldWithoutAnEnd: a client that leaves is observed by a context that has not
+// ended.
+func TestR32_ConversionsAreToldWithoutAnEnd(t *testing.T) {
+	var told []error
+	cfg := versioning.Config{Observe: func(ctx context.Context, e versioning.Event) {
+		if e.Kind == versioning.Conversion {
+			told = append(told, ctx.Err())
+		}
+	}}
+	ctx, cancel := context.WithCancel(t.Context())
+	v := chained(t, cfg, versioning.Change{
+		Name: "bad", Routes: []string{"/bad"},
+		Response: func(*versioning.Response) error { return errors.New("no") },
+	})
+	h := v.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { cancel() }))
+	h.ServeHTTP(httptest.NewRecorder(), post("/v1/bad", "{}").WithContext(ctx))
+	require.Equal(t, []error{nil}, told)
+}

@@ -23,7 +23,7 @@ func strip(s *scope, w http.ResponseWriter, r *http.Request) *stripped {
 	cut(&x.url, s.prefix)
 	x.request.URL = &x.url
 	x.location = location{scope: s, host: r.Host}
-	x.writer = writer{Recorder: *response.NewRecorder(w, r), owner: &x.location}
+	x.writer = writer{Recorder: *response.NewRecorder(w, &x.request), owner: &x.location}
 	return x
 }
 

@@ -41,6 +41,7 @@ func (v *Versions) Resolve(next http.Handler) http.Handler {
 		}
 		s := v.newScope(w, r, now, &d)
 		inner := r.WithContext(s)
+		s.writer.Serve(inner)
 		if counts {
 			v.ledger.inFlight[d.index].Add(1)
 		}

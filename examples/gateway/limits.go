@@ -32,9 +32,9 @@ type Limit struct {
 	// Header is the header field of by: header, which requires it.
 	Header string `yaml:"header"`
 
-	// Missing says what happens to a request without the header: "reject" answers 400, "skip"
-	// leaves the limit out, "shared" counts all such requests as one consumer. Required with by:
-	// header.
+	// Missing says what happens to a request without the header, or with several values of it:
+	// "reject" answers 400, "skip" leaves the limit out, "shared" counts all such requests as one
+	// consumer. Required with by: header.
 	Missing string `yaml:"missing"`
 
 	PerRoute bool   `yaml:"per_route"` // each route counts for itself

@@ -3,10 +3,12 @@ package response
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"time"
 )
 
 // A Recorder passes a response through and remembers its status and size. Create one with
@@ -17,26 +19,37 @@ type Recorder struct {
 	Bytes    int64 // of the body that were sent; zero for HEAD, whose body net/http discards
 	Hijacked bool  // the handler has taken the connection; Bytes leaves out what it writes there
 
-	head bool // the request's method is HEAD
+	head    bool          // the request's method is HEAD
+	request *http.Request // as the handler got it
 }
 
 // NewRecorder returns a Recorder around w, the writer of the response to r.
 func NewRecorder(w http.ResponseWriter, r *http.Request) *Recorder {
-	return &Recorder{ResponseWriter: w, head: r.Method == http.MethodHead}
+	return &Recorder{ResponseWriter: w, head: r.Method == http.MethodHead, request: r}
 }
+
+// Serve tells r that the handler gets inner, a copy of the request that r was made for.
+func (r *Recorder) Serve(inner *http.Request) { r.request = inner }
 
 // Unwrap lets http.ResponseController reach the writer below, for deadlines and full duplex.
 func (r *Recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // WriteHeader passes code on unless the final header has been sent. net/http would ignore a second
-// final header too, but the line in its log would name this file rather than the handler's.
+// final header too, but the line in its log would name this file rather than the handler's: so the
+// line is written here.
 func (r *Recorder) WriteHeader(code int) {
 	if r.Status != 0 {
+		if !r.Hijacked {
+			r.Superfluous()
+		}
 		return
 	}
+	final := code >= 200 || code == http.StatusSwitchingProtocols // 1xx come before, except 101
+	if final {
+		r.begin(code)
+	}
 	r.ResponseWriter.WriteHeader(code) // panics if code is invalid
-	// 1xx responses come before the final one, except 101, which is final.
-	if code >= 200 || code == http.StatusSwitchingProtocols {
+	if final {
 		r.Status = code
 	}
 }
@@ -45,6 +58,7 @@ func (r *Recorder) Write(p []byte) (int, error) {
 	if r.Hijacked {
 		return 0, http.ErrHijacked
 	}
+	r.begin(http.StatusOK)
 	n, err := r.ResponseWriter.Write(p)
 	// A write that fails, as too long or with 204 and 304, has sent the header too.
 	r.wrote(int64(n), true)
@@ -56,6 +70,7 @@ func (r *Recorder) WriteString(s string) (int, error) {
 	if r.Hijacked {
 		return 0, http.ErrHijacked
 	}
+	r.begin(http.StatusOK)
 	n, err := io.WriteString(r.ResponseWriter, s)
 	r.wrote(int64(n), true)
 	return n, err
@@ -66,6 +81,7 @@ func (r *Recorder) ReadFrom(src io.Reader) (int64, error) {
 	if r.Hijacked {
 		return 0, http.ErrHijacked
 	}
+	r.begin(http.StatusOK)
 	n, err := io.Copy(r.ResponseWriter, src)
 	// If nothing was copied no header was sent, since src may have failed before its first byte.
 	// But a copy that is refused as too long has sent the header.
@@ -78,6 +94,7 @@ func (r *Recorder) FlushError() error {
 	if r.Hijacked {
 		return http.ErrHijacked
 	}
+	r.begin(http.StatusOK)
 	err := http.NewResponseController(r.ResponseWriter).Flush()
 	r.wrote(0, !errors.Is(err, http.ErrNotSupported))
 	return err
@@ -102,13 +119,51 @@ func (r *Recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // Push is for callers that assert http.Pusher. If no writer below can push it returns
 // http.ErrNotSupported.
 func (r *Recorder) Push(target string, opts *http.PushOptions) error {
-	for w := r.ResponseWriter; ; {
-		if p, ok := w.(http.Pusher); ok {
-			return p.Push(target, opts)
+	if p, ok := below[http.Pusher](r.ResponseWriter); ok {
+		return p.Push(target, opts)
+	}
+	return http.ErrNotSupported
+}
+
+// CloseNotify is for callers that assert http.CloseNotifier, which is deprecated, but net/http's own
+// writers have it. If no writer below has, the channel tells of the end of the request's context.
+func (r *Recorder) CloseNotify() <-chan bool {
+	type closeNotifier interface{ CloseNotify() <-chan bool }
+	if c, ok := below[closeNotifier](r.ResponseWriter); ok {
+		return c.CloseNotify()
+	}
+	gone := make(chan bool, 1)
+	if r.request != nil {
+		context.AfterFunc(r.request.Context(), func() { gone <- true })
+	}
+	return gone
+}
+
+// SetReadDeadline, SetWriteDeadline and EnableFullDuplex are for callers that assert them, as
+// net/http's own writers have them. If no writer below has, they return http.ErrNotSupported.
+func (r *Recorder) SetReadDeadline(at time.Time) error {
+	return http.NewResponseController(r.ResponseWriter).SetReadDeadline(at)
+}
+
+// SetWriteDeadline is described at SetReadDeadline.
+func (r *Recorder) SetWriteDeadline(at time.Time) error {
+	return http.NewResponseController(r.ResponseWriter).SetWriteDeadline(at)
+}
+
+// EnableFullDuplex is described at SetReadDeadline.
+func (r *Recorder) EnableFullDuplex() error {
+	return http.NewResponseController(r.ResponseWriter).EnableFullDuplex()
+}
+
+// below returns w, or the first writer below it, that is a T.
+func below[T any](w http.ResponseWriter) (found T, ok bool) {
+	for {
+		if found, ok = w.(T); ok {
+			return found, true
 		}
 		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
 		if !ok {
-			return http.ErrNotSupported
+			return found, false
 		}
 		w = u.Unwrap()
 	}

@@ -163,7 +163,8 @@ func TestO07_FlushSendsTheHeader(t *testing.T) {
 		require.NoError(t, resp.Body.Close())
 		require.Equal(t, 200, resp.StatusCode)
 		require.Equal(t, 200, s.record(t).Status)
-		require.Empty(t, s.log.String())
+		require.Equal(t, 1, strings.Count(s.log.String(), "superfluous"), "of the handler's second header")
+		require.Contains(t, s.log.String(), "(recorder_test.go:")
 	})
 }
 
@@ -334,6 +335,7 @@ func TestO09_StatusAndBytes(t *testing.T) {
 		bytes   int64
 		body    string
 		zero    bool // the handler sends nothing, so Status stays zero and net/http says 200
+		told    bool // the server's log tells of a header that should not have been sent
 	}{
 		{name: "nothing written", handler: func(*response.Recorder) {}, status: 200, zero: true},
 		{name: "implicit 200", handler: write("hello"), status: 200, bytes: 5, body: "hello"},
@@ -345,11 +347,11 @@ func TestO09_StatusAndBytes(t *testing.T) {
 		{name: "second WriteHeader", handler: func(rec *response.Recorder) {
 			rec.WriteHeader(404)
 			rec.WriteHeader(500)
-		}, status: 404},
+		}, status: 404, told: true},
 		{name: "WriteHeader after the body", handler: func(rec *response.Recorder) {
 			write("x")(rec)
 			rec.WriteHeader(500)
-		}, status: 200, bytes: 1, body: "x"},
+		}, status: 200, bytes: 1, body: "x", told: true},
 		{name: "1xx and then the status", handler: func(rec *response.Recorder) {
 			rec.WriteHeader(http.StatusEarlyHints)
 			rec.WriteHeader(http.StatusProcessing)
@@ -358,7 +360,7 @@ func TestO09_StatusAndBytes(t *testing.T) {
 		{name: "1xx after the status", handler: func(rec *response.Recorder) {
 			rec.WriteHeader(201)
 			rec.WriteHeader(103)
-		}, status: 201},
+		}, status: 201, told: true},
 		{name: "body of a 204", handler: func(rec *response.Recorder) {
 			rec.WriteHeader(204)
 			write("none")(rec)
@@ -404,7 +406,13 @@ func TestO09_StatusAndBytes(t *testing.T) {
 				}
 				require.Equal(t, tt.bytes, rec.Bytes)
 				require.Equal(t, tt.body, string(body))
-				require.NotContains(t, s.log.String(), "superfluous")
+				if tt.told {
+					require.Contains(t, s.log.String(), "superfluous response.WriteHeader call from "+
+						"github.com/trivet-go/trivet/internal/response_test.TestO09_StatusAndBytes")
+					require.Contains(t, s.log.String(), "(recorder_test.go:")
+				} else {
+					require.Empty(t, s.log.String())
+				}
 			})
 		}
 	})
@@ -438,7 +446,7 @@ func TestO09_WriteBeyondContentLengthHasSentTheHeader(t *testing.T) {
 			rec := s.record(t)
 			require.Equal(t, 200, rec.Status)
 			require.Zero(t, rec.Bytes)
-			require.NotContains(t, s.log.String(), "superfluous")
+			require.Contains(t, s.log.String(), "(recorder_test.go:", "the handler's line, not the wrapper's")
 		})
 	}
 }

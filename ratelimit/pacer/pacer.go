@@ -148,7 +148,7 @@ func (p *Pacer) wait(ctx context.Context, key string, h *pace) error {
 		err.Key = key
 	}
 	if p.cfg.Observe != nil {
-		p.cfg.Observe(ctx, Event{Outcome: outcome, Duration: waited, Key: key})
+		p.cfg.Observe(context.WithoutCancel(ctx), Event{Outcome: outcome, Duration: waited, Key: key})
 	}
 	if err != nil {
 		return err

@@ -28,6 +28,10 @@
 // Burst + Limit × lag/Window for each key. A step of the server's clock forward pays debts as much
 // earlier; a step back delays no request by more than the debt.
 //
+// What comes after the answer, Charge of a Decision and what a CountIf gives back, does not end with
+// the request, but within the same Timeout. If go-redis repeats a call whose answer was lost, as its
+// MaxRetries allows, the server may charge, or give back, twice.
+//
 // # Leases
 //
 // With [Config].Leases a process buys a part of what a key has left in advance and spends it

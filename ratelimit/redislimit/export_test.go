@@ -33,7 +33,7 @@ func Parse(
 	if err != nil {
 		return false, numbers, err
 	}
-	answers, err := parse(reply, []request{{rate: u}})
+	answers, err := parse(reply, []request{{rate: u}}, answersPerKey)
 	if err != nil {
 		return false, numbers, err
 	}

@@ -77,15 +77,16 @@ func (ls *leaseShard) evictLocked(now int64) bool {
 	return found
 }
 
-// takeLeased decides c out of its lease, buying a new one if that is used up.
-func (s *Store) takeLeased(ctx context.Context, c *ratelimit.Claim, terms LeaseConfig) error {
+// takeLeased decides the one claim out of its lease, buying a new one if that is used up.
+func (s *Store) takeLeased(ctx context.Context, claims []ratelimit.Claim, terms LeaseConfig) error {
+	c := &claims[0]
 	r, err := s.request(c)
 	if err != nil {
 		return err
 	}
 	l := s.leases.get(r.tag, s.now())
 	if l == nil {
-		_, err := s.ask(ctx, s.deadline(), []request{r}, []*ratelimit.Claim{c}, LeaseConfig{})
+		_, err := s.ask(ctx, s.deadline(), "take", []request{r}, claims, LeaseConfig{})
 		return err
 	}
 	deadline := s.deadline() // the wait for a call that is buying counts as a wait for Redis
@@ -111,7 +112,7 @@ func (s *Store) takeLeased(ctx context.Context, c *ratelimit.Claim, terms LeaseC
 	if r.cost <= r.rate.costsOfMost {
 		r.cost -= l.balance
 	}
-	bought, err := s.ask(ctx, deadline, []request{r}, []*ratelimit.Claim{c}, terms)
+	bought, err := s.ask(ctx, deadline, "take", []request{r}, claims, terms)
 	if err != nil || c.Denied {
 		return err
 	}

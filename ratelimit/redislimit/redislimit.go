@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"math"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -103,8 +102,8 @@ func (s *Store) Stats() Stats {
 }
 
 // Prepare implements [ratelimit.Store]. It refuses rates that the script cannot count exactly,
-// several policies on a Cluster unless their keys share a slot, and several policies of which one
-// is leased.
+// several policies on a Cluster unless their keys share a slot, and a leased policy beside others or
+// with a CountIf.
 func (s *Store) Prepare(policies []ratelimit.Policy) error {
 	var errs []error
 	for _, p := range policies {
@@ -112,12 +111,19 @@ func (s *Store) Prepare(policies []ratelimit.Policy) error {
 		errs = append(errs, ofPolicy(p.Name, err))
 	}
 	f := settings.Of("redislimit", "Config")
-	if len(policies) > 1 {
-		for _, p := range policies {
-			if _, ok := s.cfg.Leases[p.Name]; ok {
-				f.Add(fmt.Sprintf("Leases[%q]", p.Name), "a leased policy must be its limiter's only one")
-			}
+	for _, p := range policies {
+		if _, ok := s.cfg.Leases[p.Name]; !ok {
+			continue
 		}
+		field := fmt.Sprintf("Leases[%q]", p.Name)
+		if len(policies) > 1 {
+			f.Add(field, "a leased policy must be its limiter's only one")
+		}
+		if p.CountIf != nil {
+			f.Add(field, "the policy has a CountIf: what is paid for in advance cannot be given back")
+		}
+	}
+	if len(policies) > 1 {
 		if s.sharded && !s.cfg.SameKey && s.cfg.HashTag == "" {
 			f.Add("HashTag", "or SameKey is needed for %d policies: their keys may live in different "+
 				"slots of the Cluster, where no script can decide them together", len(policies))
@@ -139,6 +145,8 @@ type request struct {
 	tag  uint64 // of key and rate, for what is remembered here
 	rate unitRate
 	cost int64
+
+	receipt [2]int64 // of what is to be refunded
 }
 
 func (s *Store) request(c *ratelimit.Claim) (request, error) {
@@ -183,36 +191,69 @@ func (s *Store) deadline() time.Time { return time.Now().Add(s.cfg.Timeout) }
 func (s *Store) Take(ctx context.Context, claims []ratelimit.Claim) error {
 	if len(claims) == 1 {
 		if terms, ok := s.cfg.Leases[claims[0].Policy.Name]; ok {
-			return s.takeLeased(ctx, &claims[0], terms)
+			return s.takeLeased(ctx, claims, terms)
 		}
 	}
-	requests := make([]request, len(claims))
-	pointers := make([]*ratelimit.Claim, len(claims))
+	requests, err := s.requests(claims)
+	if err != nil {
+		return err
+	}
+	mode := "take"
 	for i := range claims {
-		r, err := s.request(&claims[i])
-		if err != nil {
-			return err
+		if claims[i].Policy.CountIf != nil {
+			mode = "hold"
 		}
-		if s.sharded && s.cfg.HashTag == "" && claims[i].Key != claims[0].Key {
-			return errors.New("redislimit: Config.SameKey: a decision has different keys")
-		}
-		requests[i], pointers[i] = r, &claims[i]
 	}
-	_, err := s.ask(ctx, s.deadline(), requests, pointers, LeaseConfig{})
+	_, err = s.ask(ctx, s.deadline(), mode, requests, claims, LeaseConfig{})
 	return err
 }
 
-// Charge implements [ratelimit.Store].
-func (s *Store) Charge(ctx context.Context, claims []ratelimit.Claim) error {
+// requests returns claims in Redis's terms.
+func (s *Store) requests(claims []ratelimit.Claim) ([]request, error) {
 	requests := make([]request, len(claims))
 	for i := range claims {
 		r, err := s.request(&claims[i])
 		if err != nil {
-			return err
+			return nil, err
+		}
+		if s.sharded && s.cfg.HashTag == "" && claims[i].Key != claims[0].Key {
+			return nil, errors.New("redislimit: Config.SameKey: a decision has different keys")
 		}
 		requests[i] = r
 	}
-	answers, err := s.call(ctx, s.deadline(), "charge", requests, LeaseConfig{})
+	return requests, nil
+}
+
+// Peek implements [ratelimit.Store]. What this process has leased counts as used.
+func (s *Store) Peek(ctx context.Context, claims []ratelimit.Claim) error {
+	requests, err := s.requests(claims)
+	if err != nil {
+		return err
+	}
+	_, err = s.ask(ctx, s.deadline(), "peek", requests, claims, LeaseConfig{})
+	return err
+}
+
+// Charge implements [ratelimit.Store]. It does not end with ctx but at [Config].Timeout.
+func (s *Store) Charge(ctx context.Context, claims []ratelimit.Claim) error {
+	return s.settle(ctx, "charge", claims)
+}
+
+// Refund implements [ratelimit.Store]. It does not end with ctx but at [Config].Timeout.
+func (s *Store) Refund(ctx context.Context, claims []ratelimit.Claim) error {
+	return s.settle(ctx, "refund", claims)
+}
+
+// settle writes what is known only after the answer, when the client may have left.
+func (s *Store) settle(ctx context.Context, mode string, claims []ratelimit.Claim) error {
+	requests, err := s.requests(claims)
+	if err != nil {
+		return err
+	}
+	for i := range claims {
+		requests[i].receipt = claims[i].Receipt
+	}
+	answers, err := s.call(context.WithoutCancel(ctx), s.deadline(), mode, requests, LeaseConfig{})
 	if err != nil {
 		return err
 	}
@@ -225,21 +266,24 @@ func (s *Store) Charge(ctx context.Context, claims []ratelimit.Claim) error {
 // ask decides requests, from memory if they are known to be denied, and writes the answers into
 // claims. It returns how much was leased of the first.
 func (s *Store) ask(
-	ctx context.Context, deadline time.Time, requests []request, claims []*ratelimit.Claim, terms LeaseConfig,
+	ctx context.Context, deadline time.Time, mode string, requests []request, claims []ratelimit.Claim,
+	terms LeaseConfig,
 ) (leased int64, err error) {
 	if s.deniedHere(requests, claims) {
 		s.denied.Add(1)
 		return 0, nil
 	}
-	answers, err := s.call(ctx, deadline, "take", requests, terms)
+	answers, err := s.call(ctx, deadline, mode, requests, terms)
 	if err != nil {
 		return 0, err
 	}
 	now := s.now()
 	for i, a := range answers {
-		c := claims[i]
+		c := &claims[i]
 		c.Denied, c.Remaining, c.Reset, c.RetryAfter = a.denied, a.remaining, a.reset, a.retry
-		if a.denied && a.retry > 0 {
+		c.Receipt = a.receipt
+		// What a CountIf may give back at any moment, in any process, is not remembered as denied.
+		if a.denied && a.retry > 0 && c.Policy.CountIf == nil {
 			s.denials.put(&requests[i], now, a.retry, a.reset)
 		}
 	}
@@ -247,10 +291,10 @@ func (s *Store) ask(
 }
 
 // deniedHere answers claims if one of them is known to be denied.
-func (s *Store) deniedHere(requests []request, claims []*ratelimit.Claim) (any bool) {
+func (s *Store) deniedHere(requests []request, claims []ratelimit.Claim) (any bool) {
 	now := s.now()
 	for i := range requests {
-		r, c := &requests[i], claims[i]
+		r, c := &requests[i], &claims[i]
 		wait, reset, known := s.denials.get(r, now)
 		never := r.cost > r.rate.costsOfMost
 		if never {
@@ -267,70 +311,4 @@ func (s *Store) deniedHere(requests []request, claims []*ratelimit.Claim) (any b
 		claims[i].Remembered = any
 	}
 	return any
-}
-
-// An answer is what the script says about one key.
-type answer struct {
-	denied       bool
-	remaining    int64
-	retry, reset time.Duration
-	leased       int64
-}
-
-// call runs the script in one round trip; a second one only if the server has forgotten it.
-func (s *Store) call(
-	ctx context.Context, deadline time.Time, mode string, requests []request, terms LeaseConfig,
-) ([]answer, error) {
-	keys := make([]string, len(requests))
-	args := make([]any, 1, 1+8*len(requests))
-	args[0] = mode
-	for i := range requests {
-		keys[i] = requests[i].key
-		args = requests[i].rate.args(args, requests[i].cost, terms)
-	}
-	var answers []answer
-	err := s.guard.Do(ctx, deadline, func(ctx context.Context) error {
-		s.calls.Add(1)
-		reply, err := s.script.Run(ctx, s.client, keys, args...).Int64Slice()
-		if err == nil {
-			answers, err = parse(reply, requests)
-		}
-		return err
-	})
-	switch {
-	case err == nil:
-		return answers, nil
-	case errors.Is(err, redisguard.ErrOpen):
-		s.refused.Add(1)
-	default:
-		s.failures.Add(1)
-	}
-	return nil, fmt.Errorf("redislimit: %w", err)
-}
-
-// parse reads the script's reply. A reply that the script cannot have sent is an error: something
-// else than Redis is at the other end.
-func parse(reply []int64, requests []request) ([]answer, error) {
-	if len(reply) != answersPerKey*len(requests) {
-		return nil, fmt.Errorf("the script answered %d numbers for %d keys", len(reply), len(requests))
-	}
-	answers := make([]answer, len(requests))
-	const longest = math.MaxInt64 / int64(time.Microsecond)
-	for i := range answers {
-		r := reply[i*answersPerKey:]
-		denied, remaining, retry, reset, leased := r[0], r[1], r[2], r[3], r[4]
-		most := requests[i].rate.costsOfMost
-		if denied < 0 || denied > 1 || remaining < 0 || remaining > most ||
-			retry < -1 || reset < 0 || leased < 0 || leased > most {
-			return nil, fmt.Errorf("the script answered %d", r[:answersPerKey])
-		}
-		answers[i] = answer{
-			denied:    denied == 1,
-			remaining: remaining,
-			retry:     time.Duration(min(max(retry, 0), longest)) * time.Microsecond,
-			reset:     time.Duration(min(reset, longest)) * time.Microsecond,
-			leased:    leased,
-		}
-	}
-	return answers, nil
 }

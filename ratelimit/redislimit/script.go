@@ -17,9 +17,16 @@ const (
 )
 
 // The script's values: of a bucket "time debt b", of a sliding window "number previous current".
-// ARGV: the mode, then for each key: kind, three numbers of the rate, the most debt, cost, and what
-// to lease: fraction and maximum. The answer for each key: denied, remaining, retry and reset
-// in microseconds, leased.
+// ARGV: the mode, then for each key: kind, three numbers of the rate, the most debt, cost, and two
+// that depend on the mode. The answer for each key: denied, remaining, retry and reset in
+// microseconds, leased; in mode hold also the two numbers of a receipt: of a bucket the time and the
+// debt after the charge, of a sliding window its number and zero.
+//
+//	take    decides and charges all keys or none; the two: what to lease, fraction and maximum
+//	hold    the same, for a charge that may be refunded
+//	peek    decides and charges nothing
+//	charge  charges, whether it fits or not
+//	refund  takes a charge back, as far as time has not paid it; the two: the receipt
 //
 // A quotient of doubles may round up to the next integer, so div corrects it by products, which are
 // exact up to 2^53; of a sliding window with Limit × Window in microseconds beyond that, the last
@@ -30,7 +37,8 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 `
 	scriptBody = `
-local charge = ARGV[1] == 'charge'
+local mode = ARGV[1]
+local charge, refund, peek = mode == 'charge', mode == 'refund', mode == 'peek'
 local floor, max, min = math.floor, math.max, math.min
 local limit = 9007199254740992
 local denied = false
@@ -75,7 +83,11 @@ for i, key in ipairs(KEYS) do
     local after = debt + cost * x
     s.used = debt
     s.after = min(after, tonumber(ARGV[at + 4]))
-    s.ok = cost == 0 or after <= z
+    if refund then -- debts are paid in the order in which they were made
+      local unpaid = max(tonumber(ARGV[at + 7]) - max(now - tonumber(ARGV[at + 6]), 0) * y, 0)
+      s.after = max(debt - min(cost * x, unpaid), 0)
+    end
+    s.ok = cost == 0 or refund or after <= z
     if not s.ok then
       s.retry = cost * x <= z and divup(after - z, y) or -1
     end
@@ -88,9 +100,14 @@ for i, key in ipairs(KEYS) do
       if p >= k then prev, cur = q, r -- later only if the clock was set back
       elseif p == k - 1 then prev = r end
     end
+    if refund then
+      local charged = tonumber(ARGV[at + 6])
+      if charged == k then cur = max(cur - cost, 0)
+      elseif charged == k - 1 then prev = max(prev - cost, 0) end
+    end
     local used = divup(prev * (x - offset), x) + cur
     s.k, s.prev, s.cur, s.offset, s.used = k, prev, cur, offset, used
-    s.ok = cost == 0 or used + cost <= y
+    s.ok = cost == 0 or refund or used + cost <= y
     if not s.ok then
       if cost > y then s.retry = -1
       elseif cur + cost <= y then s.retry = x - div((y - cur - cost) * x, prev) - offset
@@ -110,13 +127,14 @@ for i, key in ipairs(KEYS) do
   local s = state[i]
   local at = 2 + (i - 1) * 8
   local leased = 0
-  local apply = s.cost > 0 and (charge or not denied)
+  local lease = mode == 'take'
+  local apply = s.cost > 0 and not peek and (charge or not denied)
   local remaining, reset, keep
   if s.kind == 'g' then
     local used = s.used
     if apply then
       used = s.after
-      if not charge then
+      if lease then
         leased = floor(div(s.z - used, s.x) * tonumber(ARGV[at + 6]))
         leased = min(leased, tonumber(ARGV[at + 7]))
         used = used + leased * s.x
@@ -128,9 +146,11 @@ for i, key in ipairs(KEYS) do
   else
     local used, cur = s.used, s.cur
     if apply then
-      cur = min(cur + s.cost, limit / 4)
-      used = used + s.cost
-      if not charge then
+      if not refund then
+        cur = min(cur + s.cost, limit / 4)
+        used = used + s.cost
+      end
+      if lease then
         leased = min(floor((s.y - used) * tonumber(ARGV[at + 6])), tonumber(ARGV[at + 7]))
         cur = cur + leased
         used = used + leased
@@ -150,10 +170,15 @@ for i, key in ipairs(KEYS) do
   answer[#answer + 1] = s.ok and 0 or s.retry
   answer[#answer + 1] = reset
   answer[#answer + 1] = leased
+  if mode == 'hold' then
+    answer[#answer + 1] = s.k or now
+    answer[#answer + 1] = s.after or 0
+  end
 end
 return answer
 `
-	answersPerKey = 5
+	answersPerKey = 5 // without a receipt
+	maxExact      = 1 << 53
 )
 
 // A unitRate is a Rate in the script's terms.
@@ -214,13 +239,16 @@ func gcd(a, b int64) int64 {
 	return a
 }
 
-// args appends u's part of ARGV.
-func (u *unitRate) args(args []any, cost int64, terms LeaseConfig) []any {
+// args appends u's part of ARGV; last are the two numbers of the mode.
+func (u *unitRate) args(args []any, cost int64, last [2]any) []any {
+	return append(args, u.kind, u.x, u.y, u.z, u.mostDebt, cost, last[0], last[1])
+}
+
+// leasing returns the two numbers that say how much to lease.
+func (terms LeaseConfig) leasing() [2]any {
 	most := terms.Max
 	if most == 0 {
 		most = maxUnits
 	}
-	return append(
-		args, u.kind, u.x, u.y, u.z, u.mostDebt, cost, strconv.FormatFloat(terms.Fraction, 'g', -1, 64), most,
-	)
+	return [2]any{strconv.FormatFloat(terms.Fraction, 'g', -1, 64), most}
 }

@@ -4,7 +4,6 @@ package redact
 
 import (
 	"net/url"
-	"regexp"
 	"strings"
 )
 
@@ -18,7 +17,8 @@ const (
 )
 
 // Query returns query with the values of all parameters but the allowed ones replaced. A parameter
-// without '=' may be a secret all by itself.
+// without '=' may be a secret all by itself, and so may be one that only ends in '=': base64 does. Of
+// an allowed value that is a URL itself, user information, query and fragment are replaced.
 func Query(query string, allowed map[string]bool) string {
 	var b strings.Builder
 	for pair := range strings.SplitSeq(query, "&") {
@@ -30,16 +30,17 @@ func Query(query string, allowed map[string]bool) string {
 			b.WriteByte('&')
 		}
 		name, value, ok := strings.Cut(pair, "=")
+		plain, err := url.QueryUnescape(name)
+		// Some servers take ';' for another '&': what follows it has another name.
+		shown := err == nil && allowed[plain] && !strings.Contains(value, ";")
 		switch {
 		case pair == "":
-		case !ok:
+		case !ok, !shown && strings.Trim(value, "=") == "":
 			b.WriteString(Word)
 		default:
 			b.WriteString(Clip(name, maxName))
 			b.WriteByte('=')
-			// Some servers take ';' for another '&': what follows it has another name.
-			plain, err := url.QueryUnescape(name)
-			if err == nil && allowed[plain] && !strings.Contains(value, ";") {
+			if shown && isPlain(value) {
 				b.WriteString(Clip(value, maxQuery))
 			} else {
 				b.WriteString(Word)
@@ -62,52 +63,107 @@ func URL(u *url.URL, allowed map[string]bool) string {
 	return c.String()
 }
 
-var (
-	// urls finds the parts of URLs within a text that may be secret: user information and query.
-	urls = regexp.MustCompile(`(?i)\b([a-z][a-z0-9+.-]*://)([^\s/?#"'<>]*@)?([^\s?#"'<>]*)(\?[^\s"'<>]*)?`)
-	// userinfo finds user:password@ where no scheme announces it, as in the DSNs of SQL drivers.
-	userinfo = regexp.MustCompile(`[^\s:/?#@"'<>=]*:[^\s/?#@"'<>]+@`)
-	// fields finds header fields that hold credentials: all of the line, since a Cookie has several
-	// and Digest has them in quotes.
-	fields = regexp.MustCompile(
-		`(?i)\b((?:proxy-)?authorization|(?:set-)?cookie)(["']?\s*[:=]\s*)[^\r\n]+`)
-	// credentials finds values that follow the name of a secret.
-	credentials = regexp.MustCompile(`(?i)([\w-]*(?:authorization|cookie|idempotency-key|api[-_]?key|` +
-		`access[-_]?key|token|passw(?:or)?d|passphrase|secret|signature)\w*)` +
-		`(["']?\s*[:=]\s*)("[^"]*"|'[^']*'|(?:(?:bearer|basic|digest)\s+)?[^\s,;&"']+)`)
-	// schemes finds credentials that no name announces, and jwts JSON web tokens.
-	schemes = regexp.MustCompile(`(?i)\b(bearer|basic)\s+[a-z0-9._~+/=-]{8,}`)
-	jwts    = regexp.MustCompile(`\beyJ[\w-]+\.[\w-]+\.[\w-]*`)
-)
+// isPlain reports whether the value of a parameter, however often it is escaped, holds neither a URL
+// with secret parts nor anything else that looks like a secret.
+func isPlain(value string) bool {
+	for range 4 {
+		if Text(value) != Clip(value, maxText) || Reference(value) != value {
+			return false
+		}
+		plain, err := url.QueryUnescape(value)
+		if err != nil || plain == value {
+			return err == nil || !strings.Contains(value, "%")
+		}
+		value = plain
+	}
+	return false
+}
 
-// Text returns text, bounded and without what looks like a secret. Texts of errors and panics quote
-// URLs and header fields. Patterns give no certainty, but these are the usual forms.
-func Text(text string) string {
-	text = Clip(text, maxText)
-	if strings.Contains(text, "://") {
-		text = urls.ReplaceAllStringFunc(text, func(u string) string {
-			m := urls.FindStringSubmatch(u)
-			if m[2] != "" {
-				m[2] = Word + ":" + Word + "@"
-			}
-			if m[4] != "" {
-				m[4] = "?" + Word
-			}
-			return m[1] + m[2] + m[3] + m[4]
-		})
+// Reference returns a URI reference (RFC 3986, section 4.1), such as a Location, without credentials
+// and secrets. It need not be a valid one.
+func Reference(ref string) string {
+	// The expression of RFC 3986, appendix B: what follows the first '#' is the fragment, what lies
+	// between the first '?' before it and it is the query.
+	ref, _, fragment := strings.Cut(ref, "#")
+	ref, _, query := strings.Cut(ref, "?")
+	before, rest, found := strings.Cut(ref, "//")
+	if found && (before == "" || strings.HasSuffix(before, ":") && !strings.Contains(before, "/")) {
+		ref = before + "//" + authority(rest)
 	}
-	if strings.IndexByte(text, '@') >= 0 {
-		text = userinfo.ReplaceAllString(text, Word+":"+Word+"@")
+	ref = Text(ref)
+	if query {
+		ref += "?" + Word // names of parameters may be secrets too
 	}
-	if strings.ContainsAny(text, ":= ") {
-		text = fields.ReplaceAllString(text, "${1}${2}"+Word)
-		text = credentials.ReplaceAllString(text, "${1}${2}"+Word)
-		text = schemes.ReplaceAllString(text, "${1} "+Word)
+	if fragment {
+		ref += "#" + Word
 	}
-	if strings.Contains(text, "eyJ") {
-		text = jwts.ReplaceAllString(text, Word)
+	return ref
+}
+
+// authority returns what follows "//", without user information. Passwords that are not escaped may
+// hold '/': then what stands before the last '@' has no port where one would be.
+func authority(s string) string {
+	end := strings.IndexAny(s, "/\\")
+	if end < 0 {
+		end = len(s)
 	}
-	return text
+	at := strings.LastIndexByte(s[:end], '@')
+	if colon := strings.LastIndexByte(s[:end], ':'); at < 0 && colon >= 0 && !isPort(s[colon+1:end]) {
+		at = strings.LastIndexByte(s, '@')
+	}
+	if at < 0 {
+		return s
+	}
+	return Word + ":" + Word + s[at:]
+}
+
+// isPort reports whether s may stand between a host's colon and the path; so may the end of an
+// address in brackets.
+func isPort(s string) bool {
+	return strings.Trim(s, "0123456789") == "" || strings.HasSuffix(s, "]")
+}
+
+// references are the fields whose values are URI references.
+var references = map[string]bool{
+	"Location": true, "Content-Location": true, "Referer": true, "Destination": true, "Sourcemap": true,
+	"X-Forwarded-Uri": true, "X-Original-Uri": true, "X-Original-Url": true, "X-Rewrite-Url": true,
+	"X-Accel-Redirect": true,
+}
+
+// Field returns the value of the header field with the given canonical name, without secrets.
+func Field(name, value string) string {
+	switch {
+	case references[name]:
+		return Clip(Reference(value), maxText)
+	case name == "Link":
+		return Clip(links(value), maxText)
+	case name == "Refresh": // 5; url=/next
+		if i := strings.Index(strings.ToLower(value), "url="); i >= 0 {
+			i += len("url=")
+			return Clip(Text(value[:i])+Reference(value[i:]), maxText)
+		}
+	}
+	return Text(value)
+}
+
+// links returns the value of a Link field (RFC 8288): references in angle brackets, with parameters.
+func links(value string) string {
+	var b strings.Builder
+	for value != "" && b.Len() < maxText {
+		before, rest, found := strings.Cut(value, "<")
+		b.WriteString(Text(before))
+		if !found {
+			break
+		}
+		ref, after, closed := strings.Cut(rest, ">")
+		b.WriteByte('<')
+		b.WriteString(Reference(ref))
+		if closed {
+			b.WriteByte('>')
+		}
+		value = after
+	}
+	return b.String()
 }
 
 // IsSecret reports whether name, of a header field or an attribute, announces a secret.
@@ -115,7 +171,7 @@ func IsSecret(name string) bool {
 	name = strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(name))
 	for _, word := range [...]string{
 		"authorization", "cookie", "token", "secret", "passw", "passphrase", "apikey", "accesskey",
-		"idempotencykey", "signature",
+		"idempotencykey", "signature", "credential", "privatekey", "jwt",
 	} {
 		if strings.Contains(name, word) {
 			return true

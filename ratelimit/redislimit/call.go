@@ -1,0 +1,93 @@
+package redislimit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/trivet-go/trivet/internal/redisguard"
+)
+
+// An answer is what the script says about one key.
+type answer struct {
+	denied       bool
+	remaining    int64
+	retry, reset time.Duration
+	leased       int64
+	receipt      [2]int64 // in mode hold
+}
+
+// call runs the script in one round trip; a second one only if the server has forgotten it.
+func (s *Store) call(
+	ctx context.Context, deadline time.Time, mode string, requests []request, terms LeaseConfig,
+) ([]answer, error) {
+	keys := make([]string, len(requests))
+	args := make([]any, 1, 1+8*len(requests))
+	args[0] = mode
+	for i := range requests {
+		keys[i] = requests[i].key
+		last := terms.leasing()
+		if mode == "refund" {
+			last = [2]any{requests[i].receipt[0], requests[i].receipt[1]}
+		}
+		args = requests[i].rate.args(args, requests[i].cost, last)
+	}
+	perKey := answersPerKey
+	if mode == "hold" {
+		perKey += 2
+	}
+	var answers []answer
+	err := s.guard.Do(ctx, deadline, func(ctx context.Context) error {
+		s.calls.Add(1)
+		reply, err := s.script.Run(ctx, s.client, keys, args...).Int64Slice()
+		if err == nil {
+			answers, err = parse(reply, requests, perKey)
+		}
+		return err
+	})
+	switch {
+	case err == nil:
+		return answers, nil
+	case errors.Is(err, redisguard.ErrOpen):
+		s.refused.Add(1)
+	default:
+		s.failures.Add(1)
+	}
+	return nil, fmt.Errorf("redislimit: %w", err)
+}
+
+// parse reads the script's reply. A reply that the script cannot have sent is an error: something
+// else than Redis is at the other end.
+func parse(reply []int64, requests []request, perKey int) ([]answer, error) {
+	if len(reply) != perKey*len(requests) {
+		return nil, fmt.Errorf("the script answered %d numbers for %d keys", len(reply), len(requests))
+	}
+	answers := make([]answer, len(requests))
+	const longest = math.MaxInt64 / int64(time.Microsecond)
+	for i := range answers {
+		r := reply[i*perKey:][:perKey]
+		denied, remaining, retry, reset, leased := r[0], r[1], r[2], r[3], r[4]
+		most := requests[i].rate.costsOfMost
+		if denied < 0 || denied > 1 || remaining < 0 || remaining > most ||
+			retry < -1 || reset < 0 || leased < 0 || leased > most {
+			return nil, fmt.Errorf("the script answered %d", r)
+		}
+		answers[i] = answer{
+			denied:    denied == 1,
+			remaining: remaining,
+			retry:     time.Duration(min(max(retry, 0), longest)) * time.Microsecond,
+			reset:     time.Duration(min(reset, longest)) * time.Microsecond,
+			leased:    leased,
+		}
+		if perKey > answersPerKey {
+			at, debt := r[answersPerKey], r[answersPerKey+1]
+			if min(at, debt) < 0 || max(at, debt) > maxExact {
+				return nil, fmt.Errorf("the script answered %d", r)
+			}
+			answers[i].receipt = [2]int64{at, debt}
+		}
+	}
+	return answers, nil
+}

@@ -1,0 +1,66 @@
+package ratelimit
+
+import (
+	"maps"
+	"net/http"
+
+	"github.com/trivet-go/trivet/internal/problem"
+)
+
+// Unambiguous returns a middleware that makes sure that all behind it read the named header fields
+// alike: [ByHeader], and a server that the request is passed on to. A request with more than one value
+// of such a field gets 400: who would count one value while another is used? Fields that are spelt
+// otherwise, such as X_Api_Key for X-Api-Key, are removed: CGI cannot tell underscores from hyphens,
+// and some servers tell no sign from another.
+//
+// Put it around a [Limiter] by header whose requests go on to other servers, and around one with
+// [MissingSkip]: without it, who sends a field twice is not counted there.
+func Unambiguous(names ...string) func(http.Handler) http.Handler {
+	canonical := make(map[string]string, len(names)) // by what the spellings have in common
+	for _, name := range names {
+		canonical[plainName(name)] = http.CanonicalHeaderKey(name)
+	}
+	return func(next http.Handler) http.Handler {
+		if next == nil {
+			panic("ratelimit: nil handler")
+		}
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			out := r
+			for field, values := range r.Header {
+				name, ok := canonical[plainName(field)]
+				switch {
+				case !ok:
+				case field != name:
+					if out == r {
+						out = r.WithContext(r.Context())
+						out.Header = maps.Clone(r.Header)
+					}
+					delete(out.Header, field)
+				case len(values) > 1:
+					problem.Write(w, problem.Details{
+						Title: http.StatusText(http.StatusBadRequest), Status: http.StatusBadRequest,
+						Detail: "More than one value of " + name,
+					})
+					return
+				}
+			}
+			next.ServeHTTP(w, out)
+			r.Pattern = out.Pattern // so that an outer middleware can read it too
+		})
+	}
+}
+
+// plainName returns name in lower case, with a hyphen for each sign.
+func plainName(name string) string {
+	plain := []byte(name)
+	for i, c := range plain {
+		switch {
+		case 'A' <= c && c <= 'Z':
+			plain[i] = c | 0x20
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+		default:
+			plain[i] = '-'
+		}
+	}
+	return string(plain)
+}
