@@ -58,7 +58,7 @@ func New(cfg Config) (*Versions, error) {
 		v.varyPin = newVary(appendUnique(names[:len(names):len(names)], cfg.PinVary...))
 	}
 	v.counts.versions = make([]versionCounts, len(v.versions))
-	v.ledger = newLedger(len(v.versions), cfg.MaxKeys, time.Now())
+	v.ledger = newLedger(len(v.versions), cfg.MaxKeys, cfg.Watch, time.Now())
 	return v, nil
 }
 
