@@ -159,6 +159,7 @@ func (v *Versions) answer(w http.ResponseWriter, r *http.Request, e *ConversionE
 		w.Header().Set("Accept-Encoding", "identity") // RFC 9110, section 15.5.16
 	}
 	if v.cfg.ErrorHandler != nil {
+		w.Header().Set("Cache-Control", "no-store")
 		v.cfg.ErrorHandler(w, r, e)
 		return
 	}

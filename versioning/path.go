@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/trivet-go/trivet/internal/response"
 )
@@ -76,8 +77,12 @@ func (l *location) giveBack(target string) string {
 	v := l.scope.versions
 	for i := range v.cfg.Sources {
 		if s := &v.cfg.Sources[i]; s.kind == sourcePath {
-			if _, ok := s.inSegment(firstSegment(u.Path), &v.table); ok {
-				return target
+			// A segment that could be a version and is none is the start of a route, such as /404.
+			text, ok := s.inSegment(firstSegment(u.Path), &v.table)
+			if ok {
+				if index, _ := v.table.find(text, time.Now()); index >= 0 {
+					return target
+				}
 			}
 		}
 	}

@@ -107,6 +107,8 @@ func (v *Versions) refuse(w http.ResponseWriter, r *http.Request, now time.Time,
 		h["Accept"] = []string{d.acceptable(e.Supported)} // RFC 9110, section 12.5.1: in a response
 	}
 	if v.cfg.ErrorHandler != nil {
+		// Caches keep 404 and 410 by themselves (RFC 9110, section 15.1), also beyond a brownout.
+		h.Set("Cache-Control", "no-store")
 		v.cfg.ErrorHandler(w, r, e)
 		return
 	}

@@ -29,7 +29,7 @@ func (v *Versions) Resolve(next http.Handler) http.Handler {
 		v.decide(r, now, &d)
 		v.observe(r, &d)
 		client, counts := "", false
-		if d.index >= 0 {
+		if d.index >= 0 && d.source != sourcePreflight {
 			client, counts = v.clientOf(r)
 		}
 		if d.refused() {
@@ -231,8 +231,15 @@ func (v *Versions) assume(d *decision, r *http.Request, now time.Time) {
 		}
 	}
 	d.source = sourceDefault
+	if isPreflight(r) {
+		d.source = sourcePreflight
+	}
 	switch v.cfg.Default {
 	case Require:
+		if d.source == sourcePreflight {
+			d.index = v.head()
+			return
+		}
 		d.refuse(Missing, http.StatusBadRequest, "", "")
 	case Current:
 		d.index = v.head()
@@ -241,6 +248,13 @@ func (v *Versions) assume(d *decision, r *http.Request, now time.Time) {
 	default:
 		d.index = v.table.index(strings.TrimPrefix(string(v.cfg.Default), fixedPrefix))
 	}
+}
+
+// isPreflight reports whether a browser asks before it sends the request itself. In such a request
+// it puts neither fields of the page nor credentials (Fetch, section 4.8).
+func isPreflight(r *http.Request) bool {
+	return r.Method == http.MethodOptions && len(r.Header["Access-Control-Request-Method"]) > 0 &&
+		len(r.Header["Origin"]) > 0
 }
 
 // checkExcluded refuses a request that gets a version which it did not name, but said that it would

@@ -23,6 +23,7 @@ const (
 	sourceFunction  = "function"
 	sourcePin       = "pin"
 	sourceDefault   = "default"
+	sourcePreflight = "preflight"
 )
 
 // A Source is a place in requests where clients name a version. Its precedence is that of its kind,
@@ -235,18 +236,15 @@ func queryClaim(query, name string) (c claim) {
 		key, value, _ := strings.Cut(pair, "=")
 		if strings.IndexByte(pair, ';') >= 0 {
 			// net/url drops such a pair, others see two in it.
-			if strings.Contains(pair, name) {
-				return claim{text: pair, why: Malformed}
+			for part := range strings.SplitSeq(pair, ";") {
+				if key, _, _ := strings.Cut(part, "="); isParameter(key, name) {
+					return claim{text: pair, why: Malformed}
+				}
 			}
 			continue
 		}
-		if key != name {
-			if !strings.ContainsAny(key, "%+") {
-				continue
-			}
-			if key, err := url.QueryUnescape(key); err != nil || key != name {
-				continue
-			}
+		if !isParameter(key, name) {
+			continue
 		}
 		if c.ok {
 			return claim{text: value, why: Duplicate}
@@ -261,6 +259,15 @@ func queryClaim(query, name string) (c claim) {
 		c = claim{text: value, ok: true}
 	}
 	return c
+}
+
+// isParameter reports whether key, as it stands in a query, is name.
+func isParameter(key, name string) bool {
+	if key == name || !strings.ContainsAny(key, "%+") {
+		return key == name
+	}
+	key, err := url.QueryUnescape(key)
+	return err == nil && key == name
 }
 
 // startsWithDigit reports whether s begins with a digit of any script: "٢" is meant as a version

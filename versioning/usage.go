@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -15,7 +16,8 @@ func (v *Versions) clientOf(r *http.Request) (client string, counts bool) {
 	}
 	if v.cfg.Client != nil {
 		if key, ok := v.cfg.Client(r); ok {
-			client = key[:min(len(key), maxClient)]
+			// Text, since a snapshot could not keep anything else.
+			client = strings.ToValidUTF8(key[:min(len(key), maxClient)], "\uFFFD")
 		}
 	}
 	return client, true

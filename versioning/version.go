@@ -78,7 +78,7 @@ func (v *Version) check(f *settings.Faults, field string) {
 		field string
 		time  time.Time
 	}{{".Deprecated", v.Deprecated}, {".Sunset", v.Sunset}} {
-		if !at.time.IsZero() && (at.time.Year() < 1970 || at.time.Year() > 9999) {
+		if !at.time.IsZero() && (at.time.UTC().Year() < 1970 || at.time.UTC().Year() > 9999) {
 			f.Add(field+at.field, "the year is not 1970 to 9999")
 		}
 	}

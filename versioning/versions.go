@@ -83,7 +83,7 @@ func (v *Versions) Middleware(next http.Handler) http.Handler { return v.Resolve
 type Resolved struct {
 	Version   string // one of Config.Versions
 	Requested string // as the client, or Config.Pin, named it; "" if nobody did
-	Source    string // where: path, host, header, media_type, query, function, pin or default
+	Source    string // where: path, host, header, media_type, query, function, pin, default or preflight
 	Status    Status // Active or Deprecated
 }
 
@@ -97,12 +97,18 @@ func FromContext(ctx context.Context) (r Resolved, ok bool) {
 }
 
 // Key returns the version that r speaks, as a part of the key under which a cache inside
-// [Versions.Resolve] keeps the response. ok is false where FromContext's is.
+// [Versions.Resolve] keeps the response; inside of several, the versions of all of them. ok is false
+// where FromContext's is.
 func Key(r *http.Request) (key string, ok bool) {
-	if s := scopeFrom(r.Context()); s != nil {
-		return s.resolved.Version, true
+	s := scopeFrom(r.Context())
+	if s == nil {
+		return "", false
 	}
-	return "", false
+	key = s.resolved.Version
+	for s = scopeFrom(s.Context); s != nil; s = scopeFrom(s.Context) {
+		key = s.resolved.Version + "/" + key // which no name has
+	}
+	return key, true
 }
 
 // A scope is the context of a request that has a version. It holds all that the request needs, so
