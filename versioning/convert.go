@@ -34,10 +34,11 @@ func (e *ConversionError) Is(target error) bool { return target == ErrConversion
 func (e *ConversionError) Unwrap() error { return e.Err }
 
 var (
-	errTooLarge = errors.New("the body is larger than Config.MaxBody")
-	errItem     = errors.New("an item is larger than Config.MaxItem")
-	errEncoded  = errors.New("the body has a Content-Encoding")
-	errPartial  = errors.New("the response is a part of a body")
+	errTooLarge   = errors.New("the body is larger than Config.MaxBody")
+	errItem       = errors.New("an item is larger than Config.MaxItem")
+	errEncoded    = errors.New("the body has a Content-Encoding")
+	errPartial    = errors.New("the response is a part of a body")
+	errIncomplete = errors.New("the body is not as long as Content-Length says")
 )
 
 // Convert returns a handler that lets next, which speaks the head version, answer requests of all
@@ -68,6 +69,7 @@ func (v *Versions) Convert(next http.Handler) http.Handler {
 func (v *Versions) convert(s *scope, next http.Handler, w http.ResponseWriter, r *http.Request) {
 	v.counts.versions[s.index].converted.Add(1)
 	inner := r.Clone(r.Context())
+	inner.Trailer = r.Trailer // net/http fills in this map when it has read the body
 	if s.prefix != "" {
 		cut(inner.URL, s.prefix)
 	}

@@ -1,6 +1,7 @@
 package versioning
 
 import (
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -27,7 +28,9 @@ type converter struct {
 	steps       []step
 	buf         []byte
 	items       items
-	converted   bool // the body is not the handler's
+	converted   bool  // the body is not the handler's
+	declared    int64 // the handler's Content-Length; negative if it has set none
+	written     int64 // of the body that is converted
 	err         *ConversionError
 }
 
@@ -39,6 +42,7 @@ const (
 	passing               // it goes out
 	buffering             // it is kept until the handler is done
 	itemizing             // it goes out item by item
+	bodiless              // it is dropped: a change has given the response a status without a body
 	broken                // it is dropped: there was an error
 )
 
@@ -152,7 +156,25 @@ func (c *converter) decide(code int) {
 			return
 		}
 	}
+	if resp.Header == nil {
+		resp.Header = http.Header{}
+	}
 	c.code, c.own = resp.Status, resp.Header
+	switch {
+	case c.code == code:
+	case c.code < 200 || c.code > 999:
+		c.fail(fmt.Errorf("a change has made the status %d", c.code))
+		return
+	case c.code == http.StatusNoContent || c.code == http.StatusNotModified:
+		dropBodyFields(c.own)
+		delete(c.own, "Content-Type")
+		delete(c.own, "Content-Encoding")
+		c.converted = true
+		c.send()
+		c.mode = bodiless
+		return
+	}
+	c.declared = contentLength(c.header)
 	if len(c.steps) == 0 || kind == otherBody {
 		c.pass()
 		return
@@ -168,8 +190,7 @@ func (c *converter) decide(code int) {
 	case code == http.StatusPartialContent:
 		c.fail(errPartial)
 	case kind == document:
-		if n, err := strconv.ParseInt(c.own.Get("Content-Length"), 10, 64); err == nil &&
-			n > int64(cv.versions.cfg.MaxBody) {
+		if c.declared > int64(cv.versions.cfg.MaxBody) {
 			c.fail(errTooLarge)
 			return
 		}
@@ -220,7 +241,10 @@ func (c *converter) Write(p []byte) (int, error) {
 	if c.mode == undecided {
 		c.decide(http.StatusOK)
 	}
+	c.written += int64(len(p))
 	switch c.mode {
+	case bodiless:
+		return len(p), nil
 	case buffering:
 		if len(c.buf)+len(p) <= c.conversion.versions.cfg.MaxBody {
 			c.buf = append(c.buf, p...)
@@ -308,9 +332,15 @@ func (c *converter) finish() *ConversionError {
 	}
 	switch c.mode {
 	case buffering:
-		c.finishDocument()
+		if c.incomplete() {
+			c.fail(errIncomplete)
+		} else {
+			c.finishDocument()
+		}
 	case itemizing:
-		c.items.finish()
+		if c.items.finish(); c.mode == itemizing && c.incomplete() {
+			c.fail(errIncomplete)
+		}
 	}
 	if c.mode == broken {
 		if c.Status != 0 {
@@ -321,6 +351,13 @@ func (c *converter) finish() *ConversionError {
 	}
 	c.trailers()
 	return nil
+}
+
+// incomplete reports whether the handler has written another body than it announced, as one does
+// that copies from a server that fails. Then net/http would break off, since the client would miss
+// bytes; of a converted body it could not know.
+func (c *converter) incomplete() bool {
+	return c.declared >= 0 && c.written != c.declared && c.request.Method != http.MethodHead
 }
 
 // finishDocument converts and sends the body that was kept.
