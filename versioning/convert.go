@@ -70,7 +70,7 @@ func (v *Versions) convert(s *scope, next http.Handler, w http.ResponseWriter, r
 	v.counts.versions[s.index].converted.Add(1)
 	inner := r.Clone(r.Context())
 	inner.Trailer = r.Trailer // net/http fills in this map when it has read the body
-	if s.prefix != "" {
+	if s.prefix != "" && !s.isCut {
 		cut(inner.URL, s.prefix)
 	}
 	c := &conversion{versions: v, scope: s, chain: &v.chains[s.index], ran: trace.From(r.Context())}
@@ -96,7 +96,7 @@ type conversion struct {
 }
 
 // mark is what entity tags of the version end in.
-func (c *conversion) mark() string { return "-" + c.scope.resolved.Version }
+func (c *conversion) mark() string { return "-" + c.scope.version() }
 
 func (c *conversion) trace(d *change) {
 	if c.ran != nil {
@@ -144,7 +144,7 @@ func (c *conversion) up(r *http.Request) *ConversionError {
 func (c *conversion) failed(direction Direction, code int, err error) *ConversionError {
 	v := c.versions
 	e := &ConversionError{
-		Version: c.scope.resolved.Version, Direction: direction, Change: changeOf(err), Code: code, Err: err,
+		Version: c.scope.version(), Direction: direction, Change: changeOf(err), Code: code, Err: err,
 	}
 	v.counts.failures.Add(1)
 	if v.cfg.Observe != nil {
@@ -206,7 +206,6 @@ func (v *Versions) Down(ctx context.Context, version string, body []byte) ([]byt
 // giveBack gives the segment that was taken from the request's path back to the locations in h.
 func (c *conversion) giveBack(h http.Header, host string) {
 	if c.scope.prefix != "" {
-		l := location{scope: c.scope, host: host}
-		l.complete(h)
+		location{scope: c.scope, host: host}.complete(h)
 	}
 }

@@ -607,7 +607,7 @@ func TestHeaderMaps(t *testing.T) {
 		got.Del("Content-Length")
 		require.Equal(t, http.Header{
 			"X-Request-Id": {"id"}, "Ratelimit": {"r=1"}, "X-Over": {"handler"}, "X-New": {"changed"},
-			"Link": {"<outer>; rel=x"}, "Vary": {"Origin", "V", "Accept-Encoding"},
+			"Link": {"<outer>; rel=x"}, "Vary": {"Origin", "Accept-Encoding", "V"},
 			"Set-Cookie": {"outer=1", "handler=1"}, "Content-Type": {contentType},
 		}, got)
 	}

@@ -28,6 +28,17 @@ func strip(s *scope, w http.ResponseWriter, r *http.Request) *stripped {
 	return x
 }
 
+// cut removes the segment that names the version from r, a copy of the request, and lets the writer
+// of s give it back.
+func (s *scope) cut(r *http.Request) {
+	if s.prefix == "" {
+		return
+	}
+	u := *r.URL
+	cut(&u, s.prefix)
+	r.URL, s.isCut, s.host = &u, true, r.Host
+}
+
 // cut removes prefix, the first segment, from Path and RawPath alike.
 func cut(u *url.URL, prefix string) {
 	if u.RawPath != "" {
@@ -50,7 +61,7 @@ type location struct {
 	host  string // that the request was sent to
 }
 
-func (l *location) complete(h http.Header) {
+func (l location) complete(h http.Header) {
 	for _, field := range [...]string{"Location", "Content-Location"} {
 		if values := h[field]; len(values) == 1 {
 			if given := l.giveBack(values[0]); given != values[0] {
@@ -63,7 +74,7 @@ func (l *location) complete(h http.Header) {
 // giveBack returns target, a URL that the handler wrote, with the segment that was taken from the
 // request's path. Relative targets need none: clients resolve them beside the path that they know.
 // What is on another host, or names a version itself, stays.
-func (l *location) giveBack(target string) string {
+func (l location) giveBack(target string) string {
 	u, err := url.Parse(target)
 	if err != nil || u.Opaque != "" || !strings.HasPrefix(u.Path, "/") {
 		return target

@@ -84,7 +84,7 @@ func (v *Versions) refuse(w http.ResponseWriter, r *http.Request, now time.Time,
 		Supported: v.supported(now), Latest: v.versions[v.head()].Name,
 	}
 	h := w.Header()
-	s := scope{versions: v, index: d.index, vary: v.varyOf(d)}
+	s := scope{versions: v, index: int32(d.index), vary: v.varyOf(d)}
 	mergeVary(h, s.vary.names, s.vary.line, &s.varies)
 	if v.cfg.Supported != "" {
 		s.supported[0] = v.supportedValue(now)

@@ -512,7 +512,7 @@ func TestNestedVersions(t *testing.T) {
 	w := serve(h, request("GET", "/", "A", "1", "B", "y"))
 	require.Equal(t, "y header /", w.Body.String())
 	require.Equal(t, "outer", w.Header().Get("Ran"))
-	require.Equal(t, []string{"A", "B"}, w.Header()["Vary"])
+	require.Equal(t, []string{"B", "A"}, w.Header()["Vary"], "the inner one first")
 }
 
 // The table of doc.go, row by row.

@@ -195,7 +195,11 @@ func firstSegment(path string) string {
 // hasDotSegment reports whether someone could read a segment of path, decoded, as "." or "..":
 // some servers take a backslash for a slash and cut a segment at a semicolon.
 func hasDotSegment(path string) bool {
-	for i := 0; i < len(path); i++ {
+	first := strings.IndexByte(path, '.')
+	if first < 0 {
+		return false
+	}
+	for i := first; i < len(path); i++ {
 		if path[i] != '.' || i > 0 && path[i-1] != '/' && path[i-1] != '\\' {
 			continue
 		}
@@ -287,6 +291,11 @@ func isToken(s string) bool {
 	return s != ""
 }
 
-func isTokenByte(c byte) bool {
-	return isAlnum(c) || c < 0x80 && strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
-}
+func isTokenByte(c byte) bool { return tokenBytes[c] }
+
+var tokenBytes = func() (table [256]bool) {
+	for c := range byte(0x80) {
+		table[c] = isAlnum(c) || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
+	}
+	return table
+}()

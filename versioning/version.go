@@ -139,6 +139,9 @@ const (
 	numbers
 )
 
+// fewNames is how many names are compared before one is parsed.
+const fewNames = 16
+
 // A table knows the versions of an API, oldest first.
 type table struct {
 	scheme   scheme
@@ -206,6 +209,11 @@ func (t *table) find(s string, now time.Time) (index int, why Status) {
 			return i, ""
 		}
 		return -1, Unsupported
+	}
+	if len(t.names) <= fewNames {
+		if i := slices.Index(t.names, s); i >= 0 {
+			return i, ""
+		}
 	}
 	at, ok := t.parse(s)
 	if !ok {

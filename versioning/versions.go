@@ -77,7 +77,7 @@ func (v *Versions) Changes() []Change {
 // Middleware returns a handler that finds out which version a request speaks and lets next, which
 // speaks the head version, answer it: [Versions.Resolve] around [Versions.Convert]. It panics if
 // next is nil.
-func (v *Versions) Middleware(next http.Handler) http.Handler { return v.Resolve(v.Convert(next)) }
+func (v *Versions) Middleware(next http.Handler) http.Handler { return v.resolve(next, true) }
 
 // Resolved is which version a request speaks.
 type Resolved struct {
@@ -91,7 +91,11 @@ type Resolved struct {
 // [Versions.Resolve] and for requests that [Config].Skip named.
 func FromContext(ctx context.Context) (r Resolved, ok bool) {
 	if s := scopeFrom(ctx); s != nil {
-		return s.resolved, true
+		r = Resolved{Version: s.version(), Requested: s.requested, Source: s.source, Status: Active}
+		if s.deprecated {
+			r.Status = Deprecated
+		}
+		return r, true
 	}
 	return Resolved{}, false
 }
@@ -104,9 +108,9 @@ func Key(r *http.Request) (key string, ok bool) {
 	if s == nil {
 		return "", false
 	}
-	key = s.resolved.Version
+	key = s.version()
 	for s = scopeFrom(s.Context); s != nil; s = scopeFrom(s.Context) {
-		key = s.resolved.Version + "/" + key // which no name has
+		key = s.version() + "/" + key // which no name has
 	}
 	return key, true
 }
@@ -115,19 +119,24 @@ func Key(r *http.Request) (key string, ok bool) {
 // that it is one allocation.
 type scope struct {
 	context.Context
-	versions *Versions
-	resolved Resolved
-	index    int    // of the version
-	prefix   string // "/v2", if the path named the version
-	pinned   bool   // Config.Pin did
-	vary     vary
+	versions   *Versions
+	index      int32 // of the version
+	deprecated bool  // its status
+	isCut      bool  // the path lacks the prefix already, which was of a request to host
+	requested  string
+	source     string
+	prefix     string // "/v2", if the path named the version
+	host       string
+	vary       *vary
 
 	writer    writer
 	successor string // a Link, if the version has none of its own
 
 	// Room for the values of fields.
-	varies, echo, supported, deprecation, sunset, private [1]string
+	varies, echo, supported, deprecation, sunset [1]string
 }
+
+func (s *scope) version() string { return s.versions.versions[s.index].Name }
 
 type scopeKey struct{}
 
