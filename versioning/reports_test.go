@@ -204,3 +204,74 @@ func TestYearsAreThoseOfTheFields(t *testing.T) {
 	}, Default: versioning.Oldest})
 	require.ErrorContains(t, err, "Versions[0].Sunset")
 }
+
+// A range whose weight is there twice cannot be read. It is left out.
+func TestWeightsThatAreThereTwice(t *testing.T) {
+	v := newVersions(t, versioning.Config{
+		Versions: named("1", "2"), Sources: []versioning.Source{versioning.MediaType("version")},
+	})
+	w := serve(v.Resolve(telling), request("GET", "/", "Accept",
+		"a/b;version=2;q=1;q=0.9, a/b;version=1;q=0.5"))
+	require.Equal(t, "1 media_type /", w.Body.String())
+}
+
+// A brownout has its first moment and has not its last one.
+func TestBoundsOfABrownout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from := time.Now().Add(time.Hour)
+		v := newVersions(t, versioning.Config{
+			Versions: []versioning.Version{{Name: "1", Deprecated: day1, Brownouts: []versioning.Brownout{
+				{From: from, Until: from.Add(time.Hour)},
+			}}, {Name: "2"}},
+			Sources: []versioning.Source{versioning.Query("v")},
+		})
+		h := v.Resolve(telling)
+		for _, step := range []struct {
+			wait time.Duration
+			code int
+		}{{0, 200}, {time.Hour - 1, 200}, {1, 410}, {time.Hour - 1, 410}, {1, 200}} {
+			time.Sleep(step.wait)
+			require.Equal(t, step.code, serve(h, request("GET", "/?v=1")).Code)
+		}
+	})
+}
+
+// The list of supported versions is as of now, however many of them end.
+func TestSupportedIsUpToDate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		v := newVersions(t, versioning.Config{
+			Versions: []versioning.Version{
+				{Name: "1", Sunset: now.Add(time.Hour)}, {Name: "2", Sunset: now.Add(3 * time.Hour)},
+				{Name: "3", Sunset: now.Add(2 * time.Hour)}, {Name: "4"},
+			},
+			Sources: []versioning.Source{versioning.Query("v")}, Supported: "Supported",
+		})
+		for _, want := range []string{"1, 2, 3, 4", "2, 3, 4", "2, 4", "4"} {
+			w := serve(v.Resolve(telling), request("GET", "/?v=4"))
+			require.Equal(t, want, w.Header().Get("Supported"))
+			time.Sleep(time.Hour)
+		}
+	})
+}
+
+// Locations without a host that are not on this one stay as they are.
+func TestLocationsWithoutAHost(t *testing.T) {
+	v := newVersions(t, versioning.Config{
+		Versions: named("1", "2"), Sources: []versioning.Source{versioning.Path("/v")},
+	})
+	for _, location := range []string{"///x", "file:/x", "app:///x", "mailto:x@y", "?q", "x", ""} {
+		w := serve(v.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Location", location)
+		})), request("GET", "/v1/a"))
+		require.Equal(t, location, w.Header().Get("Location"))
+	}
+}
+
+// A message goes down through the changes from the latest to the first.
+func TestOrderOfDown(t *testing.T) {
+	v := chained(t, versioning.Config{}, rename("", "a", "b"), rename("", "b", "c"))
+	got, err := v.Down(t.Context(), "1", []byte(`{"c":1}`))
+	require.NoError(t, err)
+	require.Equal(t, `{"a":1}`, string(got))
+}
