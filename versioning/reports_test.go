@@ -220,7 +220,7 @@ func TestBoundsOfABrownout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from := time.Now().Add(time.Hour)
 		v := newVersions(t, versioning.Config{
-			Versions: []versioning.Version{{Name: "1", Deprecated: day1, Brownouts: []versioning.Brownout{
+			Versions: []versioning.Version{{Name: "1", Sunset: from.Add(day), Brownouts: []versioning.Brownout{
 				{From: from, Until: from.Add(time.Hour)},
 			}}, {Name: "2"}},
 			Sources: []versioning.Source{versioning.Query("v")},
@@ -274,4 +274,18 @@ func TestOrderOfDown(t *testing.T) {
 	got, err := v.Down(t.Context(), "1", []byte(`{"c":1}`))
 	require.NoError(t, err)
 	require.Equal(t, `{"a":1}`, string(got))
+}
+
+// What is encoded cannot be read, in a stream neither.
+func TestEncodedStreamsAreNotConverted(t *testing.T) {
+	encoded := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.Header().Set("Content-Encoding", "gzip")
+		_, _ = w.Write([]byte("\x1f\x8b\r\n\r"))
+	})
+	v := chained(t, versioning.Config{}, rename("", "a", "b"))
+	require.Equal(t, 500, serve(v.Middleware(encoded), request("GET", "/v1/")).Code)
+	v = chained(t, versioning.Config{OnError: versioning.Pass}, rename("", "a", "b"))
+	w := serve(v.Middleware(encoded), request("GET", "/v1/"))
+	require.Equal(t, "\x1f\x8b\r\n\r", w.Body.String())
 }
