@@ -70,10 +70,10 @@ func (v *Versions) convert(s *scope, next http.Handler, w http.ResponseWriter, r
 	v.counts.versions[s.index].converted.Add(1)
 	inner := r.Clone(r.Context())
 	inner.Trailer = r.Trailer // net/http fills in this map when it has read the body
-	if s.prefix != "" && !s.isCut {
-		cut(inner.URL, s.prefix)
+	slashes := s.prefix != "" && !s.isCut && cut(inner.URL, s.prefix)
+	c := &conversion{
+		versions: v, scope: s, chain: &v.chains[s.index], ran: trace.From(r.Context()), slashes: slashes,
 	}
-	c := &conversion{versions: v, scope: s, chain: &v.chains[s.index], ran: trace.From(r.Context())}
 	if e := c.up(inner); e != nil {
 		v.answer(w, r, e)
 		return
@@ -92,6 +92,7 @@ type conversion struct {
 	scope    *scope
 	chain    *chain
 	applied  []*change // those that are about the request, in the order up
+	slashes  bool      // see location
 	ran      func(change string)
 }
 
@@ -206,6 +207,6 @@ func (v *Versions) Down(ctx context.Context, version string, body []byte) ([]byt
 // giveBack gives the segment that was taken from the request's path back to the locations in h.
 func (c *conversion) giveBack(h http.Header, host string) {
 	if c.scope.prefix != "" {
-		location{scope: c.scope, host: host}.complete(h)
+		location{scope: c.scope, host: host, slashes: c.slashes}.complete(h)
 	}
 }

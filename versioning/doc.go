@@ -82,6 +82,10 @@
 //
 // # Limits
 //
+// Of the URLs in a response Location and Content-Location get the version's segment back. Those in
+// Link, in other fields and in bodies are as the handler writes them: relative to the request's path,
+// or with the version that [FromContext] tells, they stay in it.
+//
 // A cache in front of Resolve may serve what it holds until that is stale, also beyond a sunset:
 // keep the freshness of deprecated versions short. Records of application/json-seq and bodies that
 // are not JSON are not converted. Members of an object that have one name become the last of them.

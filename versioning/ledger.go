@@ -28,9 +28,8 @@ type usage struct {
 	first, last atomic.Int64 // Unix time in nanoseconds; zero before
 }
 
-// see adds requests that were seen from first to last.
+// see adds requests that were seen from first to last. They are counted when their times are known.
 func (u *usage) see(requests uint64, first, last int64) {
-	u.requests.Add(requests)
 	for {
 		have := u.first.Load()
 		if have != 0 && have <= first || u.first.CompareAndSwap(have, first) {
@@ -43,6 +42,7 @@ func (u *usage) see(requests uint64, first, last int64) {
 			break
 		}
 	}
+	u.requests.Add(requests)
 }
 
 // A ledger counts who uses which version on which route. It is sharded by client, so that requests
@@ -122,13 +122,15 @@ func (l *ledger) of(key usageKey) *usage {
 	return u
 }
 
-// each calls f for each key that was seen.
+// each calls f, which must be quick, for each key that was seen.
 func (l *ledger) each(f func(usageKey, *usage)) {
 	for i := range l.shards {
 		s := &l.shards[i]
 		s.mu.RLock()
 		for key, u := range s.seen {
-			f(key, u)
+			if u.requests.Load() > 0 { // otherwise its first request is about to be counted
+				f(key, u)
+			}
 		}
 		s.mu.RUnlock()
 	}

@@ -326,12 +326,14 @@ func valueEnd(src []byte, i int) int {
 }
 
 func stringEnd(src []byte, i int) int {
-	for i++; ; i++ {
-		switch src[i] {
-		case '"':
-			return i + 1
-		case '\\':
-			i++
+	for i++; ; {
+		end := i + bytes.IndexByte(src[i:], '"')
+		escapes := 0
+		for src[end-1-escapes] == '\\' {
+			escapes++
+		}
+		if i = end + 1; escapes%2 == 0 {
+			return i
 		}
 	}
 }

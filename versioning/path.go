@@ -21,9 +21,9 @@ type stripped struct {
 // strip returns r without the prefix of s.
 func strip(s *scope, w http.ResponseWriter, r *http.Request) *stripped {
 	x := &stripped{request: *r, url: *r.URL}
-	cut(&x.url, s.prefix)
+	slashes := cut(&x.url, s.prefix)
 	x.request.URL = &x.url
-	x.location = location{scope: s, host: r.Host}
+	x.location = location{scope: s, host: r.Host, slashes: slashes}
 	x.writer = writer{Recorder: *response.NewRecorder(w, r), owner: &x.location}
 	return x
 }
@@ -35,16 +35,18 @@ func (s *scope) cut(r *http.Request) {
 		return
 	}
 	u := *r.URL
-	cut(&u, s.prefix)
+	s.slashes = cut(&u, s.prefix)
 	r.URL, s.isCut, s.host = &u, true, r.Host
 }
 
-// cut removes prefix, the first segment, from Path and RawPath alike.
-func cut(u *url.URL, prefix string) {
+// cut removes prefix, the first segment, from Path and RawPath alike. It reports whether the path
+// begins with two slashes then.
+func cut(u *url.URL, prefix string) (slashes bool) {
 	if u.RawPath != "" {
 		u.RawPath = afterPrefix(u.EscapedPath(), prefix)
 	}
 	u.Path = afterPrefix(u.Path, prefix)
+	return strings.HasPrefix(u.Path, "//")
 }
 
 func afterPrefix(path, prefix string) string {
@@ -57,8 +59,9 @@ func afterPrefix(path, prefix string) string {
 
 // A location gives the segment that names the version back.
 type location struct {
-	scope *scope
-	host  string // that the request was sent to
+	scope   *scope
+	host    string // that the request was sent to
+	slashes bool   // its path began with two slashes when it was cut
 }
 
 func (l location) complete(h http.Header) {
@@ -75,6 +78,10 @@ func (l location) complete(h http.Header) {
 // request's path. Relative targets need none: clients resolve them beside the path that they know.
 // What is on another host, or names a version itself, stays.
 func (l location) giveBack(target string) string {
+	if l.slashes && strings.HasPrefix(target, "//") {
+		// The handler redirects to the path that it got, which is no host: /v2//x was not one either.
+		return l.scope.prefix + target
+	}
 	u, err := url.Parse(target)
 	if err != nil || u.Opaque != "" || !strings.HasPrefix(u.Path, "/") {
 		return target

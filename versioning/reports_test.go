@@ -289,3 +289,44 @@ func TestEncodedStreamsAreNotConverted(t *testing.T) {
 	w := serve(v.Middleware(encoded), request("GET", "/v1/"))
 	require.Equal(t, "\x1f\x8b\r\n\r", w.Body.String())
 }
+
+// A handler that redirects to the path which it got redirects to no other host, since the client's
+// path named none.
+func TestPathsWithSlashesRedirectToNoHost(t *testing.T) {
+	v := chained(t, versioning.Config{}, rename("", "a", "b"))
+	redirecting := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Location", r.URL.Path+"/")
+	})
+	selected, err := v.Select(map[string]http.Handler{"1": redirecting, "2": redirecting})
+	require.NoError(t, err)
+	for _, h := range []http.Handler{v.Middleware(redirecting), v.Resolve(v.Convert(redirecting)), selected} {
+		for target, want := range map[string]string{
+			"/v1//evil.test": "/v1//evil.test/", "/v2//evil.test": "/v2//evil.test/",
+			"/v2/%2fevil.test": "/v2//evil.test/", "/v2/x": "/v2/x/",
+		} {
+			require.Equal(t, want, serve(h, request("GET", target)).Header().Get("Location"))
+		}
+	}
+	// What is another host without that stays one.
+	w := serve(v.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Location", "//cdn.test/x")
+	})), request("GET", "/v2/x"))
+	require.Equal(t, "//cdn.test/x", w.Header().Get("Location"))
+}
+
+// The fields of early hints are those of the handler at that time, and no part of what follows.
+func TestFieldsOfEarlyHints(t *testing.T) {
+	v := chained(t, versioning.Config{}, rename("", "a", "b"))
+	srv := server(t, false, v.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Link", "</a>; rel=preload")
+		w.Header().Add("Set-Cookie", "c=1")
+		w.WriteHeader(103)
+		w.Header().Set("Link", "</b>; rel=preload")
+		w.WriteHeader(200)
+	})))
+	resp, err := srv.Client().Get(srv.URL + "/v1/")
+	require.NoError(t, err)
+	resp.Body.Close()
+	require.Equal(t, []string{"</b>; rel=preload"}, resp.Header["Link"])
+	require.Equal(t, []string{"c=1"}, resp.Header["Set-Cookie"])
+}

@@ -96,7 +96,7 @@ func (s *scope) complete(h http.Header) {
 		h["Cache-Control"] = []string{"private"}
 	}
 	if s.isCut {
-		location{scope: s, host: s.host}.complete(h)
+		location{scope: s, host: s.host, slashes: s.slashes}.complete(h)
 	}
 }
 

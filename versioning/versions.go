@@ -123,6 +123,7 @@ type scope struct {
 	index      int32 // of the version
 	deprecated bool  // its status
 	isCut      bool  // the path lacks the prefix already, which was of a request to host
+	slashes    bool  // it begins with two slashes since
 	requested  string
 	source     string
 	prefix     string // "/v2", if the path named the version
