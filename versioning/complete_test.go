@@ -23,15 +23,18 @@ func withStatus(from, to int) versioning.Change {
 	}}
 }
 
+// noHeader is a change that takes all fields away.
+var noHeader = versioning.Change{Name: "none", Response: func(r *versioning.Response) error {
+	r.Header = nil
+	return nil
+}}
+
 // An older version may have had an empty response where there is a body now, and the reverse.
 func TestChangesOfTheStatus(t *testing.T) {
 	for _, onError := range []versioning.OnError{versioning.Refuse, versioning.Pass} {
 		v := chained(t, versioning.Config{OnError: onError}, rename("", "a", "b"), withStatus(200, 204),
 			withStatus(201, 304), withStatus(202, 0), withStatus(203, 100), withStatus(205, 1000),
-			withStatus(204, 200), versioning.Change{Name: "none", Response: func(r *versioning.Response) error {
-				r.Header = nil
-				return nil
-			}})
+			withStatus(204, 200), noHeader)
 		protocols(t, func(t *testing.T, h2 bool) {
 			srv := server(t, h2, v.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				var code int
@@ -134,7 +137,7 @@ func TestBodiesLongerThanAnnounced(t *testing.T) {
 // Trailer fields of requests reach the handler, but for a digest of a body that it does not get.
 func TestTrailersOfRequests(t *testing.T) {
 	v := chained(t, versioning.Config{}, versioning.Change{
-		Name: "x", RequestBody: versioning.JSON(func(o *versioning.Object) error { o.Rename("a", "b"); return nil }),
+		Name: "x", RequestBody: rename("", "a", "b").RequestBody,
 	})
 	protocols(t, func(t *testing.T, h2 bool) {
 		got := make(chan string, 1)

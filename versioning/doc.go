@@ -55,8 +55,10 @@
 //	in a brownout, or a rehearsal of the sunset   410     brownout     the same; Retry-After
 //
 // A media range of Accept with a version that is unknown or malformed counts only if no other range
-// can be served. [Config].ErrorHandler can answer otherwise. A request that cannot be converted gets 400, 413 if
-// its body is larger than MaxBody, or 415 if it is compressed; a response that cannot be, 500.
+// can be served. [Config].ErrorHandler can answer otherwise.
+//
+// A request that cannot be converted gets 400, 413 if its body is larger than MaxBody, or 415 if it
+// is compressed; a response that cannot be, 500.
 //
 // # Conversion
 //

@@ -126,7 +126,8 @@ func TestOverlappingBrownouts(t *testing.T) {
 			}}, {Name: "2"}},
 			Sources: []versioning.Source{versioning.Query("v")},
 		})
-		require.Equal(t, "7200", serve(v.Resolve(telling), request("GET", "/?v=1")).Header().Get("Retry-After"))
+		w := serve(v.Resolve(telling), request("GET", "/?v=1"))
+		require.Equal(t, "7200", w.Header().Get("Retry-After"))
 	})
 }
 
@@ -220,9 +221,12 @@ func TestBoundsOfABrownout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from := time.Now().Add(time.Hour)
 		v := newVersions(t, versioning.Config{
-			Versions: []versioning.Version{{Name: "1", Sunset: from.Add(day), Brownouts: []versioning.Brownout{
-				{From: from, Until: from.Add(time.Hour)},
-			}}, {Name: "2"}},
+			Versions: []versioning.Version{
+				{Name: "1", Sunset: from.Add(day), Brownouts: []versioning.Brownout{
+					{From: from, Until: from.Add(time.Hour)},
+				}},
+				{Name: "2"},
+			},
 			Sources: []versioning.Source{versioning.Query("v")},
 		})
 		h := v.Resolve(telling)

@@ -81,9 +81,10 @@ func (v *Versions) Save(w io.Writer) error {
 // Restore reads what [Versions.Save] wrote and adds it to what has been seen since: requests are
 // summed, and each version is watched since the earlier of the two. A version that the snapshot does
 // not know is watched since New, and so are all if nobody watched for more than a thirtieth of
-// [Config].Watch between Save and New. Versions that there are no longer are left out. Restore a snapshot once: a second time its requests count again. If it is damaged, or of
-// another format, the error wraps [ErrSnapshot] and nothing is added; an error of r is wrapped as it
-// is.
+// [Config].Watch between Save and New. Versions that there are no longer are left out.
+//
+// Restore a snapshot once: a second time its requests count again. If it is damaged, or of another
+// format, the error wraps [ErrSnapshot] and nothing is added; an error of r is wrapped as it is.
 func (v *Versions) Restore(r io.Reader) error {
 	text, err := io.ReadAll(io.LimitReader(r, maxSnapshot+1))
 	if err != nil {
