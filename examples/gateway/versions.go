@@ -59,7 +59,8 @@ type VersionSources struct {
 func (v *Versions) check(r Route, upstreams map[string]Upstream, f *faults, path ...any) {
 	at := func(keys ...any) []any { return append(path[:len(path):len(path)], keys...) }
 	if r.Upstream != "" {
-		f.add("each version has an upstream of its own", append(path[:len(path)-1:len(path)-1], "upstream")...)
+		route := path[: len(path)-1 : len(path)-1]
+		f.add("each version has an upstream of its own", append(route, "upstream")...)
 	}
 	if v.Sources.Path != "" && r.Path != "/" {
 		f.add("needs a route whose path is /, since the version is the first segment of the path",
