@@ -172,7 +172,7 @@ func (c Config) withDefaults() (Config, table, *settings.Faults) {
 	for i := range c.Sources {
 		c.Sources[i].check(f, fmt.Sprintf("Sources[%d]", i))
 	}
-	slices.SortStableFunc(c.Sources, func(a, b Source) int { return cmp.Compare(a.rank, b.rank) })
+	slices.SortStableFunc(c.Sources, func(a, b Source) int { return cmp.Compare(a.kind, b.kind) })
 	oneOf(f, "Conflict", &c.Conflict, Reject, FirstWins)
 	oneOf(f, "Match", &c.Match, Exact, Floor)
 	oneOf(f, "OnError", &c.OnError, Refuse, Pass)

@@ -80,7 +80,7 @@ func shorten(s string) string {
 // refuse answers a request that was decided as d.
 func (v *Versions) refuse(w http.ResponseWriter, r *http.Request, now time.Time, d *decision) {
 	e := &RefusedError{
-		Status: d.status, Code: d.code, Source: d.source, Requested: d.requested,
+		Status: d.status, Code: d.code, Source: d.source.String(), Requested: d.requested,
 		Supported: v.supported(now), Latest: v.versions[v.head()].Name,
 	}
 	h := w.Header()

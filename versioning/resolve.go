@@ -121,7 +121,7 @@ func (v *Versions) successorLink(r *http.Request, now time.Time, d *decision) st
 type decision struct {
 	index     int    // of the version; negative if there is none
 	status    Status // of the version, or why there is none
-	source    string
+	source    sourceKind
 	requested string
 	prefix    string    // of the path that names the version
 	asked     bool      // Config.Pin was
@@ -135,7 +135,7 @@ type decision struct {
 func (d *decision) refused() bool { return d.code != 0 }
 
 // refuse makes d a refusal.
-func (d *decision) refuse(why Status, code int, source, requested string) {
+func (d *decision) refuse(why Status, code int, source sourceKind, requested string) {
 	d.index, d.status, d.code, d.source, d.requested = -1, why, code, source, requested
 }
 
@@ -175,7 +175,7 @@ func (v *Versions) decide(r *http.Request, now time.Time, d *decision) {
 }
 
 // unsupportedCode returns the status of a request that names a version there in vain.
-func unsupportedCode(kind string) int {
+func unsupportedCode(kind sourceKind) int {
 	if kind == sourcePath || kind == sourceHost {
 		return http.StatusNotFound // what is named there is a resource
 	}
@@ -250,7 +250,7 @@ func (v *Versions) assume(d *decision, r *http.Request, now time.Time) {
 			d.index = v.head()
 			return
 		}
-		d.refuse(Missing, http.StatusBadRequest, "", "")
+		d.refuse(Missing, http.StatusBadRequest, noSource, "")
 	case Current:
 		d.index = v.head()
 	case Oldest:

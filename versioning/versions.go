@@ -91,7 +91,7 @@ type Resolved struct {
 // [Versions.Resolve] and for requests that [Config].Skip named.
 func FromContext(ctx context.Context) (r Resolved, ok bool) {
 	if s := scopeFrom(ctx); s != nil {
-		r = Resolved{Version: s.version(), Requested: s.requested, Source: s.source, Status: Active}
+		r = Resolved{Version: s.version(), Requested: s.requested, Source: s.source.String(), Status: Active}
 		if s.deprecated {
 			r.Status = Deprecated
 		}
@@ -125,7 +125,7 @@ type scope struct {
 	isCut      bool  // the path lacks the prefix already, which was of a request to host
 	slashes    bool  // it begins with two slashes since
 	requested  string
-	source     string
+	source     sourceKind
 	prefix     string // "/v2", if the path named the version
 	host       string
 	vary       *vary
