@@ -32,8 +32,8 @@ type choice struct {
 func (s *Source) accept(lines []string, t *table, want int, now time.Time) choice {
 	best := choice{index: -1}
 	var bestQuality, bestRank, seen int
-	var unknown string
-	refused, open := false, false
+	var unknown claim
+	open := false
 	for _, line := range lines {
 		for line != "" && seen < maxRanges {
 			var m mediaRange
@@ -51,13 +51,14 @@ func (s *Source) accept(lines []string, t *table, want int, now time.Time) choic
 			}
 			index, why := t.find(m.text, now)
 			switch {
-			case why == Malformed:
-				return choice{claim: claim{text: m.text, why: Malformed}, index: -1}
+			case why != "":
+				// Nobody can have it, and many do not mean us: browsers accept signed exchanges "v=b3".
+				if m.quality > 0 && unknown.why != Unsupported {
+					unknown = claim{text: m.text, why: why}
+				}
+				continue
 			case m.quality == 0:
 				best.excludes = true
-				continue
-			case why != "":
-				unknown, refused = m.text, true
 				continue
 			}
 			best.agrees = best.agrees || index == want
@@ -69,8 +70,8 @@ func (s *Source) accept(lines []string, t *table, want int, now time.Time) choic
 			}
 		}
 	}
-	if !best.ok && refused && !open {
-		best.claim = claim{text: unknown, why: Unsupported}
+	if !best.ok && !open {
+		best.claim = unknown
 	}
 	return best
 }

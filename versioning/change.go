@@ -31,7 +31,8 @@ type Change struct {
 	Request func(r *http.Request) error
 
 	// Response, if not nil, changes the status or the header of a response. It must set no
-	// Content-Length. An error is treated as [Config].OnError says.
+	// Content-Length; with the status 204 or 304 the response loses its body. An error, or a status
+	// that no response can end with, is treated as [Config].OnError says.
 	Response func(r *Response) error
 
 	// RequestBody and ResponseBody convert bodies.

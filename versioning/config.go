@@ -94,7 +94,8 @@ type Config struct {
 	// source names a version. ok is false if there is none.
 	Pin func(r *http.Request) (version string, ok bool)
 
-	// PinVary names the fields that Pin looks at. Empty means Authorization.
+	// PinVary names the fields that Pin looks at, or is "*" if it looks at something else. Empty means
+	// Authorization.
 	PinVary []string
 
 	// Default is the version of requests that name none and have no Pin. Empty means [Require].
@@ -147,8 +148,9 @@ type Config struct {
 	// means 30 days. Negative is invalid.
 	Watch time.Duration
 
-	// ErrorHandler answers requests that are refused; Vary and other fields are set already. err is
-	// a [*RefusedError] or a [*ConversionError]. If nil, they get a problem document (RFC 9457).
+	// ErrorHandler answers requests that are refused; Vary and other fields are set already, and so is
+	// Cache-Control: no-store. err is a [*RefusedError] or a [*ConversionError]. If nil, they get a
+	// problem document (RFC 9457).
 	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 
 	// Observe, if not nil, receives an event for each request. It is called on the request's
@@ -170,7 +172,7 @@ func (c Config) withDefaults() (Config, table, *settings.Faults) {
 	for i := range c.Sources {
 		c.Sources[i].check(f, fmt.Sprintf("Sources[%d]", i))
 	}
-	slices.SortStableFunc(c.Sources, func(a, b Source) int { return cmp.Compare(a.rank, b.rank) })
+	slices.SortStableFunc(c.Sources, func(a, b Source) int { return cmp.Compare(a.kind, b.kind) })
 	oneOf(f, "Conflict", &c.Conflict, Reject, FirstWins)
 	oneOf(f, "Match", &c.Match, Exact, Floor)
 	oneOf(f, "OnError", &c.OnError, Refuse, Pass)
@@ -179,7 +181,7 @@ func (c Config) withDefaults() (Config, table, *settings.Faults) {
 	}
 	c.checkDefault(f, &t)
 	c.PinVary = slices.Clone(c.PinVary)
-	if c.PinVary == nil {
+	if len(c.PinVary) == 0 {
 		c.PinVary = []string{"Authorization"}
 	}
 	for i, name := range c.PinVary {

@@ -34,10 +34,11 @@ func (e *ConversionError) Is(target error) bool { return target == ErrConversion
 func (e *ConversionError) Unwrap() error { return e.Err }
 
 var (
-	errTooLarge = errors.New("the body is larger than Config.MaxBody")
-	errItem     = errors.New("an item is larger than Config.MaxItem")
-	errEncoded  = errors.New("the body has a Content-Encoding")
-	errPartial  = errors.New("the response is a part of a body")
+	errTooLarge   = errors.New("the body is larger than Config.MaxBody")
+	errItem       = errors.New("an item is larger than Config.MaxItem")
+	errEncoded    = errors.New("the body has a Content-Encoding")
+	errPartial    = errors.New("the response is a part of a body")
+	errIncomplete = errors.New("the body is not as long as Content-Length says")
 )
 
 // Convert returns a handler that lets next, which speaks the head version, answer requests of all
@@ -68,10 +69,11 @@ func (v *Versions) Convert(next http.Handler) http.Handler {
 func (v *Versions) convert(s *scope, next http.Handler, w http.ResponseWriter, r *http.Request) {
 	v.counts.versions[s.index].converted.Add(1)
 	inner := r.Clone(r.Context())
-	if s.prefix != "" {
-		cut(inner.URL, s.prefix)
+	inner.Trailer = r.Trailer // net/http fills in this map when it has read the body
+	slashes := s.prefix != "" && !s.isCut && cut(inner.URL, s.prefix)
+	c := &conversion{
+		versions: v, scope: s, chain: &v.chains[s.index], ran: trace.From(r.Context()), slashes: slashes,
 	}
-	c := &conversion{versions: v, scope: s, chain: &v.chains[s.index], ran: trace.From(r.Context())}
 	if e := c.up(inner); e != nil {
 		v.answer(w, r, e)
 		return
@@ -90,11 +92,12 @@ type conversion struct {
 	scope    *scope
 	chain    *chain
 	applied  []*change // those that are about the request, in the order up
+	slashes  bool      // see location
 	ran      func(change string)
 }
 
 // mark is what entity tags of the version end in.
-func (c *conversion) mark() string { return "-" + c.scope.resolved.Version }
+func (c *conversion) mark() string { return "-" + c.scope.version() }
 
 func (c *conversion) trace(d *change) {
 	if c.ran != nil {
@@ -142,7 +145,7 @@ func (c *conversion) up(r *http.Request) *ConversionError {
 func (c *conversion) failed(direction Direction, code int, err error) *ConversionError {
 	v := c.versions
 	e := &ConversionError{
-		Version: c.scope.resolved.Version, Direction: direction, Change: changeOf(err), Code: code, Err: err,
+		Version: c.scope.version(), Direction: direction, Change: changeOf(err), Code: code, Err: err,
 	}
 	v.counts.failures.Add(1)
 	if v.cfg.Observe != nil {
@@ -159,6 +162,7 @@ func (v *Versions) answer(w http.ResponseWriter, r *http.Request, e *ConversionE
 		w.Header().Set("Accept-Encoding", "identity") // RFC 9110, section 15.5.16
 	}
 	if v.cfg.ErrorHandler != nil {
+		w.Header().Set("Cache-Control", "no-store")
 		v.cfg.ErrorHandler(w, r, e)
 		return
 	}
@@ -203,7 +207,6 @@ func (v *Versions) Down(ctx context.Context, version string, body []byte) ([]byt
 // giveBack gives the segment that was taken from the request's path back to the locations in h.
 func (c *conversion) giveBack(h http.Header, host string) {
 	if c.scope.prefix != "" {
-		l := location{scope: c.scope, host: host}
-		l.complete(h)
+		location{scope: c.scope, host: host, slashes: c.slashes}.complete(h)
 	}
 }

@@ -26,7 +26,10 @@
 // cache and Convert inside of it, so that what is stored is converted once; [Key] is then a part of
 // the cache's key. Resolve changes nothing of the request, so the cache sees what clients see.
 // Authorization and limits that stand inside Convert are in force for all versions, and count them
-// together. What compresses responses stands outside of Convert.
+// together. What compresses responses stands outside of Convert. CORS stands outside of Resolve, so
+// that pages can read refusals. Where it does not, preflights pass all the same: browsers send them
+// without fields and credentials, so one that names no version is never refused for that, and is no
+// use of a version.
 //
 // # Which version
 //
@@ -51,8 +54,11 @@
 //	after its sunset                              410     gone         and sunset, successor; Link, Sunset
 //	in a brownout, or a rehearsal of the sunset   410     brownout     the same; Retry-After
 //
-// [Config].ErrorHandler can answer otherwise. A request that cannot be converted gets 400, 413 if
-// its body is larger than MaxBody, or 415 if it is compressed; a response that cannot be, 500.
+// A media range of Accept with a version that is unknown or malformed counts only if no other range
+// can be served. [Config].ErrorHandler can answer otherwise.
+//
+// A request that cannot be converted gets 400, 413 if its body is larger than MaxBody, or 415 if it
+// is compressed; a response that cannot be, 500.
 //
 // # Conversion
 //
@@ -71,12 +77,16 @@
 // [Versions.Report] has the use by version, route and client, [Versions.Removable] says whether a
 // version may go, and [Versions.Save] and [Versions.Restore] keep that over a restart. They know of
 // this process. The fleet's answer is in its metrics: the events of [Config].Observe, counted by
-// package telemetry, are trivet.versioning.request with the version. In Prometheus, what each
-// version was asked in 30 days:
+// package telemetry, are trivet.versioning.request with the version. In Prometheus, how often each
+// version was asked for in 30 days:
 //
-//	sum by (version) (increase(trivet_versioning_request_total{version!=""}[30d]))
+//	sum by (version) (increase(trivet_versioning_request_total{version!="",source!="preflight"}[30d]))
 //
 // # Limits
+//
+// Of the URLs in a response Location and Content-Location get the version's segment back. Those in
+// Link, in other fields and in bodies are as the handler writes them: relative to the request's path,
+// or with the version that [FromContext] tells, they stay in it.
 //
 // A cache in front of Resolve may serve what it holds until that is stale, also beyond a sunset:
 // keep the freshness of deprecated versions short. Records of application/json-seq and bodies that

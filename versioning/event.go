@@ -119,7 +119,7 @@ func (v *Versions) observe(r *http.Request, d *decision) {
 	}
 	if v.cfg.Observe != nil {
 		v.cfg.Observe(r.Context(), Event{
-			Kind: Request, Version: name, Source: d.source, Status: d.status, Requested: d.requested,
+			Kind: Request, Version: name, Source: d.source.String(), Status: d.status, Requested: d.requested,
 		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -21,7 +22,7 @@ import (
 func streaming(contentType string, chunks ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", contentType)
-		w.Header().Set("Content-Length", "999")
+		w.Header().Set("Content-Length", strconv.Itoa(len(strings.Join(chunks, ""))))
 		w.Header().Set("Content-Digest", "x")
 		for _, chunk := range chunks {
 			_, _ = io.WriteString(w, chunk)

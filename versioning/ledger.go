@@ -12,6 +12,10 @@ import (
 // maxClient is how many bytes of a client's key are kept.
 const maxClient = 128
 
+// gapShare is the part of Config.Watch that may lie between Save and Restore without the watch
+// beginning anew: a restart takes less than a thirtieth of it, a snapshot from a drawer more.
+const gapShare = 30
+
 // A usageKey is one combination that is counted.
 type usageKey struct {
 	version       int
@@ -24,9 +28,8 @@ type usage struct {
 	first, last atomic.Int64 // Unix time in nanoseconds; zero before
 }
 
-// see adds requests that were seen from first to last.
+// see adds requests that were seen from first to last. They are counted when their times are known.
 func (u *usage) see(requests uint64, first, last int64) {
-	u.requests.Add(requests)
 	for {
 		have := u.first.Load()
 		if have != 0 && have <= first || u.first.CompareAndSwap(have, first) {
@@ -39,6 +42,7 @@ func (u *usage) see(requests uint64, first, last int64) {
 			break
 		}
 	}
+	u.requests.Add(requests)
 }
 
 // A ledger counts who uses which version on which route. It is sharded by client, so that requests
@@ -46,9 +50,10 @@ func (u *usage) see(requests uint64, first, last int64) {
 type ledger struct {
 	seed     maphash.Seed
 	max      int64
+	maxGap   int64 // nanoseconds; see restore
 	keys     atomic.Int64
-	since    atomic.Int64 // Unix time in nanoseconds
-	overflow []usage      // by version: of what found no place
+	since    []atomic.Int64 // by version: since when it is watched, Unix time in nanoseconds
+	overflow []usage        // by version: of what found no place
 	inFlight []atomic.Int64
 	shards   [16]ledgerShard
 
@@ -62,16 +67,17 @@ type ledgerShard struct {
 	seen map[usageKey]*usage
 }
 
-func newLedger(versions, maxKeys int, now time.Time) *ledger {
+func newLedger(versions, maxKeys int, watch time.Duration, now time.Time) *ledger {
 	l := &ledger{
-		seed: maphash.MakeSeed(), max: int64(maxKeys), overflow: make([]usage, versions),
-		inFlight: make([]atomic.Int64, versions), unnamed: make([]atomic.Pointer[map[string]*usage],
-			versions),
+		seed: maphash.MakeSeed(), max: int64(maxKeys), maxGap: int64(watch / gapShare),
+		since: make([]atomic.Int64, versions), overflow: make([]usage, versions),
+		inFlight: make([]atomic.Int64, versions),
+		unnamed:  make([]atomic.Pointer[map[string]*usage], versions),
 	}
 	for i := range l.unnamed {
 		l.unnamed[i].Store(&map[string]*usage{})
+		l.since[i].Store(now.UnixNano())
 	}
-	l.since.Store(now.UnixNano())
 	for i := range l.shards {
 		l.shards[i].seen = map[usageKey]*usage{}
 	}
@@ -91,6 +97,9 @@ func (l *ledger) of(key usageKey) *usage {
 	s.mu.RUnlock()
 	if u != nil {
 		return u
+	}
+	if l.keys.Load() >= l.max { // keys never go, so a flood of new ones takes no lock
+		return &l.overflow[key.version]
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,13 +122,15 @@ func (l *ledger) of(key usageKey) *usage {
 	return u
 }
 
-// each calls f for each key that was seen.
+// each calls f, which must be quick, for each key that was seen.
 func (l *ledger) each(f func(usageKey, *usage)) {
 	for i := range l.shards {
 		s := &l.shards[i]
 		s.mu.RLock()
 		for key, u := range s.seen {
-			f(key, u)
+			if u.requests.Load() > 0 { // otherwise its first request is about to be counted
+				f(key, u)
+			}
 		}
 		s.mu.RUnlock()
 	}
@@ -133,4 +144,13 @@ func (l *ledger) overflowed() bool {
 		}
 	}
 	return false
+}
+
+// begun returns since when the version is watched that is watched for the longest time.
+func (l *ledger) begun() time.Time {
+	first := l.since[0].Load()
+	for i := range l.since {
+		first = min(first, l.since[i].Load())
+	}
+	return time.Unix(0, first)
 }

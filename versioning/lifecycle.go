@@ -58,7 +58,7 @@ func (v *Versions) status(index int, now time.Time) (s Status, until time.Time) 
 	if d.ends {
 		ended := !d.Sunset.IsZero() && !now.Before(d.Sunset)
 		for _, b := range d.Brownouts {
-			if !now.Before(b.From) && now.Before(b.Until) {
+			if !now.Before(b.From) && b.Until.After(now) && b.Until.After(until) {
 				until = b.Until
 			}
 		}

@@ -2,6 +2,7 @@ package versioning
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 )
 
@@ -37,6 +38,15 @@ func kindOf(h http.Header) bodyKind {
 func encoded(h http.Header) bool {
 	encoding := h.Get("Content-Encoding")
 	return encoding != "" && !strings.EqualFold(encoding, "identity")
+}
+
+// contentLength returns the value of Content-Length in h, or -1 if there is none.
+func contentLength(h http.Header) int64 {
+	n, err := strconv.ParseInt(h.Get("Content-Length"), 10, 64)
+	if err != nil || n < 0 {
+		return -1
+	}
+	return n
 }
 
 // dropBodyFields removes the fields that no longer hold once a body was converted.

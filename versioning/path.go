@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/trivet-go/trivet/internal/response"
 )
@@ -20,19 +21,32 @@ type stripped struct {
 // strip returns r without the prefix of s.
 func strip(s *scope, w http.ResponseWriter, r *http.Request) *stripped {
 	x := &stripped{request: *r, url: *r.URL}
-	cut(&x.url, s.prefix)
+	slashes := cut(&x.url, s.prefix)
 	x.request.URL = &x.url
-	x.location = location{scope: s, host: r.Host}
+	x.location = location{scope: s, host: r.Host, slashes: slashes}
 	x.writer = writer{Recorder: *response.NewRecorder(w, &x.request), owner: &x.location}
 	return x
 }
 
-// cut removes prefix, the first segment, from Path and RawPath alike.
-func cut(u *url.URL, prefix string) {
+// cut removes the segment that names the version from r, a copy of the request, and lets the writer
+// of s give it back.
+func (s *scope) cut(r *http.Request) {
+	if s.prefix == "" {
+		return
+	}
+	u := *r.URL
+	s.slashes = cut(&u, s.prefix)
+	r.URL, s.isCut, s.host = &u, true, r.Host
+}
+
+// cut removes prefix, the first segment, from Path and RawPath alike. It reports whether the path
+// begins with two slashes then.
+func cut(u *url.URL, prefix string) (slashes bool) {
 	if u.RawPath != "" {
 		u.RawPath = afterPrefix(u.EscapedPath(), prefix)
 	}
 	u.Path = afterPrefix(u.Path, prefix)
+	return strings.HasPrefix(u.Path, "//")
 }
 
 func afterPrefix(path, prefix string) string {
@@ -45,11 +59,12 @@ func afterPrefix(path, prefix string) string {
 
 // A location gives the segment that names the version back.
 type location struct {
-	scope *scope
-	host  string // that the request was sent to
+	scope   *scope
+	host    string // that the request was sent to
+	slashes bool   // its path began with two slashes when it was cut
 }
 
-func (l *location) complete(h http.Header) {
+func (l location) complete(h http.Header) {
 	for _, field := range [...]string{"Location", "Content-Location"} {
 		if values := h[field]; len(values) == 1 {
 			if given := l.giveBack(values[0]); given != values[0] {
@@ -62,7 +77,11 @@ func (l *location) complete(h http.Header) {
 // giveBack returns target, a URL that the handler wrote, with the segment that was taken from the
 // request's path. Relative targets need none: clients resolve them beside the path that they know.
 // What is on another host, or names a version itself, stays.
-func (l *location) giveBack(target string) string {
+func (l location) giveBack(target string) string {
+	if l.slashes && strings.HasPrefix(target, "//") {
+		// The handler redirects to the path that it got, which is no host: /v2//x was not one either.
+		return l.scope.prefix + target
+	}
 	u, err := url.Parse(target)
 	if err != nil || u.Opaque != "" || !strings.HasPrefix(u.Path, "/") {
 		return target
@@ -76,8 +95,12 @@ func (l *location) giveBack(target string) string {
 	v := l.scope.versions
 	for i := range v.cfg.Sources {
 		if s := &v.cfg.Sources[i]; s.kind == sourcePath {
-			if _, ok := s.inSegment(firstSegment(u.Path), &v.table); ok {
-				return target
+			// A segment that could be a version and is none is the start of a route, such as /404.
+			text, ok := s.inSegment(firstSegment(u.Path), &v.table)
+			if ok {
+				if index, _ := v.table.find(text, time.Now()); index >= 0 {
+					return target
+				}
 			}
 		}
 	}

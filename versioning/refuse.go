@@ -80,11 +80,11 @@ func shorten(s string) string {
 // refuse answers a request that was decided as d.
 func (v *Versions) refuse(w http.ResponseWriter, r *http.Request, now time.Time, d *decision) {
 	e := &RefusedError{
-		Status: d.status, Code: d.code, Source: d.source, Requested: d.requested,
+		Status: d.status, Code: d.code, Source: d.source.String(), Requested: d.requested,
 		Supported: v.supported(now), Latest: v.versions[v.head()].Name,
 	}
 	h := w.Header()
-	s := scope{versions: v, index: d.index, vary: v.varyOf(d)}
+	s := scope{versions: v, index: int32(d.index), vary: v.varyOf(d)}
 	mergeVary(h, s.vary.names, s.vary.line, &s.varies)
 	if v.cfg.Supported != "" {
 		s.supported[0] = v.supportedValue(now)
@@ -107,6 +107,8 @@ func (v *Versions) refuse(w http.ResponseWriter, r *http.Request, now time.Time,
 		h["Accept"] = []string{d.acceptable(e.Supported)} // RFC 9110, section 12.5.1: in a response
 	}
 	if v.cfg.ErrorHandler != nil {
+		// Caches keep 404 and 410 by themselves (RFC 9110, section 15.1), also beyond a brownout.
+		h.Set("Cache-Control", "no-store")
 		v.cfg.ErrorHandler(w, r, e)
 		return
 	}

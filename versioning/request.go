@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 )
@@ -21,9 +22,11 @@ func (c *conversion) upBody(r *http.Request, steps []step) *ConversionError {
 	if kind == lines {
 		dropBodyFields(r.Header)
 		r.ContentLength = -1
+		trailer := r.Trailer
+		r.Trailer = withoutDigests(trailer)
 		r.Body = &lineReader{
 			conversion: c, src: r.Body, lines: bufio.NewReader(r.Body), steps: steps,
-			max: c.versions.cfg.MaxItem,
+			max: c.versions.cfg.MaxItem, read: trailer, trailer: r.Trailer,
 		}
 		return nil
 	}
@@ -45,11 +48,19 @@ func (c *conversion) upBody(r *http.Request, steps []step) *ConversionError {
 		}
 	}
 	dropBodyFields(r.Header)
+	r.Trailer = withoutDigests(r.Trailer)
 	r.Header.Set("Content-Length", strconv.Itoa(len(text)))
 	r.ContentLength = int64(len(text))
 	r.TransferEncoding = nil
 	r.Body = &replaced{Reader: bytes.NewReader(text), Closer: r.Body}
 	return nil
+}
+
+// withoutDigests returns a copy of h, trailer fields, without those over the bytes of a body.
+func withoutDigests(h http.Header) http.Header {
+	h = h.Clone()
+	maps.DeleteFunc(h, func(name string, _ []string) bool { return isDigest(name) })
+	return h
 }
 
 // A replaced is a body that reads as another one.
@@ -67,6 +78,8 @@ type lineReader struct {
 	max        int
 	line, out  []byte
 	err        error
+
+	read, trailer http.Header // the trailer fields as net/http reads them, and as the handler gets them
 }
 
 func (l *lineReader) Close() error { return l.src.Close() }
@@ -96,6 +109,11 @@ func (l *lineReader) next() {
 		if err != bufio.ErrBufferFull {
 			l.err = err
 			break
+		}
+	}
+	if l.err == io.EOF {
+		for name := range l.trailer {
+			l.trailer[name] = l.read[name]
 		}
 	}
 	if l.err != nil && l.err != io.EOF {

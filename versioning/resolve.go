@@ -12,7 +12,10 @@ import (
 // context ([FromContext]), and refuses requests that speak none or one that has ended. It leaves the
 // request as it is: a cache between Resolve and [Versions.Convert] sees what clients see. The
 // response gets Vary and what is to be said of the version. It panics if next is nil.
-func (v *Versions) Resolve(next http.Handler) http.Handler {
+func (v *Versions) Resolve(next http.Handler) http.Handler { return v.resolve(next, false) }
+
+// resolve is Resolve, around Convert if converts.
+func (v *Versions) resolve(next http.Handler, converts bool) http.Handler {
 	if next == nil {
 		panic("versioning: nil handler")
 	}
@@ -29,7 +32,7 @@ func (v *Versions) Resolve(next http.Handler) http.Handler {
 		v.decide(r, now, &d)
 		v.observe(r, &d)
 		client, counts := "", false
-		if d.index >= 0 {
+		if d.index >= 0 && d.source != sourcePreflight {
 			client, counts = v.clientOf(r)
 		}
 		if d.refused() {
@@ -46,25 +49,29 @@ func (v *Versions) Resolve(next http.Handler) http.Handler {
 			v.ledger.inFlight[d.index].Add(1)
 		}
 		defer func() {
+			s.writer.finish()         // also on a panic, which a middleware outside may answer
 			r.Pattern = inner.Pattern // so that an outer middleware knows the route
 			if counts {
-				v.use(s.index, inner.Pattern, client, time.Now())
-				v.ledger.inFlight[s.index].Add(-1)
+				v.use(d.index, inner.Pattern, client, time.Now())
+				v.ledger.inFlight[d.index].Add(-1)
 			}
 		}()
-		s.complete(s.writer.Header())
-		next.ServeHTTP(&s.writer, inner)
-		s.writer.finish()
+		switch {
+		case !converts:
+			next.ServeHTTP(&s.writer, inner)
+		case len(v.chains[s.index].changes) == 0:
+			s.cut(inner) // which nobody else has seen
+			next.ServeHTTP(&s.writer, inner)
+		default:
+			v.convert(s, next, &s.writer, inner)
+		}
 	})
 }
 
 func (v *Versions) newScope(w http.ResponseWriter, r *http.Request, now time.Time, d *decision) *scope {
 	s := &scope{
-		Context: r.Context(), versions: v, index: d.index, prefix: d.prefix,
-		resolved: Resolved{
-			Version: v.versions[d.index].Name, Requested: d.requested, Source: d.source, Status: d.status,
-		},
-		pinned: d.source == sourcePin, vary: v.varyOf(d),
+		Context: r.Context(), versions: v, index: int32(d.index), deprecated: d.status == Deprecated,
+		prefix: d.prefix, requested: d.requested, source: d.source, vary: v.varyOf(d),
 	}
 	s.writer = writer{Recorder: *response.NewRecorder(w, r), owner: s}
 	if v.cfg.Supported != "" {
@@ -75,19 +82,22 @@ func (v *Versions) newScope(w http.ResponseWriter, r *http.Request, now time.Tim
 }
 
 // varyOf returns what the response to a request that was decided as d varies by.
-func (v *Versions) varyOf(d *decision) vary {
+func (v *Versions) varyOf(d *decision) *vary {
 	if d.asked {
-		return v.varyPin
+		return &v.varyPin
 	}
-	return v.vary
+	return &v.vary
 }
 
 // complete sets the fields of s in a header that is about to go out.
 func (s *scope) complete(h http.Header) {
 	mergeVary(h, s.vary.names, s.vary.line, &s.varies)
 	s.announce(h)
-	if s.pinned && len(h["Cache-Control"]) == 0 {
-		s.field(h, "Cache-Control", &s.private, "private")
+	if s.source == sourcePin && len(h["Cache-Control"]) == 0 {
+		h["Cache-Control"] = []string{"private"}
+	}
+	if s.isCut {
+		location{scope: s, host: s.host, slashes: s.slashes}.complete(h)
 	}
 }
 
@@ -112,7 +122,7 @@ func (v *Versions) successorLink(r *http.Request, now time.Time, d *decision) st
 type decision struct {
 	index     int    // of the version; negative if there is none
 	status    Status // of the version, or why there is none
-	source    string
+	source    sourceKind
 	requested string
 	prefix    string    // of the path that names the version
 	asked     bool      // Config.Pin was
@@ -126,7 +136,7 @@ type decision struct {
 func (d *decision) refused() bool { return d.code != 0 }
 
 // refuse makes d a refusal.
-func (d *decision) refuse(why Status, code int, source, requested string) {
+func (d *decision) refuse(why Status, code int, source sourceKind, requested string) {
 	d.index, d.status, d.code, d.source, d.requested = -1, why, code, source, requested
 }
 
@@ -166,7 +176,7 @@ func (v *Versions) decide(r *http.Request, now time.Time, d *decision) {
 }
 
 // unsupportedCode returns the status of a request that names a version there in vain.
-func unsupportedCode(kind string) int {
+func unsupportedCode(kind sourceKind) int {
 	if kind == sourcePath || kind == sourceHost {
 		return http.StatusNotFound // what is named there is a resource
 	}
@@ -232,9 +242,16 @@ func (v *Versions) assume(d *decision, r *http.Request, now time.Time) {
 		}
 	}
 	d.source = sourceDefault
+	if isPreflight(r) {
+		d.source = sourcePreflight
+	}
 	switch v.cfg.Default {
 	case Require:
-		d.refuse(Missing, http.StatusBadRequest, "", "")
+		if d.source == sourcePreflight {
+			d.index = v.head()
+			return
+		}
+		d.refuse(Missing, http.StatusBadRequest, noSource, "")
 	case Current:
 		d.index = v.head()
 	case Oldest:
@@ -242,6 +259,13 @@ func (v *Versions) assume(d *decision, r *http.Request, now time.Time) {
 	default:
 		d.index = v.table.index(strings.TrimPrefix(string(v.cfg.Default), fixedPrefix))
 	}
+}
+
+// isPreflight reports whether a browser asks before it sends the request itself. In such a request
+// it puts neither fields of the page nor credentials (Fetch, section 4.8).
+func isPreflight(r *http.Request) bool {
+	return r.Method == http.MethodOptions && len(r.Header["Access-Control-Request-Method"]) > 0 &&
+		len(r.Header["Origin"]) > 0
 }
 
 // checkExcluded refuses a request that gets a version which it did not name, but said that it would

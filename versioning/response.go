@@ -1,12 +1,11 @@
 package versioning
 
 import (
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/trivet-go/trivet/internal/response"
 )
@@ -27,7 +26,9 @@ type converter struct {
 	steps       []step
 	buf         []byte
 	items       items
-	converted   bool // the body is not the handler's
+	converted   bool  // the body is not the handler's
+	declared    int64 // the handler's Content-Length; negative if it has set none
+	written     int64 // of the body that is converted
 	err         *ConversionError
 }
 
@@ -39,6 +40,7 @@ const (
 	passing               // it goes out
 	buffering             // it is kept until the handler is done
 	itemizing             // it goes out item by item
+	bodiless              // it is dropped: a change has given the response a status without a body
 	broken                // it is dropped: there was an error
 )
 
@@ -154,7 +156,25 @@ func (c *converter) decide(code int) {
 			return
 		}
 	}
+	if resp.Header == nil {
+		resp.Header = http.Header{}
+	}
 	c.code, c.own = resp.Status, resp.Header
+	switch {
+	case c.code == code:
+	case c.code < 200 || c.code > 999:
+		c.fail(fmt.Errorf("a change has made the status %d", c.code))
+		return
+	case c.code == http.StatusNoContent || c.code == http.StatusNotModified:
+		dropBodyFields(c.own)
+		delete(c.own, "Content-Type")
+		delete(c.own, "Content-Encoding")
+		c.converted = true
+		c.send()
+		c.mode = bodiless
+		return
+	}
+	c.declared = contentLength(c.header)
 	if len(c.steps) == 0 || kind == otherBody {
 		c.pass()
 		return
@@ -170,8 +190,7 @@ func (c *converter) decide(code int) {
 	case code == http.StatusPartialContent:
 		c.fail(errPartial)
 	case kind == document:
-		if n, err := strconv.ParseInt(c.own.Get("Content-Length"), 10, 64); err == nil &&
-			n > int64(cv.versions.cfg.MaxBody) {
+		if c.declared > int64(cv.versions.cfg.MaxBody) {
 			c.fail(errTooLarge)
 			return
 		}
@@ -222,7 +241,10 @@ func (c *converter) Write(p []byte) (int, error) {
 	if c.mode == undecided {
 		c.decide(http.StatusOK)
 	}
+	c.written += int64(len(p))
 	switch c.mode {
+	case bodiless:
+		return len(p), nil
 	case buffering:
 		if len(c.buf)+len(p) <= c.conversion.versions.cfg.MaxBody {
 			c.buf = append(c.buf, p...)
@@ -298,73 +320,3 @@ func (c *converter) FlushError() error {
 
 // Flush serves callers that assert http.Flusher.
 func (c *converter) Flush() { _ = c.FlushError() }
-
-// finish completes the response of a handler that has returned. The error, if there is one, is to be
-// told the client.
-func (c *converter) finish() *ConversionError {
-	if c.Hijacked {
-		return nil
-	}
-	if c.mode == undecided {
-		c.decide(http.StatusOK)
-	}
-	switch c.mode {
-	case buffering:
-		c.finishDocument()
-	case itemizing:
-		c.items.finish()
-	}
-	if c.mode == broken {
-		if c.Status != 0 {
-			// The client must not take what it got for the whole.
-			panic(http.ErrAbortHandler)
-		}
-		return c.err
-	}
-	c.trailers()
-	return nil
-}
-
-// finishDocument converts and sends the body that was kept.
-func (c *converter) finishDocument() {
-	text := c.buf
-	if len(text) > 0 {
-		var err error
-		if text, err = convertText(text, c.steps, c.conversion.trace); err != nil {
-			c.fail(err)
-			return
-		}
-	}
-	dropBodyFields(c.own)
-	c.converted = true
-	// HTTP/1.1 has trailers only where there is no Content-Length.
-	if (len(text) > 0 || c.request.Method != http.MethodHead) && !c.hasTrailers() {
-		c.own["Content-Length"] = []string{strconv.Itoa(len(text))}
-	}
-	c.mode = passing
-	c.send()
-	if len(text) > 0 {
-		_, _ = c.Recorder.Write(text) // fails only if the client has left
-	}
-}
-
-// hasTrailers reports whether the handler has announced or set trailer fields.
-func (c *converter) hasTrailers() bool {
-	for name := range c.header {
-		if strings.HasPrefix(name, http.TrailerPrefix) {
-			return true
-		}
-	}
-	return len(c.own["Trailer"]) > 0
-}
-
-// trailers hands on the trailer fields, which the handler has set since the header was sent.
-func (c *converter) trailers() {
-	outer := c.Recorder.Header()
-	for name, values := range c.header {
-		bare, unannounced := strings.CutPrefix(name, http.TrailerPrefix)
-		if (unannounced || listed(outer["Trailer"], name)) && !(c.converted && isDigest(bare)) {
-			outer[name] = values
-		}
-	}
-}

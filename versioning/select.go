@@ -60,7 +60,7 @@ func (v *Versions) Select(handlers map[string]http.Handler) (http.Handler, error
 
 // serve lets next answer r, without the segment of the path that names the version.
 func (s *scope) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
-	if s.prefix == "" {
+	if s.prefix == "" || s.isCut {
 		next.ServeHTTP(w, r)
 		return
 	}

@@ -26,7 +26,8 @@ const (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 type ledgerSnapshot struct {
-	Since    int64                    `json:"since"` // times are Unix times in nanoseconds
+	Saved    int64                    `json:"saved"` // times are Unix times in nanoseconds
+	Since    map[string]int64         `json:"since"` // by version
 	Seen     []usageSnapshot          `json:"seen"`
 	Overflow map[string]usageSnapshot `json:"overflow"` // by version
 }
@@ -48,7 +49,12 @@ func (u *usage) snapshot() usageSnapshot {
 // new file and rename it: an error leaves half a snapshot behind. What is used meanwhile may be in
 // the snapshot or not. The format is versioned and checksummed, and not encrypted.
 func (v *Versions) Save(w io.Writer) error {
-	s := ledgerSnapshot{Since: v.ledger.since.Load(), Overflow: map[string]usageSnapshot{}}
+	s := ledgerSnapshot{
+		Saved: time.Now().UnixNano(), Since: map[string]int64{}, Overflow: map[string]usageSnapshot{},
+	}
+	for i := range v.versions {
+		s.Since[v.versions[i].Name] = v.ledger.since[i].Load()
+	}
 	v.ledger.each(func(key usageKey, u *usage) {
 		row := u.snapshot()
 		row.Version, row.Route, row.Client = v.versions[key.version].Name, key.route, key.client
@@ -73,10 +79,12 @@ func (v *Versions) Save(w io.Writer) error {
 }
 
 // Restore reads what [Versions.Save] wrote and adds it to what has been seen since: requests are
-// summed, and use is watched since the earlier of the two. Versions that there are no longer are
-// left out. Restore a snapshot once: a second time its requests count again. If it is damaged, or of
-// another format, the error wraps [ErrSnapshot] and nothing is added; an error of r is wrapped as it
-// is.
+// summed, and each version is watched since the earlier of the two. A version that the snapshot does
+// not know is watched since New, and so are all if nobody watched for more than a thirtieth of
+// [Config].Watch between Save and New. Versions that there are no longer are left out.
+//
+// Restore a snapshot once: a second time its requests count again. If it is damaged, or of another
+// format, the error wraps [ErrSnapshot] and nothing is added; an error of r is wrapped as it is.
 func (v *Versions) Restore(r io.Reader) error {
 	text, err := io.ReadAll(io.LimitReader(r, maxSnapshot+1))
 	if err != nil {
@@ -117,10 +125,13 @@ func (l *ledger) restore(s *ledgerSnapshot, t *table, now int64) {
 			l.overflow[i].see(row.Requests, min(row.First, now), min(row.Last, now))
 		}
 	}
-	for {
-		since := l.since.Load()
-		if s.Since >= since || l.since.CompareAndSwap(since, s.Since) {
-			return
+	for version, saved := range s.Since {
+		i := t.index(version)
+		for i >= 0 {
+			since := l.since[i].Load()
+			if saved >= since || since-s.Saved > l.maxGap || l.since[i].CompareAndSwap(since, saved) {
+				break
+			}
 		}
 	}
 }

@@ -12,25 +12,34 @@ import (
 	"github.com/trivet-go/trivet/internal/settings"
 )
 
-// The places where a version is found, in order of precedence. They are the values of
-// [Resolved].Source.
+// A sourceKind is a place where a version is found. The kinds are in order of precedence.
+type sourceKind uint8
+
 const (
-	sourcePath      = "path"
-	sourceHost      = "host"
-	sourceHeader    = "header"
-	sourceMediaType = "media_type"
-	sourceQuery     = "query"
-	sourceFunction  = "function"
-	sourcePin       = "pin"
-	sourceDefault   = "default"
+	noSource sourceKind = iota
+	sourcePath
+	sourceHost
+	sourceHeader
+	sourceMediaType
+	sourceQuery
+	sourceFunction
+	sourcePin
+	sourceDefault
+	sourcePreflight
 )
+
+// sourceNames are the values of [Resolved].Source, by kind.
+var sourceNames = [...]string{
+	"", "path", "host", "header", "media_type", "query", "function", "pin", "default", "preflight",
+}
+
+func (k sourceKind) String() string { return sourceNames[k] }
 
 // A Source is a place in requests where clients name a version. Its precedence is that of its kind,
 // wherever it stands in [Config].Sources: [Path], [Host], [Header], [MediaType] and [VendorType],
 // [Query], [Func]. Sources of one kind have that of their order.
 type Source struct {
-	kind   string
-	rank   int
+	kind   sourceKind
 	name   string // what the version follows, or the name of the field or parameter
 	suffix string // of a host
 	vendor bool   // name is the start of a media type, not a parameter
@@ -45,7 +54,7 @@ type Source struct {
 //
 // With such a source, paths with dot segments get 400, however they are written: what follows
 // might read another version in them.
-func Path(prefix string) Source { return Source{kind: sourcePath, rank: 0, name: prefix} }
+func Path(prefix string) Source { return Source{kind: sourcePath, name: prefix} }
 
 // Host returns the Source that reads the request's host. pattern has one '*', which stands for the
 // version: "v*.api.example.com". Other hosts say nothing.
@@ -54,36 +63,36 @@ func Host(pattern string) Source {
 	if !strings.Contains(pattern, "*") || strings.Contains(after, "*") {
 		before, after = "", "" // which New refuses
 	}
-	return Source{kind: sourceHost, rank: 1, name: before, suffix: after}
+	return Source{kind: sourceHost, name: before, suffix: after}
 }
 
 // Header returns the Source that reads the named field. Responses vary by it.
 func Header(name string) Source {
-	return Source{kind: sourceHeader, rank: 2, name: textproto.CanonicalMIMEHeaderKey(name),
+	return Source{kind: sourceHeader, name: textproto.CanonicalMIMEHeaderKey(name),
 		vary: []string{textproto.CanonicalMIMEHeaderKey(name)}}
 }
 
 // MediaType returns the Source that reads the named parameter of the media types in Accept and
 // Content-Type, as in "application/json;version=2". Responses vary by Accept.
 func MediaType(parameter string) Source {
-	return Source{kind: sourceMediaType, rank: 3, name: strings.ToLower(parameter), vary: []string{"Accept"}}
+	return Source{kind: sourceMediaType, name: strings.ToLower(parameter), vary: []string{"Accept"}}
 }
 
 // VendorType returns the Source that reads media types of a vendor in Accept and Content-Type: with
 // the prefix "application/vnd.example.v" the version of "application/vnd.example.v2+json" is "2".
 // Responses vary by Accept.
 func VendorType(prefix string) Source {
-	return Source{kind: sourceMediaType, rank: 3, name: strings.ToLower(prefix), vendor: true,
+	return Source{kind: sourceMediaType, name: strings.ToLower(prefix), vendor: true,
 		vary: []string{"Accept"}}
 }
 
 // Query returns the Source that reads the named query parameter.
-func Query(name string) Source { return Source{kind: sourceQuery, rank: 4, name: name} }
+func Query(name string) Source { return Source{kind: sourceQuery, name: name} }
 
 // Func returns a Source of your own. ok is false if the request says nothing. vary names the fields
 // that read looks at, by which responses then vary. read must be safe for concurrent use.
 func Func(read func(r *http.Request) (version string, ok bool), vary ...string) Source {
-	s := Source{kind: sourceFunction, rank: 5, read: read}
+	s := Source{kind: sourceFunction, read: read}
 	for _, name := range vary {
 		s.vary = append(s.vary, textproto.CanonicalMIMEHeaderKey(name))
 	}
@@ -92,7 +101,7 @@ func Func(read func(r *http.Request) (version string, ok bool), vary ...string) 
 
 func (s *Source) check(f *settings.Faults, field string) {
 	switch s.kind {
-	case "":
+	case noSource:
 		f.Add(field, "is empty: use Path, Host, Header, MediaType, VendorType, Query or Func")
 	case sourcePath:
 		if !strings.HasPrefix(s.name, "/") || strings.ContainsAny(s.name[1:], "/%.\\;?#") {
@@ -194,7 +203,11 @@ func firstSegment(path string) string {
 // hasDotSegment reports whether someone could read a segment of path, decoded, as "." or "..":
 // some servers take a backslash for a slash and cut a segment at a semicolon.
 func hasDotSegment(path string) bool {
-	for i := 0; i < len(path); i++ {
+	first := strings.IndexByte(path, '.')
+	if first < 0 {
+		return false
+	}
+	for i := first; i < len(path); i++ {
 		if path[i] != '.' || i > 0 && path[i-1] != '/' && path[i-1] != '\\' {
 			continue
 		}
@@ -235,18 +248,15 @@ func queryClaim(query, name string) (c claim) {
 		key, value, _ := strings.Cut(pair, "=")
 		if strings.IndexByte(pair, ';') >= 0 {
 			// net/url drops such a pair, others see two in it.
-			if strings.Contains(pair, name) {
-				return claim{text: pair, why: Malformed}
+			for part := range strings.SplitSeq(pair, ";") {
+				if key, _, _ := strings.Cut(part, "="); isParameter(key, name) {
+					return claim{text: pair, why: Malformed}
+				}
 			}
 			continue
 		}
-		if key != name {
-			if !strings.ContainsAny(key, "%+") {
-				continue
-			}
-			if key, err := url.QueryUnescape(key); err != nil || key != name {
-				continue
-			}
+		if !isParameter(key, name) {
+			continue
 		}
 		if c.ok {
 			return claim{text: value, why: Duplicate}
@@ -261,6 +271,15 @@ func queryClaim(query, name string) (c claim) {
 		c = claim{text: value, ok: true}
 	}
 	return c
+}
+
+// isParameter reports whether key, as it stands in a query, is name.
+func isParameter(key, name string) bool {
+	if key == name || !strings.ContainsAny(key, "%+") {
+		return key == name
+	}
+	key, err := url.QueryUnescape(key)
+	return err == nil && key == name
 }
 
 // startsWithDigit reports whether s begins with a digit of any script: "٢" is meant as a version
@@ -280,6 +299,11 @@ func isToken(s string) bool {
 	return s != ""
 }
 
-func isTokenByte(c byte) bool {
-	return isAlnum(c) || c < 0x80 && strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
-}
+func isTokenByte(c byte) bool { return tokenBytes[c] }
+
+var tokenBytes = func() (table [256]bool) {
+	for c := range byte(0x80) {
+		table[c] = isAlnum(c) || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
+	}
+	return table
+}()

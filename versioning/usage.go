@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -15,7 +16,8 @@ func (v *Versions) clientOf(r *http.Request) (client string, counts bool) {
 	}
 	if v.cfg.Client != nil {
 		if key, ok := v.cfg.Client(r); ok {
-			client = key[:min(len(key), maxClient)]
+			// Text, since a snapshot could not keep anything else.
+			client = strings.ToValidUTF8(key[:min(len(key), maxClient)], "\uFFFD")
 		}
 	}
 	return client, true
@@ -32,26 +34,30 @@ type Removal struct {
 	Version   string    `json:"version"`
 	Removable bool      `json:"removable"`
 	Reason    string    `json:"reason"`    // why it is not; "" if it is
-	Since     time.Time `json:"since"`     // since when use is watched
+	Since     time.Time `json:"since"`     // since when its use is watched
 	LastSeen  time.Time `json:"last_seen"` // the last use; zero if there was none
 	Requests  uint64    `json:"requests"`
 	Clients   []string  `json:"clients"` // that used it within Config.Watch; "" is one without a name
 }
 
 // Removable says whether version may be removed: nobody has used it for [Config].Watch. It never is
-// while this process has watched for less, nor if there were more clients and routes than MaxKeys,
+// while the version was watched for less, nor if there were more clients and routes than MaxKeys,
 // since then nobody knows who used what. It knows of this process only, and of those whose ledgers
 // were restored: ask the metrics of the fleet too. Requests that were refused because the version
 // has ended are use: someone still sends them.
 func (v *Versions) Removable(version string) Removal { return v.removable(version, time.Now()) }
 
 func (v *Versions) removable(version string, now time.Time) Removal {
-	r := Removal{Version: version, Since: time.Unix(0, v.ledger.since.Load()), Clients: []string{}}
+	r := Removal{Version: version, Since: v.ledger.begun(), Clients: []string{}}
 	index := v.table.index(version)
 	if index < 0 {
 		r.Reason = "there is no such version"
 		return r
 	}
+	r.Since = time.Unix(0, v.ledger.since[index].Load())
+	// First what is in flight, then what has been seen: a request that ends meanwhile is in one of the
+	// two, since it is recorded before it leaves.
+	inFlight := v.ledger.inFlight[index].Load()
 	begin := now.Add(-v.cfg.Watch)
 	var last int64
 	v.ledger.each(func(key usageKey, u *usage) {
@@ -78,7 +84,7 @@ func (v *Versions) removable(version string, now time.Time) Removal {
 		r.Reason = "there are more keys than MaxKeys"
 	case r.Since.After(begin):
 		r.Reason = "it is watched for too short a time"
-	case v.ledger.inFlight[index].Load() > 0:
+	case inFlight > 0:
 		r.Reason = "requests are in flight"
 	case r.LastSeen.After(begin):
 		r.Reason = "it is in use"
@@ -90,7 +96,7 @@ func (v *Versions) removable(version string, now time.Time) Removal {
 
 // A Report is what is known of all versions.
 type Report struct {
-	Since    time.Time       `json:"since"` // since when use is watched
+	Since    time.Time       `json:"since"` // since when some version's use is watched
 	Keys     int             `json:"keys"`  // that are counted
 	Overflow bool            `json:"overflow"`
 	Versions []VersionReport `json:"versions"` // oldest first
@@ -120,7 +126,7 @@ type Usage struct {
 func (v *Versions) Report() Report {
 	now := time.Now()
 	r := Report{
-		Since: time.Unix(0, v.ledger.since.Load()), Keys: int(v.ledger.keys.Load()),
+		Since: v.ledger.begun(), Keys: int(v.ledger.keys.Load()),
 		Overflow: v.ledger.overflowed(), Versions: make([]VersionReport, len(v.versions)),
 	}
 	for i := range r.Versions {

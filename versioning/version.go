@@ -78,7 +78,7 @@ func (v *Version) check(f *settings.Faults, field string) {
 		field string
 		time  time.Time
 	}{{".Deprecated", v.Deprecated}, {".Sunset", v.Sunset}} {
-		if !at.time.IsZero() && (at.time.Year() < 1970 || at.time.Year() > 9999) {
+		if !at.time.IsZero() && (at.time.UTC().Year() < 1970 || at.time.UTC().Year() > 9999) {
 			f.Add(field+at.field, "the year is not 1970 to 9999")
 		}
 	}
@@ -138,6 +138,9 @@ const (
 	dates
 	numbers
 )
+
+// fewNames is how many names are compared before one is parsed.
+const fewNames = 16
 
 // A table knows the versions of an API, oldest first.
 type table struct {
@@ -206,6 +209,11 @@ func (t *table) find(s string, now time.Time) (index int, why Status) {
 			return i, ""
 		}
 		return -1, Unsupported
+	}
+	if len(t.names) <= fewNames {
+		if i := slices.Index(t.names, s); i >= 0 {
+			return i, ""
+		}
 	}
 	at, ok := t.parse(s)
 	if !ok {

@@ -58,7 +58,7 @@ func New(cfg Config) (*Versions, error) {
 		v.varyPin = newVary(appendUnique(names[:len(names):len(names)], cfg.PinVary...))
 	}
 	v.counts.versions = make([]versionCounts, len(v.versions))
-	v.ledger = newLedger(len(v.versions), cfg.MaxKeys, time.Now())
+	v.ledger = newLedger(len(v.versions), cfg.MaxKeys, cfg.Watch, time.Now())
 	return v, nil
 }
 
@@ -77,13 +77,13 @@ func (v *Versions) Changes() []Change {
 // Middleware returns a handler that finds out which version a request speaks and lets next, which
 // speaks the head version, answer it: [Versions.Resolve] around [Versions.Convert]. It panics if
 // next is nil.
-func (v *Versions) Middleware(next http.Handler) http.Handler { return v.Resolve(v.Convert(next)) }
+func (v *Versions) Middleware(next http.Handler) http.Handler { return v.resolve(next, true) }
 
 // Resolved is which version a request speaks.
 type Resolved struct {
 	Version   string // one of Config.Versions
 	Requested string // as the client, or Config.Pin, named it; "" if nobody did
-	Source    string // where: path, host, header, media_type, query, function, pin or default
+	Source    string // where: path, host, header, media_type, query, function, pin, default or preflight
 	Status    Status // Active or Deprecated
 }
 
@@ -91,37 +91,53 @@ type Resolved struct {
 // [Versions.Resolve] and for requests that [Config].Skip named.
 func FromContext(ctx context.Context) (r Resolved, ok bool) {
 	if s := scopeFrom(ctx); s != nil {
-		return s.resolved, true
+		r = Resolved{Version: s.version(), Requested: s.requested, Source: s.source.String(), Status: Active}
+		if s.deprecated {
+			r.Status = Deprecated
+		}
+		return r, true
 	}
 	return Resolved{}, false
 }
 
 // Key returns the version that r speaks, as a part of the key under which a cache inside
-// [Versions.Resolve] keeps the response. ok is false where FromContext's is.
+// [Versions.Resolve] keeps the response; inside of several, the versions of all of them. ok is false
+// where FromContext's is.
 func Key(r *http.Request) (key string, ok bool) {
-	if s := scopeFrom(r.Context()); s != nil {
-		return s.resolved.Version, true
+	s := scopeFrom(r.Context())
+	if s == nil {
+		return "", false
 	}
-	return "", false
+	key = s.version()
+	for s = scopeFrom(s.Context); s != nil; s = scopeFrom(s.Context) {
+		key = s.version() + "/" + key // which no name has
+	}
+	return key, true
 }
 
 // A scope is the context of a request that has a version. It holds all that the request needs, so
 // that it is one allocation.
 type scope struct {
 	context.Context
-	versions *Versions
-	resolved Resolved
-	index    int    // of the version
-	prefix   string // "/v2", if the path named the version
-	pinned   bool   // Config.Pin did
-	vary     vary
+	versions   *Versions
+	index      int32 // of the version
+	deprecated bool  // its status
+	isCut      bool  // the path lacks the prefix already, which was of a request to host
+	slashes    bool  // it begins with two slashes since
+	requested  string
+	source     sourceKind
+	prefix     string // "/v2", if the path named the version
+	host       string
+	vary       *vary
 
 	writer    writer
 	successor string // a Link, if the version has none of its own
 
 	// Room for the values of fields.
-	varies, echo, supported, deprecation, sunset, private [1]string
+	varies, echo, supported, deprecation, sunset [1]string
 }
+
+func (s *scope) version() string { return s.versions.versions[s.index].Name }
 
 type scopeKey struct{}
 

@@ -215,7 +215,9 @@ func (f *Fixture) Check(v *versioning.Versions, ran func(change string)) (faults
 		r = r.WithContext(trace.With(r.Context(), ran))
 	}
 	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
+	if brokeOff(h, w, r) {
+		return append(faults, "the client's response: it broke off, since its stream could not be converted")
+	}
 	if !called {
 		faults = append(faults, fmt.Sprintf("the request was refused: %d %s", w.Code, w.Body))
 		return faults
@@ -231,6 +233,19 @@ func (f *Fixture) Check(v *versioning.Versions, ran func(change string)) (faults
 		faults = append(faults, f.writeBack(v, w.Body.Bytes(), ran)...)
 	}
 	return faults
+}
+
+// brokeOff lets h answer r and reports whether it broke off, as net/http has it.
+func brokeOff(h http.Handler, w http.ResponseWriter, r *http.Request) (broke bool) {
+	defer func() {
+		if v := recover(); v == http.ErrAbortHandler {
+			broke = true
+		} else if v != nil {
+			panic(v)
+		}
+	}()
+	h.ServeHTTP(w, r)
+	return false
 }
 
 // writeBack sends got back, which the client got.

@@ -2,6 +2,7 @@ package versioningtest_test
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"os"
 	"strings"
@@ -105,6 +106,22 @@ func TestCheckFindsFaults(t *testing.T) {
 	}
 	f := fixture(t)
 	require.Empty(t, f.Check(versions(t, names()), nil))
+}
+
+// A stream that a change cannot convert is a fault of its fixture, and a change that panics is told
+// as it panicked.
+func TestCheckOfStreamsThatBreakOff(t *testing.T) {
+	f := versioningtest.Fixture{
+		Client: versioningtest.Message{URL: "/", Header: map[string]string{"Api-Version": "2025-01-01"}},
+		Answer: versioningtest.Message{Text: "{}\n", Header: map[string]string{
+			"Content-Type": "application/x-ndjson",
+		}},
+	}
+	broken := versioning.Change{Version: "2026-01-01", Name: "broken",
+		ResponseBody: versioning.JSON(func(*versioning.Object) error { return errors.New("broken") })}
+	require.Contains(t, strings.Join(f.Check(versions(t, broken), nil), ""), "it broke off")
+	broken.ResponseBody = versioning.JSON(func(*versioning.Object) error { panic("oops") })
+	require.PanicsWithValue(t, "oops", func() { f.Check(versions(t, broken), nil) })
 }
 
 func TestUnused(t *testing.T) {
