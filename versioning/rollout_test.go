@@ -535,7 +535,7 @@ func TestV15_NothingBeginsInAnArmThatIsDrained(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					h.ServeHTTP(&bareWriter{header: http.Header{}}, req)
+					h.ServeHTTP(&nullWriter{header: http.Header{}}, req)
 				}
 			}
 		})

@@ -1,6 +1,9 @@
 package versioning
 
-import "math"
+import (
+	"math"
+	"sync"
+)
 
 // odds are the alternatives of a test: events are so many times as likely in canary as in stable.
 var odds = [...]float64{1.5, 2, 4, 10, 50}
@@ -14,12 +17,17 @@ var odds = [...]float64{1.5, 2, 4, 10, 50}
 // are drawn without replacement from fullWeight buckets of which weight are canary's. Singles are
 // canary's with the chance weight/fullWeight each. No rate of errors is in any of this.
 func logEvidence(weight int, t *testTally) float64 {
+	canary, stable := t.buckets.count(weight)
+	return logRatio(weight, canary, stable, t.singles)
+}
+
+// logRatio is logEvidence by the numbers of buckets with an event and of singles.
+func logRatio(weight, canary, stable int, events [2]uint64) float64 {
 	if weight <= 0 || weight >= fullWeight {
 		return 0
 	}
-	canary, stable := t.buckets.count(weight)
 	w := float64(weight) / fullWeight
-	singles := [2]float64{float64(t.singles[0]), float64(t.singles[1])}
+	singles := [2]float64{float64(events[0]), float64(events[1])}
 	chance := logFalling(weight, canary) + logFalling(fullWeight-weight, stable) -
 		logFalling(fullWeight, canary+stable) + singles[1]*math.Log(w) + singles[0]*math.Log1p(-w)
 	var logs [len(odds)]float64
@@ -37,11 +45,16 @@ func logEvidence(weight int, t *testTally) float64 {
 }
 
 // logFalling returns the logarithm of n·(n-1)·…·(n-k+1).
-func logFalling(n, k int) float64 {
-	a, _ := math.Lgamma(float64(n + 1))
-	b, _ := math.Lgamma(float64(n - k + 1))
-	return a - b
-}
+func logFalling(n, k int) float64 { return logFactorials()[n] - logFactorials()[n-k] }
+
+// logFactorials returns the logarithms of the factorials up to fullWeight's.
+var logFactorials = sync.OnceValue(func() *[fullWeight + 1]float64 {
+	logs := new([fullWeight + 1]float64)
+	for i := range logs {
+		logs[i], _ = math.Lgamma(float64(i + 1))
+	}
+	return logs
+})
 
 // share returns the part of the whole evidence that the period with that number, from 1 on, has: a
 // rollout has a period for each weight, and their number is not known before. Clients that fail are

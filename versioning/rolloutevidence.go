@@ -37,20 +37,17 @@ type bucketSet [setWords]uint64
 
 // count returns how many buckets below weight, which are canary's, and how many others are in s.
 func (s *bucketSet) count(weight int) (canary, stable int) {
-	for i, word := range s {
-		n := bits.OnesCount64(word)
-		switch low := i * 64; {
-		case low+64 <= weight:
-			canary += n
-		case low >= weight:
-			stable += n
-		default:
-			below := bits.OnesCount64(word & (1<<(weight-low) - 1))
-			canary += below
-			stable += n - below
-		}
+	for _, word := range s {
+		stable += bits.OnesCount64(word)
 	}
-	return canary, stable
+	for i := 0; i*64 < weight; i++ {
+		word := s[i]
+		if rest := weight - i*64; rest < 64 {
+			word &= 1<<rest - 1
+		}
+		canary += bits.OnesCount64(word)
+	}
+	return canary, stable - canary
 }
 
 // An outcome says what a finished request means to the analysis.

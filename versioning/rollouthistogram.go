@@ -57,10 +57,11 @@ func sum(counts []uint64) (n uint64) {
 	return n
 }
 
-// quantile returns the duration below which the share q of what is counted lies; 0 if nothing is.
+// quantile returns the duration below which the share q of what is counted lies; 0 if nothing is, or
+// if q is not a share.
 func quantile(counts []uint64, q float64) time.Duration {
 	n := sum(counts)
-	if n == 0 {
+	if n == 0 || q < 0 || q >= 1 {
 		return 0
 	}
 	rank := min(uint64(q*float64(n)), n-1)

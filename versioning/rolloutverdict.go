@@ -96,7 +96,7 @@ func (p *position) verdict(t *tally, now time.Time) Verdict {
 		Latency: p.test(&t.slow, p.state.LatencyBefore),
 		Stable:  t.arms[0].report(), Canary: t.arms[1].report(),
 	}
-	tail, ratio := p.slower(&v)
+	tail, ratio := p.slower(t)
 	switch {
 	case p.floor != "":
 		v.reject(ReasonFloor, "canary is broken: "+p.floor)
@@ -139,25 +139,36 @@ func (p *position) test(t *testTally, before float64) TestResult {
 	return r
 }
 
-// slower returns the percentile whose ratio exceeds Tolerance, with its ratio; "" if there is none.
-// Of a percentile at least ten requests of each arm must lie above it.
-func (p *position) slower(v *Verdict) (tail string, ratio float64) {
-	n := min(v.Canary.Requests, v.Stable.Requests)
-	for _, q := range []struct {
-		name           string
-		least          uint64
-		canary, stable time.Duration
-	}{
-		{"median", 20, v.Canary.P50, v.Stable.P50},
-		{"95th percentile", 200, v.Canary.P95, v.Stable.P95},
-		{"99th percentile", 1000, v.Canary.P99, v.Stable.P99},
-	} {
-		x := float64(q.canary) / float64(max(q.stable, 1))
-		if n >= q.least && x > p.cfg.Tolerance && x > ratio {
+// slower returns the percentile whose ratio exceeds Tolerance by more than its own uncertainty, with
+// the ratio; "" if there is none.
+func (p *position) slower(t *tally) (tail string, ratio float64) {
+	stable, canary := t.arms[0].durations[:], t.arms[1].durations[:]
+	for _, q := range percentiles {
+		low := quantile(canary, q.at-spread(q.at, sum(canary)))
+		high := quantile(stable, q.at+spread(q.at, sum(stable)))
+		if low == 0 || high == 0 || float64(low) <= p.cfg.Tolerance*float64(high) {
+			continue
+		}
+		if x := float64(quantile(canary, q.at)) / float64(quantile(stable, q.at)); x > ratio {
 			tail, ratio = q.name, x
 		}
 	}
 	return tail, ratio
+}
+
+var percentiles = [...]struct {
+	name string
+	at   float64
+}{{"median", 0.5}, {"95th percentile", 0.95}, {"99th percentile", 0.99}}
+
+// spread returns how far the share of n durations that lie below their quantile q may be from q: 2.5
+// standard deviations. A release that is slower by less than Tolerance must not be rejected because
+// its percentile is that of a few requests, at one of many looks.
+func spread(q float64, n uint64) float64 {
+	if n == 0 {
+		return 1
+	}
+	return 2.5 * math.Sqrt(q*(1-q)/float64(n))
 }
 
 // minimums judges whether a step whose release nothing rejects may end.
