@@ -38,11 +38,13 @@ type Rollout struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	// stopping makes a rollback instant: it is set before who rolls back waits for mu.
+	// stopping makes a rollback instant: it is set before who rolls back waits for its turn.
 	planMu   sync.Mutex // guards the writing of current, and the field below
 	stopping bool
 
-	mu      sync.Mutex // guards the fields below; held while the Store is called
+	// turn guards the fields below. A send takes it, a receive gives it back. It is held while the
+	// Store is called, so whoever waits for it must be able to give up.
+	turn    chan struct{}
 	closed  bool
 	claimed bool   // the release has been the one that is tried
 	unsaved bool   // the Store does not know yet that the release was rolled back
@@ -52,7 +54,7 @@ type Rollout struct {
 	broken  string // what floor has found in this epoch
 	slow    slowness
 	gate    *gate
-	events  []func() // to call once mu is free
+	events  []func() // to call once the turn is over
 }
 
 // A plan is what requests go by. It is replaced as a whole.
@@ -77,6 +79,7 @@ func NewRollout(cfg RolloutConfig) (*Rollout, error) {
 	}
 	r := &Rollout{
 		base: time.Now(), replica: rand.Text(), store: cfg.Store, poke: make(chan struct{}, 1),
+		turn: make(chan struct{}, 1),
 	}
 	if r.store == nil {
 		r.store = NewMemoryRolloutStore()
@@ -99,7 +102,7 @@ func NewRollout(cfg RolloutConfig) (*Rollout, error) {
 // Salt without Release. On an error nothing changes.
 func (r *Rollout) Reload(cfg RolloutConfig) error {
 	cfg, err := cfg.withDefaults()
-	r.mu.Lock()
+	r.lock()
 	if err == nil {
 		err = r.reloadLocked(&cfg)
 	}
@@ -154,9 +157,11 @@ var ErrRolloutClosed = errors.New("versioning: rollout closed")
 // Close ends the rollout's goroutines and waits for them, or until ctx ends. Requests go on to be
 // split as they are, and nothing changes any more.
 func (r *Rollout) Close(ctx context.Context) error {
-	r.mu.Lock()
+	r.cancel() // a call of the Store ends, and with it the turn of who made it
+	if err := r.lockFor(ctx); err != nil {
+		return err
+	}
 	r.closed = true
-	r.cancel()
 	r.unlock()
 	done := make(chan struct{})
 	go func() {
@@ -271,7 +276,7 @@ func (r *Rollout) wake() {
 	}
 }
 
-// emit calls Observe once mu is free.
+// emit calls Observe once the turn is over.
 func (r *Rollout) emit(e RolloutEvent) {
 	cfg := r.current.Load().cfg
 	e.Rollout, e.Release = cfg.Name, cmp.Or(e.Release, cfg.Release)
@@ -280,11 +285,24 @@ func (r *Rollout) emit(e RolloutEvent) {
 	}
 }
 
-// unlock frees mu and makes the calls that waited for it.
+// lock takes the turn to change the state.
+func (r *Rollout) lock() { r.turn <- struct{}{} }
+
+// lockFor takes the turn, or returns the cause of ctx's end.
+func (r *Rollout) lockFor(ctx context.Context) error {
+	select {
+	case r.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// unlock ends the turn and makes the calls that waited for it.
 func (r *Rollout) unlock() {
 	events := r.events
 	r.events = nil
-	r.mu.Unlock()
+	<-r.turn
 	for _, call := range events {
 		call()
 	}

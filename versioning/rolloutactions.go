@@ -57,8 +57,10 @@ func (r *Rollout) Retry(ctx context.Context) error {
 }
 
 // operate changes the state as f says, unless it reports that this is not possible.
-func (r *Rollout) operate(_ context.Context, f func(p *plan) (next RolloutState, ok bool)) error {
-	r.mu.Lock()
+func (r *Rollout) operate(ctx context.Context, f func(p *plan) (next RolloutState, ok bool)) error {
+	if err := r.lockFor(ctx); err != nil {
+		return err
+	}
 	err := r.operateLocked(f)
 	r.unlock()
 	if err == nil {
@@ -92,8 +94,8 @@ func (r *Rollout) Rollback(_ context.Context, text string) error {
 	if !p.known || p.state.Release != p.cfg.Release || p.state.Phase == PhaseRolledBack {
 		return r.phaseError()
 	}
-	r.halt(true) // before mu, for which a slow Store may make it wait
-	r.mu.Lock()
+	r.halt(true) // before its turn, for which a slow Store may make it wait
+	r.lock()     // and not only until ctx ends: half a rollback is none
 	var err error
 	switch p = r.current.Load(); {
 	case r.closed:

@@ -47,7 +47,7 @@ func (r *Rollout) ask(p *plan, step Step) {
 	call := p.cfg.Gate
 	r.wg.Go(func() {
 		err := r.calm(func() error { return call(ctx, step) })
-		r.mu.Lock()
+		r.lock()
 		g.done, g.err = true, err
 		r.unlock()
 		r.wake()

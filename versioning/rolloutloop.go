@@ -47,7 +47,7 @@ func (r *Rollout) run() {
 // first.
 func (r *Rollout) look(sync bool) {
 	judged, said := r.judge(r.current.Load().cfg)
-	r.mu.Lock()
+	r.lock()
 	defer r.unlock()
 	if r.closed {
 		return
@@ -102,7 +102,7 @@ func (r *Rollout) judge(cfg *RolloutConfig) (d Decision, said string) {
 func (r *Rollout) panicked(p any) error {
 	err := fmt.Errorf("versioning: callback panicked: %v", p)
 	r.counts.panics.Add(1)
-	r.mu.Lock()
+	r.lock()
 	r.emit(RolloutEvent{Kind: RolloutPanic, Err: err})
 	r.unlock()
 	return err
