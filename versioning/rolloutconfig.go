@@ -180,7 +180,8 @@ type RolloutConfig struct {
 	Tolerance float64
 
 	// Floor is the share of canary's requests, and of its keys, that must have failed lately for the
-	// release to be broken whatever stable does. Zero means 0.5. Negative means no floor.
+	// release to be broken whatever stable does. Zero means 0.5. Negative means no floor. Fewer than
+	// five keys are not judged by it.
 	Floor float64
 
 	// Interval is the time between looks, and between calls of the Store. Zero means 1 s. Negative

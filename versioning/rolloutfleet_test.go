@@ -112,7 +112,7 @@ func TestAFleetHasOneTest(t *testing.T) {
 		require.Equal(t, []int{500, 500, 500, 500}, f.weights())
 		// One user who always fails, at all replicas.
 		broken := 0
-		for serve(f.handlers[0], request("GET", "/", "User", strconv.Itoa(broken))).Body.String() != "canary" {
+		for users(f.handlers[0], broken, 1) == 0 {
 			broken++
 		}
 		f.canary.status.Store(500)
@@ -132,12 +132,8 @@ func TestAFleetHasOneTest(t *testing.T) {
 		require.InDelta(t, 40*380, v.Stable.Requests, 1000)
 
 		// Errors of four users, one at each replica.
-		users := 0
-		for i := 10_000; users < 4; i++ {
-			w := serve(f.handlers[users], request("GET", "/", "User", strconv.Itoa(i)))
-			if w.Body.String() == "canary" {
-				users++
-			}
+		for user, failed := 10_000, 0; failed < 4; user++ {
+			failed += users(f.handlers[failed], user, 1)
 		}
 		time.Sleep(2500 * time.Millisecond)
 		for _, r := range f.replicas {

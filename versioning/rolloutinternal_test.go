@@ -222,13 +222,18 @@ func TestCanceledRequestsAreSlowIfTheyWere(t *testing.T) {
 }
 
 // serveFloor gives the floor requests: of stable and canary those that failed, were shed, were well.
+// A negative number is of requests in four buckets, else each has one of its own.
 func serveFloor(e *evidence, stable, canary [3]int) {
 	bucket := 0
 	for arm, counts := range [][3]int{stable, canary} {
 		for i, o := range []outcome{failure, shed, success} {
-			for range counts[i] {
+			n, keys := counts[i], fullWeight
+			if n < 0 {
+				n, keys = -n, 4
+			}
+			for range n {
 				bucket++
-				e.record(draw{counts: true, canary: arm == 1, bucket: bucket}, o, time.Second)
+				e.record(draw{counts: true, canary: arm == 1, bucket: bucket % keys}, o, time.Second)
 			}
 		}
 	}
@@ -241,6 +246,7 @@ func TestFloor(t *testing.T) {
 		want           string
 	}{
 		{"too few", [3]int{0, 0, 100}, [3]int{19, 0, 0}, ""},
+		{"few keys", [3]int{0, 0, 100}, [3]int{-25, 0, 0}, ""},
 		{"all broken", [3]int{}, [3]int{20, 0, 0},
 			"20 of its last 20 requests failed, in 20 of 20 buckets of keys"},
 		{"half broken", [3]int{0, 0, 100}, [3]int{10, 0, 10},

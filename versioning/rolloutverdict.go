@@ -216,12 +216,16 @@ func (p *position) minimums(v *Verdict, tail string) {
 }
 
 // A floor watches whether canary is broken, whatever stable does. It looks at stretches of at least
-// minFloor requests, so that what was good before does not hide it.
+// minFloor requests in minFloorKeys buckets of keys: what was good before does not hide it, and one
+// client that fails at everything is no proof.
 type floor struct {
 	before [2]armTally // without durations
 }
 
-const minFloor = 20
+const (
+	minFloor     = 20
+	minFloorKeys = 5
+)
 
 // look returns what it has found since the last stretch, as a sentence; "" if canary is not broken,
 // or the stretch is too short.
@@ -238,7 +242,10 @@ func (f *floor) look(e *evidence, share float64) string {
 		unserved[i] = failed[i] + now[i].shed - f.before[i].shed
 		n[i] = now[i].requests - f.before[i].requests + now[i].shed - f.before[i].shed
 	}
-	if n[1] < minFloor {
+	var seen, bad, none bucketSet
+	e.floorSeen.addTo(&seen)
+	keys, _ := seen.count(fullWeight)
+	if n[1] < minFloor || keys < minFloorKeys {
 		return ""
 	}
 	defer func() {
@@ -247,11 +254,8 @@ func (f *floor) look(e *evidence, share float64) string {
 		e.floorFailed.clear()
 		e.floorUnserved.clear()
 	}()
-	var seen, bad, none bucketSet
-	e.floorSeen.addTo(&seen)
 	e.floorFailed.addTo(&bad)
 	e.floorUnserved.addTo(&none)
-	keys, _ := seen.count(fullWeight)
 	badKeys, _ := bad.count(fullWeight)
 	noneKeys, _ := none.count(fullWeight)
 	exceeds := func(part, whole uint64) bool { return float64(part) >= share*float64(whole) }
