@@ -61,8 +61,9 @@ bench: ## write the golden table of the balancer's simulation anew, run the benc
 	cd benchmarks && GOWORK=off go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(COUNT) -timeout 1h ./...
 
 .PHONY: simulate
-simulate: ## write balancer/testdata anew: the golden table, and sim.md from the whole simulation (5 minutes of two processors)
+simulate: ## write testdata of balancer (the golden table, sim.md) and versioning (rollout.md) anew from the whole simulations (10 minutes of two processors)
 	go test -count=1 -run '^TestSimulation(Fast|All)$$' -timeout 2h ./balancer -update -sim
+	go test -count=1 -run '^TestSimulationOfRollouts$$' -timeout 2h ./versioning -sim
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target of both modules for FUZZTIME (30s)

@@ -1,0 +1,5 @@
+package redisrollout
+
+var Parse = parse
+
+const MaxReplicas = maxReplicas

@@ -1,0 +1,110 @@
+package versioning
+
+import (
+	"context"
+	"time"
+)
+
+// Promote ends the present step without its minimums, its Gate and its verdict: canary gets the next
+// step's weight, and after the last one all requests for good. A release that is paused runs again.
+// The error matches [ErrPhase] after a rollback and after the end, and [ErrRolloutStore] if the Store
+// does not answer; then nothing has changed. All methods that change the state share this.
+func (r *Rollout) Promote(ctx context.Context) error {
+	return r.operate(ctx, func(p *plan) (RolloutState, bool) {
+		return p.forward(p.state.Step+1, r.said.Load()), p.watchedState()
+	})
+}
+
+// Switch gives canary all requests at once, at the last step, which then ends like any other: blue
+// and green change places, and [Rollout.Rollback] changes them back. No request meets a mixture: each
+// goes by the weight of one moment.
+func (r *Rollout) Switch(ctx context.Context) error {
+	return r.operate(ctx, func(p *plan) (RolloutState, bool) {
+		return p.forward(len(p.cfg.Steps)-1, r.said.Load()), p.watchedState()
+	})
+}
+
+// forward returns the state after an operator has chosen a step.
+func (p *plan) forward(step int, v *Verdict) RolloutState {
+	s := p.state
+	if s.Phase == PhasePaused && v.Decision == RejectRelease { // who goes on has judged the evidence
+		v = &Verdict{Epoch: s.Epoch}
+	}
+	return s.atStep(step, p.cfg.Steps, ReasonOperator, v)
+}
+
+// Pause keeps the rollout at its present weight. What is found worse meanwhile is rolled back.
+func (r *Rollout) Pause(ctx context.Context) error {
+	return r.operate(ctx, func(p *plan) (RolloutState, bool) {
+		return p.state.paused(ReasonOperator, "paused"), p.watchedState() && p.state.Phase == PhaseRunning
+	})
+}
+
+// Resume ends a pause. The step's Deadline begins again; after [Freeze] so does the comparison.
+func (r *Rollout) Resume(ctx context.Context) error {
+	return r.operate(ctx, func(p *plan) (RolloutState, bool) {
+		return p.state.resumed(time.Since(p.since)), p.watchedState() && p.state.Phase == PhasePaused
+	})
+}
+
+// Retry tries the release again from its first step on, after a rollback or in the place of another
+// one.
+func (r *Rollout) Retry(ctx context.Context) error {
+	return r.operate(ctx, func(p *plan) (RolloutState, bool) {
+		next := p.state.begun(p.cfg.Release, ReasonOperator)
+		return next, p.known && (p.state.Release != p.cfg.Release || p.state.Phase == PhaseRolledBack)
+	})
+}
+
+// operate changes the state as f says, unless it reports that this is not possible.
+func (r *Rollout) operate(ctx context.Context, f func(p *plan) (next RolloutState, ok bool)) error {
+	if err := r.lockFor(ctx); err != nil {
+		return err
+	}
+	err := r.operateLocked(f)
+	r.unlock()
+	if err == nil {
+		r.look(false)
+	}
+	return err
+}
+
+func (r *Rollout) operateLocked(f func(p *plan) (next RolloutState, ok bool)) error {
+	for range 8 { // another replica may change it meanwhile, but not for ever
+		p := r.current.Load()
+		if r.closed {
+			return ErrRolloutClosed
+		}
+		next, ok := f(p)
+		if !ok || r.unsaved {
+			return r.phaseError()
+		}
+		if changed, err := r.change(next); changed || err != nil {
+			return err
+		}
+	}
+	return ErrRolloutStore
+}
+
+// Rollback takes all requests from canary at once, also after a promotion; requests in flight go on,
+// see [Rollout.Drained]. The release is not tried again until [Rollout.Retry]. If the Store does not
+// answer, this replica rolls back all the same, and tells it later.
+func (r *Rollout) Rollback(_ context.Context, text string) error {
+	p := r.current.Load()
+	if !p.known || p.state.Release != p.cfg.Release || p.state.Phase == PhaseRolledBack {
+		return r.phaseError()
+	}
+	r.halt(true) // before its turn, for which a slow Store may make it wait
+	r.lock()     // and not only until ctx ends: half a rollback is none
+	var err error
+	switch p = r.current.Load(); {
+	case r.closed:
+		err = ErrRolloutClosed
+	case p.state.Release != p.cfg.Release || p.state.Phase == PhaseRolledBack:
+	default:
+		r.rollBack(ReasonOperator, text)
+	}
+	r.halt(false)
+	r.unlock()
+	return err
+}

@@ -1,0 +1,104 @@
+package versioning
+
+import (
+	"log/slog"
+	"sync/atomic"
+)
+
+// A RolloutEvent is a change of the state of a [Rollout], or a call of its Store that failed when
+// the one before had not, or the other way round.
+type RolloutEvent struct {
+	Kind     EventKind // RolloutChange, RolloutStoreChange or RolloutPanic
+	Rollout  string    // its name
+	Release  string
+	From, To Phase
+	Reason   string // a word: one of the Reason constants
+	Text     string // a sentence with the numbers
+	Weight   int    // of 10,000, that canary has now
+
+	Up  bool  // RolloutStoreChange: the Store answers
+	Err error // RolloutStoreChange, RolloutPanic
+}
+
+// The kinds of a RolloutEvent.
+const (
+	RolloutChange      EventKind = "rollout"
+	RolloutStoreChange EventKind = "store"
+	RolloutPanic       EventKind = "panic" // of Gate, Judge or OnRollback
+)
+
+// LogValue implements [slog.LogValuer].
+func (e RolloutEvent) LogValue() slog.Value {
+	attrs := []slog.Attr{slog.String("event", string(e.Kind)), slog.String("rollout", e.Rollout)}
+	detail := []any{slog.String("release", e.Release)}
+	switch e.Kind {
+	case RolloutChange:
+		attrs = append(attrs, slog.String("from", string(e.From)), slog.String("to", string(e.To)),
+			slog.String("reason", e.Reason))
+		detail = append(detail, slog.Int("weight", e.Weight), slog.String("text", e.Text))
+	case RolloutStoreChange:
+		attrs = append(attrs, slog.Bool("up", e.Up))
+	}
+	if e.Err != nil {
+		detail = append(detail, slog.String("error", e.Err.Error()))
+	}
+	return slog.GroupValue(append(attrs, slog.Group("detail", detail...))...)
+}
+
+// The words that say why a [Rollout] is in its state, or what its verdict is about.
+const (
+	ReasonStart    = "start"    // a release is new
+	ReasonStep     = "step"     // a step has ended well
+	ReasonPromoted = "promoted" // the last one has
+	ReasonErrors   = "errors"   // canary fails more often
+	ReasonLatency  = "latency"  // canary is slower
+	ReasonFloor    = "floor"    // canary is broken
+	ReasonJudge    = "judge"    // RolloutConfig.Judge decided
+	ReasonDeadline = "deadline" // there was too little data for a verdict
+	ReasonGate     = "gate"     // RolloutConfig.Gate returned an error
+	ReasonOperator = "operator" // a person has called a method
+	ReasonData     = "data"     // a minimum of the step is not met
+	ReasonDoubt    = "doubt"    // there is evidence against the release, and not enough
+)
+
+type rolloutCounts struct {
+	arms [2]struct {
+		requests atomic.Uint64
+		inFlight atomic.Int64
+		_        [48]byte // the arms share no cache line
+	}
+	forced, missing, cookies atomic.Uint64
+	failures                 atomic.Uint64 // of the Store
+	panics                   atomic.Uint64
+}
+
+// RolloutStats is a snapshot of the counters and gauges of a [Rollout].
+type RolloutStats struct {
+	Requests map[string]uint64 `json:"requests"`  // given to each arm
+	InFlight map[string]int    `json:"in_flight"` // in each arm
+	Forced   uint64            `json:"forced"`    // whose arm Force chose
+	Missing  uint64            `json:"missing"`   // without a key
+	Cookies  uint64            `json:"cookies"`   // that were set
+	Weight   float64           `json:"weight"`    // the share of canary
+	Evidence float64           `json:"evidence"`  // against canary, of what rolls back: 1 does
+	StoreUp  bool              `json:"store_up"`
+	Failures uint64            `json:"failures"` // calls of the Store that failed
+	Panics   uint64            `json:"panics"`   // of Gate, Judge and OnRollback
+}
+
+// Stats returns a snapshot.
+func (r *Rollout) Stats() RolloutStats {
+	s := RolloutStats{
+		Requests: map[string]uint64{}, InFlight: map[string]int{},
+		Forced: r.counts.forced.Load(), Missing: r.counts.missing.Load(), Cookies: r.counts.cookies.Load(),
+		Weight: float64(r.current.Load().weight) / fullWeight, StoreUp: r.storeUp.Load(),
+		Failures: r.counts.failures.Load(), Panics: r.counts.panics.Load(),
+	}
+	for i, arm := range [...]Arm{Stable, Canary} {
+		s.Requests[string(arm)] = r.counts.arms[i].requests.Load()
+		s.InFlight[string(arm)] = int(r.counts.arms[i].inFlight.Load())
+	}
+	v := r.Verdict()
+	s.Evidence = max(v.Errors.Evidence, v.Latency.Evidence) / v.Needed
+	return s
+}
