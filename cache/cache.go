@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"runtime"
 	"sync/atomic"
@@ -178,21 +177,4 @@ var hopByHop = map[string]bool{
 	"Connection": true, "Keep-Alive": true, "Proxy-Authenticate": true, "Proxy-Authentication-Info": true,
 	"Proxy-Authorization": true, "Proxy-Connection": true, "Te": true, "Trailer": true,
 	"Transfer-Encoding": true, "Upgrade": true,
-}
-
-// Middleware returns a handler that answers from the cache, and from next what the cache cannot.
-func (c *Cache) Middleware(next http.Handler) http.Handler {
-	if next == nil {
-		panic("cache: nil handler")
-	}
-	return &middleware{cache: c, next: next}
-}
-
-// Transport returns a RoundTripper that answers from the cache, and sends through next what the
-// cache cannot. If next is nil, [http.DefaultTransport] is used.
-func (c *Cache) Transport(next http.RoundTripper) http.RoundTripper {
-	if next == nil {
-		next = http.DefaultTransport
-	}
-	return &transport{cache: c, next: next}
 }

@@ -3,7 +3,6 @@ package cache
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"net/http"
 	"net/textproto"
 	"net/url"
 	"strings"
@@ -187,9 +186,9 @@ func (c *Cache) ignores(name string) bool {
 // The labels of an entry are what purges by URL, tag and group find it by. Their first letter keeps
 // them apart.
 
-func urlLabel(plain string) string   { return "u" + plain }
-func tagLabel(tag string) string     { return "t" + tag }
-func groupLabel(h, g string) string  { return "g" + h + "\x00" + g }
+func urlLabel(plain string) string       { return "u" + plain }
+func tagLabel(tag string) string         { return "t" + tag }
+func groupLabel(h, g string) string      { return "g" + h + "\x00" + g }
 func ruleLabel(p, rule, q string) string { return "r" + p + "\x00" + rule + "\x00" + q }
 
 // plainHost returns a host in lower case and without a default port of either scheme: a purge does
@@ -237,4 +236,4 @@ func isTokenByte(c byte) bool {
 		strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
 }
 
-var _ = http.MethodGet
+func hashOf(echo []byte) Key { return sha256.Sum256(echo) }

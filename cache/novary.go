@@ -166,3 +166,34 @@ func unhex(c byte) byte {
 	}
 	return c - 'a' + 10
 }
+
+const maxRules = 4 // of one URL; the latest stay
+
+// learn remembers that responses for the path of x have rule.
+func (c *Cache) learn(x *exchange, rule searchRule) {
+	key := x.pathKey()
+	rules, _ := c.rules.Get(key)
+	if len(rules) > 0 && rules[0].text == rule.text {
+		return
+	}
+	list := []searchRule{rule}
+	for _, r := range rules {
+		if r.text != rule.text && len(list) < maxRules {
+			list = append(list, r)
+		}
+	}
+	c.rules.Set(key, list)
+	c.ruled.Store(true)
+}
+
+// pathKey returns what the rules of x's URL are known by.
+func (x *exchange) pathKey() Key {
+	scheme, host := x.origin()
+	return hashOf([]byte(plainURL(scheme, host, x.r.URL.EscapedPath(), "")))
+}
+
+// rulesOf returns the rules of a URL without its query.
+func (c *Cache) rulesOf(plain string) []searchRule {
+	rules, _ := c.rules.Get(hashOf([]byte(plain)))
+	return rules
+}

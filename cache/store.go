@@ -102,4 +102,6 @@ type Selecting struct {
 	Name  string
 	Value string
 	None  bool // the request did not have the field
+
+	raw string // the value as it was, which is quicker to compare
 }
