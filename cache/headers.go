@@ -68,17 +68,17 @@ func (h *Headers) control(ttl time.Duration) []string {
 	case h.cfg.Max > 0:
 		ttl = min(ttl, h.cfg.Max)
 	}
-	value := "max-age=" + seconds(ttl)
+	value := "max-age=" + secondsText(ttl)
 	if h.cfg.Stale > 0 {
-		value += ", stale-while-revalidate=" + seconds(h.cfg.Stale)
+		value += ", stale-while-revalidate=" + secondsText(h.cfg.Stale)
 	}
 	if h.cfg.StaleIfError > 0 {
-		value += ", stale-if-error=" + seconds(h.cfg.StaleIfError)
+		value += ", stale-if-error=" + secondsText(h.cfg.StaleIfError)
 	}
 	return []string{value}
 }
 
-func seconds(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }
+func secondsText(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }
 
 // Middleware adds fields to the responses of next to GET, HEAD and QUERY. Requests of other methods
 // pass untouched. It panics if next is nil.

@@ -6,9 +6,6 @@ import (
 	"time"
 )
 
-// methodQuery is the method of RFC 10008.
-const methodQuery = "QUERY"
-
 // preconditions evaluates the conditions of a request, in the order of RFC 9110, section 13.2.2,
 // against the validators in header, of a response with status 200. It returns 200, 304 or 412.
 func preconditions(r *http.Request, header http.Header) int {
