@@ -218,7 +218,7 @@ func (x *exchange) lead(ctx context.Context, f *fill, w want) {
 	case failedEarly && panicked != nil:
 		rd.close()
 		*rep = reply{outcome: Error, reason: ReasonFailure, panicked: panicked, err: errPanicked, length: -1}
-	case w.j.err && (failedEarly || serverError(status) && updated == nil) && x.answerWith(w.e, w.j):
+	case x.failed(f, w) && x.answerWith(w.e, w.j):
 		rd.close()
 		rep.outcome, rep.reason, rep.err = Stale, ReasonFailure, err
 		rep.state = x.c.staleState(w.j, ReasonFailure)
@@ -232,6 +232,23 @@ func (x *exchange) lead(ctx context.Context, f *fill, w want) {
 	default:
 		x.streamed(rd, w, false)
 	}
+}
+
+// failed reports whether f has failed in a way that lets the stored response stand in for it.
+func (x *exchange) failed(f *fill, w want) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	status := f.resp.status
+	switch {
+	case f.done && f.err != nil && status == 0:
+		return w.j.err || w.j.cut
+	case f.updated != nil:
+		return false
+	case w.j.err && serverError(status):
+		return true
+	}
+	// A gateway that says that it cannot reach the origin, in a response that is not to be kept.
+	return w.j.cut && f.entry == nil && (status == http.StatusBadGateway || status == http.StatusGatewayTimeout)
 }
 
 // streamed makes rep the answer that rd reads.
