@@ -46,7 +46,7 @@ func (f *fill) decide(resp arrival) (again bool) {
 			f.c.passes.Delete(f.x.key)
 		}
 	} else if f.updated == nil {
-		if !f.ranged {
+		if !f.ranged && resp.status < 500 { // an error says nothing about the resource
 			f.passLocked()
 		}
 		if len(f.readers) == 0 {
@@ -62,6 +62,9 @@ func (f *fill) plain() {
 	f.candidates, f.from = nil, 0
 	for _, name := range [...]string{"If-None-Match", "If-Modified-Since", "If-Range", "Range"} {
 		f.x.r.Header.Del(name)
+	}
+	if r := f.x.r; r.GetBody != nil {
+		r.Body, _ = r.GetBody() // it cannot fail: it is ours
 	}
 	f.requested = time.Now()
 }
@@ -300,13 +303,16 @@ func (c *Cache) put(ctx context.Context, key Key, e *Entry) (err error) {
 func (x *exchange) keyFor(e *Entry) Key {
 	rule, ok := parseNoVarySearch(e.Header["No-Vary-Search"])
 	y := *x
-	if !ok {
-		y.echo = slices.Clone(x.echo[:x.prefix])
-		y.echo = y.appendQuery(y.echo)
-		y.key = hashOf(y.echo)
-	} else {
+	if ok {
 		y.setRuledKey(rule)
+		rule.mark = e.Mark
 		x.c.learn(x, rule)
+	} else {
+		y.echo = y.appendQuery(slices.Clone(x.echo[:x.prefix]))
+		y.key = hashOf(y.echo)
+		if string(y.echo) != string(x.echo) {
+			x.c.rules.Delete(x.pathKey()) // the rule that x was looked up by holds no more
+		}
 	}
 	e.Echo = string(y.echo)
 	return y.key

@@ -32,28 +32,34 @@ func parseDate(values []string) (time.Time, bool) {
 	return parseTime(values[0])
 }
 
-// parseTime parses an HTTP-date (RFC 9110, section 5.6.7) in any of its three forms. The package
-// time would take more, such as other zones and single digits.
+// parseTime parses an HTTP-date (RFC 9110, section 5.6.7) in any of its three forms, in any case
+// (RFC 9111, section 4.2). The package time would take more, such as single digits; it does not
+// compare the day of the week with the date, and neither do we.
 func parseTime(s string) (time.Time, bool) {
+	if n := len(s) - len("GMT"); n > 0 && strings.EqualFold(s[n:], "GMT") {
+		s = s[:n] + "GMT"
+	}
 	t, err := http.ParseTime(s)
 	if err != nil {
 		return time.Time{}, false
 	}
+	t = t.UTC()
+	layout := http.TimeFormat
 	switch {
-	case t.Format(http.TimeFormat) == s, t.Format(time.ANSIC) == s:
-		return t, true
 	case strings.Contains(s, "-"):
-		t = t.UTC()
-		if t.Format("Monday, 02-Jan-06 15:04:05 GMT") != s {
-			return time.Time{}, false
-		}
-		// A date more than 50 years ahead is in the past (RFC 9110, section 5.6.7).
-		if t.After(time.Now().AddDate(50, 0, 0)) {
-			t = t.AddDate(-100, 0, 0)
-		}
-		return t, true
+		layout = "Monday, 02-Jan-06 15:04:05 GMT"
+	case !strings.Contains(s, ","):
+		layout = time.ANSIC
 	}
-	return time.Time{}, false
+	_, date, _ := strings.Cut(s, " ")
+	if _, canonical, _ := strings.Cut(t.Format(layout), " "); !strings.EqualFold(date, canonical) {
+		return time.Time{}, false
+	}
+	// RFC 9110, section 5.6.7: a year of two digits that seems more than 50 years ahead is past.
+	if strings.Contains(s, "-") && t.After(time.Now().AddDate(50, 0, 0)) {
+		t = t.AddDate(-100, 0, 0)
+	}
+	return t, true
 }
 
 // lifetime returns for how long a response is fresh, beginning at age 0 (RFC 9111, section 4.2.1),
@@ -89,14 +95,13 @@ func allEqual(values []string) bool {
 	return true
 }
 
-const (
-	maxNotFound = time.Minute // heuristic freshness of what may exist soon (C70)
-)
+// maxError is the most heuristic freshness of an error: what is not there may be soon (C70).
+const maxError = time.Minute
 
 // heuristic returns the lifetime of a response that does not tell it (RFC 9111, section 4.2.2).
 //
-// RFC 9110, section 15.1, would allow it for 405, 414 and 501 too. Those can be what one client's
-// odd request got (C10), so they need explicit freshness.
+// RFC 9110, section 15.1, would allow it for 501 too. That can be what one client's odd request got
+// (C10), so it needs explicit freshness.
 func (c *Cache) heuristic(status int, h http.Header, d *directives, date time.Time) time.Duration {
 	if c.cfg.Heuristic < 0 {
 		return 0
@@ -104,8 +109,8 @@ func (c *Cache) heuristic(status int, h http.Header, d *directives, date time.Ti
 	most := maxHeuristic
 	switch status {
 	case 200, 203, 204, 206, 300, 301, 308:
-	case 404, 410:
-		most = maxNotFound
+	case 404, 405, 410, 414:
+		most = maxError
 	default:
 		if !d.public {
 			return 0
@@ -193,7 +198,12 @@ type judgment struct {
 	left   time.Duration // of its freshness; negative: stale for so long
 	reason Reason        // why it cannot be used at once
 	err    bool          // it can be used if fetching fails
+	cut    bool          // it can be used if the origin cannot be reached
 }
+
+// disconnectedFor is for how long beyond its freshness a response may stand in for an origin that
+// cannot be reached, if the response says nothing about that.
+const disconnectedFor = time.Hour
 
 // judge decides how e may be used for x (RFC 9111, section 4, and RFC 5861).
 func (x *exchange) judge(e *Entry, now time.Time) judgment {
@@ -213,6 +223,8 @@ func (x *exchange) judge(e *Entry, now time.Time) judgment {
 		late := -j.left
 		j.err = d.ifError != absent && late <= d.ifError.duration() ||
 			x.cc.ifError != absent && late <= x.cc.ifError.duration() && (x.c.cfg.Private || d.sMaxage == absent)
+		// RFC 9111, section 4.2.4: a cache that is disconnected may use what is stale.
+		j.cut = late <= disconnectedFor && (x.c.cfg.Private || d.sMaxage == absent)
 	}
 	switch {
 	case d.noCache:

@@ -15,6 +15,7 @@ type searchRule struct {
 	keyOrder bool   // the order of the names makes no difference
 	all      bool   // no parameter makes a difference, except for those in names
 	names    []string
+	mark     Mark // older entries are not found by the rule: purges may not have known them
 }
 
 // parseNoVarySearch returns the rule of a response. An invalid field counts as none, as the draft
@@ -175,6 +176,11 @@ func (c *Cache) learn(x *exchange, rule searchRule) {
 	rules, _ := c.rules.Get(key)
 	if len(rules) > 0 && rules[0].text == rule.text {
 		return
+	}
+	for _, r := range rules {
+		if r.text == rule.text {
+			rule.mark = r.mark
+		}
 	}
 	list := []searchRule{rule}
 	for _, r := range rules {

@@ -27,6 +27,7 @@ type exchange struct {
 	prefix  int    // of echo, without the query
 	began   time.Time
 	ended   uint64    // of the fillShard, before the store was asked
+	least   Mark      // of entries that may be found by the key
 	looks   int       // into the store, again
 	follows int       // fills that were waited for
 	room    [512]byte // of echo, if it is not longer
@@ -133,7 +134,7 @@ func (x *exchange) release() {
 func (x *exchange) begin(c *Cache, r *http.Request, server bool) Reason {
 	x.c, x.r, x.server = c, r, server
 	x.body, x.echo, x.key = nil, nil, Key{}
-	x.looks, x.follows = 0, 0
+	x.looks, x.follows, x.least = 0, 0, 0
 	x.began = time.Now()
 	x.cc = requestDirectives{maxAge: absent, minFresh: absent, maxStale: absent, ifError: absent}
 	x.fields = fieldsOf(r.Header)
@@ -202,6 +203,7 @@ func (x *exchange) setRuledKey(rule searchRule) {
 	x.echo = appendPart(x.echo, rule.text)
 	x.echo = appendPart(x.echo, rule.apply(x.query()))
 	x.key = sha256.Sum256(x.echo)
+	x.least = rule.mark
 }
 
 // head reports whether the answer has no body.

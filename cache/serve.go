@@ -25,7 +25,6 @@ func (o *served) fetch(f *fill) {
 	for {
 		w := &fillWriter{f: f, outer: o.outer, header: cloneHeader(o.outer)}
 		r := f.x.r
-		r.Pattern = ""
 		o.next.ServeHTTP(w, r)
 		w.finish()
 		if !w.again {

@@ -34,7 +34,8 @@ func (x *exchange) storable(resp *arrival, d *directives) Reason {
 		return ReasonNoStore
 	case shared && d.private:
 		return ReasonPrivate
-	case len(h["Set-Cookie"]) > 0 && !x.c.cfg.StoreSetCookie && !slices.Contains(d.privateFields, "Set-Cookie"):
+	case len(h["Set-Cookie"]) > 0 && !x.c.cfg.StoreSetCookie && !(shared && slices.Contains(d.privateFields, "Set-Cookie")) &&
+		!slices.Contains(d.noCacheFields, "Set-Cookie"):
 		return ReasonSetCookie
 	case shared && x.fields&hasAuthorization != 0 && !d.public && d.sMaxage == absent && !d.mustRevalidate:
 		return ReasonAuthorization // RFC 9111, section 3.5

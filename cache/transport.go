@@ -171,13 +171,8 @@ func (x *exchange) handed(r *http.Request) *http.Response {
 	resp.Header.Add("Cache-Status", rep.state)
 	body := resp.Body
 	stop := context.AfterFunc(ctx, func() { f.cancel(context.Cause(ctx)) })
-	end := func() {
-		stop()
-		f.cancel(nil)
-		rep.rd.close()
-	}
 	rd := rep.rd
-	end = func() {
+	end := func() {
 		stop()
 		f.cancel(nil)
 		rd.close()

@@ -135,7 +135,7 @@ func (x *exchange) pick(r *Resource) (found *Entry, others bool) {
 	}
 	h := x.r.Header
 	for _, e := range r.Entries {
-		if e.Echo != string(x.echo) {
+		if e.Echo != string(x.echo) || e.Mark < x.least {
 			continue // C05, C62: another key's value
 		}
 		if e.matches(h) && e.accepted(h) && x.usable(e) {
@@ -144,7 +144,7 @@ func (x *exchange) pick(r *Resource) (found *Entry, others bool) {
 		others = true
 	}
 	for _, e := range r.Entries {
-		if e.Echo == string(x.echo) && len(e.Vary) > 0 && e.speaks(h) && e.accepted(h) && x.usable(e) {
+		if e.Echo == string(x.echo) && e.Mark >= x.least && len(e.Vary) > 0 && e.speaks(h) && e.accepted(h) && x.usable(e) {
 			return e, others
 		}
 	}
