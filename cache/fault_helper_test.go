@@ -3,6 +3,7 @@ package cache_test
 import (
 	"context"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -71,7 +72,7 @@ type spyStore struct {
 	*cache.MemoryStore
 	mu   sync.Mutex
 	puts []*cache.Entry
-	most int                                                    // entries under one key that Get has returned
+	most int                                              // entries under one key that Get has returned
 	lie  func(cache.Key, *cache.Resource) *cache.Resource // if not nil, what Get returns
 }
 
@@ -106,4 +107,18 @@ func (s *spyStore) stored() []*cache.Entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.puts
+}
+
+// quiet is the log of a server whose complaints are expected.
+var quiet = log.New(io.Discard, "", 0)
+
+// waitAll sends n requests with those fields at the same time, and waits for the answers.
+func waitAll(h http.Handler, n int, pairs ...string) []*visit {
+	var wg sync.WaitGroup
+	visits := make([]*visit, n)
+	for i := range visits {
+		visits[i] = visitAs(h, request("/", pairs...), &wg)
+	}
+	wg.Wait()
+	return visits
 }

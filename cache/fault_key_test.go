@@ -131,7 +131,7 @@ func TestC04_NoPartOfAKeyPassesForAnother(t *testing.T) {
 			t.Fatalf("%+q got %s", want, got)
 		}
 	})
-	require.Positive(t, c.Stats().Hits, "some of the requests were the same")
+	require.Positive(t, c.Stats().Requests[cache.Hit], "some of the requests were the same")
 }
 
 // A store that finds another key's responses, as one with short or weak hashes would, is not believed.
@@ -246,7 +246,7 @@ func TestC59_SchemeHostAndPortAreInTheKey(t *testing.T) {
 // In a Transport the URL tells the origin.
 func TestC59_TransportsKeyTheURLsOrigin(t *testing.T) {
 	sent := 0
-	client := newCache(t, cache.Config{Private: true}).Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
+	client := newCache(t, cache.Config{Private: true}).Transport(senderFunc(func(r *http.Request) (*http.Response, error) {
 		sent++
 		return reply(200, r.URL.String(), "Cache-Control", "max-age=60"), nil
 	}))
@@ -263,10 +263,10 @@ func TestC59_TransportsKeyTheURLsOrigin(t *testing.T) {
 	require.Equal(t, 5, sent)
 }
 
-// A roundTrip is a RoundTripper.
-type roundTrip func(*http.Request) (*http.Response, error)
+// A senderFunc is a RoundTripper.
+type senderFunc func(*http.Request) (*http.Response, error)
 
-func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+func (f senderFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // reply returns a response with those fields, names and values in turn.
 func reply(status int, body string, fields ...string) *http.Response {
