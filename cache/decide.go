@@ -217,6 +217,9 @@ func (f *fill) finish(trailer http.Header, err error) {
 	f.trailer = trailer
 	f.err = err
 	if err == nil {
+		if len(trailer) > 0 {
+			f.stored = false // it was stored without
+		}
 		f.keepLocked()
 	} else {
 		f.entry = nil

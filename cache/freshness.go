@@ -212,7 +212,7 @@ func (x *exchange) judge(e *Entry, now time.Time) judgment {
 	j.left = p.lifetime - j.age
 	how, since := x.c.store.Purged(e)
 	if how == Soft {
-		j.left = min(j.left, since.Sub(now)-1)
+		j.left = min(j.left, since.Sub(now))
 	}
 	d := &p.d
 	// RFC 9111, section 4.2.4. A stale response is prohibited by must-revalidate, and in a shared

@@ -209,13 +209,14 @@ func (s *MemoryStore) unsettled(r *Resource) bool {
 
 func (s *MemoryStore) settled(r *Resource) []*Entry {
 	var list []*Entry
+	mark := Mark(s.purges.clock.Load())
 	for _, e := range r.Entries {
 		how, since := s.Purged(e)
 		switch {
 		case how == Hard:
 		case how == Soft && e.StaleSince.IsZero():
 			e = e.clone()
-			e.StaleSince = since
+			e.StaleSince, e.Mark = since, mark
 			if s.purges.hold(e) {
 				e.uses.Store(1)
 				list = append(list, e)
@@ -227,12 +228,12 @@ func (s *MemoryStore) settled(r *Resource) []*Entry {
 	return list
 }
 
-// What an entry takes besides its bytes, measured: see TestMemoryStore_BoundHoldsOfTheHeap.
+// What an entry takes besides its bytes: TestC52_AFloodOfKeysStaysWithinTheBound measures it.
 const (
 	resourceOverhead = 280
-	entryOverhead    = 1500
-	fieldOverhead    = 170
-	labelOverhead    = 150
+	entryOverhead    = 900
+	fieldOverhead    = 100
+	labelOverhead    = 100
 	segmentOverhead  = 48
 )
 

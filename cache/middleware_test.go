@@ -71,3 +71,5 @@ func TestMiddleware_HitsWhatIsFresh(t *testing.T) {
 	require.Equal(t, "8", second.Header.Get("Content-Length"))
 	require.EqualValues(t, 1, origin.calls.Load())
 }
+
+func newRequest(method, target string) *http.Request { return httptest.NewRequest(method, target, nil) }

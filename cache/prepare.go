@@ -18,7 +18,7 @@ func (f *fill) prepare(w want, passed bool) {
 		h = make(http.Header)
 		r.Header = h
 	}
-	r.Method = http.MethodGet
+	r.Method, r.Body = http.MethodGet, http.NoBody
 	if x.r.Method == methodQuery {
 		r.Method = methodQuery
 		body := x.body

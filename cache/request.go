@@ -142,7 +142,7 @@ func (x *exchange) begin(c *Cache, r *http.Request, server bool) Reason {
 	case http.MethodGet, "", http.MethodHead:
 		// RFC 9110, section 9.3.1: a body of GET means nothing, and some handlers read it all the
 		// same (C08).
-		if hasBody(r) {
+		if hasBody(r, server) {
 			return ReasonRequest
 		}
 	case methodQuery:
@@ -158,9 +158,11 @@ func (x *exchange) begin(c *Cache, r *http.Request, server bool) Reason {
 	return ReasonNone
 }
 
-// hasBody reports whether r may have a body. A client's unknown length is 0 with a Body.
-func hasBody(r *http.Request) bool {
-	return r.ContentLength != 0 || len(r.TransferEncoding) > 0 || r.Body != nil && r.Body != http.NoBody
+// hasBody reports whether r may have a body. A client's unknown length is 0 with a Body; a server's
+// is negative.
+func hasBody(r *http.Request, server bool) bool {
+	return r.ContentLength != 0 || len(r.TransferEncoding) > 0 ||
+		!server && r.Body != nil && r.Body != http.NoBody
 }
 
 // readBody takes in the body of a QUERY. If it is larger than MaxBody it is put back, and the

@@ -118,6 +118,7 @@ func (f *fill) waitForRoomLocked() error {
 		if s.size-slowest.off < window {
 			return nil
 		}
+		f.wakeLocked() // there is something to read
 		if s.room == nil {
 			s.room = make(chan struct{})
 		}
