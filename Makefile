@@ -24,10 +24,11 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: test
-test: lint imports standalone consumer ## everything that must pass: the checks below and all tests of both modules
+test: lint imports standalone consumer ## everything that must pass: the checks below and all tests of both modules, then the conformance of the cache
 	go test -shuffle=on $(RACE) -timeout 8m ./...
 	$(if $(RACE),go test -run Alloc ./... # built without the race detector: it allocates)
 	cd examples && go test -shuffle=on $(RACE) -timeout 8m ./...
+	$(MAKE) --no-print-directory conformance
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, vet for a 32-bit platform, the width of lines, and docs/faults.md beside the tests
@@ -59,6 +60,10 @@ bench: ## write the golden table of the balancer's simulation anew, run the benc
 	go test -count=1 -run '^TestSimulationFast$$' ./balancer -update
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(COUNT) -timeout 1h ./...
 	cd benchmarks && GOWORK=off go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(COUNT) -timeout 1h ./...
+
+.PHONY: conformance
+conformance: ## the public suite of tests for HTTP caches, in Node (SUITE=DIR: a checkout of it; ARGS='-id=ID': one test)
+	cd benchmarks && GOWORK=off go test -count=1 -v -timeout 30m ./conformance -args $(if $(SUITE),-suite='$(abspath $(SUITE))') $(ARGS)
 
 .PHONY: simulate
 simulate: ## write testdata of balancer (the golden table, sim.md) and versioning (rollout.md) anew from the whole simulations (10 minutes of two processors)

@@ -1,0 +1,166 @@
+package cache
+
+import (
+	"context"
+	"net/http"
+)
+
+const maxFollows = 4 // fills that one request waits for, one after the other
+
+// look looks for a stored response to x.
+func (x *exchange) look(ctx context.Context) (r *Resource, mark Mark, err error) {
+	c := x.c
+	if c.ruled.Load() {
+		if r, mark, err, found := x.lookByRule(ctx); found {
+			return r, mark, err
+		}
+	}
+	x.ended = c.fills.shard(x.key).ended.Load()
+	r, mark, err = c.store.Get(ctx, x.key)
+	if err != nil || c.counts.storeDown.Load() != 0 {
+		c.storeResult(ctx, err)
+	}
+	return r, mark, err
+}
+
+// lookByRule looks for a response that No-Vary-Search lets answer x, and leaves x with its key.
+func (x *exchange) lookByRule(ctx context.Context) (r *Resource, mark Mark, err error, found bool) {
+	rules, _ := x.c.rules.Get(x.pathKey())
+	if len(rules) == 0 {
+		return nil, 0, nil, false
+	}
+	exact, key := x.echo, x.key
+	for _, rule := range rules {
+		x.setRuledKey(rule)
+		x.ended = x.c.fills.shard(x.key).ended.Load()
+		r, mark, err = x.c.store.Get(ctx, x.key)
+		if e, _ := x.pick(r); e != nil || err != nil {
+			return r, mark, err, true
+		}
+	}
+	// One key must be where concurrent requests meet, and it is the exact one only if the responses
+	// are found there.
+	x.echo, x.key, x.least = exact, key, 0
+	x.ended = x.c.fills.shard(x.key).ended.Load()
+	if r, mark, err = x.c.store.Get(ctx, x.key); r != nil || err != nil {
+		return r, mark, err, true
+	}
+	x.setRuledKey(rules[0])
+	x.ended = x.c.fills.shard(x.key).ended.Load()
+	r, mark, err = x.c.store.Get(ctx, x.key)
+	return r, mark, err, true
+}
+
+// answer answers x, from the store or from its origin. It reports false if the request must pass: then only
+// reason is set.
+func (x *exchange) answer(ctx context.Context) bool {
+	rep := &x.rep
+	r, mark, _ := x.look(ctx)
+	for {
+		e, others := x.pick(r)
+		var j judgment
+		why := ReasonURIMiss
+		switch {
+		case e != nil:
+			if j = x.judge(e, x.began); x.stored(ctx, e, r, mark, j) {
+				return true
+			}
+			if why = j.reason; why == ReasonNone || j.use == useStale || j.use == useAsked {
+				why = ReasonPartial
+			}
+		case others:
+			why = ReasonVaryMiss
+		}
+		if x.cc.onlyIfCached {
+			*rep = reply{status: http.StatusGatewayTimeout, outcome: Miss, reason: ReasonIfCached, length: -1}
+			rep.state = x.c.detailed(cacheName+"; fwd="+forwarded(why), ReasonIfCached)
+			return true
+		}
+		if x.head() {
+			rep.reason = why
+			return false
+		}
+		if x.fetch(ctx, want{e: e, r: r, mark: mark, j: j, why: why}) {
+			return true
+		}
+		r, mark, _ = x.look(ctx)
+	}
+}
+
+// stored answers x from e if that can be done at once.
+func (x *exchange) stored(ctx context.Context, e *Entry, r *Resource, mark Mark, j judgment) bool {
+	if j.use < useStale || !x.answerWith(e, j) {
+		return false
+	}
+	rep := &x.rep
+	rep.outcome = Hit
+	if j.use != useFresh {
+		rep.outcome, rep.reason = Stale, j.reason
+		rep.state = x.c.staleState(j, j.reason)
+	}
+	if j.use == useStale {
+		x.refresh(e, r, mark)
+	}
+	return true
+}
+
+// A want is what is known about a response that must be fetched.
+type want struct {
+	e    *Entry // that is stored and cannot be used
+	r    *Resource
+	mark Mark
+	j    judgment
+	why  Reason
+}
+
+// fetch answers x from its origin, or from what another has asked there. It reports false if the
+// store must be asked again.
+func (x *exchange) fetch(ctx context.Context, w want) bool {
+	c := x.c
+	_, passed := c.passes.Get(x.key)
+	follow := !passed && !x.credentials() && x.fields&hasRange == 0 && !x.cc.noStore && c.cfg.Wait >= 0 &&
+		x.follows < maxFollows
+	if passed && w.why == ReasonURIMiss {
+		w.why = ReasonPass
+	}
+	f := x.newFill(w.mark)
+	f.remember = !x.credentials() && x.fields&hasRange == 0
+	f.prepare(w, passed)
+	var rd *reader
+	if follow {
+		var ok bool
+		if rd, ok = c.fills.join(x, f, true); !ok && x.looks < maxFollows {
+			x.looks++
+			f.cancel(nil)
+			return false
+		}
+	}
+	if rd == nil {
+		x.lead(ctx, f, w)
+		return true
+	}
+	f.cancel(nil)
+	if x.follow(ctx, rd, w) {
+		return true
+	}
+	x.follows++
+	return false
+}
+
+// refresh fetches in the background what may replace e (RFC 5861, section 3): once for a key, and
+// within MaxBackground.
+func (x *exchange) refresh(e *Entry, r *Resource, mark Mark) {
+	f := x.newFill(mark)
+	f.refresh = true
+	f.prepare(want{e: e, r: r, mark: mark, why: ReasonStale}, false)
+	if !x.c.work.begin(f) {
+		f.cancel(nil)
+		return
+	}
+	if _, ok := x.c.fills.join(x, f, false); !ok {
+		x.c.work.remove(f)
+		f.cancel(nil)
+		return
+	}
+	go f.fetch(x.from())
+}

@@ -1,0 +1,256 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A fill is one fetch, of a handler or through a RoundTripper, on a goroutine of its own. Any number
+// of clients read what it fetches. It outlives them if what it fetches can be stored.
+type fill struct {
+	c              *Cache
+	x              *exchange // of the request that began it; its r has the fill's context
+	mark           Mark
+	base           *Entry   // the stored response that the client could not get; may be nil
+	candidates     []*Entry // whose validators were sent
+	from           int64    // bytes of base that need not be fetched
+	ranged         bool     // a part was asked for
+	probe          *Entry   // what is known of the response before it is there; set if joinable
+	joinable       bool
+	refresh        bool // nobody has waited for it
+	remember       bool // what could not be shared
+	conditionsOurs bool // the client's own were taken out
+	requested      time.Time
+	ctx            context.Context
+	cancel         context.CancelCauseFunc
+
+	mu       sync.Mutex // guards the fields below
+	wake     chan struct{}
+	readers  map[*reader]bool
+	leader   *reader // who began the fill; nil for a refresh
+	interims []interim
+	decided  bool
+	done     bool
+	stored   bool
+	stream   stream
+
+	// What decide finds out. Nobody changes it afterwards, except entry: it is nil once the body
+	// proves too large.
+	resp     arrival
+	length   int64  // Content-Length; negative: unknown
+	entry    *Entry // that will be stored
+	updated  *Entry // that was validated
+	reason   Reason // why nothing is stored
+	direct   *http.Response
+	err      error
+	panicked any
+	trailer  http.Header
+}
+
+// An interim is a 1xx response.
+type interim struct {
+	status int
+	header http.Header
+}
+
+const maxInterims = 16
+
+// newFill returns a fill for x, which is not run yet. The request gets a context that has the values
+// of x's and not its end.
+func (x *exchange) newFill(mark Mark) *fill {
+	f := &fill{c: x.c, mark: mark, length: -1, readers: make(map[*reader]bool)}
+	own := *x
+	own.echo = slices.Clone(x.echo)
+	own.w, own.next, own.sender, own.rep = nil, nil, nil, reply{}
+	f.x = &own
+	f.ctx, f.cancel = context.WithCancelCause(context.WithoutCancel(x.r.Context()))
+	f.requested = time.Now()
+	return f
+}
+
+// fetch runs f, whose handler or RoundTripper is from.
+func (f *fill) fetch(from origin) {
+	f.c.counts.fetches.Add(1)
+	f.c.counts.filling.Add(1)
+	began := time.Now()
+	defer func() {
+		if v := recover(); v != nil {
+			f.fail(nil, v)
+		}
+		f.c.fills.remove(f)
+		f.c.work.remove(f)
+		if f.direct == nil {
+			f.cancel(nil)
+		}
+		f.c.counts.filling.Add(-1)
+		f.report(time.Since(began))
+	}()
+	from.fetch(f)
+}
+
+// report tells of the end of f: of panics, and of refreshes.
+func (f *fill) report(took time.Duration) {
+	f.mu.Lock()
+	err, panicked, status, refresh := f.err, f.panicked, f.resp.status, f.refresh
+	f.mu.Unlock()
+	if panicked != nil && panicked != http.ErrAbortHandler {
+		f.c.counts.panics.Add(1)
+	}
+	if !refresh {
+		return
+	}
+	outcome := Revalidated
+	switch {
+	case err != nil || panicked != nil || serverError(status):
+		outcome = Error
+		f.c.counts.failures.Add(1)
+	case f.updated == nil:
+		outcome = Miss
+	}
+	f.c.counts.refreshes.Add(1)
+	e := Event{Kind: Refreshed, Outcome: outcome, Reason: f.reason, Status: status, Duration: took, Err: err}
+	if !f.c.quiet {
+		e.Key = f.url()
+		f.observe(e)
+	}
+}
+
+// observe calls Observe on the fill's goroutine, where its panic must not end the process.
+func (f *fill) observe(e Event) {
+	defer func() {
+		if recover() != nil {
+			f.c.counts.panics.Add(1)
+		}
+	}()
+	f.c.observe(f.ctx, e)
+}
+
+func (f *fill) url() string {
+	scheme, host := f.x.origin()
+	return scheme + ":" + plainURL(scheme, host, f.x.r.URL.EscapedPath(), f.x.r.URL.RawQuery)
+}
+
+// read adds a reader. It reports false if there is nothing to read any more.
+func (f *fill) read() (*reader, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stream.base > 0 || f.done && f.entry == nil && f.updated == nil || f.decided && !f.stream.kept && f.updated == nil {
+		return nil, false
+	}
+	rd := &reader{f: f}
+	f.readers[rd] = true
+	f.c.work.remove(f)
+	return rd, true
+}
+
+// close takes away a reader. A fill without readers goes on if its response may be stored.
+func (rd *reader) close() {
+	if rd.closed {
+		return
+	}
+	rd.closed = true
+	f := rd.f
+	f.mu.Lock()
+	delete(f.readers, rd)
+	if f.stream.room != nil {
+		close(f.stream.room)
+		f.stream.room = nil
+	}
+	left := len(f.readers) == 0 && !f.done
+	worth := !f.decided || f.stream.kept || f.updated != nil
+	if rd == f.leader && f.direct != nil && !rd.taken {
+		f.direct.Body.Close()
+		f.cancel(errUnneeded)
+	}
+	f.mu.Unlock()
+	if left {
+		f.c.work.adopt(f, worth)
+		f.mu.Lock()
+		done := f.done
+		f.mu.Unlock()
+		if done { // it ended meanwhile
+			f.c.work.remove(f)
+		}
+	}
+}
+
+// header waits until the response's header is there, and calls onInterim for each 1xx response
+// before. It waits for limit at most, if that is not negative.
+func (rd *reader) header(ctx context.Context, limit time.Duration, onInterim func(interim)) error {
+	f := rd.f
+	var timeout <-chan time.Time
+	if limit >= 0 {
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		timeout = timer.C
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		for onInterim != nil && rd.interim < len(f.interims) {
+			i := f.interims[rd.interim]
+			rd.interim++
+			f.mu.Unlock()
+			onInterim(i)
+			f.mu.Lock()
+		}
+		if f.decided {
+			return nil
+		}
+		if err := f.sleepLocked(ctx, timeout); err != nil {
+			return err
+		}
+	}
+}
+
+// inform passes on a 1xx response.
+func (f *fill) inform(status int, h http.Header) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.decided && len(f.interims) < maxInterims {
+		f.interims = append(f.interims, interim{status, h})
+		f.wakeLocked()
+	}
+}
+
+// fail ends f with an error or a panic. Nothing is stored.
+func (f *fill) fail(err error, panicked any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.done {
+		return
+	}
+	f.err, f.panicked = err, panicked
+	f.entry = nil
+	f.stream.kept = false
+	f.decided, f.done = true, true
+	f.stream.ended = true
+	f.stream.err = err
+	if err == nil {
+		f.stream.err = errPanicked
+	}
+	f.wakeLocked()
+}
+
+var errPanicked = errors.New("cache: the handler panicked")
+
+// tooLargeLocked gives up storing.
+func (f *fill) tooLargeLocked() {
+	f.entry = nil
+	f.reason = ReasonTooLarge
+	f.stream.kept = false
+	f.passLocked()
+	f.trimLocked()
+}
+
+// passLocked remembers that what f fetches cannot be shared, so that others do not wait for it
+// (hit-for-miss).
+func (f *fill) passLocked() {
+	if f.remember {
+		f.c.passes.Set(f.x.key, struct{}{})
+	}
+}

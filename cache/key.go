@@ -1,0 +1,239 @@
+package cache
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"net/textproto"
+	"net/url"
+	"strings"
+)
+
+// The key of a resource is the hash of its echo: all that tells it from others, each part preceded
+// by its length, so that no part can be taken for another.
+//
+// RFC 9111, section 2: the key is at least the method and the target URI. GET and HEAD share one.
+
+func appendPart(b []byte, s string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(s)))
+	return append(b, s...)
+}
+
+// appendEcho appends to b what tells the resource of x from others, up to the query.
+func (x *exchange) appendEcho(b []byte) []byte {
+	kind := byte('g')
+	if x.r.Method == methodQuery {
+		kind = 'q'
+	}
+	if x.c.cfg.Private {
+		kind -= 'a' - 'A'
+	}
+	b = append(b, kind)
+	scheme, host := x.origin()
+	b = appendPart(b, scheme)
+	b = appendHost(b, scheme, host)
+	u := x.r.URL
+	path := u.Path
+	if path == "" {
+		path = "/" // RFC 9110, section 4.2.3
+	}
+	b = appendPart(b, path)
+	b = appendPart(b, u.RawPath)
+	if x.c.cfg.KeyExtra != nil {
+		b = append(b, 'x')
+		b = appendPart(b, x.c.cfg.KeyExtra(x.r))
+	}
+	if mask := x.fields & unkeyedFields; mask != 0 && x.c.cfg.Unkeyed == UnkeyedKey {
+		b = x.appendUnkeyed(b, mask)
+	}
+	if kind|0x20 == 'q' {
+		b = x.appendBody(b)
+	}
+	return b
+}
+
+// origin returns the scheme and the host that the request is for.
+func (x *exchange) origin() (scheme, host string) {
+	if !x.server {
+		host = x.r.Host
+		if host == "" {
+			host = x.r.URL.Host
+		}
+		return x.r.URL.Scheme, host
+	}
+	if x.r.TLS != nil {
+		return "https", x.r.Host
+	}
+	return "http", x.r.Host
+}
+
+// appendHost appends host in lower case and without the scheme's default port. That is all that may
+// be changed: a handler can tell other spellings apart (RFC 3986, section 6.2).
+func appendHost(b []byte, scheme, host string) []byte {
+	host = withoutPort(host, scheme == "http", scheme == "https")
+	b = binary.AppendUvarint(b, uint64(len(host)))
+	return appendLower(b, host)
+}
+
+func appendLower(b []byte, s string) []byte {
+	for i := range len(s) {
+		c := s[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		b = append(b, c)
+	}
+	return b
+}
+
+func withoutPort(host string, http, https bool) string {
+	if http && strings.HasSuffix(host, ":80") {
+		return host[:len(host)-len(":80")]
+	}
+	if https && strings.HasSuffix(host, ":443") {
+		return host[:len(host)-len(":443")]
+	}
+	return host
+}
+
+// appendUnkeyed appends the fields of mask. A name cannot be taken for a value: both have lengths.
+func (x *exchange) appendUnkeyed(b []byte, mask fieldSet) []byte {
+	for i, name := range unkeyedNames {
+		if mask&(1<<i) == 0 {
+			continue
+		}
+		b = append(b, 'u')
+		b = appendPart(b, name)
+		values := x.r.Header[name]
+		if name == "Forwarded" {
+			b = appendPart(b, withoutPeers(values))
+			continue
+		}
+		b = binary.AppendUvarint(b, uint64(len(values)))
+		for _, v := range values {
+			b = appendPart(b, v)
+		}
+	}
+	return b
+}
+
+// withoutPeers returns the parameters of a Forwarded field (RFC 7239) without those that tell one
+// client or proxy from another.
+func withoutPeers(values []string) string {
+	var rest []string
+	for _, v := range values {
+		for _, element := range splitList(v, ',') {
+			for _, pair := range splitList(element, ';') {
+				name, _, _ := strings.Cut(pair, "=")
+				if name = textproto.TrimString(name); !strings.EqualFold(name, "for") && !strings.EqualFold(name, "by") {
+					rest = append(rest, pair)
+				}
+			}
+		}
+	}
+	return strings.Join(rest, ";")
+}
+
+// appendBody appends what RFC 10008, section 2.7, adds to the key of a QUERY: its content and the
+// fields that say what it means.
+func (x *exchange) appendBody(b []byte) []byte {
+	b = append(b, 'b')
+	for _, name := range [...]string{"Content-Type", "Content-Encoding", "Content-Language"} {
+		b = appendPart(b, strings.Join(x.r.Header[name], ","))
+	}
+	sum := sha256.Sum256(x.body)
+	return append(b, sum[:]...)
+}
+
+// appendQuery appends the query as it is, without what the configuration ignores.
+func (x *exchange) appendQuery(b []byte) []byte {
+	query := x.query()
+	if query == "" && !x.r.URL.ForceQuery {
+		return append(b, 'n')
+	}
+	b = append(b, '?')
+	return appendPart(b, query)
+}
+
+// query returns the request's query without the parameters that Config.IgnoreQuery names.
+func (x *exchange) query() string { return x.c.withoutIgnored(x.r.URL.RawQuery) }
+
+func (c *Cache) withoutIgnored(query string) string {
+	if query == "" || len(c.cfg.IgnoreQuery) == 0 {
+		return query
+	}
+	kept := make([]string, 0, 8)
+	for pair := range strings.SplitSeq(query, "&") {
+		if name, _, _ := strings.Cut(pair, "="); !c.ignores(name) {
+			kept = append(kept, pair)
+		}
+	}
+	return strings.Join(kept, "&")
+}
+
+// ignores reports whether Config.IgnoreQuery names a parameter, which is still encoded.
+func (c *Cache) ignores(name string) bool {
+	if decoded, err := url.QueryUnescape(name); err == nil {
+		name = decoded
+	}
+	for _, pattern := range c.cfg.IgnoreQuery {
+		if begin, ok := strings.CutSuffix(pattern, "*"); ok && strings.HasPrefix(name, begin) || name == pattern {
+			return true
+		}
+	}
+	return false
+}
+
+// The labels of an entry are what purges by URL, tag and group find it by. Their first letter keeps
+// them apart.
+
+func urlLabel(plain string) string       { return "u" + plain }
+func tagLabel(tag string) string         { return "t" + tag }
+func groupLabel(h, g string) string      { return "g" + h + "\x00" + g }
+func ruleLabel(p, rule, q string) string { return "r" + p + "\x00" + rule + "\x00" + q }
+
+// plainHost returns a host in lower case and without a default port of either scheme: a purge does
+// not depend on whether a proxy before us has taken off TLS.
+func plainHost(_, host string) string { return strings.ToLower(withoutPort(host, true, true)) }
+
+// plainURL returns what purges know a URL by.
+func plainURL(scheme, host, path, query string) string {
+	if path == "" {
+		path = "/"
+	}
+	s := "//" + plainHost(scheme, host) + path
+	if query != "" {
+		s += "?" + query
+	}
+	return s
+}
+
+// urlLabels returns the labels that responses for u may be found by.
+func (c *Cache) urlLabels(u *url.URL) []string {
+	query := c.withoutIgnored(u.RawQuery)
+	labels := []string{urlLabel(plainURL(u.Scheme, u.Host, u.EscapedPath(), query))}
+	plain := plainURL(u.Scheme, u.Host, u.EscapedPath(), "")
+	for _, rule := range c.rulesOf(plain) {
+		labels = append(labels, ruleLabel(plain, rule.text, rule.apply(query)))
+	}
+	return labels
+}
+
+// methodQuery is RFC 10008's, which net/http has no constant for.
+const methodQuery = "QUERY"
+
+// isToken reports whether s is a token (RFC 9110, section 5.6.2), as names of fields are.
+func isToken(s string) bool {
+	for i := range len(s) {
+		if !isTokenByte(s[i]) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func isTokenByte(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
+		strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
+}
+
+func hashOf(echo []byte) Key { return sha256.Sum256(echo) }

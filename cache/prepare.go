@@ -1,0 +1,91 @@
+package cache
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+)
+
+// prepare makes f's request from that of the exchange.
+func (f *fill) prepare(w want, passed bool) {
+	x := f.x
+	r := x.r.Clone(f.ctx)
+	f.base = w.e
+	h := r.Header
+	if h == nil {
+		h = make(http.Header)
+		r.Header = h
+	}
+	r.Method, r.Body = http.MethodGet, http.NoBody
+	if x.r.Method == methodQuery {
+		r.Method = methodQuery
+		body := x.body
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		r.ContentLength = int64(len(body))
+	}
+	x.r = r
+	x.c.unkeyed(r, x.fields)
+	f.ranged = x.fields&hasRange != 0 && !f.refresh && !x.validates(w.e)
+	switch {
+	case f.ranged:
+		// The client's own conditions go with its range.
+	case passed && w.e == nil:
+		// What is not stored is validated by its client.
+	default:
+		for _, name := range [...]string{"If-None-Match", "If-Modified-Since", "If-Range", "Range"} {
+			delete(h, name)
+		}
+		f.conditionsOurs = true
+		if !f.complete(w, h) {
+			f.candidates = x.conditions(h, w.e, w.r)
+		}
+	}
+}
+
+// validates reports whether a request for a part can be answered by validating e, which is whole.
+func (x *exchange) validates(e *Entry) bool {
+	if e == nil {
+		return false
+	}
+	_, whole := e.complete()
+	p := x.c.policy(e)
+	return whole && (p.etag != "" || !p.modified.IsZero())
+}
+
+// complete makes the request one for what the stored part lacks, if that can be joined.
+func (f *fill) complete(w want, h http.Header) bool {
+	if w.e == nil || w.why != ReasonPartial || w.e.Loose {
+		return false
+	}
+	from, ok := w.e.missing()
+	if !ok || from >= w.e.Size {
+		return false
+	}
+	p := f.c.policy(w.e)
+	switch {
+	case strongTag(p.etag):
+		h["If-Range"] = []string{p.etag}
+	case p.etag == "" && p.strongDate():
+		h["If-Range"] = slices.Clone(w.e.Header["Last-Modified"][:1])
+	default:
+		return false
+	}
+	f.from = from
+	h["Range"] = []string{"bytes=" + strconv.FormatInt(from, 10) + "-"}
+	return true
+}
+
+// unkeyed keeps the fields that keys do not hold from the handler, if so configured.
+func (c *Cache) unkeyed(r *http.Request, fields fieldSet) {
+	if c.cfg.Unkeyed != UnkeyedDrop {
+		return
+	}
+	for i, name := range unkeyedNames {
+		if fields&(1<<i) != 0 {
+			delete(r.Header, name)
+		}
+	}
+}

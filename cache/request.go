@@ -1,0 +1,218 @@
+package cache
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// An exchange is one request on its way through the cache.
+type exchange struct {
+	c       *Cache
+	r       *http.Request
+	w       http.ResponseWriter // in a Middleware
+	next    http.Handler        // in a Middleware
+	sender  http.RoundTripper   // in a Transport
+	server  bool                // in a Middleware
+	rep     reply
+	fields  fieldSet          // that the request has
+	cc      requestDirectives // what the request asks for
+	body    []byte            // of a QUERY
+	key     Key
+	echo    []byte // what was hashed into key
+	prefix  int    // of echo, without the query
+	began   time.Time
+	ended   uint64    // of the fillShard, before the store was asked
+	least   Mark      // of entries that may be found by the key
+	looks   int       // into the store, again
+	follows int       // fills that were waited for
+	room    [512]byte // of echo, if it is not longer
+}
+
+var exchanges = sync.Pool{New: func() any { return new(exchange) }}
+
+// A fieldSet tells which of the fields that matter a request has. To walk through the fields once
+// is cheaper than to look for each.
+type fieldSet uint64
+
+// unkeyedNames are the request fields that many handlers read as if they were part of the URL (C01,
+// C02) or of the method (C09). Their places are the low bits of a fieldSet.
+var unkeyedNames = [...]string{
+	"Forwarded", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Scheme", "X-Forwarded-Port",
+	"X-Forwarded-Prefix", "X-Forwarded-Server", "X-Forwarded-Path", "X-Forwarded-Ssl", "X-Host",
+	"X-Original-Host", "X-Original-Url", "X-Rewrite-Url", "X-Http-Method-Override", "X-Http-Method",
+	"X-Method-Override",
+}
+
+const unkeyedFields fieldSet = 1<<len(unkeyedNames) - 1
+
+const (
+	hasAuthorization fieldSet = 1 << (len(unkeyedNames) + iota)
+	hasCookie
+	hasCacheControl
+	hasRange
+	hasIfRange
+	hasIfNoneMatch
+	hasIfModifiedSince
+	hasPrecondition // If-Match, If-Unmodified-Since
+	hasUpgrade
+	hasTransferEncoding
+)
+
+// fieldsOf walks through the fields of a request.
+func fieldsOf(h http.Header) fieldSet {
+	var set fieldSet
+	for name := range h {
+		switch name[:min(1, len(name))] {
+		case "X", "F":
+			for i := range unkeyedNames {
+				if name == unkeyedNames[i] {
+					set |= 1 << i
+				}
+			}
+		case "A":
+			if name == "Authorization" {
+				set |= hasAuthorization
+			}
+		case "C":
+			switch name {
+			case "Cookie":
+				set |= hasCookie
+			case "Cache-Control":
+				set |= hasCacheControl
+			}
+		case "P":
+			switch name {
+			case "Pragma":
+				set |= hasCacheControl
+			case "Proxy-Authorization":
+				set |= hasAuthorization
+			}
+		case "R":
+			if name == "Range" {
+				set |= hasRange
+			}
+		case "I":
+			switch name {
+			case "If-None-Match":
+				set |= hasIfNoneMatch
+			case "If-Modified-Since":
+				set |= hasIfModifiedSince
+			case "If-Range":
+				set |= hasIfRange
+			case "If-Match", "If-Unmodified-Since":
+				set |= hasPrecondition
+			}
+		case "U":
+			if name == "Upgrade" {
+				set |= hasUpgrade
+			}
+		}
+	}
+	return set
+}
+
+// from returns where x fetches from.
+func (x *exchange) from() origin {
+	if x.server {
+		return &served{next: x.next, outer: cloneHeader(x.w.Header())}
+	}
+	return &sent{next: x.sender}
+}
+
+// release gives x back for another request.
+func (x *exchange) release() {
+	x.c, x.r, x.w, x.next, x.sender, x.body, x.echo, x.rep = nil, nil, nil, nil, nil, nil, nil, reply{}
+	exchanges.Put(x)
+}
+
+// begin fills in x for r. It reports a reason if the cache cannot answer such a request at all.
+func (x *exchange) begin(c *Cache, r *http.Request, server bool) Reason {
+	x.c, x.r, x.server = c, r, server
+	x.body, x.echo, x.key = nil, nil, Key{}
+	x.looks, x.follows, x.least = 0, 0, 0
+	x.began = time.Now()
+	x.cc = requestDirectives{maxAge: absent, minFresh: absent, maxStale: absent, ifError: absent}
+	x.fields = fieldsOf(r.Header)
+	switch r.Method {
+	case http.MethodGet, "", http.MethodHead:
+		// RFC 9110, section 9.3.1: a body of GET means nothing, and some handlers read it all the
+		// same (C08).
+		if hasBody(r, server) {
+			return ReasonRequest
+		}
+	case methodQuery:
+	default:
+		return ReasonMethod
+	}
+	if x.fields&(hasUpgrade|hasPrecondition) != 0 || r.URL == nil || r.URL.Opaque != "" || !server && r.URL.Host == "" {
+		return ReasonRequest
+	}
+	if x.fields&hasCacheControl != 0 {
+		x.cc = parseRequestDirectives(r.Header)
+	}
+	return ReasonNone
+}
+
+// hasBody reports whether r may have a body. A client's unknown length is 0 with a Body; a server's
+// is negative.
+func hasBody(r *http.Request, server bool) bool {
+	return r.ContentLength != 0 || len(r.TransferEncoding) > 0 ||
+		!server && r.Body != nil && r.Body != http.NoBody
+}
+
+// readBody takes in the body of a QUERY. If it is larger than MaxBody it is put back, and the
+// request passes.
+func (x *exchange) readBody() (ok bool, err error) {
+	if x.r.Body == nil || x.r.Body == http.NoBody {
+		return true, nil
+	}
+	most := x.c.cfg.MaxBody
+	body, err := io.ReadAll(io.LimitReader(x.r.Body, most+1))
+	if err != nil {
+		return false, err
+	}
+	if int64(len(body)) > most {
+		x.r = x.r.WithContext(x.r.Context())
+		x.r.Body = &joinedBody{Reader: io.MultiReader(bytes.NewReader(body), x.r.Body), Closer: x.r.Body}
+		return false, nil
+	}
+	x.r.Body.Close()
+	x.body = body
+	return true, nil
+}
+
+type joinedBody struct {
+	io.Reader
+	io.Closer
+}
+
+// setKey computes the key of the resource that x is about.
+func (x *exchange) setKey() {
+	x.echo = x.appendEcho(x.room[:0])
+	x.prefix = len(x.echo)
+	x.echo = x.appendQuery(x.echo)
+	x.key = sha256.Sum256(x.echo)
+}
+
+// setRuledKey makes the key that of the responses that share rule.
+func (x *exchange) setRuledKey(rule searchRule) {
+	x.echo = append(x.echo[:x.prefix:x.prefix], 'r')
+	x.echo = appendPart(x.echo, rule.text)
+	x.echo = appendPart(x.echo, rule.apply(x.query()))
+	x.key = sha256.Sum256(x.echo)
+	x.least = rule.mark
+}
+
+// head reports whether the answer has no body.
+func (x *exchange) head() bool { return x.r.Method == http.MethodHead }
+
+// credentials reports whether the request is one of a certain user: it never gets what another's
+// request is fetching (C22).
+func (x *exchange) credentials() bool { return x.fields&(hasAuthorization|hasCookie) != 0 }
+
+func setLength(h http.Header, n int64) { h["Content-Length"] = []string{strconv.FormatInt(n, 10)} }

@@ -1,0 +1,199 @@
+package cache
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// An origin is where fills fetch from: a handler or a RoundTripper.
+type origin interface {
+	// fetch fetches what f.x.r asks for, and hands it to f.
+	fetch(f *fill)
+}
+
+// A served is the origin of a Middleware.
+type served struct {
+	next  http.Handler
+	outer http.Header // what is set around the handler for the first client
+}
+
+func (o *served) fetch(f *fill) {
+	for {
+		w := &fillWriter{f: f, outer: o.outer, header: cloneHeader(o.outer)}
+		r := f.x.r
+		o.next.ServeHTTP(w, r)
+		w.finish()
+		if !w.again {
+			return
+		}
+		f.plain()
+	}
+}
+
+// cloneHeader returns a copy of h that shares nothing with it.
+func cloneHeader(h http.Header) http.Header {
+	c := make(http.Header, len(h)+8)
+	for name, values := range h {
+		c[name] = slices.Clone(values)
+	}
+	return c
+}
+
+// A fillWriter is the ResponseWriter of a handler that a fill runs. Its header map begins as a copy
+// of what is set around the handler; what the handler leaves alone is not its own.
+type fillWriter struct {
+	f       *fill
+	outer   http.Header
+	header  http.Header
+	status  int         // as written; 0 before
+	own     http.Header // the handler's, when it wrote the status
+	began   bool        // the fill knows the status
+	again   bool        // the response is of no use, and what follows is ignored
+	written int64
+	length  int64
+}
+
+func (w *fillWriter) Header() http.Header { return w.header }
+
+// WriteHeader takes the header as it is now. It is handed on with the body's first bytes, a flush,
+// or the end, as net/http does.
+func (w *fillWriter) WriteHeader(status int) {
+	if status < 100 || status > 999 {
+		panic("cache: invalid WriteHeader code " + strconv.Itoa(status))
+	}
+	if w.status != 0 {
+		return
+	}
+	if status < 200 && status != http.StatusSwitchingProtocols {
+		w.f.inform(status, w.ownFields())
+		return
+	}
+	w.status = status
+	w.own = w.ownFields()
+	w.length = contentLength(w.own)
+}
+
+func (w *fillWriter) ownFields() http.Header { return ownFields(w.header, w.outer) }
+
+// ownFields returns what a handler has set in a header that began as a copy of outer.
+func ownFields(h, outer http.Header) http.Header {
+	own := make(http.Header, len(h))
+	for name, values := range h {
+		before := outer[name]
+		switch {
+		case slices.Equal(values, before) && before != nil:
+			// left alone
+		case len(before) > 0 && appended(name) && len(values) > len(before) && slices.Equal(values[:len(before)], before):
+			own[name] = slices.Clone(values[len(before):])
+		case strings.HasPrefix(name, http.TrailerPrefix):
+		case values == nil:
+			own[name] = nil // net/http adds no Date and no Content-Type then
+		default:
+			own[name] = slices.Clone(values)
+		}
+	}
+	return own
+}
+
+// appended reports whether the values of a field are added to those that are there.
+func appended(name string) bool { return name == "Vary" || name == "Link" || name == "Set-Cookie" }
+
+// begin hands the header on. p is the beginning of the body.
+func (w *fillWriter) begin(p []byte) {
+	if w.began {
+		return
+	}
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	w.began = true
+	// net/http would guess the type from the first bytes that it gets, which may be those of a
+	// range.
+	if _, has := w.own["Content-Type"]; !has && len(w.outer["Content-Type"]) == 0 && len(p) > 0 &&
+		len(w.own["Content-Encoding"]) == 0 && bodyAllowed(w.status) {
+		w.own["Content-Type"] = []string{http.DetectContentType(p)}
+	}
+	w.again = w.f.decide(arrival{
+		status: w.status, header: w.own, outer: w.outer, pattern: w.f.x.r.Pattern,
+	})
+}
+
+func (w *fillWriter) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	w.begin(p)
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if !bodyAllowed(w.status) {
+		return 0, http.ErrBodyNotAllowed
+	}
+	var tooLong error
+	if w.length >= 0 && w.written+int64(len(p)) > w.length {
+		p, tooLong = p[:w.length-w.written], http.ErrContentLength
+	}
+	if w.f.x.head() || w.again || w.ignored() {
+		return len(p), tooLong
+	}
+	if err := w.f.write(p); err != nil {
+		return 0, err
+	}
+	w.written += int64(len(p))
+	return len(p), tooLong
+}
+
+// ignored reports whether the body that comes is nobody's: the stored one counts.
+func (w *fillWriter) ignored() bool { return w.f.updated != nil }
+
+func (w *fillWriter) WriteString(s string) (int, error) { return w.Write([]byte(s)) }
+
+// FlushError sends what there is to the clients.
+func (w *fillWriter) FlushError() error {
+	w.begin(nil)
+	if !w.again {
+		w.f.flush()
+	}
+	return context.Cause(w.f.ctx)
+}
+
+// Flush is for handlers that assert http.Flusher.
+func (w *fillWriter) Flush() { _ = w.FlushError() }
+
+// finish ends the response when the handler has returned.
+func (w *fillWriter) finish() {
+	w.begin(nil)
+	if w.again {
+		return
+	}
+	w.f.finish(w.trailer(), nil)
+}
+
+// trailer returns the fields that the handler has set for behind the body.
+func (w *fillWriter) trailer() http.Header {
+	var t http.Header
+	add := func(name string, values []string) {
+		if t == nil {
+			t = make(http.Header)
+		}
+		t[name] = slices.Clone(values)
+	}
+	for _, v := range w.own["Trailer"] {
+		for _, name := range splitList(v, ',') {
+			name = http.CanonicalHeaderKey(name)
+			if values := w.header[name]; len(values) > 0 {
+				add(name, values)
+			}
+		}
+	}
+	for name, values := range maps.All(w.header) {
+		if trimmed, ok := strings.CutPrefix(name, http.TrailerPrefix); ok {
+			add(http.CanonicalHeaderKey(trimmed), values)
+		}
+	}
+	return t
+}

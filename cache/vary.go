@@ -1,0 +1,205 @@
+package cache
+
+import (
+	"crypto/sha256"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// maxPlainSelecting is the longest normal form that is kept as it is. Longer ones are hashed.
+const maxPlainSelecting = 64
+
+// varyNames returns the names in a field Vary, sorted and each once, or star if the response can be
+// used for no other request. What is no name may mean anything, so it counts as the star too.
+func varyNames(lines []string) (names []string, star bool) {
+	for _, line := range lines {
+		for element := range strings.SplitSeq(line, ",") {
+			element = strings.Trim(element, " \t")
+			switch {
+			case element == "":
+			case !isToken(element) || element == "*":
+				return nil, true
+			default:
+				names = append(names, http.CanonicalHeaderKey(element))
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), false
+}
+
+// selecting returns what a response with the field Vary depends on in the request whose header is h.
+func selecting(names []string, h http.Header) []Selecting {
+	list := make([]Selecting, 0, len(names))
+	for _, name := range names {
+		if name == "Host" {
+			continue // net/http has taken it out of the header; it is in the key
+		}
+		s := Selecting{Name: name}
+		if values := h[name]; len(values) == 0 {
+			s.None = true
+		} else {
+			s.Value = normalForm(name, values)
+			if len(values) == 1 && len(values[0]) <= maxPlainSelecting*4 && !secretField(name) {
+				s.raw = values[0]
+			}
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+// variantOf returns what tells a variant with these selecting fields from others.
+func variantOf(list []Selecting) string {
+	if len(list) == 0 {
+		return ""
+	}
+	var b []byte
+	for _, s := range list {
+		b = appendPart(b, s.Name)
+		if s.None {
+			b = append(b, 0)
+		} else {
+			b = append(b, 1)
+			b = appendPart(b, s.Value)
+		}
+	}
+	return string(b)
+}
+
+// matches reports whether h has the same value of the field as the request that s is from.
+func (s *Selecting) matches(h http.Header) bool {
+	values := h[s.Name]
+	if len(values) == 0 || s.None {
+		return s.None && len(values) == 0
+	}
+	if len(values) == 1 && s.raw != "" && values[0] == s.raw {
+		return true
+	}
+	return normalForm(s.Name, values) == s.Value
+}
+
+// matches reports whether e may answer a request with the header h (RFC 9111, section 4.1).
+func (e *Entry) matches(h http.Header) bool {
+	for i := range e.Vary {
+		if !e.Vary[i].matches(h) {
+			return false
+		}
+	}
+	return true
+}
+
+// speaks reports whether e is in the one language that the request wants most, although the origin
+// was asked with other words. RFC 9111, section 4.1, lets a cache choose by quality.
+func (e *Entry) speaks(h http.Header) bool {
+	const field = "Accept-Language"
+	language := e.Header["Content-Language"]
+	if len(language) != 1 || !isToken(language[0]) {
+		return false
+	}
+	negotiated := false
+	for i := range e.Vary {
+		s := &e.Vary[i]
+		if s.matches(h) {
+			continue
+		}
+		if s.Name != field || len(h[field]) == 0 {
+			return false
+		}
+		negotiated = true
+	}
+	return negotiated && strings.EqualFold(mostWanted(h[field]), language[0])
+}
+
+// accepted reports whether the request says that it accepts the coding of e. An origin that forgets
+// Vary: Accept-Encoding must not give clients what they cannot read (C64).
+func (e *Entry) accepted(h http.Header) bool {
+	coding := e.Header["Content-Encoding"]
+	if len(coding) == 0 || len(e.Vary) > 0 && slices.ContainsFunc(e.Vary, isAcceptEncoding) {
+		return true
+	}
+	switch strings.ToLower(coding[0]) {
+	case "gzip", "x-gzip", "br", "zstd", "deflate", "compress":
+		return accepts(h["Accept-Encoding"], coding[0])
+	}
+	return true
+}
+
+func isAcceptEncoding(s Selecting) bool { return s.Name == "Accept-Encoding" }
+
+// pick returns the entry of r that answers x, and whether others are there that do not.
+func (x *exchange) pick(r *Resource) (found *Entry, others bool) {
+	if r == nil {
+		return nil, false
+	}
+	h := x.r.Header
+	for _, e := range r.Entries {
+		if e.Echo != string(x.echo) || e.Mark < x.least {
+			continue // C05, C62: another key's value
+		}
+		if e.matches(h) && e.accepted(h) && x.usable(e) {
+			return e, others
+		}
+		others = true
+	}
+	for _, e := range r.Entries {
+		if e.Echo == string(x.echo) && e.Mark >= x.least && len(e.Vary) > 0 && e.speaks(h) && e.accepted(h) && x.usable(e) {
+			return e, others
+		}
+	}
+	return nil, others
+}
+
+// usable reports whether e was not purged hard.
+func (x *exchange) usable(e *Entry) bool {
+	how, _ := x.c.store.Purged(e)
+	return how != Hard
+}
+
+// normalForm returns a form of a field's values that is the same for all that mean the same (RFC
+// 9111, section 4.1).
+func normalForm(name string, values []string) string {
+	var form string
+	switch name {
+	case "Accept-Encoding", "Accept-Language", "Accept-Charset":
+		form = weightedForm(values)
+	case "Cookie", "Authorization", "Proxy-Authorization":
+		return hashed(strings.Join(values, ", "))
+	case "User-Agent", "Referer", "Origin", "From", "Date", "If-Modified-Since":
+		form = strings.Join(values, ", ")
+	default:
+		form = listForm(values)
+	}
+	if len(form) > maxPlainSelecting {
+		return hashed(form)
+	}
+	return form
+}
+
+func secretField(name string) bool {
+	return name == "Cookie" || name == "Authorization" || name == "Proxy-Authorization"
+}
+
+// hashed keeps secrets and long values out of the store.
+func hashed(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return "#" + string(sum[:])
+}
+
+// listForm joins the elements of a list without the blanks between them.
+func listForm(values []string) string {
+	if len(values) == 1 && !strings.ContainsAny(values[0], ", \t") {
+		return values[0]
+	}
+	var b strings.Builder
+	for _, v := range values {
+		for _, element := range splitList(v, ',') {
+			if b.Len() > 0 {
+				b.WriteByte(',')
+			}
+			b.WriteString(element)
+		}
+	}
+	return b.String()
+}

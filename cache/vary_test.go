@@ -1,0 +1,121 @@
+package cache_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/cache"
+)
+
+func varying(field string) *counted {
+	return &counted{serve: func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Add("Vary", field)
+		_, _ = io.WriteString(w, strings.Join(r.Header[http.CanonicalHeaderKey(field)], "|"))
+	}}
+}
+
+func TestC14_WhatMeansTheSameIsOneVariant(t *testing.T) {
+	for _, test := range []struct {
+		field string
+		a, b  []string
+		same  bool
+	}{
+		{"Accept-Encoding", []string{"gzip, br"}, []string{"BR,gzip;q=1.0"}, true},
+		{"Accept-Encoding", []string{"gzip, br"}, []string{"gzip", "br"}, true},
+		{"Accept-Encoding", []string{"gzip"}, []string{"x-gzip"}, true},
+		{"Accept-Encoding", []string{"gzip, br"}, []string{"gzip, br;q=0.5"}, false},
+		{"Accept-Encoding", []string{"gzip;q=0.50"}, []string{"gzip; q=0.5"}, true},
+		{"Accept-Encoding", []string{"gzip"}, []string{"gzip;q=0"}, false},
+		{"Accept-Language", []string{"en, de"}, []string{" De ,  eN"}, true},
+		{"Accept-Language", []string{"en, de;q=0.5"}, []string{"de, en;q=0.5"}, false},
+		{"X-List", []string{"1,2"}, []string{" 1 ", "2"}, true},
+		{"X-List", []string{"a"}, []string{"A"}, false},
+		{"X-List", []string{`"a, b"`}, []string{`"a,b"`}, false},
+		{"User-Agent", []string{"a, b"}, []string{"a,b"}, false},
+		{"X-List", []string{"1"}, nil, false},
+		{"X-List", nil, []string{""}, false},
+	} {
+		t.Run(fmt.Sprint(test.field, test.a, test.b), func(t *testing.T) {
+			origin := varying(strings.ToLower(test.field))
+			h := newCache(t, cache.Config{}).Middleware(origin)
+			for _, values := range [][]string{test.a, test.b, test.a, test.b} {
+				var pairs []string
+				for _, v := range values {
+					pairs = append(pairs, test.field, v)
+				}
+				get(h, "/", pairs...)
+			}
+			require.Equal(t, test.same, origin.calls.Load() == 1)
+		})
+	}
+}
+
+func TestC15_SecretsAreHashedInKeys(t *testing.T) {
+	h := newCache(t, cache.Config{}).Middleware(varying("Cookie"))
+	require.Equal(t, "id=1", text(t, get(h, "/", "Cookie", "id=1")))
+	require.Equal(t, "id=2", text(t, get(h, "/", "Cookie", "id=2")))
+	require.Equal(t, "id=1", text(t, get(h, "/", "Cookie", "id=1")))
+	require.Equal(t, "", text(t, get(h, "/")))
+}
+
+func TestC13_VariantsOfOneURLAreBounded(t *testing.T) {
+	store, err := cache.NewMemoryStore(cache.MemoryStoreConfig{})
+	require.NoError(t, err)
+	origin := varying("X-Any")
+	h := newCache(t, cache.Config{Store: store, MaxVariants: 8}).Middleware(origin)
+	get(h, "/other")
+	for i := range 1000 {
+		get(h, "/", "X-Any", fmt.Sprint(i))
+	}
+	require.Equal(t, 2, store.Stats().Entries)
+	require.Less(t, store.Stats().Weight, int64(40_000))
+	calls := origin.calls.Load()
+	for i := 992; i < 1000; i++ {
+		get(h, "/", "X-Any", fmt.Sprint(i))
+	}
+	get(h, "/other")
+	require.Equal(t, calls, origin.calls.Load(), "the latest variants and other URLs stay")
+}
+
+func TestC64_ACodingReachesOnlyThoseWhoAcceptIt(t *testing.T) {
+	origin := &counted{serve: func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+			w.Header().Set("Content-Encoding", "gzip") // and no Vary
+		}
+		_, _ = io.WriteString(w, r.Header.Get("Accept-Encoding"))
+	}}
+	h := newCache(t, cache.Config{}).Middleware(origin)
+	get(h, "/", "Accept-Encoding", "gzip")
+	for _, accept := range []string{"", "identity", "gzip;q=0", "br"} {
+		require.Empty(t, get(h, "/fresh", "Accept-Encoding", accept).Header.Get("Content-Encoding"))
+	}
+	get(h, "/one", "Accept-Encoding", "gzip")
+	require.Empty(t, get(h, "/one").Header.Get("Content-Encoding"))
+	require.Empty(t, get(h, "/one", "Accept-Encoding", "gzip").Header.Get("Content-Encoding"))
+}
+
+func TestVary_TheLanguageThatIsWantedMostIsChosenAmongTheStored(t *testing.T) {
+	origin := &counted{serve: func(w http.ResponseWriter, r *http.Request) {
+		language, _, _ := strings.Cut(r.Header.Get("Accept-Language"), ",")
+		h := w.Header()
+		h.Set("Cache-Control", "max-age=60")
+		h.Set("Vary", "Accept-Language")
+		h.Set("Content-Language", language)
+		_, _ = io.WriteString(w, language)
+	}}
+	h := newCache(t, cache.Config{}).Middleware(origin)
+	get(h, "/", "Accept-Language", "de")
+	get(h, "/", "Accept-Language", "en")
+	require.Equal(t, "de", text(t, get(h, "/", "Accept-Language", "fr;q=0.5, de;q=0.9, en;q=0.8")))
+	require.Equal(t, "en", text(t, get(h, "/", "Accept-Language", "EN, de;q=0.1")))
+	require.EqualValues(t, 2, origin.calls.Load())
+	get(h, "/", "Accept-Language", "fr, de;q=0.9")
+	require.EqualValues(t, 3, origin.calls.Load(), "fr is wanted most, and not stored")
+}

@@ -1,0 +1,101 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+var errClosed = errors.New("cache: closed")
+
+// work is the fetches that no client waits for.
+type work struct {
+	mu     sync.Mutex // guards the fields below
+	fills  map[*fill]*time.Timer
+	closed bool
+	idle   chan struct{} // closed when fills is empty, once Close waits
+}
+
+func (w *work) init() { w.fills = make(map[*fill]*time.Timer) }
+
+// begin reports whether there is room for a refresh, and takes it.
+func (w *work) begin(f *fill) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed || len(w.fills) >= f.c.cfg.MaxBackground {
+		f.c.counts.putOff.Add(1)
+		return false
+	}
+	w.addLocked(f)
+	return true
+}
+
+func (w *work) addLocked(f *fill) {
+	w.fills[f] = time.AfterFunc(f.c.cfg.FetchTimeout, func() { f.cancel(context.DeadlineExceeded) })
+	f.c.counts.background.Add(1)
+}
+
+// adopt takes a fill whose last reader has left. It is canceled if nobody would profit, or if there
+// is no room.
+func (w *work) adopt(f *fill, worth bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, has := w.fills[f]; has {
+		return
+	}
+	if full := w.closed || len(w.fills) >= f.c.cfg.MaxBackground; full || !worth {
+		if full && worth {
+			f.c.counts.putOff.Add(1)
+		}
+		f.cancel(errUnneeded)
+	}
+	w.addLocked(f)
+}
+
+// remove tells that a fill has ended, or that somebody waits for it again.
+func (w *work) remove(f *fill) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	timer, has := w.fills[f]
+	if !has {
+		return
+	}
+	timer.Stop()
+	delete(w.fills, f)
+	f.c.counts.background.Add(-1)
+	if len(w.fills) == 0 && w.idle != nil {
+		close(w.idle)
+		w.idle = nil
+	}
+}
+
+func (w *work) isClosed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.closed
+}
+
+// close cancels all fills here and waits for them.
+func (w *work) close(ctx context.Context) error {
+	w.mu.Lock()
+	w.closed = true
+	for f := range w.fills {
+		f.cancel(errClosed)
+	}
+	for len(w.fills) > 0 {
+		if w.idle == nil {
+			w.idle = make(chan struct{})
+		}
+		idle := w.idle
+		w.mu.Unlock()
+		select {
+		case <-idle:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		w.mu.Lock()
+	}
+	w.mu.Unlock()
+	return nil
+}
