@@ -63,9 +63,6 @@ func (f *fill) plain() {
 	for _, name := range [...]string{"If-None-Match", "If-Modified-Since", "If-Range", "Range"} {
 		f.x.r.Header.Del(name)
 	}
-	if r := f.x.r; r.GetBody != nil {
-		r.Body, _ = r.GetBody() // it cannot fail: it is ours
-	}
 	f.requested = time.Now()
 }
 

@@ -1,5 +1,58 @@
-// Package cache keeps values in memory that are expensive to get: the results of database queries
-// and service calls.
+// Package cache stores responses of HTTP and answers from them, and keeps values in memory that are
+// expensive to get.
+//
+//	c, err := cache.New(cache.Config{
+//		IgnoreQuery: []string{"utm_*", "fbclid"},
+//	})
+//	if err != nil {
+//		return err
+//	}
+//	defer c.Close(context.Background())
+//	server.Handler = c.Middleware(server.Handler)           // a shared cache before a handler
+//	client.Transport = private.Transport(client.Transport)  // with Config{Private: true}
+//
+// A [Cache] obeys what responses say (RFC 9111): a handler that sets "Cache-Control: max-age=60" is
+// cached for a minute, one that says nothing is not, unless it sets Last-Modified. What it does:
+//
+//   - What is fetched streams to its client and to all who wait for the same while it is stored.
+//     One fetch serves them all; who may not share it never waits for it.
+//   - It validates what is stale with all the tags that it has, serves stale responses where they
+//     allow it (stale-while-revalidate, stale-if-error), and joins and completes parts of a body.
+//   - It tells variants apart (Vary), and gathers those that mean the same.
+//   - [Cache.PurgeURL], [Cache.PurgePrefix], [Cache.PurgeTag] and [Cache.PurgeGroup] take the same
+//     time however much they hit, and reach the fetches under way. Unsafe methods invalidate.
+//   - A [MemoryStore] is bounded in bytes, fields and overhead included. It can be saved and
+//     restored. Several caches may share one.
+//   - It tells in Cache-Status what it did (RFC 9211), and its [Event] and [Stats] tell the operator.
+//
+// Specifications: RFC 9110 (conditional requests, ranges), 9111, 5861, 8246, 9211, 9213
+// (CDN-Cache-Control), 9875 (groups), 10008 (QUERY) and draft-ietf-httpbis-no-vary-search-10.
+//
+// # Where it belongs
+//
+// Outside what depends on the resource alone, inside what depends on the client: telemetry, limits by
+// address, authentication, the resolution of versions (their name is [Config.KeyExtra]), the Cache,
+// then limits by user, breaker and handler. Around a client it is the outermost. What middlewares
+// around it set is neither stored nor lost; what they would set by wrapping the ResponseWriter they
+// set on a hit too.
+//
+// A handler whose answer depends on who asks must say so: Cache-Control: private or no-store, or Vary.
+// The Cache stores nothing with Set-Cookie ([Config.StoreSetCookie]) and heeds Authorization, but a
+// page that reads a cookie and says "max-age=60" is the same page for everybody.
+//
+// # Limits of the HTTP cache
+//
+// One process: [Store] is the interface for more. A fetch that no client waits for goes on for
+// [Config.FetchTimeout]; there are at most [Config.MaxBackground]. A body that is being fetched takes
+// up to [Config.MaxObject] beside the store's bound. A handler that the Cache runs can flush and send
+// 1xx responses; Hijack works only for requests that ask for an upgrade, which pass.
+//
+// Two deviations from RFC 9111. A shared cache uses a stale response with s-maxage where the same
+// response has stale-while-revalidate or stale-if-error, as public caches do. And a response without
+// explicit freshness is stored for its status only if that is 200, 203, 204, 206, 300, 301, 308, 404,
+// 405, 410 or 414: one client's odd request must not break a URL for others.
+//
+// # Values in memory
 //
 //	users, err := cache.NewMemory(cache.MemoryConfig[int64, *User]{
 //		MaxEntries: 50_000,
@@ -13,7 +66,8 @@
 //		return queryUser(ctx, db, id) // once, however many callers ask at the same time
 //	})
 //
-// A [Memory] belongs to one process and stands where a handler gets its data. What it does:
+// A [Memory] keeps the results of database queries and service calls. It belongs to one process and
+// stands where a handler gets its data. What it does:
 //
 //   - [Memory.Load] returns what is there, or calls a loader: once per key, however many callers
 //     ask. Each caller waits until its own deadline at most. [Memory.LoadMany] does the same for
@@ -56,7 +110,7 @@
 // All callers get the same value, not copies: what a value points to must not be changed once it is
 // stored. Keys are compared with ==.
 //
-// # Limits
+// # Limits of Memory
 //
 // A Memory knows nothing of other processes: an invalidation reaches this one only.
 //

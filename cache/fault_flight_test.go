@@ -21,95 +21,6 @@ import (
 	"github.com/trivet-go/trivet/cache"
 )
 
-// slowly writes "tea" in three parts, a second each, and flushes them.
-func slowly(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Cache-Control", "max-age=60")
-	for _, part := range []string{"t", "e", "a"} {
-		_, _ = io.WriteString(w, part)
-		_ = http.NewResponseController(w).Flush()
-		time.Sleep(time.Second)
-	}
-}
-
-func TestC23_TheClientThatBeganAFetchLeaves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		origin := &counted{serve: slowly}
-		h := newCache(t, cache.Config{}).Middleware(origin)
-		ctx, leave := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		visitAs(h, request("/").WithContext(ctx), &wg)
-		synctest.Wait()
-		follower := visitAs(h, request("/"), &wg)
-		synctest.Wait()
-		leave()
-		wg.Wait()
-		require.Equal(t, "tea", follower.body)
-		resp := get(h, "/")
-		require.True(t, fromCache(resp))
-		require.Equal(t, "tea", text(t, resp))
-		require.EqualValues(t, 1, origin.calls.Load())
-	})
-}
-
-// A fetch that all clients have left goes on, and is stored.
-func TestC23_AllClientsLeave(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		origin := &counted{serve: slowly}
-		h := newCache(t, cache.Config{}).Middleware(origin)
-		ctx, leave := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		visitAs(h, request("/").WithContext(ctx), &wg)
-		visitAs(h, request("/").WithContext(ctx), &wg)
-		synctest.Wait()
-		leave()
-		wg.Wait()
-		time.Sleep(3 * time.Second)
-		synctest.Wait()
-		resp := get(h, "/")
-		require.True(t, fromCache(resp))
-		require.Equal(t, "tea", text(t, resp))
-	})
-}
-
-func TestC24_AHandlerThatPanicsStoresNothing(t *testing.T) {
-	for name, value := range map[string]any{"a panic": "no tea", "an abort": http.ErrAbortHandler} {
-		for when, parts := range map[string]int{"before the header": 0, "within the body": 1} {
-			t.Run(name+" "+when, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					origin := &counted{}
-					origin.serve = func(w http.ResponseWriter, _ *http.Request) {
-						first := origin.calls.Load() == 1
-						w.Header().Set("Cache-Control", "max-age=60")
-						for range parts {
-							_, _ = io.WriteString(w, "te")
-							_ = http.NewResponseController(w).Flush()
-						}
-						time.Sleep(time.Second)
-						if first {
-							panic(value)
-						}
-						_, _ = io.WriteString(w, "tea"[2*parts:])
-					}
-					h := newCache(t, cache.Config{}).Middleware(origin)
-					var wg sync.WaitGroup
-					leader := visitAs(h, request("/"), &wg)
-					synctest.Wait()
-					follower := visitAs(h, request("/"), &wg)
-					wg.Wait()
-					require.Equal(t, value, leader.panicked)
-					if parts > 0 { // it has got a part already
-						require.Equal(t, http.ErrAbortHandler, follower.panicked)
-					} else {
-						require.Nil(t, follower.panicked)
-						require.Equal(t, "tea", follower.body)
-					}
-					require.Equal(t, "tea", text(t, get(h, "/")))
-				})
-			})
-		}
-	}
-}
-
 // A body that breaks off is not stored as a whole one, and no client takes it for one.
 func TestC25_TruncatedBodiesAreNotStored(t *testing.T) {
 	for name, answer := range map[string]string{
@@ -131,7 +42,8 @@ func TestC25_TruncatedBodiesAreNotStored(t *testing.T) {
 				if err != nil {
 					panic(err)
 				}
-				fmt.Fprintf(rw, "HTTP/1.1 %s\r\nCache-Control: max-age=60\r\nETag: \"1\"\r\n%s", status, answer)
+				fmt.Fprintf(rw, "HTTP/1.1 %s\r\nCache-Control: max-age=60\r\nETag: \"1\"\r\n", status)
+				fmt.Fprint(rw, answer)
 				_ = rw.Flush()
 				conn.Close()
 			}))
@@ -160,48 +72,6 @@ func TestC25_TruncatedBodiesAreNotStored(t *testing.T) {
 			})
 		})
 	}
-}
-
-// What cannot be shared is not fetched for one client after the other.
-func TestC26_ClientsDoNotQueueForWhatCannotBeShared(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		origin := &counted{serve: func(w http.ResponseWriter, _ *http.Request) {
-			time.Sleep(time.Second)
-			w.Header().Set("Cache-Control", "no-store")
-		}}
-		h := newCache(t, cache.Config{}).Middleware(origin)
-		for wave, most := range []time.Duration{2 * time.Second, time.Second, time.Second} {
-			began := time.Now()
-			var wg sync.WaitGroup
-			for range 100 {
-				visitAs(h, request("/"), &wg)
-			}
-			wg.Wait()
-			require.LessOrEqual(t, time.Since(began), most, "wave %d", wave)
-		}
-		require.EqualValues(t, 300, origin.calls.Load())
-	})
-}
-
-func TestC27_FollowersDoNotWaitForeverForAHeader(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		origin := &counted{}
-		origin.serve = func(w http.ResponseWriter, _ *http.Request) {
-			if origin.calls.Load() == 1 {
-				time.Sleep(time.Hour)
-			}
-			w.Header().Set("Cache-Control", "max-age=60")
-			_, _ = io.WriteString(w, "tea")
-		}
-		h := newCache(t, cache.Config{Wait: 2 * time.Second, FetchTimeout: 2 * time.Hour}).Middleware(origin)
-		var wg sync.WaitGroup
-		visitAs(h, request("/"), &wg)
-		synctest.Wait()
-		began := time.Now()
-		require.Equal(t, "tea", text(t, get(h, "/")))
-		require.Equal(t, 2*time.Second, time.Since(began))
-		wg.Wait()
-	})
 }
 
 // Whatever clients do to what they got, others get it as it was. Run with -race.
@@ -257,7 +127,8 @@ func TestC28_C66_ResponsesOfATransportShareNothing(t *testing.T) {
 					panic(err)
 				}
 				body, err := io.ReadAll(resp.Body)
-				if got := fmt.Sprint(resp.Header["X-Tea"], err, string(body)); got != "[green black] <nil>tea" {
+				got := fmt.Sprint(resp.Header["X-Tea"], err, string(body))
+				if got != "[green black] <nil>tea" {
 					panic(got)
 				}
 				resp.Body.Close()
@@ -286,8 +157,97 @@ func TestC53_SlowClientsHoldUpNobody(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "HTTP/1.1 200 OK\r\n", line)
 
-		_, got := fetch(t, server, http.MethodGet)
+		_, got := askServer(t, server, http.MethodGet)
 		require.Equal(t, len(body), len(got))
 	}
 	require.EqualValues(t, 1, origin.calls.Load())
+}
+
+// who says whose credentials a request has.
+func who(r *http.Request) string {
+	return "for <" + r.Header.Get("Authorization") + r.Header.Get("Cookie") + ">"
+}
+
+func TestC22_CredentialsFollowNobodyAndLeadNobody(t *testing.T) {
+	for name, fields := range map[string][]string{
+		"Authorization": {"Authorization", "Bearer a"},
+		"Cookie":        {"Cookie", "id=a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				origin := &counted{serve: func(w http.ResponseWriter, r *http.Request) {
+					time.Sleep(time.Second)
+					w.Header().Set("Cache-Control", "public, max-age=60")
+					fmt.Fprint(w, who(r))
+				}}
+				h := newCache(t, cache.Config{}).Middleware(origin)
+				var wg sync.WaitGroup
+				anonymous := []*visit{visitAs(h, request("/"), &wg)}
+				synctest.Wait()
+				known := []*visit{
+					visitAs(h, request("/", fields...), &wg), visitAs(h, request("/", fields...), &wg),
+				}
+				synctest.Wait()
+				require.EqualValues(t, 3, origin.calls.Load(), "none of the known waits for another's")
+				anonymous = append(anonymous, visitAs(h, request("/"), &wg))
+				wg.Wait()
+				for _, v := range known {
+					require.Equal(t, "for <"+fields[1]+">", v.body)
+				}
+				for _, v := range anonymous {
+					require.Equal(t, "for <>", v.body)
+				}
+			})
+			synctest.Test(t, func(t *testing.T) {
+				origin := &counted{serve: func(w http.ResponseWriter, r *http.Request) {
+					time.Sleep(time.Second)
+					w.Header().Set("Cache-Control", "max-age=60")
+					fmt.Fprint(w, who(r))
+				}}
+				h := newCache(t, cache.Config{}).Middleware(origin)
+				var wg sync.WaitGroup
+				visitAs(h, request("/", fields...), &wg)
+				synctest.Wait()
+				anonymous := visitAs(h, request("/"), &wg)
+				synctest.Wait()
+				require.EqualValues(t, 2, origin.calls.Load(), "a stranger does not wait for a known one's")
+				wg.Wait()
+				require.Equal(t, "for <>", anonymous.body)
+			})
+		})
+	}
+}
+
+// Clients that reload at the same time are answered by one fetch.
+func TestC35_ReloadsAtTheSameTimeAreOneFetch(t *testing.T) {
+	for _, reload := range [][]string{
+		{"Cache-Control", "no-cache"}, {"Cache-Control", "max-age=0"}, {"Pragma", "no-cache"},
+	} {
+		for _, tag := range []string{"", `"1"`} {
+			synctest.Test(t, func(t *testing.T) {
+				origin := &counted{serve: func(w http.ResponseWriter, r *http.Request) {
+					time.Sleep(time.Second)
+					w.Header().Set("Cache-Control", "max-age=60")
+					if tag != "" {
+						w.Header().Set("ETag", tag)
+					}
+					if tag != "" && r.Header.Get("If-None-Match") == tag {
+						w.WriteHeader(http.StatusNotModified)
+						return
+					}
+					_, _ = io.WriteString(w, "tea")
+				}}
+				h := newCache(t, cache.Config{}).Middleware(origin)
+				get(h, "/")
+				answers, took := many(h, 50, reload...)
+				require.EqualValues(t, 2, origin.calls.Load())
+				require.Equal(t, time.Second, took)
+				for _, resp := range answers {
+					require.Equal(t, "tea", text(t, resp))
+				}
+				get(h, "/", reload...)
+				require.EqualValues(t, 3, origin.calls.Load(), "a later one fetches again")
+			})
+		}
+	}
 }

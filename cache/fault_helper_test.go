@@ -41,8 +41,7 @@ type visit struct {
 	done     bool
 }
 
-// visitAs sends r to h on a goroutine of wg. What it returns is to be read when wg is done, or done is seen in a bubble that
-// has come to rest.
+// visitAs sends r to h on a goroutine of wg. What it returns may be read when wg is done.
 func visitAs(h http.Handler, r *http.Request, wg *sync.WaitGroup) *visit {
 	v := new(visit)
 	wg.Go(func() {
@@ -111,14 +110,3 @@ func (s *spyStore) stored() []*cache.Entry {
 
 // quiet is the log of a server whose complaints are expected.
 var quiet = log.New(io.Discard, "", 0)
-
-// waitAll sends n requests with those fields at the same time, and waits for the answers.
-func waitAll(h http.Handler, n int, pairs ...string) []*visit {
-	var wg sync.WaitGroup
-	visits := make([]*visit, n)
-	for i := range visits {
-		visits[i] = visitAs(h, request("/", pairs...), &wg)
-	}
-	wg.Wait()
-	return visits
-}

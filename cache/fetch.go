@@ -124,7 +124,7 @@ func (x *exchange) fetch(ctx context.Context, w want) bool {
 		w.why = ReasonPass
 	}
 	f := x.newFill(w.mark)
-	f.remember = !x.credentials() && x.fields&hasRange == 0
+	f.remember = !x.credentials() && x.fields&hasRange == 0 && !x.cc.noStore
 	f.prepare(w, passed)
 	var rd *reader
 	if follow {

@@ -36,8 +36,10 @@ func over(t *testing.T, handler http.Handler, test func(t *testing.T, server *ht
 	}
 }
 
-// fetch sends a request with those fields and returns the response and its body.
-func fetch(t *testing.T, server *httptest.Server, method string, fields ...string) (*http.Response, string) {
+// askServer sends a request with those fields and returns the response and its body.
+func askServer(
+	t *testing.T, server *httptest.Server, method string, fields ...string,
+) (*http.Response, string) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, server.URL+"/tea", nil)
 	require.NoError(t, err)
@@ -62,19 +64,19 @@ func TestHeadersTagBodies(t *testing.T) {
 		}
 	})
 	over(t, newHeaders(t, cache.HeadersConfig{}).Middleware(handler), func(t *testing.T, s *httptest.Server) {
-		resp, body := fetch(t, s, http.MethodGet)
+		resp, body := askServer(t, s, http.MethodGet)
 		require.Equal(t, "<!DOCTYPE html><p>tea", body)
 		require.Equal(t, "text/html; charset=utf-8", resp.Header.Get("Content-Type"))
 		require.EqualValues(t, len(body), resp.ContentLength)
 		tag := resp.Header.Get("ETag")
 		require.Regexp(t, `^"[-_0-9A-Za-z]{22}"$`, tag)
 
-		head, body := fetch(t, s, http.MethodHead)
+		head, body := askServer(t, s, http.MethodHead)
 		require.Empty(t, body)
 		require.Equal(t, tag, head.Header.Get("ETag"))
 		require.Equal(t, resp.ContentLength, head.ContentLength)
 
-		resp, body = fetch(t, s, http.MethodGet, "If-None-Match", tag)
+		resp, body = askServer(t, s, http.MethodGet, "If-None-Match", tag)
 		require.Equal(t, http.StatusNotModified, resp.StatusCode)
 		require.Empty(t, body)
 		require.Equal(t, tag, resp.Header.Get("ETag"))
@@ -211,7 +213,7 @@ func TestHeadersSendTheHeaderAsItWas(t *testing.T) {
 		w.WriteHeader(http.StatusTeapot)
 	})
 	over(t, newHeaders(t, cache.HeadersConfig{}).Middleware(handler), func(t *testing.T, s *httptest.Server) {
-		resp, body := fetch(t, s, http.MethodGet)
+		resp, body := askServer(t, s, http.MethodGet)
 		require.Equal(t, "tea", body)
 		require.Equal(t, http.StatusOK, resp.StatusCode)
 		require.Equal(t, "green", resp.Header.Get("X-Tea"))
@@ -236,7 +238,7 @@ func TestHeadersKeepTrailers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			over(t, newHeaders(t, cache.HeadersConfig{}).Middleware(handler),
 				func(t *testing.T, s *httptest.Server) {
-					resp, body := fetch(t, s, http.MethodGet)
+					resp, body := askServer(t, s, http.MethodGet)
 					require.Equal(t, "tea", body)
 					require.Equal(t, "1", resp.Trailer.Get("X-End"))
 					require.Empty(t, resp.Header.Get("X-End"))
@@ -333,7 +335,7 @@ func TestHeadersLetHandlersUpgrade(t *testing.T) {
 			_ = rw.Flush()
 		})))
 	defer server.Close()
-	resp, _ := fetch(t, server, http.MethodGet, "Connection", "Upgrade", "Upgrade", "tea")
+	resp, _ := askServer(t, server, http.MethodGet, "Connection", "Upgrade", "Upgrade", "tea")
 	require.Equal(t, http.StatusSwitchingProtocols, resp.StatusCode)
 	require.Equal(t, fmt.Sprint(http.ErrHijacked, " ", http.ErrHijacked), resp.Header.Get("Refused"))
 	require.Empty(t, resp.Header.Get("Cache-Control"))
@@ -354,7 +356,7 @@ func TestHeadersSendWhatIsHeldBeforeTheConnectionIsTaken(t *testing.T) {
 			_ = rw.Flush()
 		})))
 	defer server.Close()
-	resp, body := fetch(t, server, http.MethodGet)
+	resp, body := askServer(t, server, http.MethodGet)
 	require.Equal(t, "teapot", body)
 	require.Empty(t, resp.Header.Get("ETag"))
 }

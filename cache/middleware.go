@@ -58,6 +58,7 @@ func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		why = x.rep.reason
 	}
 	x.pass(why)
+	r.Pattern = x.r.Pattern
 	x.release()
 }
 

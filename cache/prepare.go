@@ -22,7 +22,6 @@ func (f *fill) prepare(w want, passed bool) {
 	if x.r.Method == methodQuery {
 		r.Method = methodQuery
 		body := x.body
-		r.Body = io.NopCloser(bytes.NewReader(body))
 		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 		r.ContentLength = int64(len(body))
 	}
@@ -76,6 +75,17 @@ func (f *fill) complete(w want, h http.Header) bool {
 	f.from = from
 	h["Range"] = []string{"bytes=" + strconv.FormatInt(from, 10) + "-"}
 	return true
+}
+
+// outgoing returns the request for a handler or a RoundTripper, which may change its fields. What the
+// response depends on is read from f's own.
+func (f *fill) outgoing() *http.Request {
+	r := f.x.r.WithContext(f.ctx)
+	r.Header = f.x.r.Header.Clone()
+	if r.GetBody != nil {
+		r.Body, _ = r.GetBody() // it cannot fail: it is ours
+	}
+	return r
 }
 
 // unkeyed keeps the fields that keys do not hold from the handler, if so configured.

@@ -17,7 +17,7 @@ var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
 func (o *sent) fetch(f *fill) {
 	for {
-		resp, err := o.next.RoundTrip(f.x.r)
+		resp, err := o.next.RoundTrip(f.outgoing())
 		if err != nil {
 			f.fail(err, nil)
 			return

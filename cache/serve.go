@@ -23,8 +23,8 @@ type served struct {
 
 func (o *served) fetch(f *fill) {
 	for {
-		w := &fillWriter{f: f, outer: o.outer, header: cloneHeader(o.outer)}
-		r := f.x.r
+		r := f.outgoing()
+		w := &fillWriter{f: f, r: r, outer: o.outer, header: cloneHeader(o.outer)}
 		o.next.ServeHTTP(w, r)
 		w.finish()
 		if !w.again {
@@ -47,6 +47,7 @@ func cloneHeader(h http.Header) http.Header {
 // of what is set around the handler; what the handler leaves alone is not its own.
 type fillWriter struct {
 	f       *fill
+	r       *http.Request // the handler's
 	outer   http.Header
 	header  http.Header
 	status  int         // as written; 0 before
@@ -118,7 +119,7 @@ func (w *fillWriter) begin(p []byte) {
 		w.own["Content-Type"] = []string{http.DetectContentType(p)}
 	}
 	w.again = w.f.decide(arrival{
-		status: w.status, header: w.own, outer: w.outer, pattern: w.f.x.r.Pattern,
+		status: w.status, header: w.own, outer: w.outer, pattern: w.r.Pattern,
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -93,7 +94,7 @@ func TestMemoryStore_SnapshotCarriesWhatWasNotPurged(t *testing.T) {
 	require.Contains(t, get(h, "/a").Header.Get("Cache-Status"), "hit; ttl=")
 	require.Contains(t, get(h, "/a", "X-A", "1").Header.Get("Cache-Status"), "hit; ttl=")
 	require.Equal(t, before, origin.calls.Load())
-	require.Contains(t, get(h, "/c").Header.Get("Cache-Status"), "hit; ttl=-0"[:11], "stale, and used as it allows")
+	require.Equal(t, "Trivet; hit; ttl=0", get(h, "/c").Header.Get("Cache-Status"), "stale, and used as it allows")
 	require.Contains(t, get(h, "/b").Header.Get("Cache-Status"), "fwd=uri-miss")
 	before = origin.calls.Load()
 	require.NoError(t, c.PurgeTag(t.Context(), "a", cache.Hard))
@@ -158,8 +159,13 @@ func TestStore_OneThatFailsCostsNoAnswer(t *testing.T) {
 
 func TestEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
 		var events []cache.Event
-		c := newCache(t, cache.Config{Observe: func(_ context.Context, e cache.Event) { events = append(events, e) }})
+		c := newCache(t, cache.Config{Observe: func(_ context.Context, e cache.Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			events = append(events, e)
+		}})
 		origin := newVersioned(`"1"`, "Cache-Control", "max-age=60, stale-while-revalidate=60")
 		h := c.Middleware(origin)
 		get(h, "/")
@@ -177,7 +183,7 @@ func TestEvents(t *testing.T) {
 			lines = append(lines, fmt.Sprint(e.Kind, " ", e.Outcome, " ", e.Reason, " ", e.Status, " ", e.By, e.Soft))
 			require.Equal(t, slog.KindGroup, e.LogValue().Kind())
 		}
-		require.Equal(t, []string{
+		require.ElementsMatch(t, []string{
 			"request miss uri-miss 200 false",
 			"request hit  200 false",
 			"request stale stale 200 false",
