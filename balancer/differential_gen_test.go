@@ -47,9 +47,10 @@ func choose[T any](r *rand.Rand, all ...T) T { return all[r.IntN(len(all))] }
 func generate(seed int) *generated {
 	r := rand.New(rand.NewPCG(uint64(seed), 12))
 	g := &generated{
-		seed:     seed,
-		proto:    choose(r, "1.0", "1.1", "1.1", "2"),
-		method:   choose(r, "GET", "GET", "POST", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH", "X-OWN"),
+		seed:  seed,
+		proto: choose(r, "1.0", "1.1", "1.1", "2"),
+		method: choose(r, "GET", "GET", "POST", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH",
+			"X-OWN"),
 		upstream: choose(r, "1", "1", "2"),
 		host:     choose(r, "a.example", "a.example", "A.example:80", "[::1]:80"),
 		path:     choose(r, "/", "/a", "/a/b", "/a%2fb", "//a", "/a/", "/%C3%A4", "/a;v=1", "/a:b@c"),
@@ -71,7 +72,8 @@ func generate(seed int) *generated {
 
 func requestFields(r *rand.Rand) (fields []field) {
 	all := []field{
-		{"Accept", "*/*"}, {"Accept-Encoding", "gzip"}, {"User-Agent", "test"}, {"Cookie", "a=1"}, {"X-Own", "1"},
+		{"Accept", "*/*"}, {"Accept-Encoding", "gzip"}, {"User-Agent", "test"}, {"Cookie", "a=1"},
+		{"X-Own", "1"},
 		{"X-Own", "2"}, {"Te", "trailers"}, {"Authorization", "Basic eA=="}, {"If-None-Match", `"1"`},
 		{"X-Forwarded-For", "6.6.6.6"}, {"X-Forwarded-Host", "evil"}, {"X-Real-Ip", "6.6.6.6"},
 		{"Forwarded", "for=6.6.6.6"}, {"X-Request-Id", "7"}, {"Range", "bytes=0-1"}, {"Empty", ""},
@@ -98,7 +100,8 @@ func (g *generated) makeBody(r *rand.Rand) {
 	}
 	if g.chunked && r.IntN(3) == 0 {
 		for _, f := range []field{
-			{"Sum", "42"}, {"X-Any", "1"}, {"X-Forwarded-For", "6.6.6.6"}, {"Authorization", "x"}, {"X-Request-Id", "8"},
+			{"Sum", "42"}, {"X-Any", "1"}, {"X-Forwarded-For", "6.6.6.6"}, {"Authorization", "x"},
+			{"X-Request-Id", "8"},
 		} {
 			if r.IntN(2) == 0 {
 				g.trailers = append(g.trailers, f)
@@ -107,8 +110,10 @@ func (g *generated) makeBody(r *rand.Rand) {
 		g.announced = r.IntN(2) == 0
 	}
 	if g.proto == "1.1" && r.IntN(4) == 0 {
-		g.fields = append(g.fields, choose(r, field{"Connection", "close"}, field{"Connection", "keep-alive, X-Own"},
-			field{"Connection", "X-Own, Cookie"}, field{"Keep-Alive", "5"}, field{"Proxy-Connection", "keep-alive"}))
+		g.fields = append(g.fields, choose(r, field{"Connection", "close"}, field{"Connection",
+			"keep-alive, X-Own"},
+			field{"Connection", "X-Own, Cookie"}, field{"Keep-Alive", "5"}, field{"Proxy-Connection",
+				"keep-alive"}))
 	}
 	if g.proto == "1.1" && r.IntN(20) == 0 {
 		g.fields = append(g.fields, field{"Connection", "Upgrade"}, field{"Upgrade", choose(r, "h2c", "foo")})
@@ -117,8 +122,9 @@ func (g *generated) makeBody(r *rand.Rand) {
 
 func makeReply(r *rand.Rand, g *generated) reply {
 	a := reply{
-		proto:  choose(r, "1.1", "1.1", "1.1", "1.0"),
-		status: choose(r, 200, 200, 200, 201, 204, 206, 301, 304, 400, 401, 404, 413, 418, 500, 502, 503, 599, 700),
+		proto: choose(r, "1.1", "1.1", "1.1", "1.0"),
+		status: choose(r, 200, 200, 200, 201, 204, 206, 301, 304, 400, 401, 404, 413, 418, 500, 502, 503,
+			599, 700),
 	}
 	if r.IntN(60) == 0 {
 		a.status = choose(r, 99, 0, 42)
@@ -127,9 +133,12 @@ func makeReply(r *rand.Rand, g *generated) reply {
 		a.info = choose(r, []int{103}, []int{102, 103}, []int{100}, []int{103, 103, 103})
 	}
 	for _, f := range []field{
-		{"Content-Type", "text/plain"}, {"Etag", `"1"`}, {"Set-Cookie", "a=1"}, {"Set-Cookie", "b=2"}, {"Vary", "Accept"},
-		{"Link", "</a>"}, {"Server", "test"}, {"X-Own", "1"}, {"Location", "/x"}, {"Cache-Control", "max-age=1"},
-		{"Date", "Mon, 01 Jan 2024 00:00:00 GMT"}, {"Retry-After", "1"}, {"Empty", ""}, {"X-Content-Type-Options", "nosniff"},
+		{"Content-Type", "text/plain"}, {"Etag", `"1"`}, {"Set-Cookie", "a=1"}, {"Set-Cookie", "b=2"},
+		{"Vary", "Accept"},
+		{"Link", "</a>"}, {"Server", "test"}, {"X-Own", "1"}, {"Location", "/x"}, {"Cache-Control",
+			"max-age=1"},
+		{"Date", "Mon, 01 Jan 2024 00:00:00 GMT"}, {"Retry-After", "1"}, {"Empty", ""},
+		{"X-Content-Type-Options", "nosniff"},
 	} {
 		if r.IntN(4) == 0 {
 			a.fields = append(a.fields, f)
@@ -147,7 +156,8 @@ func makeReply(r *rand.Rand, g *generated) reply {
 		a.body = strings.Repeat(choose(r, "x", "<html>"), choose(r, 0, 1, 100, 2000, 5000))
 	}
 	if a.framing == "chunked" && r.IntN(3) == 0 {
-		for _, f := range []field{{"Grpc-Status", "0"}, {"Sum", "1"}, {"Set-Cookie", "evil=1"}, {"Content-Type", "x"}} {
+		for _, f := range []field{{"Grpc-Status", "0"}, {"Sum", "1"}, {"Set-Cookie", "evil=1"},
+			{"Content-Type", "x"}} {
 			if r.IntN(2) == 0 {
 				a.trailers = append(a.trailers, f)
 			}
@@ -185,7 +195,8 @@ func (a *reply) raw() (raw string, end bool) {
 		return "\x00\x01\x02 garbage\r\n\r\n", true
 	}
 	for _, code := range a.info {
-		b.WriteString(a.head(code, []field{{"Link", fmt.Sprint("</", code, ">")}, {"Connection", "X-Hop"}, {"X-Hop", "1"}}))
+		b.WriteString(a.head(code, []field{{"Link", fmt.Sprint("</", code, ">")}, {"Connection", "X-Hop"},
+			{"X-Hop", "1"}}))
 		b.WriteString("\r\n")
 	}
 	b.WriteString(a.head(a.status, a.fields))

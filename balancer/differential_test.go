@@ -41,7 +41,8 @@ func newBench(t *testing.T) *bench {
 	dir, err := os.MkdirTemp("", "d")
 	require.NoError(t, err)
 	b := &bench{
-		balancers: map[string]*balancer.Balancer{}, handlers: map[string]string{}, rivals: map[string]string{},
+		balancers: map[string]*balancer.Balancer{}, handlers: map[string]string{},
+		rivals: map[string]string{},
 	}
 	var closers []func()
 	listen := func(name string) (net.Listener, string) {
@@ -142,7 +143,8 @@ func (b *bench) run(t *testing.T, g *generated, socket string) (o outcome) {
 // withoutFraming returns h without what the proxy's own connections need.
 func withoutFraming(h http.Header) http.Header {
 	h = maps.Clone(h)
-	for _, name := range []string{"Connection", "Content-Length", "Transfer-Encoding", "Date", "Trailer", exchangeField} {
+	for _, name := range []string{"Connection", "Content-Length", "Transfer-Encoding", "Date", "Trailer",
+		exchangeField} {
 		h.Del(name)
 	}
 	return h
@@ -174,7 +176,8 @@ func differ(g *generated, ours, theirs outcome) (rule, what string) {
 		return "?", fmt.Sprint("status ", ours.client.status)
 	case ours.client.status == 502 && g.reply.fault != "" && theirs.client.status == 502:
 		return "a refusal is a problem document", ""
-	case g.reply.fault == "body" && theirs.client.status == g.reply.status && ours.client.status == g.reply.status:
+	case g.reply.fault == "body" && ours.client.status == g.reply.status &&
+		theirs.client.status == g.reply.status:
 		if ours.client.cut || g.proto == "1.0" {
 			return "", "" // how much of it came is a matter of time
 		}
@@ -243,7 +246,8 @@ func clientsDiffer(g *generated, ours, theirs got) (rule, what string) {
 		if g.reply.early && theirs.status == 0 {
 			return "an early answer arrives", ""
 		}
-		return "?", fmt.Sprintf("status %d cut %v, of theirs %d %v", ours.status, ours.cut, theirs.status, theirs.cut)
+		return "?", fmt.Sprintf("status %d cut %v, of theirs %d %v", ours.status, ours.cut, theirs.status,
+			theirs.cut)
 	}
 	if ours.body != theirs.body {
 		if g.reply.early && strings.HasPrefix(ours.body, theirs.body) {

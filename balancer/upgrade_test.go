@@ -180,7 +180,8 @@ func TestUpgradedConnectionsEndTogether(t *testing.T) {
 		gone.Close()
 		_, err := io.ReadAll(left)
 		_ = err // the end, one way or another
-		require.Eventually(t, func() bool { return u.b.Stats().Streams == 0 }, 20*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return u.b.Stats().Streams == 0 }, 20*time.Second,
+			time.Millisecond)
 	}
 }
 
