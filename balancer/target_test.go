@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/trivet-go/trivet/balancer"
+	"github.com/trivet-go/trivet/internal/backend"
 )
 
 // sentTo returns what a Handler to target does with a request for uri: its status, and the path and
@@ -179,4 +180,26 @@ func TestL43_QueriesGoOnAsTheyAreOrNotAtAll(t *testing.T) {
 	require.Equal(t, "/a?k=v", sent)
 	_, sent = sentTo(t, "http://x/", "/a?", balancer.HandlerConfig{})
 	require.Equal(t, "/a?", sent)
+}
+
+// A URI without a slash after its scheme has no path that could be put behind the target's.
+func TestRequestTargetsStayBehindTheTargetsPath(t *testing.T) {
+	be := backend.Start(t, serving(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.RequestURI)
+	}))
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr)})
+	f := newFrontTo(t, false, b, &url.URL{Scheme: "http", Host: "app.test", Path: "/base"},
+		balancer.HandlerConfig{}, nil)
+	for target, want := range map[string]string{
+		"x:admin": "400 ", "http:admin": "400 ", "http:/admin": "200 ", "http://a/admin": "200 ",
+	} {
+		before := b.Stats().Requests
+		answer := exchange(t, f.Listener.Addr().String(), "GET "+target+" HTTP/1.1\r\nHost: a\r\n\r\n")
+		require.Regexp(t, "^HTTP/1.1 "+want, answer, target)
+		if want == "200 " {
+			require.Contains(t, answer, "/base/admin", target)
+		} else {
+			require.Equal(t, before, b.Stats().Requests, "no endpoint hears of it")
+		}
+	}
 }
