@@ -25,15 +25,18 @@ func TestNeeded(t *testing.T) {
 		request string
 		want    bool
 	}{
-		"no body":              {"GET / HTTP/1.1\r\nHost: a\r\n\r\n", false},
-		"an empty body":        {post + "Content-Length: 0\r\n\r\n", false},
-		"small":                {post + "Content-Length: 262144\r\n\r\n", false},
-		"large":                {post + "Content-Length: 262145\r\n\r\n", true},
-		"small, then close":    {post + "Connection: close\r\nContent-Length: 1\r\n\r\n", true},
-		"small, if asked":      {post + "Expect: 100-continue\r\nContent-Length: 1\r\n\r\n", true},
-		"of unknown length":    {post + "Transfer-Encoding: chunked\r\n\r\n", true},
-		"HTTP/1.0":             {"POST / HTTP/1.0\r\nContent-Length: 1\r\n\r\n", true},
-		"HTTP/1.0, keep-alive": {"POST / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\n", false},
+		"no body":           {"GET / HTTP/1.1\r\nHost: a\r\n\r\n", false},
+		"an empty body":     {post + "Content-Length: 0\r\n\r\n", false},
+		"small":             {post + "Content-Length: 262144\r\n\r\n", false},
+		"large":             {post + "Content-Length: 262145\r\n\r\n", true},
+		"small, then close": {post + "Connection: close\r\nContent-Length: 1\r\n\r\n", true},
+		"small, if asked": {post +
+			"Expect: 100-continue\r\nContent-Length: 1\r\n\r\n", true},
+		"of unknown length": {post + "Transfer-Encoding: chunked\r\n\r\n", true},
+		"HTTP/1.0":          {"POST / HTTP/1.0\r\nContent-Length: 1\r\n\r\n", true},
+		"HTTP/1.0, keep-alive": {
+			"POST / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\n", false,
+		},
 	} {
 		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(tt.request)))
 		require.NoError(t, err)
