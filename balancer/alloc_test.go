@@ -3,6 +3,7 @@
 package balancer_test
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net/http"
@@ -45,4 +46,18 @@ func TestRoundTripAllocates(t *testing.T) {
 		send()
 	}
 	require.LessOrEqual(t, testing.AllocsPerRun(1000, send), 2.0)
+}
+
+// Handler allocates less than the ReverseProxy, of which it does more.
+func TestAllocsOfAProxiedRequest(t *testing.T) {
+	allocs := map[string]float64{}
+	for name, h := range proxies(t, memoryServer{bytes.Repeat([]byte("x"), 1024)}) {
+		r, w := browserRequest(), &discards{h: http.Header{}}
+		allocs[name] = testing.AllocsPerRun(200, func() {
+			clear(w.h)
+			h.ServeHTTP(w, r)
+		})
+	}
+	t.Logf("%v", allocs)
+	require.LessOrEqual(t, allocs["handler"], 0.75*allocs["reverseproxy"])
 }

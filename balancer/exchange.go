@@ -31,8 +31,9 @@ type exchange struct {
 
 	nominated []string // the values of resp's Connection field
 
-	mu            sync.Mutex // guards the fields below, and w until answered: transports call on goroutines of their own
-	answered      bool       // the transport has returned: no informational response may follow
+	// mu guards the fields below, and w until answered: transports call on goroutines of their own.
+	mu            sync.Mutex
+	answered      bool // the transport has returned: no informational response may follow
 	informational int
 	panicked      any // in w, on a goroutine of the transport
 }

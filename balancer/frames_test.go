@@ -50,7 +50,8 @@ func TestFramesAreFollowed(t *testing.T) {
 			if f.whole() != ends[at] {
 				t.Fatalf("after %d of %d bytes whole is %v", at, len(stream), f.whole())
 			}
-			if f.closed && (closed < 0 || at <= closed) || f.whole() && closed >= 0 && at > closed && !f.closed {
+			begun := closed >= 0 && at > closed
+			if f.closed && !begun || f.whole() && begun && !f.closed {
 				t.Fatalf("after %d bytes closed is %v, a close frame begins at %d", at, f.closed, closed)
 			}
 		}

@@ -71,6 +71,21 @@ type HandlerConfig struct {
 // Then X-Forwarded-For gets the peer's address at its end, and X-Forwarded-Host and -Proto are
 // added if they are missing. A peer without an address, such as that of a unix socket, adds
 // nothing. A chain of proxies that is too long to be read is shortened to the client and the peer.
+//
+// Trailers, of requests and responses, pass the same rules, and may carry nothing that belongs into
+// a header: framing, routing, credentials, content fields, request ids and the context of traces (RFC
+// 9110, section 6.5.1). Informational responses pass them too; HTTP/1.0 clients get none.
+//
+// A response of known length leaves together with its header if it is there within 2 ms; a longer
+// wait holds back neither. Each piece of an event stream, of gRPC and of a response of unknown
+// length is flushed as it comes. Nothing is added to a response but what net/http needs for its
+// connection. An answer that comes before the request has ended reaches a client that still sends:
+// see [Refuse]. A client that waits for 100 (Continue) is invited by the server, or after a second
+// of its silence, and never after a refusal.
+//
+// An upgraded connection ends when its peers end it, or with the request's context, as the context
+// of an http.Server's BaseContext: then each peer that has got whole frames gets a close frame with
+// the status 1001, and a second to read it. [Balancer.Stats] counts those that are open.
 func (b *Balancer) Handler(target *url.URL, cfg HandlerConfig) (http.Handler, error) {
 	ft := settings.Of("balancer", "Handler")
 	switch {

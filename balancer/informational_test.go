@@ -28,9 +28,11 @@ func hinting(t *testing.T) string {
 			if _, err := http.ReadRequest(buf); err != nil {
 				return
 			}
-			_, err := io.WriteString(c, "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: X-Private\r\n"+
-				"X-Private: 1\r\nKeep-Alive: timeout=5\r\nUpgrade: foo\r\nTrivet-Load: in-flight=1\r\n\r\n"+
-				"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+			_, err := io.WriteString(c,
+				"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: X-Private\r\n"+
+					"X-Private: 1\r\nKeep-Alive: timeout=5\r\nUpgrade: foo\r\n"+
+					"Trivet-Load: in-flight=1\r\n\r\n"+
+					"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 			if err != nil {
 				return
 			}

@@ -108,8 +108,10 @@ func TestL48_HTTP2IsCheckedAsHTTP1Is(t *testing.T) {
 	require.Empty(t, got.Host, "the target's is sent")
 	require.Empty(t, got.Header["X-Forwarded-Host"])
 	for _, host := range []string{
-		"api.example.com/x", "a b", " a", "a ", "b\u00fccher.example", "a\x00", "a\r\nX: y", "u@a", "a:b", "a:80:90",
-		":80", "[::1", "[::1]x", "::1", "[fe80::1%25eth0]", "[1.2.3.4]", "a?b", "a#b", `a\b`, "a:123456", "http://a",
+		"api.example.com/x", "a b", " a", "a ", "b\u00fccher.example", "a\x00", "a\r\nX: y", "u@a", "a:b",
+		"a:80:90",
+		":80", "[::1", "[::1]x", "::1", "[fe80::1%25eth0]", "[1.2.3.4]", "a?b", "a#b", `a\b`, "a:123456",
+		"http://a",
 		"a\"", "a<b>", "a:+80",
 	} {
 		status := ask("GET", host, "", true)
@@ -234,7 +236,8 @@ func TestL41_NoContentTypeIsMadeUp(t *testing.T) {
 			if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
 				return
 			}
-			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nX-Content-Type-Options: nosniff\r\n"+framing+"\r\n"+body)
+			_, _ = io.WriteString(c,
+				"HTTP/1.1 200 OK\r\nX-Content-Type-Options: nosniff\r\n"+framing+"\r\n"+body)
 		})
 		for _, h2 := range []bool{false, true} {
 			b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr)})

@@ -150,6 +150,7 @@ func (s *sender) copy(src io.Reader, stream bool) error {
 			return nil
 		}
 		if err != nil {
+			s.flush() // the client gets as much as there is
 			return err
 		}
 	}
@@ -174,6 +175,15 @@ func (s *sender) write(p []byte, flush bool) error {
 		s.waitLocked(flushDelay)
 	}
 	return nil
+}
+
+func (s *sender) flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting {
+		s.waiting = false
+		_ = http.NewResponseController(s.w).Flush()
+	}
 }
 
 // flushLate runs when the timer fires.

@@ -130,11 +130,13 @@ func TestResponsesAreFlushedWhenTheyNeedIt(t *testing.T) {
 			want: []string{"0s header 200", "2ms flush", "10ms write hello"}},
 		"a body that trickles": {
 			length: 3,
-			body:   slowBody{pieces: []string{"a", "b", "c"}, pause: []time.Duration{0, ms, 10 * ms}, eof: true},
-			want:   []string{"0s header 200", "0s write a", "1ms write b", "2ms flush", "11ms write c"}},
+			body: slowBody{pieces: []string{"a", "b", "c"}, pause: []time.Duration{0, ms, 10 * ms},
+				eof: true},
+			want: []string{"0s header 200", "0s write a", "1ms write b", "2ms flush", "11ms write c"}},
 		"a body that trickles on": {
 			length: 9,
-			body:   slowBody{pieces: []string{"a", "b", "c", "d"}, pause: []time.Duration{3 * ms, 0, 3 * ms, 10 * ms}},
+			body: slowBody{pieces: []string{"a", "b", "c", "d"}, pause: []time.Duration{3 * ms, 0,
+				3 * ms, 10 * ms}},
 			want: []string{"0s header 200", "2ms flush", "3ms write a", "3ms write b", "5ms flush",
 				"6ms write c", "8ms flush", "16ms write d"}},
 		"of unknown length": {

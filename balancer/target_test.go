@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/trivet-go/trivet/balancer"
+	"github.com/trivet-go/trivet/internal/backend"
 )
 
 // sentTo returns what a Handler to target does with a request for uri: its status, and the path and
@@ -101,7 +102,8 @@ func TestL35_NothingLeadsOutOfTheTargetsPath(t *testing.T) {
 	// Whatever the path is, and whatever a lenient server makes of it, it stays behind the target's.
 	rapid.Check(t, func(rt *rapid.T) {
 		uri := "/" + strings.Join(rapid.SliceOf(rapid.SampledFrom([]string{
-			"a", ".", "..", "/", "%2e", "%2E", "%2f", "%5c", `\`, ";", ";x=1", "%25", "%", "2e", "%c0%ae", "b",
+			"a", ".", "..", "/", "%2e", "%2E", "%2f", "%5c", `\`, ";", ";x=1", "%25", "%", "2e", "%c0%ae",
+			"b",
 		})).Draw(rt, "parts"), "")
 		_, sent := sentTo(rt, "http://x/public", uri, balancer.HandlerConfig{})
 		if sent == "" {
@@ -140,7 +142,8 @@ func TestL35_BehindAServerThatResolves(t *testing.T) {
 	f := newFrontTo(t, false, b, &url.URL{Scheme: "http", Host: "app.test", Path: "/public"},
 		balancer.HandlerConfig{}, nil)
 	for _, uri := range []string{
-		"/../secret", "/%2e%2e/secret", "/a/../../secret", "/..%2fsecret", "http://a/../secret", "/./../secret",
+		"/../secret", "/%2e%2e/secret", "/a/../../secret", "/..%2fsecret", "http://a/../secret",
+		"/./../secret",
 	} {
 		answer := exchange(t, f.Listener.Addr().String(), "GET "+uri+" HTTP/1.1\r\nHost: a\r\n\r\n")
 		require.NotContains(t, answer, "the secret", uri)
@@ -153,10 +156,12 @@ func TestL43_QueriesGoOnAsTheyAreOrNotAtAll(t *testing.T) {
 		query  string
 		strict bool // sent on by default too
 	}{
-		{"z=1&b=2&a=3", true}, {"b&a&b=&=x", true}, {"q=%20+%41%e4", true}, {"q=a/b?c=d", true}, {"a=1&&b", true},
+		{"z=1&b=2&a=3", true}, {"b&a&b=&=x", true}, {"q=%20+%41%e4", true}, {"q=a/b?c=d", true},
+		{"a=1&&b", true},
 		{"sig=A%2Fb+c%3D&X-Amz-Date=1", true}, {strings.Repeat("x=1&", 9_999) + "y=2", true},
 		{"q=a[0]&b={}|^`\"", true},
-		{"z=1&b=2;c=3", false}, {"z=1&b=100%&a=2", false}, {"q=50%+off", false}, {"q=%zz", false}, {"%4", false},
+		{"z=1&b=2;c=3", false}, {"z=1&b=100%&a=2", false}, {"q=50%+off", false}, {"q=%zz", false}, {"%4",
+			false},
 		{"%", false}, {";", false}, {many, false},
 	} {
 		status, sent := sentTo(t, "http://x/", "/a?"+tt.query, balancer.HandlerConfig{})
@@ -175,4 +180,26 @@ func TestL43_QueriesGoOnAsTheyAreOrNotAtAll(t *testing.T) {
 	require.Equal(t, "/a?k=v", sent)
 	_, sent = sentTo(t, "http://x/", "/a?", balancer.HandlerConfig{})
 	require.Equal(t, "/a?", sent)
+}
+
+// A URI without a slash after its scheme has no path that could be put behind the target's.
+func TestRequestTargetsStayBehindTheTargetsPath(t *testing.T) {
+	be := backend.Start(t, serving(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.RequestURI)
+	}))
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(be.Addr)})
+	f := newFrontTo(t, false, b, &url.URL{Scheme: "http", Host: "app.test", Path: "/base"},
+		balancer.HandlerConfig{}, nil)
+	for target, want := range map[string]string{
+		"x:admin": "400 ", "http:admin": "400 ", "http:/admin": "200 ", "http://a/admin": "200 ",
+	} {
+		before := b.Stats().Requests
+		answer := exchange(t, f.Listener.Addr().String(), "GET "+target+" HTTP/1.1\r\nHost: a\r\n\r\n")
+		require.Regexp(t, "^HTTP/1.1 "+want, answer, target)
+		if want == "200 " {
+			require.Contains(t, answer, "/base/admin", target)
+		} else {
+			require.Equal(t, before, b.Stats().Requests, "no endpoint hears of it")
+		}
+	}
 }

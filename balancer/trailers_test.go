@@ -21,7 +21,8 @@ import (
 
 // forbiddenTrailers must not go on in a trailer section, whoever sends them.
 var forbiddenTrailers = []string{
-	"X-Forwarded-For", "X-Forwarded-Anything", "X_forwarded_for", "X-Real-Ip", "Forwarded", "Cf-Connecting-Ip",
+	"X-Forwarded-For", "X-Forwarded-Anything", "X_forwarded_for", "X-Real-Ip", "Forwarded",
+	"Cf-Connecting-Ip",
 	"Authorization", "Cookie", "Set-Cookie", "X-Api-Key", "X-Auth-User", "Www-Authenticate",
 	"Proxy-Authorization", "Host", "Content-Length", "Content-Type", "Content-Encoding", "Content-Range",
 	"Content_length", "Transfer-Encoding", "Te", "Trailer", "Connection", "Keep-Alive", "Upgrade", "Expect",
@@ -30,7 +31,8 @@ var forbiddenTrailers = []string{
 	"Location", "Vary", "Via", "X-Http-Method-Override", "Sec-Fetch-Site", "Trivet-Load", "Named", "Said",
 }
 
-var allowedTrailers = []string{"Grpc-Status", "Grpc-Message", "Sum", "Server-Timing", "Content-Digest", "X-Any"}
+var allowedTrailers = []string{"Grpc-Status", "Grpc-Message", "Sum", "Server-Timing", "Content-Digest",
+	"X-Any"}
 
 // trailersOf sends a request with trailers, and returns what the server gets of them.
 func trailersOf(t *testing.T, names []string, announced bool, cfg balancer.HandlerConfig) string {
