@@ -129,11 +129,6 @@ type Route struct {
 	Concurrency int      `yaml:"concurrency"` // requests in flight at once, more get 503; no limit
 }
 
-// label returns the name of the route for people and in metrics: "GET,PUT api.example.com/users/".
-func (r Route) label() string {
-	return strings.TrimSpace(strings.Join(r.Methods, ",") + " " + r.Host + r.Path)
-}
-
 const (
 	defaultStall      = 20 * time.Second
 	maxConfigDuration = Duration(24 * time.Hour)
@@ -352,17 +347,4 @@ func names[V any](m map[string]V) string {
 		return fmt.Sprintf("there are %d", len(m))
 	}
 	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
-}
-
-// keys returns the combinations of host, path and method that the route takes. No two routes may
-// share one.
-func (r Route) keys() []string {
-	if len(r.Methods) == 0 {
-		return []string{r.Host + r.Path}
-	}
-	var keys []string
-	for _, m := range r.Methods {
-		keys = append(keys, m+" "+r.Host+r.Path)
-	}
-	return keys
 }
