@@ -183,6 +183,22 @@ func TestL38_StreamsBeyondGoAwayThroughAHandler(t *testing.T) {
 	}
 }
 
+// A GOAWAY is about a connection: the request stays with its endpoint, which may know its session.
+func TestL38_GoAwayMovesNobody(t *testing.T) {
+	s := serveFrames(t, &frameServer{reply: goodbye})
+	other := serveFrames(t, &frameServer{reply: refusing(0, 0)})
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static(s.addr, other.addr), Policy: rather(s.addr), Transport: h2c(),
+	})
+	for range 4 {
+		status, err := post(t, b, "POST", pieced{strings.NewReader("small body")})
+		require.NoError(t, err)
+		require.Equal(t, 200, status)
+	}
+	require.NotZero(t, b.Stats().Repicked)
+	require.Empty(t, other.bodies)
+}
+
 // RFC 9113, section 8.7: a refused stream has not been processed either. The server may refuse all
 // of them, so another endpoint comes first.
 func TestL38_RefusedStreamsGoElsewhere(t *testing.T) {

@@ -121,7 +121,8 @@ func TestTemplatesDoNotShareConnections(t *testing.T) {
 // A server without TLS, or with a certificate of another name, has not seen the request.
 func TestFailedHandshakesAreNotSent(t *testing.T) {
 	for name, err := range map[string]error{
-		"certificate": &tls.CertificateVerificationError{Err: errors.New("expired")},
+		"no connection": errors.New("http2: client conn could not be established"),
+		"certificate":   &tls.CertificateVerificationError{Err: errors.New("expired")},
 		"not TLS": tls.RecordHeaderError{
 			Msg:  "first record does not look like a TLS handshake",
 			Conn: new(net.TCPConn),

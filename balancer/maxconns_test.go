@@ -205,7 +205,8 @@ func TestUpgradedConnectionsTakeAPlace(t *testing.T) {
 func TestMaxConnsAfterAReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := balancer.Config{
-			Resolver: balancer.NewPushed(balancer.Endpoint{Addr: "a:1"}), MaxConns: 1, Wrap: (&holding{}).wrap,
+			Resolver: balancer.NewPushed(balancer.Endpoint{Addr: "a:1"}), MaxConns: 1,
+			Wrap: (&holding{}).wrap,
 		}
 		b := newBalancer(t, cfg)
 		first := hold(t, b, 1)

@@ -132,11 +132,6 @@ type Route struct {
 	Concurrency int      `yaml:"concurrency"` // requests in flight at once, more get 503; no limit
 }
 
-// label returns the name of the route for people and in metrics: "GET,PUT api.example.com/users/".
-func (r Route) label() string {
-	return strings.TrimSpace(strings.Join(r.Methods, ",") + " " + r.Host + r.Path)
-}
-
 const (
 	defaultStall      = 20 * time.Second
 	maxConfigDuration = Duration(24 * time.Hour)
@@ -343,16 +338,3 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 
 // hostName matches the form that route gives a request's Host. Another host would never match.
 var hostName = regexp.MustCompile(`^[a-z0-9_-]+(\.[a-z0-9_-]+)*$`)
-
-// keys returns the combinations of host, path and method that the route takes. No two routes may
-// share one.
-func (r Route) keys() []string {
-	if len(r.Methods) == 0 {
-		return []string{r.Host + r.Path}
-	}
-	var keys []string
-	for _, m := range r.Methods {
-		keys = append(keys, m+" "+r.Host+r.Path)
-	}
-	return keys
-}

@@ -51,7 +51,33 @@ func TestCommentedConfigurationIsGoodAndShowsTheDefaults(t *testing.T) {
 		{Addr: "127.0.0.1:9002", Weight: 2},
 		{Addr: "127.0.0.1:9003", Priority: 1},
 	}, got.Hosts)
+	require.Equal(t, want.MaxConns, got.MaxConns)
 	require.Equal(t, Duration(10*time.Second), commented.Routes[1].Timeout)
+	require.EqualValues(t, off, commented.Routes[1].StallTimeout)
+}
+
+func TestBoundsByDefaultAndOff(t *testing.T) {
+	cfg, err := parseConfig("f", []byte(minimalConfig))
+	require.NoError(t, err)
+	s := cfg.Server
+	require.Equal(t,
+		[]any{Bound(10000), Bound(10000), Timeout(time.Hour), Pace(240), Timeout(20 * time.Second)},
+		[]any{s.MaxRequests, s.MaxTunnels, s.TunnelIdle, s.MinRate, s.StallTimeout})
+	require.Equal(t, Bound(1024), cfg.Upstreams["app"].MaxConns)
+	require.Equal(t, s.StallTimeout, cfg.Routes[0].StallTimeout)
+
+	cfg, err = parseConfig("f", []byte(`
+upstreams: {app: {hosts: ["a:1"], max_conns: off}}
+routes: [{upstream: app}, {upstream: app, path: /x, stall_timeout: 5s}]
+server: {max_requests: off, max_tunnels: off, tunnel_idle: off, min_rate: off, stall_timeout: off}
+`))
+	require.NoError(t, err)
+	s = cfg.Server
+	require.Equal(t, []any{Bound(off), Bound(off), Timeout(off), Pace(off), Timeout(off)},
+		[]any{s.MaxRequests, s.MaxTunnels, s.TunnelIdle, s.MinRate, s.StallTimeout})
+	require.Equal(t, Bound(off), cfg.Upstreams["app"].MaxConns)
+	require.EqualValues(t, off, cfg.Routes[0].StallTimeout)
+	require.Equal(t, Timeout(5*time.Second), cfg.Routes[1].StallTimeout)
 }
 
 func TestTrustedProxies(t *testing.T) {
@@ -144,6 +170,28 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 			"f:6: server.idle_timeout: must be positive"},
 		{"endless duration", "server: {idle_timeout: 10000h}",
 			"f:6: server.idle_timeout: must be at most 24h0m0s"},
+		{"zero for a bound", "server: {max_requests: 0}",
+			"f:6: server.max_requests: must not be zero: for the default, leave it out"},
+		{"negative bound", "server: {max_tunnels: -1}",
+			"f:6: server.max_tunnels: must be positive, or off for no bound"},
+		{"word for a bound", "server:\n  max_requests: many",
+			"f:7: server.max_requests: must be a whole number or off, not `many`"},
+		{"list for a bound", "server: {max_requests: [1]}",
+			"f:6: server.max_requests: must be a whole number or off, not a list"},
+		{"rate without a second", "server: {min_rate: 240B}",
+			"f:6: server.min_rate: must be a rate such as 240B/s or 1KiB/s, or off, not `240B`"},
+		{"zero for a rate", "server: {min_rate: 0B/s}",
+			"f:6: server.min_rate: must not be zero: for the default, leave it out"},
+		{"negative rate", "server: {min_rate: -1B/s}",
+			"f:6: server.min_rate: must be positive, or off for no bound"},
+		{"negative timeout", "server: {tunnel_idle: -1h}",
+			"f:6: server.tunnel_idle: must be positive"},
+		{"endless timeout", "server: {stall_timeout: 25h}",
+			"f:6: server.stall_timeout: must be at most 24h0m0s"},
+		{"zero for a timeout", "    stall_timeout: 0s",
+			"f:6: routes[0].stall_timeout: must not be zero: for the default, leave it out"},
+		{"star in a path", "    path: /api/*",
+			"f:6: routes[0].path: \"/api/*\" is only that path: write \"/api/\" for all paths below it"},
 		{"size without unit", "server: {max_body: 100}",
 			"f:6: server.max_body: must be a size such as 512B, 32KiB or 10MiB, not `100`"},
 		{"size that overflows", "server: {max_body: 99999999999999GiB}",

@@ -164,6 +164,24 @@ func cleanPath(p string) string {
 	return clean
 }
 
+// label returns the name of the route for people and in metrics: "GET,PUT api.example.com/users/".
+func (r Route) label() string {
+	return strings.TrimSpace(strings.Join(r.Methods, ",") + " " + r.Host + r.Path)
+}
+
+// keys returns the combinations of host, path and method that the route takes. No two routes may
+// share one.
+func (r Route) keys() []string {
+	if len(r.Methods) == 0 {
+		return []string{r.Host + r.Path}
+	}
+	var keys []string
+	for _, m := range r.Methods {
+		keys = append(keys, m+" "+r.Host+r.Path)
+	}
+	return keys
+}
+
 // methods are the routes that share a host and path, by method. The route of "" gets the other
 // methods.
 type methods map[string]http.Handler

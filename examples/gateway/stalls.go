@@ -153,6 +153,16 @@ func (b *steadyBody) release() {
 	b.free = true
 }
 
+// fail ends a Read that is going on: net/http's transport of HTTP/2 hears of the end of a request's
+// context only between two of them.
+func (b *steadyBody) fail() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.stopped {
+		_ = b.exchange.rc.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
 // stop makes b leave the connection's deadline alone from now on.
 func (b *steadyBody) stop() {
 	b.mu.Lock()
@@ -273,6 +283,9 @@ func (w *steadyWriter) check() {
 	case w.timer == nil: // the exchange has ended
 	case idle >= time.Duration(w.stall):
 		w.cut(errStalled)
+		if w.body != nil {
+			w.body.fail()
+		}
 	default:
 		w.timer.Reset(time.Duration(w.stall) - idle)
 	}
