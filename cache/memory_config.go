@@ -112,6 +112,11 @@ type MemoryConfig[K comparable, V any] struct {
 	// Zero means 64. Negative means none.
 	MaxBackground int
 
+	// Schema names what keys and values mean, for snapshots: [Memory.Restore] refuses one that was
+	// saved under another. Change it when the same fields come to mean something else (cents that
+	// were euros), or when a type does that stands in an interface. It may be empty.
+	Schema string
+
 	// Observe, if not nil, receives loads, removals and refusals. It does not receive hits and
 	// misses: [Memory.Stats] counts those. It is called with no lock held and may use the cache. It
 	// must be quick, since the callers of a load wait for it, and safe for concurrent use.

@@ -17,9 +17,10 @@ import (
 // what was deleted since Save, nor which tags were invalidated before it began.
 //
 // TTLs went on since Save, by the wall clock; idle times start anew. If the cache cannot hold
-// everything, Restore takes what Save ranked best. If the snapshot is damaged, or of another
-// version or other types, the error wraps [ErrSnapshot] and the cache is as it was; an error of r
-// is wrapped as it is. Restore only files of your own: see the security notes of [encoding/gob].
+// everything, Restore takes what Save ranked best. If the snapshot is damaged, of another version or
+// [MemoryConfig.Schema], or of types whose names, packages, fields or their kinds and tags are not
+// the same, the error wraps [ErrSnapshot] and says what differs, and the cache is as it was. An
+// error of r is wrapped as it is. Restore only files of your own: see the security notes of [encoding/gob].
 func (m *Memory[K, V]) Restore(r io.Reader) error {
 	// As a load does: what is invalidated from now on is not brought back.
 	m.tags.loading.Add(1)
@@ -74,6 +75,13 @@ func (m *Memory[K, V]) readSnapshot(
 	}
 	if value := reflect.TypeFor[V]().String(); head.Value != value {
 		return nil, 0, fmt.Errorf("%w: its values are %s, the cache's are %s", ErrSnapshot, head.Value, value)
+	}
+	if differs := difference(head.Structure, m.structure()); differs != "" {
+		return nil, 0, fmt.Errorf("%w: %s", ErrSnapshot, differs)
+	}
+	if head.Schema != m.cfg.Schema {
+		return nil, 0, fmt.Errorf(
+			"%w: its schema is %q, the cache's is %q", ErrSnapshot, head.Schema, m.cfg.Schema)
 	}
 	// A clock that went back makes nothing older.
 	elapsed = max(0, time.Since(time.Unix(0, head.Saved)))

@@ -22,15 +22,17 @@ var ErrSnapshot = errors.New("cache: bad snapshot")
 // knows fields by their names, which must stay.
 const (
 	snapshotMagic   = "trivetMC"
-	snapshotVersion = 1
+	snapshotVersion = 2 // 1 did not tell the structure of types
 	maxFrame        = 64 << 10
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 type snapshotHead struct {
-	Key, Value string // types
-	Saved      int64  // Unix time in nanoseconds
+	Key, Value string   // types
+	Structure  []string // of both: see structure
+	Schema     string   // MemoryConfig.Schema
+	Saved      int64    // Unix time in nanoseconds
 }
 
 type record[K comparable, V any] struct {
@@ -51,7 +53,8 @@ type record[K comparable, V any] struct {
 // Unexported fields of values are lost, and pointers in them to zeros become nil. Save refuses
 // keys that are or have pointers or unexported fields, and values that are pointers to anything
 // but structs, unless their types encode themselves. The format is versioned and checksummed, and
-// not encrypted.
+// not encrypted. It tells the structure of both types, for [Memory.Restore] to compare; it cannot
+// tell that of what is in an interface, nor what a value means: see [MemoryConfig.Schema].
 func (m *Memory[K, V]) Save(w io.Writer) error {
 	// Gob reports no error when it leaves out what it cannot encode, or zeros.
 	if t := reflect.TypeFor[K](); ambiguous(t) {
@@ -67,9 +70,11 @@ func (m *Memory[K, V]) Save(w io.Writer) error {
 	frames := &frameWriter{w: w}
 	enc := gob.NewEncoder(frames)
 	head := snapshotHead{
-		Key:   reflect.TypeFor[K]().String(),
-		Value: reflect.TypeFor[V]().String(),
-		Saved: time.Now().UnixNano(),
+		Key:       reflect.TypeFor[K]().String(),
+		Value:     reflect.TypeFor[V]().String(),
+		Structure: m.structure(),
+		Schema:    m.cfg.Schema,
+		Saved:     time.Now().UnixNano(),
 	}
 	if err := enc.Encode(head); err != nil {
 		return fmt.Errorf("cache: save: %w", err)
@@ -112,6 +117,11 @@ func (m *Memory[K, V]) Save(w io.Writer) error {
 		return fmt.Errorf("cache: save: %w", err)
 	}
 	return nil
+}
+
+// structure describes the types of keys and values.
+func (m *Memory[K, V]) structure() []string {
+	return append(structure("key", reflect.TypeFor[K]()), structure("value", reflect.TypeFor[V]())...)
 }
 
 // lost reports whether gob would encode nothing of a value of type t, or turn a pointer to zero

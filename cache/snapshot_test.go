@@ -83,7 +83,7 @@ type snapshotValue struct {
 
 // What an earlier build wrote is read by every later one that has the same version of the format.
 func TestRestoreReadsWhatAnEarlierBuildWrote(t *testing.T) {
-	file, err := os.Open("testdata/memory-v1.snapshot")
+	file, err := os.Open("testdata/memory-v2.snapshot")
 	require.NoError(t, err)
 	defer file.Close()
 	m := newMemory(t, cache.MemoryConfig[string, snapshotValue]{})
@@ -244,11 +244,11 @@ func TestRestoreRefusesWhatItCannotUse(t *testing.T) {
 	zip := []byte("PK\x03\x04 something else altogether")
 	refused(bytes.NewReader(zip), `it does not begin with "trivetMC"`)
 	newer := bytes.Clone(file)
-	newer[9] = 2
-	refused(bytes.NewReader(newer), "version 2, and this reads version 1")
+	newer[9] = 3
+	refused(bytes.NewReader(newer), "version 3, and this reads version 2")
 	refused(bytes.NewReader(framed(nil)), "it is empty")
 	refused(bytes.NewReader(framed([]byte("no gob"))), "")
-	huge := append([]byte("trivetMC\x00\x01"), 0xff, 0xff, 0xff, 0xff)
+	huge := append([]byte("trivetMC\x00\x02"), 0xff, 0xff, 0xff, 0xff)
 	refused(bytes.NewReader(huge), "frame 1 claims 4294967295 bytes")
 	others := saved(t, cache.MemoryConfig[int, int]{}, func(m *cache.Memory[int, int]) { m.Set(1, 1) })
 	refused(bytes.NewReader(others), "its keys are int, the cache's are string")
@@ -267,7 +267,7 @@ func TestRestoreRefusesWhatItCannotUse(t *testing.T) {
 
 // framed makes a snapshot, checksums and all, whose payload may be anything.
 func framed(payload []byte) []byte {
-	b := []byte("trivetMC\x00\x01")
+	b := []byte("trivetMC\x00\x02")
 	sum := uint32(0)
 	for {
 		n := min(len(payload), 64<<10)
@@ -336,7 +336,7 @@ func FuzzRestore(f *testing.F) {
 	})
 	f.Add(file, false)
 	f.Add(file[14:len(file)-12], true)
-	f.Add([]byte("trivetMC\x00\x01"), false)
+	f.Add([]byte("trivetMC\x00\x02"), false)
 	f.Add([]byte{}, true)
 	f.Fuzz(func(t *testing.T, b []byte, payload bool) {
 		if payload {
