@@ -9,6 +9,7 @@ type Stats struct {
 	Repicked    uint64 `json:"repicked"`     // attempts that were not sent and went to another endpoint
 	NoEndpoints uint64 `json:"no_endpoints"` // requests that failed with ErrNoEndpoints
 	Ejections   uint64 `json:"ejections"`
+	HookPanics  uint64 `json:"hook_panics"` // of Observe and Resolver on the Balancer's own goroutines
 
 	Targets   int `json:"targets"`
 	Endpoints int `json:"endpoints"`
@@ -34,6 +35,7 @@ func (s *Stats) add(o Stats) {
 // Stats returns the present counters and gauges.
 func (b *Balancer) Stats() Stats {
 	s := Stats{
+		HookPanics:       b.hookPanics.Load(),
 		EndpointRequests: map[string]uint64{},
 		EndpointFailures: map[string]uint64{},
 		EndpointInFlight: map[string]int{},
