@@ -91,6 +91,8 @@ type Balancer struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	hookPanics atomic.Uint64
+
 	mu      sync.Mutex // guards the writing of pools, and the fields below
 	closed  bool
 	dropped Stats // what targets that have been dropped had counted

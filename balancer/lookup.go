@@ -192,7 +192,12 @@ func srvWeight(weight uint16, addrs int, weighted bool) uint32 {
 	return max(1, w/uint32(max(addrs, 1)))
 }
 
-func (l *lookup) addrs(ctx context.Context, host string) ([]netip.Addr, error) {
+func (l *lookup) addrs(ctx context.Context, host string) (addrs []netip.Addr, err error) {
+	defer func() {
+		if v := recover(); v != nil { // of the Resolver's Dial, perhaps on a goroutine of our own
+			err = fmt.Errorf("balancer: lookup panicked: %v", v)
+		}
+	}()
 	return l.cfg.Resolver.LookupNetIP(ctx, l.cfg.Network, host)
 }
 

@@ -191,9 +191,7 @@ func (p *pool) startResolverLocked(parent context.Context) {
 	}
 	p.balancer.wg.Go(func() {
 		defer cancel()
-		resolver.Resolve(ctx, p.target, p.refresh, func(endpoints []Endpoint, err error) {
-			p.update(ctx, endpoints, err)
-		})
+		p.resolve(ctx, resolver)
 		if ctx.Err() == nil { // it has given up, so that requests must not wait for it
 			p.readyOnce.Do(func() { close(p.ready) })
 		}
@@ -242,11 +240,17 @@ func (p *pool) update(ctx context.Context, endpoints []Endpoint, err error) {
 	}
 }
 
-// unlock releases the pool's mutex and tells the observer what has happened.
+// unlock releases the pool's mutex and tells the observer what has happened. It runs on goroutines of
+// the pool's own, so a panic of the observer goes no further.
 func (p *pool) unlock() {
 	ctx, observe := p.ctx, p.cfg.Observe
 	p.mu.Unlock()
-	p.tell(ctx, observe)
+	if observe == nil {
+		return
+	}
+	p.tell(ctx, func(ctx context.Context, e Event) {
+		_ = p.guarded(func() { observe(ctx, e) })
+	})
 }
 
 // tell sends the group's events to observe. No lock may be held.

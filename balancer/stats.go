@@ -10,6 +10,7 @@ type Stats struct {
 	NoEndpoints uint64 `json:"no_endpoints"` // requests that failed with ErrNoEndpoints
 	Full        uint64 `json:"full"`         // of these, with ErrFull
 	Ejections   uint64 `json:"ejections"`
+	HookPanics  uint64 `json:"hook_panics"` // of Observe and Resolver on the Balancer's own goroutines
 
 	Targets   int `json:"targets"`
 	Endpoints int `json:"endpoints"`
@@ -37,6 +38,7 @@ func (s *Stats) add(o Stats) {
 // Stats returns the present counters and gauges.
 func (b *Balancer) Stats() Stats {
 	s := Stats{
+		HookPanics:       b.hookPanics.Load(),
 		EndpointRequests: map[string]uint64{},
 		EndpointFailures: map[string]uint64{},
 		EndpointInFlight: map[string]int{},

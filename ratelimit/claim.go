@@ -38,7 +38,9 @@ type Claim struct {
 	policy *policy // nil if somebody else than a Limiter made the claim
 	grid   *grid   // of Rate; unused by a sliding window
 	shared bool    // the key stands for all requests without one
-	cell   cell    // where a MemoryStore counts
+
+	nothing bool // the rate admits nothing: RateFor returned a Limit of zero
+	cell    cell // where a MemoryStore counts
 }
 
 // price asks c's policy for the cost and the rate of r.
@@ -68,6 +70,10 @@ func (c *Claim) override(rate Rate) error {
 		return nil
 	}
 	p := c.policy
+	if rate.Limit == 0 && rate.Window > 0 && rate.Burst >= 0 {
+		c.Rate, c.nothing = rate, true
+		return nil
+	}
 	rate, err := rate.Validate(p.Algorithm)
 	if err == nil && p.Algorithm == SlidingWindow && rate.Window != p.Rate.Window {
 		f := settings.Of("ratelimit", "Rate")

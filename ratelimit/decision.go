@@ -108,6 +108,21 @@ func (d *Decision) ask(r *http.Request) (err error) {
 	return err
 }
 
+// barred answers d's claims without a store if one of them has a rate that admits nothing.
+func (d *Decision) barred() bool {
+	claims := d.claims()
+	if !slices.ContainsFunc(claims, func(c Claim) bool { return c.nothing }) {
+		return false
+	}
+	for i := range claims {
+		c := &claims[i]
+		if c.Remaining = -1; c.nothing {
+			c.Denied, c.Remaining = true, 0 // at no time will it fit
+		}
+	}
+	return true
+}
+
 // askKeys adds a claim for each of keys; method is who asks.
 func (d *Decision) askKeys(method string, keys []string) error {
 	policies := d.limiter.policies

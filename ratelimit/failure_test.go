@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -402,4 +403,45 @@ func TestStoresThatExaggerate(t *testing.T) {
 		require.True(t, allow(t, l, "a"))
 	}
 	require.False(t, allow(t, l, "a"))
+}
+
+// TestRateForThatAdmitsNothing: a plan of zero is refused, and nothing is charged or asked of a store.
+func TestRateForThatAdmitsNothing(t *testing.T) {
+	for _, a := range algorithms {
+		rate := ratelimit.Rate{Limit: 0, Window: time.Minute}
+		p := policyOf("plan", ratelimit.PerHour(10))
+		p.Algorithm = a
+		p.RateFor = func(*http.Request) ratelimit.Rate { return rate }
+		other := policyOf("other", ratelimit.PerHour(10).WithBurst(10))
+		store := &brokenStore{}
+		l := newLimiter(t, ratelimit.Config{
+			Store: store, LegacyHeaders: true, Policies: []ratelimit.Policy{p, other},
+		})
+		h := l.Middleware(nothing)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		require.Equal(t, http.StatusTooManyRequests, w.Code)
+		require.Empty(t, w.Header().Get("Retry-After"))
+		require.Equal(t, `"plan";r=0;t=60`, w.Header().Get("RateLimit"))
+		require.Contains(t, w.Header().Get("RateLimit-Policy"), `"plan";q=0;w=60`)
+		require.Contains(t, w.Body.String(), `"violated-policies":["plan"]`)
+		require.Zero(t, store.calls)
+		d, err := l.Peek(t.Context(), new(http.Request))
+		require.NoError(t, err)
+		require.Equal(t, []string{"plan"}, d.Violated())
+		require.NoError(t, d.Charge(t.Context(), 1))
+
+		rate = ratelimit.Rate{} // as the field says
+		d, err = l.Take(t.Context(), new(http.Request))
+		require.NoError(t, err)
+		require.True(t, d.Allowed)
+		require.EqualValues(t, 9, d.Claims()[1].Remaining, "the refused one was charged to neither")
+		for _, rate = range []ratelimit.Rate{
+			{Limit: -1, Window: time.Minute}, {Limit: 0, Burst: 1}, {Limit: 0, Window: -1},
+			{Limit: 0, Window: time.Minute, Burst: -1},
+		} {
+			_, err = l.Take(t.Context(), new(http.Request))
+			require.Error(t, err, "%v", rate)
+		}
+	}
 }

@@ -51,6 +51,9 @@ func mulDiv(a, b, c int64) int64 {
 // more than what remains (section 3.2.2). Taking the time to earn it keeps r/t, which tells the
 // client a pace, at the rate or below, however much has been saved up (section 8.5).
 func (c *Claim) effectiveWindow() int64 {
+	if c.nothing {
+		return max(retryafter.Seconds(c.Rate.Window), 1)
+	}
 	if c.Remaining <= 0 && c.Denied {
 		return max(retryafter.Seconds(c.RetryAfter), 1)
 	}

@@ -156,7 +156,7 @@ func (l *Limiter) decide(ctx context.Context, d *Decision) {
 	switch {
 	case d.Outcome == NoKey:
 		d.n = 0
-	case d.n == 0:
+	case d.n == 0, d.barred():
 	case l.memory != nil:
 		decideIn(l.memory, d.claims())
 	default:

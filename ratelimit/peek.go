@@ -34,7 +34,7 @@ func (l *Limiter) peek(ctx context.Context, d *Decision) {
 	switch {
 	case d.Outcome == NoKey:
 		d.n = 0
-	case d.n == 0:
+	case d.n == 0, d.barred():
 	case l.memory != nil:
 		peekIn(l.memory, d.claims())
 	default:

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/trivet-go/trivet/internal/response"
 	"github.com/trivet-go/trivet/telemetry"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace/noop"
@@ -417,4 +418,50 @@ func TestServerTimingOnce(t *testing.T) {
 	require.Equal(t, 502, w.Code)
 	require.Len(t, w.Header().Values("Server-Timing"), 1)
 	require.Contains(t, w.Header().Get("Server-Timing"), "fallback;dur=")
+}
+
+// TestWrappedTwice: a request that passes one Telemetry twice is one request, however it is wrapped
+// between; a request of its own is another.
+func TestWrappedTwice(t *testing.T) {
+	b := newBench(t, telemetry.Config{RequestID: "X-Request-Id"})
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /a/{x}", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(202) })
+	inner := b.Middleware(mux)
+	between := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		inner.ServeHTTP(response.NewRecorder(w, r), r.WithContext(context.WithValue(r.Context(), t, 1)))
+	})
+	w := serve(b.Middleware(b.Middleware(between)), httptest.NewRequest("GET", "/a/1", nil))
+	require.Equal(t, 202, w.Code)
+	require.Len(t, w.Header()["X-Request-Id"], 1)
+	require.EqualValues(t, 1, b.Stats().Requests)
+	require.Len(t, b.spans.Ended(), 1)
+	require.Zero(t, b.Stats().InFlight)
+
+	serve(b.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		serve(b.Middleware(mux), r.WithContext(r.Context())) // with an answer of its own
+	})), httptest.NewRequest("GET", "/a/1", nil))
+	require.EqualValues(t, 3, b.Stats().Requests)
+	other := newBench(t, telemetry.Config{})
+	serve(b.Middleware(other.Middleware(mux)), httptest.NewRequest("GET", "/a/1", nil))
+	require.EqualValues(t, 4, b.Stats().Requests)
+	require.EqualValues(t, 1, other.Stats().Requests)
+}
+
+type oneStats struct{ N uint64 }
+
+// TestRegisterTwice: two Stats of one type and name would be one set of metrics.
+func TestRegisterTwice(t *testing.T) {
+	b := newBench(t, telemetry.Config{})
+	stats := func() oneStats { return oneStats{1} }
+	unregister, err := telemetry.Register(b.Telemetry, "a", stats)
+	require.NoError(t, err)
+	_, err = telemetry.Register(b.Telemetry, "a", stats)
+	require.ErrorContains(t, err, `oneStats is registered with the name "a" already`)
+	_, err = telemetry.Register(b.Telemetry, "b", stats)
+	require.NoError(t, err)
+	_, err = telemetry.Register(b.Telemetry, "a", b.Telemetry.Stats)
+	require.NoError(t, err, "another type")
+	require.NoError(t, unregister())
+	_, err = telemetry.Register(b.Telemetry, "a", stats)
+	require.NoError(t, err)
 }

@@ -33,7 +33,8 @@ const maxDepth = 8
 //     exported.
 //
 // Strings, slices, functions and fields tagged "-" are left out. name becomes the attribute "name";
-// if empty, there is none. A panic of stats leaves its metrics out of that collection. stats must
+// if empty, there is none. A second Stats of one type and name is an error: give them names. A panic of
+// stats leaves its metrics out of that collection. stats must
 // be safe for concurrent use.
 func Register[S any](t *Telemetry, name string, stats func() S) (unregister func() error, err error) {
 	typ := reflect.TypeFor[S]()
@@ -58,6 +59,10 @@ func Register[S any](t *Telemetry, name string, stats func() S) (unregister func
 	if len(g.all) == 0 {
 		return nil, fmt.Errorf("telemetry: Register: %v has nothing to export", typ)
 	}
+	id := registration{prefix, name}
+	if !t.register(id) {
+		return nil, fmt.Errorf("telemetry: Register: %v is registered with the name %q already", typ, name)
+	}
 	reg, err := t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		defer t.caught()
 		v := reflect.ValueOf(stats())
@@ -71,9 +76,23 @@ func Register[S any](t *Telemetry, name string, stats func() S) (unregister func
 		return nil
 	}, g.all...)
 	if err != nil {
+		t.registered.Delete(id)
 		return nil, fmt.Errorf("telemetry: Register: %w", err)
 	}
-	return reg.Unregister, nil
+	return func() error {
+		t.registered.Delete(id)
+		return reg.Unregister()
+	}, nil
+}
+
+// A registration is what two Stats may not share: they would be one set of metrics, of which each
+// collection shows either.
+type registration struct{ prefix, name string }
+
+// register reports whether id is new.
+func (t *Telemetry) register(id registration) bool {
+	_, taken := t.registered.LoadOrStore(id, true)
+	return !taken
 }
 
 // A gatherer knows where the numbers of a Stats are.

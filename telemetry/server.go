@@ -17,7 +17,8 @@ import (
 )
 
 // Middleware returns a handler that observes each request to next. Put it outermost: it does not
-// see what handlers around it do. It panics if next is nil.
+// see what handlers around it do. A request that passes one Telemetry's Middleware twice is counted
+// once. It panics if next is nil.
 //
 // A panic of next is recorded and goes on unless [Config.Panics] says otherwise;
 // [http.ErrAbortHandler] always goes on. If telemetry itself fails, the request does not notice.
@@ -26,6 +27,10 @@ func (t *Telemetry) Middleware(next http.Handler) http.Handler {
 		panic("telemetry: nil handler")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if ex := exchangeFrom(r.Context()); ex != nil && ex.tel == t && ex.answers(w) {
+			next.ServeHTTP(w, r) // wrapped twice: the outer one counts
+			return
+		}
 		if t.cfg.Skip != nil && t.skips(r) {
 			next.ServeHTTP(w, r)
 			return
@@ -41,6 +46,20 @@ func (t *Telemetry) Middleware(next http.Handler) http.Handler {
 		next.ServeHTTP(&ex.writer, ex.request)
 		ex.returned = true
 	})
+}
+
+// answers reports whether w writes the response of ex, perhaps through other writers.
+func (ex *exchange) answers(w http.ResponseWriter) bool {
+	for {
+		if w == &ex.writer {
+			return true
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return false
+		}
+		w = u.Unwrap()
+	}
 }
 
 func (t *Telemetry) skips(r *http.Request) (skip bool) {

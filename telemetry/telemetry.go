@@ -3,6 +3,7 @@ package telemetry
 import (
 	"fmt"
 	"net/http"
+	"sync"
 	"sync/atomic"
 
 	"go.opentelemetry.io/otel"
@@ -32,6 +33,7 @@ type Telemetry struct {
 	fields  []string          // canonical names of the propagator's fields
 
 	server, client instruments
+	registered     sync.Map // of registration
 
 	inFlight                         atomic.Int64
 	requests, failed, panics, faults atomic.Uint64

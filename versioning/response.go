@@ -115,9 +115,7 @@ func (c *converter) inform(code int) {
 
 func (c *converter) WriteHeader(code int) {
 	switch {
-	case c.Hijacked:
-	case c.status != 0:
-		c.Superfluous()
+	case c.status != 0 || c.Hijacked:
 	case code < 100 || code > 999:
 		c.Recorder.WriteHeader(code) // panics as net/http does
 	case code < 200 && code != http.StatusSwitchingProtocols:

@@ -35,9 +35,9 @@ func (r *Recorder) begin(code int) {
 	}
 }
 
-// Superfluous tells the server's log of a header that the handler should not have sent, as net/http
-// does. It is called by WriteHeader.
-func (r *Recorder) Superfluous() {
+// complain tells the server's log of a header that the handler should not have sent, as net/http
+// does.
+func (r *Recorder) complain() {
 	if r.request == nil {
 		return
 	}

@@ -40,7 +40,7 @@ func (r *Recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 func (r *Recorder) WriteHeader(code int) {
 	if r.Status != 0 {
 		if !r.Hijacked {
-			r.Superfluous()
+			r.complain()
 		}
 		return
 	}

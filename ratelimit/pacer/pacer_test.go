@@ -672,17 +672,3 @@ func FuzzRateLimit(f *testing.F) {
 		}
 	})
 }
-
-// TestR32_TurnsAreToldWithoutAnEnd: a caller that gives up its turn is observed by a context that has
-// not ended.
-func TestR32_TurnsAreToldWithoutAnEnd(t *testing.T) {
-	var told []error
-	observe := func(ctx context.Context, _ pacer.Event) { told = append(told, ctx.Err()) }
-	p, err := pacer.New(pacer.Config{Rate: ratelimit.PerHour(1), Observe: observe})
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	require.NoError(t, p.Wait(ctx, "a"))
-	cancel()
-	require.Error(t, p.Wait(ctx, "a"))
-	require.Equal(t, []error{nil, nil}, told)
-}

@@ -8,7 +8,10 @@ import (
 	"time"
 )
 
-var errTimeout = errors.New("health: check timed out")
+var (
+	errTimeout = errors.New("health: check timed out")
+	errGone    = errors.New("health: check called runtime.Goexit")
+)
 
 // A check runs its function at most once at a time and keeps the last result.
 type check struct {
@@ -43,14 +46,17 @@ func (c *check) refresh() <-chan struct{} {
 func (c *check) run() {
 	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.Timeout)
 	defer cancel()
-	err := c.call(ctx)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ended = time.Now()
-	c.duration = c.ended.Sub(c.started)
-	c.err = err
-	close(c.running)
-	c.running = nil
+	err := errGone
+	defer func() { // also after runtime.Goexit, which testing's FailNow calls
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.ended = time.Now()
+		c.duration = c.ended.Sub(c.started)
+		c.err = err
+		close(c.running)
+		c.running = nil
+	}()
+	err = c.call(ctx)
 }
 
 func (c *check) call(ctx context.Context) (err error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -189,4 +190,21 @@ func TestCheckThatPassesLate(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, 200, code(h.Ready()))
 	})
+}
+
+// TestChecksThatPanicOrEndTheirGoroutine fail, and are run again at the next probe.
+func TestChecksThatPanicOrEndTheirGoroutine(t *testing.T) {
+	for _, end := range []func(){func() { panic("boom") }, runtime.Goexit} {
+		runs := 0
+		h := newHealth(t, health.Config{Checks: []health.CheckConfig{
+			{Name: "db", TTL: -1, Func: func(context.Context) error {
+				if runs++; runs == 1 {
+					end()
+				}
+				return nil
+			}},
+		}})
+		require.Equal(t, 503, code(h.Ready()))
+		require.Equal(t, 200, code(h.Ready()))
+	}
 }
