@@ -34,6 +34,7 @@ func TestRangesThatMeanSomethingElse(t *testing.T) {
 		"a/b;v=b3, a/b;v=9":       "406 unsupported",
 		"a/b;v=9, a/b;v=b3":       "406 unsupported",
 		"a/b;v=b3, a/b;q=0":       "400 malformed",
+		"a/b;v=9;q=0":             "1 default /", // which does not want what there is not
 	} {
 		w := serve(h, request("GET", "/", "Accept", accept))
 		got := w.Body.String()
