@@ -69,6 +69,12 @@ func TestPreflightsNameNoVersion(t *testing.T) {
 		require.Equal(t, 404, serve(h, preflight("/v3/users")).Code)
 		require.Equal(t, 400, serve(h, request("OPTIONS", "/users")).Code, "that is no preflight")
 		require.Equal(t, 400, serve(h, request("OPTIONS", "/", "Origin", "https://app.test")).Code)
+		r := preflight("/")
+		r.Header.Del("Origin")
+		require.Equal(t, 400, serve(h, r).Code)
+		r = preflight("/")
+		r.Method = "GET"
+		require.Equal(t, 400, serve(h, r).Code)
 		require.Equal(t, "1 path /users", serve(h, preflight("/v1/users")).Body.String())
 
 		cfg.Default = versioning.Oldest
