@@ -141,7 +141,8 @@ type Config struct {
 	Internal func(*http.Request) bool
 
 	// MaxKeys is how many combinations of version, route and client are counted. Further ones share
-	// one more for each version. Zero means 10,000. Negative is invalid.
+	// one more for each version, and no version is removable from then on, until a ledger begins anew:
+	// leave room for clients that come and go. Zero means 10,000. Negative is invalid.
 	MaxKeys int
 
 	// Watch is how long a version must have been unused before [Versions.Removable] says so. Zero

@@ -70,7 +70,7 @@ func (v *Versions) convert(s *scope, next http.Handler, w http.ResponseWriter, r
 	v.counts.versions[s.index].converted.Add(1)
 	inner := r.Clone(r.Context())
 	inner.Trailer = r.Trailer // net/http fills in this map when it has read the body
-	slashes := s.prefix != "" && !s.isCut && cut(inner.URL, s.prefix)
+	slashes := s.prefix != "" && cut(inner.URL, s.prefix)
 	c := &conversion{
 		versions: v, scope: s, chain: &v.chains[s.index], ran: trace.From(r.Context()), slashes: slashes,
 	}

@@ -34,6 +34,7 @@ func TestRangesThatMeanSomethingElse(t *testing.T) {
 		"a/b;v=b3, a/b;v=9":       "406 unsupported",
 		"a/b;v=9, a/b;v=b3":       "406 unsupported",
 		"a/b;v=b3, a/b;q=0":       "400 malformed",
+		"a/b;v=9;q=0":             "1 default /", // which does not want what there is not
 	} {
 		w := serve(h, request("GET", "/", "Accept", accept))
 		got := w.Body.String()
@@ -68,6 +69,12 @@ func TestPreflightsNameNoVersion(t *testing.T) {
 		require.Equal(t, 404, serve(h, preflight("/v3/users")).Code)
 		require.Equal(t, 400, serve(h, request("OPTIONS", "/users")).Code, "that is no preflight")
 		require.Equal(t, 400, serve(h, request("OPTIONS", "/", "Origin", "https://app.test")).Code)
+		r := preflight("/")
+		r.Header.Del("Origin")
+		require.Equal(t, 400, serve(h, r).Code)
+		r = preflight("/")
+		r.Method = "GET"
+		require.Equal(t, 400, serve(h, r).Code)
 		require.Equal(t, "1 path /users", serve(h, preflight("/v1/users")).Body.String())
 
 		cfg.Default = versioning.Oldest

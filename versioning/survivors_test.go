@@ -144,3 +144,13 @@ type sentHeader struct {
 }
 
 func (w *sentHeader) WriteHeader(int) { w.sent = w.header.Clone() }
+
+// A response without a body has no type either, also where net/http would not see to it.
+func TestNoTypeWithoutABody(t *testing.T) {
+	v := chained(t, versioning.Config{}, withStatus(200, 204))
+	w := serve(v.Middleware(answering("application/json", "{}")), request("GET", "/v1/"))
+	require.Equal(t, 204, w.Code)
+	require.NotContains(t, w.Header(), "Content-Type")
+	require.NotContains(t, w.Header(), "Content-Length")
+	require.Empty(t, w.Body.String())
+}
