@@ -42,7 +42,7 @@ func (r *Rollout) Handler(stable, canary http.Handler) http.Handler {
 			return
 		}
 		a := &rolloutAnswer{
-			writer:  writer{Recorder: *response.NewRecorder(w, req)},
+			writer:  writer{Recorder: response.Recorder{ResponseWriter: w}}, // its Bytes are not used
 			rollout: r, plan: p, draw: d, cookie: cookie, ctx: req.Context(), begun: r.now(), took: -1,
 		}
 		a.owner = a
