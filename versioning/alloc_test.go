@@ -63,3 +63,49 @@ func TestAllocations(t *testing.T) {
 	})
 	require.LessOrEqual(t, measure(echo.Resolve(nothing), request("GET", "/", "V", "1")), 2.0)
 }
+
+// TestRolloutAllocations: the bar is one beyond the key function, and none once nothing is watched.
+func TestRolloutAllocations(t *testing.T) {
+	bare := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(200) })
+	r := request("GET", "/")
+	w := &bareWriter{header: http.Header{}}
+	measure := func(h http.Handler) float64 {
+		return testing.AllocsPerRun(1000, func() {
+			clear(w.header)
+			h.ServeHTTP(w, r)
+		})
+	}
+	require.LessOrEqual(t, measure(runningRollout(t, bare, bare, "Surrogate-Key")), 1.0)
+	cfg := rolloutOf(0.3)
+	cfg.Key = fixedKey
+	rollout := newRollout(t, cfg)
+	h := rollout.Handler(bare, bare)
+	require.LessOrEqual(t, measure(h), 1.0)
+	require.NoError(t, rollout.Rollback(t.Context(), ""))
+	require.Zero(t, measure(h))
+}
+
+// TestShadowAllocations: the bar is six, of a request whose copy waits or finds no room.
+func TestShadowAllocations(t *testing.T) {
+	forever := make(chan struct{})
+	cfg := shadowOf(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-forever }))
+	cfg.Queue = 5000
+	cfg.MaxBytes = 1 << 30
+	s := newShadow(t, cfg)
+	defer close(forever)
+	answer := []byte("answer")
+	h := s.Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write(answer)
+	}))
+	r := request("GET", "/users", "Accept", "application/json", "User-Agent", "x", "Authorization", "y")
+	w := &bareWriter{header: http.Header{}}
+	serveOne := func() {
+		clear(w.header)
+		h.ServeHTTP(w, r)
+	}
+	for range 50 {
+		serveOne() // the workers hang from here on
+	}
+	require.LessOrEqual(t, testing.AllocsPerRun(2000, serveOne), 6.0)
+	require.Positive(t, s.Stats().Queue)
+}

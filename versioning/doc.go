@@ -82,11 +82,65 @@
 //
 //	sum by (version) (increase(trivet_versioning_request_total{version!="",source!="preflight"}[30d]))
 //
+// # Rollouts
+//
+// [Rollout] and [Shadow] change which build answers, and know nothing of versions:
+//
+//	rollout, err := versioning.NewRollout(versioning.RolloutConfig{
+//		Name: "shop", Release: "v2",
+//		Key: user, Missing: versioning.MissingCookie,
+//		Steps: []versioning.Step{{Weight: 0.05}, {Weight: 0.25}, {Weight: 1}},
+//		TagField: "Surrogate-Key", OnRollback: purge,
+//	})
+//	if err != nil {
+//		log.Fatal(err)
+//	}
+//	handler = rollout.Handler(blue, green)
+//
+// A key, say a user, has one arm: canary if its bucket, of 10,000, is below the weight. So nobody
+// changes back and forth while the weight rises or falls, on any replica. A step ends by itself when
+// its minimums are met and nothing speaks against the release; then the next weight comes into force,
+// at one instant for all requests here. A rollout of one step, of weight 1 and Manual, is blue-green:
+// [Rollout.Switch] gives canary everything, [Rollout.Rollback] takes it back, [Rollout.Drained] says
+// when the arm that was left may be stopped. It stands inside of caches: TagField and OnRollback let
+// one purge what a bad release gave it, and if the arms differ on purpose, the arm must be a part of
+// its key.
+//
+// # How a release is judged
+//
+// Canary is compared with stable at the same time, never with a number. Counted is in which arm each
+// error falls. Without a difference a bucket with an error is canary's by chance alone, whatever the
+// rate of errors and however often clients come: only its first error at a weight counts, since one
+// client that always fails is one witness. Where the arm is drawn for each request, each error counts.
+// Likelihood ratios against errors that are 1.5 to 50 times as likely make the evidence. A release
+// that is no worse reaches 1/Alpha with a chance of at most Alpha, over all steps and however often
+// it is looked at (Ville's inequality), so the rollout looks at each error and nothing needs to be
+// sized in advance. Latency is judged alike, with requests above the 95th percentile of the last ten
+// seconds as events, and only if a percentile is worse by more than Tolerance. Besides, a release
+// that fails at half of everything is broken, whatever stable does. What is shed or canceled does
+// not count, but a request that was slow before its client left is a slow one.
+//
+// [Rollout.Verdict] has reason, numbers and what is missing. Too little data never promotes: the step
+// waits and is paused at its Deadline. testdata/rollout.md has what simulations say of false alarms
+// and of the requests it takes to find a difference; `make simulate` writes it.
+//
+// With a [RolloutStore] in common, replicas add up their buckets, so a fleet has one test, as quick
+// as one process with all its requests and with no more false alarms. A store that is lost leaves
+// the state as it is.
+//
+// A [Shadow] sends copies of requests to a candidate whose answers no client gets, and says where
+// they differ; [Shadow.Judge] makes a rollout wait for it.
+//
 // # Limits
 //
 // Of the URLs in a response Location and Content-Location get the version's segment back. Those in
 // Link, in other fields and in bodies are as the handler writes them: relative to the request's path,
 // or with the version that [FromContext] tells, they stay in it.
+//
+// A rollout without a key for most requests, or with few keys, learns little: 30 keys are at most 30
+// witnesses. Whoever knows Salt, by default Name and Release, can choose a key that is canary's.
+// Requests that canary breaks by what it leaves behind, say in a database both arms share, are as
+// likely in both arms and are not found.
 //
 // A cache in front of Resolve may serve what it holds until that is stale, also beyond a sunset:
 // keep the freshness of deprecated versions short. Records of application/json-seq and bodies that

@@ -447,6 +447,8 @@ func TestForceAndSkip(t *testing.T) {
 	require.NoError(t, r.Retry(t.Context()))
 	require.NoError(t, r.Switch(t.Context()))
 	require.Equal(t, "stable", ask("/", "Arm", "stable"))
+	require.Equal(t, "canary", ask("/health"), "stable may be stopped")
+	require.ErrorIs(t, r.Switch(t.Context()), versioning.ErrPhase, "it has been switched")
 }
 
 func TestGateIsAskedBeforeEachStep(t *testing.T) {

@@ -20,7 +20,8 @@ func (r *Rollout) Promote(ctx context.Context) error {
 // goes by the weight of one moment.
 func (r *Rollout) Switch(ctx context.Context) error {
 	return r.operate(ctx, func(p *plan) (RolloutState, bool) {
-		return p.forward(len(p.cfg.Steps)-1, r.said.Load()), p.watchedState()
+		last := len(p.cfg.Steps) - 1
+		return p.forward(last, r.said.Load()), p.watchedState() && p.state.Step < last
 	})
 }
 
@@ -105,6 +106,10 @@ func (r *Rollout) Rollback(_ context.Context, text string) error {
 		r.rollBack(ReasonOperator, text)
 	}
 	r.halt(false)
+	if err != nil { // all is as it was
+		again := *r.current.Load()
+		r.install(&again)
+	}
 	r.unlock()
 	return err
 }

@@ -120,7 +120,8 @@ type RolloutConfig struct {
 	// Cookie is the cookie of [MissingCookie].
 	Cookie CookieConfig
 
-	// Skip, if not nil, names requests that stable answers, uncounted and untouched.
+	// Skip, if not nil, names requests that are neither split nor counted: stable answers them, or
+	// canary once it has full weight.
 	Skip func(*http.Request) bool
 
 	// Force, if not nil, chooses an arm for some requests whatever the weight is, say for testers.

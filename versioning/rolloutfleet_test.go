@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -362,7 +363,8 @@ func TestReloadKeepsWhatIsKnown(t *testing.T) {
 		require.NoError(t, r.Close(t.Context()))
 		require.ErrorIs(t, r.Reload(cfg), versioning.ErrRolloutClosed)
 		require.ErrorIs(t, r.Promote(t.Context()), versioning.ErrRolloutClosed)
-		require.ErrorIs(t, r.Rollback(t.Context(), ""), versioning.ErrRolloutClosed)
+		require.ErrorIs(t, r.Rollback(t.Context(), strings.Repeat("x", 5000)), versioning.ErrRolloutClosed)
+		require.Equal(t, 500, r.State().Weight, "nothing changes any more")
 	})
 }
 

@@ -26,9 +26,10 @@ func (r *Rollout) passes(p *plan, v *Verdict) bool {
 	}
 	switch g := r.gate; {
 	case !g.done:
-		v.Decision, v.Reason, v.Text = Hold, ReasonGate, "the gate has not answered"
-		v.Missing = append(v.Missing, "the gate's answer")
-		r.said.Store(v)
+		held := *v // which others may be reading
+		held.Decision, held.Reason, held.Text = Hold, ReasonGate, "the gate has not answered"
+		held.Missing = []string{"the gate's answer"}
+		r.said.Store(&held)
 		return false
 	case g.err != nil:
 		r.stopGate()

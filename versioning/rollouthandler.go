@@ -28,7 +28,11 @@ func (r *Rollout) Handler(stable, canary http.Handler) http.Handler {
 	release := r.current.Load().cfg.Release
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if skip := r.current.Load().cfg.Skip; skip != nil && skip(req) {
-			stable.ServeHTTP(w, req)
+			if r.skipped(release) {
+				canary.ServeHTTP(w, req)
+			} else {
+				stable.ServeHTTP(w, req)
+			}
 			return
 		}
 		p, d, cookie := r.enter(req, release)
@@ -42,7 +46,7 @@ func (r *Rollout) Handler(stable, canary http.Handler) http.Handler {
 			return
 		}
 		a := &rolloutAnswer{
-			writer:  writer{Recorder: *response.NewRecorder(w, req)},
+			writer:  writer{Recorder: response.Recorder{ResponseWriter: w}}, // its Bytes are not used
 			rollout: r, plan: p, draw: d, cookie: cookie, ctx: req.Context(), begun: r.now(), took: -1,
 		}
 		a.owner = a
@@ -52,6 +56,12 @@ func (r *Rollout) Handler(stable, canary http.Handler) http.Handler {
 		a.finish()
 		returned = true
 	})
+}
+
+// skipped reports whether canary answers requests that are skipped.
+func (r *Rollout) skipped(wrapped string) (canary bool) {
+	p := r.current.Load()
+	return p.weight == fullWeight && p.cfg.Release == wrapped
 }
 
 // now is the monotonic time since the rollout was made, in nanoseconds.

@@ -3,6 +3,8 @@ package versioning
 import (
 	"math"
 	"math/rand/v2"
+	"net/http"
+	"strconv"
 	"testing"
 	"time"
 
@@ -280,4 +282,29 @@ func TestFloor(t *testing.T) {
 	require.Empty(t, f.look(&e, 0.5))
 	serveFloor(&e, [3]int{}, [3]int{20, 0, 0})
 	require.Empty(t, f.look(&e, -1), "it is off")
+}
+
+// TestBucketsAtTheEdge: canary has the buckets below the weight, and no other.
+func TestBucketsAtTheEdge(t *testing.T) {
+	key := func(*http.Request) (string, bool) { return "", false }
+	r, err := NewRollout(RolloutConfig{
+		Name: "shop", Release: "v2", Missing: MissingPerRequest, Steps: []Step{{Weight: 0.05}},
+		Key: func(req *http.Request) (string, bool) { return key(req) },
+	})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, r.Close(t.Context())) }()
+	p := r.current.Load()
+	edges := map[int]bool{0: true, 499: true, 500: false, 9999: false}
+	found := map[int]bool{}
+	for i := 0; len(found) < len(edges); i++ {
+		name := strconv.Itoa(i)
+		bucket := bucketOf(p.salt, name)
+		if _, ok := edges[bucket]; !ok {
+			continue
+		}
+		key = func(*http.Request) (string, bool) { return name, true }
+		d, _ := r.draw(p, nil)
+		require.Equal(t, draw{canary: edges[bucket], counts: true, bucket: bucket}, d)
+		found[bucket] = true
+	}
 }

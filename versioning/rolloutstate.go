@@ -3,6 +3,7 @@ package versioning
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -97,16 +98,21 @@ func (s RolloutState) atStep(step int, steps []Step, reason string, v *Verdict) 
 
 // ended returns the state that follows s when the release is rolled back.
 func (s RolloutState) ended(reason, text string) RolloutState {
-	s.Phase, s.Weight, s.Reason, s.Text = PhaseRolledBack, 0, reason, text
+	s.Phase, s.Weight, s.Reason, s.Text = PhaseRolledBack, 0, reason, clip(text)
 	s.Epoch++
 	return s
 }
 
 // paused returns the state that follows s when the rollout waits for a person.
 func (s RolloutState) paused(reason, text string) RolloutState {
-	s.Phase, s.Reason, s.Text = PhasePaused, reason, text
+	s.Phase, s.Reason, s.Text = PhasePaused, reason, clip(text)
 	return s
 }
+
+// maxText is how many bytes of a sentence are kept: a Gate's error may be of any length.
+const maxText = 1000
+
+func clip(text string) string { return strings.ToValidUTF8(text[:min(len(text), maxText)], "") }
 
 // resumed returns the state that follows s when it goes on after the given time at its weight. If it
 // was frozen because of evidence, whoever resumes it has judged that, and it begins anew.

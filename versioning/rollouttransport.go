@@ -52,6 +52,9 @@ func (t *rolloutTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	}()
 	if skip := r.current.Load().cfg.Skip; skip != nil && skip(req) {
 		passed = true
+		if r.skipped(t.release) {
+			return t.arms[1].RoundTrip(req)
+		}
 		return t.arms[0].RoundTrip(req)
 	}
 	p, d, cookie := r.enter(req, t.release)

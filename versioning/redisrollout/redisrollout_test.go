@@ -133,8 +133,9 @@ func TestStoresAgree(t *testing.T) {
 
 			state := versioning.RolloutState{
 				Release: "v2", Phase: versioning.PhaseRunning, Step: 1, Weight: 500, Reason: "step",
-				Text: "é\x00", Epoch: 7, Period: 2, ErrorsBefore: 0.1, LatencyBefore: 1e300, Extended: time.Minute,
-				Past: []string{"v1"},
+				Text: "é\x00", Epoch: 7, Period: 2, ErrorsBefore: 0.1, LatencyBefore: 1e300,
+				Extended: time.Minute,
+				Past:     []string{"v1"},
 			}
 			other := state
 			other.Revision = 3
