@@ -14,7 +14,7 @@ import (
 )
 
 // who says whose credentials a request has.
-func who(r *http.Request) string {
+func whoIs(r *http.Request) string {
 	return "for <" + r.Header.Get("Authorization") + r.Header.Get("Cookie") + ">"
 }
 
@@ -144,7 +144,7 @@ func TestC22_CredentialsFollowNobodyAndLeadNobody(t *testing.T) {
 				origin := &counted{serve: func(w http.ResponseWriter, r *http.Request) {
 					time.Sleep(time.Second)
 					w.Header().Set("Cache-Control", "public, max-age=60")
-					fmt.Fprint(w, who(r))
+					fmt.Fprint(w, whoIs(r))
 				}}
 				h := newCache(t, cache.Config{}).Middleware(origin)
 				var wg sync.WaitGroup
@@ -166,7 +166,7 @@ func TestC22_CredentialsFollowNobodyAndLeadNobody(t *testing.T) {
 				origin := &counted{serve: func(w http.ResponseWriter, r *http.Request) {
 					time.Sleep(time.Second)
 					w.Header().Set("Cache-Control", "max-age=60")
-					fmt.Fprint(w, who(r))
+					fmt.Fprint(w, whoIs(r))
 				}}
 				h := newCache(t, cache.Config{}).Middleware(origin)
 				var wg sync.WaitGroup

@@ -46,18 +46,32 @@ func newAdmin(g *gateway) *http.Server {
 			}
 		}
 		timeouts := map[string]any{}
-		for label, d := range gen.deadlines {
-			timeouts[label] = d.Stats()
+		for label, parts := range gen.parts {
+			if parts.deadline != nil {
+				timeouts[label] = parts.deadline.Stats()
+			}
 		}
 		writeJSON(w, map[string]any{"upstreams": retries, "timeouts": timeouts})
 	})
 	mux.HandleFunc("GET /versions", func(w http.ResponseWriter, _ *http.Request) {
 		routes := map[string]any{}
-		for label, v := range g.current.Load().versions {
-			routes[label] = v.Report()
+		for label, parts := range g.current.Load().parts {
+			if parts.versions != nil {
+				routes[label] = parts.versions.Report()
+			}
 		}
 		writeJSON(w, routes)
 	})
+	mux.HandleFunc("GET /cache", func(w http.ResponseWriter, _ *http.Request) {
+		routes := map[string]any{}
+		for label, parts := range g.current.Load().parts {
+			if parts.cache != nil {
+				routes[label] = parts.cache.cache.Stats()
+			}
+		}
+		writeJSON(w, map[string]any{"routes": routes, "store": g.store.Stats()})
+	})
+	mux.Handle("POST /purge", withToken(g.token, http.HandlerFunc(g.purge)))
 	mux.HandleFunc("GET /limits", func(w http.ResponseWriter, _ *http.Request) {
 		status := struct {
 			Routes map[string]any    `json:"routes"`
@@ -66,7 +80,8 @@ func newAdmin(g *gateway) *http.Server {
 		}{Routes: map[string]any{}, Server: map[string]any{
 			"requests": g.requests.status(), "tunnels": g.tunnels.status(),
 		}}
-		for label, gate := range g.current.Load().gates {
+		for label, parts := range g.current.Load().parts {
+			gate := parts.gate
 			if gate.limiter != nil || gate.concurrency != nil {
 				status.Routes[label] = gate.status()
 			}
@@ -85,7 +100,8 @@ func newAdmin(g *gateway) *http.Server {
 		writeJSON(w, objectives)
 	})
 	return &http.Server{
-		Handler:           loopbackHosts(mux),
+		// A page in the operator's browser may post to a loopback address.
+		Handler:           loopbackHosts(http.NewCrossOriginProtection().Handler(mux)),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      10 * time.Second,
@@ -119,9 +135,12 @@ const adminIndex = `/healthz     the process answers
 /breakers    the circuit breakers of each upstream's hosts
 /retries     repeated requests of each upstream, and what its budget has left
 /versions    who uses which version of each route, and which may be removed
+/cache       what the caches of routes answered, and what their store holds
 /limits      how many requests each route admitted and refused
 /objectives  how fast the error budgets burn
-/metrics     metrics for Prometheus`
+/metrics     metrics for Prometheus
+POST /purge  makes what the cache holds stale, or removes it: {"url": "https://…", "hard": true}, or a
+             prefix, a tag, or a group and its origin; Authorization: Bearer and the token`
 
 func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")

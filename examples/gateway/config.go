@@ -22,6 +22,7 @@ type Config struct {
 	Telemetry  Telemetry            `yaml:"telemetry"`  // needs a restart to change
 	Objectives map[string]Objective `yaml:"objectives"` // by name; needs a restart to change
 	Redis      Redis                `yaml:"redis"`      // needs a restart to change
+	Cache      Cache                `yaml:"cache"`      // that all routes share
 	Limits     map[string]Limit     `yaml:"limits"`     // by name
 	Upstreams  map[string]Upstream  `yaml:"upstreams"`  // by name
 	Routes     []Route              `yaml:"routes"`
@@ -70,9 +71,13 @@ type Server struct {
 	DrainTimeout Duration `yaml:"drain_timeout"` // for the requests then in flight; 30s
 }
 
-// An Admin is the operator's side. It has no authentication, so it listens on loopback only.
+// An Admin is the operator's side. Its pages need no authentication, so it listens on loopback only.
 type Admin struct {
 	Listen string `yaml:"listen"` // address and port; needs a restart to change; "127.0.0.1:8081"
+
+	// TokenEnv is the environment variable that holds the token for actions such as POST /purge. If
+	// empty, a token is made at each start and printed on stderr. Needs a restart to change.
+	TokenEnv string `yaml:"token_env"`
 }
 
 // An Upstream is a service that several hosts provide.
@@ -125,8 +130,8 @@ type Route struct {
 
 	StallTimeout Timeout `yaml:"stall_timeout"` // instead of the server's
 
-	// Versions are those of an API, each with an upstream of its own; none.
-	Versions *Versions `yaml:"versions"`
+	Versions *Versions   `yaml:"versions"` // of an API, each with an upstream of its own; none
+	Cache    *RouteCache `yaml:"cache"`    // answers what it may from memory; none
 
 	Limits      []string `yaml:"limits"`      // names of limits; a request must keep all of them
 	Concurrency int      `yaml:"concurrency"` // requests in flight at once, more get 503; no limit
@@ -180,6 +185,10 @@ func (c Config) withDefaults() (Config, faults) {
 
 	c.Telemetry = c.Telemetry.withDefaults(&f)
 	c.Redis = c.Redis.withDefaults(&f)
+	f.size(&c.Cache.Size, 64<<20, "cache", "size")
+	if c.Cache.Size < 64<<10 {
+		f.add("must be at least 64KiB", "cache", "size")
+	}
 	c.Limits = maps.Clone(c.Limits)
 	for name, l := range c.Limits {
 		c.Limits[name] = l.withDefaults(name, c.Redis, &f)
@@ -311,6 +320,9 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 	} else if _, ok := c.Upstreams[r.Upstream]; !ok {
 		f.add(fmt.Sprintf("%q is not one of the upstreams: %s", r.Upstream, names(c.Upstreams)),
 			at("upstream")...)
+	}
+	if r.Cache != nil {
+		r.Cache.check(f, at("cache")...)
 	}
 	r.Limits = slices.Clone(r.Limits)
 	if len(r.Limits) > maxLimits {

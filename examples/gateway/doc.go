@@ -25,6 +25,9 @@
 //   - tls.go: certificates, and which proxies are trusted
 //   - limits.go: the limits that routes name, on ratelimit
 //   - counts.go: where limits are counted, in memory or in Redis
+//   - route.go: what a request of one route passes before it is proxied
+//   - cache.go: the caches of routes, on cache
+//   - purge.go: removing from the caches, and the token of the admin server
 //   - gate.go: the limits and the concurrency bound in front of one route
 //   - upstream.go: one upstream, on balancer
 //   - breaker.go: the circuit breakers of an upstream's hosts, on breaker

@@ -14,9 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/trivet-go/trivet/retry"
+	"github.com/trivet-go/trivet/cache"
 	"github.com/trivet-go/trivet/telemetry"
-	"github.com/trivet-go/trivet/versioning"
 )
 
 // A gateway serves requests by its current configuration, which reload can replace while requests
@@ -25,6 +24,9 @@ type gateway struct {
 	log      *slog.Logger
 	observer *observer
 	counts   *counts
+	store    *cache.MemoryStore         // of the caches of all routes
+	purger   *cache.Cache               // purges in store, and does nothing else
+	token    string                     // that actions on the admin server ask for
 	handler  http.Handler               // serve, wrapped by telemetry
 	tls      atomic.Pointer[tls.Config] // of the current generation; nil without HTTPS
 	draining atomic.Bool
@@ -44,9 +46,7 @@ type generation struct {
 	trusted   trust
 	routes    *http.ServeMux
 	upstreams map[string]*upstream
-	gates     map[string]*gate                // by the label of their route
-	deadlines map[string]*retry.Deadline      // likewise; of the routes that have a timeout
-	versions  map[string]*versioning.Versions // likewise; of the routes that have versions
+	parts     map[string]*routing // of each route, by its label
 
 	use      atomic.Int64  // requests that run in it
 	retired  atomic.Bool   // no more requests will use it
@@ -64,6 +64,11 @@ func newGateway(cfg Config, log *slog.Logger, stdout, stderr io.Writer) (*gatewa
 		return nil, err
 	}
 	if g.observer, err = newObserver(cfg, g.counts, stdout, stderr, log); err != nil {
+		g.counts.close()
+		return nil, err
+	}
+	if err = g.openStore(cfg); err != nil {
+		g.observer.discard()
 		g.counts.close()
 		return nil, err
 	}
@@ -93,8 +98,7 @@ func (g *gateway) start() {
 // have not changed. It changes nothing that old uses: commit does that.
 func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, commit func(), err error) {
 	gen = &generation{
-		cfg: cfg, routes: http.NewServeMux(), upstreams: map[string]*upstream{}, gates: map[string]*gate{},
-		deadlines: map[string]*retry.Deadline{}, versions: map[string]*versioning.Versions{},
+		cfg: cfg, routes: http.NewServeMux(), parts: map[string]*routing{}, upstreams: map[string]*upstream{},
 		idle: make(chan struct{}), alone: make(chan struct{}),
 	}
 	gen.makeIdle = sync.OnceFunc(func() { close(gen.idle) })
@@ -107,35 +111,18 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 	gen.trusted = trusted
 	field := cfg.Server.DeadlineField
 	for _, r := range cfg.Routes {
-		var before *gate
+		var before *routing
 		if old != nil {
-			before = old.gates[r.label()]
+			before = old.parts[r.label()]
 		}
-		gate, err := newGate(newGateSettings(r, cfg), before, g.counts, trusted, g.observer.tel, g.log)
+		parts, change, err := g.newRouting(r, cfg, before)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		gen.gates[r.label()] = gate
-		deadline, err := newDeadline(r, field, g.observer.tel)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("timeout of route %s: %w", r.label(), err))
-			continue
-		}
-		if deadline != nil {
-			gen.deadlines[r.label()] = deadline
-		}
-		if r.Versions == nil {
-			continue
-		}
-		versions, used, err := newVersions(r, old, g.observer.tel)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("versions of route %s: %w", r.label(), err))
-			continue
-		}
-		gen.versions[r.label()] = versions
-		if used != nil {
-			changes = append(changes, used)
+		gen.parts[r.label()] = parts
+		if change != nil {
+			changes = append(changes, change)
 		}
 	}
 	for name, u := range cfg.Upstreams {
@@ -170,9 +157,9 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 			routes[at] = methods{}
 			gen.routes.Handle(r.Host+r.Path, routes[at])
 		}
-		h, err := gen.handler(r)
+		h, err := gen.parts[r.label()].handler(gen.upstreams)
 		if err != nil {
-			return nil, nil, fmt.Errorf("versions of route %s: %w", r.label(), err) // cannot happen
+			return nil, nil, err // cannot happen
 		}
 		if len(r.Methods) == 0 {
 			routes[at][""] = h
@@ -186,26 +173,6 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 			change()
 		}
 	}, nil
-}
-
-// handler returns what serves the requests of a route.
-func (gen *generation) handler(r Route) (http.Handler, error) {
-	h := http.Handler(gen.upstreams[r.Upstream])
-	versions := gen.versions[r.label()]
-	if versions != nil {
-		var err error
-		if h, err = r.Versions.choose(versions, gen.upstreams); err != nil {
-			return nil, err
-		}
-	}
-	if d := gen.deadlines[r.label()]; d != nil {
-		h = d.Middleware(h)
-	}
-	h = gen.gates[r.label()].bound(h)
-	if versions != nil {
-		h = versions.Resolve(h)
-	}
-	return steadily(r.StallTimeout, gen.gates[r.label()].limit(h)), nil
 }
 
 // reload replaces the configuration as a whole, or not at all. Requests in flight end with the
@@ -235,6 +202,11 @@ func (g *gateway) reload(cfg Config) error {
 		<-old.alone
 		<-old.idle
 		close(next.alone)
+		for label, parts := range old.parts {
+			if heir := next.parts[label]; parts.cache != nil && (heir == nil || heir.cache != parts.cache) {
+				_ = parts.cache.cache.Close(context.Background())
+			}
+		}
 		for name, u := range old.upstreams {
 			if heir := next.upstreams[name]; heir == nil || heir.balancer != u.balancer {
 				u.close(context.Background())
@@ -268,12 +240,10 @@ func (g *gateway) register(gen *generation) {
 			add(telemetry.Register(g.observer.tel, name, u.retrier.Stats))
 		}
 	}
-	for _, gate := range gen.gates {
-		gate.register(g.observer.tel, add)
+	for _, parts := range gen.parts {
+		parts.register(g.observer.tel, add)
 	}
-	for label, versions := range gen.versions {
-		add(telemetry.Register(g.observer.tel, label, versions.Stats))
-	}
+	add(telemetry.Register(g.observer.tel, "", g.store.Stats))
 }
 
 // fixedChanges returns the keys that differ between a and b and need a restart to change.
@@ -291,6 +261,8 @@ func fixedChanges(a, b Config) []string {
 		{"server.tls, on or off", a.Server.TLS.on() == b.Server.TLS.on()},
 		{"server.trusted_proxies", slices.Equal(a.Server.TrustedProxies, b.Server.TrustedProxies)},
 		{"admin.listen", a.Admin.Listen == b.Admin.Listen},
+		{"admin.token_env", a.Admin.TokenEnv == b.Admin.TokenEnv},
+		{"cache.size", a.Cache.Size == b.Cache.Size},
 		{"telemetry", reflect.DeepEqual(a.Telemetry, b.Telemetry)},
 		{"objectives", reflect.DeepEqual(a.Objectives, b.Objectives)},
 		{"redis", a.Redis == b.Redis},
@@ -337,6 +309,11 @@ func (g *gateway) close(ctx context.Context) {
 	select {
 	case <-gen.idle:
 	case <-ctx.Done():
+	}
+	for _, parts := range gen.parts {
+		if parts.cache != nil {
+			_ = parts.cache.cache.Close(ctx)
+		}
 	}
 	for _, u := range gen.upstreams {
 		u.close(ctx)

@@ -267,10 +267,10 @@ func TestReloadGrantsNoFreshBurst(t *testing.T) {
 		require.NoError(t, g.reload(cfg))
 	}
 	require.Equal(t, map[int]int{200: 3, 429: 1}, statuses(t, c, g.url, 4, nil))
-	before := g.current.Load().gates["/"]
+	before := g.current.Load().parts["/"].gate
 
 	reload(text("3/h, burst: 3", "    timeout: 5s\n"))
-	require.Same(t, before, g.current.Load().gates["/"], "the gate stays, and its statistics go on")
+	require.Same(t, before, g.current.Load().parts["/"].gate, "the gate stays, and its statistics go on")
 	require.Equal(t, map[int]int{429: 3}, statuses(t, c, g.url, 3, nil))
 
 	reload(text("3/h, burst: 3", "  - {upstream: app, path: /new, limits: [l]}\n"))
@@ -278,7 +278,7 @@ func TestReloadGrantsNoFreshBurst(t *testing.T) {
 
 	// A client that had used up its burst has used up the new one, too.
 	reload(text("6/h, burst: 6", ""))
-	require.NotSame(t, before, g.current.Load().gates["/"])
+	require.NotSame(t, before, g.current.Load().parts["/"].gate)
 	require.Equal(t, map[int]int{429: 3}, statuses(t, c, g.url, 3, nil))
 
 	cfg, err := parseConfig("f", []byte(text("6/h, sliding: true", "")))

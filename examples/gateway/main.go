@@ -104,7 +104,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if opt.config == "" {
 		hints = stdout
 	}
-	if err := serve(g, cfg, load, hangups, hints); err != nil {
+	if err := serve(g, cfg, load, hangups, hints, stderr); err != nil {
 		fmt.Fprintln(stderr, "gateway:", err)
 		return exitFailed
 	}
@@ -140,7 +140,7 @@ func (o options) override(cfg Config, err error) (Config, error) {
 
 // serve runs the gateway until a signal ends it. Each of hangups reloads it from load.
 func serve(
-	g *gateway, cfg Config, load func() (Config, error), hangups <-chan os.Signal, hints io.Writer,
+	g *gateway, cfg Config, load func() (Config, error), hangups <-chan os.Signal, hints, stderr io.Writer,
 ) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
@@ -163,6 +163,9 @@ func serve(
 	adminServed := make(chan error, 1)
 	go func() { adminServed <- admin.Serve(operator) }()
 	defer admin.Close()
+	if cfg.Admin.TokenEnv == "" {
+		fmt.Fprintln(stderr, "the token of the admin server, until it ends:", g.token)
+	}
 	g.log.Info("listening", "addr", public.Addr().String(), "admin", operator.Addr().String())
 	demoHints(hints, public.Addr().String(), operator.Addr().String())
 

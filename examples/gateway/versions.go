@@ -146,25 +146,23 @@ func (v *Versions) settings() versioning.Config {
 	return cfg
 }
 
-// newVersions returns the versions of a route: those of old, which may be nil, if they have the same
-// settings. Otherwise commit, if not nil, gives them what those of old know of their use.
+// newVersions returns the versions of a route, or nil if it has none: those of old, the route before
+// a reload, if they have the same settings. Otherwise commit, if not nil, gives them what those of
+// old know of their use.
 func newVersions(
-	r Route, old *generation, tel *telemetry.Telemetry,
+	r Route, old *routing, tel *telemetry.Telemetry,
 ) (v *versioning.Versions, commit func(), err error) {
-	var before *versioning.Versions
-	if old != nil {
-		before = old.versions[r.label()]
+	if r.Versions == nil {
+		return nil, nil, nil
 	}
-	if before != nil && slices.ContainsFunc(old.cfg.Routes, func(o Route) bool {
-		return o.label() == r.label() && r.Versions.same(o.Versions)
-	}) {
-		return before, nil, nil
+	if old.versions != nil && r.Versions.same(old.route.Versions) {
+		return old.versions, nil, nil
 	}
 	cfg := r.Versions.settings()
 	cfg.Observe = telemetry.Observer[versioning.Event](tel, r.label())
 	v, err = versioning.New(cfg)
-	if err == nil && before != nil {
-		commit = func() { inheritUsage(v, before) }
+	if err == nil && old.versions != nil {
+		commit = func() { inheritUsage(v, old.versions) }
 	}
 	return v, commit, err
 }
