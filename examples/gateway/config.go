@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -347,6 +346,3 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 	}
 	return r
 }
-
-// hostName matches the form that route gives a request's Host. Another host would never match.
-var hostName = regexp.MustCompile(`^[a-z0-9_-]+(\.[a-z0-9_-]+)*$`)
