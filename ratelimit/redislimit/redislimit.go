@@ -26,7 +26,8 @@ type Store struct {
 	cfg     Config // read-only after New
 	client  redis.UniversalClient
 	script  *redis.Script
-	sharded bool // the keys of one call must share a slot
+	source  string // of script
+	sharded bool   // the keys of one call must share a slot
 	guard   *redisguard.Guard
 	base    time.Time
 	seed    maphash.Seed
@@ -52,6 +53,7 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 		cfg:     cfg,
 		client:  client,
 		script:  redis.NewScript(scriptClock + scriptBody),
+		source:  scriptClock + scriptBody,
 		guard:   redisguard.New(),
 		base:    time.Now(),
 		seed:    maphash.MakeSeed(),
