@@ -30,7 +30,7 @@ func TestFailuresSayTheirFirstCause(t *testing.T) {
 	}{
 		"connection refused": {options: redis.Options{Addr: closed.Addr().String()}},
 		"no such host":       {options: redis.Options{Dialer: unknown}},
-		"READONLY":           {redis.Options{Addr: liar.addr}, "-READONLY You can't write against a replica.\r\n"},
+		"READONLY":           {redis.Options{Addr: liar.addr}, "-READONLY You write against a replica.\r\n"},
 		"CLUSTERDOWN":        {redis.Options{Addr: liar.addr}, "-CLUSTERDOWN The cluster is down\r\n"},
 		"LOADING":            {redis.Options{Addr: liar.addr}, "-LOADING Redis is loading\r\n"},
 		"NOPERM":             {redis.Options{Addr: liar.addr}, "-NOPERM no permissions to run 'time'\r\n"},
