@@ -100,3 +100,21 @@ func TestPeekDoesNotMirror(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 2, d.Remaining)
 }
+
+// TestPeekLowersNoLocalCount: what others have left in the store is mirrored by decisions alone.
+func TestPeekLowersNoLocalCount(t *testing.T) {
+	store := &brokenStore{}
+	p := policyOf("p", ratelimit.PerHour(10).WithBurst(4))
+	p.LocalShare = 0.5
+	l, other := limiterOn(t, store, p), limiterOn(t, store, p)
+	for range 2 {
+		_, err := other.TakeKeys(t.Context(), []string{"a"})
+		require.NoError(t, err)
+	}
+	_, err := l.PeekKeys(t.Context(), []string{"a"})
+	require.NoError(t, err)
+	store.err = errDown
+	d, err := l.PeekKeys(t.Context(), []string{"a"})
+	require.NoError(t, err)
+	require.EqualValues(t, 2, d.Remaining)
+}

@@ -62,7 +62,7 @@ type Policy struct {
 
 	// RateFor, if not nil, returns the Rate for a request, say of the caller's plan. The zero Rate
 	// means the field Rate. A Limit of zero with a Window admits nothing: the request gets 429,
-	// without Retry-After, say of a plan that has no access. After a change a key keeps the time until it is clear: half a burst
+	// without Retry-After. After a change a key keeps the time until it is clear: half a burst
 	// used stays half a burst used. For a [SlidingWindow] its Window must be Rate's. An invalid
 	// Rate fails the request with an error.
 	RateFor func(*http.Request) Rate

@@ -382,3 +382,35 @@ func TestR32_WorkAfterTheAnswerOutlivesTheRequest(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 3, d.Remaining)
 }
+
+// TestRefundsOfWhatTimeHasPaid: of a debt that is paid nothing is given back, of half of one a half.
+func TestRefundsOfWhatTimeHasPaid(t *testing.T) {
+	rate := ratelimit.Rate{Limit: 1, Window: time.Second, Burst: 4}
+	for _, tt := range []struct {
+		later time.Duration
+		left  int64
+	}{{0, 2}, {2 * time.Second, 2}, {time.Second, 2}, {3 * time.Second, 2}} {
+		c, err := ratelimit.NewCell(rate, ratelimit.GCRA)
+		require.NoError(t, err)
+		c.Take(0, 2)
+		receipt := c.Receipt(0)
+		c.Take(tt.later, 2)
+		c.Refund(tt.later, 2, receipt)
+		_, left, _, _ := c.Take(tt.later, 0)
+		require.Equal(t, tt.left, left, "%v", tt.later)
+	}
+}
+
+// TestRefundsAtAShareOfTheRate: what FailLocal charged at its share is given back at its share.
+func TestRefundsAtAShareOfTheRate(t *testing.T) {
+	p := logIns(ratelimit.GCRA)
+	p.Rate.Burst, p.LocalShare = 4, 0.5
+	l := limiterOn(t, &brokenStore{err: errDown}, p)
+	for range 20 {
+		d, err := l.TakeKeys(t.Context(), []string{"a"})
+		require.NoError(t, err)
+		require.True(t, d.Allowed)
+		require.EqualValues(t, 1, d.Remaining)
+		require.NoError(t, d.Done(200))
+	}
+}

@@ -97,6 +97,9 @@ func NewAccessLog(cfg AccessLogConfig) (*AccessLog, error) {
 	if cfg.Handler == nil {
 		f.Add("Handler", "is required")
 	}
+	if h, ok := cfg.Handler.(*logHandler); ok {
+		cfg.Handler = h.next // its fields are in the line already
+	}
 	settings.Default(f, "Slow", &cfg.Slow, defaultSlow)
 	if cfg.Client < ClientNetwork || cfg.Client > ClientNone {
 		f.Add("Client", "%d is no ClientDetail", int(cfg.Client))

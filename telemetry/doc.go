@@ -33,6 +33,9 @@
 // Their events are metrics, events of the request's span, and fields of its line in the access log.
 // See [Observer] for what an event must look like.
 //
+// [LogHandler] puts the ids of trace, span and request, and the route, on the lines that the service
+// itself writes with log/slog.
+//
 // # Traces
 //
 // Spans and metrics follow the stable HTTP semantic conventions of OpenTelemetry 1.43, and trace

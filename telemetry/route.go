@@ -31,6 +31,9 @@ func Route(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
+		ex.mu.Lock()
+		ex.inner = r
+		ex.mu.Unlock()
 		defer func() { ex.setRoute(r) }() // also on panic
 		next.ServeHTTP(w, r)
 	})

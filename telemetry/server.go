@@ -90,9 +90,10 @@ type exchange struct {
 	firstFlush time.Duration // since start; zero before
 	timingLine string        // what setServerTiming wrote
 
-	mu        sync.Mutex // guards the fields below, which the handler's goroutines may share
-	route     string     // as Route found it
-	routePath string     // the path that route stands for: what was stripped is not in it
+	mu        sync.Mutex    // guards the fields below, which the handler's goroutines may share
+	route     string        // as Route found it
+	routePath string        // the path that route stands for: what was stripped is not in it
+	inner     *http.Request // that the innermost Route is serving
 	events    []logEvent
 	timing    []timing
 }

@@ -16,8 +16,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -25,6 +28,8 @@ const (
 	tripAfter = 3                      // failures in a row
 	retryTime = 100 * time.Millisecond // between attempts while open
 	maxCalls  = 256                    // that are out at once, abandoned ones included
+
+	deadTogether = 100 * time.Millisecond // connections that die within this are one failure
 )
 
 // minWait is the share of a call's time after which a caller's cancellation counts as a failure of
@@ -49,6 +54,7 @@ type Guard struct {
 
 	failures atomic.Int64 // in a row
 	retryAt  atomic.Int64 // since base; meaningful from tripAfter failures on
+	deadAt   atomic.Int64 // when dead connections last counted as a failure, since base; zero: never
 }
 
 // New returns a Guard without failures.
@@ -74,6 +80,9 @@ func (g *Guard) Do(ctx context.Context, deadline time.Time, call func(context.Co
 	parent := ctx
 	blame := time.Now()
 	blame = blame.Add(time.Duration(minWait * float64(deadline.Sub(blame))))
+	// The call ends a little before its caller stops waiting, and so can say what has failed: clients
+	// that dial again until their time is over tell the reason only then.
+	early := deadline.Add(-time.Until(deadline) / 8)
 	ctx, cancel := context.WithDeadline(parent, deadline)
 	select {
 	case g.calls <- struct{}{}:
@@ -90,7 +99,9 @@ func (g *Guard) Do(ctx context.Context, deadline time.Time, call func(context.Co
 			<-g.calls
 			done <- err
 		}()
-		err = recovered(ctx, call)
+		inner, done := context.WithDeadline(ctx, early)
+		defer done()
+		err = recovered(inner, call)
 	}()
 	select {
 	case err := <-done:
@@ -118,12 +129,29 @@ func (g *Guard) admit() bool {
 
 // settle counts how a call ended.
 func (g *Guard) settle(parent context.Context, blame time.Time, err error) error {
-	if err == nil || aboutKey(err) {
+	switch {
+	case err == nil || aboutKey(err):
 		g.failures.Store(0)
-	} else {
+	case IsDead(err) && !g.firstDead():
+	default:
 		g.fail(parent, blame)
 	}
 	return err
+}
+
+// IsDead reports whether err says that a connection was dead already, or died. A server that has cut
+// off all that a pool keeps, by CLIENT KILL or a restart, may be well.
+func IsDead(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// firstDead reports whether a dead connection is the first one for a while: those that died together
+// are one failure.
+func (g *Guard) firstDead() bool {
+	now := int64(time.Since(g.base)) + 1
+	last := g.deadAt.Load()
+	return (last == 0 || now-last >= int64(deadTogether)) && g.deadAt.CompareAndSwap(last, now)
 }
 
 // fail counts a failure, unless the caller left before blame.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"runtime"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -225,4 +227,48 @@ func TestACallThatEndsItsGoroutineGivesItsPlaceBack(t *testing.T) {
 		}
 	}
 	require.Zero(t, g.InFlight())
+}
+
+// TestR35_DeadConnectionsCountOnce: those that die together are one failure, those that go on dying are
+// more.
+func TestR35_DeadConnectionsCountOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dead := func(context.Context) error { return &net.OpError{Op: "read", Err: syscall.ECONNRESET} }
+		g := redisguard.New()
+		do := func(call func(context.Context) error) {
+			require.Error(t, g.Do(t.Context(), time.Now().Add(time.Second), call))
+		}
+		for range 20 {
+			do(dead)
+		}
+		require.False(t, g.Open())
+		do(func(context.Context) error { return errors.New("refused") })
+		require.False(t, g.Open(), "two failures")
+		do(func(context.Context) error { return errors.New("refused") })
+		require.True(t, g.Open())
+
+		g = redisguard.New()
+		for range 3 {
+			require.False(t, g.Open())
+			do(dead)
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.True(t, g.Open(), "it does not get well")
+	})
+}
+
+// TestCausesAreToldInTime: a call that ends with its context can say why, before its caller's time is
+// over.
+func TestCausesAreToldInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refused := errors.New("refused")
+		start := time.Now()
+		deadline := start.Add(800 * time.Millisecond)
+		err := redisguard.New().Do(t.Context(), deadline, func(ctx context.Context) error {
+			<-ctx.Done() // as go-redis dials again until then
+			return refused
+		})
+		require.ErrorIs(t, err, refused)
+		require.Equal(t, 700*time.Millisecond, time.Since(start))
+	})
 }

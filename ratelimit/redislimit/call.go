@@ -7,8 +7,13 @@ import (
 	"math"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/trivet-go/trivet/internal/redisguard"
 )
+
+// maxTries is how often a call is made again after it met a dead connection.
+const maxTries = 2
 
 // An answer is what the script says about one key.
 type answer struct {
@@ -41,7 +46,7 @@ func (s *Store) call(
 	var answers []answer
 	err := s.guard.Do(ctx, deadline, func(ctx context.Context) error {
 		s.calls.Add(1)
-		reply, err := s.script.Run(ctx, s.client, keys, args...).Int64Slice()
+		reply, err := s.eval(ctx, mode == "take" || mode == "hold" || mode == "peek", keys, args)
 		if err == nil {
 			answers, err = parse(reply, requests, perKey)
 		}
@@ -56,6 +61,40 @@ func (s *Store) call(
 		s.failures.Add(1)
 	}
 	return nil, fmt.Errorf("redislimit: %w", err)
+}
+
+// A single is a command that go-redis sends once: what it repeats it delays, within a time that is
+// short here, and in the end it says that the time was over and not what has failed.
+type single struct{ *redis.Cmd }
+
+// NoRetry implements redis.Cmder.
+func (single) NoRetry() bool { return true }
+
+// eval runs the script. A connection that turns out to be dead says nothing about the server: if the
+// call may be repeated, it is, on another one.
+func (s *Store) eval(ctx context.Context, again bool, keys []string, args []any) ([]int64, error) {
+	run := func(command, script string) ([]int64, error) {
+		all := make([]any, 0, 3+len(keys)+len(args))
+		all = append(all, command, script, len(keys))
+		for _, key := range keys {
+			all = append(all, key)
+		}
+		cmd := redis.NewCmd(ctx, append(all, args...)...)
+		cmd.SetFirstKeyPos(3)
+		if err := s.client.Process(ctx, single{cmd}); err != nil {
+			return nil, err
+		}
+		return cmd.Int64Slice()
+	}
+	for tries := 0; ; tries++ {
+		reply, err := run("evalsha", s.script.Hash())
+		if redis.HasErrorPrefix(err, "NOSCRIPT") {
+			reply, err = run("eval", s.source)
+		}
+		if !again || tries == maxTries || !redisguard.IsDead(err) || ctx.Err() != nil {
+			return reply, err
+		}
+	}
 }
 
 // parse reads the script's reply. A reply that the script cannot have sent is an error: something

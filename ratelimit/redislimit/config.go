@@ -35,7 +35,7 @@ type Config struct {
 	SameKey bool
 
 	// Leases are the policies, by name, that may be paid for in advance. A limiter with such a
-	// policy can have no other one.
+	// policy can have no other one. Its Algorithm must be ratelimit.GCRA, without a CountIf.
 	Leases map[string]LeaseConfig
 }
 

@@ -37,7 +37,8 @@
 // With [Config].Leases a process buys a part of what a key has left in advance and spends it
 // without round trips. What is bought is charged at once, so nothing is admitted that was not paid
 // for; but it may be used up to [LeaseConfig].TTL later. So in any span w a key is admitted at most
-// Burst + Limit × (w + TTL)/Window. What is not used by then is lost.
+// Burst + Limit × (w + TTL)/Window. What is not used by then is lost. A sliding window, whose Limit
+// holds for each window of the clock, cannot be leased.
 //
 // # Cluster
 //
@@ -48,7 +49,12 @@
 // # Limits
 //
 // Redis 5 or later is needed, or another server that speaks its protocol and replicates a script's
-// effects.
+// effects. The client's user needs these rights, with [Config].Prefix in place of the pattern's
+// beginning:
+//
+//	ACL SETUSER limits on >password resetkeys ~trivet:ratelimit:* -@all +evalsha +eval +get +set +time
+//
+// and what go-redis asks for when it connects (+hello +client +auth, +cluster on a Cluster, +ping).
 //
 // Keys of clients are hashed with SHA-256, of which half is kept: neither their text nor their
 // length reaches Redis. An attacker who can read the server can still try out all IPv4 addresses.

@@ -11,7 +11,7 @@ import (
 // RecordHistory makes s's script append each admission to the list "history": the server's time in
 // microseconds and the units charged, bought ones included.
 func (s *Store) RecordHistory() {
-	s.script = redis.NewScript(scriptClock + strings.Replace(scriptBody, "\nreturn answer", `
+	s.setScript(scriptClock + strings.Replace(scriptBody, "\nreturn answer", `
 if not charge and not denied then
   redis.call('RPUSH', 'history', string.format('%.0f %.0f', now, state[1].cost + answer[5]))
 end
@@ -22,8 +22,10 @@ return answer`, 1))
 // live for an hour of the server's real time.
 func (s *Store) ReadClock() {
 	body := strings.Replace(scriptBody, "string.format('%.0f', divup(reset, 1000) + 1)", "'3600000'", 1)
-	s.script = redis.NewScript("local now = tonumber(redis.call('GET', 'clock'))\n" + body)
+	s.setScript("local now = tonumber(redis.call('GET', 'clock'))\n" + body)
 }
+
+func (s *Store) setScript(source string) { s.script, s.source = redis.NewScript(source), source }
 
 // Parse reads reply as the answer about one key of the given rate, and reports what it says.
 func Parse(

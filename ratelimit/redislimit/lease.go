@@ -144,9 +144,6 @@ func (terms LeaseConfig) ttl(c *ratelimit.Claim) time.Duration {
 	if terms.TTL > 0 {
 		return terms.TTL
 	}
-	if c.Policy.Algorithm == ratelimit.SlidingWindow {
-		return min(maxLeaseTTL, c.Rate.Window/2)
-	}
 	earned := float64(c.Rate.Burst) / float64(c.Rate.Limit) * float64(c.Rate.Window)
 	return min(maxLeaseTTL, time.Duration(earned/2))
 }

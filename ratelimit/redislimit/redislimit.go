@@ -26,7 +26,8 @@ type Store struct {
 	cfg     Config // read-only after New
 	client  redis.UniversalClient
 	script  *redis.Script
-	sharded bool // the keys of one call must share a slot
+	source  string // of script
+	sharded bool   // the keys of one call must share a slot
 	guard   *redisguard.Guard
 	base    time.Time
 	seed    maphash.Seed
@@ -52,6 +53,7 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 		cfg:     cfg,
 		client:  client,
 		script:  redis.NewScript(scriptClock + scriptBody),
+		source:  scriptClock + scriptBody,
 		guard:   redisguard.New(),
 		base:    time.Now(),
 		seed:    maphash.MakeSeed(),
@@ -102,8 +104,8 @@ func (s *Store) Stats() Stats {
 }
 
 // Prepare implements [ratelimit.Store]. It refuses rates that the script cannot count exactly,
-// several policies on a Cluster unless their keys share a slot, and a leased policy beside others or
-// with a CountIf.
+// several policies on a Cluster unless their keys share a slot, and a leased policy beside others, of
+// a sliding window, or with a CountIf.
 func (s *Store) Prepare(policies []ratelimit.Policy) error {
 	var errs []error
 	for _, p := range policies {
@@ -118,6 +120,10 @@ func (s *Store) Prepare(policies []ratelimit.Policy) error {
 		field := fmt.Sprintf("Leases[%q]", p.Name)
 		if len(policies) > 1 {
 			f.Add(field, "a leased policy must be its limiter's only one")
+		}
+		if p.Algorithm == ratelimit.SlidingWindow {
+			f.Add(field, "the policy is a SlidingWindow: what is used later than it is paid for "+
+				"would count in an earlier window, and a window would admit up to twice the Limit")
 		}
 		if p.CountIf != nil {
 			f.Add(field, "the policy has a CountIf: what is paid for in advance cannot be given back")

@@ -82,7 +82,7 @@ func TestO20_CutAfterScrubbing(t *testing.T) {
 		"eyJ" + secret + "." + secret + "." + secret, "https://u:" + secret + "@a.test/x",
 		`password="` + secret + `"`, "Bearer " + secret, "/x?token=" + secret,
 	} {
-		for at := 0; at < 9000; at += 7 {
+		for at := 0; at < 9000; at += 23 {
 			if at > 1100 && at < 8100 {
 				continue
 			}
@@ -93,7 +93,7 @@ func TestO20_CutAfterScrubbing(t *testing.T) {
 	}
 	// What is removed lets the end of what was looked at come into view.
 	shrinks := "/x?" + strings.Repeat("a=b&", 2010)
-	for at := 0; at < 160; at += 3 {
+	for at := 0; at < 160; at += 11 {
 		text := redact.Text(shrinks + strings.Repeat(" ", at) + " eyJ" + secret + "." + secret + "." + secret)
 		require.NotContains(t, text, secret[:4])
 	}
