@@ -15,7 +15,7 @@ type MemoryStats struct {
 	Refusals uint64                  `json:"refusals"` // values not stored: see MemoryRefused
 
 	// Entries counts kept errors and entries whose tag was invalidated, as long as they take up
-	// room. It leaves out entries that have expired, give or take a second.
+	// room. It leaves out entries that have expired.
 	Entries int `json:"entries"`
 	// Weight is the sum of the weights of Entries: without a Weigher the same number.
 	Weight int64 `json:"weight"`
