@@ -32,6 +32,9 @@ type call struct {
 	observed atomic.Bool // the observer is being told of it: whoever loads with ctx is the observer
 	nested   int         // how many observers wait for this load, one for the other
 
+	waitsMu sync.Mutex // guards waits
+	waits   []*call    // that the loader waits for; one may be there twice
+
 	// loads.mu guards the fields below.
 	waiters    int
 	background bool // counted in loads.background

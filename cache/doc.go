@@ -70,6 +70,6 @@
 // it can expire, 200 with tags, and 75 more with [LRU]. Tables and lists do not shrink: an emptied
 // cache keeps 50 to 75 bytes for each entry that it held.
 //
-// Two loaders that load each other's keys wait for each other until [MemoryConfig.LoadTimeout]. A
-// loader that loads its own key again gets an error at once.
+// Loaders that load each other's keys, or their own, get an error at once, if they pass on the
+// context that they were given; without that they wait until [MemoryConfig.LoadTimeout].
 package cache

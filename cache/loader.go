@@ -22,6 +22,7 @@ var (
 	errAbandoned      = errors.New("load abandoned by all its callers")
 	errGoexit         = errors.New("loader ended its goroutine")
 	errNested         = errors.New("observers that load are nested too deep")
+	errDeadlock       = errors.New("loaders wait for each other's keys")
 	errTimeout        = fmt.Errorf("loader did not return within LoadTimeout: %w", context.DeadlineExceeded)
 	errObserverGoexit = errors.New("Observe ended its goroutine")
 	errRecursive      = errors.New("loader waits for the load that it is part of")
@@ -61,8 +62,8 @@ type loader[K comparable, V any] func(ctx context.Context, key K) (V, error)
 // goes on without it, in a goroutine of its own, with the values of the first caller's ctx but not
 // its end. An error is a [*LoadError], unless it is the cause of ctx or [ErrClosed].
 //
-// A loader may load other keys with the ctx that it was given; if it loads its own key again it
-// gets an error. A key that is not equal to itself (NaN) is loaded for each caller and not stored.
+// A loader may load other keys with the ctx that it was given. If it loads its own key again, or one
+// whose loader waits for its own, it gets an error at once. A key that is not equal to itself (NaN) is loaded for each caller and not stored.
 func (m *Memory[K, V]) Load(
 	ctx context.Context, key K, load func(ctx context.Context, key K) (V, error),
 ) (V, error) {
@@ -177,6 +178,7 @@ func (m *Memory[K, V]) wait(
 func (m *Memory[K, V]) await(
 	ctx context.Context, f *flight[K, V], came uint64,
 ) (value V, err error, lookAgain bool) {
+	defer callOf(ctx).stopWaiting(f.call)
 	if !f.isDone() { // first: what is there is not lost to a ctx that ends just now
 		select {
 		case <-f.done:
