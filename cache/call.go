@@ -11,7 +11,7 @@ type loads struct {
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
 
-	stale, fallbacks, done, failed atomic.Uint64
+	stale, fallbacks, slow, done, failed atomic.Uint64
 
 	mu         sync.Mutex // guards the fields below and those of every call
 	closed     bool

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 )
 
 var (
@@ -179,9 +180,17 @@ func (m *Memory[K, V]) await(
 	ctx context.Context, f *flight[K, V], came uint64,
 ) (value V, err error, lookAgain bool) {
 	defer callOf(ctx).stopWaiting(f.call)
-	if !f.isDone() { // first: what is there is not lost to a ctx that ends just now
+	slow, stop := m.slowness(f)
+	defer stop()
+	for !f.isDone() { // first: what is there is not lost to a ctx that ends just now
 		select {
 		case <-f.done:
+		case <-slow:
+			slow = nil
+			if value, ok := m.instead(f); ok {
+				m.removeWaiter(f.call)
+				return value, nil, false
+			}
 		case <-ctx.Done():
 			m.removeWaiter(f.call)
 			return value, context.Cause(ctx), false
@@ -197,4 +206,23 @@ func (m *Memory[K, V]) await(
 		return value, nil, true
 	}
 	return f.value, f.err, false
+}
+
+// slowness returns a channel that is sent to when f has gone on for StaleAfter.
+func (m *Memory[K, V]) slowness(f *flight[K, V]) (slow <-chan time.Time, stop func() bool) {
+	if m.cfg.StaleAfter == 0 {
+		return nil, func() bool { return false }
+	}
+	t := time.NewTimer(m.cfg.StaleAfter - time.Duration(m.now()-f.call.started))
+	return t.C, t.Stop
+}
+
+// instead returns what is there while f is slow, if that may be returned should f fail.
+func (m *Memory[K, V]) instead(f *flight[K, V]) (value V, ok bool) {
+	e := f.shard.find(f.hash, f.key)
+	if e == nil || e.failed() || m.condition(e, m.now()) == gone {
+		return value, false
+	}
+	m.loads.slow.Add(1)
+	return e.load(m.storage), true
 }
