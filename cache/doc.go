@@ -24,8 +24,9 @@
 //   - Reads wait for no lock, unless a table grows at that moment, and allocate nothing. Writes are
 //     never dropped: what was just set is there until it is evicted, removed or expires.
 //   - A value is fresh for its TTL. It may be returned stale while one refresh runs
-//     ([MemoryConfig.Stale]) or if loading fails ([MemoryConfig.StaleIfError]), and it is refreshed
-//     before its TTL ends, at random ([MemoryConfig.EarlyRefresh]). Errors can be kept for a while
+//     ([MemoryConfig.Stale]), if loading fails ([MemoryConfig.StaleIfError]) or takes too long
+//     ([MemoryConfig.StaleAfter]), and it is refreshed before its TTL ends, at
+//     random ([MemoryConfig.EarlyRefresh]). Errors can be kept for a while
 //     ([MemoryConfig.ErrorTTL]).
 //   - [Memory.InvalidateTag] makes all entries with a tag gone or stale at once. A load under way
 //     when its key or its tag is invalidated never brings the old value back.

@@ -63,8 +63,9 @@ type loader[K comparable, V any] func(ctx context.Context, key K) (V, error)
 // goes on without it, in a goroutine of its own, with the values of the first caller's ctx but not
 // its end. An error is a [*LoadError], unless it is the cause of ctx or [ErrClosed].
 //
-// A loader may load other keys with the ctx that it was given. If it loads its own key again, or one
-// whose loader waits for its own, it gets an error at once. A key that is not equal to itself (NaN) is loaded for each caller and not stored.
+// A loader may load other keys with the ctx that it was given. If it loads its own key again, or
+// one whose loader waits for its own, it gets an error at once. A key that is not equal to itself
+// (NaN) is loaded for each caller and not stored.
 func (m *Memory[K, V]) Load(
 	ctx context.Context, key K, load func(ctx context.Context, key K) (V, error),
 ) (V, error) {

@@ -53,8 +53,8 @@ func TestLoadersThatWaitForEachOtherAreToldAtOnce(t *testing.T) {
 	}
 }
 
-// Nobody else is told that: two loaders may wait for the same third, one after the other or at once,
-// and who has left no longer waits.
+// Nobody else is told that: two loaders may wait for the same third, one after the other or at
+// once, and who has left no longer waits.
 func TestLoadersThatDoNotWaitForEachOtherAreNotTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, cache.MemoryConfig[string, int]{})
@@ -65,7 +65,9 @@ func TestLoadersThatDoNotWaitForEachOtherAreNotTold(t *testing.T) {
 				return 0, err
 			}
 			found, err := m.LoadMany(ctx, []string{"c", "d"},
-				func(context.Context, []string) (map[string]int, error) { return map[string]int{"d": 2}, nil })
+				func(context.Context, []string) (map[string]int, error) {
+					return map[string]int{"d": 2}, nil
+				})
 			return a + found["d"], err
 		}
 		var wg sync.WaitGroup
