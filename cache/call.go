@@ -11,7 +11,7 @@ type loads struct {
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
 
-	stale, fallbacks, done, failed atomic.Uint64
+	stale, fallbacks, slow, done, failed atomic.Uint64
 
 	mu         sync.Mutex // guards the fields below and those of every call
 	closed     bool
@@ -31,6 +31,9 @@ type call struct {
 
 	observed atomic.Bool // the observer is being told of it: whoever loads with ctx is the observer
 	nested   int         // how many observers wait for this load, one for the other
+
+	waitsMu sync.Mutex // guards waits
+	waits   []*call    // that the loader waits for; one may be there twice
 
 	// loads.mu guards the fields below.
 	waiters    int

@@ -78,8 +78,9 @@
 //   - Reads wait for no lock, unless a table grows at that moment, and allocate nothing. Writes are
 //     never dropped: what was just set is there until it is evicted, removed or expires.
 //   - A value is fresh for its TTL. It may be returned stale while one refresh runs
-//     ([MemoryConfig.Stale]) or if loading fails ([MemoryConfig.StaleIfError]), and it is refreshed
-//     before its TTL ends, at random ([MemoryConfig.EarlyRefresh]). Errors can be kept for a while
+//     ([MemoryConfig.Stale]), if loading fails ([MemoryConfig.StaleIfError]) or takes too long
+//     ([MemoryConfig.StaleAfter]), and it is refreshed before its TTL ends, at
+//     random ([MemoryConfig.EarlyRefresh]). Errors can be kept for a while
 //     ([MemoryConfig.ErrorTTL]).
 //   - [Memory.InvalidateTag] makes all entries with a tag gone or stale at once. A load under way
 //     when its key or its tag is invalidated never brings the old value back.
@@ -124,6 +125,6 @@
 // it can expire, 200 with tags, and 75 more with [LRU]. Tables and lists do not shrink: an emptied
 // cache keeps 50 to 75 bytes for each entry that it held.
 //
-// Two loaders that load each other's keys wait for each other until [MemoryConfig.LoadTimeout]. A
-// loader that loads its own key again gets an error at once.
+// Loaders that load each other's keys, or their own, get an error at once, if they pass on the
+// context that they were given; without that they wait until [MemoryConfig.LoadTimeout].
 package cache

@@ -71,17 +71,24 @@ func (m *Memory[K, V]) join(
 		return nil, false, nil
 	}
 	f = s.flights[key]
-	if f != nil && callOf(ctx).within(f.call) {
-		return nil, false, loadError(errRecursive)
-	}
-	if f != nil && m.loads.addWaiter(f.call) {
-		return f, false, nil
+	waiter := callOf(ctx)
+	if f != nil {
+		switch {
+		case waiter.within(f.call):
+			return nil, false, loadError(errRecursive)
+		case !waiter.waitFor(f.call):
+			return nil, false, loadError(errDeadlock)
+		case m.loads.addWaiter(f.call):
+			return f, false, nil
+		}
+		waiter.stopWaiting(f.call) // it has been given up
 	}
 	c, err := newCall()
 	if err != nil {
 		return nil, false, err
 	}
 	m.loads.addWaiter(c)
+	waiter.waitFor(c)
 	f = newFlight(s, hash, key, c)
 	if findable(key) {
 		s.flights[key] = f

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 )
 
 var (
@@ -22,6 +23,7 @@ var (
 	errAbandoned      = errors.New("load abandoned by all its callers")
 	errGoexit         = errors.New("loader ended its goroutine")
 	errNested         = errors.New("observers that load are nested too deep")
+	errDeadlock       = errors.New("loaders wait for each other's keys")
 	errTimeout        = fmt.Errorf("loader did not return within LoadTimeout: %w", context.DeadlineExceeded)
 	errObserverGoexit = errors.New("Observe ended its goroutine")
 	errRecursive      = errors.New("loader waits for the load that it is part of")
@@ -61,8 +63,9 @@ type loader[K comparable, V any] func(ctx context.Context, key K) (V, error)
 // goes on without it, in a goroutine of its own, with the values of the first caller's ctx but not
 // its end. An error is a [*LoadError], unless it is the cause of ctx or [ErrClosed].
 //
-// A loader may load other keys with the ctx that it was given; if it loads its own key again it
-// gets an error. A key that is not equal to itself (NaN) is loaded for each caller and not stored.
+// A loader may load other keys with the ctx that it was given. If it loads its own key again, or
+// one whose loader waits for its own, it gets an error at once. A key that is not equal to itself
+// (NaN) is loaded for each caller and not stored.
 func (m *Memory[K, V]) Load(
 	ctx context.Context, key K, load func(ctx context.Context, key K) (V, error),
 ) (V, error) {
@@ -177,9 +180,18 @@ func (m *Memory[K, V]) wait(
 func (m *Memory[K, V]) await(
 	ctx context.Context, f *flight[K, V], came uint64,
 ) (value V, err error, lookAgain bool) {
-	if !f.isDone() { // first: what is there is not lost to a ctx that ends just now
+	defer callOf(ctx).stopWaiting(f.call)
+	slow, stop := m.slowness(f)
+	defer stop()
+	for !f.isDone() { // first: what is there is not lost to a ctx that ends just now
 		select {
 		case <-f.done:
+		case <-slow:
+			slow = nil
+			if value, ok := m.instead(f); ok {
+				m.removeWaiter(f.call)
+				return value, nil, false
+			}
 		case <-ctx.Done():
 			m.removeWaiter(f.call)
 			return value, context.Cause(ctx), false
@@ -195,4 +207,23 @@ func (m *Memory[K, V]) await(
 		return value, nil, true
 	}
 	return f.value, f.err, false
+}
+
+// slowness returns a channel that is sent to when f has gone on for StaleAfter.
+func (m *Memory[K, V]) slowness(f *flight[K, V]) (slow <-chan time.Time, stop func() bool) {
+	if m.cfg.StaleAfter == 0 {
+		return nil, func() bool { return false }
+	}
+	t := time.NewTimer(m.cfg.StaleAfter - time.Duration(m.now()-f.call.started))
+	return t.C, t.Stop
+}
+
+// instead returns what is there while f is slow, if that may be returned should f fail.
+func (m *Memory[K, V]) instead(f *flight[K, V]) (value V, ok bool) {
+	e := f.shard.find(f.hash, f.key)
+	if e == nil || e.failed() || m.condition(e, m.now()) == gone {
+		return value, false
+	}
+	m.loads.slow.Add(1)
+	return e.load(m.storage), true
 }

@@ -629,27 +629,3 @@ func TestANilContextLocksNobodyOut(t *testing.T) {
 		require.NoError(t, m.Close(ctx))
 	})
 }
-
-// As the package comment says: nobody finds out that two loaders wait for each other, but
-// LoadTimeout ends it.
-func TestLoadersThatWaitForEachOtherEndInTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemory(t, cache.MemoryConfig[int, int]{LoadTimeout: time.Second})
-		other := func(ctx context.Context, k int) (int, error) {
-			time.Sleep(time.Millisecond) // until both are under way
-			return m.Load(ctx, 1-k, func(context.Context, int) (int, error) { return 0, cache.ErrNotFound })
-		}
-		start := time.Now()
-		errs := make(chan error)
-		for k := range 2 {
-			go func() {
-				_, err := m.Load(context.Background(), k, other)
-				errs <- err
-			}()
-		}
-		for range 2 {
-			require.ErrorIs(t, <-errs, context.DeadlineExceeded)
-		}
-		require.Equal(t, time.Second, time.Since(start))
-	})
-}

@@ -152,6 +152,7 @@ func (b *batch[K, V]) await(failed *failures, end error) (retry []K, err error) 
 	err = end
 	for key, f := range b.pending {
 		if err != nil && !f.isDone() {
+			callOf(b.ctx).stopWaiting(f.call)
 			b.m.removeWaiter(f.call)
 			continue
 		}

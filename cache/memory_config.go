@@ -84,6 +84,12 @@ type MemoryConfig[K comparable, V any] struct {
 	// returned if loading a new one fails. Zero means not at all. Negative is invalid.
 	StaleIfError time.Duration
 
+	// StaleAfter is how long a caller waits for a load that is slow, counted from when that began:
+	// then it gets the value that StaleIfError would give it if the load failed. The load goes on,
+	// within MaxBackground, and what it brings is stored. Zero means that a caller waits as long as
+	// its ctx allows. Negative is invalid, and so is any without a StaleIfError.
+	StaleAfter time.Duration
+
 	// ErrorTTL returns for how long a loader's error is kept and returned instead of loading
 	// again. If a stale value is returned for the error (StaleIfError), it is for how long that is
 	// done without another try. Zero and negative mean not at all. If nil, no error is kept.
@@ -150,6 +156,10 @@ func (c MemoryConfig[K, V]) withDefaults() (MemoryConfig[K, V], error) {
 	settings.NotNegative(f, "IdleTTL", c.IdleTTL)
 	settings.NotNegative(f, "Stale", c.Stale)
 	settings.NotNegative(f, "StaleIfError", c.StaleIfError)
+	settings.NotNegative(f, "StaleAfter", c.StaleAfter)
+	if c.StaleAfter > 0 && c.StaleIfError == 0 {
+		f.Add("StaleAfter", "%v without a StaleIfError", c.StaleAfter)
+	}
 	settings.Default(f, "EarlyRefresh", &c.EarlyRefresh, defaultEarlyRefresh)
 	settings.Default(f, "LoadTimeout", &c.LoadTimeout, defaultLoadTimeout)
 	settings.Default(f, "MaxBackground", &c.MaxBackground, defaultMaxBackground)

@@ -197,9 +197,8 @@ func TestC73_HistoriesWithFrequentInvalidations(t *testing.T) {
 					got := map[int]int64{}
 					var err error
 					if random.IntN(2) == 0 {
-						got[k], err = m.Load(context.Background(), k, func(context.Context, int) (int64, error) {
-							return read()
-						})
+						one := func(context.Context, int) (int64, error) { return read() }
+						got[k], err = m.Load(context.Background(), k, one)
 					} else {
 						got, err = m.LoadMany(context.Background(), []int{k, (k + 1) % 4},
 							func(_ context.Context, keys []int) (map[int]int64, error) {

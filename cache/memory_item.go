@@ -47,16 +47,46 @@ func (m *Memory[K, V]) SetItem(key K, item MemoryItem[V]) bool {
 		m.overwrite(s, old, item.Value)
 		return true
 	}
+	_, ok := m.put(s, hash, key, item, false)
+	return ok
+}
+
+// SetIfAbsent returns the value of key and false, if there is a fresh one; otherwise it is SetItem,
+// and returns the item's value and whether that was stored. Of several callers at a time one stores
+// its value, and all get that. It does not count as reading.
+func (m *Memory[K, V]) SetIfAbsent(key K, item MemoryItem[V]) (value V, stored bool) {
+	hash := m.hash(key)
+	s := m.shard(hash)
+	there := s.find(hash, key)
+	if there == nil || !m.readable(there) {
+		if there, stored = m.put(s, hash, key, item, true); there == nil {
+			return item.Value, stored
+		}
+	}
+	return there.load(m.storage), false
+}
+
+// put stores item under key and reports whether it did. If ifAbsent is true it leaves a fresh value
+// as it is, and returns its entry.
+func (m *Memory[K, V]) put(
+	s *shard[K, V], hash uint64, key K, item MemoryItem[V], ifAbsent bool,
+) (there *entry[K, V], ok bool) {
 	if !findable(key) {
-		return m.refuse(s, key, item.Value)
+		return nil, m.refuse(s, key, item.Value)
 	}
 	if m.cfg.Observe != nil && m.nested() {
-		return m.refuseNested(s, key)
+		return nil, m.refuseNested(s, key)
 	}
 	e, weight, now, ok := m.entryOf(hash, key, item)
 
 	var events []MemoryEvent[K, V]
 	s.mu.Lock()
+	old := s.table.Load().find(hash, key)
+	if ifAbsent && old != nil && m.readable(old) {
+		m.tags.release(e.tags())
+		s.mu.Unlock()
+		return old, false
+	}
 	s.detachLocked(key)
 	if now == 0 && s.timers != nil {
 		now = m.now()
@@ -69,7 +99,39 @@ func (m *Memory[K, V]) SetItem(key K, item MemoryItem[V]) bool {
 	}
 	s.mu.Unlock()
 	m.notify(context.Background(), events)
-	return ok
+	return nil, ok
+}
+
+// readable reports whether Get would find e.
+func (m *Memory[K, V]) readable(e *entry[K, V]) bool {
+	return e.plain() || !e.failed() && m.condition(e, m.now()) == fresh
+}
+
+// TimeLeft returns for how long the value of key stays fresh if nobody reads it or removes it:
+// [Forever], for ever. It reports false if [Memory.Get] would find none. It does not count as
+// reading.
+func (m *Memory[K, V]) TimeLeft(key K) (left time.Duration, ok bool) {
+	hash := m.hash(key)
+	e := m.shard(hash).find(hash, key)
+	if e == nil {
+		return 0, false
+	}
+	x := e.extended()
+	if x == nil {
+		return Forever, true
+	}
+	now := m.now()
+	if e.failed() || m.condition(e, now) != fresh {
+		return 0, false
+	}
+	left = Forever
+	until, idle := m.times(x)
+	for _, end := range []int64{until, idle} {
+		if end != 0 {
+			left = min(left, time.Duration(end-now))
+		}
+	}
+	return left, true
 }
 
 // plain reports whether the item has no properties of its own that end its life.

@@ -6,6 +6,7 @@ type MemoryStats struct {
 	StaleHits  uint64  `json:"stale_hits"`  // a stale value was returned without waiting
 	Misses     uint64  `json:"misses"`      // neither
 	Fallbacks  uint64  `json:"fallbacks"`   // loads that failed and were answered with a stale value
+	Slow       uint64  `json:"slow"`        // callers that got a stale value after StaleAfter
 	HitRatio   float64 `json:"hit_ratio"`   // (Hits + StaleHits) / all; 0 if nothing was read
 	Loads      uint64  `json:"loads"`       // that have ended; LoadMany counts one per key
 	LoadErrors uint64  `json:"load_errors"` // of these, failed
@@ -15,7 +16,7 @@ type MemoryStats struct {
 	Refusals uint64                  `json:"refusals"` // values not stored: see MemoryRefused
 
 	// Entries counts kept errors and entries whose tag was invalidated, as long as they take up
-	// room. It leaves out entries that have expired, give or take a second.
+	// room. It leaves out entries that have expired.
 	Entries int `json:"entries"`
 	// Weight is the sum of the weights of Entries: without a Weigher the same number.
 	Weight int64 `json:"weight"`
@@ -32,6 +33,7 @@ func (m *Memory[K, V]) Stats() MemoryStats {
 	st := MemoryStats{
 		StaleHits:  m.loads.stale.Load(),
 		Fallbacks:  m.loads.fallbacks.Load(),
+		Slow:       m.loads.slow.Load(),
 		Loads:      m.loads.done.Load(),
 		LoadErrors: m.loads.failed.Load(),
 		Loading:    int(m.tags.loading.Load()),

@@ -17,10 +17,11 @@ import (
 // what was deleted since Save, nor which tags were invalidated before it began.
 //
 // TTLs went on since Save, by the wall clock; idle times start anew. If the cache cannot hold
-// everything, Restore takes what Save ranked best. If the snapshot is damaged, of another version or
-// [MemoryConfig.Schema], or of types whose names, packages, fields or their kinds and tags are not
-// the same, the error wraps [ErrSnapshot] and says what differs, and the cache is as it was. An
-// error of r is wrapped as it is. Restore only files of your own: see the security notes of [encoding/gob].
+// everything, Restore takes what Save ranked best. If the snapshot is damaged, of another version
+// or [MemoryConfig.Schema], or of types whose names, packages, fields or their kinds and tags are
+// not the same, the error wraps [ErrSnapshot] and says what differs, and the cache is as it was. An
+// error of r is wrapped as it is. Restore only files of your own: see the security notes of
+// [encoding/gob].
 func (m *Memory[K, V]) Restore(r io.Reader) error {
 	// As a load does: what is invalidated from now on is not brought back.
 	m.tags.loading.Add(1)

@@ -7,8 +7,8 @@ import (
 
 // structure describes what of a type a snapshot depends on, a part in each line: the names and
 // kinds of exported fields, their tags, and the packages of named types. Gob matches fields by name
-// and kind alone, and leaves what it does not find at zero: a release that has renamed a field would
-// get keys that are too short, and prices of 0.
+// and kind alone, and leaves what it does not find at zero: a release that has renamed a field
+// would get keys that are too short, and prices of 0.
 func structure(path string, t reflect.Type) []string {
 	d := describer{seen: map[reflect.Type]bool{}}
 	d.describe(path, t, "")

@@ -99,7 +99,8 @@ func TestC72_ASnapshotOfTypesThatHaveChangedIsRefused(t *testing.T) {
 			Parts map[int][]*part
 			Next  *order
 		}
-		refusedAs[string, order](t, orders, "value.Parts[key] string where the cache has value.Parts[key] int")
+		refusedAs[string, order](t, orders,
+			"value.Parts[key] string where the cache has value.Parts[key] int")
 	})
 	t.Run("an array has another length", func(t *testing.T) {
 		refusedAs[string, [3]int](t, savedAs(t, "k", [2]int{}), "")

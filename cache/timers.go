@@ -91,13 +91,20 @@ func (w *timers) advance(now int64, due func(slot uint32) (later int64)) {
 	})
 }
 
-// due calls yield for every slot for which advance would call due, and changes nothing.
+// due calls yield for every slot whose time may have come, once, and changes nothing. Unlike
+// advance it does not leave out those of the tick that is not over.
 func (w *timers) due(now int64, yield func(slot uint32)) {
-	passed(w.now, now, func(bucket int64) {
+	look := func(bucket int64) {
 		for slot := w.heads[bucket]; slot != 0; slot = w.nodes[slot].next {
 			yield(slot)
 		}
-	})
+	}
+	passed(w.now, now, look)
+	// A timer of the lowest level stands in the bucket of the tick after its time. That bucket was
+	// passed already if a whole turn was.
+	if tick := now >> tickBits; tick-w.now>>tickBits < buckets {
+		look((tick + 1) & (buckets - 1))
+	}
 }
 
 // passed calls yield for every bucket whose tick is over at now and was not at then, once.
