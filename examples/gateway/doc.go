@@ -23,7 +23,8 @@
 //   - server.go: the public server, and what each request passes first
 //   - routing.go: from a request's host, path and method to its route
 //   - bounds.go: bounds on header and body, and on what there is at once
-//   - stalls.go: bounds on time without progress, and on the pace of a body
+//   - stalls.go: bounds on time without progress
+//   - pace.go: the least pace of a body
 //   - tunnel.go: upgraded connections: how long they may be idle, and how they end
 //   - tls.go: certificates, and which proxies are trusted
 //   - limits.go: the limits that routes name, on ratelimit
