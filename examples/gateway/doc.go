@@ -17,11 +17,15 @@
 //   - config.go: the configuration, its defaults and its rules
 //   - checks.go: the faults of a configuration, and checks that several keys share
 //   - yaml.go: reading a file strictly
+//   - off.go: values that may be off
 //   - positions.go: the line and field of every fault
 //   - gateway.go: a configuration made live, and its replacement while the gateway runs
 //   - server.go: the public server, and what each request passes first
 //   - routing.go: from a request's host, path and method to its route
-//   - bounds.go: bounds on header, body and time without progress
+//   - bounds.go: bounds on header and body, and on what there is at once
+//   - stalls.go: bounds on time without progress
+//   - pace.go: the least pace of a body
+//   - tunnel.go: upgraded connections: how long they may be idle, and how they end
 //   - tls.go: certificates, and which proxies are trusted
 //   - limits.go: the limits that routes name, on ratelimit
 //   - counts.go: where limits are counted, in memory or in Redis

@@ -32,7 +32,14 @@ func validAuthority(host string) bool {
 		ip, err := netip.ParseAddr(inner)
 		return ok && err == nil && ip.Is6() && ip.Zone() == ""
 	}
-	return !strings.ContainsAny(host, "[]:%") // a server could decode a percent sign, as no route does
+	return !strings.ContainsFunc(host, func(r rune) bool { return !inName(r) })
+}
+
+// inName reports whether r may stand in a name (RFC 3986, section 3.2.2). A percent sign may not: a
+// server could decode it, as no route does.
+func inName(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
+		strings.ContainsRune("-._~!$&'()*+,;=", r)
 }
 
 // hiddenDots reports whether the path has a segment that some servers take for "." or ".." although

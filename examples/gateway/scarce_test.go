@@ -206,6 +206,34 @@ func TestL50_HostsAreOneName(t *testing.T) {
 	}
 }
 
+// net/http's server lets any :authority of HTTP/2 through.
+func TestL48_AuthoritiesThatAreNoNames(t *testing.T) {
+	for _, host := range []string{
+		"a.test/x", "a.test?x", "a.test#x", "a .test", " a.test", "a.test\t", "ä.test", "a\\b", "<a>", "a@b",
+		"a.test:80/x", "a\x00b", "a%62", "\"a\"", "a|b", "[::1]x", "[::1]/", "a\xff",
+	} {
+		require.False(t, validAuthority(host), "%q", host)
+	}
+	for _, host := range []string{"", "a.test", "A-b_c.test.:80", "b_c,d", "[::1]", "[::1]:443", "10.0.0.1:"} {
+		require.True(t, validAuthority(host), "%q", host)
+	}
+	b := backend.Start(t, backend.Config{Handler: telling})
+	folder := t.TempDir()
+	writeCertificate(t, folder, "one", 1, "one.test")
+	g := start(t, stalling(20*time.Second, folder, b))
+	c := secureClient(t, "one.test", true)
+	for host, want := range map[string]int{"a.test": 200, "a.test%2f": 400, "[a.test]": 400} {
+		req, err := http.NewRequest("GET", "https://"+g.addr, nil)
+		require.NoError(t, err)
+		req.Host = host
+		resp, err := c.Do(req)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, 2, resp.ProtoMajor)
+		require.Equal(t, want, resp.StatusCode, host)
+	}
+}
+
 func TestPathsWithControlsAreRefused(t *testing.T) {
 	b := backend.Start(t, backend.Config{Handler: telling})
 	g := start(t, inFlow(b.Addr, "[{upstream: app}]"))

@@ -14,9 +14,6 @@ import (
 	"time"
 )
 
-// paceWindow is the time over which a pace is measured.
-const paceWindow = 10 * time.Second
-
 var (
 	errStalled = errors.New("neither side has sent anything for server.stall_timeout")
 	errDrips   = fmt.Errorf("the body is slower than server.min_rate: %w", os.ErrDeadlineExceeded)
@@ -66,7 +63,7 @@ func limitStalls(
 	return steady, r, func() {
 		steady.end()
 		if steady.body != nil {
-			steady.body.stop()
+			steady.body.leave()
 		}
 		if steady.timers && steady.hijacked == nil {
 			steady.extend() // bounds what net/http writes after the handler
@@ -163,30 +160,22 @@ func (b *steadyBody) fail() {
 	}
 }
 
+// leave is stop at the end of the handler. Over HTTP/1.1 net/http reads on then, to use the connection
+// again.
+func (b *steadyBody) leave() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.free && !b.stopped && !b.exchange.timers && b.exchange.hijacked == nil {
+		_ = b.exchange.rc.SetReadDeadline(b.exchange.stall.deadline())
+	}
+	b.stopped = true
+}
+
 // stop makes b leave the connection's deadline alone from now on.
 func (b *steadyBody) stop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.stopped = true
-}
-
-// A pace is what a client takes or gives while the gateway waits for it.
-type pace struct {
-	waited time.Duration
-	bytes  int
-}
-
-// tooSlow counts n bytes that took a wait, and reports whether those of a window are less than least
-// bytes a second.
-func (p *pace) tooSlow(n int, wait time.Duration, least Pace) bool {
-	p.waited += wait
-	p.bytes += n
-	if p.waited < paceWindow {
-		return false
-	}
-	slow := least > 0 && float64(p.bytes) < float64(least)*p.waited.Seconds()
-	*p = pace{}
-	return slow
 }
 
 // A steadyWriter fails when a write takes too long, and ends an exchange that stands still. While the
@@ -234,7 +223,9 @@ func (w *steadyWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 func (w *steadyWriter) WriteHeader(status int) {
 	if !w.header && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.header = true
-		if w.draining() && status != http.StatusSwitchingProtocols {
+		// net/http would take the rest of a body that it failed to read for the next request.
+		unread := w.duplex && w.body != nil && !w.body.ended()
+		if (unread || w.draining()) && status != http.StatusSwitchingProtocols {
 			w.Header().Set("Connection", "close")
 		}
 		if status >= 200 {
