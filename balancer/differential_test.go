@@ -243,7 +243,7 @@ func serversDiffer(g *generated, ours, theirs heard) string {
 
 func clientsDiffer(g *generated, ours, theirs got) (rule, what string) {
 	if ours.status != theirs.status || ours.cut != theirs.cut {
-		if g.reply.early && theirs.status == 0 {
+		if g.reply.early && ours.status == g.reply.status && !ours.cut {
 			return "an early answer arrives", ""
 		}
 		return "?", fmt.Sprintf("status %d cut %v, of theirs %d %v", ours.status, ours.cut, theirs.status,

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 
 	"github.com/trivet-go/trivet/balancer"
 )
@@ -189,4 +190,20 @@ func ExampleReporter() {
 	resp.Body.Close()
 	fmt.Println(resp.StatusCode, resp.Header.Get(balancer.LoadHeader))
 	// Output: 204 in-flight=0, latency=0
+}
+
+// A handler in front of a Handler refuses uploads that are too large. Clients get the answer, even
+// those that send first and read then.
+func ExampleRefuse() {
+	limited := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength > 1<<20 {
+			balancer.Refuse(w, r, func(w http.ResponseWriter) {
+				http.Error(w, "too large", http.StatusRequestEntityTooLarge)
+			})
+		}
+	})
+	w := httptest.NewRecorder()
+	limited.ServeHTTP(w, httptest.NewRequest("PUT", "/", strings.NewReader(strings.Repeat("x", 2<<20))))
+	fmt.Println(w.Code, w.Header().Get("Connection"))
+	// Output: 413 close
 }

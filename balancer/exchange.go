@@ -175,8 +175,9 @@ func (x *exchange) inform(code int, header textproto.MIMEHeader) (err error) {
 		return nil // RFC 9110, section 15.2: an HTTP/1.0 client would take it for the answer
 	}
 	defer func() {
-		if x.panicked = recover(); x.panicked != nil {
-			err = fmt.Errorf("balancer: panic in a ResponseWriter: %v", x.panicked)
+		if v := recover(); v != nil {
+			x.panicked = v
+			err = fmt.Errorf("balancer: panic in a ResponseWriter: %v", v)
 		}
 	}()
 	h := x.w.Header()

@@ -80,8 +80,10 @@ type HandlerConfig struct {
 // wait holds back neither. Each piece of an event stream, of gRPC and of a response of unknown
 // length is flushed as it comes. Nothing is added to a response but what net/http needs for its
 // connection. An answer that comes before the request has ended reaches a client that still sends:
-// see [Refuse]. A client that waits for 100 (Continue) is invited by the server, or after a second
-// of its silence, and never after a refusal.
+// see [Refuse]. An http.MaxBytesReader in front sets fields of its ResponseWriter when the limit is
+// hit, so it must not have the Handler's own: give it a wrapper that hides that. A client that waits
+// for 100 (Continue) is invited by the server, or after a second of its silence, and never after a
+// refusal.
 //
 // An upgraded connection ends when its peers end it, or with the request's context, as the context
 // of an http.Server's BaseContext: then each peer that has got whole frames gets a close frame with

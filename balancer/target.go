@@ -57,7 +57,7 @@ func (x *exchange) outboundURL() (fault string) {
 func mayHaveDots(path string) bool {
 	for i := range len(path) {
 		switch path[i] {
-		case '%', '\\', 0xC0:
+		case '%', '\\', 0xC0, 0xC1:
 			return true
 		case '/':
 			if i+1 < len(path) && path[i+1] == '.' {
@@ -103,14 +103,18 @@ const mostEncoded = 4
 
 // hidesDots reports whether some servers take an encoded segment, or a part of it, for a dot segment
 // although it is not spelt so: it is encoded, even more than once or as two bytes, it stands behind
-// an encoded slash or a backslash, or it has parameters, which servlet containers cut off.
+// an encoded slash or a backslash, or it has parameters, a NUL or blanks behind it, which some cut
+// off.
 func hidesDots(segment string) bool {
 	if !strings.ContainsAny(segment, "%;\\") {
 		return false
 	}
 	for range mostEncoded + 1 {
 		for part := range strings.FieldsFuncSeq(segment, func(r rune) bool { return r == '/' || r == '\\' }) {
-			part, _, _ = strings.Cut(part, ";")
+			if i := strings.IndexAny(part, ";\x00"); i >= 0 {
+				part = part[:i]
+			}
+			part = strings.TrimRight(part, " \t\r\n")
 			if part == "." || part == ".." {
 				return true
 			}

@@ -90,6 +90,8 @@ func TestL35_NothingLeadsOutOfTheTargetsPath(t *testing.T) {
 		{"http://x/p", "/%252e%252e/x", ""}, {"http://x/p", "/%25252e./x", ""},
 		{"http://x/p", "/%2525252525252e./x", ""}, {"http://x/p", "/%c0%ae%c0%ae/x", ""},
 		{"http://x/p", "/%c0%ae./x", ""}, {"http://x/p", "/..%c0%afx", ""}, {"http://x/p", "/..%3bx", ""},
+		{"http://x/p", "/a%c1%9c..%c1%9cx", ""}, {"http://x/p", "/..%00/x", ""},
+		{"http://x/p", "/..%20/x", ""}, {"http://x/p", "/..%00.png", ""},
 		{"http://x", "/%2e%2e/x", ""},
 		{"http://x", "*a", ""},
 	} {

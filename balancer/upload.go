@@ -49,13 +49,14 @@ func (u *upload) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close makes the transport read no more. It leaves the client's body open: to close it would be to
-// read it, which may take as long as the client likes, and another endpoint may yet get it.
+// Close leaves the client's body open: to close it would be to read it, which may take as long as
+// the client likes, and another endpoint may yet get it. A transport that waits to send it is let go.
 func (u *upload) Close() error {
-	u.close()
+	u.decide(false)
 	return nil
 }
 
+// close ends the upload: who reads it from now on gets an error.
 func (u *upload) close() {
 	u.closed.Store(true)
 	u.decide(false)
