@@ -1,6 +1,7 @@
 package versioning
 
 import (
+	"encoding/binary"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -378,4 +379,28 @@ func TestEvidenceIsOfItsEpoch(t *testing.T) {
 	v.Epoch = 6
 	next = s.atStep(1, steps, ReasonOperator, v)
 	require.Equal(t, [2]float64{2, 0}, [2]float64{next.ErrorsBefore, next.LatencyBefore})
+}
+
+// TestBinsThatDoNotExist are refused, though the distance to each is one that may be.
+func TestBinsThatDoNotExist(t *testing.T) {
+	text := new(tally).encode(7)
+	text = text[:len(text)-1] // the end of canary's durations
+	text = binary.AppendUvarint(text, bins)
+	text = append(text, 1)
+	_, ok := decodeTally(append(text, 0), 7)
+	require.True(t, ok, "the last bin")
+	_, ok = decodeTally(append(text, 1, 1, 0), 7)
+	require.False(t, ok)
+}
+
+// TestAFailureIsNotSlow: it is often as slow as a time limit, and it is counted already.
+func TestAFailureIsNotSlow(t *testing.T) {
+	var e evidence
+	e.slowFrom.Store(int64(time.Second))
+	e.record(draw{counts: true, canary: true, bucket: 1}, failure, time.Hour)
+	var sum tally
+	e.addTo(&sum)
+	slow, _ := sum.slow.buckets.count(500)
+	failed, _ := sum.errors.buckets.count(500)
+	require.Equal(t, []int{0, 1}, []int{slow, failed})
 }
