@@ -391,6 +391,12 @@ func TestBinsThatDoNotExist(t *testing.T) {
 	require.True(t, ok, "the last bin")
 	_, ok = decodeTally(append(text, 1, 1, 0), 7)
 	require.False(t, ok)
+
+	// Nor are there buckets beyond the last one.
+	text = new(tally).encode(7)
+	text[2+8*setWords-1] = 0x80
+	_, ok = decodeTally(text, 7)
+	require.False(t, ok)
 }
 
 // TestAFailureIsNotSlow: it is often as slow as a time limit, and it is counted already.
