@@ -247,6 +247,28 @@ func TestFreezeKeepsTheWeight(t *testing.T) {
 	})
 }
 
+// TestPromoteAfterFreeze: whoever promotes what is frozen has judged the evidence, which then does not
+// freeze it again.
+func TestPromoteAfterFreeze(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := rolloutOf(0.05, 0.5)
+		cfg.OnFail = versioning.Freeze
+		r := newRollout(t, cfg)
+		canary := newArm("canary")
+		canary.status.Store(500)
+		h := r.Handler(newArm("stable"), canary)
+		users(h, 0, 1000)
+		time.Sleep(2 * time.Second)
+		require.Equal(t, versioning.PhasePaused, r.State().Phase)
+		canary.status.Store(200)
+		require.NoError(t, r.Promote(t.Context()))
+		users(h, 0, 1000)
+		time.Sleep(2 * time.Second)
+		require.Equal(t, versioning.PhaseRunning, r.State().Phase, "%s", r.State().Text)
+		require.Equal(t, 5000, r.State().Weight)
+	})
+}
+
 // TestV13_SilencePromotesNobody: too little is known, so the step holds, and at its deadline it is
 // paused or rolled back.
 func TestV13_SilencePromotesNobody(t *testing.T) {

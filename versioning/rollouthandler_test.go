@@ -456,3 +456,28 @@ func TestTransportKeepsWhatIsSpecial(t *testing.T) {
 	require.NoError(t, err)
 	require.Nil(t, resp.Header)
 }
+
+// TestAPanicAfterTheClientHasLeft says nothing: net/http itself lets a write fail then.
+func TestAPanicAfterTheClientHasLeft(t *testing.T) {
+	r := allCanary(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	h := r.Handler(telling, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(200)
+		cancel()
+		panic(http.ErrAbortHandler)
+	}))
+	require.Panics(t, func() { serve(h, request("GET", "/", "User", "a").WithContext(ctx)) })
+	require.EqualValues(t, 1, seen(t, r).Canceled)
+	require.Zero(t, seen(t, r).Requests)
+}
+
+// TestATagIsSetOnce, also if a flush that is not supported has completed the header before.
+func TestATagIsSetOnce(t *testing.T) {
+	r := allCanary(t, func(c *versioning.RolloutConfig) { c.TagField = "Cache-Tag" })
+	w := &nullWriter{header: http.Header{"Cache-Tag": {"a"}}}
+	r.Handler(telling, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		require.ErrorIs(t, http.NewResponseController(w).Flush(), http.ErrNotSupported)
+		_, _ = io.WriteString(w, "answer")
+	})).ServeHTTP(w, request("GET", "/", "User", "a"))
+	require.Equal(t, []string{"a, shop:v2:canary"}, w.header["Cache-Tag"])
+}

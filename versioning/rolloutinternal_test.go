@@ -1,6 +1,7 @@
 package versioning
 
 import (
+	"encoding/binary"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -307,4 +308,105 @@ func TestBucketsAtTheEdge(t *testing.T) {
 		require.Equal(t, draw{canary: edges[bucket], counts: true, bucket: bucket}, d)
 		found[bucket] = true
 	}
+}
+
+// slowTally is a tally in which canary's requests take so many times as long as stable's, and more of
+// its buckets have slow ones.
+func slowTally(times float64) *tally {
+	e := &evidence{weight: 500}
+	e.slowFrom.Store(int64(50 * time.Millisecond))
+	for i := range 9500 {
+		took := 20 * time.Millisecond
+		if i%20 == 0 {
+			took = 60 * time.Millisecond
+		}
+		e.record(draw{counts: true, bucket: 500 + i}, success, took)
+	}
+	for i := range 500 {
+		took := 20 * time.Millisecond
+		if i%4 == 0 {
+			took = 60 * time.Millisecond
+		}
+		e.record(draw{counts: true, canary: true, bucket: i}, success, time.Duration(float64(took)*times))
+	}
+	t := &tally{}
+	e.addTo(t)
+	return t
+}
+
+// TestEvidenceOfAPeriodIsAShare: what is found at one weight counts by its share, besides what was
+// found at those before.
+func TestEvidenceOfAPeriodIsAShare(t *testing.T) {
+	cfg := &RolloutConfig{Alpha: 0.005, Tolerance: 1.25, Steps: []Step{{Weight: 0.05}}}
+	seen := slowTally(1)
+	whole := math.Exp(logEvidence(500, &seen.slow))
+	for period := 1; period < 4; period++ {
+		p := position{cfg: cfg, judged: Advance, state: &RolloutState{
+			Weight: 500, Period: period, ErrorsBefore: 3, LatencyBefore: 5,
+		}}
+		v := p.verdict(seen, time.Now())
+		require.InDelta(t, 3+share(period), v.Errors.Evidence, 1e-9, "no error says nothing")
+		require.InEpsilon(t, 5+share(period)*whole, v.Latency.Evidence, 1e-9)
+	}
+}
+
+// TestSlowWithinTheTolerance: more slow requests are evidence, but no reason, unless a percentile is
+// worse by more than the tolerance.
+func TestSlowWithinTheTolerance(t *testing.T) {
+	state := &RolloutState{Weight: 500, Period: 1, Step: 0}
+	for tolerance, want := range map[float64]Decision{1.25: RejectRelease, 4: Hold} {
+		steps := []Step{{Weight: 0.05, MinRequests: 5000}}
+		cfg := &RolloutConfig{Alpha: 0.005, Tolerance: tolerance, Steps: steps}
+		p := position{cfg: cfg, judged: Advance, state: state}
+		v := p.verdict(slowTally(1.5), time.Now())
+		require.Greater(t, v.Latency.Evidence, v.Needed)
+		require.Equal(t, want, v.Decision, "%v: %s", tolerance, v.Text)
+	}
+}
+
+// TestEvidenceIsOfItsEpoch: a verdict about another weight, which an operator's step may meet, is not
+// carried on.
+func TestEvidenceIsOfItsEpoch(t *testing.T) {
+	s := RolloutState{
+		Release: "v2", Phase: PhaseRunning, Epoch: 7, Period: 1, ErrorsBefore: 2, Extended: time.Hour,
+	}
+	steps := []Step{{Weight: 0.05}, {Weight: 1}}
+	v := &Verdict{Epoch: 7, Errors: TestResult{Evidence: 50}, Latency: TestResult{Evidence: 60}}
+	next := s.atStep(1, steps, ReasonOperator, v)
+	require.Equal(t, [2]float64{50, 60}, [2]float64{next.ErrorsBefore, next.LatencyBefore})
+	require.Equal(t, 2, next.Period)
+	require.Zero(t, next.Extended, "the next step has its own deadline")
+	v.Epoch = 6
+	next = s.atStep(1, steps, ReasonOperator, v)
+	require.Equal(t, [2]float64{2, 0}, [2]float64{next.ErrorsBefore, next.LatencyBefore})
+}
+
+// TestBinsThatDoNotExist are refused, though the distance to each is one that may be.
+func TestBinsThatDoNotExist(t *testing.T) {
+	text := new(tally).encode(7)
+	text = text[:len(text)-1] // the end of canary's durations
+	text = binary.AppendUvarint(text, bins)
+	text = append(text, 1)
+	_, ok := decodeTally(append(text, 0), 7)
+	require.True(t, ok, "the last bin")
+	_, ok = decodeTally(append(text, 1, 1, 0), 7)
+	require.False(t, ok)
+
+	// Nor are there buckets beyond the last one.
+	text = new(tally).encode(7)
+	text[2+8*setWords-1] = 0x80
+	_, ok = decodeTally(text, 7)
+	require.False(t, ok)
+}
+
+// TestAFailureIsNotSlow: it is often as slow as a time limit, and it is counted already.
+func TestAFailureIsNotSlow(t *testing.T) {
+	var e evidence
+	e.slowFrom.Store(int64(time.Second))
+	e.record(draw{counts: true, canary: true, bucket: 1}, failure, time.Hour)
+	var sum tally
+	e.addTo(&sum)
+	slow, _ := sum.slow.buckets.count(500)
+	failed, _ := sum.errors.buckets.count(500)
+	require.Equal(t, []int{0, 1}, []int{slow, failed})
 }

@@ -140,8 +140,7 @@ func simulateLatency(t *testing.T, r *simReport) {
 		if s.null {
 			bound = fmt.Sprintf("%.2f %%", upperBound(len(found), n)*100)
 		}
-		r.row(s.name, s.keys, s.requests, n, share100(len(found), n), fmt.Sprintf("%.0f", median(found)),
-			bound)
+		r.row(s.name, s.keys, s.requests, n, share100(len(found), n), medianOf(found), bound)
 		switch {
 		case !s.null:
 			require.GreaterOrEqual(t, float64(len(found)), s.least*float64(n), s.name)
