@@ -104,7 +104,8 @@ func (c *Cache) PurgePrefix(ctx context.Context, prefix string, how Invalidation
 	if err != nil {
 		return err
 	}
-	return c.purge(ctx, "prefix", Purge{Prefix: plainURL(u.Scheme, u.Host, u.EscapedPath(), u.RawQuery), How: how})
+	return c.purge(ctx, "prefix", Purge{Prefix: plainURL(u.Scheme, u.Host, u.EscapedPath(), u.RawQuery),
+		How: how})
 }
 
 // PurgeTag purges the responses that had tag in their field Surrogate-Key or Cache-Tag.
@@ -112,8 +113,8 @@ func (c *Cache) PurgeTag(ctx context.Context, tag string, how Invalidation) erro
 	return c.purge(ctx, "tag", Purge{Label: tagLabel(tag), How: how})
 }
 
-// PurgeGroup purges the responses of an origin ("https://example.com") that had group in their field
-// Cache-Groups (RFC 9875). The origin's scheme does not count.
+// PurgeGroup purges the responses of an origin ("https://example.com") that had group in their
+// field Cache-Groups (RFC 9875). The origin's scheme does not count.
 func (c *Cache) PurgeGroup(ctx context.Context, origin, group string, how Invalidation) error {
 	u, err := purgeURL(origin)
 	if err != nil {

@@ -29,7 +29,8 @@ func varyNames(lines []string) (names []string, star bool) {
 	return slices.Compact(names), false
 }
 
-// selecting returns what a response with the field Vary depends on in the request whose header is h.
+// selecting returns what a response with the field Vary depends on in the request whose header is
+// h.
 func selecting(names []string, h http.Header) []Selecting {
 	list := make([]Selecting, 0, len(names))
 	for _, name := range names {
@@ -144,7 +145,8 @@ func (x *exchange) pick(r *Resource) (found *Entry, others bool) {
 		others = true
 	}
 	for _, e := range r.Entries {
-		if e.Echo == string(x.echo) && e.Mark >= x.least && len(e.Vary) > 0 && e.speaks(h) && e.accepted(h) && x.usable(e) {
+		if e.Echo == string(x.echo) && e.Mark >= x.least && len(e.Vary) > 0 && e.speaks(h) &&
+			e.accepted(h) && x.usable(e) {
 			return e, others
 		}
 	}
