@@ -75,8 +75,8 @@ func TestC55_AClientsConnectionFieldTakesNothingOutOfKeysOrAnswers(t *testing.T)
 	defer s.Close()
 	for i, value := range []string{"1", "2", "1", "2"} {
 		conn := dial(t, s.Listener.Addr().String())
-		fmt.Fprintf(conn,
-			"GET / HTTP/1.1\r\nHost: x\r\nX-A: %s\r\nConnection: close, X-A, Vary, Content-Length, Age\r\n\r\n", value)
+		fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: x\r\nX-A: %s\r\n"+
+			"Connection: close, X-A, Vary, Content-Length, Age\r\n\r\n", value)
 		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		require.NoError(t, err)
 		require.Equal(t, value, text(t, resp))
