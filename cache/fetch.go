@@ -126,6 +126,8 @@ func (x *exchange) fetch(ctx context.Context, w want) bool {
 	f := x.newFill(w.mark)
 	f.remember = !x.credentials() && x.fields&hasRange == 0 && !x.cc.noStore
 	f.prepare(w, passed)
+	f.leader = &reader{f: f}
+	f.readers[f.leader] = true
 	var rd *reader
 	if follow {
 		var ok bool

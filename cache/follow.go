@@ -60,9 +60,7 @@ func (x *exchange) follow(ctx context.Context, rd *reader, w want) bool {
 // lead runs f for x.
 func (x *exchange) lead(ctx context.Context, f *fill, w want) {
 	rep := &x.rep
-	rd := &reader{f: f}
-	f.leader = rd
-	f.readers[rd] = true
+	rd := f.leader
 	go f.fetch(x.from())
 	if err := rd.header(ctx, -1, x.onInterim()); err != nil {
 		rd.close()
