@@ -82,7 +82,8 @@ func TestChaos_NoAnswerIsWrong(t *testing.T) {
 		r.Header.Set("Accept-Language", language)
 		least := origin.least[i].Load()
 		if rand.IntN(10) == 0 {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rand.IntN(1000))*time.Microsecond)
+			ctx, cancel := context.WithTimeout(context.Background(),
+				time.Duration(rand.IntN(1000))*time.Microsecond)
 			defer cancel()
 			r = r.WithContext(ctx)
 		}
@@ -116,7 +117,8 @@ func TestChaos_NoAnswerIsWrong(t *testing.T) {
 		answered.Add(1)
 		if body != want || generation < least {
 			wrong.Add(1)
-			t.Errorf("%d: generation %d of at least %d, %d bytes of %d, %v", w.Code, generation, least, len(body), len(want), w.Header())
+			t.Errorf("%d: generation %d of at least %d, %d bytes of %d, %v", w.Code, generation, least,
+				len(body), len(want), w.Header())
 		}
 	}
 	var wg sync.WaitGroup

@@ -51,8 +51,8 @@ func (x *exchange) lookByRule(ctx context.Context) (r *Resource, mark Mark, err 
 	return r, mark, err, true
 }
 
-// answer answers x, from the store or from its origin. It reports false if the request must pass: then only
-// reason is set.
+// answer answers x, from the store or from its origin. It reports false if the request must pass:
+// then only reason is set.
 func (x *exchange) answer(ctx context.Context) bool {
 	rep := &x.rep
 	r, mark, _ := x.look(ctx)

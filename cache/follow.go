@@ -43,7 +43,8 @@ func (x *exchange) follow(ctx context.Context, rd *reader, w want) bool {
 		} else if updated != nil {
 			if x.answerWith(updated, j) {
 				rd.close()
-				rep.outcome, rep.state = Revalidated, x.c.fetchedState(w.why, http.StatusNotModified, true, true, ReasonNone)
+				rep.outcome = Revalidated
+				rep.state = x.c.fetchedState(w.why, http.StatusNotModified, true, true, ReasonNone)
 				x.c.counts.coalesced.Add(1)
 				return true
 			}
@@ -105,7 +106,8 @@ func (x *exchange) failed(f *fill, w want) bool {
 		return true
 	}
 	// A gateway that says that it cannot reach the origin, in a response that is not to be kept.
-	return w.j.cut && f.entry == nil && (status == http.StatusBadGateway || status == http.StatusGatewayTimeout)
+	return w.j.cut && f.entry == nil &&
+		(status == http.StatusBadGateway || status == http.StatusGatewayTimeout)
 }
 
 // streamed makes rep the answer that rd reads.

@@ -15,8 +15,8 @@ const (
 )
 
 // purges is what a MemoryStore remembers of purges. Each bumps the clock. An entry is valid if
-// nothing that concerns it happened after its Mark; once it was found valid, one comparison with the
-// clock says that it still is.
+// nothing that concerns it happened after its Mark; once it was found valid, one comparison with
+// the clock says that it still is.
 //
 // A purge takes the same time however much it hits, and the memory for them is bounded: there is a
 // label for each that stored entries have, a fixed table for fills in flight, and at most
@@ -205,7 +205,8 @@ func (p *purges) of(e *Entry) (how Invalidation, since time.Time) {
 		return Hard, time.Time{}
 	}
 	if softAt != 0 {
-		// The first that was noticed counts: otherwise repeated purges would prolong the stale time.
+		// The first that was noticed counts: otherwise repeated purges would prolong the stale
+		// time.
 		e.softAt.CompareAndSwap(0, softAt)
 	}
 	e.checked.Store(now)
