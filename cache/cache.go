@@ -104,8 +104,11 @@ func (c *Cache) PurgePrefix(ctx context.Context, prefix string, how Invalidation
 	if err != nil {
 		return err
 	}
-	return c.purge(ctx, "prefix", Purge{Prefix: plainURL(u.Scheme, u.Host, u.EscapedPath(), u.RawQuery),
-		How: how})
+	plain := plainURL(u.Scheme, u.Host, u.EscapedPath(), u.RawQuery)
+	if u.ForceQuery {
+		plain += "?" // what begins with a query, and not all that begins with its path
+	}
+	return c.purge(ctx, "prefix", Purge{Prefix: plain, How: how})
 }
 
 // PurgeTag purges the responses that had tag in their field Surrogate-Key or Cache-Tag.

@@ -38,7 +38,7 @@ func (x *exchange) follow(ctx context.Context, rd *reader, w want) bool {
 	case !shared.matches(x.r.Header) || !shared.accepted(x.r.Header) || !x.usable(shared):
 		// C16: another variant, which the store may have.
 	default:
-		if j := x.judge(shared, f.received()); j.use != useFresh {
+		if j := x.judgeFetched(shared, f.received()); j.use != useFresh {
 			x.follows = maxFollows
 		} else if updated != nil {
 			if x.answerWith(updated, j) {

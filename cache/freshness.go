@@ -249,6 +249,19 @@ func (x *exchange) judge(e *Entry, now time.Time) judgment {
 	return j
 }
 
+// judgeFetched is judge for what was fetched while x waited. It is as good as an answer of its own for
+// a request that asks for validation (C35).
+func (x *exchange) judgeFetched(e *Entry, now time.Time) judgment {
+	asked := x.cc
+	x.cc.noCache = false
+	if x.cc.maxAge == 0 {
+		x.cc.maxAge = absent
+	}
+	j := x.judge(e, now)
+	x.cc = asked
+	return j
+}
+
 // fresh decides whether a fresh response is fresh enough for the request (RFC 9111, section 5.2.1).
 func (x *exchange) fresh(d *directives, j *judgment) (use, Reason) {
 	if x.cc.minFresh > 0 && j.left < x.cc.minFresh.duration() {

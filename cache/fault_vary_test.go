@@ -1,0 +1,99 @@
+package cache_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/trivet-go/trivet/cache"
+)
+
+// However a response spells Vary, and however a request spreads a field over lines, it is the same.
+func TestC14_VaryIsReadInAnySpelling(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		names := rapid.Permutation([]string{"X-Tea", "X-Milk", "Accept"}).Draw(rt, "names")
+		var vary []string
+		for _, name := range names {
+			switch rapid.IntRange(0, 3).Draw(rt, "case") {
+			case 0:
+				name = strings.ToLower(name)
+			case 1:
+				name = strings.ToUpper(name)
+			}
+			name = rapid.SampledFrom([]string{"", " ", "\t", ", ,"}).Draw(rt, "before") + name
+			if len(vary) > 0 && rapid.Bool().Draw(rt, "same line") {
+				vary[len(vary)-1] += rapid.SampledFrom([]string{",", " , ", ",,"}).Draw(rt, "comma") + name
+			} else {
+				vary = append(vary, name)
+			}
+		}
+		origin := saying(func(r *http.Request) string { return strings.Join(r.Header["X-Tea"], ", ") },
+			"Cache-Control", "max-age=60")
+		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+			func(w http.ResponseWriter, r *http.Request) {
+				w.Header()["Vary"] = vary
+				origin.ServeHTTP(w, r)
+			}))
+		ask := func(pairs ...string) (string, bool) {
+			resp := get(h, "/", pairs...)
+			return text(t, resp), fromCache(resp)
+		}
+		check := func(wantHit bool, want string, pairs ...string) {
+			if got, hit := ask(pairs...); got != want || hit != wantHit {
+				rt.Fatalf("Vary %q, request %q: %q, hit %v", vary, pairs, got, hit)
+			}
+		}
+		check(false, "green, black", "X-Tea", "green", "X-Tea", "black", "X-Milk", "1")
+		check(true, "green, black", "X-Milk", "1", "X-Tea", "green", "X-Tea", "black", "X-Other", "1")
+		check(true, "green, black", "X-Tea", "green, black", "X-Milk", "1")
+		check(false, "black, green", "X-Tea", "black, green", "X-Milk", "1")
+		check(false, "green, black", "X-Tea", "green, black", "X-Milk", "2")
+		check(false, "green, black", "X-Tea", "green, black")
+	})
+}
+
+func TestC15_SecretsInVaryAreStoredAsHashes(t *testing.T) {
+	const secret = "s3cr3t-of-a-user"
+	store := newSpyStore(t, cache.MemoryStoreConfig{})
+	var said strings.Builder
+	origin := saying(func(r *http.Request) string { return fmt.Sprint(len(r.Header.Get("Cookie"))) },
+		"Cache-Control", "public, max-age=60", "Vary", "Cookie, Authorization")
+	h := newCache(t, cache.Config{
+		Store: store, Detail: true,
+		Observe: func(_ context.Context, e cache.Event) { said.WriteString(e.LogValue().String()) },
+	}).Middleware(origin)
+	for range 2 {
+		resp := get(h, "/", "Cookie", "id="+secret, "Authorization", "Bearer "+secret)
+		require.NotContains(t, fmt.Sprint(resp.Header), secret)
+	}
+	require.EqualValues(t, 1, origin.calls.Load())
+	require.Equal(t, "3", text(t, get(h, "/", "Cookie", "a=b", "Authorization", "Bearer "+secret)))
+	require.NotEmpty(t, store.stored())
+	for _, e := range store.stored() {
+		kept := fmt.Sprintf("%q %q %q %q %v", e.Echo, e.URL, e.Labels, e.Variant, e.Vary)
+		require.NotContains(t, kept, secret)
+	}
+	require.NotContains(t, said.String(), secret)
+}
+
+// A field that the client names in Connection is not forwarded by proxies, and so must not decide.
+func TestC55_ConnectionOfTheClientTouchesNeitherKeysNorFraming(t *testing.T) {
+	origin := saying(func(r *http.Request) string { return "<" + r.Header.Get("X-Tea") + ">" },
+		"Cache-Control", "max-age=60", "Vary", "X-Tea", "Content-Length", "7")
+	h := newCache(t, cache.Config{}).Middleware(origin)
+	require.Equal(t, "<green>", text(t, get(h, "/", "X-Tea", "green")))
+	for _, named := range []string{
+		"Vary", "Content-Length", "X-Tea", "Cache-Control", "Host", "Content-Length, X-Tea",
+	} {
+		resp := get(h, "/", "X-Tea", "green", "Connection", named)
+		require.Equal(t, "<green>", text(t, resp), named)
+		require.Equal(t, "7", resp.Header.Get("Content-Length"), named)
+		resp = get(h, "/", "X-Tea", "black", "Connection", named)
+		require.Equal(t, "<black>", text(t, resp), named)
+	}
+}
