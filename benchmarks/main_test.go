@@ -9,5 +9,6 @@ import (
 
 func TestMain(m *testing.M) {
 	backend.Main() // does not return in a process that backend.StartProcess has started
+	cacheServer()  // does not return in a process that startCacheServer has started
 	os.Exit(m.Run())
 }

@@ -116,8 +116,8 @@ func (c *Cache) PurgeTag(ctx context.Context, tag string, how Invalidation) erro
 	return c.purge(ctx, "tag", Purge{Label: tagLabel(tag), How: how})
 }
 
-// PurgeGroup purges the responses of an origin ("https://example.com") that had group in their field
-// Cache-Groups (RFC 9875). The origin's scheme does not count.
+// PurgeGroup purges the responses of an origin ("https://example.com") that had group in their
+// field Cache-Groups (RFC 9875). The origin's scheme does not count.
 func (c *Cache) PurgeGroup(ctx context.Context, origin, group string, how Invalidation) error {
 	u, err := purgeURL(origin)
 	if err != nil {

@@ -83,11 +83,13 @@ func TestC21_FollowersGetNothingPrivate(t *testing.T) {
 
 func TestC21_FollowersDoNotGetTheLeadersOwnFields(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		origin := slowly(time.Second, "body", "Cache-Control", `max-age=60, private="set-cookie"`, "Set-Cookie", "id=1",
+		origin := slowly(time.Second, "body", "Cache-Control", `max-age=60, private="set-cookie"`,
+			"Set-Cookie", "id=1",
 			"Ratelimit", "x", "X-Ratelimit-Remaining", "3", "Retry-After", "1", "Server-Timing", "a")
 		answers, _ := many(newCache(t, cache.Config{}).Middleware(origin), 10)
 		require.EqualValues(t, 1, origin.calls.Load())
-		for _, name := range []string{"Set-Cookie", "Ratelimit", "X-Ratelimit-Remaining", "Retry-After", "Server-Timing"} {
+		for _, name := range []string{"Set-Cookie", "Ratelimit", "X-Ratelimit-Remaining", "Retry-After",
+			"Server-Timing"} {
 			n := 0
 			for _, resp := range answers {
 				n += len(resp.Header[name])
@@ -127,12 +129,13 @@ func TestC26_WhatCannotBeSharedDoesNotMakeOthersWait(t *testing.T) {
 func TestC27_AFollowerWaitsForALimitedTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int64
-		h := newCache(t, cache.Config{Wait: 3 * time.Second}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if n.Add(1) == 1 {
-				time.Sleep(time.Minute)
-			}
-			w.Header().Set("Cache-Control", "max-age=60")
-		}))
+		h := newCache(t, cache.Config{Wait: 3 * time.Second}).Middleware(
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if n.Add(1) == 1 {
+					time.Sleep(time.Minute)
+				}
+				w.Header().Set("Cache-Control", "max-age=60")
+			}))
 		go get(h, "/")
 		synctest.Wait()
 		began := time.Now()
@@ -184,14 +187,15 @@ func TestC23_AFollowerLivesOnWithoutItsLeader(t *testing.T) {
 func TestC24_FollowersOfAFailedFetchFetchForThemselves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int64
-		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(time.Second)
-			if n.Add(1) == 1 {
-				panic("boom")
-			}
-			w.Header().Set("Cache-Control", "max-age=60")
-			_, _ = io.WriteString(w, "fine")
-		}))
+		h := newCache(t, cache.Config{}).Middleware(
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				time.Sleep(time.Second)
+				if n.Add(1) == 1 {
+					panic("boom")
+				}
+				w.Header().Set("Cache-Control", "max-age=60")
+				_, _ = io.WriteString(w, "fine")
+			}))
 		panicked := make(chan any, 1)
 		go func() {
 			defer func() { panicked <- recover() }()

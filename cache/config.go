@@ -51,9 +51,9 @@ type Config struct {
 	// of the API that was resolved.
 	KeyExtra func(r *http.Request) string
 
-	// IgnoreQuery names the parameters of the URL's query that make no difference, such as "fbclid".
-	// A name that ends in "*" stands for all names that begin so: "utm_*". The handler gets them all
-	// the same.
+	// IgnoreQuery names the parameters of the URL's query that make no difference, such as
+	// "fbclid". A name that ends in "*" stands for all names that begin so: "utm_*". The handler
+	// gets them all the same.
 	IgnoreQuery []string
 
 	// Skip, if not nil, reports which requests pass untouched: neither answered from the cache nor
@@ -64,9 +64,9 @@ type Config struct {
 	// By default it is not stored.
 	StoreSetCookie bool
 
-	// TargetedFields are the fields of RFC 9213 that are obeyed instead of Cache-Control and Expires,
-	// the first valid one first. If nil, they are CDN-Cache-Control in a shared cache and none in a
-	// private one. Empty and not nil means none.
+	// TargetedFields are the fields of RFC 9213 that are obeyed instead of Cache-Control and
+	// Expires, the first valid one first. If nil, they are CDN-Cache-Control in a shared cache and
+	// none in a private one. Empty and not nil means none.
 	TargetedFields []string
 
 	// Heuristic is the share of the time since Last-Modified for which a response without explicit
@@ -74,9 +74,9 @@ type Config struct {
 	// heuristic freshness. More than 1 is invalid.
 	Heuristic float64
 
-	// MaxObject is the size in bytes of the largest body that is stored. Larger ones stream through.
-	// Zero means a sixteenth of the store's bound. Negative is invalid, and so is more than a
-	// quarter of it.
+	// MaxObject is the size in bytes of the largest body that is stored. Larger ones stream
+	// through. Zero means a sixteenth of the store's bound. Negative is invalid, and so is more
+	// than a quarter of it.
 	MaxObject int64
 
 	// MaxVariants is the most variants (Vary) of one URL that are stored. The oldest leave. Zero

@@ -208,7 +208,8 @@ func (f *fill) finish(trailer http.Header, err error) {
 	}
 	s := &f.stream
 	// C25: what is shorter than it was to be is not whole.
-	if err == nil && f.length >= 0 && s.size != f.length && f.resp.status != http.StatusNotModified && !f.x.head() {
+	if err == nil && f.length >= 0 && s.size != f.length && f.resp.status != http.StatusNotModified &&
+		!f.x.head() {
 		err = errTruncated
 	}
 	f.trailer = trailer

@@ -32,8 +32,8 @@ func noDirectives() directives {
 	return directives{maxAge: absent, sMaxage: absent, whileRevalidate: absent, ifError: absent}
 }
 
-// responseDirectives returns the directives of a response: those of the first targeted field that is
-// valid and not empty, otherwise those of Cache-Control.
+// responseDirectives returns the directives of a response: those of the first targeted field that
+// is valid and not empty, otherwise those of Cache-Control.
 func responseDirectives(h http.Header, targeted []string) directives {
 	for _, name := range targeted {
 		if d, ok := targetedDirectives(h[name]); ok {

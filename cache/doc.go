@@ -23,34 +23,35 @@
 //     time however much they hit, and reach the fetches under way. Unsafe methods invalidate.
 //   - A [MemoryStore] is bounded in bytes, fields and overhead included. It can be saved and
 //     restored. Several caches may share one.
-//   - It tells in Cache-Status what it did (RFC 9211), and its [Event] and [Stats] tell the operator.
+//   - It tells in Cache-Status what it did (RFC 9211), and its [Event] and [Stats] tell the
+//     operator.
 //
 // Specifications: RFC 9110 (conditional requests, ranges), 9111, 5861, 8246, 9211, 9213
 // (CDN-Cache-Control), 9875 (groups), 10008 (QUERY) and draft-ietf-httpbis-no-vary-search-10.
 //
 // # Where it belongs
 //
-// Outside what depends on the resource alone, inside what depends on the client: telemetry, limits by
-// address, authentication, the resolution of versions (their name is [Config.KeyExtra]), the Cache,
-// then limits by user, breaker and handler. Around a client it is the outermost. What middlewares
-// around it set is neither stored nor lost; what they would set by wrapping the ResponseWriter they
-// set on a hit too.
+// Outside what depends on the resource alone, inside what depends on the client: telemetry, limits
+// by address, authentication, the resolution of versions (their name is [Config.KeyExtra]), the
+// Cache, then limits by user, breaker and handler. Around a client it is the outermost. What
+// middlewares around it set is neither stored nor lost; what they would set by wrapping the
+// ResponseWriter they set on a hit too.
 //
-// A handler whose answer depends on who asks must say so: Cache-Control: private or no-store, or Vary.
-// The Cache stores nothing with Set-Cookie ([Config.StoreSetCookie]) and heeds Authorization, but a
-// page that reads a cookie and says "max-age=60" is the same page for everybody.
+// A handler whose answer depends on who asks must say so: Cache-Control: private or no-store, or
+// Vary. The Cache stores nothing with Set-Cookie ([Config.StoreSetCookie]) and heeds Authorization,
+// but a page that reads a cookie and says "max-age=60" is the same page for everybody.
 //
 // # Limits of the HTTP cache
 //
 // One process: [Store] is the interface for more. A fetch that no client waits for goes on for
-// [Config.FetchTimeout]; there are at most [Config.MaxBackground]. A body that is being fetched takes
-// up to [Config.MaxObject] beside the store's bound. A handler that the Cache runs can flush and send
-// 1xx responses; Hijack works only for requests that ask for an upgrade, which pass.
+// [Config.FetchTimeout]; there are at most [Config.MaxBackground]. A body that is being fetched
+// takes up to [Config.MaxObject] beside the store's bound. A handler that the Cache runs can flush
+// and send 1xx responses; Hijack works only for requests that ask for an upgrade, which pass.
 //
 // Two deviations from RFC 9111. A shared cache uses a stale response with s-maxage where the same
-// response has stale-while-revalidate or stale-if-error, as public caches do. And a response without
-// explicit freshness is stored for its status only if that is 200, 203, 204, 206, 300, 301, 308, 404,
-// 405, 410 or 414: one client's odd request must not break a URL for others.
+// response has stale-while-revalidate or stale-if-error, as public caches do. And a response
+// without explicit freshness is stored for its status only if that is 200, 203, 204, 206, 300, 301,
+// 308, 404, 405, 410 or 414: one client's odd request must not break a URL for others.
 //
 // # Values in memory
 //
@@ -75,13 +76,12 @@
 //   - The cache is bounded by entries, or by weight ([MemoryConfig.Weigher]). While an entry is
 //     stored the total may exceed the bound by that entry; at no other time. [TinyLFU], which
 //     learns what suits the traffic, chooses what leaves; plain [LRU] is an option.
-//   - Reads wait for no lock, unless a table grows at that moment, and allocate nothing. Writes are
-//     never dropped: what was just set is there until it is evicted, removed or expires.
+//   - Reads wait for no lock, unless a table grows at that moment, and allocate nothing. Writes
+//     are never dropped: what was just set is there until it is evicted, removed or expires.
 //   - A value is fresh for its TTL. It may be returned stale while one refresh runs
 //     ([MemoryConfig.Stale]), if loading fails ([MemoryConfig.StaleIfError]) or takes too long
-//     ([MemoryConfig.StaleAfter]), and it is refreshed before its TTL ends, at
-//     random ([MemoryConfig.EarlyRefresh]). Errors can be kept for a while
-//     ([MemoryConfig.ErrorTTL]).
+//     ([MemoryConfig.StaleAfter]), and it is refreshed before its TTL ends, at random
+//     ([MemoryConfig.EarlyRefresh]). Errors can be kept for a while ([MemoryConfig.ErrorTTL]).
 //   - [Memory.InvalidateTag] makes all entries with a tag gone or stale at once. A load under way
 //     when its key or its tag is invalidated never brings the old value back.
 //   - [Memory.Save] and [Memory.Restore] carry the contents over a restart.

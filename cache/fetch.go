@@ -51,8 +51,8 @@ func (x *exchange) lookByRule(ctx context.Context) (r *Resource, mark Mark, err 
 	return r, mark, err, true
 }
 
-// answer answers x, from the store or from its origin. It reports false if the request must pass: then only
-// reason is set.
+// answer answers x, from the store or from its origin. It reports false if the request must pass:
+// then only reason is set.
 func (x *exchange) answer(ctx context.Context) bool {
 	rep := &x.rep
 	r, mark, _ := x.look(ctx)
@@ -126,6 +126,8 @@ func (x *exchange) fetch(ctx context.Context, w want) bool {
 	f := x.newFill(w.mark)
 	f.remember = !x.credentials() && x.fields&hasRange == 0 && !x.cc.noStore
 	f.prepare(w, passed)
+	f.leader = &reader{f: f}
+	f.readers[f.leader] = true
 	var rd *reader
 	if follow {
 		var ok bool

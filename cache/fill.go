@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A fill is one fetch, of a handler or through a RoundTripper, on a goroutine of its own. Any number
-// of clients read what it fetches. It outlives them if what it fetches can be stored.
+// A fill is one fetch, of a handler or through a RoundTripper, on a goroutine of its own. Any
+// number of clients read what it fetches. It outlives them if what it fetches can be stored.
 type fill struct {
 	c              *Cache
 	x              *exchange // of the request that began it; its r has the fill's context
@@ -59,8 +59,8 @@ type interim struct {
 
 const maxInterims = 16
 
-// newFill returns a fill for x, which is not run yet. The request gets a context that has the values
-// of x's and not its end.
+// newFill returns a fill for x, which is not run yet. The request gets a context that has the
+// values of x's and not its end.
 func (x *exchange) newFill(mark Mark) *fill {
 	f := &fill{c: x.c, mark: mark, length: -1, readers: make(map[*reader]bool)}
 	own := *x
@@ -138,7 +138,8 @@ func (f *fill) url() string {
 func (f *fill) read() (*reader, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.stream.base > 0 || f.done && f.entry == nil && f.updated == nil || f.decided && !f.stream.kept && f.updated == nil {
+	if f.stream.base > 0 || f.done && f.entry == nil && f.updated == nil || f.decided &&
+		!f.stream.kept && f.updated == nil {
 		return nil, false
 	}
 	rd := &reader{f: f}

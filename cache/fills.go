@@ -78,7 +78,8 @@ func (t *fillTable) remove(f *fill) {
 	s.ended.Add(1)
 }
 
-// fits reports whether x may wait for f: it asks for the same, and nothing was purged since f began.
+// fits reports whether x may wait for f: it asks for the same, and nothing was purged since f
+// began.
 func (f *fill) fits(x *exchange) bool {
 	if string(f.x.echo) != string(x.echo) {
 		return false

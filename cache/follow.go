@@ -43,7 +43,8 @@ func (x *exchange) follow(ctx context.Context, rd *reader, w want) bool {
 		} else if updated != nil {
 			if x.answerWith(updated, j) {
 				rd.close()
-				rep.outcome, rep.state = Revalidated, x.c.fetchedState(w.why, http.StatusNotModified, true, true, ReasonNone)
+				rep.outcome = Revalidated
+				rep.state = x.c.fetchedState(w.why, http.StatusNotModified, true, true, ReasonNone)
 				x.c.counts.coalesced.Add(1)
 				return true
 			}
@@ -60,9 +61,7 @@ func (x *exchange) follow(ctx context.Context, rd *reader, w want) bool {
 // lead runs f for x.
 func (x *exchange) lead(ctx context.Context, f *fill, w want) {
 	rep := &x.rep
-	rd := &reader{f: f}
-	f.leader = rd
-	f.readers[rd] = true
+	rd := f.leader
 	go f.fetch(x.from())
 	if err := rd.header(ctx, -1, x.onInterim()); err != nil {
 		rd.close()
@@ -107,7 +106,8 @@ func (x *exchange) failed(f *fill, w want) bool {
 		return true
 	}
 	// A gateway that says that it cannot reach the origin, in a response that is not to be kept.
-	return w.j.cut && f.entry == nil && (status == http.StatusBadGateway || status == http.StatusGatewayTimeout)
+	return w.j.cut && f.entry == nil &&
+		(status == http.StatusBadGateway || status == http.StatusGatewayTimeout)
 }
 
 // streamed makes rep the answer that rd reads.

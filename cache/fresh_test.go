@@ -39,13 +39,17 @@ func TestFreshness(t *testing.T) {
 		config cache.Config
 	}{
 		{name: "max-age", fields: []string{"Cache-Control", "max-age=60"}, life: time.Minute},
-		{name: "s-maxage over max-age", fields: []string{"Cache-Control", "max-age=60, s-maxage=120"}, life: 2 * time.Minute},
-		{name: "private cache ignores s-maxage", fields: []string{"Cache-Control", "max-age=60, s-maxage=120"},
+		{name: "s-maxage over max-age", fields: []string{"Cache-Control", "max-age=60, s-maxage=120"},
+			life: 2 * time.Minute},
+		{name: "private cache ignores s-maxage", fields: []string{"Cache-Control",
+			"max-age=60, s-maxage=120"},
 			life: time.Minute, config: cache.Config{Private: true}},
 		{name: "C37 upper case", fields: []string{"Cache-Control", "MAX-AGE=60"}, life: time.Minute},
 		{name: "C37 quoted", fields: []string{"Cache-Control", `max-age="60"`}, life: time.Minute},
-		{name: "C37 first of two", fields: []string{"Cache-Control", "max-age=60, max-age=600"}, life: time.Minute},
-		{name: "C37 in a quoted string", fields: []string{"Cache-Control", `x="max-age=600", max-age=60`}, life: time.Minute},
+		{name: "C37 first of two", fields: []string{"Cache-Control", "max-age=60, max-age=600"},
+			life: time.Minute},
+		{name: "C37 in a quoted string", fields: []string{"Cache-Control",
+			`x="max-age=600", max-age=60`}, life: time.Minute},
 		{name: "C37 negative", fields: []string{"Cache-Control", "max-age=-1"}},
 		{name: "C37 exponent", fields: []string{"Cache-Control", "max-age=1e30"}},
 		{name: "C37 semicolon", fields: []string{"Cache-Control", "max-age=60;"}},
@@ -54,29 +58,46 @@ func TestFreshness(t *testing.T) {
 		{name: "C37 invalid hides no other", fields: []string{"Cache-Control", `no-store="x, max-age=60`}},
 		{name: "expires", fields: []string{"Expires", "+60"}, life: time.Minute},
 		{name: "C38 expires 0", fields: []string{"Expires", "0", "Last-Modified", "-86400"}},
-		{name: "C38 age", fields: []string{"Cache-Control", "max-age=60", "Age", "20"}, life: 40 * time.Second},
-		{name: "C38 negative age", fields: []string{"Cache-Control", "max-age=60", "Age", "-20"}, life: time.Minute},
-		{name: "C38 huge age", fields: []string{"Cache-Control", "max-age=60", "Age", "99999999999999999999"}},
-		{name: "C38 first age", fields: []string{"Cache-Control", "max-age=60", "Age", "20, 50"}, life: 40 * time.Second},
-		{name: "C38 old date", fields: []string{"Cache-Control", "max-age=60", "Date", "-20"}, life: 40 * time.Second},
-		{name: "C38 date ahead", fields: []string{"Cache-Control", "max-age=60", "Date", "+3600"}, life: time.Minute},
+		{name: "C38 age", fields: []string{"Cache-Control", "max-age=60", "Age", "20"},
+			life: 40 * time.Second},
+		{name: "C38 negative age", fields: []string{"Cache-Control", "max-age=60", "Age", "-20"},
+			life: time.Minute},
+		{name: "C38 huge age", fields: []string{"Cache-Control", "max-age=60", "Age",
+			"99999999999999999999"}},
+		{name: "C38 first age", fields: []string{"Cache-Control", "max-age=60", "Age", "20, 50"},
+			life: 40 * time.Second},
+		{name: "C38 old date", fields: []string{"Cache-Control", "max-age=60", "Date", "-20"},
+			life: 40 * time.Second},
+		{name: "C38 date ahead", fields: []string{"Cache-Control", "max-age=60", "Date", "+3600"},
+			life: time.Minute},
 		{name: "heuristic", fields: []string{"Last-Modified", "-600"}, life: time.Minute},
-		{name: "heuristic off", fields: []string{"Last-Modified", "-600"}, config: cache.Config{Heuristic: -1}},
-		{name: "heuristic at most a day", fields: []string{"Last-Modified", "-31536000"}, life: 24 * time.Hour},
-		{name: "targeted", fields: []string{"Cache-Control", "max-age=60", "Cdn-Cache-Control", "max-age=120"}, life: 2 * time.Minute},
-		{name: "targeted over no-store", fields: []string{"Cache-Control", "no-store", "Cdn-Cache-Control", "max-age=60"}, life: time.Minute},
-		{name: "targeted and invalid", fields: []string{"Cache-Control", "no-store", "Cdn-Cache-Control", "max-age=60, &&"}},
-		{name: "targeted of the wrong type", fields: []string{"Cache-Control", "max-age=60", "Cdn-Cache-Control", `max-age="600"`}, life: time.Minute},
-		{name: "private cache has no targeted fields", fields: []string{"Cache-Control", "max-age=60", "Cdn-Cache-Control", "max-age=1"},
+		{name: "heuristic off", fields: []string{"Last-Modified", "-600"},
+			config: cache.Config{Heuristic: -1}},
+		{name: "heuristic at most a day", fields: []string{"Last-Modified", "-31536000"},
+			life: 24 * time.Hour},
+		{name: "targeted", fields: []string{"Cache-Control", "max-age=60", "Cdn-Cache-Control",
+			"max-age=120"}, life: 2 * time.Minute},
+		{name: "targeted over no-store", fields: []string{"Cache-Control", "no-store",
+			"Cdn-Cache-Control", "max-age=60"}, life: time.Minute},
+		{name: "targeted and invalid", fields: []string{"Cache-Control", "no-store",
+			"Cdn-Cache-Control", "max-age=60, &&"}},
+		{name: "targeted of the wrong type", fields: []string{"Cache-Control", "max-age=60",
+			"Cdn-Cache-Control", `max-age="600"`}, life: time.Minute},
+		{name: "private cache has no targeted fields", fields: []string{"Cache-Control", "max-age=60",
+			"Cdn-Cache-Control", "max-age=1"},
 			life: time.Minute, config: cache.Config{Private: true}},
 		{name: "no-store", fields: []string{"Cache-Control", "no-store, max-age=60"}},
-		{name: "must-understand", fields: []string{"Cache-Control", "no-store, must-understand, max-age=60"}, life: time.Minute},
+		{name: "must-understand", fields: []string{"Cache-Control",
+			"no-store, must-understand, max-age=60"}, life: time.Minute},
 		{name: "private", fields: []string{"Cache-Control", "private, max-age=60"}},
-		{name: "private in a private cache", fields: []string{"Cache-Control", "private, max-age=60"}, life: time.Minute,
+		{name: "private in a private cache", fields: []string{"Cache-Control", "private, max-age=60"},
+			life:   time.Minute,
 			config: cache.Config{Private: true}},
 		{name: "C12 vary star", fields: []string{"Cache-Control", "max-age=60", "Vary", ", *"}},
-		{name: "C20 set-cookie", fields: []string{"Cache-Control", "public, max-age=60", "Set-Cookie", "a=b"}},
-		{name: "C20 set-cookie allowed", fields: []string{"Cache-Control", "max-age=60", "Set-Cookie", "a=b"}, life: time.Minute,
+		{name: "C20 set-cookie", fields: []string{"Cache-Control", "public, max-age=60", "Set-Cookie",
+			"a=b"}},
+		{name: "C20 set-cookie allowed", fields: []string{"Cache-Control", "max-age=60", "Set-Cookie",
+			"a=b"}, life: time.Minute,
 			config: cache.Config{StoreSetCookie: true}},
 		{name: "nothing", fields: nil},
 	} {
@@ -84,7 +105,8 @@ func TestFreshness(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				fields := make([]string, len(test.fields))
 				for i, v := range test.fields {
-					if n, err := strconv.Atoi(v); err == nil && (v[0] == '+' || v[0] == '-') && test.fields[i-i%2] != "Age" {
+					if n, err := strconv.Atoi(v); err == nil && (v[0] == '+' || v[0] == '-') &&
+						test.fields[i-i%2] != "Age" {
 						v = ago(-time.Duration(n) * time.Second)
 					}
 					fields[i] = v
@@ -168,20 +190,29 @@ func TestRequestDirectives(t *testing.T) {
 		config                 cache.Config
 	}{
 		{name: "no-cache", control: "max-age=60", request: "no-cache"},
-		{name: "C35 ignored", control: "max-age=60", request: "no-cache", stored: true, config: cache.Config{IgnoreReload: true}},
-		{name: "C35 max-age=0 ignored", control: "max-age=60", request: "max-age=0", stored: true, config: cache.Config{IgnoreReload: true}},
+		{name: "C35 ignored", control: "max-age=60", request: "no-cache", stored: true,
+			config: cache.Config{IgnoreReload: true}},
+		{name: "C35 max-age=0 ignored", control: "max-age=60", request: "max-age=0", stored: true,
+			config: cache.Config{IgnoreReload: true}},
 		{name: "max-age=0", control: "max-age=60", request: "max-age=0"},
-		{name: "max-age=0 of what is immutable", control: "max-age=60, immutable", request: "max-age=0", stored: true},
+		{name: "max-age=0 of what is immutable", control: "max-age=60, immutable", request: "max-age=0",
+			stored: true},
 		{name: "max-age", control: "max-age=60", request: "max-age=10", after: 11 * time.Second},
-		{name: "max-age, younger", control: "max-age=60", request: "max-age=10", after: 9 * time.Second, stored: true},
+		{name: "max-age, younger", control: "max-age=60", request: "max-age=10", after: 9 * time.Second,
+			stored: true},
 		{name: "min-fresh", control: "max-age=60", request: "min-fresh=30", after: 31 * time.Second},
-		{name: "min-fresh, fresher", control: "max-age=60", request: "min-fresh=30", after: 29 * time.Second, stored: true},
-		{name: "max-stale", control: "max-age=60", request: "max-stale=10", after: 69 * time.Second, stored: true},
+		{name: "min-fresh, fresher", control: "max-age=60", request: "min-fresh=30",
+			after: 29 * time.Second, stored: true},
+		{name: "max-stale", control: "max-age=60", request: "max-stale=10", after: 69 * time.Second,
+			stored: true},
 		{name: "max-stale, staler", control: "max-age=60", request: "max-stale=10", after: 71 * time.Second},
 		{name: "any max-stale", control: "max-age=60", request: "max-stale", after: time.Hour, stored: true},
-		{name: "C34 max-stale and must-revalidate", control: "max-age=60, must-revalidate", request: "max-stale", after: 61 * time.Second},
-		{name: "C34 max-stale and proxy-revalidate", control: "max-age=60, proxy-revalidate", request: "max-stale", after: 61 * time.Second},
-		{name: "C34 max-stale and s-maxage", control: "s-maxage=60", request: "max-stale", after: 61 * time.Second},
+		{name: "C34 max-stale and must-revalidate", control: "max-age=60, must-revalidate",
+			request: "max-stale", after: 61 * time.Second},
+		{name: "C34 max-stale and proxy-revalidate", control: "max-age=60, proxy-revalidate",
+			request: "max-stale", after: 61 * time.Second},
+		{name: "C34 max-stale and s-maxage", control: "s-maxage=60", request: "max-stale",
+			after: 61 * time.Second},
 		{name: "C34 max-stale and no-cache", control: "max-age=60, no-cache", request: "max-stale"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -316,7 +347,8 @@ func TestC40_StaleIfError(t *testing.T) {
 					}
 				}
 				if test.stale {
-					require.EqualValues(t, 2, origin.calls.Load(), "those who wait get the stale response too")
+					require.EqualValues(t, 2, origin.calls.Load(),
+						"those who wait get the stale response too")
 				}
 			})
 		})

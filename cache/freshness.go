@@ -64,7 +64,8 @@ func parseTime(s string) (time.Time, bool) {
 
 // lifetime returns for how long a response is fresh, beginning at age 0 (RFC 9111, section 4.2.1),
 // and whether that is explicit.
-func (c *Cache) lifetime(status int, h http.Header, d *directives, received time.Time) (life time.Duration, explicit bool) {
+func (c *Cache) lifetime(status int, h http.Header, d *directives,
+	received time.Time) (life time.Duration, explicit bool) {
 	if !c.cfg.Private && d.sMaxage != absent {
 		return d.sMaxage.duration(), true
 	}
@@ -222,7 +223,8 @@ func (x *exchange) judge(e *Entry, now time.Time) judgment {
 	if j.left <= 0 && !prohibited {
 		late := -j.left
 		j.err = d.ifError != absent && late <= d.ifError.duration() ||
-			x.cc.ifError != absent && late <= x.cc.ifError.duration() && (x.c.cfg.Private || d.sMaxage == absent)
+			x.cc.ifError != absent && late <= x.cc.ifError.duration() && (x.c.cfg.Private ||
+				d.sMaxage == absent)
 		// RFC 9111, section 4.2.4: a cache that is disconnected may use what is stale.
 		j.cut = late <= disconnectedFor && (x.c.cfg.Private || d.sMaxage == absent)
 	}

@@ -7,11 +7,12 @@ import (
 	"time"
 )
 
-// unsafeMethod reports whether a method may change something. Those that nobody knows may (RFC 9111,
-// section 4.4).
+// unsafeMethod reports whether a method may change something. Those that nobody knows may (RFC
+// 9111, section 4.4).
 func unsafeMethod(method string) bool {
 	switch method {
-	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodConnect, methodQuery,
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodConnect,
+		methodQuery,
 		"PROPFIND", "REPORT", "SEARCH", "PRI":
 		return false
 	}
@@ -56,8 +57,8 @@ func (x *exchange) invalidate(ctx context.Context, status int, h http.Header) {
 	x.c.observe(ctx, Event{Kind: Purged, By: "method", Err: failed})
 }
 
-// sameOrigin reports whether u has the origin of the request. A Middleware does not ask for the same
-// scheme: a proxy before it may have taken off TLS.
+// sameOrigin reports whether u has the origin of the request. A Middleware does not ask for the
+// same scheme: a proxy before it may have taken off TLS.
 func (x *exchange) sameOrigin(u *url.URL) bool {
 	scheme, host := x.origin()
 	return (x.server || u.Scheme == scheme) && plainHost(u.Scheme, u.Host) == plainHost(scheme, host)
@@ -72,7 +73,8 @@ func (x *exchange) posted(ctx context.Context, status int, own, outer http.Heade
 	}
 	target := x.target()
 	u, err := target.Parse(location[0])
-	if err != nil || !x.sameOrigin(u) || u.EscapedPath() != target.EscapedPath() || u.RawQuery != target.RawQuery {
+	if err != nil || !x.sameOrigin(u) || u.EscapedPath() != target.EscapedPath() ||
+		u.RawQuery != target.RawQuery {
 		return nil
 	}
 	now := time.Now()

@@ -124,7 +124,8 @@ func withoutPeers(values []string) string {
 		for _, element := range splitList(v, ',') {
 			for _, pair := range splitList(element, ';') {
 				name, _, _ := strings.Cut(pair, "=")
-				if name = textproto.TrimString(name); !strings.EqualFold(name, "for") && !strings.EqualFold(name, "by") {
+				if name = textproto.TrimString(name); !strings.EqualFold(name, "for") &&
+					!strings.EqualFold(name, "by") {
 					rest = append(rest, pair)
 				}
 			}
@@ -176,7 +177,8 @@ func (c *Cache) ignores(name string) bool {
 		name = decoded
 	}
 	for _, pattern := range c.cfg.IgnoreQuery {
-		if begin, ok := strings.CutSuffix(pattern, "*"); ok && strings.HasPrefix(name, begin) || name == pattern {
+		if begin, ok := strings.CutSuffix(pattern, "*"); ok && strings.HasPrefix(name, begin) ||
+			name == pattern {
 			return true
 		}
 	}

@@ -153,7 +153,8 @@ func (s *MemoryStore) Capacity() int64 { return s.max }
 // is stored and stale counts as a hit.
 func (s *MemoryStore) Stats() MemoryStats { return s.memory.Stats() }
 
-// Save writes the contents to w, for a warm restart; see [Memory.Save]. What was purged is left out.
+// Save writes the contents to w, for a warm restart; see [Memory.Save]. What was purged is left
+// out.
 func (s *MemoryStore) Save(w io.Writer) error {
 	s.settle()
 	return s.memory.Save(w)

@@ -14,8 +14,8 @@ import (
 
 // Middleware returns a handler that answers from the cache, and from next what the cache cannot.
 //
-// For what may be stored, next runs on a goroutine of the cache's own: its request's context has the
-// values of the client's and ends when the response is of no use to anybody, or at
+// For what may be stored, next runs on a goroutine of the cache's own: its request's context has
+// the values of the client's and ends when the response is of no use to anybody, or at
 // [Config.FetchTimeout] after the last client has left. What next writes is streamed to all clients
 // that wait for it. Its ResponseWriter can flush; it can neither be hijacked nor take deadlines.
 func (c *Cache) Middleware(next http.Handler) http.Handler {
@@ -157,8 +157,8 @@ func (x *exchange) refuse(status int) {
 	problem.Write(x.w, problem.Details{Status: status, Title: http.StatusText(status)})
 }
 
-// fail answers a request whose fetch has failed. Where the client has left, or an outer deadline has
-// passed, nothing that looks like an answer may be sent.
+// fail answers a request whose fetch has failed. Where the client has left, or an outer deadline
+// has passed, nothing that looks like an answer may be sent.
 func (x *exchange) fail(ctx context.Context) {
 	if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		panic(http.ErrAbortHandler)
@@ -215,8 +215,8 @@ func (x *exchange) abort(rd *reader) {
 	panic(http.ErrAbortHandler)
 }
 
-// layOver sets the fields of own in h, over those that are there; Vary, Link and Set-Cookie are added
-// to them.
+// layOver sets the fields of own in h, over those that are there; Vary, Link and Set-Cookie are
+// added to them.
 func layOver(h, own http.Header, bare bool) {
 	for name, values := range own {
 		switch {
@@ -294,7 +294,8 @@ func (x *exchange) pass(why Reason) {
 	}
 	began := time.Now()
 	x.rep = reply{outcome: Pass, reason: why, length: -1}
-	w := &watcher{Recorder: *response.NewRecorder(x.w, r), x: x, began: began, state: x.c.fetchedState(why, 0, false, false, why)}
+	w := &watcher{Recorder: *response.NewRecorder(x.w, r), x: x, began: began,
+		state: x.c.fetchedState(why, 0, false, false, why)}
 	if method == http.MethodPost {
 		w.outer = cloneHeader(x.w.Header())
 	}

@@ -77,8 +77,8 @@ func (f *fill) complete(w want, h http.Header) bool {
 	return true
 }
 
-// outgoing returns the request for a handler or a RoundTripper, which may change its fields. What the
-// response depends on is read from f's own.
+// outgoing returns the request for a handler or a RoundTripper, which may change its fields. What
+// the response depends on is read from f's own.
 func (f *fill) outgoing() *http.Request {
 	r := f.x.r.WithContext(f.ctx)
 	r.Header = f.x.r.Header.Clone()

@@ -20,16 +20,17 @@ func TestC43_UnsafeMethodsInvalidate(t *testing.T) {
 	for _, method := range []string{"POST", "PUT", "DELETE", "PATCH", "M-SEARCH", "UNKNOWN"} {
 		t.Run(method, func(t *testing.T) {
 			calls := 0
-			h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if r.Method == method {
-					w.Header().Set("Location", "/created")
-					w.Header().Set("Content-Location", "http://other.example/elsewhere")
-					return
-				}
-				calls++
-				w.Header().Set("Cache-Control", "max-age=60")
-				w.Header().Set("Vary", "X-A")
-			}))
+			h := newCache(t, cache.Config{}).Middleware(
+				http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.Method == method {
+						w.Header().Set("Location", "/created")
+						w.Header().Set("Content-Location", "http://other.example/elsewhere")
+						return
+					}
+					calls++
+					w.Header().Set("Cache-Control", "max-age=60")
+					w.Header().Set("Vary", "X-A")
+				}))
 			targets := []string{"/a", "/created", "http://other.example/elsewhere", "/b"}
 			for _, target := range targets {
 				get(h, target)
@@ -40,7 +41,8 @@ func TestC43_UnsafeMethodsInvalidate(t *testing.T) {
 			for i, target := range targets {
 				get(h, target)
 				get(h, target, "X-A", "1")
-				require.Equal(t, min(4, 2*(i+1)), calls, "%s: all variants of the URL and of Location, nothing of another origin", target)
+				require.Equal(t, min(4, 2*(i+1)), calls,
+					"%s: all variants of the URL and of Location, nothing of another origin", target)
 			}
 		})
 	}
@@ -59,14 +61,15 @@ func TestC43_SafeMethodsInvalidateNothing(t *testing.T) {
 func TestC44_AFailedUnsafeRequestInvalidatesNothing(t *testing.T) {
 	for _, status := range []int{400, 403, 404, 500, 503} {
 		calls := 0
-		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Method == http.MethodPost {
-				w.WriteHeader(status)
-				return
-			}
-			calls++
-			w.Header().Set("Cache-Control", "max-age=60")
-		}))
+		h := newCache(t, cache.Config{}).Middleware(
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodPost {
+					w.WriteHeader(status)
+					return
+				}
+				calls++
+				w.Header().Set("Cache-Control", "max-age=60")
+			}))
 		get(h, "/")
 		do(h, httptest.NewRequest(http.MethodPost, "/", nil))
 		get(h, "/")
@@ -119,7 +122,8 @@ func TestC45_AFillInFlightDoesNotBringBackWhatWasPurged(t *testing.T) {
 				require.NoError(t, purge(c, h))
 				go func() { done <- text(t, get(h, "/a/b")) }()
 				first, second := <-done, <-done
-				require.NotEqual(t, first, second, "who asks after a purge gets nothing that was fetched before")
+				require.NotEqual(t, first, second,
+					"who asks after a purge gets nothing that was fetched before")
 				last := text(t, get(h, "/a/b"))
 				require.NotEqual(t, "1", last)
 			})
@@ -147,20 +151,44 @@ func TestPurges(t *testing.T) {
 		purge func(c *cache.Cache) error
 		gone  []string
 	}{
-		{"url", func(c *cache.Cache) error { return c.PurgeURL(ctx, "http://example.com/a", cache.Hard) }, []string{"/a"}},
-		{"url with ignored query", func(c *cache.Cache) error { return c.PurgeURL(ctx, "https://EXAMPLE.com:443/a?utm_x=1", cache.Hard) }, []string{"/a"}},
-		{"url with a query", func(c *cache.Cache) error { return c.PurgeURL(ctx, "http://example.com/a/b?q=1", cache.Hard) }, []string{"/a/b?q=1"}},
-		{"prefix", func(c *cache.Cache) error { return c.PurgePrefix(ctx, "http://example.com/a/", cache.Hard) }, []string{"/a/b", "/a/b?q=1", "/a/c"}},
-		{"host", func(c *cache.Cache) error { return c.PurgePrefix(ctx, "http://example.com", cache.Hard) }, []string{"/a", "/a/b", "/a/b?q=1", "/a/c", "/b"}},
-		{"another host", func(c *cache.Cache) error { return c.PurgePrefix(ctx, "http://example.co", cache.Hard) }, nil},
-		{"tag", func(c *cache.Cache) error { return c.PurgeTag(ctx, "a/b", cache.Hard) }, []string{"/a/b", "/a/b?q=1"}},
-		{"cache-tag", func(c *cache.Cache) error { return c.PurgeTag(ctx, "y", cache.Hard) }, []string{"/a", "/a/b", "/a/b?q=1", "/a/c", "/b", "http://other.example/a"}},
-		{"group", func(c *cache.Cache) error { return c.PurgeGroup(ctx, "https://example.com", "styles", cache.Hard) }, []string{"/a", "/a/b", "/a/b?q=1", "/a/c", "/b"}},
+		{"url", func(c *cache.Cache) error {
+			return c.PurgeURL(ctx, "http://example.com/a",
+				cache.Hard)
+		}, []string{"/a"}},
+		{"url with ignored query", func(c *cache.Cache) error {
+			return c.PurgeURL(ctx,
+				"https://EXAMPLE.com:443/a?utm_x=1", cache.Hard)
+		}, []string{"/a"}},
+		{"url with a query", func(c *cache.Cache) error {
+			return c.PurgeURL(ctx,
+				"http://example.com/a/b?q=1", cache.Hard)
+		}, []string{"/a/b?q=1"}},
+		{"prefix", func(c *cache.Cache) error {
+			return c.PurgePrefix(ctx, "http://example.com/a/",
+				cache.Hard)
+		}, []string{"/a/b", "/a/b?q=1", "/a/c"}},
+		{"host", func(c *cache.Cache) error {
+			return c.PurgePrefix(ctx, "http://example.com",
+				cache.Hard)
+		}, []string{"/a", "/a/b", "/a/b?q=1", "/a/c", "/b"}},
+		{"another host", func(c *cache.Cache) error {
+			return c.PurgePrefix(ctx, "http://example.co",
+				cache.Hard)
+		}, nil},
+		{"tag", func(c *cache.Cache) error { return c.PurgeTag(ctx, "a/b", cache.Hard) },
+			[]string{"/a/b", "/a/b?q=1"}},
+		{"cache-tag", func(c *cache.Cache) error { return c.PurgeTag(ctx, "y", cache.Hard) },
+			[]string{"/a", "/a/b", "/a/b?q=1", "/a/c", "/b", "http://other.example/a"}},
+		{"group", func(c *cache.Cache) error {
+			return c.PurgeGroup(ctx, "https://example.com", "styles",
+				cache.Hard)
+		}, []string{"/a", "/a/b", "/a/b?q=1", "/a/c", "/b"}},
 		{"unknown tag", func(c *cache.Cache) error { return c.PurgeTag(ctx, "z", cache.Hard) }, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			origin := labelled()
-			c := newCache(t, cache.Config{IgnoreQuery: []string{"utm_*"}, KeyExtra: func(r *http.Request) string { return r.Header.Get("Extra") }})
+			c := newCache(t, cache.Config{IgnoreQuery: []string{"utm_*"},
+				KeyExtra: func(r *http.Request) string { return r.Header.Get("Extra") }})
 			h := c.Middleware(origin)
 			all := []string{"/a", "/a/b", "/a/b?q=1", "/a/c", "/b", "http://other.example/a"}
 			read := func(target string) {
@@ -210,7 +238,8 @@ func TestPurge_RefusesWhatItDoesNotUnderstand(t *testing.T) {
 	c := newCache(t, cache.Config{})
 	ctx := context.Background()
 	for _, err := range []error{
-		c.PurgeURL(ctx, "/a", cache.Hard), c.PurgeURL(ctx, "ftp://a/", cache.Hard), c.PurgePrefix(ctx, "a", cache.Hard), c.PurgeTag(ctx, "a", 0),
+		c.PurgeURL(ctx, "/a", cache.Hard), c.PurgeURL(ctx, "ftp://a/", cache.Hard), c.PurgePrefix(ctx,
+			"a", cache.Hard), c.PurgeTag(ctx, "a", 0),
 		c.PurgeGroup(ctx, "", "g", cache.Hard), c.PurgeURL(ctx, "http://a b/", cache.Hard),
 	} {
 		require.ErrorIs(t, err, cache.ErrPurge)
@@ -227,7 +256,8 @@ func TestGroups_AnUnsafeRequestInvalidatesThem(t *testing.T) {
 		w.Header().Set("Cache-Groups", r.URL.Query().Get("g"))
 	}}
 	h := newCache(t, cache.Config{}).Middleware(origin)
-	targets := map[string]bool{`/1?g="a"`: true, `/2?g="b","a"`: true, `/3?g="b"`: false, `/4?g=a`: false, `http://other.example/?g="a"`: false}
+	targets := map[string]bool{`/1?g="a"`: true, `/2?g="b","a"`: true, `/3?g="b"`: false,
+		`/4?g=a`: false, `http://other.example/?g="a"`: false}
 	for target := range targets {
 		get(h, target)
 	}
@@ -246,7 +276,8 @@ func TestPurges_AreRememberedInBoundedMemory(t *testing.T) {
 	get(h, "/a/1")
 	get(h, "/zzz")
 	for i := range 2000 {
-		require.NoError(t, c.PurgePrefix(context.Background(), fmt.Sprintf("http://example.com/a/%d/", i), cache.Hard))
+		require.NoError(t, c.PurgePrefix(context.Background(), fmt.Sprintf("http://example.com/a/%d/",
+			i), cache.Hard))
 	}
 	before := origin.calls.Load()
 	get(h, "/zzz")

@@ -10,12 +10,13 @@ import (
 const (
 	purgeStripes = 64
 	recentPurges = 4096 // a power of two
+	loggedPurges = 1024 // a power of two
 	softPurgeFor = 24 * time.Hour
 )
 
 // purges is what a MemoryStore remembers of purges. Each bumps the clock. An entry is valid if
-// nothing that concerns it happened after its Mark; once it was found valid, one comparison with the
-// clock says that it still is.
+// nothing that concerns it happened after its Mark; once it was found valid, one comparison with
+// the clock says that it still is.
 //
 // A purge takes the same time however much it hits, and the memory for them is bounded: there is a
 // label for each that stored entries have, a fixed table for fills in flight, and at most
@@ -30,8 +31,10 @@ type purges struct {
 	stripes [purgeStripes]purgeStripe
 
 	// recent tells fills in flight, whose labels no stored entry may have, of purges. Labels share
-	// its places: a fill may be thought purged that was not, and is not stored then.
+	// its places; log has the labels of the latest purges, each at its number. A fill that lasts for
+	// more purges than it holds may be thought purged that was not, and is not stored then.
 	recent [recentPurges]atomic.Uint64
+	log    [loggedPurges]atomic.Uint64
 }
 
 type purgeStripe struct {
@@ -64,6 +67,7 @@ func (p *purges) add(what Purge, now time.Time) {
 	defer p.mu.Unlock()
 	seq := p.clock.Load() + 1
 	if what.Label == "" {
+		p.log[seq%loggedPurges].Store(0)
 		p.prefixes.Store(p.prefixes.Load().with(what.Prefix, what.How, seq, now))
 	} else {
 		p.addLabel(what, seq, now)
@@ -74,6 +78,7 @@ func (p *purges) add(what Purge, now time.Time) {
 
 func (p *purges) addLabel(what Purge, seq uint64, now time.Time) {
 	hash := maphash.String(p.seed, what.Label)
+	p.log[seq%loggedPurges].Store(hash) // before the other: who sees that looks here
 	p.recent[hash%recentPurges].Store(seq)
 	stripe := &p.stripes[hash%purgeStripes]
 	stripe.mu.Lock()
@@ -124,11 +129,30 @@ func (p *purges) hold(e *Entry) bool {
 // recently reports whether a label of e may have been purged since its Mark.
 func (p *purges) recently(e *Entry) bool {
 	for _, l := range e.held {
-		if p.recent[l.hash%recentPurges].Load() > uint64(e.Mark) {
+		if p.since(l.hash, uint64(e.Mark)) {
 			return true
 		}
 	}
 	return false
+}
+
+// since reports whether the label with that hash may have been purged after mark.
+func (p *purges) since(hash, mark uint64) bool {
+	if p.recent[hash%recentPurges].Load() <= mark {
+		return false
+	}
+	// The purge after the last one may be under way, and have missed a label that is there now.
+	last := p.clock.Load() + 1
+	if last-mark >= loggedPurges {
+		return true
+	}
+	for seq := mark + 1; seq <= last; seq++ {
+		if p.log[seq%loggedPurges].Load() == hash {
+			return true
+		}
+	}
+	// What was read may have been overwritten meanwhile.
+	return p.clock.Load()+1-mark >= loggedPurges
 }
 
 // release gives back the labels of an entry that is no longer stored. Nobody may call it twice for
@@ -181,7 +205,8 @@ func (p *purges) of(e *Entry) (how Invalidation, since time.Time) {
 		return Hard, time.Time{}
 	}
 	if softAt != 0 {
-		// The first that was noticed counts: otherwise repeated purges would prolong the stale time.
+		// The first that was noticed counts: otherwise repeated purges would prolong the stale
+		// time.
 		e.softAt.CompareAndSwap(0, softAt)
 	}
 	e.checked.Store(now)
@@ -191,7 +216,7 @@ func (p *purges) of(e *Entry) (how Invalidation, since time.Time) {
 // inFlight reports whether e, which is not stored, may have been purged, softly or hard.
 func (p *purges) inFlight(e *Entry) bool {
 	for _, name := range e.Labels {
-		if p.recent[maphash.String(p.seed, name)%recentPurges].Load() > uint64(e.Mark) {
+		if p.since(maphash.String(p.seed, name), uint64(e.Mark)) {
 			return true
 		}
 	}

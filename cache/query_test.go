@@ -67,10 +67,13 @@ func TestNoVarySearch(t *testing.T) {
 		rule, first string
 		same, other []string
 	}{
-		{`params=("utm" "x y")`, "?a=1&utm=2", []string{"?a=1", "?utm=3&a=1", "?a=1&x+y=1", "?a=1&x%20y"}, []string{"?a=2", "?a=1&b=1", "?A=1"}},
+		{`params=("utm" "x y")`, "?a=1&utm=2", []string{"?a=1", "?utm=3&a=1", "?a=1&x+y=1",
+			"?a=1&x%20y"}, []string{"?a=2", "?a=1&b=1", "?A=1"}},
 		{`params`, "?a=1", []string{"", "?b=2"}, nil},
-		{`params, except=("id")`, "?id=1&t=2", []string{"?id=1", "?t=9&id=1"}, []string{"?id=2", "?", "?id=1&id=2"}},
-		{`key-order`, "?a=1&b=2&a=3", []string{"?b=2&a=1&a=3", "?a=1&a=3&b=2"}, []string{"?a=3&b=2&a=1", "?a=1&b=2"}},
+		{`params, except=("id")`, "?id=1&t=2", []string{"?id=1", "?t=9&id=1"}, []string{"?id=2", "?",
+			"?id=1&id=2"}},
+		{`key-order`, "?a=1&b=2&a=3", []string{"?b=2&a=1&a=3", "?a=1&a=3&b=2"}, []string{"?a=3&b=2&a=1",
+			"?a=1&b=2"}},
 		{`except=("id")`, "?id=1&t=2", nil, []string{"?id=1", "?t=2&id=1"}},
 		{`params="x"`, "?a=1", nil, []string{"?a=1&x=1"}},
 		{`params=(1)`, "?a=1", nil, []string{"?a=1&1=1"}},

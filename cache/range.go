@@ -175,8 +175,8 @@ func (e *Entry) missing() (from int64, ok bool) {
 	return int64(len(e.Segments[0].Data)), true
 }
 
-// join returns segments with data at offset, which is not changed afterwards. Where both have bytes,
-// those of data count.
+// join returns segments with data at offset, which is not changed afterwards. Where both have
+// bytes, those of data count.
 func join(segments []Segment, offset int64, data []byte) []Segment {
 	end := offset + int64(len(data))
 	var before, after []Segment

@@ -82,7 +82,8 @@ func TestRange_SeveralArePartsOfOneBody(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "multipart/byteranges", kind)
 	reader := multipart.NewReader(strings.NewReader(body), params["boundary"])
-	for _, want := range []struct{ contentRange, body string }{{"bytes 0-1/10", "01"}, {"bytes 4-5/10", "45"}, {"bytes 9-9/10", "9"}} {
+	for _, want := range []struct{ contentRange, body string }{{"bytes 0-1/10", "01"}, {"bytes 4-5/10",
+		"45"}, {"bytes 9-9/10", "9"}} {
 		part, err := reader.NextPart()
 		require.NoError(t, err)
 		b, err := io.ReadAll(part)
@@ -108,7 +109,8 @@ func TestC46_RangesThatAskTooMuchAreIgnored(t *testing.T) {
 	}
 	resp := get(h, "/", "Range", "bytes=-9223372036854775808")
 	require.Equal(t, digits, text(t, resp))
-	require.Equal(t, http.StatusRequestedRangeNotSatisfiable, get(h, "/", "Range", "bytes=99999999999999999999-").StatusCode)
+	require.Equal(t, http.StatusRequestedRangeNotSatisfiable, get(h, "/", "Range",
+		"bytes=99999999999999999999-").StatusCode)
 	require.Equal(t, "9", text(t, get(h, "/", "Range", "bytes=9-99999999999999999999")))
 }
 
@@ -117,11 +119,13 @@ func TestC48_IfRange(t *testing.T) {
 		tag, condition string
 		status         int
 	}{
-		{`"1"`, `"1"`, 206}, {`"1"`, `"2"`, 200}, {`W/"1"`, `W/"1"`, 200}, {`"1"`, `W/"1"`, 200}, {`"1"`, ago(0), 200}, {`"1"`, "x", 200},
+		{`"1"`, `"1"`, 206}, {`"1"`, `"2"`, 200}, {`W/"1"`, `W/"1"`, 200}, {`"1"`, `W/"1"`, 200},
+		{`"1"`, ago(0), 200}, {`"1"`, "x", 200},
 	} {
 		h := newCache(t, cache.Config{}).Middleware(newRanged(digits, test.tag))
 		get(h, "/")
-		require.Equal(t, test.status, get(h, "/", "Range", "bytes=0-1", "If-Range", test.condition).StatusCode, test)
+		require.Equal(t, test.status, get(h, "/", "Range", "bytes=0-1", "If-Range",
+			test.condition).StatusCode, test)
 	}
 }
 
@@ -159,7 +163,8 @@ func TestRange_PartsOfOneVersionAreJoinedAndCompleted(t *testing.T) {
 }
 
 func TestC49_PartsOfDifferentVersionsAreNeverJoined(t *testing.T) {
-	for name, tags := range map[string][2]string{"strong": {`"1"`, `"2"`}, "weak": {`W/"1"`, `W/"1"`}, "none": {"", ""}} {
+	for name, tags := range map[string][2]string{"strong": {`"1"`, `"2"`}, "weak": {`W/"1"`, `W/"1"`},
+		"none": {"", ""}} {
 		t.Run(name, func(t *testing.T) {
 			origin := newRanged(digits, tags[0])
 			h := newCache(t, cache.Config{}).Middleware(origin)

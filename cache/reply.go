@@ -62,8 +62,8 @@ func (x *exchange) answerWith(e *Entry, j judgment) bool {
 	return whole
 }
 
-// answerRange makes rep the answer to a Range (RFC 9110, section 14.2). It reports done if the field
-// counts, and ok if e has all that it asks for.
+// answerRange makes rep the answer to a Range (RFC 9110, section 14.2). It reports done if the
+// field counts, and ok if e has all that it asks for.
 func (x *exchange) answerRange(rep *reply, e *Entry, p *policyOf) (done, ok bool) {
 	values := x.r.Header["Range"]
 	if len(values) != 1 {
@@ -114,7 +114,8 @@ func (rep *reply) multipart(spans []span, e *Entry) bool {
 		if !ok {
 			return false
 		}
-		add([]byte("\r\n--" + boundary + "\r\n" + contentType + "Content-Range: " + s.contentRange(e.Size) + "\r\n\r\n"))
+		add([]byte("\r\n--" + boundary + "\r\n" + contentType +
+			"Content-Range: " + s.contentRange(e.Size) + "\r\n\r\n"))
 		add(data)
 	}
 	add([]byte("\r\n--" + boundary + "--\r\n"))
@@ -122,10 +123,12 @@ func (rep *reply) multipart(spans []span, e *Entry) bool {
 	return true
 }
 
-// describesBody are the fields that a 304 leaves out (RFC 9110, section 15.4.5): the client has them.
+// describesBody are the fields that a 304 leaves out (RFC 9110, section 15.4.5): the client has
+// them.
 func describesBody(name string) bool {
 	switch name {
-	case "Content-Length", "Content-Type", "Content-Encoding", "Content-Language", "Content-Range", "Content-Md5",
+	case "Content-Length", "Content-Type", "Content-Encoding", "Content-Language", "Content-Range",
+		"Content-Md5",
 		"Content-Disposition":
 		return true
 	}
@@ -133,8 +136,8 @@ func describesBody(name string) bool {
 }
 
 // fields sets in h the fields of a stored response, over those that are there; Vary, Link and
-// Set-Cookie are added to them. The values are in one array that belongs to h alone, so that whoever
-// changes them changes no other answer (C66).
+// Set-Cookie are added to them. The values are in one array that belongs to h alone, so that
+// whoever changes them changes no other answer (C66).
 func (rep *reply) fields(h http.Header) {
 	p := rep.policy
 	all := len(p.values)

@@ -149,7 +149,8 @@ func (x *exchange) begin(c *Cache, r *http.Request, server bool) Reason {
 	default:
 		return ReasonMethod
 	}
-	if x.fields&(hasUpgrade|hasPrecondition) != 0 || r.URL == nil || r.URL.Opaque != "" || !server && r.URL.Host == "" {
+	if x.fields&(hasUpgrade|hasPrecondition) != 0 || r.URL == nil || r.URL.Opaque != "" ||
+		!server && r.URL.Host == "" {
 		return ReasonRequest
 	}
 	if x.fields&hasCacheControl != 0 {

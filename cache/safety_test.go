@@ -32,7 +32,10 @@ func TestC01_C02_C09_OneClientsFieldsShapeNoOthersAnswer(t *testing.T) {
 	for _, name := range unkeyed {
 		for _, policy := range []cache.UnkeyedPolicy{cache.UnkeyedKey, cache.UnkeyedDrop} {
 			t.Run(fmt.Sprint(name, policy), func(t *testing.T) {
-				h := newCache(t, cache.Config{Unkeyed: policy}).Middleware(echoing(func(r *http.Request) string { return r.Header.Get(name) }))
+				h := newCache(t,
+					cache.Config{Unkeyed: policy}).Middleware(echoing(func(r *http.Request) string {
+					return r.Header.Get(name)
+				}))
 				poisoned := get(h, "/", name, "host=evil.example")
 				require.Equal(t, policy == cache.UnkeyedKey, strings.Contains(text(t, poisoned), "evil"))
 				require.NotContains(t, text(t, get(h, "/")), "evil")
@@ -52,8 +55,10 @@ func TestC02_ForwardedForMakesNoKeyOfItsOwn(t *testing.T) {
 
 func TestC03_C06_C59_WhatAHandlerCanTellApartHasAKeyOfItsOwn(t *testing.T) {
 	targets := []string{
-		"http://a/x", "http://b/x", "http://a/x?", "http://a/x?id=1", "http://a/x?id=2", "http://a/X", "http://a//x", "http://a/y/../x",
-		"http://a/%78", "http://a/y%2f..%2fx", "http://a/x/", "http://a:81/x", "http://a./x", "http://a/x?id=1&id=2", "http://a/x?id=2&id=1",
+		"http://a/x", "http://b/x", "http://a/x?", "http://a/x?id=1", "http://a/x?id=2", "http://a/X",
+		"http://a//x", "http://a/y/../x",
+		"http://a/%78", "http://a/y%2f..%2fx", "http://a/x/", "http://a:81/x", "http://a./x",
+		"http://a/x?id=1&id=2", "http://a/x?id=2&id=1",
 		"http://a/x%3Fid=1", "http://a/x;y=1", "http://a/x%00",
 	}
 	h := newCache(t, cache.Config{}).Middleware(echoing(func(r *http.Request) string {
@@ -83,9 +88,11 @@ func TestC03_C06_C59_WhatAHandlerCanTellApartHasAKeyOfItsOwn(t *testing.T) {
 func TestC04_NoPartOfAKeyCanStandForAnother(t *testing.T) {
 	c := newCache(t, cache.Config{KeyExtra: func(r *http.Request) string { return r.Header.Get("Extra") }})
 	h := c.Middleware(echoing(func(r *http.Request) string {
-		return fmt.Sprint(r.URL.Path, "|", r.Header.Get("Extra"), "|", r.Header.Get("X-Host"), "|", r.URL.RawQuery)
+		return fmt.Sprint(r.URL.Path, "|", r.Header.Get("Extra"), "|", r.Header.Get("X-Host"), "|",
+			r.URL.RawQuery)
 	}))
-	for _, parts := range [][3]string{{"/a", "b", ""}, {"/ab", "", ""}, {"/a", "", "b"}, {"/a", "bx", ""}, {"/a", "b\x00", "x"}, {"/a", "b", "\x00x"}} {
+	for _, parts := range [][3]string{{"/a", "b", ""}, {"/ab", "", ""}, {"/a", "", "b"}, {"/a", "bx",
+		""}, {"/a", "b\x00", "x"}, {"/a", "b", "\x00x"}} {
 		for range 2 {
 			require.Equal(t, fmt.Sprint(parts[0], "|", parts[1], "|", parts[2], "|"),
 				text(t, get(h, parts[0], "Extra", parts[1], "X-Host", parts[2])))
@@ -98,7 +105,8 @@ func TestC07_TheSuffixOfAURLDecidesNothing(t *testing.T) {
 		w.Header().Set("Content-Type", "text/css")
 		_, _ = io.WriteString(w, r.Header.Get("Cookie"))
 	}})
-	for _, target := range []string{"/account/x.css", "/account%3bx.css", "/account%00.css", "/account/x.js?v=1"} {
+	for _, target := range []string{"/account/x.css", "/account%3bx.css", "/account%00.css",
+		"/account/x.js?v=1"} {
 		require.Equal(t, "id=1", text(t, get(h, target, "Cookie", "id=1")))
 		require.Equal(t, "", text(t, get(h, target)))
 	}
@@ -109,14 +117,17 @@ func TestC08_AGetWithABodyPasses(t *testing.T) {
 		b, _ := io.ReadAll(r.Body)
 		return string(b)
 	}))
-	require.Equal(t, "evil", text(t, do(h, httptest.NewRequest(http.MethodGet, "/", strings.NewReader("evil")))))
+	require.Equal(t, "evil", text(t, do(h, httptest.NewRequest(http.MethodGet, "/",
+		strings.NewReader("evil")))))
 	require.Equal(t, "", text(t, get(h, "/")))
-	require.Equal(t, "evil", text(t, do(h, httptest.NewRequest(http.MethodGet, "/", strings.NewReader("evil")))))
+	require.Equal(t, "evil", text(t, do(h, httptest.NewRequest(http.MethodGet, "/",
+		strings.NewReader("evil")))))
 }
 
 func TestC17_C18_C19_Authorization(t *testing.T) {
 	for control, stored := range map[string]bool{
-		"max-age=60": false, "max-age=60, public": true, "s-maxage=60": true, "max-age=60, must-revalidate": true,
+		"max-age=60": false, "max-age=60, public": true, "s-maxage=60": true,
+		"max-age=60, must-revalidate":  true,
 		"max-age=60, proxy-revalidate": false,
 	} {
 		t.Run(control, func(t *testing.T) {
@@ -135,9 +146,13 @@ func TestC17_C18_C19_Authorization(t *testing.T) {
 }
 
 func TestC19_ACredentialedResponseDoesNotReplaceTheStoredOne(t *testing.T) {
-	h := newCache(t, cache.Config{}).Middleware(echoing(func(r *http.Request) string { return r.Header.Get("Authorization") }))
+	h := newCache(t,
+		cache.Config{}).Middleware(echoing(func(r *http.Request) string {
+		return r.Header.Get("Authorization")
+	}))
 	require.Equal(t, "", text(t, get(h, "/")))
-	require.Equal(t, "Bearer 1", text(t, get(h, "/", "Authorization", "Bearer 1", "Cache-Control", "no-cache")))
+	require.Equal(t, "Bearer 1", text(t, get(h, "/", "Authorization", "Bearer 1", "Cache-Control",
+		"no-cache")))
 	require.Equal(t, "", text(t, get(h, "/")))
 }
 
@@ -204,23 +219,26 @@ func TestC66_WhoChangesAnAnswerChangesNoOther(t *testing.T) {
 }
 
 func TestC54_FieldsOfOneConnectionOrExchangeAreNotReplayed(t *testing.T) {
-	h := newCache(t, cache.Config{Drop: []string{"x-secret"}}).Middleware(&counted{serve: func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Cache-Control", "max-age=60")
-		h.Set("Connection", "X-Hop, keep-alive")
-		for _, name := range []string{
-			"X-Hop", "Keep-Alive", "Proxy-Authenticate", "Upgrade", "Ratelimit", "Ratelimit-Policy", "X-Ratelimit-Limit", "Retry-After",
-			"Server-Timing", "Trivet-Load", "Idempotent-Replayed", "X-Secret",
-		} {
-			h.Set(name, "1")
-		}
-		h.Set("X-Kept", "1")
-	}})
+	h := newCache(t, cache.Config{Drop: []string{"x-secret"}}).Middleware(
+		&counted{serve: func(w http.ResponseWriter, r *http.Request) {
+			h := w.Header()
+			h.Set("Cache-Control", "max-age=60")
+			h.Set("Connection", "X-Hop, keep-alive")
+			for _, name := range []string{
+				"X-Hop", "Keep-Alive", "Proxy-Authenticate", "Upgrade", "Ratelimit", "Ratelimit-Policy",
+				"X-Ratelimit-Limit", "Retry-After",
+				"Server-Timing", "Trivet-Load", "Idempotent-Replayed", "X-Secret",
+			} {
+				h.Set(name, "1")
+			}
+			h.Set("X-Kept", "1")
+		}})
 	get(h, "/")
 	resp := get(h, "/")
 	require.Contains(t, resp.Header.Get("Cache-Status"), "hit")
 	for name := range resp.Header {
-		require.Contains(t, []string{"Cache-Control", "X-Kept", "Age", "Cache-Status", "Date", "Content-Length"}, name)
+		require.Contains(t, []string{"Cache-Control", "X-Kept", "Age", "Cache-Status", "Date",
+			"Content-Length"}, name)
 	}
 }
 
@@ -256,10 +274,11 @@ func TestC57_CacheStatusDoesNotTellTheKey(t *testing.T) {
 func TestC67_AnErrorKeepsCredentialsFromOthers(t *testing.T) {
 	// A fill sends what its client sent, to the handler that the client asked.
 	var seen []string
-	h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		seen = append(seen, r.Header.Get("Authorization"))
-		w.WriteHeader(http.StatusBadGateway)
-	}))
+	h := newCache(t, cache.Config{}).Middleware(
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			seen = append(seen, r.Header.Get("Authorization"))
+			w.WriteHeader(http.StatusBadGateway)
+		}))
 	get(h, "/", "Authorization", "Bearer 1")
 	get(h, "/")
 	require.Equal(t, []string{"Bearer 1", ""}, seen)

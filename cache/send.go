@@ -98,8 +98,8 @@ func (o *sent) copy(f *fill, resp *http.Response) {
 	}
 }
 
-// drain reads the little that a response without a body may have, so that its connection can be used
-// again.
+// drain reads the little that a response without a body may have, so that its connection can be
+// used again.
 func drain(body io.ReadCloser) {
 	_, _ = io.CopyN(io.Discard, body, 4<<10)
 	body.Close()

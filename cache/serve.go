@@ -88,7 +88,8 @@ func ownFields(h, outer http.Header) http.Header {
 		switch {
 		case slices.Equal(values, before) && before != nil:
 			// left alone
-		case len(before) > 0 && appended(name) && len(values) > len(before) && slices.Equal(values[:len(before)], before):
+		case len(before) > 0 && appended(name) && len(values) > len(before) &&
+			slices.Equal(values[:len(before)], before):
 			own[name] = slices.Clone(values[len(before):])
 		case strings.HasPrefix(name, http.TrailerPrefix):
 		case values == nil:

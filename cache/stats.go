@@ -5,7 +5,7 @@ import "sync/atomic"
 // Stats is a snapshot of the counters and gauges of a [Cache]. It belongs to its reader.
 type Stats struct {
 	Requests map[Outcome]uint64 `json:"requests" key:"outcome"` // has every outcome
-	HitRatio float64            `json:"hit_ratio"`              // of hits, stale and revalidated among all but skip
+	HitRatio float64            `json:"hit_ratio"`              // hit, stale, revalidated of all but skip
 
 	Coalesced uint64 `json:"coalesced"` // requests that were answered by another's fetch
 	Fetches   uint64 `json:"fetches"`   // begun

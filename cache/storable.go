@@ -19,7 +19,8 @@ type arrival struct {
 	received time.Time
 }
 
-// storable tells why a response to x must not be stored; ReasonNone if it may (RFC 9111, section 3).
+// storable tells why a response to x must not be stored; ReasonNone if it may (RFC 9111, section
+// 3).
 func (x *exchange) storable(resp *arrival, d *directives) Reason {
 	h, shared := resp.header, !x.c.cfg.Private
 	// RFC 9111, section 5.2.2.3: must-understand overrides no-store for those who understand the
@@ -28,14 +29,14 @@ func (x *exchange) storable(resp *arrival, d *directives) Reason {
 		return ReasonStatus
 	}
 	switch {
-	case resp.status < 200, resp.status == http.StatusNotModified, resp.status == http.StatusRequestedRangeNotSatisfiable:
+	case resp.status < 200, resp.status == http.StatusNotModified,
+		resp.status == http.StatusRequestedRangeNotSatisfiable:
 		return ReasonStatus
 	case d.noStore && !d.mustUnderstand, x.cc.noStore:
 		return ReasonNoStore
 	case shared && d.private:
 		return ReasonPrivate
-	case len(h["Set-Cookie"]) > 0 && !x.c.cfg.StoreSetCookie && !(shared && slices.Contains(d.privateFields, "Set-Cookie")) &&
-		!slices.Contains(d.noCacheFields, "Set-Cookie"):
+	case len(h["Set-Cookie"]) > 0 && !x.c.cfg.StoreSetCookie && !x.c.strips(d, "Set-Cookie"):
 		return ReasonSetCookie
 	case shared && x.fields&hasAuthorization != 0 && !d.public && d.sMaxage == absent && !d.mustRevalidate:
 		return ReasonAuthorization // RFC 9111, section 3.5
@@ -53,8 +54,8 @@ func (x *exchange) storable(resp *arrival, d *directives) Reason {
 	if life > 0 {
 		return ReasonNone
 	}
-	// A response that is stale at once can be validated, if its status is one that is stored without
-	// freshness, or that says itself that it may be.
+	// A response that is stale at once can be validated, if its status is one that is stored
+	// without freshness, or that says itself that it may be.
 	if len(h["Etag"]) == 0 && len(h["Last-Modified"]) == 0 &&
 		d.whileRevalidate == absent && d.ifError == absent {
 		return ReasonNoFreshness
@@ -63,6 +64,11 @@ func (x *exchange) storable(resp *arrival, d *directives) Reason {
 		return ReasonNoFreshness
 	}
 	return ReasonNone
+}
+
+// strips reports whether a directive keeps a field of the response from being stored.
+func (c *Cache) strips(d *directives, name string) bool {
+	return slices.Contains(d.noCacheFields, name) || !c.cfg.Private && slices.Contains(d.privateFields, name)
 }
 
 // storedHeader returns what is stored of a response's fields (RFC 9111, section 3.1).
@@ -74,8 +80,7 @@ func (c *Cache) storedHeader(h http.Header, d *directives, received time.Time) h
 		switch {
 		case hopByHop[canonical], named[canonical], c.drops[canonical], canonical == "Age":
 		case strings.HasPrefix(canonical, "X-Ratelimit-"):
-		case slices.Contains(d.noCacheFields, canonical):
-		case !c.cfg.Private && slices.Contains(d.privateFields, canonical):
+		case c.strips(d, canonical):
 		default:
 			s[name] = slices.Clone(values)
 		}

@@ -40,8 +40,8 @@ type Store interface {
 // hashed.
 type Key [32]byte
 
-// A Mark is a reading of a store's count of purges. What was fetched after a Mark was read knows all
-// earlier purges.
+// A Mark is a reading of a store's count of purges. What was fetched after a Mark was read knows
+// all earlier purges.
 type Mark uint64
 
 // A Purge tells a [Store] what is purged: the entries with Label, or those whose URL begins with
@@ -57,9 +57,9 @@ type Resource struct {
 	Entries []*Entry
 }
 
-// An Entry is one stored response, whole or in parts. It is not changed once it is stored: an update
-// is another Entry that may share the body. Its fields are what a Store that is not in memory must
-// keep.
+// An Entry is one stored response, whole or in parts. It is not changed once it is stored: an
+// update is another Entry that may share the body. Its fields are what a Store that is not in
+// memory must keep.
 type Entry struct {
 	Echo    string      // what was hashed into the Key; compared when the entry is read
 	URL     string      // for purges by prefix: without scheme, see Purge

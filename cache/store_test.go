@@ -94,7 +94,8 @@ func TestMemoryStore_SnapshotCarriesWhatWasNotPurged(t *testing.T) {
 	require.Contains(t, get(h, "/a").Header.Get("Cache-Status"), "hit; ttl=")
 	require.Contains(t, get(h, "/a", "X-A", "1").Header.Get("Cache-Status"), "hit; ttl=")
 	require.Equal(t, before, origin.calls.Load())
-	require.Equal(t, "Trivet; hit; ttl=0", get(h, "/c").Header.Get("Cache-Status"), "stale, and used as it allows")
+	require.Equal(t, "Trivet; hit; ttl=0", get(h, "/c").Header.Get("Cache-Status"),
+		"stale, and used as it allows")
 	require.Contains(t, get(h, "/b").Header.Get("Cache-Status"), "fwd=uri-miss")
 	before = origin.calls.Load()
 	require.NoError(t, c.PurgeTag(t.Context(), "a", cache.Hard))
@@ -106,7 +107,8 @@ func TestMemoryStore_SnapshotCarriesWhatWasNotPurged(t *testing.T) {
 }
 
 func TestMemoryStoreConfig_Faults(t *testing.T) {
-	for _, cfg := range []cache.MemoryStoreConfig{{MaxBytes: -1}, {MaxBytes: 1000}, {MaxBytes: 1<<62 + 1}, {Eviction: 7}} {
+	for _, cfg := range []cache.MemoryStoreConfig{{MaxBytes: -1}, {MaxBytes: 1000},
+		{MaxBytes: 1<<62 + 1}, {Eviction: 7}} {
 		_, err := cache.NewMemoryStore(cfg)
 		require.Error(t, err)
 	}
@@ -114,10 +116,12 @@ func TestMemoryStoreConfig_Faults(t *testing.T) {
 
 func TestConfig_Faults(t *testing.T) {
 	_, err := cache.New(cache.Config{
-		Heuristic: 2, MaxVariants: -1, MaxBody: -1, FetchTimeout: -1, Unkeyed: 7, MaxObject: 32 << 20, IgnoreQuery: []string{"", "a*b", "ok*"},
+		Heuristic: 2, MaxVariants: -1, MaxBody: -1, FetchTimeout: -1, Unkeyed: 7, MaxObject: 32 << 20,
+		IgnoreQuery:    []string{"", "a*b", "ok*"},
 		TargetedFields: []string{"a b"}, Drop: []string{""},
 	})
-	for _, field := range []string{"Heuristic", "MaxVariants", "MaxBody", "FetchTimeout", "Unkeyed", "MaxObject", "IgnoreQuery", "TargetedFields", "Drop"} {
+	for _, field := range []string{"Heuristic", "MaxVariants", "MaxBody", "FetchTimeout", "Unkeyed",
+		"MaxObject", "IgnoreQuery", "TargetedFields", "Drop"} {
 		require.ErrorContains(t, err, "cache: Config."+field+": ")
 	}
 	require.NotContains(t, err.Error(), "ok*")
@@ -138,12 +142,16 @@ func (s *brokenStore) Capacity() int64                                         {
 func TestStore_OneThatFailsCostsNoAnswer(t *testing.T) {
 	store := &brokenStore{errors.New("down")}
 	var events []cache.Event
-	c := newCache(t, cache.Config{Store: store, Observe: func(_ context.Context, e cache.Event) { events = append(events, e) }})
+	c := newCache(t, cache.Config{Store: store, Observe: func(_ context.Context,
+		e cache.Event) {
+		events = append(events, e)
+	}})
 	h := c.Middleware(numbered("Cache-Control", "max-age=60"))
 	for range 3 {
 		require.Equal(t, http.StatusOK, get(h, "/").StatusCode)
 	}
-	require.ErrorIs(t, c.PurgeTag(t.Context(), "a", cache.Hard), store.err, "a purge that did not happen is never a silent success")
+	require.ErrorIs(t, c.PurgeTag(t.Context(), "a", cache.Hard), store.err,
+		"a purge that did not happen is never a silent success")
 	require.False(t, c.Stats().StoreUp)
 	store.err = nil
 	get(h, "/")
@@ -180,7 +188,8 @@ func TestEvents(t *testing.T) {
 		require.NoError(t, c.PurgeTag(t.Context(), "x", cache.Soft))
 		var lines []string
 		for _, e := range events {
-			lines = append(lines, fmt.Sprint(e.Kind, " ", e.Outcome, " ", e.Reason, " ", e.Status, " ", e.By, e.Soft))
+			lines = append(lines, fmt.Sprint(e.Kind, " ", e.Outcome, " ", e.Reason, " ", e.Status, " ",
+				e.By, e.Soft))
 			require.Equal(t, slog.KindGroup, e.LogValue().Kind())
 		}
 		require.ElementsMatch(t, []string{

@@ -15,9 +15,9 @@ const (
 	stallFor     = 10 * time.Second
 )
 
-// A stream is a body on its way from one writer to several readers. While it is kept, it grows until
-// it is whole, and nobody waits for a reader. When it is not, what all have read is dropped, and the
-// writer waits for the slowest. The fill's lock guards it.
+// A stream is a body on its way from one writer to several readers. While it is kept, it grows
+// until it is whole, and nobody waits for a reader. When it is not, what all have read is dropped,
+// and the writer waits for the slowest. The fill's lock guards it.
 type stream struct {
 	chunks   [][]byte // only grow at the end of the last one
 	base     int64    // offset of the first chunk

@@ -83,14 +83,15 @@ func TestMiddleware_StreamsEachByteToLeaderAndFollower(t *testing.T) {
 func TestMiddleware_ServesAHandlerThatNeverFlushes(t *testing.T) {
 	want := strings.Repeat("0123456789", 20_000)
 	overBoth(t, func() http.Handler {
-		return newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Cache-Control", "max-age=60")
-			for chunk := want; chunk != ""; {
-				n := min(len(chunk), 777)
-				_, _ = io.WriteString(w, chunk[:n])
-				chunk = chunk[n:]
-			}
-		}))
+		return newCache(t, cache.Config{}).Middleware(
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				for chunk := want; chunk != ""; {
+					n := min(len(chunk), 777)
+					_, _ = io.WriteString(w, chunk[:n])
+					chunk = chunk[n:]
+				}
+			}))
 	}, func(t *testing.T, client *http.Client, url string) {
 		for range 3 {
 			require.Equal(t, want, text(t, fetch(t, client, url)))
@@ -101,14 +102,15 @@ func TestMiddleware_ServesAHandlerThatNeverFlushes(t *testing.T) {
 func TestC51_AnEndlessBodyStreamsThroughInFlatMemory(t *testing.T) {
 	overBoth(t, func() http.Handler {
 		block := make([]byte, 32<<10)
-		return newCache(t, cache.Config{MaxObject: 1 << 20}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Cache-Control", "max-age=60")
-			for {
-				if _, err := w.Write(block); err != nil {
-					return
+		return newCache(t, cache.Config{MaxObject: 1 << 20}).Middleware(
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				for {
+					if _, err := w.Write(block); err != nil {
+						return
+					}
 				}
-			}
-		}))
+			}))
 	}, func(t *testing.T, client *http.Client, url string) {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
@@ -226,7 +228,10 @@ func TestC24_APanicGoesOnInTheClientsGoroutine(t *testing.T) {
 	h := c.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("boom") }))
 	require.PanicsWithValue(t, "boom", func() { get(h, "/") })
 	require.EqualValues(t, 1, c.Stats().Panics)
-	h = c.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	h = c.Middleware(http.HandlerFunc(func(http.ResponseWriter,
+		*http.Request) {
+		panic(http.ErrAbortHandler)
+	}))
 	require.PanicsWithValue(t, http.ErrAbortHandler, func() { get(h, "/other") })
 	require.EqualValues(t, 1, c.Stats().Panics, "an abort is no panic")
 }
@@ -268,12 +273,13 @@ func TestC23_TheFillOutlivesItsClient(t *testing.T) {
 
 func TestC25_ATruncatedBodyIsNotStored(t *testing.T) {
 	calls := 0
-	h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		calls++
-		w.Header().Set("Cache-Control", "max-age=60")
-		w.Header().Set("Content-Length", "10")
-		_, _ = io.WriteString(w, "short")
-	}))
+	h := newCache(t, cache.Config{}).Middleware(
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			calls++
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Content-Length", "10")
+			_, _ = io.WriteString(w, "short")
+		}))
 	s := httptest.NewServer(h)
 	defer s.Close()
 	for range 2 {
@@ -289,18 +295,19 @@ func TestC25_ATruncatedBodyIsNotStored(t *testing.T) {
 
 func TestC65_TrailersAndRepeatedFieldsComeBackTheSame(t *testing.T) {
 	overBoth(t, func() http.Handler {
-		return newCache(t, cache.Config{StoreSetCookie: true}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			h := w.Header()
-			h.Set("Cache-Control", "max-age=60")
-			h.Set("Trailer", "X-Sum")
-			h.Add("Set-Cookie", "a=1")
-			h.Add("Set-Cookie", "b=2")
-			h.Add("Link", "</x>; rel=preload")
-			h.Add("Link", "</y>; rel=preload")
-			_, _ = io.WriteString(w, "body")
-			h.Set("X-Sum", "42")
-			h.Set(http.TrailerPrefix+"X-Late", "yes")
-		}))
+		return newCache(t, cache.Config{StoreSetCookie: true}).Middleware(
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				h := w.Header()
+				h.Set("Cache-Control", "max-age=60")
+				h.Set("Trailer", "X-Sum")
+				h.Add("Set-Cookie", "a=1")
+				h.Add("Set-Cookie", "b=2")
+				h.Add("Link", "</x>; rel=preload")
+				h.Add("Link", "</y>; rel=preload")
+				_, _ = io.WriteString(w, "body")
+				h.Set("X-Sum", "42")
+				h.Set(http.TrailerPrefix+"X-Late", "yes")
+			}))
 	}, func(t *testing.T, client *http.Client, url string) {
 		for range 2 {
 			resp := fetch(t, client, url)
@@ -314,13 +321,14 @@ func TestC65_TrailersAndRepeatedFieldsComeBackTheSame(t *testing.T) {
 }
 
 func TestC56_InterimResponsesAreForwardedAndNotStored(t *testing.T) {
-	h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Link", "</style.css>; rel=preload")
-		w.WriteHeader(http.StatusEarlyHints)
-		w.Header().Del("Link")
-		w.Header().Set("Cache-Control", "max-age=60")
-		_, _ = io.WriteString(w, "final")
-	}))
+	h := newCache(t, cache.Config{}).Middleware(
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Link", "</style.css>; rel=preload")
+			w.WriteHeader(http.StatusEarlyHints)
+			w.Header().Del("Link")
+			w.Header().Set("Cache-Control", "max-age=60")
+			_, _ = io.WriteString(w, "final")
+		}))
 	s := httptest.NewServer(h)
 	defer s.Close()
 	for i := range 2 {

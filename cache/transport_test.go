@@ -83,7 +83,8 @@ func TestTransport_ClosesEveryBodyThatItDoesNotReturn(t *testing.T) {
 		rt := newCache(t, cache.Config{}).Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
 			body := &closer{Reader: strings.NewReader("body")}
 			bodies = append(bodies, body)
-			return &http.Response{StatusCode: status, Header: http.Header{"Cache-Control": {control}, "Etag": {`"1"`}}, Body: body, ContentLength: 4}, nil
+			return &http.Response{StatusCode: status, Header: http.Header{"Cache-Control": {control},
+				"Etag": {`"1"`}}, Body: body, ContentLength: 4}, nil
 		}))
 		send := func(path string) {
 			r, _ := http.NewRequest(http.MethodGet, "http://example.com"+path, nil)
@@ -136,7 +137,8 @@ func TestTransport_AnErrorIsTheClients(t *testing.T) {
 			if fail {
 				return nil, boom
 			}
-			return &http.Response{StatusCode: 200, Header: http.Header{"Cache-Control": {"max-age=60"}}, Body: http.NoBody}, nil
+			return &http.Response{StatusCode: 200, Header: http.Header{"Cache-Control": {"max-age=60"}},
+				Body: http.NoBody}, nil
 		}))
 		r, _ := http.NewRequest(http.MethodGet, "http://example.com/", nil)
 		_, err := rt.RoundTrip(r)
@@ -157,7 +159,8 @@ func TestTransport_ACallerThatLeavesGetsItsCause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := newCache(t, cache.Config{}).Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
 			time.Sleep(time.Second)
-			return &http.Response{StatusCode: 200, Header: http.Header{"Cache-Control": {"max-age=60"}}, Body: http.NoBody}, nil
+			return &http.Response{StatusCode: 200, Header: http.Header{"Cache-Control": {"max-age=60"}},
+				Body: http.NoBody}, nil
 		}))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
@@ -193,7 +196,8 @@ func TestTransport_UnsafeMethodsInvalidate(t *testing.T) {
 	calls := 0
 	rt := newCache(t, cache.Config{}).Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
 		calls++
-		return &http.Response{StatusCode: 200, Header: http.Header{"Cache-Control": {"max-age=60"}}, Body: http.NoBody}, nil
+		return &http.Response{StatusCode: 200, Header: http.Header{"Cache-Control": {"max-age=60"}},
+			Body: http.NoBody}, nil
 	}))
 	for _, method := range []string{"GET", "GET", "POST", "GET", "GET"} {
 		r, _ := http.NewRequest(method, "http://example.com/", nil)
@@ -207,9 +211,11 @@ func TestTransport_UnsafeMethodsInvalidate(t *testing.T) {
 func TestC10_C11_WhatANextRefusesIsNotStored(t *testing.T) {
 	s := httptest.NewServer(newCache(t, cache.Config{}).Middleware(numbered("Cache-Control", "max-age=60")))
 	defer s.Close()
-	for _, field := range []string{"X-A: " + strings.Repeat("x", 2<<20), "X-A: a\x00b", "X-A: a\rb", "X A: b"} {
+	for _, field := range []string{"X-A: " + strings.Repeat("x", 2<<20), "X-A: a\x00b", "X-A: a\rb",
+		"X A: b"} {
 		conn := dial(t, s.Listener.Addr().String())
-		fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: %s\r\n%s\r\nConnection: close\r\n\r\n", s.Listener.Addr(), field)
+		fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: %s\r\n%s\r\nConnection: close\r\n\r\n",
+			s.Listener.Addr(), field)
 		answer, _ := io.ReadAll(conn)
 		require.NotContains(t, string(answer), "200 OK")
 	}

@@ -60,8 +60,8 @@ func (x *exchange) notModified(etag string, modified, date time.Time) bool {
 	return !modified.After(since)
 }
 
-// rangeApplies evaluates If-Range (RFC 9110, section 13.1.5). A weak tag and a date that is no strong
-// validator never hold.
+// rangeApplies evaluates If-Range (RFC 9110, section 13.1.5). A weak tag and a date that is no
+// strong validator never hold.
 func (x *exchange) rangeApplies(p *policyOf) bool {
 	if x.fields&hasIfRange == 0 {
 		return true
@@ -74,8 +74,8 @@ func (x *exchange) rangeApplies(p *policyOf) bool {
 	return err == nil && p.strongDate() && at.Equal(p.modified)
 }
 
-// strongDate reports whether Last-Modified is a strong validator: the origin's clock had gone on for
-// a second when it sent the response (RFC 9110, section 8.8.2.2).
+// strongDate reports whether Last-Modified is a strong validator: the origin's clock had gone on
+// for a second when it sent the response (RFC 9110, section 8.8.2.2).
 func (p *policyOf) strongDate() bool {
 	return !p.modified.IsZero() && p.date.Sub(p.modified) >= time.Second
 }
@@ -120,8 +120,8 @@ func (x *exchange) conditions(out http.Header, selected *Entry, r *Resource) []*
 	return candidates
 }
 
-// validated returns the stored response that a 304 with header h is about; nil if it is about none of
-// those that were asked for (RFC 9111, section 4.3.4).
+// validated returns the stored response that a 304 with header h is about; nil if it is about none
+// of those that were asked for (RFC 9111, section 4.3.4).
 func (c *Cache) validated(candidates []*Entry, h http.Header) *Entry {
 	tag, modified := h.Get("Etag"), h.Get("Last-Modified")
 	switch {

@@ -33,7 +33,8 @@ func newVersioned(tag string, fields ...string) *versioned {
 				w.Header().Add(pairs[i], pairs[i+1])
 			}
 		}
-		if r.Header.Get("If-None-Match") != "" && (r.Header.Get("If-None-Match") == v.tag || v.modified != nil) {
+		if r.Header.Get("If-None-Match") != "" && (r.Header.Get("If-None-Match") == v.tag ||
+			v.modified != nil) {
 			if v.modified == nil {
 				w.Header().Set("Etag", v.tag)
 			}
@@ -70,7 +71,8 @@ func TestC29_AValidationOfOursIsA200ForTheClient(t *testing.T) {
 
 func TestConditionalRequests(t *testing.T) {
 	modified := ago(time.Hour)
-	h := newCache(t, cache.Config{}).Middleware(numbered("Cache-Control", "max-age=60", "Etag", `W/"1"`, "Last-Modified", modified))
+	h := newCache(t, cache.Config{}).Middleware(numbered("Cache-Control", "max-age=60", "Etag", `W/"1"`,
+		"Last-Modified", modified))
 	for range 2 { // the first is answered from what is fetched
 		require.Equal(t, http.StatusNotModified, get(h, "/", "If-None-Match", `"1"`).StatusCode)
 	}
@@ -78,8 +80,10 @@ func TestConditionalRequests(t *testing.T) {
 		field, value string
 		status       int
 	}{
-		{"If-None-Match", `"0", W/"1"`, 304}, {"If-None-Match", "*", 304}, {"If-None-Match", `"2"`, 200}, {"If-None-Match", `"1`, 200},
-		{"If-Modified-Since", modified, 304}, {"If-Modified-Since", ago(2 * time.Hour), 200}, {"If-Modified-Since", "yesterday", 200},
+		{"If-None-Match", `"0", W/"1"`, 304}, {"If-None-Match", "*", 304}, {"If-None-Match", `"2"`,
+			200}, {"If-None-Match", `"1`, 200},
+		{"If-Modified-Since", modified, 304}, {"If-Modified-Since", ago(2 * time.Hour), 200},
+		{"If-Modified-Since", "yesterday", 200},
 		{"If-Modified-Since", ago(0), 304},
 	} {
 		resp := get(h, "/", test.field, test.value)
@@ -90,7 +94,8 @@ func TestConditionalRequests(t *testing.T) {
 			require.Empty(t, text(t, resp))
 		}
 	}
-	require.Equal(t, 200, get(h, "/", "If-None-Match", `"2"`, "If-Modified-Since", ago(0)).StatusCode, "the tag counts alone")
+	require.Equal(t, 200, get(h, "/", "If-None-Match", `"2"`, "If-Modified-Since", ago(0)).StatusCode,
+		"the tag counts alone")
 }
 
 func TestC30_ANotModifiedIsNeverStoredAsTheResponse(t *testing.T) {
@@ -132,7 +137,8 @@ func TestC32_FieldsOfTheMessageAreNotMerged(t *testing.T) {
 		get(h, "/")
 		time.Sleep(time.Minute)
 		origin.modified = []string{
-			"Etag", `"1"`, "Content-Length", "0", "Content-Encoding", "gzip", "Content-Range", "bytes 0-1/2", "X-A", "new",
+			"Etag", `"1"`, "Content-Length", "0", "Content-Encoding", "gzip", "Content-Range",
+			"bytes 0-1/2", "X-A", "new",
 			"Connection", "X-Hop", "X-Hop", "1",
 		}
 		for range 2 {
@@ -140,7 +146,8 @@ func TestC32_FieldsOfTheMessageAreNotMerged(t *testing.T) {
 			require.Equal(t, `body of "1"`, text(t, resp))
 			require.Equal(t, strconv.Itoa(len(`body of "1"`)), resp.Header.Get("Content-Length"))
 			require.Equal(t, "new", resp.Header.Get("X-A"))
-			require.Empty(t, resp.Header.Get("Content-Encoding")+resp.Header.Get("Content-Range")+resp.Header.Get("X-Hop"))
+			require.Empty(t,
+				resp.Header.Get("Content-Encoding")+resp.Header.Get("Content-Range")+resp.Header.Get("X-Hop"))
 		}
 	})
 }
@@ -165,24 +172,27 @@ func TestC33_ANotModifiedIsHeldToTheRulesOfA200(t *testing.T) {
 
 func TestRevalidation_CarriesTheTagsOfAllVariants(t *testing.T) {
 	var asked []string
-	h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		tag := `"de"`
-		if r.Header.Get("Accept-Language") == "en" {
-			tag = `"en"`
-		}
-		asked = append(asked, r.Header.Get("If-None-Match"))
-		w.Header().Set("Cache-Control", "max-age=60")
-		w.Header().Set("Vary", "Accept-Language")
-		w.Header().Set("Etag", tag)
-		if asked[len(asked)-1] != "" && slices.Contains([]string{`"de"`, `"en", "de"`}, asked[len(asked)-1]) && tag == `"de"` {
-			w.WriteHeader(http.StatusNotModified)
-			return
-		}
-		_, _ = io.WriteString(w, tag)
-	}))
+	h := newCache(t, cache.Config{}).Middleware(
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			tag := `"de"`
+			if r.Header.Get("Accept-Language") == "en" {
+				tag = `"en"`
+			}
+			asked = append(asked, r.Header.Get("If-None-Match"))
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Vary", "Accept-Language")
+			w.Header().Set("Etag", tag)
+			if asked[len(asked)-1] != "" && slices.Contains([]string{`"de"`, `"en", "de"`},
+				asked[len(asked)-1]) && tag == `"de"` {
+				w.WriteHeader(http.StatusNotModified)
+				return
+			}
+			_, _ = io.WriteString(w, tag)
+		}))
 	require.Equal(t, `"de"`, text(t, get(h, "/", "Accept-Language", "de")))
 	require.Equal(t, `"en"`, text(t, get(h, "/", "Accept-Language", "en")))
-	require.Equal(t, `"de"`, text(t, get(h, "/", "Accept-Language", "fr")), "a 304 tells which stored variant answers")
+	require.Equal(t, `"de"`, text(t, get(h, "/", "Accept-Language", "fr")),
+		"a 304 tells which stored variant answers")
 	require.Equal(t, []string{"", `"de"`, `"en", "de"`}, asked)
 	require.Equal(t, `"de"`, text(t, get(h, "/", "Accept-Language", "fr")))
 	require.Len(t, asked, 3)

@@ -29,7 +29,8 @@ func varyNames(lines []string) (names []string, star bool) {
 	return slices.Compact(names), false
 }
 
-// selecting returns what a response with the field Vary depends on in the request whose header is h.
+// selecting returns what a response with the field Vary depends on in the request whose header is
+// h.
 func selecting(names []string, h http.Header) []Selecting {
 	list := make([]Selecting, 0, len(names))
 	for _, name := range names {
@@ -135,20 +136,28 @@ func (x *exchange) pick(r *Resource) (found *Entry, others bool) {
 	}
 	h := x.r.Header
 	for _, e := range r.Entries {
-		if e.Echo != string(x.echo) || e.Mark < x.least {
-			continue // C05, C62: another key's value
+		if !x.found(e) {
+			continue
 		}
-		if e.matches(h) && e.accepted(h) && x.usable(e) {
+		if e.matches(h) && e.accepted(h) {
 			return e, others
 		}
 		others = true
 	}
-	for _, e := range r.Entries {
-		if e.Echo == string(x.echo) && e.Mark >= x.least && len(e.Vary) > 0 && e.speaks(h) && e.accepted(h) && x.usable(e) {
-			return e, others
+	if others && x.r.Header["Accept-Language"] != nil {
+		for _, e := range r.Entries {
+			if x.found(e) && e.speaks(h) && e.accepted(h) {
+				return e, others
+			}
 		}
 	}
 	return nil, others
+}
+
+// found reports whether e, which is stored under the key of x, is of the same resource (C05, C62) and
+// was not purged.
+func (x *exchange) found(e *Entry) bool {
+	return e.Echo == string(x.echo) && e.Mark >= x.least && x.usable(e)
 }
 
 // usable reports whether e was not purged hard.
