@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -476,10 +477,18 @@ func TestForceAndSkip(t *testing.T) {
 func TestGateIsAskedBeforeEachStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		answer := make(chan error)
-		var asked []float64
+		var mu sync.Mutex
+		var list []float64
+		asked := func() []float64 {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(list)
+		}
 		cfg := rolloutOf(0.05)
 		cfg.Gate = func(ctx context.Context, next versioning.Step) error {
-			asked = append(asked, next.Weight)
+			mu.Lock()
+			list = append(list, next.Weight)
+			mu.Unlock()
 			select {
 			case err := <-answer:
 				if err != nil && err.Error() == "panic" {
@@ -494,7 +503,7 @@ func TestGateIsAskedBeforeEachStep(t *testing.T) {
 		canary := newArm("canary")
 		h := r.Handler(newArm("stable"), canary)
 		time.Sleep(time.Hour)
-		require.Equal(t, []float64{0.05}, asked)
+		require.Equal(t, []float64{0.05}, asked())
 		require.Zero(t, r.State().Weight)
 		require.Equal(t, versioning.ReasonGate, r.Verdict().Reason)
 		answer <- nil
@@ -516,7 +525,7 @@ func TestGateIsAskedBeforeEachStep(t *testing.T) {
 		require.EqualValues(t, 1, r.Stats().Panics)
 		require.NoError(t, r.Resume(t.Context()))
 		time.Sleep(2 * time.Second)
-		require.Equal(t, []float64{0.05, 1, 1, 1}, asked)
+		require.Equal(t, []float64{0.05, 1, 1, 1}, asked())
 
 		// Meanwhile it analyses and rolls back.
 		canary.status.Store(500)

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -34,6 +35,13 @@ func (s *sickStore) set(f func()) {
 	f()
 }
 
+// inner is the store behind s, which a test may replace.
+func (s *sickStore) inner() *versioning.MemoryRolloutStore {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.MemoryRolloutStore
+}
+
 func (s *sickStore) fails(ctx context.Context) (versioning.RolloutShared, error) {
 	s.mu.Lock()
 	lost, hangs, lie := s.lost, s.hangs, s.lie
@@ -56,7 +64,7 @@ func (s *sickStore) Sync(
 	if bad, err := s.fails(ctx); err != nil || bad.State.Revision > 0 {
 		return bad, err
 	}
-	return s.MemoryRolloutStore.Sync(ctx, name, report)
+	return s.inner().Sync(ctx, name, report)
 }
 
 func (s *sickStore) Change(
@@ -65,7 +73,7 @@ func (s *sickStore) Change(
 	if bad, err := s.fails(ctx); err != nil || bad.State.Revision > 0 {
 		return bad, false, err
 	}
-	return s.MemoryRolloutStore.Change(ctx, name, next)
+	return s.inner().Change(ctx, name, next)
 }
 
 // A fleet is several replicas on one store.
@@ -370,13 +378,14 @@ func TestReloadKeepsWhatIsKnown(t *testing.T) {
 
 func TestTheJudgeIsHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		says := versioning.Hold
+		var says atomic.Value
+		says.Store(versioning.Hold)
 		cfg := rolloutOf(0.05)
 		cfg.Judge = func() (versioning.Decision, string) {
-			if says == "" {
+			if says.Load() == versioning.Decision("") {
 				panic("judge")
 			}
-			return says, "3 % of answers differ"
+			return says.Load().(versioning.Decision), "3 % of answers differ"
 		}
 		r := newRollout(t, cfg)
 		h := r.Handler(newArm("stable"), newArm("canary"))
@@ -384,13 +393,13 @@ func TestTheJudgeIsHeard(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		require.Equal(t, []string{"the judge: 3 % of answers differ"}, r.Verdict().Missing)
 		require.Equal(t, versioning.ReasonJudge, r.Verdict().Reason)
-		says = ""
+		says.Store(versioning.Decision(""))
 		time.Sleep(2 * time.Second)
 		require.Equal(t, []string{"the judge: it panicked"}, r.Verdict().Missing)
-		says = versioning.Advance
+		says.Store(versioning.Advance)
 		time.Sleep(2 * time.Second)
 		require.Equal(t, 10_000, r.State().Weight)
-		says = versioning.RejectRelease
+		says.Store(versioning.RejectRelease)
 		time.Sleep(2 * time.Second)
 		require.Equal(t, versioning.PhaseRolledBack, r.State().Phase)
 		require.Equal(t, "3 % of answers differ", r.State().Text)

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -261,10 +262,10 @@ func TestRolloutOverServers(t *testing.T) {
 				"Connection: Upgrade\r\n\r\nhello\n")
 			_ = rw.Flush()
 		})
-		var pattern string
+		var pattern atomic.Value
 		handler := r.Handler(telling, mux)
 		srv := server(t, h2, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-			defer func() { pattern = req.Pattern }()
+			defer func() { pattern.Store(req.Pattern) }()
 			handler.ServeHTTP(w, req)
 		}))
 		ask := func(path string) *http.Response {
@@ -294,7 +295,8 @@ func TestRolloutOverServers(t *testing.T) {
 		drained := func() bool { return r.Stats().InFlight["canary"] == 0 }
 		require.Eventually(t, drained, 20*time.Second, time.Millisecond)
 		require.EqualValues(t, 1, seen(t, r).Failed)
-		require.Equal(t, "/abort", pattern)
+		told := func() bool { return pattern.Load() == "/abort" }
+		require.Eventually(t, told, 20*time.Second, time.Millisecond)
 		if h2 {
 			require.Equal(t, 505, ask("/upgrade").StatusCode)
 			return
