@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 
+	"github.com/trivet-go/trivet/internal/linger"
 	"github.com/trivet-go/trivet/internal/response"
 )
 
@@ -34,7 +35,7 @@ func (b *Breaker) Middleware(next http.Handler) http.Handler {
 		ctx := r.Context()
 		var k call
 		if refusal := b.enter(ctx, key, &k); refusal != nil {
-			b.cfg.ErrorHandler(w, r, refusal)
+			linger.Answer(w, r, func(w http.ResponseWriter) { b.cfg.ErrorHandler(w, r, refusal) })
 			return
 		}
 		if k.circuit == nil { // a dry run

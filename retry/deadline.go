@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/trivet-go/trivet/internal/linger"
 	"github.com/trivet-go/trivet/internal/problem"
 	"github.com/trivet-go/trivet/internal/response"
 	"github.com/trivet-go/trivet/internal/settings"
@@ -251,10 +252,11 @@ func (d *Deadline) refuse(w http.ResponseWriter, r *http.Request, err error, eve
 	if err == ErrDeadlineField {
 		d.invalid.Add(1)
 		event.Outcome = OutcomeInvalid
-	} else {
-		d.expired.Add(1)
-		event.Outcome = OutcomeExpired
+		linger.Answer(w, r, func(w http.ResponseWriter) { d.cfg.ErrorHandler(w, r, err) })
+		return
 	}
+	d.expired.Add(1)
+	event.Outcome = OutcomeExpired
 	d.cfg.ErrorHandler(w, r, err)
 }
 

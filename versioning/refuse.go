@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/trivet-go/trivet/internal/linger"
 	"github.com/trivet-go/trivet/internal/problem"
 	"github.com/trivet-go/trivet/internal/retryafter"
 )
@@ -109,10 +110,10 @@ func (v *Versions) refuse(w http.ResponseWriter, r *http.Request, now time.Time,
 	if v.cfg.ErrorHandler != nil {
 		// Caches keep 404 and 410 by themselves (RFC 9110, section 15.1), also beyond a brownout.
 		h.Set("Cache-Control", "no-store")
-		v.cfg.ErrorHandler(w, r, e)
+		linger.Answer(w, r, func(w http.ResponseWriter) { v.cfg.ErrorHandler(w, r, e) })
 		return
 	}
-	problem.Write(w, e.details())
+	linger.Answer(w, r, func(w http.ResponseWriter) { problem.Write(w, e.details()) })
 }
 
 // acceptable lists the media types that the body might have had.

@@ -24,7 +24,7 @@ func limitHeader(w http.ResponseWriter, r *http.Request, limit int) bool {
 		return true
 	}
 	w.Header().Set("Connection", "close")
-	writeProblem(w, http.StatusRequestHeaderFieldsTooLarge, "too many header fields or cookies")
+	refuse(w, r, http.StatusRequestHeaderFieldsTooLarge, "too many header fields or cookies")
 	return false
 }
 
@@ -53,13 +53,13 @@ type tally struct {
 
 // enter counts one more, answers with 503 if that is more than bound, and reports whether the
 // request may go on. leave must be called in either case.
-func (t *tally) enter(w http.ResponseWriter, bound Bound, detail string) bool {
+func (t *tally) enter(w http.ResponseWriter, r *http.Request, bound Bound, detail string) bool {
 	if n := t.open.Add(1); !bound.passed(n) {
 		return true
 	}
 	t.refused.Add(1)
 	w.Header().Set("Retry-After", "1")
-	writeProblem(w, http.StatusServiceUnavailable, detail)
+	refuse(w, r, http.StatusServiceUnavailable, detail)
 	return false
 }
 

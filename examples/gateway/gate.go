@@ -91,7 +91,18 @@ func (g *gate) limit(next http.Handler) http.Handler {
 	if g.limiter == nil {
 		return next
 	}
-	return g.limiter.Middleware(next)
+	h := g.limiter.Middleware(next)
+	var fields []string
+	for _, l := range g.settings.limits {
+		if l.By == "header" {
+			fields = append(fields, l.Header)
+		}
+	}
+	if len(fields) == 0 {
+		return h
+	}
+	// The upstream must not read another value than the one that was counted.
+	return ratelimit.Unambiguous(fields...)(h)
 }
 
 // bound puts the bound of requests in flight before a route's handler.

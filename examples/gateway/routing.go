@@ -109,8 +109,8 @@ func (gen *generation) route(r *http.Request) (h http.Handler, pattern string) {
 	}
 	h, pattern = gen.routes.Handler(&lookup)
 	if pattern == "" {
-		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			writeProblem(w, http.StatusNotFound, "no route for this host and path")
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			refuse(w, r, http.StatusNotFound, "no route for this host and path")
 		}), ""
 	}
 	switch {
@@ -208,7 +208,7 @@ func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		slices.Sort(allow)
 		w.Header().Set("Allow", strings.Join(allow, ", "))
-		writeProblem(w, http.StatusMethodNotAllowed, "this path does not take "+methodForHumans(r.Method))
+		refuse(w, r, http.StatusMethodNotAllowed, "this path does not take "+methodForHumans(r.Method))
 		return
 	}
 	h.ServeHTTP(w, r)

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 	"unicode"
+
+	"github.com/trivet-go/trivet/balancer"
 )
 
 // A running is the public server of a gateway.
@@ -115,7 +117,7 @@ func (g *gateway) serve(outer http.ResponseWriter, r *http.Request) {
 		have, bound, detail = &g.tunnels.tally, cfg.MaxTunnels, "too many connections are upgraded"
 	}
 	defer have.leave()
-	if !have.enter(w, bound, detail) {
+	if !have.enter(w, r, bound, detail) {
 		return
 	}
 	if !limitHeader(w, r, cfg.MaxHeaderFields) || !limitBody(w, r, int64(cfg.MaxBody)) {
@@ -128,27 +130,27 @@ func (g *gateway) serve(outer http.ResponseWriter, r *http.Request) {
 		// RFC 9110, sections 10.2.1 and 15.5.6: an empty Allow says that the target takes no
 		// method.
 		w.Header()["Allow"] = []string{""}
-		writeProblem(w, http.StatusMethodNotAllowed, "CONNECT is not supported")
+		refuse(w, r, http.StatusMethodNotAllowed, "CONNECT is not supported")
 		return
 	}
 	// HTTP/2 in clear begins with "PRI *".
 	if r.URL.Opaque != "" || r.URL.Path != "" && r.URL.Path[0] != '/' {
-		writeProblem(w, http.StatusBadRequest, "the request's target is not a path")
+		refuse(w, r, http.StatusBadRequest, "the request's target is not a path")
 		return
 	}
 	if !validAuthority(r.Host) || r.URL.Scheme != "" && r.URL.Host == "" {
 		// RFC 9112, section 3.2; RFC 9110, section 4.2.1. net/http checks only which bytes the host
 		// has. The upstream could read another name in it than route does, that of another route.
-		writeProblem(w, http.StatusBadRequest, "the host is not a name or address with or without a port")
+		refuse(w, r, http.StatusBadRequest, "the host is not a name or address with or without a port")
 		return
 	}
 	if strings.ContainsFunc(r.URL.Path, unicode.IsControl) {
 		// Servers written in C end a path at a NUL.
-		writeProblem(w, http.StatusBadRequest, "the path has control characters")
+		refuse(w, r, http.StatusBadRequest, "the path has control characters")
 		return
 	}
 	if hiddenDots(r.URL) {
-		writeProblem(w, http.StatusBadRequest, "the path has hidden dot segments")
+		refuse(w, r, http.StatusBadRequest, "the path has hidden dot segments")
 		return
 	}
 	h, pattern := gen.route(r)
@@ -156,7 +158,7 @@ func (g *gateway) serve(outer http.ResponseWriter, r *http.Request) {
 		plain := *r
 		plain.URL = &url.URL{Path: plainPath(r.URL.Path)}
 		if _, other := gen.route(&plain); other != pattern {
-			writeProblem(w, http.StatusBadRequest, "the path could be read as another route's")
+			refuse(w, r, http.StatusBadRequest, "the path could be read as another route's")
 			return
 		}
 	}
@@ -167,6 +169,12 @@ func (g *gateway) serve(outer http.ResponseWriter, r *http.Request) {
 		r = &r2
 	}
 	h.ServeHTTP(w, r)
+}
+
+// refuse answers a request whose body nobody has read, so that a client that still sends it gets the
+// answer.
+func refuse(w http.ResponseWriter, r *http.Request, status int, detail string) {
+	balancer.Refuse(w, r, func(w http.ResponseWriter) { writeProblem(w, status, detail) })
 }
 
 // writeProblem answers with problem details (RFC 9457). The client reads detail, so it must not
