@@ -65,6 +65,12 @@ bench: ## write the golden table of the balancer's simulation anew, run the benc
 conformance: ## the public suite of tests for HTTP caches, in Node (SUITE=DIR: a checkout of it; ARGS='-id=ID': one test)
 	cd benchmarks && GOWORK=off go test -count=1 -v -timeout 30m ./conformance -args $(if $(SUITE),-suite='$(abspath $(SUITE))') $(ARGS)
 
+.PHONY: endtoend
+endtoend: ## what a request costs through the gateway beside other proxies (Linux; taskset, wrk, nginx, haproxy, caddy, varnish)
+	go build -o bin/gateway ./examples/gateway
+	cd benchmarks && GOWORK=off go build -o ../bin/endtoend ./endtoend
+	bin/endtoend -gateway bin/gateway
+
 .PHONY: simulate
 simulate: ## write testdata of balancer (the golden table, sim.md) and versioning (rollout.md) anew from the whole simulations (10 minutes of two processors)
 	go test -count=1 -run '^TestSimulation(Fast|All)$$' -timeout 2h ./balancer -update -sim

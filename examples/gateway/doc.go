@@ -38,6 +38,7 @@
 //   - retry.go: repeated requests of an upstream, and timeouts of routes, on retry
 //   - versions.go: the versions of a route, each with its upstream, on versioning
 //   - observe.go: metrics, traces, access log and health, on telemetry
+//   - lines.go: the access log's lines, gathered before they are written
 //   - objectives.go: objectives and their Prometheus rules
 //   - drain.go: the end without a lost request
 //   - admin.go: the admin server

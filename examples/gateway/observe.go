@@ -141,7 +141,7 @@ func (o *observer) start(cfg Config, c *counts, stdout, stderr io.Writer, log *s
 		o.objectives[name] = slo
 		slos = append(slos, slo)
 	}
-	lines, err := newAccessLog(cfg.Telemetry.AccessLog, stdout, stderr)
+	lines, err := o.newAccessLog(cfg.Telemetry.AccessLog, stdout, stderr)
 	if err != nil {
 		return err
 	}
@@ -239,7 +239,7 @@ func (o *observer) providers(cfg Telemetry, log *slog.Logger) (
 }
 
 // newAccessLog returns nil if no access log is wanted.
-func newAccessLog(cfg AccessLog, stdout, stderr io.Writer) (*telemetry.AccessLog, error) {
+func (o *observer) newAccessLog(cfg AccessLog, stdout, stderr io.Writer) (*telemetry.AccessLog, error) {
 	var to io.Writer
 	switch cfg.Output {
 	case "stdout":
@@ -249,8 +249,10 @@ func newAccessLog(cfg AccessLog, stdout, stderr io.Writer) (*telemetry.AccessLog
 	default:
 		return nil, nil
 	}
+	lines := &lineBuffer{to: to}
+	o.shutdown = append(o.shutdown, func(context.Context) error { return lines.close() })
 	return telemetry.NewAccessLog(telemetry.AccessLogConfig{
-		Handler:         slog.NewJSONHandler(to, nil),
+		Handler:         slog.NewJSONHandler(lines, nil),
 		SampleEvery:     cfg.SampleEvery,
 		Slow:            time.Duration(cfg.Slow),
 		Client:          clientDetails[cfg.Client],

@@ -166,9 +166,12 @@ func links(value string) string {
 	return b.String()
 }
 
+// joiner removes what may join the words of a name.
+var joiner = strings.NewReplacer("-", "", "_", "")
+
 // IsSecret reports whether name, of a header field or an attribute, announces a secret.
 func IsSecret(name string) bool {
-	name = strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(name))
+	name = joiner.Replace(strings.ToLower(name))
 	for _, word := range [...]string{
 		"authorization", "cookie", "token", "secret", "passw", "passphrase", "apikey", "accesskey",
 		"idempotencykey", "signature", "credential", "privatekey", "jwt",

@@ -47,6 +47,9 @@ var (
 // URLs, header fields and JSON. What has a grammar is read by it; beyond that patterns give no
 // certainty, but these are the usual forms.
 func Text(text string) string {
+	if isHarmless(text) {
+		return text
+	}
 	cut := len(text) > maxScan
 	text = Clip(text, maxScan)
 	if strings.Contains(text, "parse ") {
@@ -81,6 +84,22 @@ func Text(text string) string {
 		text = text[:strings.LastIndexAny(text, " \t\r\n")+1]
 	}
 	return Clip(text, maxText)
+}
+
+// isHarmless reports whether text cannot hold a secret by its characters: it is short and has none of a
+// URL's, and no letters, as an address of IPv4 with a port, or a number.
+func isHarmless(text string) bool {
+	if len(text) > maxText {
+		return false
+	}
+	for i := range len(text) {
+		switch c := text[i]; {
+		case '0' <= c && c <= '9', c == '.', c == ':', c == ' ', c == '-':
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // scrubURLErrors removes what errors of url.Parse quote: no URL, and parts of it.
