@@ -122,7 +122,7 @@ func TestSetIfAbsent(t *testing.T) {
 		v, ok := m.SetIfAbsent("k", item(200))
 		require.False(t, ok)
 		require.Equal(t, want, v)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		v, ok = m.SetIfAbsent("k", item(200))
 		require.True(t, ok, "it is stale")
 		require.Equal(t, 200, v)
@@ -180,7 +180,7 @@ func TestTimeLeft(t *testing.T) {
 			require.True(t, ok)
 			require.Equal(t, want, left, k)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		m.InvalidateTag("t", cache.Soft)
 		for _, k := range []string{"minute", "ever, tagged", "error", "none"} {
 			left, ok := m.TimeLeft(k)

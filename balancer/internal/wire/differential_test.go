@@ -107,7 +107,8 @@ func outcome(rt http.RoundTripper, r *http.Request) string {
 	})
 	resp, err := rt.RoundTrip(r.WithContext(ctx))
 	if err != nil {
-		return fmt.Sprint(informed, " fails, as its time is up: ", errors.Is(err, context.DeadlineExceeded))
+		// net/http may tell of the connection's end before it looks at what came before that.
+		return fmt.Sprint("fails, as its time is up: ", errors.Is(err, context.DeadlineExceeded))
 	}
 	// 101 gives a connection, on which nothing more may come.
 	body, bodyErr := []byte(nil), error(nil)
