@@ -246,8 +246,12 @@ func BenchmarkHTTPCacheMutexes(b *testing.B) {
 	if err := pprof.Lookup("mutex").WriteTo(&profile, 1); err != nil {
 		b.Fatal(err)
 	}
-	if strings.Contains(profile.String(), "trivet/cache.") {
-		b.Fatalf("hits wait for a lock of the cache's:\n%s", &profile)
+	// A record ends before the next "@". The runtime's own locks, which an allocation can wait for, have
+	// no frame of sync's.
+	for record := range strings.SplitSeq(profile.String(), "@") {
+		if strings.Contains(record, "sync.(*") && strings.Contains(record, "trivet/cache.") {
+			b.Fatalf("hits wait for a lock of the cache's:\n%s", record)
+		}
 	}
 }
 
