@@ -62,7 +62,7 @@ func (o *generations) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, body[half:])
 }
 
-func TestChaos_NoAnswerIsWrong(t *testing.T) {
+func TestC28_NoAnswerIsWrongUnderFaults(t *testing.T) {
 	origin := &generations{}
 	store, err := cache.NewMemoryStore(cache.MemoryStoreConfig{MaxBytes: 1 << 20})
 	require.NoError(t, err)
