@@ -214,7 +214,9 @@ func TestL48_AuthoritiesThatAreNoNames(t *testing.T) {
 	} {
 		require.False(t, validAuthority(host), "%q", host)
 	}
-	for _, host := range []string{"", "a.test", "A-b_c.test.:80", "b_c,d", "[::1]", "[::1]:443", "10.0.0.1:"} {
+	for _, host := range []string{
+		"", "a.test", "A-b_c.test.:80", "b_c,d", "[::1]", "[::1]:443", "10.0.0.1:",
+	} {
 		require.True(t, validAuthority(host), "%q", host)
 	}
 	b := backend.Start(t, backend.Config{Handler: telling})
