@@ -254,7 +254,7 @@ func TestRolloutOverServers(t *testing.T) {
 		mux.HandleFunc("/upgrade", func(w http.ResponseWriter, _ *http.Request) {
 			conn, rw, err := http.NewResponseController(w).Hijack()
 			if err != nil {
-				http.Error(w, "", 505)
+				http.Error(w, "", http.StatusHTTPVersionNotSupported)
 				return
 			}
 			defer conn.Close()
