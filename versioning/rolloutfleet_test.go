@@ -25,6 +25,7 @@ type sickStore struct {
 	lost  bool
 	hangs bool
 	lie   *versioning.RolloutState
+	first *versioning.RolloutState // what another replica changes just before the next change
 }
 
 var errLost = errors.New("lost")
@@ -72,6 +73,13 @@ func (s *sickStore) Change(
 ) (versioning.RolloutShared, bool, error) {
 	if bad, err := s.fails(ctx); err != nil || bad.State.Revision > 0 {
 		return bad, false, err
+	}
+	s.mu.Lock()
+	first := s.first
+	s.first = nil
+	s.mu.Unlock()
+	if first != nil {
+		_, _, _ = s.inner().Change(ctx, name, *first)
 	}
 	return s.inner().Change(ctx, name, next)
 }
@@ -270,6 +278,34 @@ func TestV18_TheStoreForgets(t *testing.T) {
 			require.Equal(t, versioning.PhaseRolledBack, now.State.Phase)
 			require.Equal(t, "bad", now.State.Text)
 		}
+	})
+}
+
+// TestV18_AReplicaThatHasNotRolledBackIsFirst: the store was lost while one replica rolled back, and
+// comes back empty. Another one tells it first that the release is tried.
+func TestV18_AReplicaThatHasNotRolledBackIsFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 1, rolloutOf(0.05))
+		before, err := f.store.Sync(t.Context(), "shop", versioning.RolloutReport{})
+		require.NoError(t, err)
+		f.store.set(func() { f.store.lost = true })
+		require.NoError(t, f.replicas[0].Rollback(t.Context(), "bad"))
+		time.Sleep(3 * time.Second)
+		running := before.State
+		running.Revision = 0
+		empty := versioning.NewMemoryRolloutStore()
+		f.store.set(func() {
+			f.store.MemoryRolloutStore, f.store.first, f.store.lost = empty, &running, false
+		})
+		for range 500 { // canary gets nothing at any time
+			require.Zero(t, f.replicas[0].State().Weight)
+			time.Sleep(10 * time.Millisecond)
+		}
+		now, err := empty.Sync(t.Context(), "shop", versioning.RolloutReport{})
+		require.NoError(t, err)
+		require.Equal(t, versioning.PhaseRolledBack, now.State.Phase)
+		require.Equal(t, versioning.ReasonOperator, now.State.Reason)
+		require.Equal(t, "bad", now.State.Text)
 	})
 }
 

@@ -210,6 +210,7 @@ func TestOnRollbackIsCalledAgainWhenCanaryIsDrained(t *testing.T) {
 		require.NoError(t, r.Drained(t.Context()))
 		require.InDelta(t, time.Minute, time.Since(begun), float64(time.Second))
 		time.Sleep(time.Second)
+		synctest.Wait()
 		require.Len(t, calls, 2)
 		want := versioning.Rollback{
 			Release: "v2", Tag: "shop:v2:canary", Reason: versioning.ReasonOperator, Text: "purge it",

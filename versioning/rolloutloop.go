@@ -125,16 +125,16 @@ func (r *Rollout) sync() {
 	}
 	state := shared.State
 	switch mine := p.state; {
-	case p.known && mine.Release == p.cfg.Release && (state.Revision == 0 ||
-		state.Release == mine.Release && state.Revision < mine.Revision):
-		// The Store has lost what it was told: its state would undo a rollback, or a promotion.
-		mine.Revision = state.Revision
-		if changed, _ := r.change(mine); changed {
-			r.unsaved = false
-		}
-		return
 	case r.unsaved:
+		// Before anything of the Store's is adopted, which may be older: it would undo the rollback.
 		r.save(state)
+		return
+	case p.known && mine.Release == p.cfg.Release && (state.Revision == 0 ||
+		state.Release == mine.Release && state.Revision < mine.Revision && state.Phase != PhaseRolledBack):
+		// The Store has lost what it was told: its state would undo a rollback, or a promotion. A
+		// rollback that somebody has told it since is no older than what was lost.
+		mine.Revision = state.Revision
+		_, _ = r.change(mine)
 		return
 	}
 	if state.Release != p.cfg.Release && !r.claimed && !remembers(state.Past, p.cfg.Release) {
@@ -286,12 +286,17 @@ func (r *Rollout) rollBack(reason, text string) {
 func (r *Rollout) save(present RolloutState) {
 	own := r.current.Load()
 	for range 8 { // others may change it meanwhile, but not for ever
-		if present.Release != own.cfg.Release || present.Phase == PhaseRolledBack {
+		lost := present.Revision == 0 && own.state.Release == own.cfg.Release // the Store knows nothing
+		if !lost && (present.Release != own.cfg.Release || present.Phase == PhaseRolledBack) {
 			r.unsaved = false
 			return // nobody tries it any more
 		}
 		ctx, cancel := context.WithTimeout(r.ctx, storeTimeout)
 		next := present.ended(own.state.Reason, own.state.Text)
+		if lost {
+			next = own.state
+			next.Revision = 0
+		}
 		shared, changed, err := r.store.Change(ctx, own.cfg.Name, next)
 		cancel()
 		if !r.heard(&shared, err) {
