@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -137,11 +136,11 @@ func TestPeersOfUnixSocketsAreTrustedIfAsked(t *testing.T) {
 		`"0.0.0.0/0", "::/0"`: {map[int]int{200: 2, 429: 4}, ""},
 	} {
 		t.Run(list, func(t *testing.T) {
-			var lines bytes.Buffer
+			var out writes
 			g := startLogged(t, simple(`    limits: [l]
 limits: {l: {rate: 1/h, burst: 2, by: address}}
 telemetry: {access_log: {client: full}}
-server: {trusted_proxies: [`+list+"]}", b.Addr), &lines)
+server: {trusted_proxies: [`+list+"]}", b.Addr), &out)
 			got := map[int]int{}
 			for i := range 6 {
 				r := httptest.NewRequest(http.MethodGet, "http://shop.test/", nil)
@@ -152,7 +151,11 @@ server: {trusted_proxies: [`+list+"]}", b.Addr), &lines)
 				got[w.Code]++
 			}
 			require.Equal(t, want.statuses, got)
-			all := strings.Split(strings.TrimSpace(lines.String()), "\n")
+			var all []string // lines are written a little later
+			require.Eventually(t, func() bool {
+				all = strings.Split(strings.TrimSpace(strings.Join(out.taken(), "")), "\n")
+				return len(all) == 6
+			}, 10*time.Second, time.Millisecond)
 			var last map[string]any
 			require.NoError(t, json.Unmarshal([]byte(all[len(all)-1]), &last))
 			address, _ := last["client.address"].(string)
