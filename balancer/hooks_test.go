@@ -66,7 +66,7 @@ func TestHooksThatPanicOnTheBalancersGoroutines(t *testing.T) {
 			time.Sleep(time.Second)
 			_, err = get(t.Context(), b)
 			require.Error(t, err, "it panics again")
-			time.Sleep(time.Second)
+			time.Sleep(time.Minute) // it is asked again after a random wait
 			_, err = get(t.Context(), b)
 			require.NoError(t, err)
 			require.EqualValues(t, 2, b.Stats().HookPanics)

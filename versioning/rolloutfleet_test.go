@@ -48,6 +48,14 @@ func (s *sickStore) fails(ctx context.Context) (versioning.RolloutShared, error)
 	lost, hangs, lie := s.lost, s.hangs, s.lie
 	s.mu.Unlock()
 	switch {
+	case hangs && raceEnabled:
+		// Just before ctx ends: Go's race detector breaks down now and then when timers call functions
+		// in a bubble (golang/go#78156).
+		select {
+		case <-ctx.Done():
+		case <-time.After(4 * time.Second):
+		}
+		return versioning.RolloutShared{}, context.DeadlineExceeded
 	case hangs:
 		<-ctx.Done()
 		return versioning.RolloutShared{}, context.Cause(ctx)
@@ -207,7 +215,7 @@ func TestV17_TheStoreIsLost(t *testing.T) {
 				}
 			})
 			f.send(0, 10_000)
-			time.Sleep(30 * time.Minute)
+			time.Sleep(3 * time.Minute)
 			require.Equal(t, []int{500, 500}, f.weights())
 			require.Equal(t, []string{"the store, which does not answer"}, f.replicas[0].Verdict().Missing)
 			require.False(t, f.replicas[0].Stats().StoreUp)
