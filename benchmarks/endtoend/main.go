@@ -26,6 +26,9 @@ import (
 
 func main() {
 	log.SetFlags(0)
+	if self, err := os.Executable(); err == nil {
+		os.Args[0] = self // the origins and the reverse proxy are this program, started elsewhere
+	}
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "origin":
