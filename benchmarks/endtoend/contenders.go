@@ -123,7 +123,8 @@ routes:
     ROUTE
 `
 
-const nginxConfig = `daemon off;
+const nginxConfig = `user root;
+daemon off;
 worker_processes 1;
 pid DIR/nginx.pid;
 error_log DIR/nginx.err;
