@@ -166,6 +166,9 @@ func TestExchangesEndAsWithNetHTTP(t *testing.T) {
 				got, want := send(ours, w), send(theirs, std)
 				require.Equal(t, want, got, "%d: %s %q (%d) %+v", i, method, field, len(body), a)
 				require.Equal(t, theirs.body(i), ours.body(i))
+				if a.end && !ours.over(i) { // what comes next must find the connection closed
+					require.Eventually(t, func() bool { return ours.over(i) }, time.Minute, time.Millisecond)
+				}
 				if strings.Contains(got, "fails") {
 					failed++
 				}

@@ -29,6 +29,7 @@ type rawServer struct {
 	mu      sync.Mutex
 	answers map[int]answer
 	got     map[int]int // requests of each case
+	ended   map[int]int // connections that were closed after their last one
 	bodies  map[int]string
 	conns   int
 	open    map[net.Conn]bool
@@ -38,8 +39,8 @@ func startRaw(t testing.TB) *rawServer {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	s := &rawServer{
-		addr: ln.Addr().String(), answers: map[int]answer{}, got: map[int]int{}, bodies: map[int]string{},
-		open: map[net.Conn]bool{},
+		addr: ln.Addr().String(), answers: map[int]answer{}, got: map[int]int{}, ended: map[int]int{},
+		bodies: map[int]string{}, open: map[net.Conn]bool{},
 	}
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -53,10 +54,11 @@ func startRaw(t testing.TB) *rawServer {
 			s.open[conn] = true
 			s.mu.Unlock()
 			running.Go(func() {
-				s.serve(conn)
+				last := s.serve(conn)
 				conn.Close()
 				s.mu.Lock()
 				delete(s.open, conn)
+				s.ended[last]++
 				s.mu.Unlock()
 			})
 		}
@@ -73,15 +75,17 @@ func startRaw(t testing.TB) *rawServer {
 	return s
 }
 
-func (s *rawServer) serve(conn net.Conn) {
+// serve answers what comes on conn and returns the last case it read, or -1.
+func (s *rawServer) serve(conn net.Conn) int {
 	br := bufio.NewReader(conn)
+	n := -1
 	for {
 		r, err := http.ReadRequest(br)
 		if err != nil {
-			return
+			return n
 		}
 		body, _ := io.ReadAll(r.Body)
-		n, _ := strconv.Atoi(r.Header.Get("Case"))
+		n, _ = strconv.Atoi(r.Header.Get("Case"))
 		s.mu.Lock()
 		s.got[n]++
 		s.bodies[n] = string(body)
@@ -94,12 +98,12 @@ func (s *rawServer) serve(conn net.Conn) {
 				piece = text[:a.piece]
 			}
 			if _, err := io.WriteString(conn, piece); err != nil {
-				return
+				return n
 			}
 			text = text[len(piece):]
 		}
 		if a.end {
-			return
+			return n
 		}
 	}
 }
@@ -115,6 +119,13 @@ func (s *rawServer) body(n int) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.bodies[n]
+}
+
+// over reports whether all connections that case n came on are closed.
+func (s *rawServer) over(n int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended[n] == s.got[n]
 }
 
 func (s *rawServer) requests(n int) int {
