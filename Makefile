@@ -26,7 +26,7 @@ help: ## list the targets
 .PHONY: test
 test: lint imports standalone consumer ## everything that must pass: the checks below and all tests of both modules, then the conformance of the cache
 	go test -shuffle=on $(RACE) -timeout 8m ./...
-	$(if $(RACE),go test -run Alloc ./... # built without the race detector: it allocates)
+	$(if $(RACE),go test -shuffle=on -timeout 8m -run "$$(.ci/norace)" ./...)
 	cd examples && go test -shuffle=on $(RACE) -timeout 8m ./...
 	$(MAKE) --no-print-directory conformance
 

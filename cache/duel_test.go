@@ -1,3 +1,5 @@
+//go:build !race
+
 package cache
 
 import (
@@ -10,57 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 )
-
-// check fails unless the duel's books agree with each other and with the cache p.
-func (d *duel) check(t require.TestingT, p *tinyLFU) {
-	known, count := 0, 0
-	var weight int64
-	held := [len(windowShares)]map[uint16]int64{}
-	for i := range held {
-		held[i] = map[uint16]int64{}
-	}
-	for slot := 1; slot < len(d.keys); slot++ {
-		in := d.keys[slot].in
-		if in == 0 {
-			continue
-		}
-		known++
-		if d.find(d.tags[slot]) != uint16(slot) || !d.samples(d.tags[slot]) && slot > d.sweep {
-			require.Fail(t, "lost from its chain or by the sample", "slot %d, %v", slot, d.keys[slot])
-		}
-		if in&inCache != 0 {
-			count++
-			weight += d.weigh(uint16(slot))
-		}
-		for i := range held {
-			if in&(1<<i) != 0 {
-				held[i][uint16(slot)] = d.weigh(uint16(slot))
-			}
-		}
-	}
-	require.Equal(t, count, d.count)
-	require.Equal(t, weight, d.weight)
-	require.Equal(t, known, d.known)
-	free := 0
-	for slot := d.free; slot != 0; slot = d.keys[slot].next {
-		free++
-	}
-	require.Equal(t, len(d.keys)-1, known+free)
-	for i := range d.rivals {
-		d.rivals[i].checkQueues(t, held[i])
-	}
-
-	// What the duel takes for entries of the cache are such.
-	inThere := map[uint32]int64{}
-	p.order(func(slot uint32) { inThere[(*p.tags)[slot]] = p.weigh(slot) })
-	for slot, key := range d.keys {
-		if key.in&inCache != 0 && d.samples(d.tags[slot]) {
-			if weight := inThere[d.tags[slot]]; weight != d.weigh(uint16(slot)) { // 0: it is not there
-				require.Fail(t, "not an entry", "weighs %d, not %d", weight, d.weigh(uint16(slot)))
-			}
-		}
-	}
-}
 
 // A policyCache is a policy with the little that a shard is for it. Its chance is always the same.
 type policyCache struct {

@@ -79,6 +79,9 @@ func (f *fill) fetch(from origin) {
 	began := time.Now()
 	defer func() {
 		if v := recover(); v != nil {
+			if v != http.ErrAbortHandler {
+				f.c.counts.panics.Add(1) // first: fail hands v to the leader
+			}
 			f.fail(nil, v)
 		}
 		f.c.fills.remove(f)
@@ -92,14 +95,11 @@ func (f *fill) fetch(from origin) {
 	from.fetch(f)
 }
 
-// report tells of the end of f: of panics, and of refreshes.
+// report tells of the end of a refresh.
 func (f *fill) report(took time.Duration) {
 	f.mu.Lock()
 	err, panicked, status, refresh := f.err, f.panicked, f.resp.status, f.refresh
 	f.mu.Unlock()
-	if panicked != nil && panicked != http.ErrAbortHandler {
-		f.c.counts.panics.Add(1)
-	}
 	if !refresh {
 		return
 	}

@@ -13,7 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	golanglru "github.com/hashicorp/golang-lru/v2"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
@@ -97,31 +96,6 @@ func TestMemoryStatsAsJSON(t *testing.T) {
 		"loads": 0, "load_errors": 0, "loading": 0,
 		"removals": {"evicted": 0, "expired": 0, "replaced": 0, "deleted": 1, "invalidated": 0},
 		"refusals": 0, "entries": 1, "weight": 1, "window_share": 0.01}`, string(b))
-}
-
-// Stats tell what the policy has learned: of keys that are read soon after they came, or never
-// again, that recency counts; of a loop that it does not.
-func TestStatsTellTheWindowShare(t *testing.T) {
-	for _, entries := range []int{1000, 20_000} { // one shard, and several
-		m := newMemory(t, cache.MemoryConfig[int, int]{MaxEntries: entries})
-		read := func(k int) {
-			if _, ok := m.Get(k); !ok {
-				m.Set(k, k)
-			}
-		}
-		require.InDelta(t, 0.01, m.Stats().WindowShare, 1e-9)
-		for i := range 12 * entries {
-			read(i)
-			read(i - entries/3)
-		}
-		require.Greater(t, m.Stats().WindowShare, 0.4)
-		for i := range 40 * entries {
-			read(i % (2 * entries))
-		}
-		require.Less(t, m.Stats().WindowShare, 0.2)
-	}
-	m := newMemory(t, cache.MemoryConfig[int, int]{Eviction: cache.LRU})
-	require.EqualValues(t, 1, m.Stats().WindowShare)
 }
 
 // Whoever reads the figures does not run the observer, nor wait for it.
@@ -683,58 +657,6 @@ func TestReadersFindEverythingWhileTablesGrow(t *testing.T) {
 	}
 	close(done)
 	wg.Wait()
-}
-
-// The margins over plain LRU that the admission is for.
-func TestHitRatioAheadOfGolangLRU(t *testing.T) {
-	n, share := 200_000, 1.0
-	if raceEnabled {
-		n, share = 50_000, 0.5 // the policies are no others then, and have learned less
-	}
-	random := rand.New(rand.NewPCG(3, 1))
-	zipf := rand.NewZipf(random, 1.01, 1, 1_000_000)
-	once := 1 << 30
-	traces := []struct {
-		name   string
-		size   int
-		key    func(i int) int
-		points float64 // ahead, at least
-	}{
-		{"Zipf", 1000, func(int) int { return int(zipf.Uint64()) }, 6},
-		{"Zipf and scans", 1000, func(i int) int {
-			if i%4000 < 1000 {
-				once++
-				return once
-			}
-			return int(zipf.Uint64())
-		}, 5},
-		{"a loop", 1000, func(i int) int { return i % 2000 }, 40},
-		{"a loop that nearly fits, over shards", 20_000, func(i int) int { return i % 25_000 }, 50},
-	}
-	for _, tt := range traces {
-		if tt.size > n/4 {
-			continue
-		}
-		m := newMemory(t, cache.MemoryConfig[int, int]{MaxEntries: tt.size})
-		plain, err := golanglru.New[int, int](tt.size)
-		require.NoError(t, err)
-		ours, theirs := 0, 0
-		for i := range n {
-			k := tt.key(i)
-			if _, ok := m.Get(k); ok {
-				ours++
-			} else {
-				m.Set(k, k)
-			}
-			if _, ok := plain.Get(k); ok {
-				theirs++
-			} else {
-				plain.Add(k, k)
-			}
-		}
-		ahead := 100 * float64(ours-theirs) / float64(n)
-		require.GreaterOrEqual(t, ahead, tt.points*share, "%s: %d against %d", tt.name, ours, theirs)
-	}
 }
 
 func TestEventLogValue(t *testing.T) {

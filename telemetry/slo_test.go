@@ -355,7 +355,7 @@ func TestRulesFireForFailuresOnly(t *testing.T) {
 			"0+50x120"),
 			all},
 	}
-	unit := "rule_files: [rules.yml]\nevaluation_interval: 1m\ntests:\n"
+	unit := "rule_files: [rules.yml]\nevaluation_interval: 5m\ntests:\n"
 	for _, tt := range tests {
 		if tt.checks == "" {
 			tt.checks = check("2h")

@@ -130,7 +130,7 @@ func TestLatencyEndsWhenTheAnswerBegins(t *testing.T) {
 				serve(r.Handler(telling, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 					time.Sleep(time.Second)
 					f(w)
-					time.Sleep(20 * time.Minute)
+					time.Sleep(time.Minute)
 				})), request("GET", "/", "User", "a"))
 				require.InEpsilon(t, time.Second, seen(t, r).P50, 0.03)
 			})

@@ -1,3 +1,5 @@
+//go:build !race
+
 package versioning
 
 import (
@@ -395,13 +397,12 @@ func median(sorted []float64) float64 {
 	return sorted[len(sorted)/2]
 }
 
-// simRuns are the runs of a row: all of them by make simulate, else a fiftieth, or with the race
-// detector fewer.
+// simRuns are the runs of a row: all of them by make simulate, else a fiftieth.
 func simRuns(n int) int {
 	if *simulateAll {
 		return n
 	}
-	return n / simPart
+	return n / 50
 }
 
 // A simReport is the text that make simulate writes.
