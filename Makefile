@@ -28,6 +28,7 @@ test: lint imports standalone consumer ## everything that must pass: the checks 
 	go test -shuffle=on $(RACE) -timeout 8m ./...
 	$(if $(RACE),go test -shuffle=on -timeout 8m -run "$$(.ci/norace)" ./...)
 	cd examples && go test -shuffle=on $(RACE) -timeout 8m ./...
+	$(if $(RACE),cd examples && go test -run "$$(../.ci/norace examples)" ./gateway)
 	$(MAKE) --no-print-directory conformance
 
 .PHONY: lint

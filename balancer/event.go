@@ -57,14 +57,14 @@ type Event struct {
 
 // LogValue implements [slog.LogValuer].
 func (e Event) LogValue() slog.Value {
-	detail := []any{slog.String("target", e.Target)}
+	detail := append(make([]slog.Attr, 0, 4), slog.String("target", e.Target))
 	if e.Endpoint.Addr != "" {
 		detail = append(detail, slog.String("endpoint", e.Endpoint.Addr))
 	}
 	if e.Err != nil {
 		detail = append(detail, slog.String("error", e.Err.Error()))
 	}
-	attrs := []slog.Attr{slog.String("event", string(e.Kind))}
+	attrs := append(make([]slog.Attr, 0, 6), slog.String("event", string(e.Kind)))
 	switch e.Kind {
 	case Attempted:
 		attrs = append(attrs, slog.String("outcome", string(e.Outcome)), slog.String("reason", e.Reason),
@@ -81,5 +81,5 @@ func (e Event) LogValue() slog.Value {
 		attrs = append(attrs, slog.Bool("panicking", e.Panicking))
 		detail = append(detail, slog.Int("available", e.Available), slog.Int("endpoints", e.Endpoints))
 	}
-	return slog.GroupValue(append(attrs, slog.Group("detail", detail...))...)
+	return slog.GroupValue(append(attrs, slog.GroupAttrs("detail", detail...))...)
 }

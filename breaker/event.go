@@ -44,7 +44,7 @@ func (e Event) LogValue() slog.Value {
 		return slog.GroupValue(
 			slog.String("event", string(e.Kind)),
 			slog.String("state", string(e.To)),
-			slog.Group("detail", slog.String("key", e.Key)),
+			slog.GroupAttrs("detail", slog.String("key", e.Key)),
 		)
 	}
 	attrs := []slog.Attr{
@@ -55,7 +55,7 @@ func (e Event) LogValue() slog.Value {
 	if e.To == Open {
 		attrs = append(attrs, slog.Duration("duration", e.Duration))
 	}
-	return slog.GroupValue(append(attrs, slog.Group("detail",
+	return slog.GroupValue(append(attrs, slog.GroupAttrs("detail",
 		slog.String("key", e.Key),
 		slog.Uint64("requests", e.Requests),
 		slog.Uint64("failures", e.Failures),

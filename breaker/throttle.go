@@ -95,7 +95,7 @@ type ThrottleEvent struct {
 
 // LogValue implements [slog.LogValuer]: the event's name, and the rest as detail.
 func (e ThrottleEvent) LogValue() slog.Value {
-	return slog.GroupValue(slog.String("event", "throttled"), slog.Group("detail",
+	return slog.GroupValue(slog.String("event", "throttled"), slog.GroupAttrs("detail",
 		slog.String("key", e.Key), slog.Uint64("requests", e.Requests), slog.Uint64("accepted", e.Accepted)))
 }
 

@@ -86,7 +86,7 @@ type Event struct {
 func (e Event) LogValue() slog.Value {
 	attrs := make([]slog.Attr, 0, 5)
 	attrs = append(attrs, slog.String("event", string(e.Kind)))
-	detail := make([]any, 0, 4)
+	detail := make([]slog.Attr, 0, 4)
 	switch e.Kind {
 	case Requested, Refreshed:
 		attrs = append(attrs, slog.String("outcome", string(e.Outcome)),
@@ -104,7 +104,7 @@ func (e Event) LogValue() slog.Value {
 		detail = append(detail, slog.String("error", e.Err.Error()))
 	}
 	if len(detail) > 0 {
-		attrs = append(attrs, slog.Group("detail", detail...))
+		attrs = append(attrs, slog.GroupAttrs("detail", detail...))
 	}
 	return slog.GroupValue(attrs...)
 }

@@ -68,7 +68,7 @@ type MemoryEvent[K comparable, V any] struct {
 // LogValue implements [slog.LogValuer]. It does not show values.
 func (e MemoryEvent[K, V]) LogValue() slog.Value {
 	attrs := []slog.Attr{slog.String("event", string(e.Kind))}
-	detail := []any{slog.Any("key", e.Key)}
+	detail := []slog.Attr{slog.Any("key", e.Key)}
 	switch e.Kind {
 	case MemoryLoaded:
 		attrs = append(attrs, slog.Bool("failed", e.Err != nil), slog.Bool("background", e.Background),
@@ -79,5 +79,5 @@ func (e MemoryEvent[K, V]) LogValue() slog.Value {
 	case MemoryRemoved:
 		attrs = append(attrs, slog.String("reason", string(e.Reason)))
 	}
-	return slog.GroupValue(append(attrs, slog.Group("detail", detail...))...)
+	return slog.GroupValue(append(attrs, slog.GroupAttrs("detail", detail...))...)
 }

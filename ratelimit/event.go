@@ -49,7 +49,7 @@ func (e Event) LogValue() slog.Value {
 	if e.Kind == StoreChanged {
 		attrs := []slog.Attr{slog.String("event", string(e.Kind)), slog.Bool("up", e.Up)}
 		if e.Err != nil {
-			attrs = append(attrs, slog.Group("detail", slog.String("error", e.Err.Error())))
+			attrs = append(attrs, slog.GroupAttrs("detail", slog.String("error", e.Err.Error())))
 		}
 		return slog.GroupValue(attrs...)
 	}
@@ -59,7 +59,7 @@ func (e Event) LogValue() slog.Value {
 		slog.String("policy", e.Policy),
 		slog.Bool("degraded", e.Degraded),
 		slog.Duration("duration", e.Duration),
-		slog.Group("detail",
+		slog.GroupAttrs("detail",
 			slog.Int64("remaining", e.Remaining),
 			slog.Duration("retry_after", e.RetryAfter)),
 	)

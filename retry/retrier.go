@@ -110,7 +110,7 @@ type Event struct {
 // LogValue implements [slog.LogValuer]: the event's name, three bounded dimensions, one
 // measurement. It says nothing of the error and the URL, in which secrets may stand.
 func (e Event) LogValue() slog.Value {
-	detail := []any{slog.String("key", e.Key), slog.Int("retries", e.Retries)}
+	detail := []slog.Attr{slog.String("key", e.Key), slog.Int("retries", e.Retries)}
 	if e.GaveUp != "" {
 		detail = append(detail, slog.String("gave_up", string(e.GaveUp)))
 	}
@@ -120,7 +120,7 @@ func (e Event) LogValue() slog.Value {
 		slog.Bool("retried", e.Retries > 0),
 		slog.Bool("hedged", e.Hedged),
 		slog.Duration("duration", e.Duration),
-		slog.Group("detail", detail...),
+		slog.GroupAttrs("detail", detail...),
 	)
 }
 

@@ -148,6 +148,9 @@ func (ex *exchange) observe(name, event string, attrs []slog.Attr) {
 			return
 		}
 	}
+	if ex.events == nil {
+		ex.events = make([]logEvent, 0, 4)
+	}
 	if len(ex.events) < maxEvents {
 		ex.events = append(ex.events, logEvent{name, event, attrs, 1})
 	}
@@ -176,16 +179,16 @@ func (l *AccessLog) write(ex *exchange, o outcome) {
 		return
 	}
 	record := slog.NewRecord(ex.start.Add(o.elapsed), level, "request", 0)
-	record.AddAttrs(l.attrs(ex, o)...)
+	var room [24]slog.Attr // what is here need not be allocated
+	record.AddAttrs(l.appendAttrs(room[:0], ex, o)...)
 	if sampled {
 		record.AddAttrs(slog.Int("sample_every", l.cfg.SampleEvery))
 	}
 	_ = l.cfg.Handler.Handle(ctx, record) // there is nobody to tell
 }
 
-func (l *AccessLog) attrs(ex *exchange, o outcome) []slog.Attr {
+func (l *AccessLog) appendAttrs(attrs []slog.Attr, ex *exchange, o outcome) []slog.Attr {
 	t, r := ex.tel, ex.request
-	attrs := make([]slog.Attr, 0, 24)
 	text := func(key, value string) {
 		if value != "" {
 			attrs = append(attrs, slog.String(key, redact.Escape(value)))
@@ -225,7 +228,8 @@ func (l *AccessLog) attrs(ex *exchange, o outcome) []slog.Attr {
 		}
 	}
 	ex.mu.Lock()
-	events := slices.Clone(ex.events)
+	events := ex.events
+	ex.events = nil // what comes now is in no line
 	ex.mu.Unlock()
 	return appendEvents(attrs, events)
 }
@@ -243,7 +247,8 @@ func (l *AccessLog) client(ex *exchange) string {
 		bits = 24
 	}
 	prefix, _ := ex.client.Prefix(bits)
-	return prefix.String()
+	var room [64]byte
+	return string(prefix.AppendTo(room[:0]))
 }
 
 func appendHeaders(attrs []slog.Attr, group string, fields []headerField, h http.Header) []slog.Attr {
@@ -274,7 +279,7 @@ func appendEvents(attrs []slog.Attr, events []logEvent) []slog.Attr {
 			if f := events[j]; f.name == e.name {
 				fields := logFields(f.attrs, false)
 				if f.n > 1 {
-					fields = append(fields, slog.Int("n", f.n))
+					fields = append(slices.Clip(fields), slog.Int("n", f.n))
 				}
 				group = append(group, slog.GroupAttrs(f.event, fields...))
 				events[j].name = ""
@@ -286,8 +291,12 @@ func appendEvents(attrs []slog.Attr, events []logEvent) []slog.Attr {
 }
 
 // logFields returns the attributes of an event, escaped and, within detail, without secrets. The
-// dimensions beside detail are few and chosen by the package, which is no place for a secret.
+// dimensions beside detail are few and chosen by the package, which is no place for a secret. It
+// returns attrs itself if they may stand as they are.
 func logFields(attrs []slog.Attr, detail bool) []slog.Attr {
+	if fit(attrs, detail) {
+		return attrs
+	}
 	out := make([]slog.Attr, 0, len(attrs)+1)
 	for _, a := range attrs {
 		v := a.Value.Resolve()
@@ -305,6 +314,25 @@ func logFields(attrs []slog.Attr, detail bool) []slog.Attr {
 		out = append(out, slog.Attr{Key: a.Key, Value: v})
 	}
 	return out
+}
+
+// fit reports whether logFields has nothing to change.
+func fit(attrs []slog.Attr, detail bool) bool {
+	for _, a := range attrs {
+		switch a.Value.Kind() {
+		case slog.KindGroup:
+			if !fit(a.Value.Group(), true) {
+				return false
+			}
+		case slog.KindString:
+			if text := a.Value.String(); safeText(a.Key, text, detail) != text {
+				return false
+			}
+		case slog.KindAny, slog.KindLogValuer:
+			return false
+		}
+	}
+	return true
 }
 
 // safeText returns a sibling's text, fit for logs and spans.

@@ -10,13 +10,13 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
-	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/trivet-go/trivet/internal/origin"
@@ -104,23 +104,54 @@ func (c *call) prepare(req *http.Request) *http.Request {
 		c.active = []metric.AddOption{s.record[0].(metric.MeasurementOption)}
 		t.client.active.Add(c.ctx, 1, c.active...)
 	}
-	// A RoundTripper must not change the request (net/http).
-	out := req.WithContext(c.ctx)
-	out.Header = maps.Clone(req.Header)
-	if out.Header == nil {
-		out.Header = make(http.Header)
+	out := outgoing{Request: req, ctx: c.ctx}
+	if c.span != nil {
+		out.own()
 	}
-	t.cfg.Propagator.Inject(c.ctx, propagation.HeaderCarrier(out.Header))
+	t.cfg.Propagator.Inject(c.ctx, &out)
 	if name := t.cfg.RequestID; name != "" && len(out.Header[name]) == 0 {
 		if id := RequestID(c.ctx); id != "" {
-			out.Header.Set(name, id)
+			out.Set(name, id)
 		}
 	}
 	if t.cfg.BodySizes && req.Body != nil && req.Body != http.NoBody {
-		c.countBody(req, out)
+		out.own()
+		c.countBody(req, out.Request)
 	}
-	return out
+	return out.Request
 }
+
+// An outgoing is the request that goes on: the caller's, until something is to change, since a
+// RoundTripper must not change its request (net/http). It carries the trace context.
+type outgoing struct {
+	*http.Request
+	ctx    context.Context // that the request is to have
+	ours   bool            // the request is a copy
+	fields bool            // its header is, too
+}
+
+func (o *outgoing) own() {
+	if !o.ours {
+		o.Request, o.ours = o.WithContext(o.ctx), true
+	}
+}
+
+// Set implements [propagation.TextMapCarrier].
+func (o *outgoing) Set(key, value string) {
+	if o.own(); !o.fields {
+		o.Header, o.fields = maps.Clone(o.Header), true
+		if o.Header == nil {
+			o.Header = make(http.Header)
+		}
+	}
+	o.Header.Set(key, value)
+}
+
+// Get implements [propagation.TextMapCarrier].
+func (o *outgoing) Get(key string) string { return o.Header.Get(key) }
+
+// Keys implements [propagation.TextMapCarrier].
+func (o *outgoing) Keys() []string { return slices.Collect(maps.Keys(o.Header)) }
 
 // countBody has out count its body instead of req's.
 func (c *call) countBody(req, out *http.Request) {

@@ -1,12 +1,14 @@
 package telemetry
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // The instruments of the server's metrics, or of the client's.
@@ -115,10 +117,19 @@ func (t *Telemetry) clientSeries(k seriesKey) *series {
 	return s
 }
 
+// exemplar returns the context that instruments get for ctx, whose span is span. They look there for
+// the span of an exemplar, once for each of them: if it was not sampled, there is nothing to find.
+func exemplar(ctx context.Context, span trace.Span) context.Context {
+	if span == nil || !span.SpanContext().IsSampled() {
+		return context.Background()
+	}
+	return ctx
+}
+
 // measure records the metrics of an exchange that ended.
 func (ex *exchange) measure(s *series, o outcome) {
 	m := &ex.tel.server
-	ctx := afterScope{&ex.scope}
+	ctx := exemplar(afterScope{&ex.scope}, trace.SpanFromContext(&ex.scope))
 	if m.active != nil {
 		m.active.Add(ctx, -1, ex.activeSeries()...) // first: what panics below must not leave it behind
 	}
@@ -142,17 +153,18 @@ func (ex *exchange) activeSeries() []metric.AddOption {
 // measure records the metrics of a call that ended.
 func (c *call) measure() {
 	m := &c.tel.client
+	ctx := exemplar(c.ctx, trace.SpanFromContext(c.ctx))
 	if c.active != nil {
-		m.active.Add(c.ctx, -1, c.active...)
+		m.active.Add(ctx, -1, c.active...)
 	}
 	s := m.series.of(c.key)
-	m.duration.Record(c.ctx, time.Since(c.start).Seconds(), s.record...)
+	m.duration.Record(ctx, time.Since(c.start).Seconds(), s.record...)
 	if m.requestBody != nil {
 		sent := &c.sent
 		if again := c.resent.Load(); again != nil {
 			sent = again
 		}
-		m.requestBody.Record(c.ctx, sent.n.Load(), s.record...)
-		m.responseBody.Record(c.ctx, c.read.Load(), s.record...)
+		m.requestBody.Record(ctx, sent.n.Load(), s.record...)
+		m.responseBody.Record(ctx, c.read.Load(), s.record...)
 	}
 }

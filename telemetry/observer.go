@@ -121,7 +121,9 @@ func (o *eventObserver) observe(ctx context.Context, v slog.Value) {
 		v = v.Resolve()
 	}
 	event, attrs := splitEvent(v)
+	span := trace.SpanFromContext(ctx)
 	if s := o.get(eventShape{event: event, attrs: attrs}); s != nil {
+		ctx := exemplar(ctx, span)
 		s.count.Add(ctx, 1, s.add...)
 		i := 0
 		for _, a := range attrs {
@@ -131,7 +133,7 @@ func (o *eventObserver) observe(ctx context.Context, v slog.Value) {
 			}
 		}
 	}
-	if span := trace.SpanFromContext(ctx); span.IsRecording() {
+	if span.IsRecording() {
 		kv := spanFields(make([]attribute.KeyValue, 0, len(attrs)+4), "", attrs)
 		if o.name != "" {
 			kv = append(kv, attribute.String("name", o.name))

@@ -189,8 +189,10 @@ func appendPeer(kv []attribute.KeyValue, host, port string) []attribute.KeyValue
 
 // portOr returns port as a number, or the scheme's if there is none.
 func portOr(port string, tls bool) int {
-	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
-		return int(n)
+	if port != "" { // an error costs an allocation
+		if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+			return int(n)
+		}
 	}
 	if tls {
 		return 443

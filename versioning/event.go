@@ -36,17 +36,17 @@ type Event struct {
 func (e Event) LogValue() slog.Value {
 	attrs := []slog.Attr{slog.String("event", string(e.Kind)), slog.String("version", e.Version)}
 	if e.Kind == Conversion {
-		detail := []any{}
+		detail := []slog.Attr{}
 		if e.Err != nil {
 			detail = append(detail, slog.String("error", e.Err.Error()))
 		}
 		attrs = append(attrs, slog.String("direction", string(e.Direction)), slog.String("change", e.Change),
-			slog.Group("detail", detail...))
+			slog.GroupAttrs("detail", detail...))
 		return slog.GroupValue(attrs...)
 	}
 	attrs = append(attrs, slog.String("source", e.Source), slog.String("status", string(e.Status)))
 	if e.Requested != "" {
-		attrs = append(attrs, slog.Group("detail", slog.String("requested", shorten(e.Requested))))
+		attrs = append(attrs, slog.GroupAttrs("detail", slog.String("requested", shorten(e.Requested))))
 	}
 	return slog.GroupValue(attrs...)
 }

@@ -30,7 +30,7 @@ const (
 // LogValue implements [slog.LogValuer].
 func (e RolloutEvent) LogValue() slog.Value {
 	attrs := []slog.Attr{slog.String("event", string(e.Kind)), slog.String("rollout", e.Rollout)}
-	detail := []any{slog.String("release", e.Release)}
+	detail := []slog.Attr{slog.String("release", e.Release)}
 	switch e.Kind {
 	case RolloutChange:
 		attrs = append(attrs, slog.String("from", string(e.From)), slog.String("to", string(e.To)),
@@ -42,7 +42,7 @@ func (e RolloutEvent) LogValue() slog.Value {
 	if e.Err != nil {
 		detail = append(detail, slog.String("error", e.Err.Error()))
 	}
-	return slog.GroupValue(append(attrs, slog.Group("detail", detail...))...)
+	return slog.GroupValue(append(attrs, slog.GroupAttrs("detail", detail...))...)
 }
 
 // The words that say why a [Rollout] is in its state, or what its verdict is about.

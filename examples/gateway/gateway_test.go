@@ -37,13 +37,13 @@ type live struct {
 }
 
 // start runs a gateway with the configuration text, without its admin server.
-func start(t *testing.T, text string) *live {
+func start(t testing.TB, text string) *live {
 	t.Helper()
 	return startLogged(t, text, io.Discard)
 }
 
 // startLogged is start with a destination for the access log.
-func startLogged(t *testing.T, text string, accessLog io.Writer) *live {
+func startLogged(t testing.TB, text string, accessLog io.Writer) *live {
 	t.Helper()
 	cfg, err := parseConfig("test", []byte(text))
 	require.NoError(t, err)

@@ -97,8 +97,10 @@ func routedHost(host string) string {
 func (gen *generation) route(r *http.Request) (h http.Handler, pattern string) {
 	lookup := *r
 	lookup.Host = routedHost(r.Host)
-	if host, _, err := net.SplitHostPort(lookup.Host); err == nil {
-		lookup.Host = strings.TrimSuffix(host, ".")
+	if strings.Contains(lookup.Host, ":") { // an error costs an allocation
+		if host, _, err := net.SplitHostPort(lookup.Host); err == nil {
+			lookup.Host = strings.TrimSuffix(host, ".")
+		}
 	}
 	escaped := r.URL.EscapedPath()
 	clean := cleanPath(escaped)

@@ -38,7 +38,8 @@ type bounds struct {
 //
 // Over HTTP/1.1 a deadline takes effect only in a read or write. Over HTTP/2 it is a timer that
 // resets the stream, even while the gateway waits for a slow upstream and neither reads nor writes.
-// So over HTTP/2 the deadline is set only while a read or write lasts.
+// So over HTTP/2 the deadline is set only while a read or write lasts. Over HTTP/1.1 a write may have
+// half as long again, so that few writes have to move the deadline.
 func limitStalls(
 	w http.ResponseWriter, r *http.Request, b bounds,
 ) (_ *steadyWriter, _ *http.Request, done func()) {
@@ -192,6 +193,7 @@ type steadyWriter struct {
 	duplex bool        // over HTTP/1.1: net/http does not read the body before it answers
 	pace   pace
 
+	until    time.Time // over HTTP/1.1: the deadline of writes; zero: not set yet
 	hijacked *tunnel
 	progress atomic.Int64 // when a side last made some, in nanoseconds since began
 
@@ -315,7 +317,13 @@ func (w *steadyWriter) extend() (now time.Time) {
 		// body's own deadline.
 		d *= 2
 	}
-	_ = w.rc.SetWriteDeadline(now.Add(d))
+	switch {
+	case w.timers:
+		_ = w.rc.SetWriteDeadline(now.Add(d))
+	case w.until.Sub(now) < d:
+		w.until = now.Add(d + d/2)
+		_ = w.rc.SetWriteDeadline(w.until)
+	}
 	return now
 }
 

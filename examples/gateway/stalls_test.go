@@ -201,6 +201,38 @@ func TestExchangesThatStandStill(t *testing.T) {
 	})
 }
 
+// A timed writer keeps the deadlines of writes.
+type timed struct {
+	headless
+	deadlines []time.Time
+}
+
+func (w *timed) SetWriteDeadline(t time.Time) error {
+	w.deadlines = append(w.deadlines, t)
+	return nil
+}
+
+// A write has stall_timeout at least and half as long again at most, and most of them need not move
+// the deadline.
+func TestWritesHaveTheirTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const stall = 20 * time.Second
+		w, _, done := exchange(t, bounds{stall: Timeout(stall)}, nil)
+		defer done()
+		inner := &timed{headless: headless{w.ResponseWriter}}
+		w.ResponseWriter, w.rc = inner, http.NewResponseController(inner)
+		for range 100 {
+			_, err := io.WriteString(w, "x")
+			require.NoError(t, err)
+			left := time.Until(inner.deadlines[len(inner.deadlines)-1])
+			require.GreaterOrEqual(t, left, stall)
+			require.LessOrEqual(t, left, stall*3/2)
+			time.Sleep(time.Second)
+		}
+		require.LessOrEqual(t, len(inner.deadlines), 10)
+	})
+}
+
 // A headless writer takes any number of headers, which httptest.ResponseRecorder does not.
 type headless struct{ http.ResponseWriter }
 

@@ -113,7 +113,7 @@ func (e Event) LogValue() slog.Value {
 		slog.String("event", "turn"),
 		slog.String("outcome", string(e.Outcome)),
 		slog.Duration("duration", e.Duration),
-		slog.Group("detail", slog.String("key", e.Key)),
+		slog.GroupAttrs("detail", slog.String("key", e.Key)),
 	)
 }
 

@@ -58,7 +58,7 @@ func Text(text string) string {
 	if strings.Contains(text, `"`) && strings.ContainsAny(text, "?#") {
 		text = inQuotes.ReplaceAllStringFunc(text, scrubQuoted)
 	}
-	if strings.Contains(text, "/") {
+	if strings.Contains(text, "/") && strings.ContainsAny(text, `?#@\`) {
 		text = scrubURLs(text)
 	}
 	if strings.ContainsAny(text, "?#") {
