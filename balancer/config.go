@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/trivet-go/trivet/internal/settings"
@@ -43,6 +44,13 @@ const forever = 100 * 365 * 24 * time.Hour
 type Config struct {
 	// Resolver says which endpoints serve a target. Required.
 	Resolver Resolver
+
+	// Targets are the hosts of the URLs that Resolver's endpoints serve, such as "users.internal" or
+	// "users.internal:8443"; without a port, that of the URL's scheme is meant. Requests for others
+	// fail with [ErrOtherTarget]. If empty, there is no such bound: a resolver that has the same
+	// endpoints for every target, as [Static] and [Pushed] do, then also gets what a redirect sends
+	// to a stranger's site, credentials for that site included.
+	Targets []string
 
 	// Policy picks an endpoint for each request. If nil, it is [Adaptive].
 	Policy Policy
@@ -181,6 +189,8 @@ func (c Config) withDefaults() (Config, error) {
 	} else if v, ok := c.Resolver.(interface{ validate() error }); ok {
 		f.Nest("Resolver", v.validate())
 	}
+	validateTargets(f, c.Targets)
+	c.Targets = slices.Clone(c.Targets)
 	if c.Policy == nil {
 		c.Policy = Adaptive()
 	}

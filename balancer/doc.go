@@ -2,7 +2,8 @@
 // client working when some of them are slow, broken or gone.
 //
 //	lb, err := balancer.New(balancer.Config{
-//		Resolver: balancer.DNS(balancer.DNSConfig{}), // or Static("10.0.0.1:80", "10.0.0.2:80")
+//		Resolver: balancer.Static("10.0.0.1:80", "10.0.0.2:80"), // or DNS(DNSConfig{})
+//		Targets:  []string{"users.internal"},
 //		Health:   balancer.HealthConfig{Path: "/healthz"},
 //	})
 //	if err != nil {

@@ -22,7 +22,7 @@ type Resolver interface {
 	)
 }
 
-// Static returns a resolver with the same endpoints for every target.
+// Static returns a resolver with the same endpoints for every target: see [Config.Targets].
 func Static(addrs ...string) Resolver {
 	endpoints := make([]Endpoint, len(addrs))
 	for i, a := range addrs {
@@ -32,8 +32,8 @@ func Static(addrs ...string) Resolver {
 }
 
 // A Pushed is a [Resolver] whose set of endpoints is given by [Pushed.Set]: for control planes, and
-// for endpoints with weights, priorities or zones. All targets get the same set. Create one with
-// [NewPushed]. It is safe for concurrent use.
+// for endpoints with weights, priorities or zones. All targets get the same set: see
+// [Config.Targets]. Create one with [NewPushed]. It is safe for concurrent use.
 type Pushed struct {
 	mu        sync.Mutex // guards the fields below
 	endpoints []Endpoint

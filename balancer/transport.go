@@ -120,6 +120,9 @@ func (a *attempt) findPool() (err error) {
 	case a.balancer.ctx.Err() != nil:
 		return ErrClosed
 	}
+	if err := a.balancer.cfg.Load().serves(a.req); err != nil {
+		return err
+	}
 	if a.pool, err = a.balancer.resolved(a.ctx, a.req.URL); err != nil {
 		return err
 	}
