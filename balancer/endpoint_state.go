@@ -2,7 +2,9 @@ package balancer
 
 import (
 	"math"
+	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // An endpoint is what a group knows of an [Endpoint]. It outlives changes of the set and of the
@@ -37,6 +39,7 @@ type endpoint struct {
 	transport    atomic.Pointer[endpointTransport] // nil in simulations
 	gate         atomic.Pointer[gate]              // nil if Config.MaxConns is none
 	brokenBodies atomic.Uint32                     // bodies in a row that broke off
+	lastError    atomic.Pointer[failure]           // of an attempt
 
 	// The fields below are guarded by the group's mutex.
 	checked    bool // an active check has passed or failed
@@ -59,6 +62,25 @@ type endpoint struct {
 	probationFrom int64
 	silentSince   int64 // since when requests have awaited a header without any reply
 	silentReplied uint64
+
+	_ [48]byte // to the end of the cache line
+}
+
+// A failure is the error of an attempt that its endpoint is to blame for.
+type failure struct {
+	text string
+	at   time.Time
+}
+
+// maxErrorText bounds what is kept of an error, which may quote what an endpoint sent.
+const maxErrorText = 300
+
+func (e *endpoint) noteError(err error) {
+	text := err.Error()
+	if len(text) > maxErrorText {
+		text = strings.ToValidUTF8(text[:maxErrorText], "")
+	}
+	e.lastError.Store(&failure{text, time.Now()})
 }
 
 // A description is what the resolver and the configuration say of an endpoint.

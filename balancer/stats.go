@@ -112,6 +112,9 @@ type EndpointStatus struct {
 
 	State  State  `json:"state"`
 	Reason string `json:"reason,omitempty"` // of an ejection, or the last check's error
+	// LastError is why an attempt failed last, if without an answer, and LastErrorAt when.
+	LastError   string    `json:"last_error,omitempty"`
+	LastErrorAt time.Time `json:"last_error_at,omitzero"`
 	// Share is how much of its part an endpoint in slow start gets; otherwise 1.
 	Share          float64       `json:"share"`
 	InFlight       int           `json:"in_flight"`
@@ -169,6 +172,9 @@ func (e *endpoint) statusLocked(now int64) EndpointStatus {
 	}
 	if s.Reason == "" {
 		s.Reason = e.checkError
+	}
+	if last := e.lastError.Load(); last != nil {
+		s.LastError, s.LastErrorAt = last.text, last.at
 	}
 	return s
 }

@@ -208,6 +208,9 @@ func (a *attempt) send(out *http.Request, try int) (resp *http.Response, elsewhe
 		late := float64(took) > group.typical.Load()
 		bodyErr = a.bodyFault(err)
 		outcome, elsewhere = outcomeOfError(err, a.req, bodyErr, late)
+		if outcome == Failure {
+			c.endpoint.noteError(err)
+		}
 	} else {
 		outcome, pause = outcomeOfResponse(resp)
 	}

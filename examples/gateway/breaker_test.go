@@ -101,7 +101,8 @@ func TestReloadsLeaveNoBreakerOfARemovedHost(t *testing.T) {
 func TestFaultsOfABreakerAreNamed(t *testing.T) {
 	_, err := parseConfig("f", []byte(guarded("{failure_ratio: 2, probes: -3}", "127.0.0.1:1")))
 	require.EqualError(t, err, "f:1: upstreams.app.breaker.failure_ratio: "+
-		"must be a share such as 0.25, more than 0 and at most 1, not `2`")
+		"must be a share such as 0.25, more than 0 and at most 1, not `2`\n"+
+		"f:1: upstreams.app.breaker.probes: -3 is negative")
 	_, err = parseConfig("f", []byte(guarded("{open_for: -1s}", "127.0.0.1:1")))
 	require.EqualError(t, err, "f:1: upstreams.app.breaker.open_for: must be positive")
 	_, err = parseConfig("f", []byte(guarded("{probes: -3, open_for: 2m, max_open: 1m}", "127.0.0.1:1")))

@@ -92,7 +92,7 @@ func (f *faults) listen(addr *string, def string, path ...any) bool {
 	host, port, err := net.SplitHostPort(*addr)
 	valid := err == nil && (host == "" || validHost(host)) && validPort(port)
 	if !valid {
-		f.add(fmt.Sprintf("%q is not an address such as 127.0.0.1:8080", *addr), path...)
+		f.add(addressFault(*addr, "127.0.0.1:8080"), path...)
 	}
 	return valid
 }
@@ -134,6 +134,16 @@ func validHost(host string) bool {
 func validPort(port string) bool {
 	_, err := net.LookupPort("tcp", port)
 	return err == nil && port != "" && port[0] != '+'
+}
+
+// addressFault says what is wrong with text, which is no address such as example.
+func addressFault(text, example string) string {
+	for _, scheme := range []string{"http://", "https://"} {
+		if strings.HasPrefix(text, scheme) {
+			return unsecret(text) + " is a URL and not an address: leave out " + scheme
+		}
+	}
+	return unsecret(text) + " is not an address such as " + example
 }
 
 // unsecret returns a URL or address in the form for an error, which ends in logs.

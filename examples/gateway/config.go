@@ -273,7 +273,7 @@ func (u Upstream) withDefaults(name string, f *faults) Upstream {
 	for i, h := range u.Hosts {
 		switch {
 		case !validAddr(h.Addr):
-			f.add(unsecret(h.Addr)+" is not an address such as 10.0.0.1:8080", at("hosts", i)...)
+			f.add(addressFault(h.Addr, "10.0.0.1:8080"), at("hosts", i)...)
 		case seen[h.Addr]:
 			f.add(fmt.Sprintf("%q stands here twice", h.Addr), at("hosts", i)...)
 		}

@@ -153,11 +153,23 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 	// Each text is appended to minimalConfig, whose last line is 5.
 	tests := []struct{ name, text, want string }{
 		{"unknown key", "sever: {listen: a}",
-			"f:6: sever: unknown key"},
+			"f:6: sever: unknown key: did you mean server? the keys here are admin, cache, limits, " +
+				"objectives, redis, routes, server, telemetry, upstreams"},
 		{"unknown key below", "server:\n  lisen: a",
-			"f:7: server.lisen: unknown key"},
+			"f:7: server.lisen: unknown key: did you mean listen? the keys here are deadline_field, " +
+				"drain_delay, drain_timeout, idle_timeout, listen, max_body, max_header_bytes, " +
+				"max_header_fields, max_requests, max_tunnels, min_rate, read_header_timeout, " +
+				"stall_timeout, tls, trusted_proxies, tunnel_idle"},
 		{"unknown key in a list", "    pth: /",
-			"f:6: routes[0].pth: unknown key"},
+			"f:6: routes[0].pth: unknown key: did you mean path? the keys here are cache, concurrency, " +
+				"host, limits, methods, path, stall_timeout, timeout, upstream, versions"},
+		{"unknown key like no other", "    weather: fine",
+			"f:6: routes[0].weather: unknown key: the keys here are cache, concurrency, host, limits, " +
+				"methods, path, stall_timeout, timeout, upstream, versions"},
+		{"faults of two kinds", "server: {idle_timeout: 5, max_body: -1KiB}\nlimits: {a: {rate: 5/s, by: x}}",
+			"f:6: server.idle_timeout: must be a duration such as 500ms, 5s or 1m30s, not `5`\n" +
+				"f:6: server.max_body: must be positive\n" +
+				"f:7: limits.a.by: \"x\" is not one of: address, header, all"},
 		{"key twice", "routes: []",
 			"f:6: routes: stands here twice, first in line 4"},
 		{"number for a duration", "server: {idle_timeout: 5}",
@@ -395,7 +407,11 @@ func TestUpstreamErrorsNameLineAndField(t *testing.T) {
 		{"{hosts: [a, b, a]}",
 			`.hosts[2]: "a" stands here twice`},
 		{"{hosts: [{adr: a}]}",
-			`.hosts[0].adr: unknown key`},
+			`.hosts[0].adr: unknown key: did you mean addr? the keys here are addr, priority, weight`},
+		{"{hosts: [\"http://10.0.0.1:80\"]}",
+			`.hosts[0]: "http://10.0.0.1:80" is a URL and not an address: leave out http://`},
+		{"{hosts: [\"https://me:secret@a\"]}",
+			`.hosts[0]: what stands here is a URL and not an address: leave out https://`},
 		{"{hosts: [{addr: a, priority: -1}]}",
 			".hosts[0].priority: must be a whole number from 0, not `-1`"},
 		{"{hosts: [a], health: {path: x}}",

@@ -149,6 +149,9 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 		return nil, nil, errors.Join(errs...)
 	}
 
+	for _, name := range cfg.unused() {
+		g.log.Warn("no route uses this upstream", "upstream", name)
+	}
 	type place struct{ host, path string }
 	routes := map[place]methods{}
 	for _, r := range cfg.Routes {

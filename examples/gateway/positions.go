@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -13,6 +13,7 @@ import (
 
 // positions maps the parts of a document to lines, and back.
 type positions struct {
+	root   *yaml.Node
 	lines  map[string]int    // by path; in a mapping the line of the key
 	paths  map[[2]int]string // by line and column of a key or a value
 	unsaid faults            // values that would silently become defaults
@@ -26,7 +27,7 @@ const (
 )
 
 func newPositions(root *yaml.Node) *positions {
-	p := &positions{lines: map[string]int{}, paths: map[[2]int]string{}}
+	p := &positions{root: root, lines: map[string]int{}, paths: map[[2]int]string{}}
 	p.walk(root, nil)
 	return p
 }
@@ -103,13 +104,15 @@ func pathString(path []any) string {
 	return b.String()
 }
 
-// describe returns a line for each fault, in the order of the file. A fault of a missing key has
-// the line of the part that lacks it.
-func (p *positions) describe(name string, fs faults) []string {
-	type located struct {
-		line int
-		text string
-	}
+// A located fault has its line in the file.
+type located struct {
+	line int
+	text string
+}
+
+// locate returns the faults with their lines. A fault of a missing key has the line of the part that
+// lacks it.
+func (p *positions) locate(fs faults) []located {
 	var all []located
 	for _, f := range fs {
 		line := 1
@@ -119,17 +122,19 @@ func (p *positions) describe(name string, fs faults) []string {
 				break
 			}
 		}
-		all = append(all, located{line, fmt.Sprintf("%s:%d: %s: %s", name, line, pathString(f.path), f.text)})
+		all = append(all, located{line, pathString(f.path) + ": " + f.text})
 	}
+	return all
+}
+
+// inOrder returns a line of text for each fault, in the order of the file.
+func inOrder(name string, all []located) []string {
 	slices.SortStableFunc(all, func(a, b located) int {
-		if a.line != b.line {
-			return a.line - b.line
-		}
-		return strings.Compare(a.text, b.text)
+		return cmp.Or(cmp.Compare(a.line, b.line), cmp.Compare(a.text, b.text))
 	})
 	var lines []string
 	for _, l := range all {
-		lines = append(lines, l.text)
+		lines = append(lines, fmt.Sprintf("%s:%d: %s", name, l.line, l.text))
 	}
 	return lines
 }
@@ -140,30 +145,54 @@ var (
 	wrongType    = regexp.MustCompile("^cannot construct !!(\\w+)( `.*`)? into (.*)$")
 )
 
-// loadFaults returns a line for each fault that the YAML library found, in words without Go types.
-func (p *positions) loadFaults(name string, err error) []string {
-	var all *yaml.LoadErrors
-	if !errors.As(err, &all) {
-		return syntaxFaults(name, err)
-	}
-	var lines []string
-	for _, e := range all.Errors {
+// loadFaults returns the faults that the YAML library found, in words without Go types, and the paths
+// of the mappings and values that have them.
+func (p *positions) loadFaults(err *yaml.LoadErrors) (all []located, paths []string) {
+	for _, e := range err.Errors {
 		text := e.Message
+		path := p.paths[[2]int{e.Mark.Line, e.Mark.Column}]
+		where := path
 		if unknownKey.MatchString(text) {
-			text = "unknown key"
+			text = unknownKeyFault(p.root, e.Mark.Line, e.Mark.Column)
+			where = path[:max(strings.LastIndexByte(path, '.'), 0)] // another key may be missing now
 		} else if m := duplicateKey.FindStringSubmatch(text); m != nil {
 			text = "stands here twice, first in line " + m[1]
 		} else if m := wrongType.FindStringSubmatch(text); m != nil {
 			found := map[string]string{"seq": "a list", "map": "a mapping"}[m[1]]
 			text = "must be " + kindOf(m[3]) + ", not " + found + strings.TrimSpace(m[2])
 		}
-		line := fmt.Sprintf("%s:%d: ", name, e.Mark.Line)
-		if path := p.paths[[2]int{e.Mark.Line, e.Mark.Column}]; path != "" {
-			line += path + ": "
+		if path != "" {
+			text = path + ": " + text
 		}
-		lines = append(lines, line+text)
+		all = append(all, located{e.Mark.Line, text})
+		paths = append(paths, where)
 	}
-	return lines
+	return all, paths
+}
+
+// standing returns those of fs that are not consequences of the faults at the given paths, of values
+// and mappings that could not be loaded.
+func (p *positions) standing(fs faults, at []string) faults {
+	return slices.DeleteFunc(fs, func(f fault) bool {
+		path := pathString(f.path)
+		_, said := p.lines[path]
+		return slices.ContainsFunc(at, func(bad string) bool {
+			switch {
+			case !strings.ContainsAny(bad, ".["): // a whole section, to which others refer
+				return true
+			case within(path, bad):
+				return path == bad || !said
+			default:
+				return within(bad, path) // which may lack what could not be loaded
+			}
+		})
+	})
+}
+
+// within reports whether path is outer or a part of it.
+func within(path, outer string) bool {
+	rest, ok := strings.CutPrefix(path, outer)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 // kindOf returns the name that a Go type has in YAML.

@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 
 	"github.com/trivet-go/trivet/retry"
 	"github.com/trivet-go/trivet/telemetry"
@@ -70,4 +72,28 @@ func (rt *routing) register(tel *telemetry.Telemetry, add func(unregister func()
 	if rt.cache != nil {
 		add(telemetry.Register(tel, label, rt.cache.cache.Stats))
 	}
+}
+
+// upstreams returns the names of the upstreams that r sends requests to.
+func (r Route) upstreams() []string {
+	if r.Versions == nil {
+		return []string{r.Upstream}
+	}
+	var names []string
+	for _, v := range r.Versions.List {
+		names = append(names, v.Upstream)
+	}
+	return names
+}
+
+// unused returns the names of the upstreams that no route uses, in order.
+func (c Config) unused() []string {
+	used := map[string]bool{}
+	for _, r := range c.Routes {
+		for _, name := range r.upstreams() {
+			used[name] = true
+		}
+	}
+	names := slices.Sorted(maps.Keys(c.Upstreams))
+	return slices.DeleteFunc(names, func(name string) bool { return used[name] })
 }

@@ -53,6 +53,7 @@ func newUpstream(
 		LenientQuery: true, // nothing in the gateway reads parameters
 	}
 	report := telemetry.Observer[balancer.Event](tel, name)
+	lines := &failureLog{log: log, upstream: name}
 	u.settings = balancer.Config{
 		Resolver:  resolver(cfg.Hosts),
 		Transport: transport(cfg),
@@ -73,9 +74,7 @@ func newUpstream(
 			if e.Kind == balancer.TargetResolved {
 				u.forgetBreakers()
 			}
-			if e.Kind != balancer.Attempted {
-				log.LogAttrs(ctx, slog.LevelInfo, "balancer", slog.String("upstream", name), inline(e))
-			}
+			lines.observe(ctx, e)
 		},
 	}
 	u.balancer, err = balancer.New(u.settings)

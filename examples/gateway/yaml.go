@@ -55,12 +55,19 @@ func parseConfig(name string, text []byte) (Config, error) {
 		return Config{}, &ConfigError{syntaxFaults(name, err)}
 	}
 	pos := newPositions(&root)
-	if err := root.Load(&cfg, yaml.WithKnownFields()); err != nil {
-		return Config{}, &ConfigError{pos.loadFaults(name, err)}
+	var unloaded *yaml.LoadErrors
+	var all []located
+	var lost []string
+	switch err := root.Load(&cfg, yaml.WithKnownFields()); {
+	case errors.As(err, &unloaded):
+		all, lost = pos.loadFaults(unloaded)
+	case err != nil:
+		return Config{}, &ConfigError{syntaxFaults(name, err)}
 	}
 	cfg, faults := cfg.withDefaults()
-	if faults = append(pos.unsaid, faults...); len(faults) > 0 {
-		return Config{}, &ConfigError{pos.describe(name, faults)}
+	all = append(all, pos.locate(pos.standing(append(pos.unsaid, faults...), lost))...)
+	if len(all) > 0 {
+		return Config{}, &ConfigError{inOrder(name, all)}
 	}
 	return cfg, nil
 }
