@@ -166,3 +166,54 @@ func TestDeadlineFieldOfALateRequest(t *testing.T) {
 		require.Equal(t, "0", s.all()[0].req.Header.Get("Request-Timeout"))
 	})
 }
+
+// A deadline that Scope sets is the request's, though the caller's is later: of its attempts, of
+// its waits, and of what the server is told.
+func TestScopesShorterDeadline(t *testing.T) {
+	tests := []struct {
+		name   string
+		answer any
+		took   time.Duration
+		sent   int
+		err    error
+	}{
+		{"while the server works", after(time.Hour, 200), time.Second, 1, context.DeadlineExceeded},
+		{"before the wait would end", answer(503, "Retry-After", "2"), 0, 1, nil},
+		{"after the wait", answer(503, "Retry-After", "0"), 0, 3, nil},
+		{"before a refusal would end", refusal{2 * time.Second}, 0, 1, refusal{2 * time.Second}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := newRetrier(t, retry.Config{
+					DeadlineField: "Request-Timeout",
+					Scope: func(ctx context.Context) context.Context {
+						ctx, cancel := context.WithTimeout(ctx, time.Second)
+						t.Cleanup(cancel)
+						return ctx
+					},
+				})
+				r.SetRandom(func(int64) int64 { return 0 })
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				s := serve(tt.answer)
+				start := time.Now()
+				status, _, err := send(t, r.Transport(s), request(t, "GET", nil).WithContext(ctx))
+				require.Equal(t, tt.took, time.Since(start))
+				require.Equal(t, tt.sent, s.count())
+				require.Equal(t, "1000", s.all()[0].req.Header.Get("Request-Timeout"))
+				if tt.err == nil {
+					require.NoError(t, err)
+					require.Equal(t, 503, status)
+				} else {
+					require.ErrorIs(t, err, tt.err)
+				}
+				want := map[string]uint64{"deadline": 1}
+				if tt.sent == 3 {
+					want = map[string]uint64{"attempts": 1}
+				}
+				require.Equal(t, want, r.Stats().GaveUp)
+			})
+		})
+	}
+}

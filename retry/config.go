@@ -60,7 +60,9 @@ type Config struct {
 
 	// When, if not nil, judges an attempt's response or error before the built-in rules do. It must
 	// not read the response's body. It is called on the request's goroutine and, with its copy of
-	// the request, on a hedge's, where a panic fails the hedge.
+	// the request, on a hedge's, where a panic fails the hedge. It is asked about no attempt that
+	// has lost against another, and about a hedge's responses only: an error of a hedge ends
+	// nothing.
 	When func(*http.Request, *http.Response, error) Verdict
 
 	// Hint names a response field by which tiers tell each other that retrying is done: it is set

@@ -1,7 +1,9 @@
 package retry_test
 
 import (
+	"io"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -61,6 +63,51 @@ func TestHint(t *testing.T) {
 				require.NoError(t, err)
 				resp.Body.Close()
 				require.Equal(t, tt.sent, s.count())
+				require.Equal(t, tt.hint, resp.Header.Get(field))
+			})
+		})
+	}
+}
+
+// What this tier could not send again at all is left to those above, which may have the body; what
+// it has sent twice is not.
+func TestHintAfterABodyThatIsGone(t *testing.T) {
+	const field = "Should-Retry"
+	for _, tt := range []struct {
+		name   string
+		method string
+		body   io.Reader
+		when   retry.Verdict // of 409
+		status []any
+		sent   int
+		gaveUp string
+		hint   string
+	}{
+		{"too long", "PUT", stream(strings.Repeat("x", 65<<10)), 0, []any{503}, 1, "body", ""},
+		{"kept", "PUT", stream("x"), 0, []any{503}, 3, "attempts", "false"},
+		{"of a POST", "POST", stream("x"), 0, []any{503}, 1, "method", ""},
+		{
+			"of a POST sent twice", "POST", stream("x"), retry.Unprocessed,
+			[]any{409, 503}, 2, "method", "false",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := newRetrier(t, retry.Config{
+					Hint: field,
+					When: func(_ *http.Request, resp *http.Response, _ error) retry.Verdict {
+						if resp.StatusCode == 409 {
+							return tt.when
+						}
+						return retry.Default
+					},
+				})
+				s := serve(tt.status...)
+				resp, err := r.Transport(s).RoundTrip(request(t, tt.method, tt.body))
+				require.NoError(t, err)
+				resp.Body.Close()
+				require.Equal(t, tt.sent, s.count())
+				require.Equal(t, map[string]uint64{tt.gaveUp: 1}, r.Stats().GaveUp)
 				require.Equal(t, tt.hint, resp.Header.Get(field))
 			})
 		})

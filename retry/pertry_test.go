@@ -120,3 +120,44 @@ func TestPerTryBeforeThereIsAConnection(t *testing.T) {
 		require.Equal(t, map[string]uint64{"timeout": 1}, r.Stats().Retries)
 	})
 }
+
+// A closedBody notes whether its attempt was over when it was closed.
+type closedBody struct {
+	io.Reader
+	ctx    context.Context
+	closes int
+	ended  error
+	err    error
+}
+
+func (b *closedBody) Close() error {
+	b.closes++
+	b.ended = b.ctx.Err()
+	return b.err
+}
+
+// A body is closed before the end of its attempt: net/http would take a context that has ended for
+// an answer that was abandoned, and drop the connection. What Close says reaches the caller.
+func TestBodiesAreClosedBeforeTheirAttemptEnds(t *testing.T) {
+	for _, hedged := range []bool{false, true} {
+		bubble(t, func(t *testing.T) {
+			cfg := retry.Config{PerTry: time.Minute}
+			if hedged {
+				cfg = retry.Config{Hedge: true}
+			}
+			r := newRetrier(t, cfg)
+			warm(t, r, "GET")
+			var b *closedBody
+			s := serve(func(req *http.Request) (*http.Response, error) {
+				b = &closedBody{Reader: stream("x"), ctx: req.Context(), err: io.ErrClosedPipe}
+				return &http.Response{StatusCode: 200, Header: http.Header{}, Body: b}, nil
+			})
+			resp, err := r.Transport(s).RoundTrip(request(t, "GET", nil))
+			require.NoError(t, err)
+			require.Equal(t, io.ErrClosedPipe, resp.Body.Close())
+			require.Equal(t, 1, b.closes)
+			require.NoError(t, b.ended)
+			require.Error(t, b.ctx.Err())
+		})
+	}
+}

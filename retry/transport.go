@@ -205,7 +205,7 @@ func (c *call) hint(resp *http.Response, giveUp Reason) {
 	switch {
 	case resp == nil || c.retrier.cfg.Hint == "" || c.retrier.cfg.MaxAttempts == 1:
 		return
-	case giveUp == GaveUpMethod || giveUp == GaveUpBody:
+	case c.sent < 2 && (giveUp == GaveUpMethod || giveUp == GaveUpBody):
 		return
 	}
 	if resp.Header == nil {

@@ -81,3 +81,34 @@ func TestDiscardedUpgradeIsNotRead(t *testing.T) {
 		require.Zero(t, time.Since(start))
 	})
 }
+
+// halfOpen is a connection whose one side can be finished.
+type halfOpen struct {
+	net.Conn
+	finished int
+	err      error
+}
+
+func (c *halfOpen) CloseWrite() error {
+	c.finished++
+	return c.err
+}
+
+// That one side of an upgrade has finished is passed on, and ends nothing.
+func TestUpgradePassesCloseWriteOn(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		conn := &halfOpen{Conn: near, err: io.ErrClosedPipe}
+		s := serve(&http.Response{StatusCode: 101, Header: http.Header{}, Body: conn})
+		r := newRetrier(t, retry.Config{PerTry: time.Minute})
+		resp, err := r.Transport(s).RoundTrip(request(t, "GET", nil))
+		require.NoError(t, err)
+		half, ok := resp.Body.(interface{ CloseWrite() error })
+		require.True(t, ok)
+		require.Equal(t, io.ErrClosedPipe, half.CloseWrite(), "as the connection says")
+		require.Equal(t, 1, conn.finished)
+		require.NoError(t, s.all()[0].req.Context().Err(), "the other side goes on")
+		resp.Body.Close()
+	})
+}
