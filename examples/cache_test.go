@@ -88,10 +88,12 @@ var outer = []string{
 // no other, whether the response is fetched, found or shared while it is fetched.
 func TestNothingOfOuterMiddlewareIsStored(t *testing.T) {
 	var calls atomic.Int64
+	var seen http.Header
 	s, store := site(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		calls.Add(1)
+		seen = w.Header().Clone()
 		w.Header().Set("Cache-Control", "max-age=60")
-		w.Header().Set("Vary", "Accept-Encoding")
+		w.Header().Add("Vary", "Accept-Encoding")
 		w.Header().Set("X-Own", "the handler's")
 		_, _ = io.WriteString(w, "list")
 	}))
@@ -126,6 +128,7 @@ func TestNothingOfOuterMiddlewareIsStored(t *testing.T) {
 	require.EqualValues(t, 1, calls.Load())
 	require.Len(t, store.stored, 1)
 	for _, name := range outer {
+		require.Contains(t, seen, name, "the handler's header begins as a copy")
 		require.NotContains(t, store.stored[0], name)
 	}
 	require.Equal(t, []string{"Accept-Encoding"}, store.stored[0]["Vary"])
