@@ -2,11 +2,9 @@ package retry_test
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -189,17 +187,6 @@ func TestHedgeDelayIsByHostAndClass(t *testing.T) {
 	})
 }
 
-func TestHedgeWaitsForItsLeastDelay(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newRetrier(t, retry.Config{Hedge: true, MinHedgeDelay: 50 * time.Millisecond})
-		warm(t, r, "GET")
-		s := serve(after(time.Second, 200), after(0, 200))
-		start := time.Now()
-		send(t, r.Transport(s), request(t, "GET", nil))
-		require.Equal(t, 50*time.Millisecond, time.Since(start))
-	})
-}
-
 // An attempt that fails while its hedge is on its way waits for the hedge.
 func TestHedgeSavesAFailedAttempt(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -272,41 +259,6 @@ func TestHedgesAreAtMostTheirShare(t *testing.T) {
 		stats := r.Stats()
 		require.LessOrEqual(t, float64(stats.Hedges), 0.02*float64(stats.Requests))
 		require.Greater(t, stats.Hedges, uint64(10))
-	})
-}
-
-// A request that could not be hedged when it was late is hedged later on.
-func TestHedgeThatComesLater(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newRetrier(t, retry.Config{Hedge: true, Budget: retry.Budget{Ratio: -1, Reserve: 1}})
-		warm(t, r, "GET")
-		send(t, r.Transport(serve(503)), request(t, "GET", nil))
-		require.Zero(t, r.Stats().Budget["a.test"])
-		s := serve(after(time.Minute, 200), after(0, 201))
-		time.AfterFunc(15*time.Second, func() { // an idle key gets a token
-			send(t, r.Transport(serve(200)), request(t, "POST", nil))
-		})
-		start := time.Now()
-		status, _, err := send(t, r.Transport(s), request(t, "GET", nil))
-		require.NoError(t, err)
-		require.Equal(t, 201, status)
-		require.Greater(t, time.Since(start), 15*time.Second)
-		require.Less(t, time.Since(start), 31*time.Second)
-	})
-}
-
-// Without budget there is no hedge, and the attempt goes on.
-func TestNoBudgetNoHedge(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newRetrier(t, retry.Config{Hedge: true, Budget: retry.Budget{Ratio: -1, Reserve: 1}})
-		warm(t, r, "GET")
-		send(t, r.Transport(serve(503)), request(t, "GET", nil))
-		require.Zero(t, r.Stats().Budget["a.test"])
-		s := serve(after(5*usual, 201), after(0, 200))
-		status, _, err := send(t, r.Transport(s), request(t, "GET", nil))
-		require.NoError(t, err)
-		require.Equal(t, 201, status)
-		require.Equal(t, 1, s.count())
 	})
 }
 
@@ -555,119 +507,5 @@ func TestHedgeSavesAHopelessAttempt(t *testing.T) {
 		status, _, err := send(t, r.Transport(s), request(t, "GET", nil))
 		require.NoError(t, err)
 		require.Equal(t, 201, status)
-	})
-}
-
-// GetBody may fail for the hedge alone.
-func TestHedgeWithoutABody(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newRetrier(t, retry.Config{Hedge: true, Class: func(*http.Request) string { return "" }})
-		warm(t, r, "GET")
-		req := request(t, "QUERY", strings.NewReader("x"))
-		req.GetBody = func() (io.ReadCloser, error) { return nil, errors.New("gone") }
-		s := serve(after(5*usual, 201), 200)
-		status, _, err := send(t, r.Transport(s), req)
-		require.NoError(t, err)
-		require.Equal(t, 201, status)
-		require.Equal(t, 1, s.count())
-		require.Equal(t, 10.0, r.Stats().Budget["a.test"])
-	})
-}
-
-// A hedge leaves later than its attempt, and says so to the server.
-func TestHedgeTellsWhatIsLeftOfTheDeadline(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newRetrier(t, retry.Config{Hedge: true, DeadlineField: "Request-Timeout"})
-		warm(t, r, "GET")
-		s := serve(after(time.Hour, 200), after(usual, 201))
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		defer cancel()
-		req := request(t, "GET", nil).WithContext(ctx)
-		req.Header.Set("Request-Timeout", "77")
-		status, _, err := send(t, r.Transport(s), req)
-		require.NoError(t, err)
-		require.Equal(t, 201, status)
-		all := s.all()
-		late := all[1].at.Sub(all[0].at)
-		require.Positive(t, late)
-		require.Equal(t, []string{"5000"}, all[0].req.Header["Request-Timeout"])
-		left := strconv.FormatInt((5*time.Second - late).Milliseconds(), 10)
-		require.Equal(t, []string{left}, all[1].req.Header["Request-Timeout"])
-		require.Equal(t, "77", req.Header.Get("Request-Timeout"))
-	})
-}
-
-// When is asked of what may be the request's end: of no loser, and of no error of a hedge.
-func TestWhenIsNotAskedAboutALoser(t *testing.T) {
-	deaf := func(d time.Duration, status int) func(*http.Request) (*http.Response, error) {
-		return func(*http.Request) (*http.Response, error) {
-			time.Sleep(d)
-			return answer(status), nil
-		}
-	}
-	broken := func(*http.Request) (*http.Response, error) { return nil, io.EOF }
-	for _, tt := range []struct {
-		name           string
-		attempt, hedge any
-		asked          []int // the statuses
-	}{
-		{"hedge loses, canceled", after(2*usual, 201), after(time.Hour, 200), []int{201}},
-		{"hedge loses, deaf", deaf(2*usual, 201), deaf(time.Hour, 200), []int{201}},
-		{"attempt loses, canceled", after(time.Hour, 200), after(usual, 202), []int{202}},
-		{"attempt loses, deaf", deaf(time.Hour, 200), deaf(usual, 202), []int{202}},
-		{"hedge is broken", after(3*usual, 201), broken, []int{201}},
-		{"hedge has failed", after(5*usual, 201), after(usual, 503), []int{503, 201}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
-				var mu sync.Mutex // guards asked
-				var asked []int
-				r := newRetrier(t, retry.Config{
-					Hedge: true, MaxAttempts: 1,
-					When: func(_ *http.Request, resp *http.Response, err error) retry.Verdict {
-						mu.Lock()
-						defer mu.Unlock()
-						if err != nil {
-							asked = append(asked, 0)
-						} else {
-							asked = append(asked, resp.StatusCode)
-						}
-						return retry.Default
-					},
-				})
-				warm(t, r, "GET")
-				asked = nil
-				s := serve(tt.attempt, tt.hedge)
-				status, _, err := send(t, r.Transport(s), request(t, "GET", nil))
-				require.NoError(t, err)
-				require.Equal(t, 2, s.count())
-				time.Sleep(2 * time.Hour) // the loser has come back
-				mu.Lock()
-				defer mu.Unlock()
-				require.Equal(t, tt.asked, asked)
-				require.Equal(t, asked[len(asked)-1], status)
-			})
-		})
-	}
-}
-
-// What When says of a hedge's answer counts: one that it wants another of does not win.
-func TestWhenJudgesAHedge(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newRetrier(t, retry.Config{
-			Hedge: true,
-			When: func(_ *http.Request, resp *http.Response, _ error) retry.Verdict {
-				if resp != nil && resp.StatusCode == 202 {
-					return retry.Retry
-				}
-				return retry.Default
-			},
-		})
-		warm(t, r, "GET")
-		s := serve(after(5*usual, 201), after(usual, 202))
-		status, _, err := send(t, r.Transport(s), request(t, "GET", nil))
-		require.NoError(t, err)
-		require.Equal(t, 201, status)
-		require.Zero(t, r.Stats().HedgesWon)
 	})
 }

@@ -2,6 +2,7 @@ package retry_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -160,4 +161,21 @@ func TestBodiesAreClosedBeforeTheirAttemptEnds(t *testing.T) {
 			require.Error(t, b.ctx.Err())
 		})
 	}
+}
+
+// Of a caller that has left, too, the error stays what it is.
+func TestPerTryOfACallerThatHasLeft(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		lost := errors.New("lost")
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(2*time.Second, cancel)
+		s := serve(func(*http.Request) (*http.Response, error) {
+			time.Sleep(3 * time.Second)
+			return nil, lost
+		})
+		r := newRetrier(t, retry.Config{PerTry: time.Second})
+		_, _, err := send(t, r.Transport(s), request(t, "GET", nil).WithContext(ctx))
+		require.Equal(t, lost, err)
+		require.Equal(t, map[string]uint64{"canceled": 1}, r.Stats().GaveUp)
+	})
 }
