@@ -1,13 +1,16 @@
 package retry_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/trivet-go/trivet/internal/backend"
 	"github.com/trivet-go/trivet/retry"
 )
 
@@ -93,6 +96,80 @@ func TestT02_ThreeTiers(t *testing.T) {
 						require.LessOrEqual(t, float64(n), 1.1*1.1*1.1*requests+3*10)
 					}
 				})
+			})
+		}
+	}
+}
+
+// The same over real connections: a service that calls a second one, which calls the leaf. With the
+// hint a request is sent 1.10 times at the most, without it each tier may add its tenth.
+func TestT02_ThreeTiersOverTheWire(t *testing.T) {
+	const requests, clients = 1500, 6
+	const field = "Should-Retry"
+	for _, hint := range []string{"", field} {
+		for _, percent := range []int64{20, 100} {
+			t.Run(fmt.Sprintf("hint=%q/failing=%d", hint, percent), func(t *testing.T) {
+				var n, answered atomic.Int64
+				below := backend.Start(t, backend.Config{Handler: http.HandlerFunc(
+					func(w http.ResponseWriter, _ *http.Request) {
+						if n.Add(1)*37%100 < percent {
+							w.WriteHeader(http.StatusServiceUnavailable)
+						}
+					})})
+				calling := func() func(ctx context.Context) (*http.Response, error) {
+					to := below
+					tr := testTransport(t, backend.HTTP1)
+					tr.MaxIdleConnsPerHost = clients
+					rt := newRetrier(t, quick(retry.Config{Hint: hint})).Transport(tr)
+					return func(ctx context.Context) (*http.Response, error) {
+						return rt.RoundTrip(requestTo(t, to, "GET", nil).WithContext(ctx))
+					}
+				}
+				for range 2 {
+					call := calling()
+					below = backend.Start(t, backend.Config{Handler: http.HandlerFunc(
+						func(w http.ResponseWriter, r *http.Request) {
+							resp, err := call(r.Context())
+							if err != nil {
+								t.Error(err)
+								return
+							}
+							defer resp.Body.Close()
+							if v := resp.Header[field]; v != nil {
+								w.Header()[field] = v
+							}
+							w.WriteHeader(resp.StatusCode)
+						})})
+				}
+				call := calling()
+				var wg sync.WaitGroup
+				for range clients {
+					wg.Go(func() {
+						for range requests / clients {
+							resp, err := call(t.Context())
+							if err != nil {
+								t.Error(err)
+								continue
+							}
+							resp.Body.Close()
+							if resp.StatusCode == http.StatusOK {
+								answered.Add(1)
+							}
+						}
+					})
+				}
+				wg.Wait()
+				sent := float64(n.Load())
+				t.Logf("%.4f times, %.2f %% answered", sent/requests, 100*float64(answered.Load())/requests)
+				switch {
+				case percent == 100:
+					require.LessOrEqual(t, sent, float64(requests+3*10), "1.00 times and the reserves")
+				case hint != "":
+					require.LessOrEqual(t, sent, 1.1*requests+3*10)
+				default:
+					require.Greater(t, sent, 1.1*requests+3*10, "or the hint is not needed")
+					require.LessOrEqual(t, sent, 1.1*1.1*1.1*requests+3*10)
+				}
 			})
 		}
 	}
