@@ -3,7 +3,9 @@ package retry_test
 import (
 	"context"
 	"io"
+	"net"
 	"net/http"
+	"syscall"
 	"testing"
 	"time"
 
@@ -82,4 +84,20 @@ func TestFailureAfterTheCallerLeft(t *testing.T) {
 		require.Equal(t, 1, s.count())
 		require.Equal(t, map[string]uint64{"canceled": 1}, r.Stats().GaveUp)
 	})
+}
+
+// An error that could be a timeout and is none has another reason.
+func TestReasonsOfErrors(t *testing.T) {
+	for reason, err := range map[string]error{
+		"timeout": &net.OpError{Op: "read", Err: &timeoutError{}},
+		"error":   &net.OpError{Op: "read", Err: syscall.ECONNRESET},
+		"unsent":  &net.OpError{Op: "dial", Err: &timeoutError{}},
+		"refused": refusal{time.Second},
+	} {
+		bubble(t, func(t *testing.T) {
+			r := newRetrier(t, retry.Config{})
+			send(t, r.Transport(serve(err, 200)), request(t, "GET", nil))
+			require.Equal(t, map[string]uint64{reason: 1}, r.Stats().Retries)
+		})
+	}
 }

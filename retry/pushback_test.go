@@ -10,6 +10,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -205,18 +206,18 @@ func TestAFailedHedgeShortensNoWait(t *testing.T) {
 // A tardy body takes a moment to its end.
 type tardy struct {
 	takes  time.Duration
-	closed bool
+	closed atomic.Bool
 	whole  bool
 }
 
 func (b *tardy) Read([]byte) (int, error) {
 	time.Sleep(b.takes)
-	b.whole = !b.closed
+	b.whole = !b.closed.Load()
 	return 0, io.EOF
 }
 
 func (b *tardy) Close() error {
-	b.closed = true
+	b.closed.Store(true)
 	return nil
 }
 
@@ -243,7 +244,7 @@ func TestFailedAnswersAreReadToTheirEnd(t *testing.T) {
 				status, _, err := send(t, r.Transport(serve(resp, 200)), request(t, "GET", nil))
 				require.NoError(t, err)
 				require.Equal(t, 200, status)
-				require.True(t, b.closed)
+				require.True(t, b.closed.Load())
 				require.Equal(t, tt.whole, b.whole)
 			})
 		})

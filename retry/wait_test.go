@@ -153,3 +153,14 @@ func TestRefusalAfterAnAttemptThatWasSent(t *testing.T) {
 		require.Equal(t, uint64(2), r.Stats().Attempts)
 	})
 }
+
+// Of several fields the longest wait counts, in whatever order they come.
+func TestTheLongestRetryAfterCounts(t *testing.T) {
+	for _, fields := range [][]string{{"2", "7"}, {"7", "2"}, {"7", "soon"}} {
+		bubble(t, func(t *testing.T) {
+			s := serve(answer(503, "Retry-After", fields[0], "Retry-After", fields[1]), 200)
+			send(t, newRetrier(t, retry.Config{}).Transport(s), request(t, "GET", nil))
+			require.GreaterOrEqual(t, s.gaps()[0], 7*time.Second)
+		})
+	}
+}
