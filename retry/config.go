@@ -68,8 +68,8 @@ type Config struct {
 	// Hint names a response field by which tiers tell each other that retrying is done: it is set
 	// to "false" on the answer that this Retrier gave up on, and an answer that carries it so is
 	// not retried. Tiers above one another need it, or each adds its share to what the lowest
-	// server gets; handlers in between must pass the field on. Trust it only from your own servers: whoever answers can switch off retries of
-	// its own answers by it. Empty means off.
+	// server gets; handlers in between must pass the field on. Trust it only from your own servers:
+	// whoever answers can switch off retries of its own answers by it. Empty means off.
 	Hint string
 
 	// DeadlineField names a request field that tells the server how many milliseconds of the

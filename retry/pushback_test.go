@@ -240,7 +240,8 @@ func TestFailedAnswersAreReadToTheirEnd(t *testing.T) {
 				r := newRetrier(t, retry.Config{})
 				r.SetRandom(func(int64) int64 { return 0 })
 				b := &tardy{takes: tt.takes}
-				resp := &http.Response{StatusCode: 503, Header: http.Header{}, Body: b, ContentLength: tt.length}
+				resp := answer(503)
+				resp.Body, resp.ContentLength = b, tt.length
 				status, _, err := send(t, r.Transport(serve(resp, 200)), request(t, "GET", nil))
 				require.NoError(t, err)
 				require.Equal(t, 200, status)
