@@ -200,7 +200,7 @@ func (c *call) sleep(wait time.Duration) error {
 }
 
 // hint tells the tiers above not to retry an answer that this one has given up on. What this tier
-// could not have retried at all is left to them.
+// has sent once, and could not send again, is left to them.
 func (c *call) hint(resp *http.Response, giveUp Reason) {
 	switch {
 	case resp == nil || c.retrier.cfg.Hint == "" || c.retrier.cfg.MaxAttempts == 1:
