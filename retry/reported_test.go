@@ -178,11 +178,12 @@ func TestReported_FailedAnswersGiveTheirConnectionBack(t *testing.T) {
 	var n atomic.Int64
 	b := backend.Start(t, backend.Config{Handler: http.HandlerFunc(
 		func(w http.ResponseWriter, r *http.Request) {
-			if n.Add(1)%3 == 0 {
+			i := n.Add(1)
+			if i%3 == 0 {
 				return
 			}
 			w.WriteHeader(http.StatusServiceUnavailable)
-			if n.Load()%3 == 1 {
+			if i%3 == 1 {
 				_, _ = io.WriteString(w, "short")
 				return
 			}
