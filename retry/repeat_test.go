@@ -52,6 +52,15 @@ func TestWhatIsRepeated(t *testing.T) {
 		{"GET after a timeout that is not the caller's", "GET", "", context.DeadlineExceeded, 3},
 		{"GET after an unexpected end", "GET", "", io.ErrUnexpectedEOF, 3},
 		{"GET that cannot be sent", "GET", "", errors.New("net/http: invalid header field name \"a b\""), 1},
+		{
+			"GET whose body is not as long as it says", "GET", "",
+			errors.New("net/http: HTTP/1.x transport connection broken: http: ContentLength=5 with Body length 3"),
+			1,
+		},
+		{
+			"GET whose answer makes no sense", "GET", "",
+			errors.New("net/http: HTTP/1.x transport connection broken: malformed HTTP response \"http: x\""), 3,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
