@@ -86,3 +86,31 @@ func TestWhenJudgesAHedge(t *testing.T) {
 		require.Zero(t, r.Stats().HedgesWon)
 	})
 }
+
+// A hedge whose answer is judged while the attempt wins has lost, and takes nothing from it.
+func TestHedgeThatIsJudgedTooLate(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRetrier(t, retry.Config{
+			Hedge: true,
+			When: func(_ *http.Request, resp *http.Response, _ error) retry.Verdict {
+				if resp.StatusCode == 202 {
+					time.Sleep(10 * usual)
+				}
+				return retry.Default
+			},
+		})
+		warm(t, r, "GET")
+		late := answer(202)
+		lateBody := late.Body
+		s := serve(after(5*usual, 201), late)
+		resp, err := r.Transport(s).RoundTrip(request(t, "GET", nil))
+		require.NoError(t, err)
+		require.Equal(t, 201, resp.StatusCode)
+		time.Sleep(time.Second)
+		require.NoError(t, s.all()[0].req.Context().Err(), "the winner goes on")
+		require.Error(t, s.all()[1].req.Context().Err())
+		require.Positive(t, closesOf(lateBody))
+		require.Zero(t, r.Stats().HedgesWon)
+		resp.Body.Close()
+	})
+}
