@@ -141,6 +141,7 @@ type policyOf struct {
 	etag     string
 	modified time.Time // zero if there is none
 	date     time.Time
+	status   string   // the code and its text, for a Response
 	names    []string // of the fields to replay
 	ends     []int    // of their values
 	values   []string // of all fields, one after the other
@@ -152,7 +153,7 @@ func (c *Cache) policy(e *Entry) *policyOf {
 	if p := e.policy.Load(); p != nil {
 		return p
 	}
-	p := &policyOf{d: responseDirectives(e.Header, c.cfg.TargetedFields)}
+	p := &policyOf{d: responseDirectives(e.Header, c.cfg.TargetedFields), status: statusText(e.Status)}
 	p.lifetime, _ = c.lifetime(e.Status, e.Header, &p.d, e.Received)
 	if values := e.Header["Etag"]; len(values) > 0 {
 		p.etag = values[0]

@@ -243,3 +243,50 @@ func TestPattern_IsThatOfTheRouteThatAnswered(t *testing.T) {
 	do(h, r)
 	require.Equal(t, "POST /items/{id}", r.Pattern)
 }
+
+// A resource may take a quarter of the store: at that bound its variants are admitted, beyond it the
+// oldest leaves, and a response that is too heavy alone is refused.
+func TestMemoryStore_AQuarterForAResource(t *testing.T) {
+	const bound = 64 << 10
+	entry := func(variant string, size int64) *cache.Entry {
+		return &cache.Entry{
+			Variant: variant, Status: 200, Size: size, Segments: []cache.Segment{{Data: make([]byte, size)}},
+		}
+	}
+	fill := func(sizes ...int64) (variants []string, weight int64) {
+		store, err := cache.NewMemoryStore(cache.MemoryStoreConfig{MaxBytes: bound})
+		require.NoError(t, err)
+		for i, size := range sizes {
+			require.NoError(t, store.Put(t.Context(), cache.Key{}, entry(string(rune('a'+i)), size), 10))
+		}
+		r, _, err := store.Get(t.Context(), cache.Key{})
+		require.NoError(t, err)
+		if r != nil {
+			for _, e := range r.Entries {
+				variants = append(variants, e.Variant)
+			}
+		}
+		return variants, store.Stats().Weight
+	}
+	_, one := fill(0)
+	_, two := fill(0, 0)
+	_, three := fill(0, 0, 0)
+	require.Equal(t, two-one, three-two)
+	const quarter = bound / 4
+
+	for _, tt := range []struct {
+		sizes []int64
+		want  []string
+	}{
+		{[]int64{quarter - one}, []string{"a"}},
+		{[]int64{quarter - one + 1}, nil},
+		{[]int64{5000, quarter - two - 5000}, []string{"b", "a"}},
+		{[]int64{5000, quarter - two - 5000 + 1}, []string{"b"}},
+		{[]int64{5000, 100, quarter - three - 5100}, []string{"c", "b", "a"}},
+		{[]int64{5000, 100, quarter - three - 5100 + 1}, []string{"c", "b"}},
+	} {
+		variants, weight := fill(tt.sizes...)
+		require.Equal(t, tt.want, variants, "%v", tt.sizes)
+		require.LessOrEqual(t, weight, int64(quarter))
+	}
+}

@@ -35,9 +35,14 @@ func overBoth(t *testing.T, h func() http.Handler, test func(t *testing.T, clien
 }
 
 // fetch sends a GET and returns the answer, whose body the test closes.
-func fetch(t *testing.T, client *http.Client, url string) *http.Response {
+func fetch(t *testing.T, client *http.Client, url string, fields ...string) *http.Response {
 	t.Helper()
-	resp, err := client.Get(url)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	require.NoError(t, err)
+	for i := 0; i < len(fields); i += 2 {
+		req.Header.Set(fields[i], fields[i+1])
+	}
+	resp, err := client.Do(req)
 	require.NoError(t, err)
 	t.Cleanup(func() { resp.Body.Close() })
 	return resp

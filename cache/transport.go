@@ -103,16 +103,21 @@ func (x *exchange) response(r *http.Request) (*http.Response, error) {
 	case rep.direct != nil:
 		return x.handed(r), nil
 	}
-	resp := &http.Response{
+	held := &heldResponse{Response: http.Response{
 		StatusCode: rep.status,
-		Status:     strconv.Itoa(rep.status) + " " + http.StatusText(rep.status),
 		Proto:      "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Request:       r,
 		ContentLength: -1,
+	}}
+	resp := &held.Response
+	if rep.entry != nil && rep.status == rep.entry.Status {
+		resp.Status = rep.policy.status
+	} else {
+		resp.Status = statusText(rep.status)
 	}
 	switch {
 	case rep.entry != nil:
-		x.fromEntry(resp)
+		x.fromEntry(held)
 	case rep.reason == ReasonIfCached:
 		resp.Header = http.Header{"Cache-Status": {rep.state}}
 		resp.Body, resp.ContentLength = http.NoBody, 0
@@ -132,10 +137,22 @@ func (x *exchange) response(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// A heldResponse is a Response and the body that it may have, in one object.
+type heldResponse struct {
+	http.Response
+	stored storedBody
+}
+
+func statusText(code int) string { return strconv.Itoa(code) + " " + http.StatusText(code) }
+
 // fromEntry fills in what comes from a stored response.
-func (x *exchange) fromEntry(resp *http.Response) {
-	rep := &x.rep
-	resp.Header = make(http.Header, len(rep.policy.names)+4)
+func (x *exchange) fromEntry(held *heldResponse) {
+	rep, resp := &x.rep, &held.Response
+	fields := len(rep.policy.names) + 2 // Age, Cache-Status; a map of eight is two objects, of nine four
+	if rep.length >= 0 || rep.contentRange != "" {
+		fields += 2
+	}
+	resp.Header = make(http.Header, fields)
 	rep.fields(resp.Header)
 	for name, values := range rep.trailer {
 		if resp.Trailer == nil {
@@ -156,7 +173,8 @@ func (x *exchange) fromEntry(resp *http.Response) {
 		} else {
 			resp.ContentLength = int64(len(rep.body))
 		}
-		resp.Body = &storedBody{first: rep.body, rest: rep.parts}
+		held.stored = storedBody{first: rep.body, rest: rep.parts}
+		resp.Body = &held.stored
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -220,4 +221,36 @@ func TestC10_C11_WhatANextRefusesIsNotStored(t *testing.T) {
 		require.NotContains(t, string(answer), "200 OK")
 	}
 	require.Equal(t, "1", text(t, fetch(t, s.Client(), s.URL)))
+}
+
+// The status line of an answer from the cache is that of the code that it has.
+func TestTransport_StatusLines(t *testing.T) {
+	calls := 0
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls++
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Etag", `"1"`)
+		if r.URL.Path == "/gone" {
+			w.WriteHeader(http.StatusGone)
+		}
+		_, _ = io.WriteString(w, "0123456789")
+	}))
+	defer s.Close()
+	client := s.Client()
+	client.Transport = newCache(t, cache.Config{Private: true}).Transport(client.Transport)
+	for range 2 {
+		for _, tt := range []struct{ path, field, value, status string }{
+			{"/", "Accept", "*/*", "200 OK"},
+			{"/", "Range", "bytes=2-3", "206 Partial Content"},
+			{"/", "Range", "bytes=20-", "416 Requested Range Not Satisfiable"},
+			{"/", "If-None-Match", `"1"`, "304 Not Modified"},
+			{"/gone", "Accept", "*/*", "410 Gone"},
+			{"/none", "Cache-Control", "only-if-cached", "504 Gateway Timeout"},
+		} {
+			resp := fetch(t, client, s.URL+tt.path, tt.field, tt.value)
+			require.Equal(t, tt.status, resp.Status)
+			require.Equal(t, tt.status[:3], strconv.Itoa(resp.StatusCode))
+		}
+	}
+	require.Equal(t, 2, calls)
 }

@@ -11,6 +11,7 @@ require (
 	github.com/oasdiff/oasdiff v1.35.0
 	github.com/prometheus/client_golang v1.25.0
 	github.com/redis/go-redis/v9 v9.23.0
+	github.com/rs/cors v1.11.1
 	github.com/stretchr/testify v1.12.1
 	github.com/trivet-go/trivet v0.0.0
 	go.opentelemetry.io/contrib/instrumentation/runtime v0.72.0

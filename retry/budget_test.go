@@ -231,3 +231,16 @@ func TestT01_BudgetTable(t *testing.T) {
 	_, success = send(0.2, 0.1)
 	require.GreaterOrEqual(t, success, 99.8)
 }
+
+// A request that comes later to the budget than one after it does not turn time back: the silence
+// between them would count twice.
+func TestIdleTimeOfRequestsOutOfOrder(t *testing.T) {
+	tariff := newTariff(Config{Budget: Budget{Ratio: -1, Reserve: 100}})
+	b := newBudget(&tariff, 0)
+	for b.draw() {
+	}
+	for _, at := range []time.Duration{3 * idle, idle, 3 * idle, 2 * idle, 4 * idle} {
+		b.request(at)
+	}
+	require.InDelta(t, 4, b.left(), 1e-9)
+}

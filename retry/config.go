@@ -60,13 +60,16 @@ type Config struct {
 
 	// When, if not nil, judges an attempt's response or error before the built-in rules do. It must
 	// not read the response's body. It is called on the request's goroutine and, with its copy of
-	// the request, on a hedge's, where a panic fails the hedge.
+	// the request, on a hedge's, where a panic fails the hedge. It is asked about no attempt that
+	// has lost against another, and about a hedge's responses only: an error of a hedge ends
+	// nothing.
 	When func(*http.Request, *http.Response, error) Verdict
 
 	// Hint names a response field by which tiers tell each other that retrying is done: it is set
 	// to "false" on the answer that this Retrier gave up on, and an answer that carries it so is
-	// not retried. Trust it only from your own servers: whoever answers can switch off retries of
-	// its own answers by it. Empty means off.
+	// not retried. Tiers above one another need it, or each adds its share to what the lowest
+	// server gets; handlers in between must pass the field on. Trust it only from your own servers:
+	// whoever answers can switch off retries of its own answers by it. Empty means off.
 	Hint string
 
 	// DeadlineField names a request field that tells the server how many milliseconds of the

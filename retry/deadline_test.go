@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -482,4 +483,25 @@ func TestDeadlinesArePassedOn(t *testing.T) {
 func TestDeadlineEventIsBounded(t *testing.T) {
 	e := retry.DeadlineEvent{Outcome: retry.OutcomeExpired, Duration: time.Second, Passed: true}
 	require.Equal(t, "[event=deadline outcome=expired passed=true duration=1s]", e.LogValue().String())
+}
+
+// A client whose deadline cannot be read gets its 400 though it is still sending.
+func TestInvalidDeadlineReachesAClientThatStillSends(t *testing.T) {
+	const size = 8 << 20
+	b := backend.Start(t, backend.Config{Handler: newDeadline(t, retry.DeadlineConfig{
+		Field: "Request-Timeout",
+	}).Middleware(http.HandlerFunc(sleep))})
+	conn, err := net.Dial("tcp", b.Addr)
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: a\r\nRequest-Timeout: x\r\n"+
+		"Content-Length: %d\r\n\r\n", size)
+	require.NoError(t, err)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	require.NoError(t, err)
+	_, err = io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.Equal(t, 400, resp.StatusCode)
+	_, err = io.CopyN(conn, readerFunc(func(p []byte) (int, error) { return len(p), nil }), size)
+	require.NoError(t, err, "what is left is read")
 }

@@ -47,8 +47,16 @@
 // # Place in a chain
 //
 // On the client, inside a cache and outside a balancer, pacer and breaker: each attempt is
-// balanced, paced and counted by itself. Let one tier retry, the one next to what fails;
-// [Config.Hint] tells the others. On the server, a Deadline stands next to the handler.
+// balanced, paced and counted by itself. On the server, a Deadline stands next to the handler.
+//
+// # Several tiers
+//
+// Each tier that retries may add its tenth: three of them send a request up to 1.33 times while
+// some of the attempts fail, 1.25 times where a fifth of them do. Let one tier retry, the one next
+// to what fails. Where several must, set the same [Config.Hint] in all of them: what the lowest has
+// given up on is then not retried above it, and all three send 1.10 times at the most. That costs
+// answers: where a fifth of the attempts fail, about 87 % of the requests are answered with the
+// hint, and nearly all without it.
 //
 // # Limits
 //

@@ -34,7 +34,7 @@ type hedge struct {
 	won  bool
 	sent bool
 	resp *http.Response // if it has won
-	f    finding        // what its answer means if that is a failure
+	f    finding        // what its answer means
 }
 
 // race makes an attempt, and a hedge if there is no answer after wait.
@@ -239,10 +239,7 @@ func (r *race) run(ctx context.Context, h *hedge) (won bool) {
 		resp.Body = onEnd(resp.Body, h.cancel)
 	}
 	r.mu.Lock()
-	h.sent = sent
-	if f.reason != "" || f.final == GaveUpHint {
-		h.f = f
-	}
+	h.sent, h.f = sent, f
 	if !r.over && f == (finding{}) {
 		r.over, h.won, h.resp = true, true, resp
 	}

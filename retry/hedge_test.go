@@ -2,7 +2,6 @@ package retry_test
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -188,17 +187,6 @@ func TestHedgeDelayIsByHostAndClass(t *testing.T) {
 	})
 }
 
-func TestHedgeWaitsForItsLeastDelay(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newRetrier(t, retry.Config{Hedge: true, MinHedgeDelay: 50 * time.Millisecond})
-		warm(t, r, "GET")
-		s := serve(after(time.Second, 200), after(0, 200))
-		start := time.Now()
-		send(t, r.Transport(s), request(t, "GET", nil))
-		require.Equal(t, 50*time.Millisecond, time.Since(start))
-	})
-}
-
 // An attempt that fails while its hedge is on its way waits for the hedge.
 func TestHedgeSavesAFailedAttempt(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -271,41 +259,6 @@ func TestHedgesAreAtMostTheirShare(t *testing.T) {
 		stats := r.Stats()
 		require.LessOrEqual(t, float64(stats.Hedges), 0.02*float64(stats.Requests))
 		require.Greater(t, stats.Hedges, uint64(10))
-	})
-}
-
-// A request that could not be hedged when it was late is hedged later on.
-func TestHedgeThatComesLater(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newRetrier(t, retry.Config{Hedge: true, Budget: retry.Budget{Ratio: -1, Reserve: 1}})
-		warm(t, r, "GET")
-		send(t, r.Transport(serve(503)), request(t, "GET", nil))
-		require.Zero(t, r.Stats().Budget["a.test"])
-		s := serve(after(time.Minute, 200), after(0, 201))
-		time.AfterFunc(15*time.Second, func() { // an idle key gets a token
-			send(t, r.Transport(serve(200)), request(t, "POST", nil))
-		})
-		start := time.Now()
-		status, _, err := send(t, r.Transport(s), request(t, "GET", nil))
-		require.NoError(t, err)
-		require.Equal(t, 201, status)
-		require.Greater(t, time.Since(start), 15*time.Second)
-		require.Less(t, time.Since(start), 31*time.Second)
-	})
-}
-
-// Without budget there is no hedge, and the attempt goes on.
-func TestNoBudgetNoHedge(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newRetrier(t, retry.Config{Hedge: true, Budget: retry.Budget{Ratio: -1, Reserve: 1}})
-		warm(t, r, "GET")
-		send(t, r.Transport(serve(503)), request(t, "GET", nil))
-		require.Zero(t, r.Stats().Budget["a.test"])
-		s := serve(after(5*usual, 201), after(0, 200))
-		status, _, err := send(t, r.Transport(s), request(t, "GET", nil))
-		require.NoError(t, err)
-		require.Equal(t, 201, status)
-		require.Equal(t, 1, s.count())
 	})
 }
 
@@ -554,21 +507,5 @@ func TestHedgeSavesAHopelessAttempt(t *testing.T) {
 		status, _, err := send(t, r.Transport(s), request(t, "GET", nil))
 		require.NoError(t, err)
 		require.Equal(t, 201, status)
-	})
-}
-
-// GetBody may fail for the hedge alone.
-func TestHedgeWithoutABody(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newRetrier(t, retry.Config{Hedge: true, Class: func(*http.Request) string { return "" }})
-		warm(t, r, "GET")
-		req := request(t, "QUERY", strings.NewReader("x"))
-		req.GetBody = func() (io.ReadCloser, error) { return nil, errors.New("gone") }
-		s := serve(after(5*usual, 201), 200)
-		status, _, err := send(t, r.Transport(s), req)
-		require.NoError(t, err)
-		require.Equal(t, 201, status)
-		require.Equal(t, 1, s.count())
-		require.Equal(t, 10.0, r.Stats().Budget["a.test"])
 	})
 }

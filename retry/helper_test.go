@@ -53,6 +53,10 @@ func (b *body) Close() error {
 	return nil
 }
 
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
 // answer returns a response with a body of its status text; fields are names and values.
 func answer(status int, fields ...string) *http.Response {
 	resp := &http.Response{

@@ -10,6 +10,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -179,4 +180,94 @@ func TestAStaleDeadlineIsNotPassedOn(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, s.all()[0].req.Header, "X-Deadline")
 	require.Equal(t, "5000", req.Header.Get("X-Deadline"))
+}
+
+// The longer one of two waits counts, also where the attempt has asked for it.
+func TestAFailedHedgeShortensNoWait(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRetrier(t, retry.Config{Hedge: true})
+		warm(t, r, "GET")
+		later := func(d time.Duration, wait string) func(*http.Request) (*http.Response, error) {
+			return func(*http.Request) (*http.Response, error) {
+				time.Sleep(d)
+				return answer(503, "Retry-After", wait), nil
+			}
+		}
+		s := serve(later(5*usual, "20"), later(usual, "5"), 200)
+		start := time.Now()
+		status, _, err := send(t, r.Transport(s), request(t, "GET", nil))
+		require.NoError(t, err)
+		require.Equal(t, 200, status)
+		require.Equal(t, 3, s.count())
+		require.GreaterOrEqual(t, time.Since(start), 20*time.Second)
+	})
+}
+
+// A tardy body takes a moment to its end.
+type tardy struct {
+	takes  time.Duration
+	closed atomic.Bool
+	whole  bool
+}
+
+func (b *tardy) Read([]byte) (int, error) {
+	time.Sleep(b.takes)
+	b.whole = !b.closed.Load()
+	return 0, io.EOF
+}
+
+func (b *tardy) Close() error {
+	b.closed.Store(true)
+	return nil
+}
+
+// What is thrown away is read to its end, so that its connection can be used again, also before a
+// retry at once; of a length that is known, up to 4 KiB.
+func TestFailedAnswersAreReadToTheirEnd(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		takes  time.Duration
+		length int64
+		whole  bool
+	}{
+		{"a moment", time.Millisecond, -1, true},
+		{"too long", time.Second, -1, false},
+		{"the most", 0, 4096, true},
+		{"more", 0, 4097, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := newRetrier(t, retry.Config{})
+				r.SetRandom(func(int64) int64 { return 0 })
+				b := &tardy{takes: tt.takes}
+				resp := answer(503)
+				resp.Body, resp.ContentLength = b, tt.length
+				status, _, err := send(t, r.Transport(serve(resp, 200)), request(t, "GET", nil))
+				require.NoError(t, err)
+				require.Equal(t, 200, status)
+				require.True(t, b.closed.Load())
+				require.Equal(t, tt.whole, b.whole)
+			})
+		})
+	}
+}
+
+// A caller that leaves while the next attempt is made ready is not waited for by it.
+func TestNoAttemptForACallerThatHasLeft(t *testing.T) {
+	for range 30 {
+		bubble(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			r := newRetrier(t, retry.Config{})
+			r.SetRandom(func(int64) int64 {
+				cancel()
+				return 0
+			})
+			s := serve(503)
+			_, _, err := send(t, r.Transport(s), request(t, "GET", nil).WithContext(ctx))
+			require.ErrorIs(t, err, context.Canceled)
+			require.Equal(t, 1, s.count())
+			require.Equal(t, 10.0, r.Stats().Budget["a.test"])
+			require.Equal(t, map[string]uint64{"canceled": 1}, r.Stats().GaveUp)
+		})
+	}
 }

@@ -370,3 +370,42 @@ func newHTTP2Server(t *testing.T, first func(f *http2.Framer, id uint32)) *http2
 	})
 	return s
 }
+
+// A request that net/http cannot send as it is will not be sent by the next attempt. net/http says
+// so in words of its own, which this test hears from it.
+func TestRequestsThatCannotBeSentAreFinal(t *testing.T) {
+	long := strings.Repeat("x", 3<<20)
+	tests := []struct {
+		name     string
+		protocol backend.Protocol
+		change   func(req *http.Request)
+	}{
+		{"method", backend.HTTP1, func(req *http.Request) { req.Method = "A B" }},
+		{"field name", backend.HTTP1, func(req *http.Request) { req.Header["A B"] = []string{"x"} }},
+		{"field value", backend.HTTP1, func(req *http.Request) { req.Header["A"] = []string{"\n"} }},
+		{"no host", backend.HTTP1, func(req *http.Request) { req.URL.Host = "" }},
+		{"scheme", backend.HTTP1, func(req *http.Request) { req.URL.Scheme = "gopher" }},
+		{"control character", backend.HTTP1, func(req *http.Request) { req.URL.Opaque = "//a/\x01" }},
+		{"short body", backend.HTTP1, func(req *http.Request) { req.ContentLength = 5 }},
+		{"long body", backend.HTTP1, func(req *http.Request) { req.ContentLength = 1 }},
+		{"long body, HTTP/2", backend.HTTP2, func(req *http.Request) { req.ContentLength = 1 }},
+		{"upgrade, HTTP/2", backend.HTTP2, func(req *http.Request) { req.Header.Set("Upgrade", "x") }},
+		{"long header, HTTP/2", backend.HTTP2, func(req *http.Request) { req.Header.Set("A", long) }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := backend.Start(t, backend.Config{Protocol: tt.protocol})
+			r := newRetrier(t, quick(retry.Config{}))
+			rt := r.Transport(testTransport(t, tt.protocol))
+			_, _, err := send(t, rt, requestTo(t, b, "GET", nil)) // HTTP/2 has told its limits by then
+			require.NoError(t, err)
+			req := requestTo(t, b, "PUT", strings.NewReader("abc"))
+			tt.change(req)
+			_, _, err = send(t, rt, req)
+			require.Error(t, err)
+			t.Log(err)
+			require.Empty(t, r.Stats().Retries)
+			require.NotZero(t, r.Stats().GaveUp["final"])
+		})
+	}
+}

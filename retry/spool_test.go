@@ -313,3 +313,36 @@ func TestSpoolKeepsNothingAfterTheCall(t *testing.T) {
 	body.Close()
 	require.Equal(t, 1, src.closed())
 }
+
+// What lies beyond the limit is one reader's: another one that comes to the limit gets no part of it.
+func TestSpoolBeyondItsLimitHasOneReader(t *testing.T) {
+	s := newSpool(&source{Reader: iotest.OneByteReader(strings.NewReader("0123456789"))}, 3)
+	first, err := s.next()
+	require.NoError(t, err)
+	second, err := s.again()
+	require.NoError(t, err)
+	got := make([]byte, 6)
+	_, err = io.ReadFull(first, got)
+	require.NoError(t, err)
+	require.Equal(t, "012345", string(got))
+	rest, err := io.ReadAll(second)
+	require.Equal(t, errSpent, err)
+	require.LessOrEqual(t, len(rest), 4)
+	rest, err = io.ReadAll(first)
+	require.NoError(t, err)
+	require.Equal(t, "6789", string(rest))
+	s.finish()
+}
+
+// A body that has turned out to be empty is said to be none.
+func TestSpoolOfNothing(t *testing.T) {
+	s := newSpool(&source{Reader: strings.NewReader("")}, 3)
+	first, err := s.next()
+	require.NoError(t, err)
+	_, err = io.ReadAll(first)
+	require.NoError(t, err)
+	second, err := s.next()
+	require.NoError(t, err)
+	require.Equal(t, http.NoBody, second)
+	s.finish()
+}

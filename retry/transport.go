@@ -200,12 +200,12 @@ func (c *call) sleep(wait time.Duration) error {
 }
 
 // hint tells the tiers above not to retry an answer that this one has given up on. What this tier
-// could not have retried at all is left to them.
+// has sent once, and could not send again, is left to them.
 func (c *call) hint(resp *http.Response, giveUp Reason) {
 	switch {
 	case resp == nil || c.retrier.cfg.Hint == "" || c.retrier.cfg.MaxAttempts == 1:
 		return
-	case giveUp == GaveUpMethod || giveUp == GaveUpBody:
+	case c.sent < 2 && (giveUp == GaveUpMethod || giveUp == GaveUpBody):
 		return
 	}
 	if resp.Header == nil {

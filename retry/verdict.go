@@ -274,6 +274,5 @@ var requestErrors = [...]string{
 	"http: ContentLength=", "http: Request.ContentLength=", "http: nil Request",
 	"http: no Host in request URL",
 	"http2: invalid ", "http2: request body larger than ", "http2: request header list larger than ",
-	"idna: ", "http2: idna: ",
 	"unsupported protocol scheme",
 }

@@ -140,3 +140,19 @@ func TestASlowHostIsNotHedged(t *testing.T) {
 	require.True(t, ok)
 	require.Greater(t, d, time.Second)
 }
+
+// The delay follows what the host does within a few requests.
+func TestDelayFollowsSoon(t *testing.T) {
+	w := &window{}
+	for i := range enough {
+		w.record(time.Duration(i), 10*time.Millisecond, false)
+	}
+	d, ok := w.delay()
+	require.True(t, ok)
+	require.Less(t, d, 12*time.Millisecond)
+	for i := range 16 {
+		w.record(time.Duration(enough+i), time.Second, true)
+	}
+	d, _ = w.delay()
+	require.GreaterOrEqual(t, d, time.Second)
+}

@@ -1,7 +1,6 @@
 // Quickstart wraps one handler and one client, each in the packages that belong around it. Three
 // servers, one of them broken, provide greetings. A site in front of them limits its clients,
-// caches greetings, still answers clients of an
-// older version and logs what it does.
+// caches pages and greetings, still answers clients of an older version and logs what it does.
 package main
 
 import (
@@ -153,6 +152,10 @@ func run(out io.Writer, sampleEvery int) error {
 		}
 		fmt.Fprintln(w, greeting)
 	})
+	mux.HandleFunc("GET /about", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		fmt.Fprintln(w, "This site greets you.")
+	})
 
 	// The mux above speaks version 2. In version 1, which some clients still speak, the path was
 	// another: the change between the two converts their requests.
@@ -169,10 +172,26 @@ func run(out io.Writer, sampleEvery int) error {
 	if err != nil {
 		return err
 	}
-	site := httptest.NewServer(tel.Middleware(limiter.Middleware(versions.Middleware(telemetry.Route(mux)))))
+
+	// The shared cache answers with what a handler has marked as fresh, here the page "about". It
+	// stands where the version is known and nothing is converted yet.
+	pages, err := cache.New(cache.Config{
+		KeyExtra: func(r *http.Request) string {
+			version, _ := versioning.Key(r)
+			return version
+		},
+		Observe: telemetry.Observer[cache.Event](tel, "pages"),
+	})
+	if err != nil {
+		return err
+	}
+	defer pages.Close(context.Background())
+	site := httptest.NewServer(tel.Middleware(limiter.Middleware(
+		versions.Resolve(pages.Middleware(versions.Convert(telemetry.Route(mux)))))))
 	defer site.Close()
 
-	// Four users ask for more than the limit, one of them in version 1.
+	// Four users ask for more than the limit, one of them in version 1. Each tenth request is for
+	// the page.
 	var statuses [600]int
 	var errs [4]error
 	var users sync.WaitGroup
@@ -183,7 +202,11 @@ func run(out io.Writer, sampleEvery int) error {
 				path = "/v1/greet/"
 			}
 			for i := u; i < len(statuses); i += len(errs) {
-				resp, err := site.Client().Get(fmt.Sprintf("%s%suser%d", site.URL, path, i%200))
+				target := fmt.Sprintf("%s%suser%d", site.URL, path, i%200)
+				if i%10 == 9 {
+					target = site.URL + "/about"
+				}
+				resp, err := site.Client().Get(target)
 				if err != nil {
 					errs[u] = err
 					return
@@ -201,9 +224,10 @@ func run(out io.Writer, sampleEvery int) error {
 	for _, s := range statuses {
 		answers[s]++
 	}
-	fmt.Fprintf(out, "%d answered, %d failed, %d refused by the limit, %d greetings from the cache\n",
+	fmt.Fprintf(out, "%d answered, %d failed, %d refused by the limit, "+
+		"%d greetings and %d pages from the caches\n",
 		answers[http.StatusOK], answers[http.StatusBadGateway], answers[http.StatusTooManyRequests],
-		greetings.Stats().Hits)
+		greetings.Stats().Hits, pages.Stats().Requests[cache.Hit])
 	fmt.Fprintf(out, "%d attempts for %d requests to the servers\n", retrier.Stats().Attempts,
 		retrier.Stats().Requests)
 	fmt.Fprintf(out, "%d requests in version 1\n", versions.Stats().Requests["1"])

@@ -16,15 +16,16 @@ func TestQuickstart(t *testing.T) {
 	require.NoError(t, run(&out, 1))
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	endpoints := lines[len(lines)-3:]
-	var good, bad, refused, cached int
+	var good, bad, refused, cached, pages int
 	_, err := fmt.Sscanf(lines[len(lines)-6],
-		"%d answered, %d failed, %d refused by the limit, %d greetings from the cache",
-		&good, &bad, &refused, &cached)
+		"%d answered, %d failed, %d refused by the limit, %d greetings and %d pages from the caches",
+		&good, &bad, &refused, &cached, &pages)
 	require.NoError(t, err)
 	require.Equal(t, 600, good+bad+refused)
 	require.Zero(t, bad, "a user has seen the broken server")
 	require.InDelta(t, 500, good+bad, 30, "the burst, and one more for each second of a slow machine")
-	require.InDelta(t, 300, cached, 50)
+	require.InDelta(t, 270, cached, 50)
+	require.InDelta(t, 49, pages, 20, "a tenth of what the limit admits, but for the first")
 	require.Len(t, endpoints, 3)
 
 	var attempts, requests int
@@ -44,6 +45,9 @@ func TestQuickstart(t *testing.T) {
 		"http.route=/hello/{name}",
 		"limit.decision.outcome=admitted",
 		"cache.load.failed=false",
+		"http.route=/about",
+		"pages.request.outcome=hit",
+		"pages.request.outcome=miss",
 		"versions.request.version=1",
 		"versions.request.source=path",
 		"retry.request.outcome=success",
