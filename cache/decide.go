@@ -39,6 +39,7 @@ func (f *fill) decide(resp arrival) (again bool) {
 		return true
 	}
 	f.resp = resp
+	f.moved = resp.received
 	f.decided = true
 	if f.entry != nil {
 		f.stream.kept = true
@@ -59,6 +60,8 @@ func (f *fill) decide(resp arrival) (again bool) {
 
 // plain makes f's request one for the whole response, without conditions.
 func (f *fill) plain() {
+	f.mu.Lock() // who wants to follow f reads the fields of its request
+	defer f.mu.Unlock()
 	f.candidates, f.from = nil, 0
 	for _, name := range [...]string{"If-None-Match", "If-Modified-Since", "If-Range", "Range"} {
 		f.x.r.Header.Del(name)
@@ -70,7 +73,7 @@ func (f *fill) plain() {
 func (f *fill) wholeLocked(resp *arrival) {
 	x := f.x
 	d := responseDirectives(resp.header, f.c.cfg.TargetedFields)
-	f.reason = x.storable(resp, &d)
+	f.reason = f.storableLocked(resp, &d)
 	switch {
 	case f.reason != ReasonNone:
 	case resp.status == http.StatusPartialContent:
@@ -85,6 +88,15 @@ func (f *fill) wholeLocked(resp *arrival) {
 		f.entry = x.newEntry(resp, &d, f.mark, f.requested)
 		f.stream.expected = max(0, f.length)
 	}
+}
+
+// storableLocked is storable for what f fetches. What a handler says after its request was given up
+// is an answer to nobody: it may be what is left when its own calls fail.
+func (f *fill) storableLocked(resp *arrival, d *directives) Reason {
+	if f.ctx.Err() != nil {
+		return ReasonFailure
+	}
+	return f.x.storable(resp, d)
 }
 
 // serverError reports whether status is one for which a stale response may stand in (RFC 5861,
@@ -104,7 +116,7 @@ func (f *fill) partLocked(resp *arrival) {
 	d := responseDirectives(resp.header, f.c.cfg.TargetedFields)
 	whole := *resp
 	whole.status = http.StatusOK
-	if f.reason = x.storable(&whole, &d); f.reason != ReasonNone {
+	if f.reason = f.storableLocked(&whole, &d); f.reason != ReasonNone {
 		return
 	}
 	s, size, ok := parseContentRange(resp.header["Content-Range"])
@@ -136,7 +148,7 @@ func (f *fill) notModifiedLocked(resp *arrival) bool {
 	fresh := *resp
 	fresh.status, fresh.header = old.Status, e.Header
 	d := responseDirectives(e.Header, f.c.cfg.TargetedFields)
-	f.reason = f.x.storable(&fresh, &d)
+	f.reason = f.storableLocked(&fresh, &d)
 	if f.reason == ReasonNone {
 		f.storeLocked(e)
 	}
@@ -175,7 +187,7 @@ func (f *fill) completedLocked(resp *arrival) bool {
 	whole := *resp
 	whole.status, whole.header = http.StatusOK, e.Header
 	d := responseDirectives(e.Header, f.c.cfg.TargetedFields)
-	f.reason = f.x.storable(&whole, &d)
+	f.reason = f.storableLocked(&whole, &d)
 	resp.status, resp.header = http.StatusOK, e.Header.Clone()
 	resp.header["Content-Length"] = []string{strconv.FormatInt(size, 10)}
 	f.length = size
@@ -211,6 +223,10 @@ func (f *fill) finish(trailer http.Header, err error) {
 	if err == nil && f.length >= 0 && s.size != f.length && f.resp.status != http.StatusNotModified &&
 		!f.x.head() {
 		err = errTruncated
+	}
+	// A handler whose request was given up may return as if it had come to the end.
+	if err == nil && f.updated == nil && f.ctx.Err() != nil && (f.length < 0 || s.size != f.length) {
+		err = context.Cause(f.ctx)
 	}
 	f.trailer = trailer
 	f.err = err
@@ -267,12 +283,27 @@ func (f *fill) segment(e *Entry, data []byte) {
 	}
 	base := f.base
 	if base != nil && !base.Loose && base.Size == e.Size && f.sameVersion(base, e.Header) {
-		e.Segments = join(base.Segments, offset, data)
+		if all := join(base.Segments, offset, data); f.c.mayKeep(all) {
+			e.Segments = all
+		}
 		e.Header = f.c.merged(base.Header, e.Header)
 	}
 	if body, whole := e.complete(); whole && len(body) > 0 {
 		e.Header["Content-Length"] = []string{strconv.FormatInt(e.Size, 10)}
 	}
+}
+
+// maxSegments is the most parts of one body that do not touch each other. A client that asks for every
+// second byte makes a new one each time, and each costs more than it holds.
+const maxSegments = 64
+
+// mayKeep reports whether the parts of a body are together no more than what one body may be.
+func (c *Cache) mayKeep(segments []Segment) bool {
+	var size int64
+	for _, s := range segments {
+		size += int64(len(s.Data))
+	}
+	return size <= c.cfg.MaxObject && len(segments) <= maxSegments
 }
 
 // storeLocked hands e to the store. It is called once for e, before anybody sees the end of the
@@ -312,7 +343,7 @@ func (x *exchange) keyFor(e *Entry) Key {
 		y.echo = y.appendQuery(slices.Clone(x.echo[:x.prefix]))
 		y.key = hashOf(y.echo)
 		if string(y.echo) != string(x.echo) {
-			x.c.rules.Delete(x.pathKey()) // the rule that x was looked up by holds no more
+			x.c.rules.memory.Delete(x.pathKey()) // the rule that x was looked up by holds no more
 		}
 	}
 	e.Echo = string(y.echo)

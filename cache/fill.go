@@ -25,6 +25,7 @@ type fill struct {
 	remember       bool // what could not be shared
 	conditionsOurs bool // the client's own were taken out
 	requested      time.Time
+	varies         []Selecting // on what another response for the URL depends, if one was seen
 	ctx            context.Context
 	cancel         context.CancelCauseFunc
 
@@ -33,6 +34,8 @@ type fill struct {
 	readers  map[*reader]bool
 	leader   *reader // who began the fill; nil for a refresh
 	interims []interim
+	forms    forms
+	moved    time.Time // when the header came, or more of the body
 	decided  bool
 	done     bool
 	stored   bool
@@ -65,7 +68,7 @@ func (x *exchange) newFill(mark Mark) *fill {
 	f := &fill{c: x.c, mark: mark, length: -1, readers: make(map[*reader]bool)}
 	own := *x
 	own.echo = slices.Clone(x.echo)
-	own.w, own.next, own.sender, own.rep = nil, nil, nil, reply{}
+	own.w, own.next, own.sender, own.rep, own.forms = nil, nil, nil, reply{}, forms{}
 	f.x = &own
 	f.ctx, f.cancel = context.WithCancelCause(context.WithoutCancel(x.r.Context()))
 	f.requested = time.Now()
@@ -81,6 +84,7 @@ func (f *fill) fetch(from origin) {
 		if v := recover(); v != nil {
 			f.fail(nil, v)
 		}
+		f.fail(errExited, nil) // unless it has ended in another way
 		f.c.fills.remove(f)
 		f.c.work.remove(f)
 		if f.direct == nil {
@@ -142,9 +146,11 @@ func (f *fill) read() (*reader, bool) {
 		!f.stream.kept && f.updated == nil {
 		return nil, false
 	}
+	if !f.c.work.claim(f) {
+		return nil, false
+	}
 	rd := &reader{f: f}
 	f.readers[rd] = true
-	f.c.work.remove(f)
 	return rd, true
 }
 
@@ -156,26 +162,19 @@ func (rd *reader) close() {
 	rd.closed = true
 	f := rd.f
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	delete(f.readers, rd)
 	if f.stream.room != nil {
 		close(f.stream.room)
 		f.stream.room = nil
 	}
-	left := len(f.readers) == 0 && !f.done
-	worth := !f.decided || f.stream.kept || f.updated != nil
 	if rd == f.leader && f.direct != nil && !rd.taken {
 		f.direct.Body.Close()
 		f.cancel(errUnneeded)
 	}
-	f.mu.Unlock()
-	if left {
-		f.c.work.adopt(f, worth)
-		f.mu.Lock()
-		done := f.done
-		f.mu.Unlock()
-		if done { // it ended meanwhile
-			f.c.work.remove(f)
-		}
+	if len(f.readers) == 0 && !f.done {
+		// With the lock held, so that nobody begins to read what is given up here.
+		f.c.work.adopt(f, !f.decided || f.stream.kept || f.updated != nil)
 	}
 }
 
@@ -237,7 +236,10 @@ func (f *fill) fail(err error, panicked any) {
 	f.wakeLocked()
 }
 
-var errPanicked = errors.New("cache: the handler panicked")
+var (
+	errPanicked = errors.New("cache: the handler panicked")
+	errExited   = errors.New("cache: the handler ended its goroutine")
+)
 
 // tooLargeLocked gives up storing.
 func (f *fill) tooLargeLocked() {

@@ -172,6 +172,7 @@ func (x *exchange) stream(ctx context.Context) {
 	defer rd.close()
 	h := w.Header()
 	layOver(h, rep.header, rep.bare)
+	rep.sendAge(h)
 	h["Cache-Status"] = append(h["Cache-Status"][:len(h["Cache-Status"]):len(h["Cache-Status"])], rep.state)
 	if rep.length >= 0 {
 		setLength(h, rep.length)
@@ -295,8 +296,8 @@ func (x *exchange) pass(why Reason) {
 	began := time.Now()
 	x.rep = reply{outcome: Pass, reason: why, length: -1}
 	w := &watcher{Recorder: *response.NewRecorder(x.w, r), x: x, began: began,
-		state: x.c.fetchedState(why, 0, false, false, why)}
-	if method == http.MethodPost {
+		purges: x.c.counts.purges.Load(), state: x.c.fetchedState(why, 0, false, false, why)}
+	if method == http.MethodPost || x.head() && x.echo != nil {
 		w.outer = cloneHeader(x.w.Header())
 	}
 	defer func() {

@@ -24,6 +24,7 @@ type reply struct {
 	bare                      bool   // a 304: without what describes the body
 
 	age      time.Duration
+	aged     bool   // age is sent with header
 	state    string // the value for Cache-Status
 	pattern  string
 	outcome  Outcome
@@ -166,7 +167,7 @@ func (rep *reply) fields(h http.Header) {
 		rest = rest[1:]
 		return v
 	}
-	text := rep.entry.rendered(rep.age, rep)
+	text := p.rendered(rep.age, rep)
 	h["Age"] = one(text.age)
 	if before := h["Cache-Status"]; len(before) > 0 {
 		h["Cache-Status"] = append(before[:len(before):len(before)], text.state)

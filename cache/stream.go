@@ -66,6 +66,7 @@ func (f *fill) write(p []byte) error {
 		n := s.appendLocked(p)
 		p = p[n:]
 	}
+	f.moved = time.Now()
 	if f.length >= 0 && s.size == f.length {
 		// A client that knows the length may send its next request at once.
 		f.keepLocked()
@@ -138,11 +139,7 @@ func (f *fill) waitForRoomLocked() error {
 		case <-stall:
 			stalled.Reset(stallFor)
 			f.mu.Lock()
-			if len(f.readers) > 1 && f.readers[slowest] && s.size-slowest.off >= window {
-				slowest.dropped = true
-				delete(f.readers, slowest)
-				f.wakeLocked()
-			}
+			f.dropSlowLocked()
 			continue
 		}
 		f.mu.Lock()
@@ -150,6 +147,24 @@ func (f *fill) waitForRoomLocked() error {
 			return context.Cause(f.ctx)
 		}
 	}
+}
+
+// dropSlowLocked gives up the readers for which the writer has waited for long: all at once, for each
+// would hold up the others as long again. The one that has read most stays.
+func (f *fill) dropSlowLocked() {
+	var best *reader
+	for rd := range f.readers {
+		if best == nil || rd.off > best.off || rd.off == best.off && rd == f.leader {
+			best = rd
+		}
+	}
+	for rd := range f.readers {
+		if rd != best && f.stream.size-rd.off >= window {
+			rd.dropped = true
+			delete(f.readers, rd)
+		}
+	}
+	f.wakeLocked()
 }
 
 // trimLocked drops the chunks that every reader has read, and returns the slowest of them.
