@@ -47,7 +47,7 @@ func (f *fill) decide(resp arrival) (again bool) {
 			f.c.passes.Delete(f.x.key)
 		}
 	} else if f.updated == nil {
-		if !f.ranged && resp.status < 500 { // an error says nothing about the resource
+		if resp.status < 500 { // an error says nothing about the resource
 			f.passLocked()
 		}
 		if len(f.readers) == 0 {
@@ -82,8 +82,6 @@ func (f *fill) wholeLocked(resp *arrival) {
 		f.reason = ReasonTooLarge
 	case serverError(resp.status) && f.base != nil && x.judge(f.base, resp.received).err:
 		f.reason = ReasonFailure // the stored response is better (RFC 5861, section 4)
-	case f.c.work.isClosed() && len(f.readers) == 0:
-		f.reason = ReasonFailure
 	default:
 		f.entry = x.newEntry(resp, &d, f.mark, f.requested)
 		f.stream.expected = max(0, f.length)

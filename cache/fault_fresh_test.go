@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -188,5 +189,14 @@ func TestC41_ARefreshServesAllAndNotTheOneThatBeganIt(t *testing.T) {
 			require.Equal(t, "2", text(t, get(h, "/")))
 			require.EqualValues(t, 2, origin.calls.Load(), field)
 		})
+	}
+}
+
+// A reload gets an answer that was made after it was sent, and not that of a fetch which has just ended.
+func TestC35_AReloadIsNotAnsweredByAFetchThatHasEnded(t *testing.T) {
+	origin := numbered("Cache-Control", "max-age=60")
+	h := newCache(t, cache.Config{}).Middleware(origin)
+	for i := range 3000 {
+		require.Equal(t, fmt.Sprint(i+1), text(t, get(h, "/", "Cache-Control", "no-cache")))
 	}
 }

@@ -142,8 +142,7 @@ func (f *fill) url() string {
 func (f *fill) read() (*reader, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.stream.base > 0 || f.done && f.entry == nil && f.updated == nil || f.decided &&
-		!f.stream.kept && f.updated == nil {
+	if f.done || f.stream.base > 0 || f.decided && !f.stream.kept && f.updated == nil {
 		return nil, false
 	}
 	if !f.c.work.claim(f) {
@@ -152,6 +151,13 @@ func (f *fill) read() (*reader, bool) {
 	rd := &reader{f: f}
 	f.readers[rd] = true
 	return rd, true
+}
+
+// over reports whether f has ended.
+func (f *fill) over() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.done
 }
 
 // close takes away a reader. A fill without readers goes on if its response may be stored.

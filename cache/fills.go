@@ -51,6 +51,9 @@ func (t *fillTable) join(x *exchange, f *fill, follow bool) (rd *reader, ok bool
 		if rd, ok := other.read(); ok {
 			return rd, true
 		}
+		if other.over() {
+			return nil, false // what it fetched is older than x, or x has overlooked it
+		}
 	}
 	if s.ended.Load() != x.ended {
 		return nil, false

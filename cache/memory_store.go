@@ -124,7 +124,7 @@ func (s *MemoryStore) Put(_ context.Context, key Key, e *Entry, most int) error 
 		weight := e.weight() + resourceOverhead
 		for _, o := range old.Entries {
 			if o.Variant == e.Variant {
-				if how, _ := s.Purged(o); how != Hard && o.outranks(e) {
+				if o.outranks(e) {
 					s.drop(e)
 					return nil
 				}

@@ -86,9 +86,6 @@ func (x *exchange) answerRange(rep *reply, e *Entry, p *policyOf) (done, ok bool
 	rep.status = http.StatusPartialContent
 	if len(spans) == 1 {
 		rep.body, ok = e.part(spans[0])
-		if !ok && e.Loose && spans[0].end == e.Size {
-			return true, false
-		}
 		rep.contentRange = spans[0].contentRange(e.Size)
 		rep.length = spans[0].length()
 		return true, ok

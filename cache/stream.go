@@ -217,11 +217,7 @@ func (rd *reader) next(ctx context.Context, last int) (p []byte, flush bool, err
 			rd.flushes = s.flushes
 			return nil, true, nil
 		case rd.off < s.size:
-			p = s.atLocked(rd.off)
-			if rd.off < s.flushAt {
-				p = p[:min(int64(len(p)), s.flushAt-rd.off)]
-			}
-			return p, false, nil
+			return s.atLocked(rd.off), false, nil
 		case s.ended && s.err != nil:
 			return nil, false, s.err
 		case s.ended:

@@ -91,12 +91,6 @@ func (w *work) removeLocked(f *fill) {
 	}
 }
 
-func (w *work) isClosed() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.closed
-}
-
 // close cancels all fills here and waits for them.
 func (w *work) close(ctx context.Context) error {
 	w.mu.Lock()
