@@ -74,12 +74,13 @@ func TestSoftPurge_RepeatedOnesDoNotProlongTheStaleTime(t *testing.T) {
 }
 
 func TestC68_A416AnswersNoOtherRequest(t *testing.T) {
-	h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Cache-Control", "max-age=60")
-		if r.Header.Get("Range") != "" {
-			w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
-		}
-	}))
+	h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			if r.Header.Get("Range") != "" {
+				w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
+			}
+		}))
 	require.Equal(t, 416, get(h, "/", "Range", "bytes=100-").StatusCode)
 	require.Equal(t, 200, get(h, "/").StatusCode)
 }
@@ -98,10 +99,11 @@ func TestC70_AnErrorIsNotKeptForItsTagAlone(t *testing.T) {
 func TestC40_AnErrorThatMayBeStoredDoesNotReplaceWhatStandsInForIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		status, control := 200, "max-age=60, stale-if-error=600"
-		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Cache-Control", control)
-			w.WriteHeader(status)
-		}))
+		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+			func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", control)
+				w.WriteHeader(status)
+			}))
 		get(h, "/")
 		time.Sleep(70 * time.Second)
 		status, control = 500, "max-age=600"
@@ -112,19 +114,20 @@ func TestC40_AnErrorThatMayBeStoredDoesNotReplaceWhatStandsInForIt(t *testing.T)
 }
 
 func TestC25_APartThatIsShorterThanWhatWasMissingCompletesNothing(t *testing.T) {
-	h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Cache-Control", "max-age=60")
-		w.Header().Set("Etag", `"1"`)
-		part := map[string][2]int{"bytes=0-3": {0, 4}, "bytes=4-": {4, 8}}
-		p, ok := part[r.Header.Get("Range")]
-		if !ok {
-			_, _ = io.WriteString(w, digits)
-			return
-		}
-		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/10", p[0], p[1]-1))
-		w.WriteHeader(http.StatusPartialContent)
-		_, _ = io.WriteString(w, digits[p[0]:p[1]])
-	}))
+	h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Etag", `"1"`)
+			part := map[string][2]int{"bytes=0-3": {0, 4}, "bytes=4-": {4, 8}}
+			p, ok := part[r.Header.Get("Range")]
+			if !ok {
+				_, _ = io.WriteString(w, digits)
+				return
+			}
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/10", p[0], p[1]-1))
+			w.WriteHeader(http.StatusPartialContent)
+			_, _ = io.WriteString(w, digits[p[0]:p[1]])
+		}))
 	get(h, "/", "Range", "bytes=0-3")
 	require.Equal(t, digits, text(t, get(h, "/")))
 }
@@ -145,14 +148,15 @@ func TestC38_TheAgeOfA304Counts(t *testing.T) {
 func TestMiddleware_WhatNobodyWaitsForAndIsNotStoredEndsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var took time.Duration
-		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(5 * time.Second)
-			w.Header().Set("Cache-Control", "no-store")
-			w.(http.Flusher).Flush()
-			began := time.Now()
-			<-r.Context().Done()
-			took = time.Since(began)
-		}))
+		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+			func(w http.ResponseWriter, r *http.Request) {
+				time.Sleep(5 * time.Second)
+				w.Header().Set("Cache-Control", "no-store")
+				w.(http.Flusher).Flush()
+				began := time.Now()
+				<-r.Context().Done()
+				took = time.Since(began)
+			}))
 		leaving(h, "/", time.Second)
 		time.Sleep(time.Hour)
 		require.Zero(t, took)
@@ -182,18 +186,19 @@ func TestC21_C33_A304ThatMayNotBeStoredIsItsOwnClientsOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
 		var mu sync.Mutex
-		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(time.Second)
-			mu.Lock()
-			n++
-			w.Header().Set("Cache-Control", "max-age=60")
-			w.Header().Set("Etag", `"1"`)
-			if r.Header.Get("If-None-Match") != "" {
-				w.Header().Set("Set-Cookie", fmt.Sprint("id=", n))
-				w.WriteHeader(http.StatusNotModified)
-			}
-			mu.Unlock()
-		}))
+		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+			func(w http.ResponseWriter, r *http.Request) {
+				time.Sleep(time.Second)
+				mu.Lock()
+				n++
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Etag", `"1"`)
+				if r.Header.Get("If-None-Match") != "" {
+					w.Header().Set("Set-Cookie", fmt.Sprint("id=", n))
+					w.WriteHeader(http.StatusNotModified)
+				}
+				mu.Unlock()
+			}))
 		get(h, "/")
 		time.Sleep(70 * time.Second)
 		answers, _ := many(h, 10)
@@ -304,13 +309,14 @@ func TestC42_NothingIsRefreshedAfterClose(t *testing.T) {
 
 func TestC24_APanicIsTheLeadersAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Cache-Control", "max-age=60")
-			_, _ = io.WriteString(w, "half")
-			w.(http.Flusher).Flush()
-			time.Sleep(time.Second)
-			panic("boom")
-		}))
+		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+			func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				_, _ = io.WriteString(w, "half")
+				w.(http.Flusher).Flush()
+				time.Sleep(time.Second)
+				panic("boom")
+			}))
 		var wg sync.WaitGroup
 		leader := visitAs(h, request("/"), &wg)
 		synctest.Wait()
@@ -336,11 +342,12 @@ func (w *informer) WriteHeader(status int) {
 }
 
 func TestC56_InterimResponsesAreBounded(t *testing.T) {
-	h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for range 1000 {
-			w.WriteHeader(http.StatusEarlyHints)
-		}
-	}))
+	h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			for range 1000 {
+				w.WriteHeader(http.StatusEarlyHints)
+			}
+		}))
 	w := &informer{ResponseRecorder: httptest.NewRecorder()}
 	h.ServeHTTP(w, request("/"))
 	require.Equal(t, 16, w.interims)

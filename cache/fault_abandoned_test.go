@@ -33,24 +33,26 @@ func leaving(h http.Handler, target string, d time.Duration) {
 	synctest.Wait()
 }
 
-// A handler that sees the end of its context returns in the middle of its body, as if that were whole.
+// A handler that sees the end of its context returns in the middle of its body, as if that were
+// whole.
 func TestC25_WhatAnAbandonedHandlerLeavesIsNotStored(t *testing.T) {
 	for name, cfg := range map[string]cache.Config{
 		"FetchTimeout": {FetchTimeout: 5 * time.Second}, "no room": {MaxBackground: -1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := newCache(t, cfg).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					w.Header().Set("Cache-Control", "max-age=60")
-					for range 10 {
-						fmt.Fprint(w, "line ")
-						select {
-						case <-r.Context().Done():
-							return
-						case <-time.After(time.Second):
+				h := newCache(t, cfg).Middleware(http.HandlerFunc(
+					func(w http.ResponseWriter, r *http.Request) {
+						w.Header().Set("Cache-Control", "max-age=60")
+						for range 10 {
+							fmt.Fprint(w, "line ")
+							select {
+							case <-r.Context().Done():
+								return
+							case <-time.After(time.Second):
+							}
 						}
-					}
-				}))
+					}))
 				leaving(h, "/", 1500*time.Millisecond)
 				time.Sleep(20 * time.Second)
 				require.Equal(t, strings.Repeat("line ", 10), text(t, get(h, "/")))

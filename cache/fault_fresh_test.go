@@ -175,7 +175,8 @@ func TestC35_IgnoreReloadLeavesNoDirectiveThatFetches(t *testing.T) {
 // One client's request keeps no refresh from being stored that others need.
 func TestC41_ARefreshServesAllAndNotTheOneThatBeganIt(t *testing.T) {
 	for _, field := range [][]string{
-		{"Cache-Control", "no-store"}, {"Authorization", "x"}, {"Cache-Control", "no-store, stale-if-error=9"},
+		{"Cache-Control", "no-store"}, {"Authorization", "x"},
+		{"Cache-Control", "no-store, stale-if-error=9"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			origin := numbered("Cache-Control", "max-age=60, stale-while-revalidate=60")
@@ -192,7 +193,8 @@ func TestC41_ARefreshServesAllAndNotTheOneThatBeganIt(t *testing.T) {
 	}
 }
 
-// A reload gets an answer that was made after it was sent, and not that of a fetch which has just ended.
+// A reload gets an answer that was made after it was sent, and not that of a fetch which has just
+// ended.
 func TestC35_AReloadIsNotAnsweredByAFetchThatHasEnded(t *testing.T) {
 	origin := numbered("Cache-Control", "max-age=60")
 	h := newCache(t, cache.Config{}).Middleware(origin)

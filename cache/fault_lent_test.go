@@ -15,8 +15,8 @@ import (
 	"github.com/trivet-go/trivet/cache"
 )
 
-// Frameworks tag every page, and say nothing of caches. Such a page is kept for its tag alone: nothing
-// that a client asks for, and no failure of the origin, shows one user's page to another.
+// Frameworks tag every page, and say nothing of caches. Such a page is kept for its tag alone:
+// nothing that a client asks for, and no failure of the origin, shows one user's page to another.
 func TestC34_C40_APageThatWasNeverFreshIsShownToItsOwnClientOnly(t *testing.T) {
 	for _, control := range []string{"", "max-age=0"} {
 		for _, asked := range []string{"", "max-stale", "max-stale=1000", "stale-if-error=1000"} {
@@ -54,7 +54,8 @@ func TestC34_APrivateCacheMayUseWhatWasNeverFresh(t *testing.T) {
 	require.True(t, fromCache(get(h, "/", "Cache-Control", "max-stale")))
 }
 
-// Express tags a body before it is compressed: one weak tag for all codings. Others keep a strong one.
+// Express tags a body before it is compressed: one weak tag for all codings. Others keep a strong
+// one.
 func TestC64_ATagThatCodingsShareLendsNoCodingToOthers(t *testing.T) {
 	for _, tag := range []string{`W/"abc"`, `"abc"`} {
 		h := newCache(t, cache.Config{}).Middleware(
@@ -79,7 +80,8 @@ func TestC64_ATagThatCodingsShareLendsNoCodingToOthers(t *testing.T) {
 	}
 }
 
-// An origin whose tag is that of a template must not make the cache show one user's page to another.
+// An origin whose tag is that of a template must not make the cache show one user's page to
+// another.
 func TestC15_TheTagOfAnotherUsersPageIsNotLent(t *testing.T) {
 	for _, name := range []string{"Cookie", "Authorization"} {
 		h := newCache(t, cache.Config{}).Middleware(
@@ -100,14 +102,17 @@ func TestC15_TheTagOfAnotherUsersPageIsNotLent(t *testing.T) {
 
 func TestC64_EveryOneOfSeveralCodingsMustBeAccepted(t *testing.T) {
 	for coding, shared := range map[string]bool{
-		"gzip, br": false, "br, gzip": false, "GZIP": false, "dcb": false, "aws-chunked": true, "identity": true,
+		"gzip, br": false, "br, gzip": false, "GZIP": false, "dcb": false, "aws-chunked": true,
+		"identity": true,
 	} {
-		h := newCache(t, cache.Config{}).Middleware(&counted{serve: func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Cache-Control", "max-age=60")
-			w.Header().Set("Content-Encoding", coding)
-		}})
+		h := newCache(t, cache.Config{}).Middleware(
+			&counted{serve: func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Content-Encoding", coding)
+			}})
 		get(h, "/", "Accept-Encoding", "gzip, br, dcb")
-		require.Equal(t, shared, fromCache(get(h, "/", "Accept-Encoding", "gzip")) && coding != "GZIP", coding)
+		hit := fromCache(get(h, "/", "Accept-Encoding", "gzip"))
+		require.Equal(t, shared || coding == "GZIP", hit, coding)
 		require.Equal(t, shared, fromCache(get(h, "/")), coding)
 	}
 }
@@ -130,12 +135,13 @@ func TestC20_C12_TheSpellingOfAFieldHidesNothing(t *testing.T) {
 			require.EqualValues(t, 2, origin.calls.Load())
 
 			sent := 0
-			client := newCache(t, cache.Config{}).Transport(senderFunc(func(*http.Request) (*http.Response, error) {
-				sent++
-				resp := reply(200, "x", "Expires", time.Now().Add(time.Hour).UTC().Format(http.TimeFormat))
-				resp.Header[field[0]] = []string{field[1]}
-				return resp, nil
-			}))
+			client := newCache(t, cache.Config{}).Transport(senderFunc(
+				func(*http.Request) (*http.Response, error) {
+					sent++
+					resp := reply(200, "x", "Expires", time.Now().Add(time.Hour).UTC().Format(http.TimeFormat))
+					resp.Header[field[0]] = []string{field[1]}
+					return resp, nil
+				}))
 			for range 2 {
 				resp, err := client.RoundTrip(newRequest(http.MethodGet, "http://a/"))
 				require.NoError(t, err)
@@ -226,7 +232,8 @@ func TestMemoryStore_EachCacheReadsByItsOwnSettings(t *testing.T) {
 			require.NoError(t, err)
 			test.first.Store, test.second.Store = store, store
 			origin := saying(fixed("x"), test.fields...)
-			first, second := newCache(t, test.first).Middleware(origin), newCache(t, test.second).Middleware(origin)
+			first := newCache(t, test.first).Middleware(origin)
+			second := newCache(t, test.second).Middleware(origin)
 			get(first, "/")
 			require.True(t, fromCache(get(first, "/")))
 			require.False(t, fromCache(get(second, "/")))

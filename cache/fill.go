@@ -232,6 +232,7 @@ func (f *fill) fail(err error, panicked any) {
 	}
 	f.err, f.panicked = err, panicked
 	f.entry = nil
+	f.unreserveLocked()
 	f.stream.kept = false
 	f.decided, f.done = true, true
 	f.stream.ended = true
@@ -250,6 +251,8 @@ var (
 // tooLargeLocked gives up storing.
 func (f *fill) tooLargeLocked() {
 	f.entry = nil
+	f.unreserveLocked()
+	f.stream.expected = 0
 	f.reason = ReasonTooLarge
 	f.stream.kept = false
 	f.passLocked()

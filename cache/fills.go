@@ -35,8 +35,8 @@ func (f *fill) received() time.Time {
 }
 
 // join returns a reader of a fill that x may follow. If there is none, it registers f as one that
-// others may follow, unless there are MaxVariants already. It reports false and does neither if a fill has
-// ended since x looked into the store, where what it fetched may be now.
+// others may follow, unless there are MaxVariants already. It reports false and does neither if a
+// fill has ended since x looked into the store, where what it fetched may be now.
 func (t *fillTable) join(x *exchange, f *fill, follow bool) (rd *reader, ok bool) {
 	s := t.shard(x.key)
 	s.mu.Lock()

@@ -139,8 +139,8 @@ func (x *exchange) streamed(rd *reader, w want, collapsed bool) {
 		rep.length = f.stream.size // the whole is there
 	}
 	if collapsed && stored {
-		// Without what was meant for the first client alone, and with the age that it had (RFC 9111,
-		// section 5.1).
+		// Without what was meant for the first client alone, and with the age that it had (RFC
+		// 9111, section 5.1).
 		rep.header, rep.age, rep.aged = f.entry.Header, f.entry.ageAt(time.Now()), true
 	}
 	f.mu.Unlock()

@@ -226,9 +226,9 @@ func (x *exchange) judge(e *Entry, now time.Time) judgment {
 	// cache by proxy-revalidate. So it is by s-maxage; but where the same response allows it
 	// expressly (RFC 5861), we take that as the exception, as public caches do.
 	prohibited := d.noCache || d.mustRevalidate || !x.c.cfg.Private && d.proxyRevalidate
-	// What the response does not allow expressly, no request and no failure opens in a shared cache if
-	// the response was never fresh: it is kept to be validated, and may be one client's page that
-	// says nothing of caches.
+	// What the response does not allow expressly, no request and no failure opens in a shared cache
+	// if the response was never fresh: it is kept to be validated, and may be one client's page
+	// that says nothing of caches.
 	lenient := x.c.cfg.Private || d.sMaxage == absent && p.lifetime > 0
 	if j.left <= 0 && !prohibited {
 		late := -j.left
@@ -258,8 +258,8 @@ func (x *exchange) judge(e *Entry, now time.Time) judgment {
 	return j
 }
 
-// judgeFetched is judge for what was fetched while x waited. It is as good as an answer of its own for
-// a request that asks for validation (C35).
+// judgeFetched is judge for what was fetched while x waited. It is as good as an answer of its own
+// for a request that asks for validation (C35).
 func (x *exchange) judgeFetched(e *Entry, now time.Time) judgment {
 	asked := x.cc
 	x.cc.noCache = false

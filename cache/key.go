@@ -213,9 +213,9 @@ func plainURL(scheme, host, path, query string) string {
 	return s
 }
 
-// plainEscapes returns s with escapes in one form: none for unreserved characters, and digits in upper
-// case (RFC 3986, section 6.2.2). Keys tell these spellings apart, since a handler can; a purge of
-// one of them is one of all.
+// plainEscapes returns s with escapes in one form: none for unreserved characters, and digits in
+// upper case (RFC 3986, section 6.2.2). Keys tell these spellings apart, since a handler can; a
+// purge of one of them is one of all.
 func plainEscapes(s string) string {
 	at := strings.IndexByte(s, '%')
 	if at < 0 {

@@ -145,8 +145,8 @@ func (s *MemoryStore) Put(_ context.Context, key Key, e *Entry, most int) error 
 	return nil
 }
 
-// outranks reports whether e, which has the same Variant, must not replace o: it is older (RFC 9111,
-// section 4), and does not complete the same version.
+// outranks reports whether e, which has the same Variant, must not replace o: it is older (RFC
+// 9111, section 4), and does not complete the same version.
 func (o *Entry) outranks(e *Entry) bool {
 	if !o.Received.After(e.Received) {
 		return false

@@ -18,6 +18,9 @@ import (
 // the values of the client's and ends when the response is of no use to anybody, or at
 // [Config.FetchTimeout] after the last client has left. What next writes is streamed to all clients
 // that wait for it. Its ResponseWriter can flush; it can neither be hijacked nor take deadlines.
+//
+// A Cache tells resources apart by the URL that it sees. If it is around several handlers for which
+// http.StripPrefix makes URLs alike, each needs a Cache of its own, or [Config.KeyExtra].
 func (c *Cache) Middleware(next http.Handler) http.Handler {
 	if next == nil {
 		panic("cache: nil handler")

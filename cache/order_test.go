@@ -224,7 +224,8 @@ func TestPurgeURL_ReachesWhatAnotherCachesNoVarySearchFinds(t *testing.T) {
 
 func TestPurgeURL_ReachesEverySpellingOfAURL(t *testing.T) {
 	for _, pair := range [][2]string{
-		{"/%7euser", "/~user"}, {"/~user", "/%7Euser"}, {"/a%2fb", "/a%2Fb"}, {"/?q=%61%c3%bc", "/?q=a%C3%BC"},
+		{"/%7euser", "/~user"}, {"/~user", "/%7Euser"}, {"/a%2fb", "/a%2Fb"},
+		{"/?q=%61%c3%bc", "/?q=a%C3%BC"},
 		{"/100%25", "/100%25"},
 	} {
 		origin := saying(fixed("x"), "Cache-Control", "max-age=60")

@@ -24,11 +24,12 @@ import (
 func TestReports_AStaleBodyComesOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		status := http.StatusOK
-		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Cache-Control", "s-maxage=2, stale-if-error=60")
-			w.WriteHeader(status)
-			fmt.Fprint(w, "<p>", status, "</p>")
-		}))
+		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+			func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "s-maxage=2, stale-if-error=60")
+				w.WriteHeader(status)
+				fmt.Fprint(w, "<p>", status, "</p>")
+			}))
 		get(h, "/")
 		for _, status = range []int{http.StatusOK, http.StatusInternalServerError} {
 			time.Sleep(3 * time.Second)
@@ -37,7 +38,8 @@ func TestReports_AStaleBodyComesOnce(t *testing.T) {
 	})
 }
 
-// nginx/nginx#880: an update that ends in a crash leaves the entry in the state of being updated for ever.
+// nginx/nginx#880: an update that ends in a crash leaves the entry in the state of being updated
+// for ever.
 func TestReports_ARefreshThatCrashesMakesRoomForTheNext(t *testing.T) {
 	for name, crash := range map[string]func(){
 		"panic": func() { panic("boom") }, "abort": func() { panic(http.ErrAbortHandler) },
@@ -69,7 +71,8 @@ func TestReports_ARefreshThatCrashesMakesRoomForTheNext(t *testing.T) {
 	}
 }
 
-// nginx ticket 1348: requests for ranges are answered with what is stale, and never make it be refreshed.
+// nginx ticket 1348: requests for ranges are answered with what is stale, and never make it be
+// refreshed.
 func TestReports_ARangeOfWhatIsStaleRefreshesTheWhole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		origin := newRanged(digits, `"1"`)
@@ -102,13 +105,14 @@ func (w control) WriteHeader(status int) {
 func TestReports_AnErrorThatWasSharedExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int64
-		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(time.Second)
-			w.Header().Set("Cache-Control", "max-age=2")
-			if n.Add(1) == 1 {
-				w.WriteHeader(http.StatusNotFound)
-			}
-		}))
+		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+			func(w http.ResponseWriter, r *http.Request) {
+				time.Sleep(time.Second)
+				w.Header().Set("Cache-Control", "max-age=2")
+				if n.Add(1) == 1 {
+					w.WriteHeader(http.StatusNotFound)
+				}
+			}))
 		for i, want := range []int{http.StatusNotFound, http.StatusOK, http.StatusOK} {
 			answers, _ := many(h, 10)
 			for _, resp := range answers {
@@ -120,8 +124,8 @@ func TestReports_AnErrorThatWasSharedExpires(t *testing.T) {
 	})
 }
 
-// varnishcache/varnish-cache#3169: a 304 whose weak tag and coding are those of another form of the body
-// makes the stored plain body one that claims to be compressed.
+// varnishcache/varnish-cache#3169: a 304 whose weak tag and coding are those of another form of the
+// body makes the stored plain body one that claims to be compressed.
 func TestReports_A304TellsNoOtherCoding(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		origin := newVersioned(`"foo"`, "Cache-Control", "max-age=60")
@@ -170,8 +174,8 @@ func TestReports_AgeBeginsAnewWithAValidation(t *testing.T) {
 	})
 }
 
-// gregjones/httpcache#104 and google/go-github#1503: a decoder stops at the end of its value, so the end of
-// the body is never seen, and nothing is stored.
+// gregjones/httpcache#104 and google/go-github#1503: a decoder stops at the end of its value, so
+// the end of the body is never seen, and nothing is stored.
 func TestReports_WhoDoesNotReadTheEndStillStores(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sent := 0
@@ -202,18 +206,19 @@ func TestReports_WhoDoesNotReadTheEndStillStores(t *testing.T) {
 	})
 }
 
-// http-tests/cache-tests#146 (Chromium 390229583): a part is stored, the request for one that overlaps it
-// fails, and the client gets the stored part with the wrong Content-Range.
+// http-tests/cache-tests#146 (Chromium 390229583): a part is stored, the request for one that
+// overlaps it fails, and the client gets the stored part with the wrong Content-Range.
 func TestReports_APartThatFailsIsNotMadeUpFromAnother(t *testing.T) {
 	origin := newRanged(digits, `"1"`)
 	failing := false
-	h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if failing {
-			http.Error(w, "no", http.StatusForbidden)
-			return
-		}
-		origin.ServeHTTP(w, r)
-	}))
+	h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			if failing {
+				http.Error(w, "no", http.StatusForbidden)
+				return
+			}
+			origin.ServeHTTP(w, r)
+		}))
 	require.Equal(t, "01234", text(t, get(h, "/", "Range", "bytes=0-4")))
 	failing = true
 	for _, asked := range []string{"bytes=3-7", "bytes=5-9", ""} {
@@ -230,20 +235,21 @@ func TestReports_APartThatFailsIsNotMadeUpFromAnother(t *testing.T) {
 func TestReports_A304ThatAddsAVaryDividesWhatIsStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		varies := false
-		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Cache-Control", "max-age=60")
-			plan := "free"
-			if varies {
-				w.Header().Set("Vary", "X-Plan")
-				plan = r.Header.Get("X-Plan")
-			}
-			w.Header().Set("Etag", `"`+plan+`"`)
-			if strings.Contains(r.Header.Get("If-None-Match"), `"`+plan+`"`) {
-				w.WriteHeader(http.StatusNotModified)
-				return
-			}
-			_, _ = io.WriteString(w, plan)
-		}))
+		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+			func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				plan := "free"
+				if varies {
+					w.Header().Set("Vary", "X-Plan")
+					plan = r.Header.Get("X-Plan")
+				}
+				w.Header().Set("Etag", `"`+plan+`"`)
+				if strings.Contains(r.Header.Get("If-None-Match"), `"`+plan+`"`) {
+					w.WriteHeader(http.StatusNotModified)
+					return
+				}
+				_, _ = io.WriteString(w, plan)
+			}))
 		get(h, "/")
 		varies = true
 		time.Sleep(70 * time.Second)
@@ -254,8 +260,8 @@ func TestReports_A304ThatAddsAVaryDividesWhatIsStored(t *testing.T) {
 	})
 }
 
-// squid-cache/squid#1927: what is stale on arrival is fetched anew by each of those who waited for it, one
-// after the other.
+// squid-cache/squid#1927: what is stale on arrival is fetched anew by each of those who waited for
+// it, one after the other.
 func TestReports_WhatIsStaleOnArrivalHoldsNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newCache(t, cache.Config{}).Middleware(slowly(time.Second, "x", "Cache-Control", "max-age=0",
@@ -270,14 +276,15 @@ func TestReports_WhatIsStaleOnArrivalHoldsNobodyUp(t *testing.T) {
 	})
 }
 
-// PennyDreadfulMTG/Penny-Dreadful-Tools#6615: a session is renewed with every picture, which a CDN keeps for
-// half a day: its cookie logs others in.
+// PennyDreadfulMTG/Penny-Dreadful-Tools#6615: a session is renewed with every picture, which a CDN
+// keeps for half a day: its cookie logs others in.
 func TestReports_ASessionThatIsRenewedWithAPictureIsNobodyElses(t *testing.T) {
-	h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Cache-Control", "public, max-age=43200")
-		w.Header().Set("Set-Cookie", "session="+r.Header.Get("Cookie"))
-		w.Header().Set("Content-Type", "image/svg+xml")
-	}))
+	h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "public, max-age=43200")
+			w.Header().Set("Set-Cookie", "session="+r.Header.Get("Cookie"))
+			w.Header().Set("Content-Type", "image/svg+xml")
+		}))
 	get(h, "/static/icon.svg", "Cookie", "alice")
 	require.Equal(t, "session=bob", get(h, "/static/icon.svg", "Cookie", "bob").Header.Get("Set-Cookie"))
 }

@@ -70,8 +70,8 @@ func (x *exchange) storable(resp *arrival, d *directives) Reason {
 	return ReasonNone
 }
 
-// restricted reports whether the credentials of x keep a response with these directives from being stored
-// in a shared cache (RFC 9111, section 3.5).
+// restricted reports whether the credentials of x keep a response with these directives from being
+// stored in a shared cache (RFC 9111, section 3.5).
 func (x *exchange) restricted(d *directives) bool {
 	return !x.c.cfg.Private && x.fields&hasAuthorization != 0 && !d.public && d.sMaxage == absent &&
 		!d.mustRevalidate
@@ -124,9 +124,10 @@ func (x *exchange) newEntry(resp *arrival, d *directives, mark Mark, requested t
 	return e
 }
 
-// varyWith returns the names of the fields that a response depends on. Those of credentials count also
-// if they were named around the handler: who keeps sessions or CSRF tokens there says so, and the
-// handler sends what depends on them. Others, such as Origin, are about fields that are not stored.
+// varyWith returns the names of the fields that a response depends on. Those of credentials count
+// also if they were named around the handler: who keeps sessions or CSRF tokens there says so, and
+// the handler sends what depends on them. Others, such as Origin, are about fields that are not
+// stored.
 func varyWith(resp *arrival) []string {
 	names, _ := varyNames(resp.header["Vary"])
 	around, _ := varyNames(resp.outer["Vary"])

@@ -50,10 +50,11 @@ func TestPost_WhatDoesNotAnswerGetsIsNotStored(t *testing.T) {
 func TestC50_AHeadOfAnotherStatusUpdatesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		status := http.StatusNotFound
-		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Cache-Control", "max-age=60")
-			w.WriteHeader(status)
-		}))
+		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+			func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.WriteHeader(status)
+			}))
 		get(h, "/")
 		time.Sleep(70 * time.Second)
 		status = http.StatusOK

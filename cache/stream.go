@@ -23,6 +23,7 @@ type stream struct {
 	base     int64    // offset of the first chunk
 	size     int64    // bytes written
 	expected int64    // of a first chunk
+	reserved int64    // of the room for bodies that are being fetched
 	kept     bool
 	spare    []byte // a chunk to use again
 	flushes  int    // asked for by the writer
@@ -54,7 +55,7 @@ func (f *fill) write(p []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := &f.stream
-	if s.kept && s.size+int64(len(p)) > f.c.cfg.MaxObject {
+	if size := s.size + int64(len(p)); s.kept && (size > f.c.cfg.MaxObject || !f.reserveLocked(size)) {
 		f.tooLargeLocked()
 	}
 	for len(p) > 0 {
@@ -73,6 +74,29 @@ func (f *fill) write(p []byte) error {
 	}
 	f.wakeLocked()
 	return nil
+}
+
+// reserveLocked takes room for a body of that size, or of the length that was announced. All bodies
+// that are being fetched have together as much room as the store. It reports false if there is none
+// left.
+func (f *fill) reserveLocked(size int64) bool {
+	s := &f.stream
+	more := max(size, s.expected) - s.reserved
+	if more <= 0 {
+		return true
+	}
+	if f.c.counts.buffered.Add(more) > f.c.store.Capacity() {
+		f.c.counts.buffered.Add(-more)
+		return false
+	}
+	s.reserved += more
+	return true
+}
+
+// unreserveLocked gives the room back.
+func (f *fill) unreserveLocked() {
+	f.c.counts.buffered.Add(-f.stream.reserved)
+	f.stream.reserved = 0
 }
 
 // appendLocked adds as much of p as there is room for in one chunk.
@@ -149,8 +173,8 @@ func (f *fill) waitForRoomLocked() error {
 	}
 }
 
-// dropSlowLocked gives up the readers for which the writer has waited for long: all at once, for each
-// would hold up the others as long again. The one that has read most stays.
+// dropSlowLocked gives up the readers for which the writer has waited for long: all at once, for
+// each would hold up the others as long again. The one that has read most stays.
 func (f *fill) dropSlowLocked() {
 	var best *reader
 	for rd := range f.readers {

@@ -120,9 +120,9 @@ func (x *exchange) conditions(out http.Header, selected *Entry, r *Resource) []*
 	return candidates
 }
 
-// lends reports whether the tag of e, a variant that does not match the request, may go with it, for a
-// 304 to tell that e answers it. A weak tag may stand for several codings of a body,
-// and some origins give one strong tag to all of them. A variant of other credentials is never lent.
+// lends reports whether the tag of e, a variant that does not match the request, may go with it,
+// for a 304 to tell that e answers it. A weak tag may stand for several codings of a body, and some
+// origins give one strong tag to all of them. A variant of other credentials is never lent.
 func (x *exchange) lends(e *Entry) bool {
 	h := x.r.Header
 	for i := range e.Vary {

@@ -81,8 +81,8 @@ func (s *Selecting) matches(h http.Header, m *forms) bool {
 	return m.of(s.Name, values) == s.Value
 }
 
-// matches reports whether e may answer a request with the header h (RFC 9111, section 4.1). The normal
-// forms of h are remembered in m.
+// matches reports whether e may answer a request with the header h (RFC 9111, section 4.1). The
+// normal forms of h are remembered in m.
 func (e *Entry) matches(h http.Header, m *forms) bool {
 	for i := range e.Vary {
 		if !e.Vary[i].matches(h, m) {
@@ -167,8 +167,8 @@ func (x *exchange) pick(r *Resource) (found *Entry, others bool) {
 	return nil, others
 }
 
-// found reports whether e, which is stored under the key of x, is of the same resource (C05, C62), was
-// not purged, and sets no cookie that another cache of the store was allowed to keep.
+// found reports whether e, which is stored under the key of x, is of the same resource (C05, C62),
+// was not purged, and sets no cookie that another cache of the store was allowed to keep.
 func (x *exchange) found(e *Entry) bool {
 	return e.Echo == string(x.echo) && e.Mark >= x.least && x.usable(e) &&
 		(x.c.cfg.StoreSetCookie || !x.c.policy(e).cookie)

@@ -124,8 +124,8 @@ func TestVary_TheLanguageThatIsWantedMostIsChosenAmongTheStored(t *testing.T) {
 	require.EqualValues(t, 3, origin.calls.Load(), "fr is wanted most, and not stored")
 }
 
-// A client can send a megabyte, and a URL can have many variants: the cache does not sort the one for
-// each of the others.
+// A client can send a megabyte, and a URL can have many variants: the cache does not sort the one
+// for each of the others.
 func TestC13_AHugeFieldIsNotNormalizedForEachVariant(t *testing.T) {
 	origin := varying("Accept-Language")
 	h := newCache(t, cache.Config{}).Middleware(origin)
@@ -163,7 +163,9 @@ func TestC16_VariantsDoNotWaitForEachOther(t *testing.T) {
 			var wg sync.WaitGroup
 			for i := range 3 * (to - from) {
 				language := fmt.Sprint("l", from+i%(to-from))
-				wg.Go(func() { require.Equal(t, language, text(t, get(h, "/", "Accept-Language", language))) })
+				wg.Go(func() {
+					require.Equal(t, language, text(t, get(h, "/", "Accept-Language", language)))
+				})
 			}
 			wg.Wait()
 			return time.Since(began)

@@ -123,7 +123,8 @@ func TestAURLIsPurgedAsItsRouteKnowsIt(t *testing.T) {
 	c := client(t)
 	get(t, c, g.url+"/a?utm_source=x")
 	for i, query := range []string{"?utm_source=x", "?utm_medium=y", ""} {
-		status, text := act(g, "/purge", g.gateway.token, fmt.Sprintf(`{"url": %q, "hard": true}`, g.url+"/a"+query))
+		purge := fmt.Sprintf(`{"url": %q, "hard": true}`, g.url+"/a"+query)
+		status, text := act(g, "/purge", g.gateway.token, purge)
 		require.Equal(t, http.StatusNoContent, status, text)
 		_, body := get(t, c, g.url+"/a")
 		require.Equal(t, fmt.Sprint("answer ", i+2), body)
