@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/url"
 	"runtime"
-	"sync/atomic"
 	"time"
 )
 
@@ -28,16 +27,14 @@ type Cache struct {
 	counts  counts
 
 	fills  fillTable
-	passes *Memory[Key, struct{}]     // what could not be shared lately
-	rules  *Memory[Key, []searchRule] // of No-Vary-Search, by URL without query
-	ruled  atomic.Bool                // there are any
+	passes *Memory[Key, struct{}] // what could not be shared lately
+	rules  *ruleBook              // of No-Vary-Search
 	work   work
 }
 
 const (
 	passFor    = 10 * time.Second
 	maxPasses  = 16384
-	maxRuled   = 4096
 	maxTallies = 64
 )
 
@@ -70,11 +67,13 @@ func New(cfg Config) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.rules, err = NewMemory(MemoryConfig[Key, []searchRule]{MaxEntries: maxRuled})
-	if err != nil {
-		return nil, err
+	// A purge through any of the caches that share a store must find what their rules find.
+	if shared, ok := c.store.(interface{ ruleBook() *ruleBook }); ok {
+		c.rules = shared.ruleBook()
+		return c, nil
 	}
-	return c, nil
+	c.rules, err = newRuleBook()
+	return c, err
 }
 
 // Close ends the fetches that no client waits for and waits until they have ended, or until ctx
@@ -130,8 +129,8 @@ func (c *Cache) purge(ctx context.Context, by string, p Purge) error {
 	if p.How != Soft && p.How != Hard {
 		return fmt.Errorf("%w: neither Soft nor Hard", ErrPurge)
 	}
+	c.counts.purges.Add(1) // first, for what a POST may store
 	err := c.store.Purge(ctx, p)
-	c.counts.purges.Add(1)
 	c.storeResult(ctx, err)
 	c.observe(ctx, Event{Kind: Purged, By: by, Soft: p.How == Soft, Err: err})
 	if err != nil {

@@ -286,3 +286,14 @@ func TestC42_CloseEndsWhatNobodyWaitsFor(t *testing.T) {
 		}
 	})
 }
+
+// What came from another cache is as old for a follower as for the one that it follows.
+func TestC38_AFollowerIsToldTheAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		origin := slowly(time.Second, "x", "Cache-Control", "max-age=6000", "Age", "3000")
+		answers, _ := many(newCache(t, cache.Config{}).Middleware(origin), 5)
+		for _, resp := range answers {
+			require.Contains(t, []string{"3000", "3001"}, resp.Header.Get("Age"))
+		}
+	})
+}

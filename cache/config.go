@@ -107,8 +107,8 @@ type Config struct {
 	// Drop names further fields of responses that are not replayed.
 	Drop []string
 
-	// IgnoreReload makes the cache answer requests that ask for validation (no-cache, max-age=0,
-	// Pragma) like others, so that no client can make it fetch.
+	// IgnoreReload makes the cache answer requests that ask for validation or for something fresher
+	// (no-cache, max-age, min-fresh, Pragma) like others, so that no client can make it fetch.
 	IgnoreReload bool
 
 	// Detail adds to the field Cache-Status the reason, in the words of [Reason].

@@ -3,9 +3,7 @@ package cache
 import (
 	"context"
 	"errors"
-	"maps"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 )
@@ -39,6 +37,7 @@ func (f *fill) decide(resp arrival) (again bool) {
 		return true
 	}
 	f.resp = resp
+	f.moved = resp.received
 	f.decided = true
 	if f.entry != nil {
 		f.stream.kept = true
@@ -46,7 +45,7 @@ func (f *fill) decide(resp arrival) (again bool) {
 			f.c.passes.Delete(f.x.key)
 		}
 	} else if f.updated == nil {
-		if !f.ranged && resp.status < 500 { // an error says nothing about the resource
+		if resp.status < 500 { // an error says nothing about the resource
 			f.passLocked()
 		}
 		if len(f.readers) == 0 {
@@ -59,6 +58,8 @@ func (f *fill) decide(resp arrival) (again bool) {
 
 // plain makes f's request one for the whole response, without conditions.
 func (f *fill) plain() {
+	f.mu.Lock() // who wants to follow f reads the fields of its request
+	defer f.mu.Unlock()
 	f.candidates, f.from = nil, 0
 	for _, name := range [...]string{"If-None-Match", "If-Modified-Since", "If-Range", "Range"} {
 		f.x.r.Header.Del(name)
@@ -70,7 +71,7 @@ func (f *fill) plain() {
 func (f *fill) wholeLocked(resp *arrival) {
 	x := f.x
 	d := responseDirectives(resp.header, f.c.cfg.TargetedFields)
-	f.reason = x.storable(resp, &d)
+	f.reason = f.storableLocked(resp, &d)
 	switch {
 	case f.reason != ReasonNone:
 	case resp.status == http.StatusPartialContent:
@@ -79,12 +80,19 @@ func (f *fill) wholeLocked(resp *arrival) {
 		f.reason = ReasonTooLarge
 	case serverError(resp.status) && f.base != nil && x.judge(f.base, resp.received).err:
 		f.reason = ReasonFailure // the stored response is better (RFC 5861, section 4)
-	case f.c.work.isClosed() && len(f.readers) == 0:
-		f.reason = ReasonFailure
 	default:
 		f.entry = x.newEntry(resp, &d, f.mark, f.requested)
 		f.stream.expected = max(0, f.length)
 	}
+}
+
+// storableLocked is storable for what f fetches. What a handler says after its request was given up
+// is an answer to nobody: it may be what is left when its own calls fail.
+func (f *fill) storableLocked(resp *arrival, d *directives) Reason {
+	if f.ctx.Err() != nil {
+		return ReasonFailure
+	}
+	return f.x.storable(resp, d)
 }
 
 // serverError reports whether status is one for which a stale response may stand in (RFC 5861,
@@ -104,7 +112,7 @@ func (f *fill) partLocked(resp *arrival) {
 	d := responseDirectives(resp.header, f.c.cfg.TargetedFields)
 	whole := *resp
 	whole.status = http.StatusOK
-	if f.reason = x.storable(&whole, &d); f.reason != ReasonNone {
+	if f.reason = f.storableLocked(&whole, &d); f.reason != ReasonNone {
 		return
 	}
 	s, size, ok := parseContentRange(resp.header["Content-Range"])
@@ -136,7 +144,7 @@ func (f *fill) notModifiedLocked(resp *arrival) bool {
 	fresh := *resp
 	fresh.status, fresh.header = old.Status, e.Header
 	d := responseDirectives(e.Header, f.c.cfg.TargetedFields)
-	f.reason = f.x.storable(&fresh, &d)
+	f.reason = f.storableLocked(&fresh, &d)
 	if f.reason == ReasonNone {
 		f.storeLocked(e)
 	}
@@ -175,7 +183,7 @@ func (f *fill) completedLocked(resp *arrival) bool {
 	whole := *resp
 	whole.status, whole.header = http.StatusOK, e.Header
 	d := responseDirectives(e.Header, f.c.cfg.TargetedFields)
-	f.reason = f.x.storable(&whole, &d)
+	f.reason = f.storableLocked(&whole, &d)
 	resp.status, resp.header = http.StatusOK, e.Header.Clone()
 	resp.header["Content-Length"] = []string{strconv.FormatInt(size, 10)}
 	f.length = size
@@ -212,6 +220,10 @@ func (f *fill) finish(trailer http.Header, err error) {
 		!f.x.head() {
 		err = errTruncated
 	}
+	// A handler whose request was given up may return as if it had come to the end.
+	if err == nil && f.updated == nil && f.ctx.Err() != nil && (f.length < 0 || s.size != f.length) {
+		err = context.Cause(f.ctx)
+	}
 	f.trailer = trailer
 	f.err = err
 	if err == nil {
@@ -223,100 +235,8 @@ func (f *fill) finish(trailer http.Header, err error) {
 		f.entry = nil
 	}
 	f.done, s.ended, s.err = true, true, err
+	f.unreserveLocked()
 	f.wakeLocked()
-}
-
-// keepLocked stores the response with the body that has arrived, unless that was done before.
-func (f *fill) keepLocked() {
-	if f.entry == nil || !f.stream.kept || f.stored {
-		return
-	}
-	f.stored = true
-	e := f.entry.clone() // others look at the first
-	e.Header = maps.Clone(e.Header)
-	e.Trailer = f.trailer
-	data := f.stream.bytesLocked()
-	if len(e.Segments) > 0 {
-		f.segment(e, data)
-	} else {
-		e.Size = int64(len(data))
-		if e.Size > 0 {
-			e.Segments = []Segment{{Data: data}}
-		}
-		if bodyAllowed(e.Status) && len(e.Trailer) == 0 && len(e.Header["Content-Length"]) == 0 {
-			e.Header["Content-Length"] = []string{strconv.FormatInt(e.Size, 10)}
-		}
-	}
-	f.storeLocked(e)
-}
-
-// segment gives e the part of a body that has arrived, and the parts of the same version that are
-// stored.
-func (f *fill) segment(e *Entry, data []byte) {
-	s, size, _ := parseContentRange(f.resp.header["Content-Range"])
-	offset := s.start
-	e.Segments = []Segment{{Offset: offset, Data: data}}
-	if int64(len(data)) != s.length() {
-		// The message is whole, and its Content-Range is wrong. Where the part begins is what we
-		// can believe, and that it reaches the end if it says so; it is never joined with others.
-		e.Loose = true
-		if s.end == size {
-			e.Size = offset + int64(len(data))
-		}
-		return
-	}
-	base := f.base
-	if base != nil && !base.Loose && base.Size == e.Size && f.sameVersion(base, e.Header) {
-		e.Segments = join(base.Segments, offset, data)
-		e.Header = f.c.merged(base.Header, e.Header)
-	}
-	if body, whole := e.complete(); whole && len(body) > 0 {
-		e.Header["Content-Length"] = []string{strconv.FormatInt(e.Size, 10)}
-	}
-}
-
-// storeLocked hands e to the store. It is called once for e, before anybody sees the end of the
-// body: the client's next request finds it.
-func (f *fill) storeLocked(e *Entry) {
-	ctx := context.WithoutCancel(f.ctx)
-	key := f.x.keyFor(e)
-	f.mu.Unlock()
-	defer f.mu.Lock()
-	err := f.c.put(ctx, key, e)
-	if err == nil {
-		f.c.counts.stored.Add(1)
-	}
-}
-
-// put stores e. An error of the store is nobody's but the operator's.
-func (c *Cache) put(ctx context.Context, key Key, e *Entry) (err error) {
-	defer func() {
-		if v := recover(); v != nil { // of Observe
-			c.counts.panics.Add(1)
-		}
-	}()
-	err = c.store.Put(ctx, key, e, c.cfg.MaxVariants)
-	c.storeResult(ctx, err)
-	return err
-}
-
-// keyFor returns the key that e is stored under, which depends on its field No-Vary-Search.
-func (x *exchange) keyFor(e *Entry) Key {
-	rule, ok := parseNoVarySearch(e.Header["No-Vary-Search"])
-	y := *x
-	if ok {
-		y.setRuledKey(rule)
-		rule.mark = e.Mark
-		x.c.learn(x, rule)
-	} else {
-		y.echo = y.appendQuery(slices.Clone(x.echo[:x.prefix]))
-		y.key = hashOf(y.echo)
-		if string(y.echo) != string(x.echo) {
-			x.c.rules.Delete(x.pathKey()) // the rule that x was looked up by holds no more
-		}
-	}
-	e.Echo = string(y.echo)
-	return y.key
 }
 
 func bodyAllowed(status int) bool {

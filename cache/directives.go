@@ -183,8 +183,11 @@ type requestDirectives struct {
 // maxStaleAny is the value of a max-stale without argument.
 const maxStaleAny = maxSeconds + 1
 
+// unasked is what a request without directives asks for.
+var unasked = requestDirectives{maxAge: absent, minFresh: absent, maxStale: absent, ifError: absent}
+
 func parseRequestDirectives(h http.Header) requestDirectives {
-	d := requestDirectives{maxAge: absent, minFresh: absent, maxStale: absent, ifError: absent}
+	d := unasked
 	values := h["Cache-Control"]
 	eachDirective(values, func(name, value string, hasValue bool) {
 		switch {

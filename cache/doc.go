@@ -39,14 +39,18 @@
 //
 // A handler whose answer depends on who asks must say so: Cache-Control: private or no-store, or
 // Vary. The Cache stores nothing with Set-Cookie ([Config.StoreSetCookie]) and heeds Authorization,
-// but a page that reads a cookie and says "max-age=60" is the same page for everybody.
+// but a page that reads a cookie and says "max-age=60" is the same page for everybody. If a
+// middleware around the Cache sets Vary: Cookie or Authorization, that counts as the handler's. A
+// page that was never fresh, for it has an entity tag and nothing else, is stored to be validated:
+// no max-stale of a client and no failure of the origin shows it to another client.
 //
 // # Limits of the HTTP cache
 //
 // One process: [Store] is the interface for more. A fetch that no client waits for goes on for
-// [Config.FetchTimeout]; there are at most [Config.MaxBackground]. A body that is being fetched
-// takes up to [Config.MaxObject] beside the store's bound. A handler that the Cache runs can flush
-// and send 1xx responses; Hijack works only for requests that ask for an upgrade, which pass.
+// [Config.FetchTimeout]; there are at most [Config.MaxBackground]. The bodies that are being
+// fetched take together up to the store's bound once more; beyond that they stream through and are
+// not stored. A handler that the Cache runs can flush and send 1xx responses; Hijack works only for
+// requests that ask for an upgrade, which pass.
 //
 // Two deviations from RFC 9111. A shared cache uses a stale response with s-maxage where the same
 // response has stale-while-revalidate or stale-if-error, as public caches do. And a response

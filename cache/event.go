@@ -44,7 +44,7 @@ const (
 	ReasonVaryStar      Reason = "vary-star"      // the response depends on anything
 	ReasonNoFreshness   Reason = "no-freshness"   // the response has neither freshness nor validator
 	ReasonStatus        Reason = "status"         // responses of this status are not stored
-	ReasonTooLarge      Reason = "too-large"      // the body is larger than MaxObject
+	ReasonTooLarge      Reason = "too-large"      // larger than MaxObject, or there is no room
 	ReasonPass          Reason = "pass"           // a response of this URL could not be shared lately
 	ReasonSkip          Reason = "skip"           // Config.Skip said so
 	ReasonMethod        Reason = "method"         // the method cannot be answered from a cache

@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -154,4 +155,50 @@ func TestC70_HeadersKeepsNegativeAnswersShort(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		require.False(t, fromCache(get(h, "/")))
 	})
+}
+
+func TestC35_IgnoreReloadLeavesNoDirectiveThatFetches(t *testing.T) {
+	for _, control := range []string{"no-cache", "max-age=0", "max-age=1", "min-fresh=100000"} {
+		synctest.Test(t, func(t *testing.T) {
+			origin := numbered("Cache-Control", "max-age=60, stale-while-revalidate=60")
+			h := newCache(t, cache.Config{IgnoreReload: true}).Middleware(origin)
+			get(h, "/")
+			time.Sleep(30 * time.Second)
+			require.Equal(t, "1", text(t, get(h, "/", "Cache-Control", control)), control)
+			time.Sleep(60 * time.Second)
+			require.Equal(t, "1", text(t, get(h, "/", "Cache-Control", control)), control)
+			synctest.Wait()
+		})
+	}
+}
+
+// One client's request keeps no refresh from being stored that others need.
+func TestC41_ARefreshServesAllAndNotTheOneThatBeganIt(t *testing.T) {
+	for _, field := range [][]string{
+		{"Cache-Control", "no-store"}, {"Authorization", "x"},
+		{"Cache-Control", "no-store, stale-if-error=9"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			origin := numbered("Cache-Control", "max-age=60, stale-while-revalidate=60")
+			h := newCache(t, cache.Config{}).Middleware(origin)
+			get(h, "/")
+			time.Sleep(70 * time.Second)
+			require.Equal(t, "1", text(t, get(h, "/", field...)))
+			synctest.Wait()
+			get(h, "/")
+			synctest.Wait()
+			require.Equal(t, "2", text(t, get(h, "/")))
+			require.EqualValues(t, 2, origin.calls.Load(), field)
+		})
+	}
+}
+
+// A reload gets an answer that was made after it was sent, and not that of a fetch which has just
+// ended.
+func TestC35_AReloadIsNotAnsweredByAFetchThatHasEnded(t *testing.T) {
+	origin := numbered("Cache-Control", "max-age=60")
+	h := newCache(t, cache.Config{}).Middleware(origin)
+	for i := range 3000 {
+		require.Equal(t, fmt.Sprint(i+1), text(t, get(h, "/", "Cache-Control", "no-cache")))
+	}
 }

@@ -10,7 +10,7 @@ const maxFollows = 4 // fills that one request waits for, one after the other
 // look looks for a stored response to x.
 func (x *exchange) look(ctx context.Context) (r *Resource, mark Mark, err error) {
 	c := x.c
-	if c.ruled.Load() {
+	if c.rules.any.Load() {
 		if r, mark, err, found := x.lookByRule(ctx); found {
 			return r, mark, err
 		}
@@ -25,7 +25,7 @@ func (x *exchange) look(ctx context.Context) (r *Resource, mark Mark, err error)
 
 // lookByRule looks for a response that No-Vary-Search lets answer x, and leaves x with its key.
 func (x *exchange) lookByRule(ctx context.Context) (r *Resource, mark Mark, err error, found bool) {
-	rules, _ := x.c.rules.Get(x.pathKey())
+	rules, _ := x.c.rules.memory.Get(x.pathKey())
 	if len(rules) == 0 {
 		return nil, 0, nil, false
 	}
@@ -57,6 +57,7 @@ func (x *exchange) answer(ctx context.Context) bool {
 	rep := &x.rep
 	r, mark, _ := x.look(ctx)
 	for {
+		x.mark = mark
 		e, others := x.pick(r)
 		var j judgment
 		why := ReasonURIMiss
@@ -152,8 +153,13 @@ func (x *exchange) fetch(ctx context.Context, w want) bool {
 // refresh fetches in the background what may replace e (RFC 5861, section 3): once for a key, and
 // within MaxBackground.
 func (x *exchange) refresh(e *Entry, r *Resource, mark Mark) {
+	d := &x.c.policy(e).d
+	if x.restricted(d) {
+		return // what this client's request brings would not be stored
+	}
 	f := x.newFill(mark)
 	f.refresh = true
+	f.x.cc = unasked // what the client wants is not what the next ones want
 	f.prepare(want{e: e, r: r, mark: mark, why: ReasonStale}, false)
 	if !x.c.work.begin(f) {
 		f.cancel(nil)

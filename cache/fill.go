@@ -25,6 +25,7 @@ type fill struct {
 	remember       bool // what could not be shared
 	conditionsOurs bool // the client's own were taken out
 	requested      time.Time
+	varies         []Selecting // on what another response for the URL depends, if one was seen
 	ctx            context.Context
 	cancel         context.CancelCauseFunc
 
@@ -33,6 +34,8 @@ type fill struct {
 	readers  map[*reader]bool
 	leader   *reader // who began the fill; nil for a refresh
 	interims []interim
+	forms    forms
+	moved    time.Time // when the header came, or more of the body
 	decided  bool
 	done     bool
 	stored   bool
@@ -65,7 +68,7 @@ func (x *exchange) newFill(mark Mark) *fill {
 	f := &fill{c: x.c, mark: mark, length: -1, readers: make(map[*reader]bool)}
 	own := *x
 	own.echo = slices.Clone(x.echo)
-	own.w, own.next, own.sender, own.rep = nil, nil, nil, reply{}
+	own.w, own.next, own.sender, own.rep, own.forms = nil, nil, nil, reply{}, forms{}
 	f.x = &own
 	f.ctx, f.cancel = context.WithCancelCause(context.WithoutCancel(x.r.Context()))
 	f.requested = time.Now()
@@ -84,6 +87,7 @@ func (f *fill) fetch(from origin) {
 			}
 			f.fail(nil, v)
 		}
+		f.fail(errExited, nil) // unless it has ended in another way
 		f.c.fills.remove(f)
 		f.c.work.remove(f)
 		if f.direct == nil {
@@ -138,14 +142,22 @@ func (f *fill) url() string {
 func (f *fill) read() (*reader, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.stream.base > 0 || f.done && f.entry == nil && f.updated == nil || f.decided &&
-		!f.stream.kept && f.updated == nil {
+	if f.done || f.stream.base > 0 || f.decided && !f.stream.kept && f.updated == nil {
+		return nil, false
+	}
+	if !f.c.work.claim(f) {
 		return nil, false
 	}
 	rd := &reader{f: f}
 	f.readers[rd] = true
-	f.c.work.remove(f)
 	return rd, true
+}
+
+// over reports whether f has ended.
+func (f *fill) over() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.done
 }
 
 // close takes away a reader. A fill without readers goes on if its response may be stored.
@@ -156,26 +168,19 @@ func (rd *reader) close() {
 	rd.closed = true
 	f := rd.f
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	delete(f.readers, rd)
 	if f.stream.room != nil {
 		close(f.stream.room)
 		f.stream.room = nil
 	}
-	left := len(f.readers) == 0 && !f.done
-	worth := !f.decided || f.stream.kept || f.updated != nil
 	if rd == f.leader && f.direct != nil && !rd.taken {
 		f.direct.Body.Close()
 		f.cancel(errUnneeded)
 	}
-	f.mu.Unlock()
-	if left {
-		f.c.work.adopt(f, worth)
-		f.mu.Lock()
-		done := f.done
-		f.mu.Unlock()
-		if done { // it ended meanwhile
-			f.c.work.remove(f)
-		}
+	if len(f.readers) == 0 && !f.done {
+		// With the lock held, so that nobody begins to read what is given up here.
+		f.c.work.adopt(f, !f.decided || f.stream.kept || f.updated != nil)
 	}
 }
 
@@ -227,6 +232,7 @@ func (f *fill) fail(err error, panicked any) {
 	}
 	f.err, f.panicked = err, panicked
 	f.entry = nil
+	f.unreserveLocked()
 	f.stream.kept = false
 	f.decided, f.done = true, true
 	f.stream.ended = true
@@ -237,11 +243,16 @@ func (f *fill) fail(err error, panicked any) {
 	f.wakeLocked()
 }
 
-var errPanicked = errors.New("cache: the handler panicked")
+var (
+	errPanicked = errors.New("cache: the handler panicked")
+	errExited   = errors.New("cache: the handler ended its goroutine")
+)
 
 // tooLargeLocked gives up storing.
 func (f *fill) tooLargeLocked() {
 	f.entry = nil
+	f.unreserveLocked()
+	f.stream.expected = 0
 	f.reason = ReasonTooLarge
 	f.stream.kept = false
 	f.passLocked()

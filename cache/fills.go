@@ -35,8 +35,8 @@ func (f *fill) received() time.Time {
 }
 
 // join returns a reader of a fill that x may follow. If there is none, it registers f as one that
-// others may follow. It reports false and does neither if a fill has ended since x looked into the
-// store, where what it fetched may be now.
+// others may follow, unless there are MaxVariants already. It reports false and does neither if a
+// fill has ended since x looked into the store, where what it fetched may be now.
 func (t *fillTable) join(x *exchange, f *fill, follow bool) (rd *reader, ok bool) {
 	s := t.shard(x.key)
 	s.mu.Lock()
@@ -51,9 +51,15 @@ func (t *fillTable) join(x *exchange, f *fill, follow bool) (rd *reader, ok bool
 		if rd, ok := other.read(); ok {
 			return rd, true
 		}
+		if other.over() {
+			return nil, false // what it fetched is older than x, or x has overlooked it
+		}
 	}
 	if s.ended.Load() != x.ended {
 		return nil, false
+	}
+	if len(s.fills[x.key]) >= x.c.cfg.MaxVariants {
+		return nil, true // those who come next would have to look through too many
 	}
 	f.probe = &Entry{Mark: f.mark}
 	f.probe.URL, f.probe.Labels = f.x.labels(nil)
@@ -91,8 +97,11 @@ func (f *fill) fits(x *exchange) bool {
 		probe = f.updated
 	}
 	if probe != nil {
+		if !f.done && time.Since(f.moved) > f.c.cfg.Wait {
+			return false // C27: it may hang for good, and everybody would hang with it
+		}
 		how, _ := f.c.store.Purged(probe)
-		return how == 0 && probe.matches(x.r.Header) && probe.accepted(x.r.Header)
+		return how == 0 && probe.matches(x.r.Header, &x.forms) && probe.accepted(x.r.Header)
 	}
 	if f.decided {
 		return false
@@ -100,13 +109,20 @@ func (f *fill) fits(x *exchange) bool {
 	if how, _ := f.c.store.Purged(f.probe); how != 0 {
 		return false
 	}
-	// What the response depends on is known only if there was one before.
-	if f.base == nil {
-		return true
-	}
-	for _, s := range f.base.Vary {
-		own := selecting([]string{s.Name}, f.x.r.Header)
-		if len(own) == 1 && !own[0].matches(x.r.Header) {
+	// What the response depends on is known only if one of them has seen another.
+	return f.agreesLocked(x, f.varies) && f.agreesLocked(x, x.varies)
+}
+
+// agreesLocked reports whether the request of f and x have the same values of those fields.
+func (f *fill) agreesLocked(x *exchange, varies []Selecting) bool {
+	for i := range varies {
+		name := varies[i].Name
+		own, other := f.x.r.Header[name], x.r.Header[name]
+		if len(own) == 0 || len(other) == 0 {
+			if len(own) != len(other) {
+				return false
+			}
+		} else if f.forms.of(name, own) != x.forms.of(name, other) {
 			return false
 		}
 	}

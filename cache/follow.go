@@ -3,6 +3,8 @@ package cache
 import (
 	"context"
 	"net/http"
+	"strconv"
+	"time"
 )
 
 // follow answers x from what another's fetch brings, if that can be shared.
@@ -35,8 +37,8 @@ func (x *exchange) follow(ctx context.Context, rd *reader, w want) bool {
 	switch {
 	case shared == nil || reason != ReasonNone:
 		x.follows = maxFollows // nothing to share: each fetches for itself, at the same time
-	case !shared.matches(x.r.Header) || !shared.accepted(x.r.Header) || !x.usable(shared):
-		// C16: another variant, which the store may have.
+	case !shared.matches(x.r.Header, &x.forms) || !shared.accepted(x.r.Header) || !x.usable(shared):
+		x.varies = shared.Vary // C16: another variant, which the store may have
 	default:
 		if j := x.judgeFetched(shared, f.received()); j.use != useFresh {
 			x.follows = maxFollows
@@ -92,6 +94,13 @@ func (x *exchange) lead(ctx context.Context, f *fill, w want) {
 	}
 }
 
+// sendAge sets the field Age if the answer is another's.
+func (rep *reply) sendAge(h http.Header) {
+	if rep.aged {
+		h["Age"] = []string{strconv.FormatInt(int64(rep.age/time.Second), 10)}
+	}
+}
+
 // failed reports whether f has failed in a way that lets the stored response stand in for it.
 func (x *exchange) failed(f *fill, w want) bool {
 	f.mu.Lock()
@@ -130,7 +139,9 @@ func (x *exchange) streamed(rd *reader, w want, collapsed bool) {
 		rep.length = f.stream.size // the whole is there
 	}
 	if collapsed && stored {
-		rep.header = f.entry.Header // without what was meant for the first client alone
+		// Without what was meant for the first client alone, and with the age that it had (RFC
+		// 9111, section 5.1).
+		rep.header, rep.age, rep.aged = f.entry.Header, f.entry.ageAt(time.Now()), true
 	}
 	f.mu.Unlock()
 	if !stored {

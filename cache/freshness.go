@@ -3,6 +3,7 @@ package cache
 import (
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -136,6 +137,7 @@ func understood(status int) bool {
 
 // A policyOf is what an entry's fields say, read once.
 type policyOf struct {
+	of       *Cache // whose configuration it was read by: several may share a store
 	d        directives
 	lifetime time.Duration
 	etag     string
@@ -146,14 +148,19 @@ type policyOf struct {
 	ends     []int    // of their values
 	values   []string // of all fields, one after the other
 	appends  bool     // some of them are appended to those that are there
+	cookie   bool     // one of them is Set-Cookie
+
+	text atomic.Pointer[rendering] // what is made once a second
 }
 
 // policy returns what e's fields say, as c reads them.
 func (c *Cache) policy(e *Entry) *policyOf {
-	if p := e.policy.Load(); p != nil {
+	if p := e.policy.Load(); p != nil && p.of == c {
 		return p
 	}
-	p := &policyOf{d: responseDirectives(e.Header, c.cfg.TargetedFields), status: statusText(e.Status)}
+	p := &policyOf{
+		of: c, d: responseDirectives(e.Header, c.cfg.TargetedFields), status: statusText(e.Status),
+	}
 	p.lifetime, _ = c.lifetime(e.Status, e.Header, &p.d, e.Received)
 	if values := e.Header["Etag"]; len(values) > 0 {
 		p.etag = values[0]
@@ -164,13 +171,14 @@ func (c *Cache) policy(e *Entry) *policyOf {
 		p.date = e.Received
 	}
 	for name, values := range e.Header {
-		if len(values) == 0 || name == "Age" {
+		if len(values) == 0 || name == "Age" || c.drops[name] {
 			continue
 		}
 		p.names = append(p.names, name)
 		p.values = append(p.values, values...)
 		p.ends = append(p.ends, len(p.values))
 		p.appends = p.appends || appended(name)
+		p.cookie = p.cookie || name == "Set-Cookie"
 	}
 	e.policy.Store(p)
 	return p
@@ -221,13 +229,16 @@ func (x *exchange) judge(e *Entry, now time.Time) judgment {
 	// cache by proxy-revalidate. So it is by s-maxage; but where the same response allows it
 	// expressly (RFC 5861), we take that as the exception, as public caches do.
 	prohibited := d.noCache || d.mustRevalidate || !x.c.cfg.Private && d.proxyRevalidate
+	// What the response does not allow expressly, no request and no failure opens in a shared cache
+	// if the response was never fresh: it is kept to be validated, and may be one client's page
+	// that says nothing of caches.
+	lenient := x.c.cfg.Private || d.sMaxage == absent && p.lifetime > 0
 	if j.left <= 0 && !prohibited {
 		late := -j.left
 		j.err = d.ifError != absent && late <= d.ifError.duration() ||
-			x.cc.ifError != absent && late <= x.cc.ifError.duration() && (x.c.cfg.Private ||
-				d.sMaxage == absent)
+			x.cc.ifError != absent && late <= x.cc.ifError.duration() && lenient
 		// RFC 9111, section 4.2.4: a cache that is disconnected may use what is stale.
-		j.cut = late <= disconnectedFor && (x.c.cfg.Private || d.sMaxage == absent)
+		j.cut = late <= disconnectedFor && lenient
 	}
 	switch {
 	case d.noCache:
@@ -238,7 +249,7 @@ func (x *exchange) judge(e *Entry, now time.Time) judgment {
 		j.reason = ReasonStale
 	case d.whileRevalidate != absent && -j.left <= d.whileRevalidate.duration() && !x.wantsFresh():
 		j.use, j.reason = useStale, ReasonStale
-	case x.cc.maxStale != absent && how != Soft && (x.c.cfg.Private || d.sMaxage == absent) &&
+	case x.cc.maxStale != absent && how != Soft && lenient &&
 		(x.cc.maxStale == maxStaleAny || -j.left <= x.cc.maxStale.duration()) && !x.wantsFresh():
 		j.use, j.reason = useAsked, ReasonRequest
 	default:
@@ -250,8 +261,8 @@ func (x *exchange) judge(e *Entry, now time.Time) judgment {
 	return j
 }
 
-// judgeFetched is judge for what was fetched while x waited. It is as good as an answer of its own for
-// a request that asks for validation (C35).
+// judgeFetched is judge for what was fetched while x waited. It is as good as an answer of its own
+// for a request that asks for validation (C35).
 func (x *exchange) judgeFetched(e *Entry, now time.Time) judgment {
 	asked := x.cc
 	x.cc.noCache = false
@@ -265,11 +276,11 @@ func (x *exchange) judgeFetched(e *Entry, now time.Time) judgment {
 
 // fresh decides whether a fresh response is fresh enough for the request (RFC 9111, section 5.2.1).
 func (x *exchange) fresh(d *directives, j *judgment) (use, Reason) {
-	if x.cc.minFresh > 0 && j.left < x.cc.minFresh.duration() {
-		return useNot, ReasonRequest
-	}
 	if x.c.cfg.IgnoreReload {
 		return useFresh, ReasonNone
+	}
+	if x.cc.minFresh > 0 && j.left < x.cc.minFresh.duration() {
+		return useNot, ReasonRequest
 	}
 	if x.cc.noCache {
 		return useNot, ReasonRequest
@@ -286,8 +297,6 @@ func (x *exchange) fresh(d *directives, j *judgment) (use, Reason) {
 
 // wantsFresh reports whether the request accepts nothing stale.
 func (x *exchange) wantsFresh() bool {
-	if x.cc.minFresh > 0 {
-		return true
-	}
-	return !x.c.cfg.IgnoreReload && (x.cc.noCache || x.cc.maxAge != absent && x.cc.maxStale == absent)
+	return !x.c.cfg.IgnoreReload && (x.cc.noCache || x.cc.minFresh > 0 ||
+		x.cc.maxAge != absent && x.cc.maxStale == absent)
 }

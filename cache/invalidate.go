@@ -47,12 +47,12 @@ func (x *exchange) invalidate(ctx context.Context, status int, h http.Header) {
 		labels = append(labels, groupLabel(plainHost(target.Scheme, target.Host), group))
 	}
 	var failed error
+	x.c.counts.purges.Add(1) // first, for what a POST may store
 	for _, label := range labels {
 		if err := x.c.store.Purge(ctx, Purge{Label: label, How: Hard}); err != nil {
 			failed = err
 		}
 	}
-	x.c.counts.purges.Add(1)
 	x.c.storeResult(ctx, failed)
 	x.c.observe(ctx, Event{Kind: Purged, By: "method", Err: failed})
 }
@@ -98,8 +98,9 @@ func (x *exchange) posted(ctx context.Context, status int, own, outer http.Heade
 
 // update updates what is stored with the response to a HEAD (RFC 9111, section 4.3.5): what cannot
 // be the same any more is invalidated.
-func (x *exchange) update(ctx context.Context, status int, h http.Header, began time.Time) {
-	r, mark, err := x.look(ctx)
+func (x *exchange) update(ctx context.Context, status int, h, outer http.Header, began time.Time) {
+	mark := x.mark // what was purged while the HEAD was under way it knows nothing of
+	r, _, err := x.look(ctx)
 	if err != nil {
 		return
 	}
@@ -114,7 +115,7 @@ func (x *exchange) update(ctx context.Context, status int, h http.Header, began 
 		_ = x.c.store.Purge(ctx, Purge{Label: old.Labels[0], How: Soft})
 		return
 	}
-	resp := arrival{status: status, header: h, received: time.Now()}
+	resp := arrival{status: status, header: h, outer: outer, received: time.Now()}
 	e := x.updated(old, &resp, mark, began)
 	fresh := resp
 	fresh.header = e.Header

@@ -119,9 +119,10 @@ func (x *exchange) appendUnkeyed(b []byte, mask fieldSet) []byte {
 // withoutPeers returns the parameters of a Forwarded field (RFC 7239) without those that tell one
 // client or proxy from another.
 func withoutPeers(values []string) string {
-	var rest []string
+	var list []string
 	for _, v := range values {
 		for _, element := range splitList(v, ',') {
+			var rest []string
 			for _, pair := range splitList(element, ';') {
 				name, _, _ := strings.Cut(pair, "=")
 				if name = textproto.TrimString(name); !strings.EqualFold(name, "for") &&
@@ -129,9 +130,12 @@ func withoutPeers(values []string) string {
 					rest = append(rest, pair)
 				}
 			}
+			if len(rest) > 0 {
+				list = append(list, strings.Join(rest, ";"))
+			}
 		}
 	}
-	return strings.Join(rest, ";")
+	return strings.Join(list, ",")
 }
 
 // appendBody appends what RFC 10008, section 2.7, adds to the key of a QUERY: its content and the
@@ -202,11 +206,43 @@ func plainURL(scheme, host, path, query string) string {
 	if path == "" {
 		path = "/"
 	}
-	s := "//" + plainHost(scheme, host) + path
+	s := "//" + plainHost(scheme, host) + plainEscapes(path)
 	if query != "" {
-		s += "?" + query
+		s += "?" + plainEscapes(query)
 	}
 	return s
+}
+
+// plainEscapes returns s with escapes in one form: none for unreserved characters, and digits in
+// upper case (RFC 3986, section 6.2.2). Keys tell these spellings apart, since a handler can; a
+// purge of one of them is one of all.
+func plainEscapes(s string) string {
+	at := strings.IndexByte(s, '%')
+	if at < 0 {
+		return s
+	}
+	b := make([]byte, at, len(s))
+	copy(b, s)
+	for i := at; i < len(s); i++ {
+		if s[i] != '%' || i+2 >= len(s) || !isHex(s[i+1]) || !isHex(s[i+2]) {
+			b = append(b, s[i])
+			continue
+		}
+		c := unhex(s[i+1])<<4 | unhex(s[i+2])
+		if unreserved(c) {
+			b = append(b, c)
+		} else {
+			const digits = "0123456789ABCDEF"
+			b = append(b, '%', digits[c>>4], digits[c&15])
+		}
+		i += 2
+	}
+	return string(b)
+}
+
+func unreserved(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
+		strings.IndexByte("-._~", c) >= 0
 }
 
 // urlLabels returns the labels that responses for u may be found by.

@@ -34,6 +34,7 @@ type MemoryStore struct {
 	max    int64
 	memory *Memory[Key, *Resource]
 	purges purges
+	rules  *ruleBook // of the caches that share the store
 
 	// Put reads and writes an entry of memory; the lock of its key guards the two steps.
 	locks [storeLocks]sync.Mutex
@@ -72,8 +73,11 @@ func NewMemoryStore(cfg MemoryStoreConfig) (*MemoryStore, error) {
 		return nil, err
 	}
 	s.memory = memory
-	return s, nil
+	s.rules, err = newRuleBook()
+	return s, err
 }
+
+func (s *MemoryStore) ruleBook() *ruleBook { return s.rules }
 
 // left tells that r is no longer in memory.
 func (s *MemoryStore) left(_ Key, r *Resource) {
@@ -120,6 +124,10 @@ func (s *MemoryStore) Put(_ context.Context, key Key, e *Entry, most int) error 
 		weight := e.weight() + resourceOverhead
 		for _, o := range old.Entries {
 			if o.Variant == e.Variant {
+				if o.outranks(e) {
+					s.drop(e)
+					return nil
+				}
 				continue
 			}
 			// A resource heavier than a quarter of the bound would be refused: its oldest variants
@@ -135,6 +143,17 @@ func (s *MemoryStore) Put(_ context.Context, key Key, e *Entry, most int) error 
 	}
 	s.memory.Set(key, r)
 	return nil
+}
+
+// outranks reports whether e, which has the same Variant, must not replace o: it is older (RFC
+// 9111, section 4), and does not complete the same version.
+func (o *Entry) outranks(e *Entry) bool {
+	if !o.Received.After(e.Received) {
+		return false
+	}
+	_, whole := o.complete()
+	tag := e.Header.Get("Etag")
+	return whole || !strongTag(tag) || tag != o.Header.Get("Etag")
 }
 
 // Purged implements [Store].

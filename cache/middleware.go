@@ -18,6 +18,9 @@ import (
 // the values of the client's and ends when the response is of no use to anybody, or at
 // [Config.FetchTimeout] after the last client has left. What next writes is streamed to all clients
 // that wait for it. Its ResponseWriter can flush; it can neither be hijacked nor take deadlines.
+//
+// A Cache tells resources apart by the URL that it sees. If it is around several handlers for which
+// http.StripPrefix makes URLs alike, each needs a Cache of its own, or [Config.KeyExtra].
 func (c *Cache) Middleware(next http.Handler) http.Handler {
 	if next == nil {
 		panic("cache: nil handler")
@@ -172,6 +175,7 @@ func (x *exchange) stream(ctx context.Context) {
 	defer rd.close()
 	h := w.Header()
 	layOver(h, rep.header, rep.bare)
+	rep.sendAge(h)
 	h["Cache-Status"] = append(h["Cache-Status"][:len(h["Cache-Status"]):len(h["Cache-Status"])], rep.state)
 	if rep.length >= 0 {
 		setLength(h, rep.length)
@@ -295,8 +299,8 @@ func (x *exchange) pass(why Reason) {
 	began := time.Now()
 	x.rep = reply{outcome: Pass, reason: why, length: -1}
 	w := &watcher{Recorder: *response.NewRecorder(x.w, r), x: x, began: began,
-		state: x.c.fetchedState(why, 0, false, false, why)}
-	if method == http.MethodPost {
+		purges: x.c.counts.purges.Load(), state: x.c.fetchedState(why, 0, false, false, why)}
+	if method == http.MethodPost || x.head() && x.echo != nil {
 		w.outer = cloneHeader(x.w.Header())
 	}
 	defer func() {

@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/dunglas/httpsfv"
 )
@@ -168,12 +169,26 @@ func unhex(c byte) byte {
 	return c - 'a' + 10
 }
 
-const maxRules = 4 // of one URL; the latest stay
+const (
+	maxRules = 4    // of one URL; the latest stay
+	maxRuled = 4096 // URLs
+)
+
+// A ruleBook is the rules of URLs without their query.
+type ruleBook struct {
+	memory *Memory[Key, []searchRule]
+	any    atomic.Bool // there are any
+}
+
+func newRuleBook() (*ruleBook, error) {
+	m, err := NewMemory(MemoryConfig[Key, []searchRule]{MaxEntries: maxRuled})
+	return &ruleBook{memory: m}, err
+}
 
 // learn remembers that responses for the path of x have rule.
 func (c *Cache) learn(x *exchange, rule searchRule) {
 	key := x.pathKey()
-	rules, _ := c.rules.Get(key)
+	rules, _ := c.rules.memory.Get(key)
 	if len(rules) > 0 && rules[0].text == rule.text {
 		return
 	}
@@ -188,8 +203,8 @@ func (c *Cache) learn(x *exchange, rule searchRule) {
 			list = append(list, r)
 		}
 	}
-	c.rules.Set(key, list)
-	c.ruled.Store(true)
+	c.rules.memory.Set(key, list)
+	c.rules.any.Store(true)
 }
 
 // pathKey returns what the rules of x's URL are known by.
@@ -200,6 +215,6 @@ func (x *exchange) pathKey() Key {
 
 // rulesOf returns the rules of a URL without its query.
 func (c *Cache) rulesOf(plain string) []searchRule {
-	rules, _ := c.rules.Get(hashOf([]byte(plain)))
+	rules, _ := c.rules.memory.Get(hashOf([]byte(plain)))
 	return rules
 }

@@ -12,7 +12,10 @@ import (
 func (f *fill) prepare(w want, passed bool) {
 	x := f.x
 	r := x.r.Clone(f.ctx)
-	f.base = w.e
+	f.base, f.varies = w.e, x.varies
+	if w.e != nil {
+		f.varies = w.e.Vary
+	}
 	h := r.Header
 	if h == nil {
 		h = make(http.Header)

@@ -203,3 +203,30 @@ func TestRange_AWholeThatComesForARangeIsStoredWhole(t *testing.T) {
 	require.Equal(t, "01", text(t, get(h, "/", "Range", "bytes=0-1")))
 	require.EqualValues(t, 1, origin.calls.Load())
 }
+
+// The parts of a body are together no more than a body may be, and no more than some number.
+func TestC47_PartsTogetherAreBounded(t *testing.T) {
+	for name, test := range map[string]struct{ most, length, step int }{
+		"bytes": {1000, 1000, 1000}, "number": {100_000, 1, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			body := strings.Repeat("0123456789", 1000)
+			store := newSpyStore(t, cache.MemoryStoreConfig{})
+			h := newCache(t, cache.Config{Store: store, MaxObject: int64(test.most)}).Middleware(
+				newRanged(body, `"1"`))
+			for first := 0; first < 200*test.step && first < len(body); first += test.step {
+				last := first + test.length - 1
+				require.Equal(t, body[first:last+1],
+					text(t, get(h, "/", "Range", fmt.Sprintf("bytes=%d-%d", first, last))))
+			}
+			for _, e := range store.stored() {
+				size := 0
+				for _, s := range e.Segments {
+					size += len(s.Data)
+				}
+				require.LessOrEqual(t, size, test.most)
+				require.LessOrEqual(t, len(e.Segments), 64)
+			}
+		})
+	}
+}

@@ -24,6 +24,7 @@ type reply struct {
 	bare                      bool   // a 304: without what describes the body
 
 	age      time.Duration
+	aged     bool   // age is sent with header
 	state    string // the value for Cache-Status
 	pattern  string
 	outcome  Outcome
@@ -85,9 +86,6 @@ func (x *exchange) answerRange(rep *reply, e *Entry, p *policyOf) (done, ok bool
 	rep.status = http.StatusPartialContent
 	if len(spans) == 1 {
 		rep.body, ok = e.part(spans[0])
-		if !ok && e.Loose && spans[0].end == e.Size {
-			return true, false
-		}
 		rep.contentRange = spans[0].contentRange(e.Size)
 		rep.length = spans[0].length()
 		return true, ok
@@ -166,7 +164,7 @@ func (rep *reply) fields(h http.Header) {
 		rest = rest[1:]
 		return v
 	}
-	text := rep.entry.rendered(rep.age, rep)
+	text := p.rendered(rep.age, rep)
 	h["Age"] = one(text.age)
 	if before := h["Cache-Status"]; len(before) > 0 {
 		h["Cache-Status"] = append(before[:len(before):len(before)], text.state)

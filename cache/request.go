@@ -26,11 +26,14 @@ type exchange struct {
 	echo    []byte // what was hashed into key
 	prefix  int    // of echo, without the query
 	began   time.Time
-	ended   uint64    // of the fillShard, before the store was asked
-	least   Mark      // of entries that may be found by the key
-	looks   int       // into the store, again
-	follows int       // fills that were waited for
-	room    [512]byte // of echo, if it is not longer
+	ended   uint64 // of the fillShard, before the store was asked
+	mark    Mark   // read with the last look into the store
+	least   Mark   // of entries that may be found by the key
+	looks   int    // into the store, again
+	follows int    // fills that were waited for
+	forms   forms
+	varies  []Selecting // on what another response for the URL depends, if one was seen
+	room    [512]byte   // of echo, if it is not longer
 }
 
 var exchanges = sync.Pool{New: func() any { return new(exchange) }}
@@ -60,7 +63,7 @@ const (
 	hasIfModifiedSince
 	hasPrecondition // If-Match, If-Unmodified-Since
 	hasUpgrade
-	hasTransferEncoding
+	hasOddName // one that is not in canonical form, which nobody would look up
 )
 
 // fieldsOf walks through the fields of a request.
@@ -111,6 +114,10 @@ func fieldsOf(h http.Header) fieldSet {
 			if name == "Upgrade" {
 				set |= hasUpgrade
 			}
+		default:
+			if name != "" && 'a' <= name[0] && name[0] <= 'z' {
+				set |= hasOddName
+			}
 		}
 	}
 	return set
@@ -127,6 +134,8 @@ func (x *exchange) from() origin {
 // release gives x back for another request.
 func (x *exchange) release() {
 	x.c, x.r, x.w, x.next, x.sender, x.body, x.echo, x.rep = nil, nil, nil, nil, nil, nil, nil, reply{}
+	x.varies = nil
+	x.forms.reset()
 	exchanges.Put(x)
 }
 
@@ -136,7 +145,7 @@ func (x *exchange) begin(c *Cache, r *http.Request, server bool) Reason {
 	x.body, x.echo, x.key = nil, nil, Key{}
 	x.looks, x.follows, x.least = 0, 0, 0
 	x.began = time.Now()
-	x.cc = requestDirectives{maxAge: absent, minFresh: absent, maxStale: absent, ifError: absent}
+	x.cc = unasked
 	x.fields = fieldsOf(r.Header)
 	switch r.Method {
 	case http.MethodGet, "", http.MethodHead:
@@ -149,7 +158,7 @@ func (x *exchange) begin(c *Cache, r *http.Request, server bool) Reason {
 	default:
 		return ReasonMethod
 	}
-	if x.fields&(hasUpgrade|hasPrecondition) != 0 || r.URL == nil || r.URL.Opaque != "" ||
+	if x.fields&(hasUpgrade|hasPrecondition|hasOddName) != 0 || r.URL == nil || r.URL.Opaque != "" ||
 		!server && r.URL.Host == "" {
 		return ReasonRequest
 	}

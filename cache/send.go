@@ -29,6 +29,7 @@ func (o *sent) fetch(f *fill) {
 		if own == nil {
 			own = make(http.Header)
 		}
+		own = plainNames(own)
 		if f.decide(arrival{status: resp.StatusCode, header: own}) {
 			drain(resp.Body)
 			f.plain()

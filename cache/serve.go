@@ -98,7 +98,7 @@ func ownFields(h, outer http.Header) http.Header {
 			own[name] = slices.Clone(values)
 		}
 	}
-	return own
+	return plainNames(own)
 }
 
 // appended reports whether the values of a field are added to those that are there.

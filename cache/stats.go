@@ -46,6 +46,7 @@ type counts struct {
 	refreshes, failures, putOff    atomic.Uint64
 	purges, panics, storeErrors    atomic.Uint64
 	filling, background, storeDown atomic.Int64
+	buffered                       atomic.Int64 // bytes of bodies that are being fetched and stored
 }
 
 // Stats returns a snapshot.

@@ -17,22 +17,22 @@ type rendering struct {
 	state  string // of a hit
 }
 
-// rendered returns the texts for an answer from e.
-func (e *Entry) rendered(age time.Duration, rep *reply) *rendering {
+// rendered returns the texts for an answer from a stored response of that age.
+func (p *policyOf) rendered(age time.Duration, rep *reply) *rendering {
 	second := int64(age / time.Second)
 	if rep.state != "" {
 		return &rendering{second: second, age: strconv.FormatInt(second, 10), state: rep.state}
 	}
-	if r := e.text.Load(); r != nil && r.second == second {
+	if r := p.text.Load(); r != nil && r.second == second {
 		return r
 	}
-	left := int64(rep.policy.lifetime/time.Second) - second
+	left := int64(p.lifetime/time.Second) - second
 	r := &rendering{
 		second: second,
 		age:    strconv.FormatInt(second, 10),
 		state:  cacheName + "; hit; ttl=" + strconv.FormatInt(left, 10),
 	}
-	e.text.Store(r)
+	p.text.Store(r)
 	return r
 }
 

@@ -38,16 +38,20 @@ func (x *exchange) storable(resp *arrival, d *directives) Reason {
 		return ReasonPrivate
 	case len(h["Set-Cookie"]) > 0 && !x.c.cfg.StoreSetCookie && !x.c.strips(d, "Set-Cookie"):
 		return ReasonSetCookie
-	case shared && x.fields&hasAuthorization != 0 && !d.public && d.sMaxage == absent && !d.mustRevalidate:
-		return ReasonAuthorization // RFC 9111, section 3.5
+	case x.restricted(d):
+		return ReasonAuthorization
 	}
 	// What a middleware around us forbids holds too, where the handler says nothing.
 	if resp.outer != nil && len(h["Cache-Control"]) == 0 && !d.targeted {
-		if o := responseDirectives(resp.outer, nil); o.noStore || shared && o.private {
+		o := responseDirectives(resp.outer, nil)
+		if o.noStore || o.noCache || o.maxAge == 0 || shared && (o.private || o.sMaxage == 0) {
 			return ReasonNoStore
 		}
 	}
 	if _, star := varyNames(h["Vary"]); star {
+		return ReasonVaryStar
+	}
+	if _, star := varyNames(resp.outer["Vary"]); star {
 		return ReasonVaryStar
 	}
 	life, explicit := x.c.lifetime(resp.status, h, d, resp.received)
@@ -64,6 +68,13 @@ func (x *exchange) storable(resp *arrival, d *directives) Reason {
 		return ReasonNoFreshness
 	}
 	return ReasonNone
+}
+
+// restricted reports whether the credentials of x keep a response with these directives from being
+// stored in a shared cache (RFC 9111, section 3.5).
+func (x *exchange) restricted(d *directives) bool {
+	return !x.c.cfg.Private && x.fields&hasAuthorization != 0 && !d.public && d.sMaxage == absent &&
+		!d.mustRevalidate
 }
 
 // strips reports whether a directive keeps a field of the response from being stored.
@@ -95,7 +106,7 @@ func (c *Cache) storedHeader(h http.Header, d *directives, received time.Time) h
 // newEntry returns the Entry for a response that may be stored, without a body.
 func (x *exchange) newEntry(resp *arrival, d *directives, mark Mark, requested time.Time) *Entry {
 	c := x.c
-	names, _ := varyNames(resp.header["Vary"])
+	names := varyWith(resp)
 	e := &Entry{
 		Echo:      string(x.echo),
 		Mark:      mark,
@@ -111,6 +122,22 @@ func (x *exchange) newEntry(resp *arrival, d *directives, mark Mark, requested t
 	e.Variant = variantOf(e.Vary)
 	e.URL, e.Labels = x.labels(resp.header)
 	return e
+}
+
+// varyWith returns the names of the fields that a response depends on. Those of credentials count
+// also if they were named around the handler: who keeps sessions or CSRF tokens there says so, and
+// the handler sends what depends on them. Others, such as Origin, are about fields that are not
+// stored.
+func varyWith(resp *arrival) []string {
+	names, _ := varyNames(resp.header["Vary"])
+	around, _ := varyNames(resp.outer["Vary"])
+	for _, name := range around {
+		if secretField(name) && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // labels returns what purges will find a response by.

@@ -18,8 +18,9 @@ type Store interface {
 	// request a miss.
 	Get(ctx context.Context, key Key) (*Resource, Mark, error)
 
-	// Put stores e under key, in place of the entry with the same Variant. Beyond max entries, the
-	// ones that were put longest ago leave. What was purged since e.Mark is not stored, or is found
+	// Put stores e under key, in place of the entry with the same Variant, unless that was received
+	// later: a slow fetch must not bring back an older version. Beyond max entries, the ones that
+	// were put longest ago leave. What was purged since e.Mark is not stored, or is found
 	// by Purged later.
 	Put(ctx context.Context, key Key, e *Entry, max int) error
 
@@ -82,12 +83,11 @@ type Entry struct {
 
 	StaleSince time.Time // of a soft purge, if the store knows of it no more
 
-	policy  atomic.Pointer[policyOf]  // derived from the above
-	text    atomic.Pointer[rendering] // what is made once a second
-	checked atomic.Uint64             // MemoryStore's count of purges when this was found valid
-	softAt  atomic.Int64              // Unix nanoseconds at which a soft purge was first noticed
-	held    []*label                  // MemoryStore's labels, while the entry is stored
-	uses    atomic.Int32              // MemoryStore's resources that the entry is in
+	policy  atomic.Pointer[policyOf] // derived from the above
+	checked atomic.Uint64            // MemoryStore's count of purges when this was found valid
+	softAt  atomic.Int64             // Unix nanoseconds at which a soft purge was first noticed
+	held    []*label                 // MemoryStore's labels, while the entry is stored
+	uses    atomic.Int32             // MemoryStore's resources that the entry is in
 }
 
 // A Segment is a part of a body.

@@ -23,6 +23,7 @@ type stream struct {
 	base     int64    // offset of the first chunk
 	size     int64    // bytes written
 	expected int64    // of a first chunk
+	reserved int64    // of the room for bodies that are being fetched
 	kept     bool
 	spare    []byte // a chunk to use again
 	flushes  int    // asked for by the writer
@@ -54,7 +55,7 @@ func (f *fill) write(p []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := &f.stream
-	if s.kept && s.size+int64(len(p)) > f.c.cfg.MaxObject {
+	if size := s.size + int64(len(p)); s.kept && (size > f.c.cfg.MaxObject || !f.reserveLocked(size)) {
 		f.tooLargeLocked()
 	}
 	for len(p) > 0 {
@@ -66,12 +67,36 @@ func (f *fill) write(p []byte) error {
 		n := s.appendLocked(p)
 		p = p[n:]
 	}
+	f.moved = time.Now()
 	if f.length >= 0 && s.size == f.length {
 		// A client that knows the length may send its next request at once.
 		f.keepLocked()
 	}
 	f.wakeLocked()
 	return nil
+}
+
+// reserveLocked takes room for a body of that size, or of the length that was announced. All bodies
+// that are being fetched have together as much room as the store. It reports false if there is none
+// left.
+func (f *fill) reserveLocked(size int64) bool {
+	s := &f.stream
+	more := max(size, s.expected) - s.reserved
+	if more <= 0 {
+		return true
+	}
+	if f.c.counts.buffered.Add(more) > f.c.store.Capacity() {
+		f.c.counts.buffered.Add(-more)
+		return false
+	}
+	s.reserved += more
+	return true
+}
+
+// unreserveLocked gives the room back.
+func (f *fill) unreserveLocked() {
+	f.c.counts.buffered.Add(-f.stream.reserved)
+	f.stream.reserved = 0
 }
 
 // appendLocked adds as much of p as there is room for in one chunk.
@@ -138,11 +163,7 @@ func (f *fill) waitForRoomLocked() error {
 		case <-stall:
 			stalled.Reset(stallFor)
 			f.mu.Lock()
-			if len(f.readers) > 1 && f.readers[slowest] && s.size-slowest.off >= window {
-				slowest.dropped = true
-				delete(f.readers, slowest)
-				f.wakeLocked()
-			}
+			f.dropSlowLocked()
 			continue
 		}
 		f.mu.Lock()
@@ -150,6 +171,24 @@ func (f *fill) waitForRoomLocked() error {
 			return context.Cause(f.ctx)
 		}
 	}
+}
+
+// dropSlowLocked gives up the readers for which the writer has waited for long: all at once, for
+// each would hold up the others as long again. The one that has read most stays.
+func (f *fill) dropSlowLocked() {
+	var best *reader
+	for rd := range f.readers {
+		if best == nil || rd.off > best.off || rd.off == best.off && rd == f.leader {
+			best = rd
+		}
+	}
+	for rd := range f.readers {
+		if rd != best && f.stream.size-rd.off >= window {
+			rd.dropped = true
+			delete(f.readers, rd)
+		}
+	}
+	f.wakeLocked()
 }
 
 // trimLocked drops the chunks that every reader has read, and returns the slowest of them.
@@ -202,11 +241,7 @@ func (rd *reader) next(ctx context.Context, last int) (p []byte, flush bool, err
 			rd.flushes = s.flushes
 			return nil, true, nil
 		case rd.off < s.size:
-			p = s.atLocked(rd.off)
-			if rd.off < s.flushAt {
-				p = p[:min(int64(len(p)), s.flushAt-rd.off)]
-			}
-			return p, false, nil
+			return s.atLocked(rd.off), false, nil
 		case s.ended && s.err != nil:
 			return nil, false, s.err
 		case s.ended:

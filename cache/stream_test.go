@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -345,4 +347,41 @@ func TestC56_InterimResponsesAreForwardedAndNotStored(t *testing.T) {
 		require.Equal(t, i == 0, strings.Contains(string(answer), "Link:"))
 		require.Contains(t, string(answer), "200 OK")
 	}
+}
+
+// Many large bodies at the same time take no more memory than the store may: those beyond it stream
+// through.
+func TestC52_BodiesUnderWayAreBoundedTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, err := cache.NewMemoryStore(cache.MemoryStoreConfig{MaxBytes: 64 << 10})
+		require.NoError(t, err)
+		body := strings.Repeat("x", 10<<10)
+		more := make(chan struct{})
+		c := newCache(t, cache.Config{Store: store, MaxObject: 12 << 10})
+		h := c.Middleware(
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				_, _ = io.WriteString(w, body[1:])
+				<-more
+				_, _ = io.WriteString(w, body[:1])
+			}))
+		stored := 0
+		for range 2 { // what the first ones took is given back
+			var wg sync.WaitGroup
+			var visits []*visit
+			for i := range 20 {
+				visits = append(visits, visitAs(h, request(fmt.Sprint("/", i)), &wg))
+				synctest.Wait()
+			}
+			close(more)
+			wg.Wait()
+			for _, v := range visits {
+				require.Equal(t, body, v.body)
+			}
+			stored += 6
+			require.EqualValues(t, stored, c.Stats().Stored)
+			time.Sleep(2 * time.Minute)
+			more = make(chan struct{})
+		}
+	})
 }

@@ -81,7 +81,7 @@ func (x *exchange) send(why Reason) (*http.Response, error) {
 	if unsafeMethod(r.Method) {
 		x.invalidate(r.Context(), resp.StatusCode, resp.Header)
 	} else if x.head() && x.echo != nil {
-		x.update(r.Context(), resp.StatusCode, resp.Header, began)
+		x.update(r.Context(), resp.StatusCode, plainNames(resp.Header), nil, began)
 	}
 	if resp.Header != nil {
 		resp.Header.Add("Cache-Status", x.c.fetchedState(why, 0, false, false, why))
@@ -124,6 +124,7 @@ func (x *exchange) response(r *http.Request) (*http.Response, error) {
 	default:
 		resp.Header = make(http.Header, len(rep.header)+1)
 		layOver(resp.Header, rep.header, rep.bare)
+		rep.sendAge(resp.Header)
 		resp.Header["Cache-Status"] = append(resp.Header["Cache-Status"], rep.state)
 		if rep.bare {
 			rep.rd.close()

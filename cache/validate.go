@@ -99,7 +99,7 @@ func (x *exchange) conditions(out http.Header, selected *Entry, r *Resource) []*
 	}
 	if r != nil {
 		for _, e := range r.Entries {
-			if e != selected && e.Echo == string(x.echo) && x.usable(e) {
+			if e != selected && e.Echo == string(x.echo) && x.usable(e) && x.lends(e) {
 				add(e)
 			}
 		}
@@ -120,6 +120,19 @@ func (x *exchange) conditions(out http.Header, selected *Entry, r *Resource) []*
 	return candidates
 }
 
+// lends reports whether the tag of e, a variant that does not match the request, may go with it,
+// for a 304 to tell that e answers it. A weak tag may stand for several codings of a body, and some
+// origins give one strong tag to all of them. A variant of other credentials is never lent.
+func (x *exchange) lends(e *Entry) bool {
+	h := x.r.Header
+	for i := range e.Vary {
+		if secretField(e.Vary[i].Name) && !e.Vary[i].matches(h, &x.forms) {
+			return false
+		}
+	}
+	return strongTag(x.c.policy(e).etag) && e.readable(h)
+}
+
 // validated returns the stored response that a 304 with header h is about; nil if it is about none
 // of those that were asked for (RFC 9111, section 4.3.4).
 func (c *Cache) validated(candidates []*Entry, h http.Header) *Entry {
@@ -133,11 +146,16 @@ func (c *Cache) validated(candidates []*Entry, h http.Header) *Entry {
 			}
 		}
 	case modified != "":
+		var found *Entry
 		for _, e := range candidates {
 			if e.Header.Get("Last-Modified") == modified {
-				return e
+				if found != nil {
+					return nil // variants that were changed at the same time
+				}
+				found = e
 			}
 		}
+		return found
 	case len(candidates) == 1:
 		// Without a validator it can only be about the one that was asked for.
 		return candidates[0]

@@ -70,7 +70,7 @@ func variantOf(list []Selecting) string {
 }
 
 // matches reports whether h has the same value of the field as the request that s is from.
-func (s *Selecting) matches(h http.Header) bool {
+func (s *Selecting) matches(h http.Header, m *forms) bool {
 	values := h[s.Name]
 	if len(values) == 0 || s.None {
 		return s.None && len(values) == 0
@@ -78,13 +78,14 @@ func (s *Selecting) matches(h http.Header) bool {
 	if len(values) == 1 && s.raw != "" && values[0] == s.raw {
 		return true
 	}
-	return normalForm(s.Name, values) == s.Value
+	return m.of(s.Name, values) == s.Value
 }
 
-// matches reports whether e may answer a request with the header h (RFC 9111, section 4.1).
-func (e *Entry) matches(h http.Header) bool {
+// matches reports whether e may answer a request with the header h (RFC 9111, section 4.1). The
+// normal forms of h are remembered in m.
+func (e *Entry) matches(h http.Header, m *forms) bool {
 	for i := range e.Vary {
-		if !e.Vary[i].matches(h) {
+		if !e.Vary[i].matches(h, m) {
 			return false
 		}
 	}
@@ -93,7 +94,7 @@ func (e *Entry) matches(h http.Header) bool {
 
 // speaks reports whether e is in the one language that the request wants most, although the origin
 // was asked with other words. RFC 9111, section 4.1, lets a cache choose by quality.
-func (e *Entry) speaks(h http.Header) bool {
+func (e *Entry) speaks(h http.Header, m *forms) bool {
 	const field = "Accept-Language"
 	language := e.Header["Content-Language"]
 	if len(language) != 1 || !isToken(language[0]) {
@@ -102,7 +103,7 @@ func (e *Entry) speaks(h http.Header) bool {
 	negotiated := false
 	for i := range e.Vary {
 		s := &e.Vary[i]
-		if s.matches(h) {
+		if s.matches(h, m) {
 			continue
 		}
 		if s.Name != field || len(h[field]) == 0 {
@@ -116,13 +117,22 @@ func (e *Entry) speaks(h http.Header) bool {
 // accepted reports whether the request says that it accepts the coding of e. An origin that forgets
 // Vary: Accept-Encoding must not give clients what they cannot read (C64).
 func (e *Entry) accepted(h http.Header) bool {
-	coding := e.Header["Content-Encoding"]
-	if len(coding) == 0 || len(e.Vary) > 0 && slices.ContainsFunc(e.Vary, isAcceptEncoding) {
-		return true
-	}
-	switch strings.ToLower(coding[0]) {
-	case "gzip", "x-gzip", "br", "zstd", "deflate", "compress":
-		return accepts(h["Accept-Encoding"], coding[0])
+	return len(e.Header["Content-Encoding"]) == 0 || slices.ContainsFunc(e.Vary, isAcceptEncoding) ||
+		e.readable(h)
+}
+
+// readable reports whether the request says that it accepts every coding of e. Those that nobody
+// negotiates, such as aws-chunked, do not count.
+func (e *Entry) readable(h http.Header) bool {
+	for _, line := range e.Header["Content-Encoding"] {
+		for _, coding := range splitList(line, ',') {
+			switch strings.ToLower(coding) {
+			case "gzip", "x-gzip", "br", "zstd", "deflate", "compress", "x-compress", "dcb", "dcz":
+				if !accepts(h["Accept-Encoding"], coding) {
+					return false
+				}
+			}
+		}
 	}
 	return true
 }
@@ -139,14 +149,17 @@ func (x *exchange) pick(r *Resource) (found *Entry, others bool) {
 		if !x.found(e) {
 			continue
 		}
-		if e.matches(h) && e.accepted(h) {
+		if e.matches(h, &x.forms) && e.accepted(h) {
 			return e, others
+		}
+		if !others {
+			x.varies = e.Vary
 		}
 		others = true
 	}
 	if others && x.r.Header["Accept-Language"] != nil {
 		for _, e := range r.Entries {
-			if x.found(e) && e.speaks(h) && e.accepted(h) {
+			if x.found(e) && e.speaks(h, &x.forms) && e.accepted(h) {
 				return e, others
 			}
 		}
@@ -154,10 +167,11 @@ func (x *exchange) pick(r *Resource) (found *Entry, others bool) {
 	return nil, others
 }
 
-// found reports whether e, which is stored under the key of x, is of the same resource (C05, C62) and
-// was not purged.
+// found reports whether e, which is stored under the key of x, is of the same resource (C05, C62),
+// was not purged, and sets no cookie that another cache of the store was allowed to keep.
 func (x *exchange) found(e *Entry) bool {
-	return e.Echo == string(x.echo) && e.Mark >= x.least && x.usable(e)
+	return e.Echo == string(x.echo) && e.Mark >= x.least && x.usable(e) &&
+		(x.c.cfg.StoreSetCookie || !x.c.policy(e).cookie)
 }
 
 // usable reports whether e was not purged hard.
@@ -169,6 +183,13 @@ func (x *exchange) usable(e *Entry) bool {
 // normalForm returns a form of a field's values that is the same for all that mean the same (RFC
 // 9111, section 4.1).
 func normalForm(name string, values []string) string {
+	size := 0
+	for _, v := range values {
+		size += len(v)
+	}
+	if size > maxNormal {
+		return hashed(strings.Join(values, ", "))
+	}
 	var form string
 	switch name {
 	case "Accept-Encoding", "Accept-Language", "Accept-Charset":
@@ -202,12 +223,14 @@ func listForm(values []string) string {
 		return values[0]
 	}
 	var b strings.Builder
-	for _, v := range values {
-		for _, element := range splitList(v, ',') {
-			if b.Len() > 0 {
-				b.WriteByte(',')
+	for i, v := range values {
+		for more := true; more; {
+			var element string
+			element, v, more = cutUnquoted(v, ',')
+			b.WriteString(strings.Trim(element, " \t"))
+			if more || i < len(values)-1 {
+				b.WriteByte(',') // between empty ones too: not every field is a list
 			}
-			b.WriteString(element)
 		}
 	}
 	return b.String()

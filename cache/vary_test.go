@@ -4,8 +4,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -118,4 +122,59 @@ func TestVary_TheLanguageThatIsWantedMostIsChosenAmongTheStored(t *testing.T) {
 	require.EqualValues(t, 2, origin.calls.Load())
 	get(h, "/", "Accept-Language", "fr, de;q=0.9")
 	require.EqualValues(t, 3, origin.calls.Load(), "fr is wanted most, and not stored")
+}
+
+// A client can send a megabyte, and a URL can have many variants: the cache does not sort the one
+// for each of the others.
+func TestC13_AHugeFieldIsNotNormalizedForEachVariant(t *testing.T) {
+	origin := varying("Accept-Language")
+	h := newCache(t, cache.Config{}).Middleware(origin)
+	for i := range 32 {
+		get(h, "/", "Accept-Language", fmt.Sprintf("l%d", i))
+	}
+	huge := strings.Repeat("a,b;q=0.5,", 1000)
+	asked := request("/", "Accept-Language", huge)
+	allocated := testing.AllocsPerRun(5, func() { h.ServeHTTP(httptest.NewRecorder(), asked) })
+	require.Less(t, allocated, 1000.0, "each element of the list is an allocation or two")
+	require.Equal(t, huge, text(t, get(h, "/", "Accept-Language", huge)))
+	require.Equal(t, huge+"c", text(t, get(h, "/", "Accept-Language", huge+"c")))
+}
+
+// X-Filter may be a list or not: what is between two commas makes a difference.
+func TestC14_AnEmptyElementMakesAnotherVariant(t *testing.T) {
+	h := newCache(t, cache.Config{}).Middleware(varying("X-Filter"))
+	for _, value := range []string{"a,,b", "a,b", ",a,b", "a,b,", ","} {
+		require.Equal(t, value, text(t, get(h, "/", "X-Filter", value)))
+	}
+}
+
+// Variants of one URL are fetched at the same time, not one after the other, once one is known.
+func TestC16_VariantsDoNotWaitForEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		origin := &counted{serve: func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(time.Second)
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Vary", "Accept-Language")
+			_, _ = io.WriteString(w, r.Header.Get("Accept-Language"))
+		}}
+		h := newCache(t, cache.Config{}).Middleware(origin)
+		ask := func(from, to int) time.Duration {
+			began := time.Now()
+			var wg sync.WaitGroup
+			for i := range 3 * (to - from) {
+				language := fmt.Sprint("l", from+i%(to-from))
+				wg.Go(func() {
+					require.Equal(t, language, text(t, get(h, "/", "Accept-Language", language)))
+				})
+			}
+			wg.Wait()
+			return time.Since(began)
+		}
+		require.Equal(t, 2*time.Second, ask(0, 8), "the first tells that there are variants")
+		require.EqualValues(t, 8, origin.calls.Load())
+		require.Equal(t, time.Second, ask(8, 16), "one that is stored tells it")
+		time.Sleep(2 * time.Minute)
+		require.Equal(t, time.Second, ask(0, 16))
+		require.EqualValues(t, 32, origin.calls.Load(), "and equal ones are fetched once")
+	})
 }

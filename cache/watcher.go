@@ -17,7 +17,8 @@ type watcher struct {
 	began  time.Time
 	state  string
 	seen   bool
-	outer  http.Header // of a POST: what is set around the handler
+	outer  http.Header // of a POST or a HEAD: what is set around the handler
+	purges uint64      // of the cache, before the handler ran
 	post   *Entry      // that a POST has made; nil if it has not
 	length int64       // of its body
 	data   []byte
@@ -37,9 +38,14 @@ func (w *watcher) see(status int) {
 		if x.r.Method == http.MethodPost {
 			w.post = x.posted(ctx, status, ownFields(h, w.outer), w.outer)
 			w.length = contentLength(h)
+			// A POST that takes longer than another one must not leave what it saw in the other's
+			// place, nor bring back what was purged meanwhile.
+			if x.c.counts.purges.Load() != w.purges+1 {
+				w.post = nil
+			}
 		}
 	} else if x.head() && x.echo != nil {
-		x.update(ctx, status, h, w.began)
+		x.update(ctx, status, ownFields(h, w.outer), w.outer, w.began)
 	}
 	h["Cache-Status"] = append(h["Cache-Status"][:len(h["Cache-Status"]):len(h["Cache-Status"])], w.state)
 }

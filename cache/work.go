@@ -32,7 +32,13 @@ func (w *work) begin(f *fill) bool {
 }
 
 func (w *work) addLocked(f *fill) {
-	w.fills[f] = time.AfterFunc(f.c.cfg.FetchTimeout, func() { f.cancel(context.DeadlineExceeded) })
+	w.fills[f] = time.AfterFunc(f.c.cfg.FetchTimeout, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if _, has := w.fills[f]; has { // still nobody waits for it
+			f.cancel(context.DeadlineExceeded)
+		}
+	})
 	f.c.counts.background.Add(1)
 }
 
@@ -53,10 +59,25 @@ func (w *work) adopt(f *fill, worth bool) {
 	w.addLocked(f)
 }
 
-// remove tells that a fill has ended, or that somebody waits for it again.
+// claim tells that somebody waits for a fill. It reports false if the fill was given up.
+func (w *work) claim(f *fill) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if f.ctx.Err() != nil {
+		return false
+	}
+	w.removeLocked(f)
+	return true
+}
+
+// remove tells that a fill has ended.
 func (w *work) remove(f *fill) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.removeLocked(f)
+}
+
+func (w *work) removeLocked(f *fill) {
 	timer, has := w.fills[f]
 	if !has {
 		return
@@ -68,12 +89,6 @@ func (w *work) remove(f *fill) {
 		close(w.idle)
 		w.idle = nil
 	}
-}
-
-func (w *work) isClosed() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.closed
 }
 
 // close cancels all fills here and waits for them.

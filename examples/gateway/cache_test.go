@@ -98,6 +98,7 @@ func TestTheCacheOutlivesReloadsAndCanBePurged(t *testing.T) {
 	for body, field := range map[string]string{
 		``:                               "the body must be",
 		`{"tag": "red"} {}`:              "more than one value",
+		`{"tag": "red"}}`:                "more than one value",
 		`{"tags": "red"}`:                "tags",
 		`{}`:                             "exactly one",
 		`{"tag": "red", "url": "/"}`:     "exactly one",
@@ -113,6 +114,21 @@ func TestTheCacheOutlivesReloadsAndCanBePurged(t *testing.T) {
 		require.Contains(t, text, field, body)
 	}
 	require.Equal(t, fmt.Sprint(n), ask(), "a purge with a fault changes nothing")
+}
+
+// A URL can be purged with the parameters that its route ignores, which an operator copies with it.
+func TestAURLIsPurgedAsItsRouteKnowsIt(t *testing.T) {
+	b := counting(t, "Cache-Control", "max-age=60")
+	g := start(t, cached("ignore_query: [utm_*]", b.Addr))
+	c := client(t)
+	get(t, c, g.url+"/a?utm_source=x")
+	for i, query := range []string{"?utm_source=x", "?utm_medium=y", ""} {
+		purge := fmt.Sprintf(`{"url": %q, "hard": true}`, g.url+"/a"+query)
+		status, text := act(g, "/purge", g.gateway.token, purge)
+		require.Equal(t, http.StatusNoContent, status, text)
+		_, body := get(t, c, g.url+"/a")
+		require.Equal(t, fmt.Sprint("answer ", i+2), body)
+	}
 }
 
 // Nobody purges without the token, and no page in the operator's browser does.

@@ -62,8 +62,10 @@ func (g *gateway) purge(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		in := json.NewDecoder(strings.NewReader(string(body)))
 		in.DisallowUnknownFields()
-		if err = in.Decode(&p); err == nil && in.More() {
-			err = errors.New("more than one value")
+		if err = in.Decode(&p); err == nil {
+			if _, more := in.Token(); more != io.EOF {
+				err = errors.New("more than one value")
+			}
 		}
 	}
 	if err != nil {
@@ -80,6 +82,24 @@ func (g *gateway) purge(w http.ResponseWriter, r *http.Request) {
 	default:
 		w.WriteHeader(http.StatusNoContent)
 	}
+}
+
+// purgeURL purges a URL as each route knows it, whose cache may ignore some of its parameters.
+func (g *gateway) purgeURL(ctx context.Context, url string, how cache.Invalidation) error {
+	if err := g.purger.PurgeURL(ctx, url, how); err != nil {
+		return err
+	}
+	gen := g.acquire()
+	defer gen.release()
+	for _, rt := range gen.parts {
+		if rt.cache == nil || len(rt.cache.settings.IgnoreQuery) == 0 {
+			continue
+		}
+		if err := rt.cache.cache.PurgeURL(ctx, url, how); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // purgeOne purges what p says. If p is at fault, field names what is wrong.
@@ -104,7 +124,7 @@ func (g *gateway) purgeOne(ctx context.Context, p purge) (field string, err erro
 	case p.Group != "" && p.Origin == "":
 		return "origin", errors.New("is required with group, such as https://shop.example.com")
 	case p.URL != "":
-		field, err = "url", g.purger.PurgeURL(ctx, p.URL, how)
+		field, err = "url", g.purgeURL(ctx, p.URL, how)
 	case p.Prefix != "":
 		field, err = "prefix", g.purger.PurgePrefix(ctx, p.Prefix, how)
 	case p.Tag != "":
