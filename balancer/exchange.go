@@ -202,7 +202,10 @@ func (x *exchange) answer() {
 	}
 	dst := x.w.Header()
 	removeTrailers(resp.Trailer, x.nominated)
-	if len(resp.Trailer) > 0 {
+	switch {
+	case !x.in.ProtoAtLeast(1, 1):
+		resp.Trailer = nil // HTTP/1.0 has none, and only a length tells it whether it has got everything
+	case x.in.ProtoMajor == 1 && len(resp.Trailer) > 0:
 		resp.Header.Del("Content-Length") // HTTP/2 can have both; HTTP/1.1 has trailers after chunks only
 	}
 	addHeader(dst, resp.Header)

@@ -124,15 +124,17 @@ type handler struct {
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := &exchange{h: h, w: w, in: r}
+	defer x.close()
 	if r.Method == http.MethodConnect {
-		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
-		problem.Write(w, problem.Details{
-			Status: http.StatusMethodNotAllowed, Title: "CONNECT is not supported",
+		x.refuse(func(w http.ResponseWriter) {
+			w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+			problem.Write(w, problem.Details{
+				Status: http.StatusMethodNotAllowed, Title: "CONNECT is not supported",
+			})
 		})
 		return
 	}
-	x := &exchange{h: h, w: w, in: r}
-	defer x.close()
 	if fault := x.prepare(); fault != "" {
 		x.refuse(func(w http.ResponseWriter) {
 			problem.Write(w, problem.Details{Status: http.StatusBadRequest, Title: fault})
