@@ -10,6 +10,7 @@ import (
 	"net/http/httputil"
 	"net/textproto"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -248,8 +249,15 @@ func (x *exchange) modify() bool {
 	if x.h.cfg.ModifyResponse == nil {
 		return true
 	}
+	length := x.resp.ContentLength
 	err := x.h.cfg.ModifyResponse(x.resp)
 	if err == nil {
+		if n := x.resp.ContentLength; n != length { // there is another body
+			x.resp.Header.Del("Content-Length")
+			if n >= 0 {
+				x.resp.Header.Set("Content-Length", strconv.FormatInt(n, 10))
+			}
+		}
 		return true
 	}
 	if x.resp.Body != nil {

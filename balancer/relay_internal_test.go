@@ -68,3 +68,30 @@ func TestL34_AFarewellThatNobodyTakes(t *testing.T) {
 		require.ErrorIs(t, err, io.EOF)
 	})
 }
+
+// Nothing may follow a close frame (RFC 6455, section 5.5.1), whatever the other peer still says.
+func TestL34_NothingFollowsAFarewell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		client, server, wait := relayed(ctx)
+		cancel()
+		told := make([]byte, 8)
+		_, err := io.ReadFull(client, told[:4])
+		require.NoError(t, err)
+		require.Equal(t, goingAway(false), told[:4])
+		_, err = io.ReadFull(server, told)
+		require.NoError(t, err)
+		for range 2 {
+			_, err = server.Write(frame(1, false, 10))
+			require.NoError(t, err)
+			_, err = client.Write(frame(1, true, 10))
+			require.NoError(t, err)
+		}
+		for _, c := range []net.Conn{client, server} {
+			more, err := io.ReadAll(c)
+			require.NoError(t, err)
+			require.Empty(t, more)
+		}
+		wait()
+	})
+}
