@@ -5,6 +5,7 @@ package balancer_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 )
 
@@ -24,6 +25,8 @@ type generated struct {
 	announced bool
 	leave     bool // the client leaves in the middle of its body
 
+	tunnel string // "" or who ends the websocket: "client", "server", "reset" or "both"
+
 	upstream string // "1" or "2"
 	reply    reply
 }
@@ -39,6 +42,7 @@ type reply struct {
 	trailers []field
 	early    bool   // before the request's body is read
 	fault    string // "", "silent", "header", "body" or "garbage": where the server breaks off
+	refusal  string // "", "stream" or "goaway": of HTTP/2, at the first time
 }
 
 func choose[T any](r *rand.Rand, all ...T) T { return all[r.IntN(len(all))] }
@@ -185,8 +189,9 @@ func (a *reply) head(status int, fields []field) string {
 	return b.String()
 }
 
-// raw returns the bytes of the reply over HTTP/1, and whether the connection ends after them.
-func (a *reply) raw() (raw string, end bool) {
+// raw returns the bytes of the reply over HTTP/1, which names its exchange, and whether the connection
+// ends after them.
+func (a *reply) raw(name string) (raw string, end bool) {
 	var b strings.Builder
 	if a.fault == "silent" {
 		return "", true
@@ -199,7 +204,7 @@ func (a *reply) raw() (raw string, end bool) {
 			{"X-Hop", "1"}}))
 		b.WriteString("\r\n")
 	}
-	b.WriteString(a.head(a.status, a.fields))
+	b.WriteString(a.head(a.status, append(slices.Clone(a.fields), field{exchangeField, name})))
 	if a.fault == "header" {
 		return b.String() + "X-Half: ", true
 	}

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"slices"
@@ -31,12 +32,16 @@ type heard struct {
 	trailer http.Header
 }
 
-// A rawServer answers the exchange that is on, over HTTP/1 or HTTP/2, byte by byte.
+// A rawServer answers the exchanges that are on, over HTTP/1 or HTTP/2, byte by byte.
 type rawServer struct {
-	mu    sync.Mutex // guards the fields below
-	on    *generated
-	name  string // of the exchange that is on
-	heard heard
+	mu sync.Mutex // guards the field below
+	on map[string]*running
+}
+
+// A running exchange, and what the server has got of it.
+type running struct {
+	*generated
+	heard
 }
 
 // exchangeField names the exchange that a request belongs to. One may be late, of a client that left.
@@ -45,24 +50,30 @@ const exchangeField = "X-Exchange"
 func (s *rawServer) begin(g *generated, name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.on, s.name, s.heard = g, name, heard{}
+	if s.on == nil {
+		s.on = map[string]*running{}
+	}
+	s.on[name] = &running{generated: g}
 }
 
-func (s *rawServer) take() heard {
+// end ends an exchange. A request that comes after it belongs to none.
+func (s *rawServer) end(name string) heard {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.heard
+	defer delete(s.on, name)
+	return s.on[name].heard
 }
 
-// hear notes what f says of the exchange of that name. It returns nil if another one is on.
+// hear notes what f says of the exchange of that name. It returns nil if it is not on.
 func (s *rawServer) hear(name string, f func(h *heard)) *generated {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if name != s.name {
+	r := s.on[name]
+	if r == nil {
 		return nil
 	}
-	f(&s.heard)
-	return s.on
+	f(&r.heard)
+	return r.generated
 }
 
 func (s *rawServer) serve(ln net.Listener, conn func(net.Conn)) {
@@ -94,6 +105,10 @@ func (s *rawServer) http1(c net.Conn) {
 		if g == nil {
 			return
 		}
+		if g.tunnel != "" {
+			tunnelServer(c, buf, g, name)
+			return
+		}
 		read := func() bool {
 			body, err := io.ReadAll(r.Body)
 			s.hear(name, func(h *heard) { h.body, h.broken, h.trailer = string(body), err != nil, r.Trailer })
@@ -102,7 +117,7 @@ func (s *rawServer) http1(c net.Conn) {
 		if !g.reply.early && !read() {
 			return
 		}
-		raw, end := g.reply.raw()
+		raw, end := g.reply.raw(name)
 		_, err = io.WriteString(c, raw)
 		if g.reply.early && !read() {
 			return
@@ -125,13 +140,17 @@ func (s *rawServer) http2(c net.Conn) {
 	if fr.WriteSettings() != nil {
 		return
 	}
-	names := map[uint32]string{}
-	for {
+	names, times := map[uint32]string{}, 0 // of streams that are open
+	last, refused := uint32(math.MaxUint32), map[uint32]bool{}
+	for last == math.MaxUint32 || len(names) > 0 {
 		f, err := fr.ReadFrame()
 		if err != nil {
 			return
 		}
 		id, end := f.Header().StreamID, false
+		if id > last || refused[id] {
+			continue // it has been told that it is not processed
+		}
 		var g *generated
 		switch f := f.(type) {
 		case *http2.SettingsFrame:
@@ -144,6 +163,9 @@ func (s *rawServer) http2(c net.Conn) {
 				_ = fr.WritePing(true, f.Data)
 			}
 			continue
+		case *http2.RSTStreamFrame:
+			delete(names, id)
+			continue
 		case *http2.MetaHeadersFrame:
 			end = f.StreamEnded()
 			first := f.PseudoValue("method") != ""
@@ -154,12 +176,26 @@ func (s *rawServer) http2(c net.Conn) {
 					}
 				}
 			}
-			g = s.hear(names[id], func(h *heard) { h.fields(f, first) })
-			if g != nil && first && g.reply.early {
-				if !replyH2(fr, enc, &block, id, g) {
+			g = s.hear(names[id], func(h *heard) {
+				h.fields(f, first)
+				times = h.times
+			})
+			switch {
+			case g == nil || !first:
+			case times == 1 && g.reply.refusal == "stream":
+				_ = fr.WriteRSTStream(id, http2.ErrCodeRefusedStream)
+				refused[id] = true
+				delete(names, id)
+				continue
+			case times == 1 && g.reply.refusal == "goaway" && last == math.MaxUint32:
+				last = id - 1
+				_ = fr.WriteGoAway(last, http2.ErrCodeNo, nil)
+				delete(names, id)
+				continue
+			case g.reply.early:
+				if !replyH2(fr, enc, &block, id, g, names[id]) {
 					return
 				}
-				continue
 			}
 		case *http2.DataFrame:
 			end = f.StreamEnded()
@@ -170,12 +206,15 @@ func (s *rawServer) http2(c net.Conn) {
 		default:
 			continue
 		}
-		if g == nil {
+		switch {
+		case g == nil:
 			_ = fr.WriteRSTStream(id, http2.ErrCodeCancel)
-			continue
-		}
-		if end && !g.reply.early && !replyH2(fr, enc, &block, id, g) {
+			end = true
+		case end && !g.reply.early && !replyH2(fr, enc, &block, id, g, names[id]):
 			return
+		}
+		if end {
+			delete(names, id)
 		}
 	}
 }
@@ -196,7 +235,9 @@ func (h *heard) fields(f *http2.MetaHeadersFrame, first bool) {
 }
 
 // replyH2 answers on a stream. It returns false if the connection is to end.
-func replyH2(fr *http2.Framer, enc *hpack.Encoder, block *bytes.Buffer, id uint32, g *generated) bool {
+func replyH2(
+	fr *http2.Framer, enc *hpack.Encoder, block *bytes.Buffer, id uint32, g *generated, name string,
+) bool {
 	a := &g.reply
 	header := func(status int, fields []field, end bool) {
 		block.Reset()
@@ -220,7 +261,7 @@ func replyH2(fr *http2.Framer, enc *hpack.Encoder, block *bytes.Buffer, id uint3
 	for _, code := range a.info {
 		header(code, []field{{"Link", fmt.Sprint("</", code, ">")}}, false)
 	}
-	fields := slices.Clone(a.fields)
+	fields := append(slices.Clone(a.fields), field{exchangeField, name})
 	if a.framing == "length" {
 		fields = append(fields, field{"Content-Length", fmt.Sprint(len(a.body))})
 	}
@@ -257,6 +298,7 @@ type got struct {
 	cut     bool // the answer has not come to its end
 	trailer http.Header
 	hangs   bool
+	keep    bool // the connection can be used again
 }
 
 // ask1 sends an exchange over HTTP/1 and returns what comes back.
@@ -316,6 +358,7 @@ func (g *generated) ask1(c net.Conn, name string) (a got) {
 		a.body, a.cut, a.trailer = string(body), err != nil, resp.Trailer
 		ne, ok := err.(net.Error)
 		a.hangs = ok && ne.Timeout()
+		a.keep = err == nil && !resp.Close && g.proto == "1.1" && buf.Buffered() == 0
 		return a
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net/http/httputil"
 	"net/textproto"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -202,7 +203,10 @@ func (x *exchange) answer() {
 	}
 	dst := x.w.Header()
 	removeTrailers(resp.Trailer, x.nominated)
-	if len(resp.Trailer) > 0 {
+	switch {
+	case !x.in.ProtoAtLeast(1, 1):
+		resp.Trailer = nil // HTTP/1.0 has none, and only a length tells it whether it has got everything
+	case x.in.ProtoMajor == 1 && len(resp.Trailer) > 0:
 		resp.Header.Del("Content-Length") // HTTP/2 can have both; HTTP/1.1 has trailers after chunks only
 	}
 	addHeader(dst, resp.Header)
@@ -245,8 +249,15 @@ func (x *exchange) modify() bool {
 	if x.h.cfg.ModifyResponse == nil {
 		return true
 	}
+	length := x.resp.ContentLength
 	err := x.h.cfg.ModifyResponse(x.resp)
 	if err == nil {
+		if n := x.resp.ContentLength; n != length { // there is another body
+			x.resp.Header.Del("Content-Length")
+			if n >= 0 {
+				x.resp.Header.Set("Content-Length", strconv.FormatInt(n, 10))
+			}
+		}
 		return true
 	}
 	if x.resp.Body != nil {

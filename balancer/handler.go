@@ -19,8 +19,9 @@ type HandlerConfig struct {
 	// it. It must leave the inbound one alone.
 	Rewrite func(r *httputil.ProxyRequest)
 
-	// ModifyResponse, if not nil, may change the response before it is sent on. If it returns an
-	// error, ErrorHandler answers the request.
+	// ModifyResponse, if not nil, may change the response before it is sent on. If it changes
+	// ContentLength, the field follows. Of a 101 it may change the header only. If it returns an error,
+	// ErrorHandler answers the request.
 	ModifyResponse func(resp *http.Response) error
 
 	// TargetHost sends the target's host in the Host field. By default the client's is sent on, as
@@ -55,7 +56,8 @@ type HandlerConfig struct {
 // streaming, and their path and query behind target's. The path's dot segments are resolved first;
 // a path that spells them in another way than "." and ".." gets 400, and so do a query that servers
 // read in different ways (see [HandlerConfig.LenientQuery]), a Host that is none and a method that
-// is none. Only upgrades to websocket are passed on. CONNECT gets 405.
+// is none. Only upgrades to websocket are passed on. CONNECT gets 405. OPTIONS and TRACE with
+// Max-Forwards: 0 are answered here.
 //
 // Header fields of the request are removed in this order:
 //
@@ -123,20 +125,29 @@ type handler struct {
 	senders   sync.Pool // of *sender
 }
 
+// methods are those that a Handler names in Allow. It passes on others, too.
+const methods = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := &exchange{h: h, w: w, in: r}
+	defer x.close()
 	if r.Method == http.MethodConnect {
-		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
-		problem.Write(w, problem.Details{
-			Status: http.StatusMethodNotAllowed, Title: "CONNECT is not supported",
+		x.refuse(func(w http.ResponseWriter) {
+			w.Header().Set("Allow", methods)
+			problem.Write(w, problem.Details{
+				Status: http.StatusMethodNotAllowed, Title: "CONNECT is not supported",
+			})
 		})
 		return
 	}
-	x := &exchange{h: h, w: w, in: r}
-	defer x.close()
 	if fault := x.prepare(); fault != "" {
 		x.refuse(func(w http.ResponseWriter) {
 			problem.Write(w, problem.Details{Status: http.StatusBadRequest, Title: fault})
 		})
+		return
+	}
+	if !passedOn(r, x.out.Header) {
+		x.refuse(x.answerLast)
 		return
 	}
 	x.run()

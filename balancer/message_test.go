@@ -206,12 +206,13 @@ func TestL48_ConnectionsEndAfterHTTP10RequestsWithBodies(t *testing.T) {
 	f := newFront(t, false, b, balancer.HandlerConfig{}, nil)
 	const alive = " / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n"
 	for raw, closed := range map[string]bool{
-		"GET" + alive + "\r\n":                                    false,
-		"HEAD" + alive + "\r\n":                                   false,
-		"POST" + alive + "Content-Length: 2\r\n\r\nhi":            true,
-		"GET" + alive + "Content-Length: 2\r\n\r\nhi":             true,
-		"POST" + alive + "Transfer-Encoding: chunked\r\n\r\n":     true,
-		"PUT /%2e%2e" + alive[2:] + "Content-Length: 2\r\n\r\nhi": true,
+		"GET" + alive + "\r\n":                                            false,
+		"HEAD" + alive + "\r\n":                                           false,
+		"POST" + alive + "Content-Length: 2\r\n\r\nhi":                    true,
+		"GET" + alive + "Content-Length: 2\r\n\r\nhi":                     true,
+		"POST" + alive + "Transfer-Encoding: chunked\r\n\r\n":             true,
+		"PUT /%2e%2e" + alive[2:] + "Content-Length: 2\r\n\r\nhi":         true,
+		"CONNECT a:80" + alive[2:] + "Transfer-Encoding: chunked\r\n\r\n": true,
 	} {
 		c, err := net.Dial("tcp", f.Listener.Addr().String())
 		require.NoError(t, err)

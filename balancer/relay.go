@@ -5,6 +5,8 @@ import (
 	"context"
 	"io"
 	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -59,8 +61,9 @@ func (r *relay) pass(d *direction) {
 }
 
 // goAway ends the relay: whoever has all of the frames that were begun is told so by a close frame,
-// and has a moment to read it.
+// and has a moment to read it. That takes twice farewellTime at most.
 func (r *relay) goAway() {
+	defer r.close()
 	if r.farewells() {
 		wait := time.NewTimer(farewellTime)
 		defer wait.Stop()
@@ -69,27 +72,34 @@ func (r *relay) goAway() {
 		case <-r.ended:
 		}
 	}
-	r.close()
 }
 
 // farewells reports whether either peer could be told. It takes both turns first: a peer that goes
 // when it is told ends the other's direction.
-func (r *relay) farewells() (told bool) {
-	wait := time.NewTimer(farewellTime)
-	defer wait.Stop()
+func (r *relay) farewells() bool {
+	const half = farewellTime / 2
+	wait, cancel := context.WithTimeout(context.Background(), half)
+	defer cancel()
 	var free []*direction
 	for _, d := range [...]*direction{r.toClient, r.toServer} {
-		select {
-		case d.turn <- struct{}{}:
-			defer func() { <-d.turn }()
+		if d.take(wait) {
 			free = append(free, d)
-		case <-wait.C: // a write does not get through
 		}
 	}
+	stuck := time.AfterFunc(half, r.close) // ends a farewell that does not get through
+	defer stuck.Stop()
+	var told atomic.Bool
+	var all sync.WaitGroup
 	for _, d := range free {
-		told = d.farewell() || told
+		all.Go(func() {
+			defer func() { <-d.turn }()
+			if d.farewell() {
+				told.Store(true)
+			}
+		})
 	}
-	return told
+	all.Wait()
+	return told.Load()
 }
 
 // closeWrite reports whether it could close one half of a connection.
@@ -127,6 +137,21 @@ func (d *direction) copy() bool {
 	}
 }
 
+// take takes the turn, and reports whether it could before ctx ended.
+func (d *direction) take(ctx context.Context) bool {
+	select {
+	case d.turn <- struct{}{}:
+		return true
+	default:
+	}
+	select {
+	case d.turn <- struct{}{}:
+		return true
+	case <-ctx.Done(): // a write does not get through
+		return false
+	}
+}
+
 func (d *direction) write(p []byte) bool {
 	d.turn <- struct{}{}
 	defer func() { <-d.turn }()
@@ -156,9 +181,6 @@ func (d *direction) farewell() bool {
 		return false
 	}
 	d.over = true
-	if c, ok := d.dst.(net.Conn); ok {
-		_ = c.SetWriteDeadline(time.Now().Add(farewellTime))
-	}
 	if _, err := d.dst.Write(goingAway(d.masked)); err != nil {
 		return false
 	}

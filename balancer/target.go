@@ -43,13 +43,30 @@ func (x *exchange) outboundURL() (fault string) {
 	case path != "" && path[0] != '/':
 		return "The request's target is malformed"
 	case mayHaveDots(path):
-		var ok bool
-		if path, raw, ok = resolveDots(in); !ok {
+		if HiddenDots(in) {
 			return "The request's path has hidden dot segments"
 		}
+		path, raw = resolveDots(in)
 	}
 	x.url.Path, x.url.RawPath = joinPaths(target, path, raw)
 	return ""
+}
+
+// HiddenDots reports whether u's path has what some servers take for a dot segment although it is not
+// spelt "." or "..": it is encoded, even more than once or as two bytes, it stands behind an encoded
+// slash or a backslash, or it has parameters, a NUL or blanks behind it, which some cut off. Servers
+// differ in it, so [Balancer.Handler] refuses such a path. Whoever chooses a route or a limit by the
+// path, in front of a Handler, refuses it before that.
+func HiddenDots(u *url.URL) bool {
+	if !mayHaveDots(u.Path) {
+		return false
+	}
+	for s := range strings.SplitSeq(u.EscapedPath(), "/") {
+		if s != "." && s != ".." && hidesDots(s) {
+			return true
+		}
+	}
+	return false
 }
 
 // mayHaveDots reports whether a decoded path needs a closer look. It finds every spelling of a dot
@@ -59,6 +76,10 @@ func mayHaveDots(path string) bool {
 		switch path[i] {
 		case '%', '\\', 0xC0, 0xC1:
 			return true
+		case '.':
+			if i == 0 {
+				return true
+			}
 		case '/':
 			if i+1 < len(path) && path[i+1] == '.' {
 				return true
@@ -69,42 +90,35 @@ func mayHaveDots(path string) bool {
 }
 
 // resolveDots returns u's path and its encoded form without dot segments (RFC 3986, section 5.2.4).
-// Joined behind the target's path, they would lead out of it. It returns false if a dot segment is
-// not spelt plainly: servers differ in what they take for one, and so would this proxy and they.
-func resolveDots(u *url.URL) (path, raw string, ok bool) {
+// Joined behind the target's path, they would lead out of it.
+func resolveDots(u *url.URL) (path, raw string) {
 	segments := strings.Split(u.EscapedPath()[1:], "/")
 	kept, changed := segments[:0], false
 	for i, s := range segments {
-		switch {
-		case s == "." || s == "..":
-			changed = true
-			if s == ".." && len(kept) > 0 {
-				kept = kept[:len(kept)-1]
-			}
-			if i == len(segments)-1 {
-				kept = append(kept, "")
-			}
-		case hidesDots(s):
-			return "", "", false
-		default:
+		if s != "." && s != ".." {
 			kept = append(kept, s)
+			continue
+		}
+		changed = true
+		if s == ".." && len(kept) > 0 {
+			kept = kept[:len(kept)-1]
+		}
+		if i == len(segments)-1 {
+			kept = append(kept, "")
 		}
 	}
 	if !changed {
-		return u.Path, u.RawPath, true
+		return u.Path, u.RawPath
 	}
 	raw = "/" + strings.Join(kept, "/")
-	path, err := url.PathUnescape(raw)
-	return path, raw, err == nil
+	path, _ = url.PathUnescape(raw) // it is part of what has been encoded well
+	return path, raw
 }
 
 // mostEncoded is how often a segment may be encoded on top of itself.
 const mostEncoded = 4
 
-// hidesDots reports whether some servers take an encoded segment, or a part of it, for a dot segment
-// although it is not spelt so: it is encoded, even more than once or as two bytes, it stands behind
-// an encoded slash or a backslash, or it has parameters, a NUL or blanks behind it, which some cut
-// off.
+// hidesDots is HiddenDots for one segment, which is encoded and no plain dot segment.
 func hidesDots(segment string) bool {
 	if !strings.ContainsAny(segment, "%;\\") {
 		return false

@@ -100,6 +100,14 @@ func TestL35_NothingLeadsOutOfTheTargetsPath(t *testing.T) {
 		if tt.sent == "" && status != 0 {
 			require.Equal(t, 400, status, "%s behind %s", tt.uri, tt.target)
 		}
+		if u, err := url.ParseRequestURI(tt.uri); err == nil && tt.uri[0] == '/' {
+			require.Equal(t, tt.sent == "", balancer.HiddenDots(u), tt.uri)
+		}
+	}
+	for path, hidden := range map[string]bool{
+		"..;": true, "..": false, "a/..;": true, "": false, ".a": false,
+	} {
+		require.Equal(t, hidden, balancer.HiddenDots(&url.URL{Path: path}), path)
 	}
 	// Whatever the path is, and whatever a lenient server makes of it, it stays behind the target's.
 	rapid.Check(t, func(rt *rapid.T) {

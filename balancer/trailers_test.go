@@ -123,3 +123,35 @@ func TestL47_TrailersOfResponsesPassTheRulesOfFields(t *testing.T) {
 		}
 	}
 }
+
+// Trailers take a length away from HTTP/1.1 clients only. HTTP/1.0 clients get no trailers, and know by
+// the length alone whether they have got everything.
+func TestL47_TrailersBesideALength(t *testing.T) {
+	b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed()})
+	cfg := balancer.HandlerConfig{Transport: func(http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			resp := answer(200)
+			resp.Header = http.Header{"Content-Length": {"2"}}
+			resp.ContentLength, resp.Body = 2, io.NopCloser(strings.NewReader("hi"))
+			resp.Trailer = http.Header{"Sum": {"42"}}
+			return resp, nil
+		})
+	}}
+	f := newFront(t, false, b, cfg, nil)
+	got := exchange(t, f.Listener.Addr().String(), "GET / HTTP/1.0\r\nHost: a\r\n\r\n")
+	require.Contains(t, got, "\r\nContent-Length: 2\r\n")
+	require.NotContains(t, got, "Trailer")
+	require.NotContains(t, got, "Sum")
+	require.True(t, strings.HasSuffix(got, "\r\n\r\nhi"), got)
+	resp, err := f.client.Get(f.URL)
+	require.NoError(t, err)
+	require.Equal(t, "hi", readAll(t, resp))
+	require.Equal(t, http.Header{"Sum": {"42"}}, resp.Trailer)
+	require.EqualValues(t, -1, resp.ContentLength)
+	f = newFront(t, true, b, cfg, nil)
+	resp, err = f.client.Get(f.URL)
+	require.NoError(t, err)
+	require.Equal(t, "hi", readAll(t, resp))
+	require.Equal(t, http.Header{"Sum": {"42"}}, resp.Trailer)
+	require.EqualValues(t, 2, resp.ContentLength)
+}

@@ -55,6 +55,12 @@ func (x *exchange) upgrade() {
 		x.fail(err)
 		return
 	}
+	if x.upload != nil && !x.upload.ended.Load() {
+		// RFC 9110, section 7.8: the new protocol follows the request. What comes next could belong to
+		// either.
+		x.fail(errors.New("balancer: the server switched protocols before the request had ended"))
+		return
+	}
 	server, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
 		x.fail(errors.New("balancer: the body of a 101 cannot be written to"))

@@ -328,6 +328,46 @@ func TestUpgradedConnectionsHalfClose(t *testing.T) {
 	}
 }
 
+// RFC 9110, section 7.8: the new protocol follows the request. What a client sends of its body after a
+// 101 would be taken for it.
+func TestL20_A101BeforeTheRequestHasEndedIsRefused(t *testing.T) {
+	for whole, want := range map[bool]string{true: "101", false: "502"} {
+		addr := serveRaw(t, func(c net.Conn) {
+			buf := bufio.NewReader(c)
+			r, err := http.ReadRequest(buf)
+			if err != nil {
+				return
+			}
+			if whole {
+				_, _ = io.Copy(io.Discard, r.Body)
+			}
+			_, _ = io.WriteString(c,
+				"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+			_, _ = io.Copy(io.Discard, buf)
+		})
+		b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr)})
+		f := newFront(t, false, b, balancer.HandlerConfig{}, nil)
+		c, err := net.Dial("tcp", addrOf(f.Server))
+		require.NoError(t, err)
+		defer c.Close()
+		require.NoError(t, c.SetDeadline(time.Now().Add(30*time.Second)))
+		fmt.Fprint(c, "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+			"Content-Length: 1000000\r\n\r\n")
+		if whole {
+			_, err = c.Write(make([]byte, 1_000_000))
+			require.NoError(t, err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		require.NoError(t, err)
+		require.Equal(t, want, resp.Status[:3])
+		c.Close()
+		require.Eventually(t, func() bool {
+			s := b.Stats()
+			return s.Streams == 0 && s.InFlight == 0
+		}, 20*time.Second, time.Millisecond)
+	}
+}
+
 func TestL18_TunnelsDoNotPoisonConnections(t *testing.T) {
 	be := backend.Start(t, backend.Config{Handler: websocketEcho(true)})
 	counted := countConns(t, be.Addr)

@@ -41,7 +41,7 @@ func drain(s *running, sig os.Signal, signals <-chan os.Signal) error {
 		s.listener.Close()
 		<-s.served // from here on conns knows every accepted connection
 		err := s.conns.wait(ctx)
-		s.gateway.tunnels.wait(ctx)
+		_ = await(ctx, func() bool { return s.gateway.taken.Load() == 0 })
 		drained <- err
 	}()
 	var err error
@@ -50,10 +50,11 @@ func drain(s *running, sig os.Signal, signals <-chan os.Signal) error {
 	case s := <-signals:
 		err = fmt.Errorf("ended by a second signal, %s", s)
 	}
-	s.gateway.tunnels.goAway()
 	s.close()
 	end, cancelEnd := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancelEnd()
+	// The peers of an upgraded connection have two seconds to take a close frame.
+	_ = await(end, func() bool { return s.gateway.tunnels.open.Load() == 0 })
 	s.gateway.close(end)
 	return err
 }
@@ -92,18 +93,7 @@ func (c *conns) extend(conn net.Conn, until int64) {
 
 // wait waits until no connection is busy.
 func (c *conns) wait(ctx context.Context) error {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if c.none(time.Now()) {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
+	return await(ctx, func() bool { return c.none(time.Now()) })
 }
 
 func (c *conns) none(now time.Time) bool {
@@ -113,4 +103,18 @@ func (c *conns) none(now time.Time) bool {
 		}
 	}
 	return true
+}
+
+// await waits until what it waits for is so, or for the end of ctx, whose cause it returns.
+func await(ctx context.Context, so func() bool) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !so() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }

@@ -30,8 +30,9 @@ type gateway struct {
 	handler  http.Handler               // serve, wrapped by telemetry
 	tls      atomic.Pointer[tls.Config] // of the current generation; nil without HTTPS
 	draining atomic.Bool
-	requests tally // in flight
-	tunnels  tunnels
+	requests tally        // in flight
+	tunnels  tally        // upgraded connections, and requests for one
+	taken    atomic.Int64 // connections that net/http counts no more: upgraded, or with an early answer
 
 	current atomic.Pointer[generation]
 

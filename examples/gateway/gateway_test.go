@@ -159,6 +159,8 @@ routes:
 		{"GET", "", "/b/..%3bexact", 400, ""},
 		{"GET", "", "/b/..%5cexact", 400, ""},
 		{"GET", "", "/b/x%5C%2e%2e%5Cexact", 400, ""},
+		{"GET", "", "/b/%252e%252e/exact", 400, ""},
+		{"GET", "", "/b/%c0%ae%c0%ae/exact", 400, ""},
 		{"GET", "", "/b/x;a=..", 200, "b"},
 		{"GET", "", "/b/..x%5cy;z", 200, "b"},
 	}
@@ -189,8 +191,13 @@ func TestRedirectsToTheCleanPathKeepItsEncoding(t *testing.T) {
 		"//a/%C3%A4":       "/a/%C3%A4",
 		"/a?b":             "/a/?b",
 		"//c":              "", // no route
+		"//c/%252e./d":     "bad",
 	} {
 		resp, _ := get(t, c, g.url+target)
+		if want == "bad" { // before a route is looked for
+			require.Equal(t, 400, resp.StatusCode, target)
+			continue
+		}
 		require.Equal(t, want, resp.Header.Get("Location"), target)
 		require.Equal(t, map[bool]int{false: 307, true: 404}[want == ""], resp.StatusCode, target)
 	}

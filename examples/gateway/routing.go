@@ -42,29 +42,6 @@ func inName(r rune) bool {
 		strings.ContainsRune("-._~!$&'()*+,;=", r)
 }
 
-// hiddenDots reports whether the path has a segment that some servers take for "." or ".." although
-// it is not spelt so: it is encoded, has parameters ("..;a=b", which servlet containers cut off) or
-// stands behind a backslash. route resolves plain dot segments and leaves hidden ones, in which an
-// upstream could find the path of another route.
-func hiddenDots(u *url.URL) bool {
-	for segment := range strings.SplitSeq(u.EscapedPath(), "/") {
-		if segment == "." || segment == ".." || !strings.ContainsAny(segment, "%;\\") {
-			continue
-		}
-		plain, err := url.PathUnescape(segment)
-		if err != nil {
-			return true
-		}
-		for part := range strings.FieldsFuncSeq(plain, func(r rune) bool { return r == '/' || r == '\\' }) {
-			part, _, _ = strings.Cut(part, ";")
-			if part == "." || part == ".." {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // plainPath returns a decoded path as the most lenient server would read it: with backslashes as
 // slashes and without parameters. serve refuses a path that reads as another route's this way,
 // since it would get around that route's limits.

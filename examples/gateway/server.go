@@ -109,12 +109,12 @@ func (g *gateway) serve(outer http.ResponseWriter, r *http.Request) {
 	cfg := &gen.cfg.Server
 	w, r, done := limitStalls(outer, r, bounds{
 		stall: cfg.StallTimeout, pace: cfg.MinRate, tunnelIdle: cfg.TunnelIdle,
-		draining: g.draining.Load, tunnels: &g.tunnels,
+		draining: g.draining.Load, taken: &g.taken,
 	})
 	defer done()
 	have, bound, detail := &g.requests, cfg.MaxRequests, "too many requests are in flight"
 	if wantsTunnel(r) {
-		have, bound, detail = &g.tunnels.tally, cfg.MaxTunnels, "too many connections are upgraded"
+		have, bound, detail = &g.tunnels, cfg.MaxTunnels, "too many connections are upgraded"
 	}
 	defer have.leave()
 	if !have.enter(w, r, bound, detail) {
@@ -149,7 +149,7 @@ func (g *gateway) serve(outer http.ResponseWriter, r *http.Request) {
 		refuse(w, r, http.StatusBadRequest, "the path has control characters")
 		return
 	}
-	if hiddenDots(r.URL) {
+	if balancer.HiddenDots(r.URL) { // route resolves plain ones only
 		refuse(w, r, http.StatusBadRequest, "the path has hidden dot segments")
 		return
 	}

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"sync"
@@ -24,7 +22,7 @@ type bounds struct {
 	stall, tunnelIdle Timeout
 	pace              Pace
 	draining          func() bool
-	tunnels           *tunnels
+	taken             *atomic.Int64 // counts the connections that Hijack has returned until they are closed
 }
 
 // limitStalls bounds how long an exchange may stand still, and how slow a client may be. A body may
@@ -66,7 +64,7 @@ func limitStalls(
 		if steady.body != nil {
 			steady.body.leave()
 		}
-		if steady.timers && steady.hijacked == nil {
+		if steady.timers {
 			steady.extend() // bounds what net/http writes after the handler
 		}
 		cut(nil)
@@ -166,7 +164,7 @@ func (b *steadyBody) fail() {
 func (b *steadyBody) leave() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.free && !b.stopped && !b.exchange.timers && b.exchange.hijacked == nil {
+	if b.free && !b.stopped && !b.exchange.timers {
 		_ = b.exchange.rc.SetReadDeadline(b.exchange.stall.deadline())
 	}
 	b.stopped = true
@@ -194,11 +192,12 @@ type steadyWriter struct {
 	pace   pace
 
 	until    time.Time // over HTTP/1.1: the deadline of writes; zero: not set yet
-	hijacked *tunnel
 	progress atomic.Int64 // when a side last made some, in nanoseconds since began
 
-	mu    sync.Mutex // guards the field below
-	timer *time.Timer
+	mu    sync.Mutex  // guards the fields below
+	timer *time.Timer // calls check; nil while nobody watches the exchange
+	limit Timeout     // of standing still
+	cause error       // of the end, if it stands still for longer
 }
 
 // Unwrap lets http.ResponseController find deadlines.
@@ -209,17 +208,6 @@ func (w *steadyWriter) EnableFullDuplex() error {
 	err := w.rc.EnableFullDuplex()
 	w.duplex = w.duplex || err == nil
 	return err
-}
-
-// Hijack returns a connection that is ended when nobody speaks on it for tunnel_idle.
-func (w *steadyWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, buf, err := w.rc.Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	w.end()
-	w.hijacked, buf = w.tunnels.add(conn, buf, w.tunnelIdle, w.header)
-	return w.hijacked, buf, nil
 }
 
 func (w *steadyWriter) WriteHeader(status int) {
@@ -242,16 +230,23 @@ func (w *steadyWriter) WriteHeader(status int) {
 
 // answered begins to watch the exchange as a whole.
 func (w *steadyWriter) answered() {
-	w.moved()
 	if w.body != nil && (w.timers || w.duplex) {
 		w.body.release()
 	}
-	if w.stall == off {
+	w.watch(w.stall, errStalled)
+}
+
+// watch ends the exchange with cause when neither side has made progress for limit.
+func (w *steadyWriter) watch(limit Timeout, cause error) {
+	w.end()
+	w.moved()
+	if limit == off {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.timer = time.AfterFunc(time.Duration(w.stall), w.check)
+	w.limit, w.cause = limit, cause
+	w.timer = time.AfterFunc(time.Duration(limit), w.check)
 }
 
 // end ends the watch.
@@ -274,13 +269,13 @@ func (w *steadyWriter) check() {
 	defer w.mu.Unlock()
 	switch {
 	case w.timer == nil: // the exchange has ended
-	case idle >= time.Duration(w.stall):
-		w.cut(errStalled)
+	case idle >= time.Duration(w.limit):
+		w.cut(w.cause)
 		if w.body != nil {
 			w.body.fail()
 		}
 	default:
-		w.timer.Reset(time.Duration(w.stall) - idle)
+		w.timer.Reset(time.Duration(w.limit) - idle)
 	}
 }
 

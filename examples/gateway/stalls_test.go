@@ -159,7 +159,6 @@ routes: [{upstream: app, stall_timeout: 300ms}, {upstream: app, path: /off, stal
 func exchange(t *testing.T, b bounds, body io.Reader) (*steadyWriter, *http.Request, func()) {
 	t.Helper()
 	b.draining = func() bool { return false }
-	b.tunnels = &tunnels{}
 	req := httptest.NewRequestWithContext(t.Context(), "POST", "/", body)
 	return limitStalls(httptest.NewRecorder(), req, b)
 }

@@ -2,12 +2,15 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -15,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/trivet-go/trivet/balancer"
 	"github.com/trivet-go/trivet/internal/backend"
 )
 
@@ -32,109 +36,171 @@ func frame(opcode byte, n int) string {
 	return string(head) + strings.Repeat("\x88", n)
 }
 
-// Whatever pieces the frames come in, it is known when none is half sent.
-func TestFramesAreFollowed(t *testing.T) {
-	const header = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\r\n\r\n"
-	for range 200 {
-		for _, headed := range []bool{false, true} {
-			f := frames{begun: headed}
-			var text string
-			ends := map[int]bool{}
-			if headed {
-				ends[0] = true
-			} else {
-				text = header
-				ends[len(text)] = true
-			}
-			for range 1 + rand.IntN(6) {
-				size := []int{0, 1, 125, 126, 200, 1<<16 - 1, 1 << 16, 70000}[rand.IntN(8)]
-				text += frame([]byte{0, 1, 2, 9, 10}[rand.IntN(5)], size)
-				ends[len(text)] = true
-			}
-			for at := 0; at < len(text); {
-				require.Equal(t, ends[at], f.between(), "%d", at)
-				next := min(at+1+rand.IntN([]int{1, 3, 200, 1 << 16}[rand.IntN(4)]), len(text))
-				f.pass([]byte(text[at:next]))
-				at = next
-			}
-			require.True(t, f.between())
-			f.pass([]byte(frame(8, 2)))
-			require.False(t, f.between(), "the server has said goodbye itself")
-		}
-	}
+// closeGoingAway is a frame of RFC 6455, section 5.5.1, with the status "going away".
+const closeGoingAway = "\x88\x02\x03\xe9"
+
+// A piped upgrade is one through the gateway's bounds and a balancer's Handler, in memory.
+type piped struct {
+	client, server net.Conn // as the peers have them
+	taken          atomic.Int64
+	end            func()        // ends the context of the server
+	ended          chan struct{} // closed when the handler has returned
 }
 
-// pipe returns a tunnel and what its client has.
-func pipe(ts *tunnels, idle Timeout, early string) (*tunnel, *bufio.ReadWriter, net.Conn) {
-	client, conn := net.Pipe()
-	r := bufio.NewReader(io.MultiReader(strings.NewReader(early), conn))
-	_, _ = r.Peek(len(early))
-	t, buf := ts.add(conn, bufio.NewReadWriter(r, bufio.NewWriter(conn)), idle, true)
-	return t, buf, client
+// A hijackable writer gives its connection away, as net/http does without deadlines.
+type hijackable struct {
+	http.ResponseWriter
+	conn net.Conn
+	buf  *bufio.ReadWriter
+}
+
+func (h hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return h.conn, h.buf, h.conn.SetDeadline(time.Time{})
+}
+
+func (h hijackable) SetReadDeadline(t time.Time) error { return h.conn.SetReadDeadline(t) }
+
+// pipe upgrades a connection whose client has sent early right behind its request.
+func pipe(t *testing.T, idle Timeout, early string, body io.Reader) *piped {
+	t.Helper()
+	p := &piped{ended: make(chan struct{})}
+	var conn, upstream net.Conn
+	p.client, conn = net.Pipe()
+	p.server, upstream = net.Pipe()
+	lb, err := balancer.New(balancer.Config{Resolver: balancer.Static("127.0.0.1:9")})
+	require.NoError(t, err)
+	h, err := lb.Handler(&url.URL{Scheme: "http", Host: "app"}, balancer.HandlerConfig{
+		Transport: func(http.RoundTripper) http.RoundTripper {
+			return roundTripper(func(*http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 101, Body: upstream, Header: http.Header{
+					"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
+				}}, nil
+			})
+		},
+	})
+	require.NoError(t, err)
+	from := bufio.NewReader(io.MultiReader(strings.NewReader(early), conn))
+	_, err = from.Peek(len(early))
+	require.NoError(t, err)
+	outer := hijackable{httptest.NewRecorder(), conn, bufio.NewReadWriter(from, bufio.NewWriter(conn))}
+	ctx, cancel := context.WithCancel(t.Context())
+	p.end = cancel
+	req := httptest.NewRequestWithContext(ctx, "GET", "/", body)
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", "websocket")
+	w, r, done := limitStalls(outer, req, bounds{
+		stall: Timeout(20 * time.Second), tunnelIdle: idle, taken: &p.taken,
+		draining: func() bool { return false },
+	})
+	go func() {
+		defer close(p.ended)
+		defer cancel()
+		defer done()
+		h.ServeHTTP(w, r)
+	}()
+	resp, err := http.ReadResponse(bufio.NewReader(onlyHeader{p.client}), nil)
+	require.NoError(t, err)
+	require.Equal(t, 101, resp.StatusCode)
+	return p
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// An onlyHeader reads no more than is asked for: bytes that follow a header stay where they are.
+type onlyHeader struct{ r io.Reader }
+
+func (o onlyHeader) Read(p []byte) (int, error) { return o.r.Read(p[:1]) }
+
+// wantGoingAway requires that what is left of a client's words is a close frame.
+func wantGoingAway(t *testing.T, fromClient []byte) {
+	t.Helper()
+	require.Len(t, fromClient, 8)
+	require.Equal(t, "\x88\x82", string(fromClient[:2]))
+	require.Equal(t, "\x03\xe9", string([]byte{fromClient[6] ^ fromClient[2], fromClient[7] ^ fromClient[3]}))
 }
 
 func TestL51_TunnelsThatAreIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ts := &tunnels{}
-		tunnel, buf, client := pipe(ts, Timeout(time.Hour), "early")
-		defer tunnel.Close()
-		require.Equal(t, 5, buf.Reader.Buffered(), "what came behind the request is not lost")
+		p := pipe(t, Timeout(time.Hour), frame(1, 3), nil)
+		start := time.Now()
 		go func() {
 			for range 3 {
 				time.Sleep(50 * time.Minute)
-				_, _ = io.WriteString(client, "x")
+				_, _ = io.WriteString(p.client, frame(2, 0))
 			}
-		}()
-		got := make([]byte, 8)
-		_, err := io.ReadFull(buf, got)
-		require.NoError(t, err)
-		require.Equal(t, "earlyxxx", string(got))
-		go func() {
 			time.Sleep(50 * time.Minute)
-			_, _ = io.WriteString(tunnel, frame(1, 3))
+			_, _ = io.WriteString(p.server, frame(1, 3))
 		}()
-		start := time.Now()
-		text, err := io.ReadAll(client)
+		heard := make(chan []byte, 1)
+		go func() {
+			all, _ := io.ReadAll(p.server)
+			heard <- all
+		}()
+		got := make([]byte, len(frame(1, 3)+closeGoingAway))
+		_, err := io.ReadFull(p.client, got)
 		require.NoError(t, err)
-		require.Equal(t, frame(1, 3)+closeGoingAway, string(text))
-		require.Equal(t, 110*time.Minute, time.Since(start), "either side's word counts")
-		require.Empty(t, ts.all)
+		require.Equal(t, frame(1, 3)+closeGoingAway, string(got))
+		require.Equal(t, 260*time.Minute, time.Since(start), "either side's word counts")
+		_, err = p.client.Read(got)
+		require.ErrorIs(t, err, io.EOF)
+		require.Less(t, time.Since(start), 260*time.Minute+2*time.Second)
+		<-p.ended
+		require.Zero(t, p.taken.Load())
+		all := <-heard
+		said := frame(1, 3) + strings.Repeat(frame(2, 0), 3)
+		require.Equal(t, said, string(all[:len(said)]), "what came behind the request is not lost")
+		wantGoingAway(t, all[len(said):])
 	})
 	synctest.Test(t, func(t *testing.T) {
-		ts := &tunnels{}
-		tunnel, _, client := pipe(ts, off, "")
+		p := pipe(t, off, "", nil)
 		time.Sleep(1000 * time.Hour)
-		require.Len(t, ts.all, 1)
-		require.NoError(t, tunnel.Close())
-		require.Empty(t, ts.all)
-		_, err := client.Read(make([]byte, 1))
+		require.EqualValues(t, 1, p.taken.Load())
+		require.NoError(t, p.client.Close())
+		<-p.ended
+		require.Zero(t, p.taken.Load())
+		_, err := p.server.Read(make([]byte, 1))
 		require.ErrorIs(t, err, io.EOF)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		// The deadlines of a request's body are not those of the tunnel.
+		p := pipe(t, Timeout(time.Hour), "", strings.NewReader("a body"))
+		time.Sleep(59 * time.Minute)
+		go func() { _, _ = io.WriteString(p.client, frame(1, 3)) }()
+		_, err := io.ReadFull(p.server, make([]byte, len(frame(1, 3))))
+		require.NoError(t, err)
+		_, err = io.ReadFull(p.client, make([]byte, len(closeGoingAway)))
+		require.NoError(t, err)
+		p.server.Close()
+		<-p.ended
 	})
 }
 
 // In the middle of a frame, or of a write, a close frame would be taken for a part of it.
 func TestTunnelsAreClosedWithoutAWordInsideAFrame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ts := &tunnels{}
-		half, _, client := pipe(ts, off, "")
-		go func() { _, _ = io.WriteString(half, frame(1, 10)[:5]) }()
-		_, err := io.ReadFull(client, make([]byte, 5))
+		half := pipe(t, off, "", nil)
+		go func() { _, _ = io.WriteString(half.server, frame(1, 10)[:5]) }()
+		_, err := io.ReadFull(half.client, make([]byte, 5))
 		require.NoError(t, err)
-		writing, _, other := pipe(ts, off, "")
-		wrote := make(chan error, 1)
-		go func() {
-			_, err := io.WriteString(writing, frame(1, 10))
-			wrote <- err
-		}()
+		writing := pipe(t, off, "", nil)
+		go func() { _, _ = io.WriteString(writing.server, frame(1, 10)) }()
 		synctest.Wait() // nobody reads what is being written
-		ts.goAway()
-		require.Error(t, <-wrote)
-		for _, c := range []net.Conn{client, other} {
-			rest, err := io.ReadAll(c)
+		start := time.Now()
+		for _, p := range []*piped{half, writing} {
+			p.end()
+			go func() { _, _ = io.Copy(io.Discard, p.server) }()
+		}
+		<-writing.ended
+		<-half.ended
+		require.LessOrEqual(t, time.Since(start), 2*time.Second)
+		for _, p := range []*piped{half, writing} {
+			rest, err := io.ReadAll(p.client)
 			require.NoError(t, err)
 			require.Empty(t, rest)
+			require.Zero(t, p.taken.Load())
 		}
-		require.Empty(t, ts.all)
 	})
 }
 
@@ -239,4 +305,20 @@ func TestL34_WebsocketsGetTheDrainTime(t *testing.T) {
 	}
 	conn.Close()
 	require.Equal(t, 0, p.status(t), p.stderr)
+}
+
+// A drain waits for clients that still send and have their answer: the end of the process would reset
+// their connections, and the answer could be lost.
+func TestL36_LingeringConnectionsAreCounted(t *testing.T) {
+	g := start(t, simple("server: {max_body: 1KiB}", backend.Start(t, backend.Config{}).Addr))
+	conn, err := net.Dial("tcp", g.addr)
+	require.NoError(t, err)
+	defer conn.Close()
+	fmt.Fprint(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	require.NoError(t, err)
+	require.Equal(t, 413, resp.StatusCode)
+	require.EqualValues(t, 1, g.taken.Load())
+	conn.Close()
+	require.Eventually(t, func() bool { return g.taken.Load() == 0 }, 30*time.Second, time.Millisecond)
 }
