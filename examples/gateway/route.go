@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 
@@ -16,6 +17,8 @@ type routing struct {
 	deadline *retry.Deadline      // nil without a timeout
 	versions *versioning.Versions // nil without versions
 	cache    *routeCache          // nil without a cache
+	split    *split               // nil without a rollout
+	shadow   *routeShadow         // nil without a shadow
 }
 
 // newRouting makes a route live. It takes over from old, the same route before a reload, or nil, each
@@ -38,6 +41,10 @@ func (g *gateway) newRouting(r Route, cfg Config, old *routing) (_ *routing, com
 	if rt.cache, err = newRouteCache(r, old.cache, g.store, tel); err != nil {
 		return nil, nil, fmt.Errorf("cache of route %s: %w", r.label(), err)
 	}
+	if rt.shadow, err = newRouteShadow(r, old.shadow, tel); err != nil {
+		return nil, nil, fmt.Errorf("shadow of route %s: %w", r.label(), err)
+	}
+	rt.split = g.newSplit(r, trusted)
 	return rt, commit, nil
 }
 
@@ -50,6 +57,7 @@ func (rt *routing) handler(upstreams map[string]*upstream) (http.Handler, error)
 			return nil, fmt.Errorf("versions of route %s: %w", rt.route.label(), err)
 		}
 	}
+	h = rt.split.wrap(rt.shadow.wrap(h), upstreams)
 	if rt.deadline != nil {
 		h = rt.deadline.Middleware(h)
 	}
@@ -69,5 +77,38 @@ func (rt *routing) register(tel *telemetry.Telemetry, add func(unregister func()
 	}
 	if rt.cache != nil {
 		add(telemetry.Register(tel, label, rt.cache.cache.Stats))
+	}
+	if rt.split != nil && rt.split.rollout != nil {
+		add(telemetry.Register(tel, label, rt.split.rollout.Stats))
+	}
+	if rt.shadow != nil {
+		add(telemetry.Register(tel, label, rt.shadow.shadow.Stats))
+	}
+}
+
+// retire ends what heir, the same route after a reload, or nil, has not taken over. A rollout may go on
+// at another route: see split.retire.
+func (rt *routing) retire(heir *routing) {
+	if heir == nil {
+		heir = &routing{}
+	}
+	if rt.cache != nil && heir.cache != rt.cache {
+		_ = rt.cache.cache.Close(context.Background())
+	}
+	if rt.shadow != nil && heir.shadow != rt.shadow {
+		_ = rt.shadow.shadow.Close(context.Background())
+	}
+}
+
+// close ends what works without a request.
+func (rt *routing) close(ctx context.Context) {
+	if rt.cache != nil {
+		_ = rt.cache.cache.Close(ctx)
+	}
+	if rt.shadow != nil {
+		_ = rt.shadow.shadow.Close(ctx)
+	}
+	if rt.split != nil && rt.split.rollout != nil {
+		_ = rt.split.rollout.Close(ctx)
 	}
 }
