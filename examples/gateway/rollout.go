@@ -29,7 +29,7 @@ type Rollout struct {
 	Missing string  `yaml:"missing"`
 	Sticky  *Sticky `yaml:"sticky"` // the cookie of missing: cookie
 
-	Manual     bool    `yaml:"manual"`      // steps are ended by POST /rollouts only; false
+	Manual     bool    `yaml:"manual"`      // each step begins by POST /rollouts; false
 	OnFail     string  `yaml:"on_fail"`     // a release that is worse: "roll_back" or "freeze"; roll_back
 	OnDeadline string  `yaml:"on_deadline"` // one that cannot be judged in time: "pause" or "roll_back"; pause
 	Alpha      Share   `yaml:"alpha"`       // the chance that a good release is rolled back by one test; 0.005
