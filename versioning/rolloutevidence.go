@@ -66,6 +66,8 @@ type draw struct {
 	counts bool // the arm was drawn, so the request is part of the comparison
 	single bool // the arm was drawn for this request alone, not for its key
 	bucket int
+
+	skipped bool // by RolloutConfig.Skip: it is in flight, and nothing else
 }
 
 func (d draw) arm() int {

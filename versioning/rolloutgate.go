@@ -17,7 +17,7 @@ type gate struct {
 
 // passes reports whether the next step's Gate lets it begin. It starts asking if nobody does.
 func (r *Rollout) passes(p *plan, v *Verdict) bool {
-	step := p.state.Step + 1
+	step := p.nextStep()
 	if p.cfg.Gate == nil || step >= len(p.cfg.Steps) {
 		return true
 	}

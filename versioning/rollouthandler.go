@@ -27,20 +27,12 @@ func (r *Rollout) Handler(stable, canary http.Handler) http.Handler {
 	}
 	release := r.current.Load().cfg.Release
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if skip := r.current.Load().cfg.Skip; skip != nil && skip(req) {
-			if r.skipped(release) {
-				canary.ServeHTTP(w, req)
-			} else {
-				stable.ServeHTTP(w, req)
-			}
-			return
-		}
 		p, d, cookie := r.enter(req, release)
 		next := stable
 		if d.canary {
 			next = canary
 		}
-		if !d.counts && cookie == "" && p.cfg.TagField == "" {
+		if d.skipped || !d.counts && cookie == "" && p.cfg.TagField == "" {
 			defer r.counts.arms[d.arm()].inFlight.Add(-1)
 			next.ServeHTTP(w, req)
 			return
@@ -58,12 +50,6 @@ func (r *Rollout) Handler(stable, canary http.Handler) http.Handler {
 	})
 }
 
-// skipped reports whether canary answers requests that are skipped.
-func (r *Rollout) skipped(wrapped string) (canary bool) {
-	p := r.current.Load()
-	return p.weight == fullWeight && p.cfg.Release == wrapped
-}
-
 // now is the monotonic time since the rollout was made, in nanoseconds.
 func (r *Rollout) now() int64 { return int64(time.Since(r.base)) }
 
@@ -78,7 +64,7 @@ type rolloutAnswer struct {
 	begun   int64
 	took    int64 // until the answer began; -1 before
 	gone    bool  // the client had left then
-	silent  bool  // the handler has returned without an answer
+	late    bool  // its time was over then
 	shed    bool
 	tagged  bool
 	field   [1]string // room for TagField
@@ -118,6 +104,7 @@ func (a *rolloutAnswer) answers() {
 	if a.took < 0 {
 		a.took = a.rollout.now() - a.begun
 		a.gone = left(a.ctx)
+		a.late = !a.gone && a.ctx.Err() != nil
 	}
 }
 
@@ -141,7 +128,6 @@ func (a *rolloutAnswer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // finish completes the header of a handler that wrote nothing.
 func (a *rolloutAnswer) finish() {
 	if a.Status == 0 {
-		a.silent = true
 		a.writer.finish()
 	}
 }
@@ -154,7 +140,7 @@ func (a *rolloutAnswer) end(returned bool) {
 	switch {
 	case a.gone, gone && !returned:
 		o = canceled
-	case !returned, a.silent && a.ctx.Err() != nil: // its time was over
+	case !returned, a.late:
 		o = failure
 	case a.shed:
 		o = shed

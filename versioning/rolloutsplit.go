@@ -97,17 +97,23 @@ func (c *CookieConfig) line(key string) string {
 func (r *Rollout) enter(req *http.Request, wrapped string) (p *plan, d draw, cookie string) {
 	for {
 		p = r.current.Load()
-		if p.cfg.Release == wrapped {
+		ours := p.cfg.Release == wrapped // or the handlers are of another release
+		switch {
+		case p.cfg.Skip != nil && p.cfg.Skip(req):
+			d, cookie = draw{canary: ours && p.weight == fullWeight, skipped: true}, ""
+		case ours:
 			d, cookie = r.draw(p, req)
-		} else {
-			d, cookie = draw{}, "" // the handlers are of another release
+		default:
+			d, cookie = draw{}, ""
 		}
 		a := &r.counts.arms[d.arm()]
 		a.inFlight.Add(1)
 		// Who waits until an arm is drained changes the plan first: either this request sees the new
 		// plan here, or it is seen in flight.
 		if now := r.current.Load(); now == p || now.weight == p.weight && now.cfg == p.cfg {
-			a.requests.Add(1)
+			if !d.skipped {
+				a.requests.Add(1)
+			}
 			return p, d, cookie
 		}
 		a.inFlight.Add(-1)

@@ -173,7 +173,7 @@ func spread(q float64, n uint64) float64 {
 
 // minimums judges whether a step whose release nothing rejects may end.
 func (p *position) minimums(v *Verdict, tail string) {
-	step := p.cfg.Steps[min(p.state.Step, len(p.cfg.Steps)-1)]
+	step := p.cfg.Steps[max(nextStep(p.cfg.Steps, p.state.Weight)-1, 0)]
 	v.Reason = ReasonData
 	if step.MinTime > p.time {
 		v.Missing = append(v.Missing, fmt.Sprintf("time: %v of %v", p.time.Round(time.Second), step.MinTime))
