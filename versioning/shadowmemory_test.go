@@ -177,3 +177,43 @@ func TestMemoryIsGivenBack(t *testing.T) {
 		require.Zero(t, s.Stats().Bytes)
 	})
 }
+
+// TestCloseGivesBackWhatWaits: copies that wait for a worker are dropped, and so are those of requests
+// that end later.
+func TestCloseGivesBackWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := shadowOf(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+		cfg.Workers = 1
+		cfg.Observe = func(_ context.Context, e versioning.ShadowEvent) {
+			if e.Outcome == versioning.ShadowDropped {
+				panic("observer")
+			}
+		}
+		s, err := versioning.NewShadow(cfg)
+		require.NoError(t, err)
+		goOn := make(chan struct{})
+		h := s.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/slow" {
+				<-goOn
+			}
+			_, _ = io.WriteString(w, "x")
+		}))
+		for range 5 {
+			serve(h, request("GET", "/"))
+		}
+		late := make(chan any)
+		go func() {
+			defer func() { late <- recover() }()
+			serve(h, request("GET", "/slow"))
+		}()
+		synctest.Wait()
+		require.Equal(t, 4, s.Stats().Queue)
+		require.NoError(t, s.Close(t.Context()))
+		require.Zero(t, s.Stats().Queue)
+		require.EqualValues(t, 4, s.Stats().Requests["dropped"])
+		close(goOn)
+		require.Equal(t, "observer", <-late, "on the request's goroutine it is the caller's")
+		require.Zero(t, s.Stats().Bytes)
+		require.Zero(t, s.Stats().Workers)
+	})
+}
