@@ -246,7 +246,7 @@ func (r *Rollout) Drained(ctx context.Context) error {
 		default:
 			return r.phaseError()
 		}
-		if r.counts.arms[arm].inFlight.Load() == 0 {
+		if r.counts.arms[arm].inFlight() == 0 {
 			return nil
 		}
 		select {

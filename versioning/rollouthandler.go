@@ -33,7 +33,7 @@ func (r *Rollout) Handler(stable, canary http.Handler) http.Handler {
 			next = canary
 		}
 		if d.skipped || !d.counts && cookie == "" && p.cfg.TagField == "" {
-			defer r.counts.arms[d.arm()].inFlight.Add(-1)
+			defer r.counts.arms[d.arm()].ended.Add(1)
 			next.ServeHTTP(w, req)
 			return
 		}

@@ -41,7 +41,7 @@ func TestStepsThatChangeUnderWay(t *testing.T) {
 					weights = append(weights, w)
 					last = w
 				}
-				users(h, 0, 500)
+				users(h, 0, 10)
 			}
 			require.Equal(t, versioning.PhasePromoted, r.State().Phase)
 			require.Equal(t, tt.want, weights)

@@ -107,16 +107,16 @@ func (r *Rollout) enter(req *http.Request, wrapped string) (p *plan, d draw, coo
 			d, cookie = draw{}, ""
 		}
 		a := &r.counts.arms[d.arm()]
-		a.inFlight.Add(1)
+		a.begun.Add(1)
 		// Who waits until an arm is drained changes the plan first: either this request sees the new
 		// plan here, or it is seen in flight.
 		if now := r.current.Load(); now == p || now.weight == p.weight && now.cfg == p.cfg {
-			if !d.skipped {
-				a.requests.Add(1)
+			if d.skipped {
+				a.skipped.Add(1)
 			}
 			return p, d, cookie
 		}
-		a.inFlight.Add(-1)
+		a.begun.Add(^uint64(0)) // it has not begun there
 	}
 }
 
@@ -125,5 +125,5 @@ func (r *Rollout) leave(p *plan, d draw, o outcome, took int64) {
 	if p.evidence.record(d, o, time.Duration(took)) {
 		r.wake()
 	}
-	r.counts.arms[d.arm()].inFlight.Add(-1)
+	r.counts.arms[d.arm()].ended.Add(1)
 }

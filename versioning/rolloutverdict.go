@@ -237,7 +237,7 @@ func (f *floor) look(e *evidence, share float64) string {
 	var now [2]armTally
 	for i := range e.arms {
 		a := &e.arms[i]
-		now[i].requests, now[i].failed, now[i].shed = a.requests.Load(), a.failed.Load(), a.shed.Load()
+		now[i].requests, now[i].failed, now[i].shed = a.requests(), a.failed.Load(), a.shed.Load()
 		failed[i] = now[i].failed - f.before[i].failed
 		unserved[i] = failed[i] + now[i].shed - f.before[i].shed
 		n[i] = now[i].requests - f.before[i].requests + now[i].shed - f.before[i].shed
