@@ -32,6 +32,7 @@ type Rollout struct {
 	said    atomic.Pointer[Verdict]
 	counts  rolloutCounts
 	storeUp atomic.Bool
+	decides atomic.Bool // Decide was called
 
 	poke   chan struct{} // a send asks for a look
 	ctx    context.Context

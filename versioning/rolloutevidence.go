@@ -68,7 +68,12 @@ type draw struct {
 	bucket int
 
 	skipped bool // by RolloutConfig.Skip: it is in flight, and nothing else
+	forced  bool // by RolloutConfig.Force
+	moved   bool // the arm is not the one that was decided before
 }
+
+// untouched reports whether the answer passes as it is.
+func (d draw) untouched() bool { return d.skipped && !d.moved }
 
 func (d draw) arm() int {
 	if d.canary {

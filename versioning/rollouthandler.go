@@ -32,7 +32,7 @@ func (r *Rollout) Handler(stable, canary http.Handler) http.Handler {
 		if d.canary {
 			next = canary
 		}
-		if d.skipped || !d.counts && cookie == "" && p.cfg.TagField == "" {
+		if d.untouched() || !d.counts && cookie == "" && p.cfg.TagField == "" && !d.moved {
 			defer r.counts.arms[d.arm()].ended.Add(1)
 			next.ServeHTTP(w, req)
 			return
@@ -79,6 +79,9 @@ func (a *rolloutAnswer) complete(h http.Header) {
 	a.tagged = true
 	if a.cookie != "" {
 		h.Add("Set-Cookie", a.plan.cfg.Cookie.line(a.cookie))
+	}
+	if a.draw.moved {
+		h.Set("Cache-Control", "no-store")
 	}
 	if field := a.plan.cfg.TagField; field != "" {
 		a.field[0] = withTag(field, h[field], a.plan.tags[a.draw.arm()])

@@ -36,7 +36,7 @@ func (r *Rollout) draw(p *plan, req *http.Request) (d draw, cookie string) {
 	if p.cfg.Force != nil {
 		if arm, ok := p.cfg.Force(req); ok && (arm == Canary || arm == Stable) {
 			r.counts.forced.Add(1)
-			return draw{canary: arm == Canary}, ""
+			return draw{canary: arm == Canary, forced: true}, ""
 		}
 	}
 	if p.weight == 0 || p.weight == fullWeight && !p.watched {
@@ -93,18 +93,26 @@ func (c *CookieConfig) line(key string) string {
 	return cookie.String()
 }
 
+// drawn is draw for requests that may be skipped, or come to the handlers of another release.
+func (r *Rollout) drawn(p *plan, req *http.Request, ours bool) (d draw, cookie string) {
+	switch {
+	case p.cfg.Skip != nil && p.cfg.Skip(req):
+		return draw{canary: ours && p.weight == fullWeight, skipped: true}, ""
+	case ours:
+		return r.draw(p, req)
+	}
+	return draw{}, ""
+}
+
 // enter decides which arm req gets and counts it as in flight there, until leave.
 func (r *Rollout) enter(req *http.Request, wrapped string) (p *plan, d draw, cookie string) {
 	for {
 		p = r.current.Load()
-		ours := p.cfg.Release == wrapped // or the handlers are of another release
-		switch {
-		case p.cfg.Skip != nil && p.cfg.Skip(req):
-			d, cookie = draw{canary: ours && p.weight == fullWeight, skipped: true}, ""
-		case ours:
-			d, cookie = r.draw(p, req)
-		default:
-			d, cookie = draw{}, ""
+		ours := p.cfg.Release == wrapped
+		if made := r.decided(req); made != nil {
+			d = made.under(p, ours)
+		} else {
+			d, cookie = r.drawn(p, req, ours)
 		}
 		a := &r.counts.arms[d.arm()]
 		a.begun.Add(1)

@@ -66,7 +66,7 @@ func (t *rolloutTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 		x.end(x.outcomeOf(err))
 		return resp, err
 	}
-	if !d.skipped {
+	if !d.untouched() {
 		x.mark(resp, cookie)
 	}
 	x.follow(resp)
@@ -76,11 +76,14 @@ func (t *rolloutTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 // mark tags an answer and sets its cookie.
 func (x *rolloutExchange) mark(resp *http.Response, cookie string) {
 	field := x.plan.cfg.TagField
-	if field == "" && cookie == "" {
+	if field == "" && cookie == "" && !x.draw.moved {
 		return
 	}
 	if resp.Header == nil {
 		resp.Header = http.Header{}
+	}
+	if x.draw.moved {
+		resp.Header.Set("Cache-Control", "no-store")
 	}
 	if cookie != "" {
 		resp.Header.Add("Set-Cookie", x.plan.cfg.Cookie.line(cookie))
