@@ -144,3 +144,56 @@ func TestV16_ABadReleaseLeavesNothingBehind(t *testing.T) {
 		require.Equal(t, "blue", ask(h, fmt.Sprint("/good/", i), "somebody"))
 	}
 }
+
+// TestV16_ArmsThatDifferOnPurpose: with the arm in the key a cache gives each client what its own arm
+// has answered, also while the weight changes, and a rollback leaves nobody with the other's.
+func TestV16_ArmsThatDifferOnPurpose(t *testing.T) {
+	blue, green := &release{name: "blue"}, &release{name: "green"}
+	c := newCache(t, func(r *http.Request) string {
+		arm, _ := versioning.ArmOf(r)
+		return string(arm)
+	})
+	r, done := purged(t, c, versioning.RolloutConfig{
+		Steps: []versioning.Step{{Weight: 0.3, MinTime: time.Hour}, {Weight: 0.6, MinTime: time.Hour}},
+	})
+	h := r.Decide(c.Middleware(r.Handler(blue, green)))
+	all := func() map[string]string {
+		got := map[string]string{}
+		for i := range 100 {
+			user := fmt.Sprint("user ", i)
+			got[user] = ask(h, "/page", user)
+		}
+		return got
+	}
+	count := func(got map[string]string) (greens int) {
+		for _, body := range got {
+			if body == "green" {
+				greens++
+			}
+		}
+		return greens
+	}
+	first := all()
+	require.InDelta(t, 30, count(first), 20)
+	require.Equal(t, first, all())
+	require.EqualValues(t, 1, blue.asked.Load(), "the cache answers all others")
+	require.EqualValues(t, 1, green.asked.Load())
+
+	require.NoError(t, r.Promote(t.Context()))
+	second := all()
+	require.Greater(t, count(second), count(first))
+	for user, body := range first {
+		if body == "green" {
+			require.Equal(t, "green", second[user], "nobody changes back")
+		}
+	}
+	require.EqualValues(t, 2, blue.asked.Load()+green.asked.Load())
+
+	require.NoError(t, r.Rollback(t.Context(), ""))
+	require.True(t, <-done)
+	require.Zero(t, count(all()))
+	require.NoError(t, r.Retry(t.Context()))
+	require.NoError(t, r.Promote(t.Context()))
+	require.NotZero(t, count(all()))
+	require.EqualValues(t, 2, green.asked.Load(), "its answer was purged")
+}
