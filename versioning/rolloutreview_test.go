@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,4 +130,94 @@ func TestAStoreInMemoryIsBounded(t *testing.T) {
 	}
 	require.Len(t, shared.Evidence, 512)
 	require.Equal(t, "new", string(shared.Evidence["0"]))
+}
+
+// TestAPauseOutlivesTheDeadline: a person who pauses wants to decide, whatever OnDeadline says.
+func TestAPauseOutlivesTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := rolloutOf(0.05)
+		cfg.OnDeadline = versioning.RollBack
+		r := newRollout(t, cfg)
+		require.NoError(t, r.Pause(t.Context()))
+		time.Sleep(3 * time.Hour)
+		require.Equal(t, versioning.PhasePaused, r.State().Phase)
+		require.Equal(t, 500, r.State().Weight)
+		require.NoError(t, r.Resume(t.Context()))
+		time.Sleep(30 * time.Minute)
+		require.Equal(t, versioning.PhaseRunning, r.State().Phase, "the deadline begins again")
+		require.NoError(t, r.Close(t.Context()))
+	})
+}
+
+// TestV18_ARollbackInAStoreThatForgot: the store has lost its writes, and somebody has told it of a
+// rollback since. That is adopted, although its revision is lower.
+func TestV18_ARollbackInAStoreThatForgot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 1, rolloutOf(0.05))
+		for range 5 {
+			require.NoError(t, f.replicas[0].Pause(t.Context()))
+			require.NoError(t, f.replicas[0].Resume(t.Context()))
+		}
+		state := f.replicas[0].State()
+		fresh := versioning.NewMemoryRolloutStore()
+		state.Phase, state.Weight, state.Revision, state.Text = versioning.PhaseRolledBack, 0, 0, "bad"
+		_, changed, err := fresh.Change(t.Context(), "shop", state)
+		require.NoError(t, err)
+		require.True(t, changed)
+		f.store.set(func() { f.store.MemoryRolloutStore = fresh })
+		time.Sleep(3 * time.Second)
+		require.Equal(t, versioning.PhaseRolledBack, f.replicas[0].State().Phase)
+		require.Equal(t, "bad", f.replicas[0].State().Text)
+	})
+}
+
+// TestARollbackOfYesterdayIsNotReported: a replica that starts when the release has been rolled back
+// already has given it nothing, so there is nothing to purge.
+func TestARollbackOfYesterdayIsNotReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := rolloutOf(0.05)
+		cfg.Store = versioning.NewMemoryRolloutStore()
+		calls := 0
+		cfg.OnRollback = func(context.Context, versioning.Rollback) { calls++ }
+		first := newRollout(t, cfg)
+		time.Sleep(2 * time.Second)
+		require.NoError(t, first.Rollback(t.Context(), "bad"))
+		synctest.Wait()
+		require.Equal(t, 1, calls)
+		second := newRollout(t, cfg)
+		time.Sleep(2 * time.Second)
+		require.Equal(t, versioning.PhaseRolledBack, second.State().Phase)
+		require.Equal(t, 1, calls)
+		require.NoError(t, first.Close(t.Context()))
+		require.NoError(t, second.Close(t.Context()))
+	})
+}
+
+// TestManyErrorsAskForFewLooks: a release that fails at everything does not keep a processor busy with
+// looks.
+func TestManyErrorsAskForFewLooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := rolloutOf(0.5)
+		cfg.OnFail = versioning.Freeze
+		var looks atomic.Int64
+		cfg.Judge = func() (versioning.Decision, string) {
+			looks.Add(1)
+			return versioning.Advance, ""
+		}
+		r := newRollout(t, cfg)
+		canary := newArm("canary")
+		canary.status.Store(500)
+		h := r.Handler(newArm("stable"), canary)
+		time.Sleep(1500 * time.Millisecond)
+		before := looks.Load()
+		for i := range 400 {
+			users(h, i, 1)
+			time.Sleep(time.Millisecond)
+		}
+		require.Equal(t, versioning.PhasePaused, r.State().Phase)
+		n := looks.Load() - before
+		require.Greater(t, n, int64(10), "it looks soon after an error")
+		require.LessOrEqual(t, n, int64(42))
+		require.NoError(t, r.Close(t.Context()))
+	})
 }

@@ -182,7 +182,9 @@ func TestMemoryIsGivenBack(t *testing.T) {
 // that end later.
 func TestCloseGivesBackWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := shadowOf(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+		cfg := shadowOf(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			<-r.Context().Done()
+		}))
 		cfg.Workers = 1
 		cfg.Observe = func(_ context.Context, e versioning.ShadowEvent) {
 			if e.Outcome == versioning.ShadowDropped {

@@ -13,7 +13,7 @@ import (
 // it with the route's own. It promotes the release that runs there, or rolls it back, by itself.
 type Rollout struct {
 	Name    string        `yaml:"name"`    // no other rollout has it; required
-	Release string        `yaml:"release"` // what runs on the canary; one that was rolled back stays so; required
+	Release string        `yaml:"release"` // what runs on the canary; required
 	Canary  string        `yaml:"canary"`  // the upstream with the release; required
 	Steps   []RolloutStep `yaml:"steps"`   // of the weight; required
 
@@ -31,14 +31,18 @@ type Rollout struct {
 
 	Manual     bool    `yaml:"manual"`      // each step begins by POST /rollouts; false
 	OnFail     string  `yaml:"on_fail"`     // a release that is worse: "roll_back" or "freeze"; roll_back
-	OnDeadline string  `yaml:"on_deadline"` // one that cannot be judged in time: "pause" or "roll_back"; pause
-	Alpha      Share   `yaml:"alpha"`       // the chance that a good release is rolled back by one test; 0.005
+	OnDeadline string  `yaml:"on_deadline"` // one not judged in time: "pause" or "roll_back"; pause
+	Alpha      Share   `yaml:"alpha"`       // the chance that a test rolls a good release back; 0.005
 	Tolerance  float64 `yaml:"tolerance"`   // how many times as slow a release may be; 1.25
 	Floor      Share   `yaml:"floor"`       // the share of failures with which a release is broken; 0.5
 
 	// TagField is the response field that gets the tag of the arm. With a cache, which needs one, it is
 	// Surrogate-Key by default; otherwise none.
 	TagField string `yaml:"tag_field"`
+
+	// Apart says that the arms differ on purpose: the route's cache keeps their answers apart. If false,
+	// it gives everybody what either has answered.
+	Apart bool `yaml:"apart"`
 
 	Store string `yaml:"store"` // "memory" of this process, or "redis" for all gateways; memory
 }
@@ -66,7 +70,8 @@ func (o *Rollout) check(r Route, c Config, f *faults, path ...any) {
 		f.add("a route with versions has no upstream to compare with", path...)
 	}
 	if _, ok := c.Upstreams[o.Canary]; !ok {
-		f.add(fmt.Sprintf("%q is not one of the upstreams: %s", o.Canary, names(c.Upstreams)), at("canary")...)
+		f.add(fmt.Sprintf("%q is not one of the upstreams: %s", o.Canary, names(c.Upstreams)),
+			at("canary")...)
 	}
 	o.checkKey(f, at)
 	switch {
@@ -79,6 +84,9 @@ func (o *Rollout) check(r Route, c Config, f *faults, path ...any) {
 		http.CanonicalHeaderKey(o.TagField) != "Surrogate-Key" &&
 		http.CanonicalHeaderKey(o.TagField) != "Cache-Tag" {
 		f.add("the cache reads Surrogate-Key and Cache-Tag", at("tag_field")...)
+	}
+	if r.Cache == nil && o.Apart {
+		f.add("needs a cache", at("apart")...)
 	}
 	for i := range o.Steps {
 		s := &o.Steps[i]
@@ -184,7 +192,9 @@ func (o *Rollout) config(trusted trust) versioning.RolloutConfig {
 func (o *Rollout) key(trusted trust) func(*http.Request) (string, bool) {
 	switch o.By {
 	case "address":
-		key, err := ratelimit.ByIP(ratelimit.IPConfig{TrustedProxies: trusted.proxies, TrustUnix: trusted.unix})
+		key, err := ratelimit.ByIP(ratelimit.IPConfig{
+			TrustedProxies: trusted.proxies, TrustUnix: trusted.unix,
+		})
 		if err == nil {
 			return key
 		}

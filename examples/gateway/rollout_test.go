@@ -207,19 +207,21 @@ func TestPeopleActOnRollouts(t *testing.T) {
 	require.Equal(t, "rolled back by a person", trials(t, g)["/"].Rollout.State.Text)
 	onRollout(t, g, 204, "retry")
 	is(versioning.PhaseRunning, 0)
-	status, _ := act(g, "/rollouts", g.gateway.token, `{"route": "/", "action": "rollback", "text": "too red"}`)
+	status, _ := act(g, "/rollouts", g.gateway.token,
+		`{"route": "/", "action": "rollback", "text": "too red"}`)
 	require.Equal(t, 204, status)
 	require.Equal(t, "too red", trials(t, g)["/"].Rollout.State.Text)
 
 	for body, field := range map[string]string{
-		``:                                               "the body must be one JSON object with route and action",
-		`{"route": "/", "action": "x"} {}`:               "more than one value",
-		`{"rout": "/", "action": "retry"}`:               "rout",
-		`{"action": "retry"}`:                            "route: none with this name has a rollout",
-		`{"route": "/none", "action": "x"}`:              "route: none with this name has a rollout",
-		`{"route": "/"}`:                                 "action: is not one of: pause, promote, resume, retry, rollback",
-		`{"route": "/", "action": "start"}`:              "action: is not one of: pause, promote",
-		`{"route": "/", "action": 1}`:                    "action",
+		``:                                  "the body must be one JSON object with route and action",
+		`{"route": "/", "action": "x"} {}`:  "more than one value",
+		`{"rout": "/", "action": "retry"}`:  "rout",
+		`{"action": "retry"}`:               "route: none with this name has a rollout",
+		`{"route": "/none", "action": "x"}`: "route: none with this name has a rollout",
+		`{"route": "/"}`:                    "action: is not one of: pause, promote, resume, retry, rollback",
+		`{"route": "/", "action": "start"}`: "action: is not one of: pause, promote",
+		`{"route": "/", "action": 1}`:       "action",
+
 		`{"route": "/", "action": "retry", "text": "x"}`: "text: has a meaning only with rollback",
 	} {
 		status, text := act(g, "/rollouts", g.gateway.token, body)
@@ -390,6 +392,29 @@ func TestARollbackLeavesNothingInTheCache(t *testing.T) {
 	require.EqualValues(t, 100, v1.Requests(), "what stable gave the cache has stayed there")
 }
 
+func TestACacheKeepsArmsApart(t *testing.T) {
+	v1 := backend.Start(t, backend.Config{Handler: http.HandlerFunc(named("v1"))})
+	v2 := backend.Start(t, backend.Config{Handler: http.HandlerFunc(named("v2"))})
+	const keys = "by: header, header: X-User, missing: cookie, steps: [{weight: 0.5, for: 1h}]"
+	g := start(t, trial(v1.Addr, v2.Addr, keys+", apart: true", ", cache: {ttl: 1h}"))
+	awaitTrial(t, g, "/", versioning.PhaseRunning, 5000)
+	c := client(t)
+	answers := visit(t, c, g.url, 0, 100)
+	require.InDelta(t, 50, answers["v2"], 30)
+	require.Equal(t, answers, visit(t, c, g.url, 0, 100))
+	require.EqualValues(t, 2, v1.Requests()+v2.Requests(), "the cache answers all others")
+	resp, _ := get(t, c, g.url)
+	require.Len(t, resp.Cookies(), 1, "it is the client's own, and not in the cache")
+
+	// The same without keeping them apart: another cache, and everybody gets the first answer.
+	reloadText(t, g, trial(v1.Addr, v2.Addr, keys, ", cache: {ttl: 1h}"))
+	require.Len(t, visit(t, c, g.url, 0, 100), 1)
+	require.EqualValues(t, 3, v1.Requests()+v2.Requests())
+
+	_, err := parseConfig("f", []byte(trial("a:1", "b:1", keys+", apart: true", "")))
+	require.EqualError(t, err, "f:2: routes[0].rollout.apart: needs a cache")
+}
+
 // named returns a handler that answers with a name and may be cached.
 func named(name string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, name) }
@@ -413,46 +438,51 @@ func TestGatewaysShareARolloutInRedis(t *testing.T) {
 
 func TestFaultsOfRolloutsAreNamed(t *testing.T) {
 	const steps = ", steps: [{weight: 0.5}]"
-	for more, want := range map[string]string{
-		byUser:                            "steps: is required",
-		byUser + ", steps: [{for: 1m}]":   "steps[0].weight: 0 is not more than 0",
-		byUser + ", steps: [{weight: 5}]": "steps[0].weight: must be a share such as 0.25",
-		byUser + ", steps: [{weight: 0.5}, {weight: 0.2}]":         "steps[1].weight: 0.2 is not more than the step",
-		byUser + ", steps: [{weight: 0.5, for: 2h, deadline: 1h}]": "steps[0].deadline: 1h0m0s is not more",
-		byUser + ", steps: [{weight: 0.5, for: 3000h}]":            "steps[0].for: must be at most 2160h0m0s",
-		byUser + ", steps: [{weight: 0.5, for: -5s}]":              "steps[0].for: must be positive",
-		byUser + ", steps: [{weight: 0.5, requests: many}]":        "steps[0].requests: must be a whole number",
-		"by: name" + steps:                                                       `by: "name" is not one of: address, header, cookie, request`,
-		"by: header" + steps:                                                     `header: "" is not the name of a header`,
-		"by: cookie, missing: stable" + steps:                                    `cookie: "" is not the name of a cookie`,
-		"by: cookie, cookie: a" + steps:                                          `missing: "" is not one of: stable, per_request, cookie`,
-		"by: address, missing: stable" + steps:                                   "missing: has a meaning only with by: header and by: cookie",
-		"by: address, header: A" + steps:                                         "header: has a meaning only with by: header",
-		byUser + ", cookie: a" + steps:                                           "cookie: has a meaning only with by: cookie",
-		byUser + ", sticky: {name: a}" + steps:                                   "sticky: has a meaning only with missing: cookie",
-		"by: cookie, cookie: a, missing: cookie, sticky: {name: a b}" + steps:    "sticky.name: ",
-		"by: cookie, cookie: a, missing: cookie, sticky: {max_age: 5ms}" + steps: "sticky.max_age: 5ms is under 1 s",
-		byUser + ", on_fail: panic" + steps:                                      `on_fail: "panic" is not RollBack or Freeze`,
-		byUser + ", on_deadline: freeze" + steps:                                 `on_deadline: "freeze" is not Pause or RollBack`,
-		byUser + ", alpha: 0.7" + steps:                                          "alpha: 0.7 is not between 0 and 0.5",
-		byUser + ", tolerance: 0.5" + steps:                                      "tolerance: 0.5 is not a number of at least 1",
-		byUser + ", floor: 2" + steps:                                            "floor: must be a share such as 0.25",
-		byUser + ", tag_field: a b" + steps:                                      `tag_field: "a b" is not the name of a field`,
-		byUser + ", store: redis" + steps:                                        "store: there is no redis.addr",
-		byUser + ", store: disk" + steps:                                         `store: "disk" is not one of: redis, memory`,
+	for _, tt := range []struct{ more, want string }{
+		{byUser, "steps: is required"},
+		{byUser + ", steps: [{for: 1m}]", "steps[0].weight: 0 is not more than 0"},
+		{byUser + ", steps: [{weight: 5}]", "steps[0].weight: must be a share such as 0.25"},
+		{byUser + ", steps: [{weight: 0.5}, {weight: 0.2}]",
+			"steps[1].weight: 0.2 is not more than the step"},
+		{byUser + ", steps: [{weight: 0.5, for: 2h, deadline: 1h}]", "steps[0].deadline: 1h0m0s is not more"},
+		{byUser + ", steps: [{weight: 0.5, for: 3000h}]", "steps[0].for: must be at most 2160h0m0s"},
+		{byUser + ", steps: [{weight: 0.5, for: -5s}]", "steps[0].for: must be positive"},
+		{byUser + ", steps: [{weight: 0.5, requests: many}]", "steps[0].requests: must be a whole number"},
+		{"by: name" + steps, `by: "name" is not one of: address, header, cookie, request`},
+		{"by: header" + steps, `header: "" is not the name of a header`},
+		{"by: cookie, missing: stable" + steps, `cookie: "" is not the name of a cookie`},
+		{"by: cookie, cookie: a" + steps, `missing: "" is not one of: stable, per_request, cookie`},
+		{"by: address, missing: stable" + steps,
+			"missing: has a meaning only with by: header and by: cookie"},
+		{"by: address, header: A" + steps, "header: has a meaning only with by: header"},
+		{byUser + ", cookie: a" + steps, "cookie: has a meaning only with by: cookie"},
+		{byUser + ", sticky: {name: a}" + steps, "sticky: has a meaning only with missing: cookie"},
+		{"by: cookie, cookie: a, missing: cookie, sticky: {name: a b}" + steps, "sticky.name: "},
+		{"by: cookie, cookie: a, missing: cookie, sticky: {max_age: 5ms}" + steps,
+			"sticky.max_age: 5ms is under 1 s"},
+		{byUser + ", on_fail: panic" + steps, `on_fail: "panic" is not RollBack or Freeze`},
+		{byUser + ", on_deadline: freeze" + steps, `on_deadline: "freeze" is not Pause or RollBack`},
+		{byUser + ", alpha: 0.7" + steps, "alpha: 0.7 is not between 0 and 0.5"},
+		{byUser + ", tolerance: 0.5" + steps, "tolerance: 0.5 is not a number of at least 1"},
+		{byUser + ", floor: 2" + steps, "floor: must be a share such as 0.25"},
+		{byUser + ", tag_field: a b" + steps, `tag_field: "a b" is not the name of a field`},
+		{byUser + ", store: redis" + steps, "store: there is no redis.addr"},
+		{byUser + ", store: disk" + steps, `store: "disk" is not one of: redis, memory`},
 	} {
-		_, err := parseConfig("f", []byte(trial("127.0.0.1:1", "127.0.0.1:2", more, "")))
-		require.ErrorContains(t, err, "f:2: routes[0].rollout."+want, more)
+		_, err := parseConfig("f", []byte(trial("127.0.0.1:1", "127.0.0.1:2", tt.more, "")))
+		require.ErrorContains(t, err, "f:2: routes[0].rollout."+tt.want, tt.more)
 	}
 	good := trial("127.0.0.1:1", "127.0.0.1:2", half, "")
 	for _, tt := range []struct{ old, replacement, want string }{
 		{"name: shop", "name: a b", `f:2: routes[0].rollout.name: "a b" is not 1 to 64 letters`},
 		{"release: r2", `release: ""`, `f:2: routes[0].rollout.release: "" is not 1 to 64 letters`},
-		{"canary: v2", "canary: v3", `f:2: routes[0].rollout.canary: "v3" is not one of the upstreams: v1, v2`},
+		{"canary: v2", "canary: v3",
+			`f:2: routes[0].rollout.canary: "v3" is not one of the upstreams: v1, v2`},
 		{"upstream: v1,", "versions: {list: [{version: \"1\", upstream: v1}], sources: {path: /v}},",
 			"f:2: routes[0].rollout: a route with versions has no upstream to compare with"},
-		{"routes: [{upstream: v1,", "routes: [{upstream: v1, path: /b, rollout: {name: shop, release: r2, canary: " +
-			"v2, " + half + "}}, {upstream: v1,", "f:2: routes[1].rollout.name: another rollout has this name"},
+		{"routes: [{upstream: v1,", "routes: [{upstream: v1, path: /b, rollout: {name: shop, release: r2, " +
+			"canary: v2, " + half + "}}, {upstream: v1,",
+			"f:2: routes[1].rollout.name: another rollout has this name"},
 		{"{upstream: v1,", "{upstream: v1, cache: {}, ", ""},
 	} {
 		_, err := parseConfig("f", []byte(strings.Replace(good, tt.old, tt.replacement, 1)))
@@ -462,6 +492,8 @@ func TestFaultsOfRolloutsAreNamed(t *testing.T) {
 		}
 		require.ErrorContains(t, err, tt.want)
 	}
-	_, err := parseConfig("f", []byte(trial("127.0.0.1:1", "127.0.0.1:2", half+", tag_field: X-Tag", ", cache: {}")))
-	require.EqualError(t, err, "f:2: routes[0].rollout.tag_field: the cache reads Surrogate-Key and Cache-Tag")
+	text := trial("127.0.0.1:1", "127.0.0.1:2", half+", tag_field: X-Tag", ", cache: {}")
+	_, err := parseConfig("f", []byte(text))
+	require.EqualError(t, err,
+		"f:2: routes[0].rollout.tag_field: the cache reads Surrogate-Key and Cache-Tag")
 }

@@ -61,7 +61,7 @@ func (rt *routing) handler(upstreams map[string]*upstream) (http.Handler, error)
 	if rt.deadline != nil {
 		h = rt.deadline.Middleware(h)
 	}
-	h = rt.cache.wrap(rt.gate.bound(h))
+	h = rt.split.decide(rt.cache.wrap(rt.gate.bound(h)))
 	if rt.versions != nil {
 		h = rt.versions.Resolve(h)
 	}

@@ -40,7 +40,8 @@ func (s *Shadow) check(r Route, upstreams map[string]Upstream, f *faults, path .
 		f.add("a route with versions has no upstream to compare with", path...)
 	}
 	if _, ok := upstreams[s.Upstream]; !ok {
-		f.add(fmt.Sprintf("%q is not one of the upstreams: %s", s.Upstream, names(upstreams)), at("upstream")...)
+		f.add(fmt.Sprintf("%q is not one of the upstreams: %s", s.Upstream, names(upstreams)),
+			at("upstream")...)
 	}
 	if s.Credentials != "send" && s.Credentials != "strip" {
 		f.add(fmt.Sprintf("%q is not one of: send, strip", s.Credentials), at("credentials")...)

@@ -230,7 +230,8 @@ func TestFaultsOfShadowsAreNamed(t *testing.T) {
 		require.ErrorContains(t, err, "f:2: routes[0].shadow."+want, more)
 	}
 	text := shadowed("127.0.0.1:1", "127.0.0.1:2", "credentials: strip")
-	_, err := parseConfig("f", []byte(strings.Replace(text, "shadow: {upstream: v2", "shadow: {upstream: v3", 1)))
+	other := strings.Replace(text, "shadow: {upstream: v2", "shadow: {upstream: v3", 1)
+	_, err := parseConfig("f", []byte(other))
 	require.EqualError(t, err, `f:2: routes[0].shadow.upstream: "v3" is not one of the upstreams: v1, v2`)
 	_, err = parseConfig("f", []byte(strings.Replace(text, "{upstream: v1, shadow",
 		"{versions: {list: [{version: \"1\", upstream: v1}], sources: {path: /v}}, shadow", 1)))

@@ -33,6 +33,7 @@ type split struct {
 	stable, canary http.Handler
 	rollout        *versioning.Rollout // set by begin
 	next           http.Handler        // what answers; set by begin
+	outer, decided http.Handler        // what stands before s, and that behind Decide; nil unless apart
 }
 
 // newSplit returns the split of a route, or nil if it has no rollout. It begins nothing, since the
@@ -74,6 +75,15 @@ func (s *split) wrap(stable http.Handler, upstreams map[string]*upstream) http.H
 	return s
 }
 
+// decide puts the decision about the arm before a route's cache, if that needs it.
+func (s *split) decide(next http.Handler) http.Handler {
+	if s == nil || !s.settings.Apart {
+		return next
+	}
+	s.outer, s.decided = next, next
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.decided.ServeHTTP(w, r) })
+}
+
 func (s *split) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.next.ServeHTTP(w, r) }
 
 // begin starts the rollout, or lets that of old, the split with the same name before a reload, or nil,
@@ -90,6 +100,9 @@ func (s *split) begin(old *split, log *slog.Logger) {
 		return
 	}
 	s.next = s.rollout.Handler(s.stable, s.canary)
+	if s.outer != nil {
+		s.decided = s.rollout.Decide(s.outer)
+	}
 }
 
 // retire ends the rollout if heir, the split of the same name after a reload, or nil, has not taken it
