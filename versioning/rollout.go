@@ -98,10 +98,10 @@ func NewRollout(cfg RolloutConfig) (*Rollout, error) {
 
 // Reload replaces the configuration. With the same Release the rollout goes on: its state, weight and
 // evidence stay, and Steps, limits and callbacks are the new ones from now on. The next step is the
-// first one with more than the present weight. With another one, that
-// is tried from its first step on; then Handler and Transport must be called after Reload, for an arm
-// that was wrapped for one release gets no requests of another. Name and Store cannot change, nor can
-// Salt without Release. On an error nothing changes.
+// first one with more than the present weight. With another Release, that is tried from its first step
+// on; then Handler and Transport must be called after Reload, for an arm that was wrapped for one
+// release gets no requests of another. Name and Store cannot change, nor can Salt without Release. On
+// an error nothing changes.
 func (r *Rollout) Reload(cfg RolloutConfig) error {
 	cfg, err := cfg.withDefaults()
 	r.lock()

@@ -357,7 +357,8 @@ func TestReloadsOfRolloutsAndShadowsLeakNothing(t *testing.T) {
 func TestARollbackLeavesNothingInTheCache(t *testing.T) {
 	v1 := backend.Start(t, backend.Config{Handler: http.HandlerFunc(named("v1"))})
 	v2 := backend.Start(t, backend.Config{Handler: http.HandlerFunc(named("v2"))})
-	g := start(t, trial(v1.Addr, v2.Addr, byUser+", steps: [{weight: 0.5, for: 1h}]", ", cache: {ttl: 1h}"))
+	g := start(t, trial(v1.Addr, v2.Addr, byUser+", steps: [{weight: 0.5, for: 1h}]",
+		", cache: {ttl: 1h, stale: 1h, stale_if_error: 1h}"))
 	awaitTrial(t, g, "/", versioning.PhaseRunning, 5000)
 	c := client(t)
 	first, second := map[string]string{}, map[string]string{}
@@ -434,6 +435,12 @@ func TestGatewaysShareARolloutInRedis(t *testing.T) {
 	onRollout(t, a, 204, "rollback")
 	awaitTrial(t, b, "/", versioning.PhaseRolledBack, 0)
 	require.Equal(t, map[string]int{"v1": 20}, visit(t, c, b.url, 0, 20))
+
+	// Another store knows nothing of it; back again, Redis does.
+	reloadText(t, b, strings.Replace(text, "store: redis", "store: memory", 1))
+	awaitTrial(t, b, "/", versioning.PhaseRunning, 5000)
+	reloadText(t, b, text)
+	awaitTrial(t, b, "/", versioning.PhaseRolledBack, 0)
 }
 
 func TestFaultsOfRolloutsAreNamed(t *testing.T) {
