@@ -25,6 +25,7 @@
 //   - routing.go: from a request's host, path and method to its route
 //   - bounds.go: bounds on header and body, and on what there is at once
 //   - stalls.go: bounds on time without progress
+//   - blame.go: who is to blame when such an exchange is ended
 //   - pace.go: the least pace of a body
 //   - tunnel.go: upgraded connections: how long they may be idle, and how they end
 //   - tls.go: certificates, and which proxies are trusted

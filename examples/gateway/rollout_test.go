@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -503,4 +504,61 @@ func TestFaultsOfRolloutsAreNamed(t *testing.T) {
 	_, err := parseConfig("f", []byte(text))
 	require.EqualError(t, err,
 		"f:2: routes[0].rollout.tag_field: the cache reads Surrogate-Key and Cache-Tag")
+}
+
+// An upstream that begins its answer and then does nothing is at fault, and a client that takes
+// nothing is not.
+func TestAnswersThatStandStillAreErrors(t *testing.T) {
+	hang := make(chan struct{})
+	v1 := backend.Start(t, backend.Config{Name: "v1"})
+	v2 := backend.Start(t, backend.Config{Handler: http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/large" {
+				for r.Context().Err() == nil {
+					if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+						return
+					}
+				}
+				return
+			}
+			_, _ = io.WriteString(w, "half")
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-hang:
+			case <-r.Context().Done():
+			}
+		})})
+	defer close(hang)
+	g := start(t, "server: {stall_timeout: 200ms}\n"+
+		trial(v1.Addr, v2.Addr, "by: request, on_fail: freeze, steps: [{weight: 1, for: 1h}]", ""))
+	awaitTrial(t, g, "/", versioning.PhaseRunning, 10_000)
+	ended := func() versioning.ArmReport {
+		var now versioning.ArmReport
+		require.Eventually(t, func() bool {
+			shown := trials(t, g)["/"].Rollout
+			now = shown.Verdict.Canary
+			return shown.Stats.InFlight["canary"] == 0 &&
+				now.Requests+now.Canceled == shown.Stats.Requests["canary"]
+		}, 20*time.Second, 10*time.Millisecond)
+		return now
+	}
+	resp, err := client(t).Get(g.url)
+	require.NoError(t, err)
+	text, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	require.Error(t, err)
+	require.Equal(t, "half", string(text))
+	got := ended()
+	require.EqualValues(t, 1, got.Failed)
+
+	conn, err := net.Dial("tcp", g.addr)
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = io.WriteString(conn, "GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return trials(t, g)["/"].Rollout.Stats.Requests["canary"] == 2 },
+		20*time.Second, time.Millisecond)
+	got = ended()
+	require.EqualValues(t, 1, got.Failed)
+	require.EqualValues(t, 1, got.Canceled)
 }

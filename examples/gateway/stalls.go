@@ -3,20 +3,12 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
-)
-
-var (
-	errStalled = errors.New("neither side has sent anything for server.stall_timeout")
-	errDrips   = fmt.Errorf("the body is slower than server.min_rate: %w", os.ErrDeadlineExceeded)
 )
 
 // bounds are the settings of an exchange.
@@ -194,6 +186,7 @@ type steadyWriter struct {
 
 	hijacked *tunnel
 	progress atomic.Int64 // when a side last made some, in nanoseconds since began
+	writing  atomic.Bool  // the gateway waits for the client to take some
 
 	mu    sync.Mutex // guards the field below
 	timer *time.Timer
@@ -273,7 +266,7 @@ func (w *steadyWriter) check() {
 	switch {
 	case w.timer == nil: // the exchange has ended
 	case idle >= time.Duration(w.stall):
-		w.cut(errStalled)
+		w.cut(w.stalledBy())
 		if w.body != nil {
 			w.body.fail()
 		}
@@ -286,6 +279,7 @@ func (w *steadyWriter) Write(p []byte) (int, error) {
 	if !w.header {
 		w.WriteHeader(http.StatusOK)
 	}
+	w.writing.Store(true)
 	start := w.extend()
 	n, err := w.ResponseWriter.Write(p)
 	return n, w.wrote(n, start, err)
@@ -296,6 +290,7 @@ func (w *steadyWriter) FlushError() error {
 	if !w.header {
 		w.WriteHeader(http.StatusOK)
 	}
+	w.writing.Store(true)
 	start := w.extend()
 	return w.wrote(0, start, w.rc.Flush())
 }
@@ -321,12 +316,13 @@ func (w *steadyWriter) extend() (now time.Time) {
 
 // wrote notes what came of a write, and lifts a deadline that would still hold after it.
 func (w *steadyWriter) wrote(n int, start time.Time, err error) error {
+	w.writing.Store(false)
 	if w.timers {
 		_ = w.rc.SetWriteDeadline(time.Time{})
 	}
 	w.moved()
 	if err == nil && w.pace.tooSlow(n, time.Since(start), w.bounds.pace) {
-		w.cut(errDrips)
+		w.cut(dripping{})
 		return errDrips
 	}
 	return err
