@@ -104,7 +104,7 @@
 // [Rollout.Switch] gives canary everything, [Rollout.Rollback] takes it back, [Rollout.Drained] says
 // when the arm that was left may be stopped. It stands inside of caches: TagField and OnRollback let
 // one purge what a bad release gave it, and if the arms differ on purpose, the arm must be a part of
-// its key.
+// its key: [Rollout.Decide] stands in front of the cache then, and [ArmOf] tells the key.
 //
 // # How a release is judged
 //
@@ -129,7 +129,7 @@
 // the state as it is.
 //
 // A [Shadow] sends copies of requests to a candidate whose answers no client gets, and says where
-// they differ; [Shadow.Judge] makes a rollout wait for it.
+// they differ, in JSON by path, also in gzip; [Shadow.Judge] makes a rollout wait for it.
 //
 // # Limits
 //

@@ -32,6 +32,7 @@ type Rollout struct {
 	said    atomic.Pointer[Verdict]
 	counts  rolloutCounts
 	storeUp atomic.Bool
+	decides atomic.Bool // Decide was called
 
 	poke   chan struct{} // a send asks for a look
 	ctx    context.Context
@@ -96,10 +97,11 @@ func NewRollout(cfg RolloutConfig) (*Rollout, error) {
 }
 
 // Reload replaces the configuration. With the same Release the rollout goes on: its state, weight and
-// evidence stay, and Steps, limits and callbacks are the new ones from now on. With another one, that
-// is tried from its first step on; then Handler and Transport must be called after Reload, for an arm
-// that was wrapped for one release gets no requests of another. Name and Store cannot change, nor can
-// Salt without Release. On an error nothing changes.
+// evidence stay, and Steps, limits and callbacks are the new ones from now on. The next step is the
+// first one with more than the present weight. With another Release, that is tried from its first step
+// on; then Handler and Transport must be called after Reload, for an arm that was wrapped for one
+// release gets no requests of another. Name and Store cannot change, nor can Salt without Release. On
+// an error nothing changes.
 func (r *Rollout) Reload(cfg RolloutConfig) error {
 	cfg, err := cfg.withDefaults()
 	r.lock()
@@ -246,7 +248,7 @@ func (r *Rollout) Drained(ctx context.Context) error {
 		default:
 			return r.phaseError()
 		}
-		if r.counts.arms[arm].inFlight.Load() == 0 {
+		if r.counts.arms[arm].inFlight() == 0 {
 			return nil
 		}
 		select {

@@ -11,7 +11,7 @@ import (
 // does not answer; then nothing has changed. All methods that change the state share this.
 func (r *Rollout) Promote(ctx context.Context) error {
 	return r.operate(ctx, func(p *plan) (RolloutState, bool) {
-		return p.forward(p.state.Step+1, r.said.Load()), p.watchedState()
+		return p.forward(p.nextStep(), r.said.Load()), p.watchedState()
 	})
 }
 
@@ -21,7 +21,7 @@ func (r *Rollout) Promote(ctx context.Context) error {
 func (r *Rollout) Switch(ctx context.Context) error {
 	return r.operate(ctx, func(p *plan) (RolloutState, bool) {
 		last := len(p.cfg.Steps) - 1
-		return p.forward(last, r.said.Load()), p.watchedState() && p.state.Step < last
+		return p.forward(last, r.said.Load()), p.watchedState() && p.state.Weight < fullWeight
 	})
 }
 

@@ -62,14 +62,24 @@ const (
 )
 
 type rolloutCounts struct {
-	arms [2]struct {
-		requests atomic.Uint64
-		inFlight atomic.Int64
-		_        [48]byte // the arms share no cache line
-	}
+	arms                     [2]armCounts
 	forced, missing, cookies atomic.Uint64
 	failures                 atomic.Uint64 // of the Store
 	panics                   atomic.Uint64
+}
+
+// armCounts are what an arm was given. Each request costs two additions.
+type armCounts struct {
+	begun, ended atomic.Uint64
+	skipped      atomic.Uint64 // of begun: by RolloutConfig.Skip
+	_            [40]byte      // the arms share no cache line
+}
+
+// inFlight returns how many requests are in the arm. It is 0 only if at one moment there was none:
+// ended, which is read first, is never more than begun.
+func (c *armCounts) inFlight() int {
+	ended := c.ended.Load()
+	return int(c.begun.Load() - ended)
 }
 
 // RolloutStats is a snapshot of the counters and gauges of a [Rollout].
@@ -95,8 +105,10 @@ func (r *Rollout) Stats() RolloutStats {
 		Failures: r.counts.failures.Load(), Panics: r.counts.panics.Load(),
 	}
 	for i, arm := range [...]Arm{Stable, Canary} {
-		s.Requests[string(arm)] = r.counts.arms[i].requests.Load()
-		s.InFlight[string(arm)] = int(r.counts.arms[i].inFlight.Load())
+		c := &r.counts.arms[i]
+		skipped := c.skipped.Load() // before begun, which is never less
+		s.Requests[string(arm)] = c.begun.Load() - skipped
+		s.InFlight[string(arm)] = c.inFlight()
 	}
 	v := r.Verdict()
 	s.Evidence = max(v.Errors.Evidence, v.Latency.Evidence) / v.Needed

@@ -66,7 +66,14 @@ type draw struct {
 	counts bool // the arm was drawn, so the request is part of the comparison
 	single bool // the arm was drawn for this request alone, not for its key
 	bucket int
+
+	skipped bool // by RolloutConfig.Skip: it is in flight, and nothing else
+	forced  bool // by RolloutConfig.Force
+	moved   bool // the arm is not the one that was decided before
 }
+
+// untouched reports whether the answer passes as it is.
+func (d draw) untouched() bool { return d.skipped && !d.moved }
 
 func (d draw) arm() int {
 	if d.canary {
@@ -95,9 +102,17 @@ type evidence struct {
 }
 
 type armEvidence struct {
-	requests, failed, shed, canceled atomic.Uint64
-	durations                        histogram
-	_                                [64]byte // the arms share no cache line
+	failed, shed, canceled atomic.Uint64
+	canceledSlow           atomic.Uint64 // of canceled: those that durations has
+	durations              histogram     // of requests, which are not counted besides
+	_                      [64]byte      // the arms share no cache line
+}
+
+// requests returns how many requests were served or failed.
+func (a *armEvidence) requests() uint64 {
+	canceled := a.canceledSlow.Load() // before durations, which has them already
+	var counts [bins]uint64
+	return a.durations.addTo(counts[:]) - canceled
 }
 
 // A testEvidence counts the events of one test.
@@ -138,11 +153,11 @@ func (e *evidence) record(d draw, o outcome, took time.Duration) (grown bool) {
 		// been slow until then is a fact.
 		if slow {
 			a.durations.add(took)
+			a.canceledSlow.Add(1)
 			return e.slow.count(d) && d.canary
 		}
 		return false
 	}
-	a.requests.Add(1)
 	a.durations.add(took)
 	if d.canary {
 		e.floorSeen.add(d.bucket)
@@ -182,11 +197,11 @@ type testTally struct {
 func (e *evidence) addTo(t *tally) {
 	for i := range e.arms {
 		from, to := &e.arms[i], &t.arms[i]
-		to.requests += from.requests.Load()
 		to.failed += from.failed.Load()
 		to.shed += from.shed.Load()
 		to.canceled += from.canceled.Load()
-		from.durations.addTo(to.durations[:])
+		canceled := from.canceledSlow.Load() // before durations, which has them already
+		to.requests += from.durations.addTo(to.durations[:]) - canceled
 	}
 	e.errors.addTo(&t.errors)
 	e.slow.addTo(&t.slow)

@@ -17,7 +17,7 @@ type gate struct {
 
 // passes reports whether the next step's Gate lets it begin. It starts asking if nobody does.
 func (r *Rollout) passes(p *plan, v *Verdict) bool {
-	step := p.state.Step + 1
+	step := p.nextStep()
 	if p.cfg.Gate == nil || step >= len(p.cfg.Steps) {
 		return true
 	}
@@ -89,9 +89,9 @@ func (r *Rollout) undo(p *plan) {
 		return
 	}
 	b := Rollback{Release: p.cfg.Release, Tag: p.tags[1], Reason: p.state.Reason, Text: p.state.Text}
-	canary := &r.counts.arms[1].inFlight
+	canary := &r.counts.arms[1]
 	r.wg.Go(func() {
-		b.Drained = canary.Load() == 0
+		b.Drained = canary.inFlight() == 0
 		said := b
 		_ = r.calm(func() error { call(r.ctx, said); return nil })
 		if b.Drained {
@@ -99,7 +99,7 @@ func (r *Rollout) undo(p *plan) {
 		}
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
-		for canary.Load() > 0 {
+		for canary.inFlight() > 0 {
 			select {
 			case <-tick.C:
 			case <-r.ctx.Done():

@@ -27,21 +27,13 @@ func (r *Rollout) Handler(stable, canary http.Handler) http.Handler {
 	}
 	release := r.current.Load().cfg.Release
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if skip := r.current.Load().cfg.Skip; skip != nil && skip(req) {
-			if r.skipped(release) {
-				canary.ServeHTTP(w, req)
-			} else {
-				stable.ServeHTTP(w, req)
-			}
-			return
-		}
 		p, d, cookie := r.enter(req, release)
 		next := stable
 		if d.canary {
 			next = canary
 		}
-		if !d.counts && cookie == "" && p.cfg.TagField == "" {
-			defer r.counts.arms[d.arm()].inFlight.Add(-1)
+		if d.untouched() || !d.counts && cookie == "" && p.cfg.TagField == "" && !d.moved {
+			defer r.counts.arms[d.arm()].ended.Add(1)
 			next.ServeHTTP(w, req)
 			return
 		}
@@ -58,12 +50,6 @@ func (r *Rollout) Handler(stable, canary http.Handler) http.Handler {
 	})
 }
 
-// skipped reports whether canary answers requests that are skipped.
-func (r *Rollout) skipped(wrapped string) (canary bool) {
-	p := r.current.Load()
-	return p.weight == fullWeight && p.cfg.Release == wrapped
-}
-
 // now is the monotonic time since the rollout was made, in nanoseconds.
 func (r *Rollout) now() int64 { return int64(time.Since(r.base)) }
 
@@ -78,7 +64,7 @@ type rolloutAnswer struct {
 	begun   int64
 	took    int64 // until the answer began; -1 before
 	gone    bool  // the client had left then
-	silent  bool  // the handler has returned without an answer
+	late    bool  // its time was over then
 	shed    bool
 	tagged  bool
 	field   [1]string // room for TagField
@@ -93,6 +79,9 @@ func (a *rolloutAnswer) complete(h http.Header) {
 	a.tagged = true
 	if a.cookie != "" {
 		h.Add("Set-Cookie", a.plan.cfg.Cookie.line(a.cookie))
+	}
+	if a.draw.moved {
+		h.Set("Cache-Control", "no-store")
 	}
 	if field := a.plan.cfg.TagField; field != "" {
 		a.field[0] = withTag(field, h[field], a.plan.tags[a.draw.arm()])
@@ -118,6 +107,7 @@ func (a *rolloutAnswer) answers() {
 	if a.took < 0 {
 		a.took = a.rollout.now() - a.begun
 		a.gone = left(a.ctx)
+		a.late = !a.gone && a.ctx.Err() != nil
 	}
 }
 
@@ -141,7 +131,6 @@ func (a *rolloutAnswer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // finish completes the header of a handler that wrote nothing.
 func (a *rolloutAnswer) finish() {
 	if a.Status == 0 {
-		a.silent = true
 		a.writer.finish()
 	}
 }
@@ -154,7 +143,7 @@ func (a *rolloutAnswer) end(returned bool) {
 	switch {
 	case a.gone, gone && !returned:
 		o = canceled
-	case !returned, a.silent && a.ctx.Err() != nil: // its time was over
+	case !returned, a.late:
 		o = failure
 	case a.shed:
 		o = shed

@@ -90,6 +90,8 @@ func TestWhatCountsAsAnError(t *testing.T) {
 			versioning.ArmReport{Canceled: 1}},
 		{"its time is over", func(http.ResponseWriter, *http.Request) {}, late,
 			versioning.ArmReport{Requests: 1, Failed: 1}},
+		{"its time was over before the answer began", answer(200), late,
+			versioning.ArmReport{Requests: 1, Failed: 1}},
 		{"its time is over by cause", func(http.ResponseWriter, *http.Request) {}, lateByCause,
 			versioning.ArmReport{Requests: 1, Failed: 1}},
 	} {

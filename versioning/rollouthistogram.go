@@ -42,11 +42,14 @@ type histogram struct{ counts [bins]atomic.Uint64 }
 
 func (h *histogram) add(d time.Duration) { h.counts[binOf(d)].Add(1) }
 
-// addTo adds what h has counted to counts.
-func (h *histogram) addTo(counts []uint64) {
+// addTo adds what h has counted to counts, and returns how much that is.
+func (h *histogram) addTo(counts []uint64) (n uint64) {
 	for i := range h.counts {
-		counts[i] += h.counts[i].Load()
+		c := h.counts[i].Load()
+		counts[i] += c
+		n += c
 	}
+	return n
 }
 
 // sum returns how many durations are counted.

@@ -264,7 +264,7 @@ func (r *Rollout) act(p *plan, v *Verdict) {
 		_, _ = r.change(p.state.paused(v.Reason, v.Text)) // on an error the next look tries again
 	case running && v.Decision == Advance && !p.cfg.Manual:
 		if r.passes(p, v) {
-			_, _ = r.change(p.state.atStep(p.state.Step+1, p.cfg.Steps, v.Reason, v))
+			_, _ = r.change(p.state.atStep(p.nextStep(), p.cfg.Steps, v.Reason, v))
 		}
 	}
 }

@@ -36,7 +36,7 @@ func (r *Rollout) draw(p *plan, req *http.Request) (d draw, cookie string) {
 	if p.cfg.Force != nil {
 		if arm, ok := p.cfg.Force(req); ok && (arm == Canary || arm == Stable) {
 			r.counts.forced.Add(1)
-			return draw{canary: arm == Canary}, ""
+			return draw{canary: arm == Canary, forced: true}, ""
 		}
 	}
 	if p.weight == 0 || p.weight == fullWeight && !p.watched {
@@ -93,24 +93,38 @@ func (c *CookieConfig) line(key string) string {
 	return cookie.String()
 }
 
+// drawn is draw for requests that may be skipped, or come to the handlers of another release.
+func (r *Rollout) drawn(p *plan, req *http.Request, ours bool) (d draw, cookie string) {
+	switch {
+	case p.cfg.Skip != nil && p.cfg.Skip(req):
+		return draw{canary: ours && p.weight == fullWeight, skipped: true}, ""
+	case ours:
+		return r.draw(p, req)
+	}
+	return draw{}, ""
+}
+
 // enter decides which arm req gets and counts it as in flight there, until leave.
 func (r *Rollout) enter(req *http.Request, wrapped string) (p *plan, d draw, cookie string) {
 	for {
 		p = r.current.Load()
-		if p.cfg.Release == wrapped {
-			d, cookie = r.draw(p, req)
+		ours := p.cfg.Release == wrapped
+		if made := r.decided(req); made != nil {
+			d = made.under(p, ours)
 		} else {
-			d, cookie = draw{}, "" // the handlers are of another release
+			d, cookie = r.drawn(p, req, ours)
 		}
 		a := &r.counts.arms[d.arm()]
-		a.inFlight.Add(1)
+		a.begun.Add(1)
 		// Who waits until an arm is drained changes the plan first: either this request sees the new
 		// plan here, or it is seen in flight.
 		if now := r.current.Load(); now == p || now.weight == p.weight && now.cfg == p.cfg {
-			a.requests.Add(1)
+			if d.skipped {
+				a.skipped.Add(1)
+			}
 			return p, d, cookie
 		}
-		a.inFlight.Add(-1)
+		a.begun.Add(^uint64(0)) // it has not begun there
 	}
 }
 
@@ -119,5 +133,5 @@ func (r *Rollout) leave(p *plan, d draw, o outcome, took int64) {
 	if p.evidence.record(d, o, time.Duration(took)) {
 		r.wake()
 	}
-	r.counts.arms[d.arm()].inFlight.Add(-1)
+	r.counts.arms[d.arm()].ended.Add(1)
 }

@@ -96,6 +96,20 @@ func (s RolloutState) atStep(step int, steps []Step, reason string, v *Verdict) 
 	return next
 }
 
+// nextStep returns the index of the first step with more than a weight, or the number of steps. The
+// weight may be that of a step that is not configured any more: it never falls, and no step that is
+// greater is left out.
+func nextStep(steps []Step, weight int) int {
+	for i := range steps {
+		if steps[i].weight() > weight {
+			return i
+		}
+	}
+	return len(steps)
+}
+
+func (p *plan) nextStep() int { return nextStep(p.cfg.Steps, p.state.Weight) }
+
 // ended returns the state that follows s when the release is rolled back.
 func (s RolloutState) ended(reason, text string) RolloutState {
 	s.Phase, s.Weight, s.Reason, s.Text = PhaseRolledBack, 0, reason, clip(text)

@@ -42,6 +42,9 @@ type MemoryRolloutStore struct {
 	rollouts map[string]*memoryRollout
 }
 
+// maxReplicas is how many replicas' evidence is kept; those that are gone count too.
+const maxReplicas = 512
+
 type memoryRollout struct {
 	state    RolloutState
 	since    time.Time
@@ -77,7 +80,8 @@ func (m *MemoryRolloutStore) Sync(
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := m.rolloutLocked(name)
-	if report.Epoch == r.state.Epoch {
+	_, known := r.evidence[report.Replica]
+	if report.Epoch == r.state.Epoch && (known || len(r.evidence) < maxReplicas) {
 		r.evidence[report.Replica] = report.Evidence
 	}
 	return r.shared(), nil

@@ -50,13 +50,6 @@ func (t *rolloutTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 			_ = req.Body.Close()
 		}
 	}()
-	if skip := r.current.Load().cfg.Skip; skip != nil && skip(req) {
-		passed = true
-		if r.skipped(t.release) {
-			return t.arms[1].RoundTrip(req)
-		}
-		return t.arms[0].RoundTrip(req)
-	}
 	p, d, cookie := r.enter(req, t.release)
 	passed = true
 	x := &rolloutExchange{rollout: r, plan: p, draw: d, req: req, begun: r.now()}
@@ -73,7 +66,9 @@ func (t *rolloutTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 		x.end(x.outcomeOf(err))
 		return resp, err
 	}
-	x.mark(resp, cookie)
+	if !d.untouched() {
+		x.mark(resp, cookie)
+	}
 	x.follow(resp)
 	return resp, nil
 }
@@ -81,11 +76,14 @@ func (t *rolloutTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 // mark tags an answer and sets its cookie.
 func (x *rolloutExchange) mark(resp *http.Response, cookie string) {
 	field := x.plan.cfg.TagField
-	if field == "" && cookie == "" {
+	if field == "" && cookie == "" && !x.draw.moved {
 		return
 	}
 	if resp.Header == nil {
 		resp.Header = http.Header{}
+	}
+	if x.draw.moved {
+		resp.Header.Set("Cache-Control", "no-store")
 	}
 	if cookie != "" {
 		resp.Header.Add("Set-Cookie", x.plan.cfg.Cookie.line(cookie))

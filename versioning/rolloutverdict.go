@@ -173,7 +173,7 @@ func spread(q float64, n uint64) float64 {
 
 // minimums judges whether a step whose release nothing rejects may end.
 func (p *position) minimums(v *Verdict, tail string) {
-	step := p.cfg.Steps[min(p.state.Step, len(p.cfg.Steps)-1)]
+	step := p.cfg.Steps[max(nextStep(p.cfg.Steps, p.state.Weight)-1, 0)]
 	v.Reason = ReasonData
 	if step.MinTime > p.time {
 		v.Missing = append(v.Missing, fmt.Sprintf("time: %v of %v", p.time.Round(time.Second), step.MinTime))
@@ -237,7 +237,7 @@ func (f *floor) look(e *evidence, share float64) string {
 	var now [2]armTally
 	for i := range e.arms {
 		a := &e.arms[i]
-		now[i].requests, now[i].failed, now[i].shed = a.requests.Load(), a.failed.Load(), a.shed.Load()
+		now[i].requests, now[i].failed, now[i].shed = a.requests(), a.failed.Load(), a.shed.Load()
 		failed[i] = now[i].failed - f.before[i].failed
 		unserved[i] = failed[i] + now[i].shed - f.before[i].shed
 		n[i] = now[i].requests - f.before[i].requests + now[i].shed - f.before[i].shed

@@ -145,6 +145,10 @@ func (s *Shadow) release(n int) { s.bytes.Add(-int64(n)) }
 
 // enqueue gives a job to a worker, or drops it.
 func (s *Shadow) enqueue(j *shadowJob) {
+	if s.ctx.Err() != nil {
+		s.drop(j)
+		return
+	}
 	select {
 	case s.queue <- j:
 	default:
@@ -170,11 +174,18 @@ func (s *Shadow) work() {
 			break
 		}
 	}
+	if !s.startWorker() {
+		s.workers.Add(-1)
+		s.discard()
+	}
+}
+
+// startWorker starts a worker, unless s is closed.
+func (s *Shadow) startWorker() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		s.workers.Add(-1)
-		return
+		return false
 	}
 	s.wg.Go(func() {
 		defer s.work() // what came after the last look at the queue
@@ -182,12 +193,25 @@ func (s *Shadow) work() {
 		for s.ctx.Err() == nil {
 			select {
 			case j := <-s.queue:
-				s.runCalmly(j)
+				s.calmly(func() { s.run(j) })
 			default:
 				return
 			}
 		}
 	})
+	return true
+}
+
+// discard drops what waits when s is closed.
+func (s *Shadow) discard() {
+	for {
+		select {
+		case j := <-s.queue:
+			s.calmly(func() { s.drop(j) })
+		default:
+			return
+		}
+	}
 }
 
 // Close ends all copies and waits for them, or until ctx ends: a candidate may not heed its context.
@@ -197,6 +221,7 @@ func (s *Shadow) Close(ctx context.Context) error {
 	s.closed = true
 	s.cancel()
 	s.mu.Unlock()
+	s.discard()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

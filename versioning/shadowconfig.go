@@ -96,8 +96,9 @@ type ShadowConfig struct {
 	Ignore []string
 
 	// Learn is the share of copies with a safe method that the handler in use answers once more, to
-	// learn which paths differ between two of its own answers. Zero means 0.1. Negative means none.
-	// More than 1 is invalid.
+	// learn which paths differ between two of its own answers. Before 20 of them nothing is judged.
+	// Zero means 0.1. Negative means none, and is for methods that are not safe. More than 1 is
+	// invalid.
 	Learn float64
 
 	// Show, if not nil, names paths whose values may stand in the report. All others are redacted:

@@ -2,6 +2,7 @@ package versioning
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ const (
 	maxPath      = 200
 	maxFound     = 100 // paths of one comparison
 	treeOverhead = 32  // times as much memory as its text a decoded JSON may take
+	gzipOverhead = 64 << 10
 	otherPaths   = "(other paths)"
 )
 
@@ -195,19 +197,55 @@ func (s *Shadow) diff(j *shadowJob, b *shadowAnswer) (f *found, ok bool) {
 	if j.method == http.MethodHead || bytes.Equal(a.body.b, b.body.b) {
 		return f, true
 	}
-	size := treeOverhead * (len(a.body.b) + len(b.body.b))
+	unzip := s.unzipSize(a) + s.unzipSize(b)
+	if !s.reserve(unzip) {
+		return f, false
+	}
+	defer s.release(unzip)
+	first, second := s.unzip(a), s.unzip(b)
+	if bytes.Equal(first, second) {
+		return f, true
+	}
+	size := treeOverhead * (len(first) + len(second))
 	if !s.reserve(size) {
 		return f, false
 	}
 	defer s.release(size)
-	x, ok1 := decodeJSON(a.body.b)
-	y, ok2 := decodeJSON(b.body.b)
+	x, ok1 := decodeJSON(first)
+	y, ok2 := decodeJSON(second)
 	if !ok1 || !ok2 {
-		f.add("body", string(a.body.b), string(b.body.b))
+		f.add("body", string(first), string(second))
 		return f, true
 	}
 	f.values("", x, y)
 	return f, true
+}
+
+// unzipSize is about how many bytes unzip takes.
+func (s *Shadow) unzipSize(a *shadowAnswer) int {
+	if !a.zipped() {
+		return 0
+	}
+	return 2*s.cfg.MaxBody + gzipOverhead
+}
+
+func (a *shadowAnswer) zipped() bool { return a.coding == "gzip" || a.coding == "x-gzip" }
+
+// unzip returns the body of an answer. One that is broken, longer than MaxBody or encoded otherwise
+// stays as it is: no paths can be told in it.
+func (s *Shadow) unzip(a *shadowAnswer) []byte {
+	if !a.zipped() {
+		return a.body.b
+	}
+	r, err := gzip.NewReader(bytes.NewReader(a.body.b))
+	if err != nil {
+		return a.body.b
+	}
+	text, err := io.ReadAll(io.LimitReader(r, int64(s.cfg.MaxBody)+1))
+	if err != nil || len(text) > s.cfg.MaxBody {
+		return a.body.b
+	}
+	return text
 }
 
 // decodeJSON returns the only JSON value in text.

@@ -7,8 +7,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/textproto"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -39,18 +41,19 @@ func (j *shadowJob) free() {
 type shadowAnswer struct {
 	status int
 	fields []string
+	coding string // Content-Encoding
 	body   shadowBuffer
 	took   time.Duration // until it began
 }
 
-// runCalmly runs a job. What panics there is Observe or Show.
-func (s *Shadow) runCalmly(j *shadowJob) {
+// calmly calls f, in which Observe or Show may panic.
+func (s *Shadow) calmly(f func()) {
 	defer func() {
 		if recover() != nil {
 			s.counts[slices.Index(shadowOutcomes[:], ShadowPanic)].Add(1)
 		}
 	}()
-	s.run(j)
+	f()
 }
 
 // run sends a copy and compares the answers, or learns how answers of the handler in use differ.
@@ -133,7 +136,8 @@ func (j *shadowJob) request(ctx context.Context) *http.Request {
 	return req.WithContext(ctx)
 }
 
-// hopByHop are fields that end at this server (RFC 9110, section 7.6.1).
+// hopByHop are fields that end at this server, besides those that Connection names (RFC 9110, section
+// 7.6.1).
 var hopByHop = [...]string{
 	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
@@ -142,6 +146,11 @@ var hopByHop = [...]string{
 func (s *Shadow) send(w *shadowWriter, req *http.Request) error {
 	req.RequestURI = ""
 	req.URL.Scheme, req.URL.Host = s.cfg.Target.Scheme, s.cfg.Target.Host
+	for _, field := range req.Header["Connection"] {
+		for name := range strings.SplitSeq(field, ",") {
+			delete(req.Header, textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name)))
+		}
+	}
 	for _, name := range hopByHop {
 		delete(req.Header, name)
 	}
@@ -197,6 +206,7 @@ func (w *shadowWriter) answers(code int) {
 	w.answer.status = code
 	w.answer.took = time.Duration(w.shadow.now() - w.begun)
 	w.answer.fields = fieldValues(nil, w.header, w.shadow.cfg.Fields)
+	w.answer.coding = w.header.Get("Content-Encoding")
 }
 
 func (w *shadowWriter) Write(p []byte) (int, error) {

@@ -143,7 +143,8 @@ func (s *Shadow) Report() ShadowReport {
 
 // Judge returns a function for [RolloutConfig].Judge: it holds the rollout until that many answers
 // have been judged, and says worse, [Hold] or [RejectRelease], if more than the share most of them
-// differ.
+// differ. A Shadow compares one candidate: another release needs another Shadow, or it is judged by
+// what the one before has answered.
 func (s *Shadow) Judge(most float64, least int, worse Decision) func() (Decision, string) {
 	return func() (Decision, string) {
 		d := &s.differences

@@ -109,6 +109,7 @@ type shadowWatch struct {
 
 	begun, took int64 // took is until the answer began; -1 before
 	fields      []string
+	coding      string    // Content-Encoding
 	room        [2]string // for fields
 	answer      shadowBuffer
 }
@@ -121,6 +122,7 @@ func (x *shadowWatch) answers() {
 	x.took = x.shadow.now() - x.begun
 	h := x.Header()
 	x.fields = fieldValues(x.room[:0], h, x.shadow.cfg.Fields)
+	x.coding = h.Get("Content-Encoding")
 	if isStream(h) {
 		x.answer.fail(ShadowStream)
 	}
@@ -233,7 +235,8 @@ func (x *shadowWatch) finish(returned bool) {
 		shadow: s, next: x.next, ctx: ctx, method: x.in.Method, url: x.url, host: x.in.Host,
 		remote: x.in.RemoteAddr, route: x.in.Pattern, header: x.header, body: body, size: x.reserved,
 		primary: shadowAnswer{
-			status: cmp.Or(x.Status, http.StatusOK), body: x.answer, took: time.Duration(x.took),
+			status: cmp.Or(x.Status, http.StatusOK), coding: x.coding, body: x.answer,
+			took: time.Duration(x.took),
 		},
 	}
 	j.primary.fields = append(j.room[:0], x.fields...) // x must not live as long as the job

@@ -62,6 +62,8 @@ func newAdmin(g *gateway) *http.Server {
 		}
 		writeJSON(w, routes)
 	})
+	mux.HandleFunc("GET /rollouts", g.showRollouts)
+	mux.Handle("POST /rollouts", withToken(g.token, http.HandlerFunc(g.actOnRollout)))
 	mux.HandleFunc("GET /cache", func(w http.ResponseWriter, _ *http.Request) {
 		routes := map[string]any{}
 		for label, parts := range g.current.Load().parts {
@@ -135,12 +137,15 @@ const adminIndex = `/healthz     the process answers
 /breakers    the circuit breakers of each upstream's hosts
 /retries     repeated requests of each upstream, and what its budget has left
 /versions    who uses which version of each route, and which may be removed
+/rollouts    the releases that are tried: weight, evidence and verdict, and what shadows found
 /cache       what the caches of routes answered, and what their store holds
 /limits      how many requests each route admitted and refused
 /objectives  how fast the error budgets burn
 /metrics     metrics for Prometheus
 POST /purge  makes what the cache holds stale, or removes it: {"url": "https://…", "hard": true}, or a
-             prefix, a tag, or a group and its origin; Authorization: Bearer and the token`
+             prefix, a tag, or a group and its origin; Authorization: Bearer and the token
+POST /rollouts  acts on a rollout, with the token: {"route": "/", "action": "rollback"}, or promote,
+             switch, pause, resume, retry`
 
 func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")

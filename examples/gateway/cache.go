@@ -73,6 +73,7 @@ func (c *RouteCache) headers() cache.HeadersConfig {
 type routeCache struct {
 	settings RouteCache
 	versions bool // the version of the API is a part of the key
+	arms     bool // the arm of the rollout is
 	cache    *cache.Cache
 	headers  *cache.Headers
 }
@@ -98,8 +99,11 @@ func newRouteCache(
 	if r.Cache == nil {
 		return nil, nil
 	}
-	c := &routeCache{settings: *r.Cache, versions: r.Versions != nil}
-	if old != nil && old.versions == c.versions && reflect.DeepEqual(old.settings, c.settings) {
+	c := &routeCache{
+		settings: *r.Cache, versions: r.Versions != nil, arms: r.Rollout != nil && r.Rollout.Apart,
+	}
+	if old != nil && old.versions == c.versions && old.arms == c.arms &&
+		reflect.DeepEqual(old.settings, c.settings) {
 		return old, nil
 	}
 	cfg := r.Cache.settings()
@@ -109,6 +113,12 @@ func newRouteCache(
 		cfg.KeyExtra = func(r *http.Request) string {
 			version, _ := versioning.Key(r)
 			return version
+		}
+	}
+	if c.arms {
+		cfg.KeyExtra = func(r *http.Request) string {
+			arm, _ := versioning.ArmOf(r)
+			return string(arm)
 		}
 	}
 	var err error

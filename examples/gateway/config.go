@@ -3,13 +3,10 @@ package main
 import (
 	"fmt"
 	"maps"
-	"net/http"
 	"net/url"
-	"path"
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 )
 
 // A Config is the whole configuration. A zero field stands for the default at the end of its
@@ -113,29 +110,6 @@ type Health struct {
 	Fall     int      `yaml:"fall"`     // bad checks in a row that take a host out; 3
 }
 
-// A Route sends requests to an upstream. As in http.ServeMux the most specific host decides, then
-// the most specific path, in whatever order the routes stand; among routes that share both, the
-// method decides.
-type Route struct {
-	Host string `yaml:"host"` // "api.example.com"; if empty, any
-	Path string `yaml:"path"` // "/users/" includes all paths below it, "/users" is only that path; "/"
-
-	// Methods are the methods of the route; GET includes HEAD. If empty, the route gets the methods
-	// that no other route with its host and path names.
-	Methods []string `yaml:"methods"`
-
-	Upstream string   `yaml:"upstream"` // required, unless there are versions
-	Timeout  Duration `yaml:"timeout"`  // for the whole exchange; no limit
-
-	StallTimeout Timeout `yaml:"stall_timeout"` // instead of the server's
-
-	Versions *Versions   `yaml:"versions"` // of an API, each with an upstream of its own; none
-	Cache    *RouteCache `yaml:"cache"`    // answers what it may from memory; none
-
-	Limits      []string `yaml:"limits"`      // names of limits; a request must keep all of them
-	Concurrency int      `yaml:"concurrency"` // requests in flight at once, more get 503; no limit
-}
-
 const (
 	defaultStall      = 20 * time.Second
 	maxConfigDuration = Duration(24 * time.Hour)
@@ -205,7 +179,7 @@ func (c Config) withDefaults() (Config, faults) {
 		f.add("at least one is required", "routes")
 	}
 	c.Routes = slices.Clone(c.Routes)
-	taken := map[string]bool{}
+	taken, rollouts := map[string]bool{}, map[string]bool{}
 	for i, r := range c.Routes {
 		c.Routes[i] = r.withDefaults(i, c, &f)
 		for _, key := range c.Routes[i].keys() {
@@ -214,6 +188,12 @@ func (c Config) withDefaults() (Config, faults) {
 				break
 			}
 			taken[key] = true
+		}
+		if r.Rollout != nil {
+			if rollouts[r.Rollout.Name] {
+				f.add("another rollout has this name", "routes", i, "rollout", "name")
+			}
+			rollouts[r.Rollout.Name] = true
 		}
 	}
 
@@ -280,69 +260,4 @@ func (u Upstream) withDefaults(name string, f *faults) Upstream {
 		seen[h.Addr] = true
 	}
 	return u
-}
-
-func (r Route) withDefaults(i int, c Config, f *faults) Route {
-	at := func(path ...any) []any { return append([]any{"routes", i}, path...) }
-	f.duration(&r.Timeout, 0, at("timeout")...)
-	f.timeout(&r.StallTimeout, time.Duration(c.Server.StallTimeout), at("stall_timeout")...)
-	if r.Path == "" {
-		r.Path = "/"
-	}
-	// http.ServeMux would take braces and spaces for a pattern. It cleans a request's path, so that
-	// an unclean route would never match.
-	clean := path.Clean(r.Path)
-	if r.Path != "/" && strings.HasSuffix(r.Path, "/") {
-		clean += "/"
-	}
-	if prefix, ok := strings.CutSuffix(r.Path, "/*"); ok {
-		f.add(fmt.Sprintf("%q is only that path: write %q for all paths below it", r.Path, prefix+"/"),
-			at("path")...)
-	} else if clean != r.Path || r.Path[0] != '/' || strings.ContainsAny(r.Path, "{} ?#%") ||
-		strings.ContainsFunc(r.Path, unicode.IsControl) {
-		f.add(fmt.Sprintf("%q is not a clean path that begins with a slash", r.Path), at("path")...)
-	}
-	r.Host = strings.ToLower(r.Host)
-	if r.Host != "" && !hostName.MatchString(r.Host) {
-		f.add(fmt.Sprintf("%q is not a host name without port and final dot, in ASCII", r.Host),
-			at("host")...)
-	}
-	r.Methods = slices.Clone(r.Methods)
-	for j, m := range r.Methods {
-		if !fieldName.MatchString(m) || m != strings.ToUpper(m) || m == http.MethodConnect {
-			f.add(fmt.Sprintf("%q is not a method such as GET; CONNECT cannot be proxied", m),
-				at("methods", j)...)
-		}
-	}
-	if r.Versions != nil {
-		r.Versions.check(r, c.Upstreams, f, at("versions")...)
-	} else if _, ok := c.Upstreams[r.Upstream]; !ok {
-		f.add(fmt.Sprintf("%q is not one of the upstreams: %s", r.Upstream, names(c.Upstreams)),
-			at("upstream")...)
-	}
-	if r.Cache != nil {
-		r.Cache.check(f, at("cache")...)
-	}
-	r.Limits = slices.Clone(r.Limits)
-	if len(r.Limits) > maxLimits {
-		f.add(fmt.Sprintf("has more than %d", maxLimits), at("limits")...)
-	}
-	for j, name := range r.Limits {
-		l, ok := c.Limits[name]
-		first := c.Limits[r.Limits[0]]
-		switch {
-		case !ok:
-			f.add(fmt.Sprintf("%q is not one of the limits: %s", name, names(c.Limits)), at("limits", j)...)
-		case slices.Contains(r.Limits[:j], name):
-			f.add(fmt.Sprintf("%q stands here twice", name), at("limits", j)...)
-		case l.Store != first.Store && first.Store != "":
-			f.add(fmt.Sprintf("%q counts in %s, but %q in %s: "+
-				"those of one route are decided together, so in one store",
-				name, l.Store, r.Limits[0], first.Store), at("limits", j)...)
-		}
-	}
-	if r.Concurrency < 0 {
-		f.add("must be positive", at("concurrency")...)
-	}
-	return r
 }

@@ -338,6 +338,7 @@ func TestDashboardAndRulesNameWhatTheGatewayEmits(t *testing.T) {
 	require.Equal(t, map[int]int{200: 5}, drive(5, "orders.example.com", "/v1/orders"))
 	require.Equal(t, map[int]int{404: 5}, drive(5, "orders.example.com", "/v3/orders"))
 	require.Equal(t, map[int]int{200: 5}, drive(5, "", "/static/a"))
+	require.Equal(t, map[int]int{200: 20}, drive(20, "shop.example.com", "/"))
 	killRedis()
 	require.Equal(t, map[int]int{200: 5}, drive(5, "api.example.com", "/users/1"))
 

@@ -15,6 +15,7 @@
 //
 //   - main.go: the command line, signals, exit status
 //   - config.go: the configuration, its defaults and its rules
+//   - routeconfig.go: the configuration of a route
 //   - checks.go: the faults of a configuration, and checks that several keys share
 //   - yaml.go: reading a file strictly
 //   - off.go: values that may be off
@@ -24,6 +25,7 @@
 //   - routing.go: from a request's host, path and method to its route
 //   - bounds.go: bounds on header and body, and on what there is at once
 //   - stalls.go: bounds on time without progress
+//   - blame.go: who is to blame when such an exchange is ended
 //   - pace.go: the least pace of a body
 //   - tunnel.go: upgraded connections: how long they may be idle, and how they end
 //   - tls.go: certificates, and which proxies are trusted
@@ -37,6 +39,10 @@
 //   - breaker.go: the circuit breakers of an upstream's hosts, on breaker
 //   - retry.go: repeated requests of an upstream, and timeouts of routes, on retry
 //   - versions.go: the versions of a route, each with its upstream, on versioning
+//   - rollout.go: the configuration of a route's rollout, on versioning
+//   - split.go: a rollout made live, between a route's upstream and its canary
+//   - rollouts.go: what the admin server shows of rollouts and shadows, and how a person acts on them
+//   - shadow.go: copies of a route's requests, and the comparison of answers, on versioning
 //   - observe.go: metrics, traces, access log and health, on telemetry
 //   - lines.go: the access log's lines, gathered before they are written
 //   - objectives.go: objectives and their Prometheus rules

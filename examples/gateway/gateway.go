@@ -26,6 +26,7 @@ type gateway struct {
 	counts   *counts
 	store    *cache.MemoryStore         // of the caches of all routes
 	purger   *cache.Cache               // purges in store, and does nothing else
+	rollouts rolloutStores              // of the rollouts of all routes
 	token    string                     // that actions on the admin server ask for
 	handler  http.Handler               // serve, wrapped by telemetry
 	tls      atomic.Pointer[tls.Config] // of the current generation; nil without HTTPS
@@ -36,6 +37,7 @@ type gateway struct {
 
 	current atomic.Pointer[generation]
 
+	begin      func()         // begins what the first generation has; used by start
 	reloads    sync.Mutex     // held during a reload
 	unregister []func() error // end the exports of the current generation; used by start, then by reload
 }
@@ -48,6 +50,7 @@ type generation struct {
 	routes    *http.ServeMux
 	upstreams map[string]*upstream
 	parts     map[string]*routing // of each route, by its label
+	splits    map[string]*split   // of the routes that have a rollout, by its name
 
 	use      atomic.Int64  // requests that run in it
 	retired  atomic.Bool   // no more requests will use it
@@ -73,8 +76,13 @@ func newGateway(cfg Config, log *slog.Logger, stdout, stderr io.Writer) (*gatewa
 		g.counts.close()
 		return nil, err
 	}
-	first, _, err := g.newGeneration(cfg, nil)
-	if err != nil {
+	if g.rollouts, err = newRolloutStores(cfg.Redis, g.counts); err != nil {
+		g.observer.discard()
+		g.counts.close()
+		return nil, err
+	}
+	var first *generation
+	if first, g.begin, err = g.newGeneration(cfg, nil); err != nil {
 		g.observer.discard()
 		g.counts.close()
 		return nil, err
@@ -86,9 +94,10 @@ func newGateway(cfg Config, log *slog.Logger, stdout, stderr io.Writer) (*gatewa
 	return g, nil
 }
 
-// start begins to resolve hosts, to check them and to export statistics.
+// start begins to resolve hosts, to check them, to try releases and to export statistics.
 func (g *gateway) start() {
 	gen := g.current.Load()
+	g.begin()
 	for _, u := range gen.upstreams {
 		u.start()
 	}
@@ -100,7 +109,7 @@ func (g *gateway) start() {
 func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, commit func(), err error) {
 	gen = &generation{
 		cfg: cfg, routes: http.NewServeMux(), parts: map[string]*routing{}, upstreams: map[string]*upstream{},
-		idle: make(chan struct{}), alone: make(chan struct{}),
+		splits: map[string]*split{}, idle: make(chan struct{}), alone: make(chan struct{}),
 	}
 	gen.makeIdle = sync.OnceFunc(func() { close(gen.idle) })
 	var changes []func()
@@ -172,6 +181,15 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 			routes[at][m] = h
 		}
 	}
+	for _, parts := range gen.parts {
+		if s := parts.split; s != nil {
+			gen.splits[s.settings.Name] = s
+			changes = append(changes, func() { s.begin(old.splitOf(s.settings.Name), g.log) })
+		}
+		if s := parts.shadow; s != nil {
+			changes = append(changes, func() { s.candidate.Store(gen.upstreams[s.settings.Upstream]) })
+		}
+	}
 	return gen, func() {
 		for _, change := range changes {
 			change()
@@ -207,9 +225,10 @@ func (g *gateway) reload(cfg Config) error {
 		<-old.idle
 		close(next.alone)
 		for label, parts := range old.parts {
-			if heir := next.parts[label]; parts.cache != nil && (heir == nil || heir.cache != parts.cache) {
-				_ = parts.cache.cache.Close(context.Background())
-			}
+			parts.retire(next.parts[label])
+		}
+		for name, s := range old.splits {
+			s.retire(next.splits[name])
 		}
 		for name, u := range old.upstreams {
 			if heir := next.upstreams[name]; heir == nil || heir.balancer != u.balancer {
@@ -315,9 +334,7 @@ func (g *gateway) close(ctx context.Context) {
 	case <-ctx.Done():
 	}
 	for _, parts := range gen.parts {
-		if parts.cache != nil {
-			_ = parts.cache.cache.Close(ctx)
-		}
+		parts.close(ctx)
 	}
 	for _, u := range gen.upstreams {
 		u.close(ctx)

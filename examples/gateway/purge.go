@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -53,24 +54,31 @@ type purge struct {
 	Hard   bool   `json:"hard"`   // it is gone; otherwise it is stale
 }
 
-const maxPurge = 64 << 10
+const maxAction = 64 << 10
+
+// readAction reads the body of an action, which must be one JSON object with no other fields than v has.
+func readAction(w http.ResponseWriter, r *http.Request, v any) error {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxAction))
+	if err != nil {
+		return err
+	}
+	in := json.NewDecoder(bytes.NewReader(body))
+	in.DisallowUnknownFields()
+	if err = in.Decode(v); err != nil {
+		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+	}
+	if _, more := in.Token(); more != io.EOF {
+		return errors.New("more than one value")
+	}
+	return nil
+}
 
 // purge answers POST /purge.
 func (g *gateway) purge(w http.ResponseWriter, r *http.Request) {
 	var p purge
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPurge))
-	if err == nil {
-		in := json.NewDecoder(strings.NewReader(string(body)))
-		in.DisallowUnknownFields()
-		if err = in.Decode(&p); err == nil {
-			if _, more := in.Token(); more != io.EOF {
-				err = errors.New("more than one value")
-			}
-		}
-	}
-	if err != nil {
+	if err := readAction(w, r, &p); err != nil {
 		writeProblem(w, http.StatusBadRequest, "the body must be one JSON object with url, prefix, tag or "+
-			"group: "+strings.TrimPrefix(err.Error(), "json: "))
+			"group: "+err.Error())
 		return
 	}
 	field, err := g.purgeOne(r.Context(), p)

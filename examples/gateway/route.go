@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"net/http"
@@ -18,6 +19,8 @@ type routing struct {
 	deadline *retry.Deadline      // nil without a timeout
 	versions *versioning.Versions // nil without versions
 	cache    *routeCache          // nil without a cache
+	split    *split               // nil without a rollout
+	shadow   *routeShadow         // nil without a shadow
 }
 
 // newRouting makes a route live. It takes over from old, the same route before a reload, or nil, each
@@ -40,6 +43,10 @@ func (g *gateway) newRouting(r Route, cfg Config, old *routing) (_ *routing, com
 	if rt.cache, err = newRouteCache(r, old.cache, g.store, tel); err != nil {
 		return nil, nil, fmt.Errorf("cache of route %s: %w", r.label(), err)
 	}
+	if rt.shadow, err = newRouteShadow(r, old.shadow, tel); err != nil {
+		return nil, nil, fmt.Errorf("shadow of route %s: %w", r.label(), err)
+	}
+	rt.split = g.newSplit(r, trusted)
 	return rt, commit, nil
 }
 
@@ -52,10 +59,11 @@ func (rt *routing) handler(upstreams map[string]*upstream) (http.Handler, error)
 			return nil, fmt.Errorf("versions of route %s: %w", rt.route.label(), err)
 		}
 	}
+	h = rt.split.wrap(rt.shadow.wrap(h), upstreams)
 	if rt.deadline != nil {
 		h = rt.deadline.Middleware(h)
 	}
-	h = rt.cache.wrap(rt.gate.bound(h))
+	h = rt.split.decide(rt.cache.wrap(rt.gate.bound(h)))
 	if rt.versions != nil {
 		h = rt.versions.Resolve(h)
 	}
@@ -72,16 +80,56 @@ func (rt *routing) register(tel *telemetry.Telemetry, add func(unregister func()
 	if rt.cache != nil {
 		add(telemetry.Register(tel, label, rt.cache.cache.Stats))
 	}
+	if rt.split != nil && rt.split.rollout != nil {
+		add(telemetry.Register(tel, label, rt.split.rollout.Stats))
+	}
+	if rt.shadow != nil {
+		add(telemetry.Register(tel, label, rt.shadow.shadow.Stats))
+	}
+}
+
+// retire ends what heir, the same route after a reload, or nil, has not taken over. A rollout may go on
+// at another route: see split.retire.
+func (rt *routing) retire(heir *routing) {
+	if heir == nil {
+		heir = &routing{}
+	}
+	if rt.cache != nil && heir.cache != rt.cache {
+		_ = rt.cache.cache.Close(context.Background())
+	}
+	if rt.shadow != nil && heir.shadow != rt.shadow {
+		_ = rt.shadow.shadow.Close(context.Background())
+	}
+}
+
+// close ends what works without a request.
+func (rt *routing) close(ctx context.Context) {
+	if rt.cache != nil {
+		_ = rt.cache.cache.Close(ctx)
+	}
+	if rt.shadow != nil {
+		_ = rt.shadow.shadow.Close(ctx)
+	}
+	if rt.split != nil && rt.split.rollout != nil {
+		_ = rt.split.rollout.Close(ctx)
+	}
 }
 
 // upstreams returns the names of the upstreams that r sends requests to.
 func (r Route) upstreams() []string {
-	if r.Versions == nil {
-		return []string{r.Upstream}
-	}
 	var names []string
-	for _, v := range r.Versions.List {
-		names = append(names, v.Upstream)
+	if r.Versions == nil {
+		names = append(names, r.Upstream)
+	} else {
+		for _, v := range r.Versions.List {
+			names = append(names, v.Upstream)
+		}
+	}
+	if r.Rollout != nil {
+		names = append(names, r.Rollout.Canary)
+	}
+	if r.Shadow != nil {
+		names = append(names, r.Shadow.Upstream)
 	}
 	return names
 }

@@ -126,6 +126,7 @@ func (g *gateway) serve(outer http.ResponseWriter, r *http.Request) {
 	if field := cfg.DeadlineField; field != "" && !gen.trusted.believes(r.RemoteAddr) {
 		r.Header.Del(field)
 	}
+	removeShadowField(r.Header)
 	if r.Method == http.MethodConnect {
 		// RFC 9110, sections 10.2.1 and 15.5.6: an empty Allow says that the target takes no
 		// method.

@@ -2,19 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
-)
-
-var (
-	errStalled = errors.New("neither side has sent anything for server.stall_timeout")
-	errDrips   = fmt.Errorf("the body is slower than server.min_rate: %w", os.ErrDeadlineExceeded)
 )
 
 // bounds are the settings of an exchange.
@@ -191,13 +183,14 @@ type steadyWriter struct {
 	duplex bool        // over HTTP/1.1: net/http does not read the body before it answers
 	pace   pace
 
-	until    time.Time // over HTTP/1.1: the deadline of writes; zero: not set yet
+	until    time.Time    // over HTTP/1.1: the deadline of writes; zero: not set yet
 	progress atomic.Int64 // when a side last made some, in nanoseconds since began
+	writing  atomic.Bool  // the gateway waits for the client to take some
 
 	mu    sync.Mutex  // guards the fields below
 	timer *time.Timer // calls check; nil while nobody watches the exchange
 	limit Timeout     // of standing still
-	cause error       // of the end, if it stands still for longer
+	cause error       // of the end, if it stands still for longer; nil: see stalledBy
 }
 
 // Unwrap lets http.ResponseController find deadlines.
@@ -233,10 +226,11 @@ func (w *steadyWriter) answered() {
 	if w.body != nil && (w.timers || w.duplex) {
 		w.body.release()
 	}
-	w.watch(w.stall, errStalled)
+	w.watch(w.stall, nil)
 }
 
-// watch ends the exchange with cause when neither side has made progress for limit.
+// watch ends the exchange when neither side has made progress for limit: with cause, or if that is nil
+// with what stalledBy says.
 func (w *steadyWriter) watch(limit Timeout, cause error) {
 	w.end()
 	w.moved()
@@ -270,7 +264,11 @@ func (w *steadyWriter) check() {
 	switch {
 	case w.timer == nil: // the exchange has ended
 	case idle >= time.Duration(w.limit):
-		w.cut(w.cause)
+		cause := w.cause
+		if cause == nil {
+			cause = w.stalledBy()
+		}
+		w.cut(cause)
 		if w.body != nil {
 			w.body.fail()
 		}
@@ -283,6 +281,7 @@ func (w *steadyWriter) Write(p []byte) (int, error) {
 	if !w.header {
 		w.WriteHeader(http.StatusOK)
 	}
+	w.writing.Store(true)
 	start := w.extend()
 	n, err := w.ResponseWriter.Write(p)
 	return n, w.wrote(n, start, err)
@@ -293,6 +292,7 @@ func (w *steadyWriter) FlushError() error {
 	if !w.header {
 		w.WriteHeader(http.StatusOK)
 	}
+	w.writing.Store(true)
 	start := w.extend()
 	return w.wrote(0, start, w.rc.Flush())
 }
@@ -324,12 +324,13 @@ func (w *steadyWriter) extend() (now time.Time) {
 
 // wrote notes what came of a write, and lifts a deadline that would still hold after it.
 func (w *steadyWriter) wrote(n int, start time.Time, err error) error {
+	w.writing.Store(false)
 	if w.timers {
 		_ = w.rc.SetWriteDeadline(time.Time{})
 	}
 	w.moved()
 	if err == nil && w.pace.tooSlow(n, time.Since(start), w.bounds.pace) {
-		w.cut(errDrips)
+		w.cut(dripping{})
 		return errDrips
 	}
 	return err
