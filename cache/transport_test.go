@@ -225,9 +225,7 @@ func TestC10_C11_WhatANextRefusesIsNotStored(t *testing.T) {
 
 // The status line of an answer from the cache is that of the code that it has.
 func TestTransport_StatusLines(t *testing.T) {
-	calls := 0
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		calls++
 		w.Header().Set("Cache-Control", "max-age=60")
 		w.Header().Set("Etag", `"1"`)
 		if r.URL.Path == "/gone" {
@@ -238,19 +236,25 @@ func TestTransport_StatusLines(t *testing.T) {
 	defer s.Close()
 	client := s.Client()
 	client.Transport = newCache(t, cache.Config{Private: true}).Transport(client.Transport)
-	for range 2 {
-		for _, tt := range []struct{ path, field, value, status string }{
-			{"/", "Accept", "*/*", "200 OK"},
-			{"/", "Range", "bytes=2-3", "206 Partial Content"},
-			{"/", "Range", "bytes=20-", "416 Requested Range Not Satisfiable"},
-			{"/", "If-None-Match", `"1"`, "304 Not Modified"},
-			{"/gone", "Accept", "*/*", "410 Gone"},
-			{"/none", "Cache-Control", "only-if-cached", "504 Gateway Timeout"},
-		} {
-			resp := fetch(t, client, s.URL+tt.path, tt.field, tt.value)
-			require.Equal(t, tt.status, resp.Status)
-			require.Equal(t, tt.status[:3], strconv.Itoa(resp.StatusCode))
+	hit := func(resp *http.Response) bool { return strings.Contains(resp.Header.Get("Cache-Status"), "hit") }
+	for _, path := range []string{"/", "/gone"} {
+		for stored := false; !stored; {
+			resp := fetch(t, client, s.URL+path)
+			text(t, resp)
+			stored = hit(resp)
 		}
 	}
-	require.Equal(t, 2, calls)
+	for _, tt := range []struct{ path, field, value, status string }{
+		{"/", "Accept", "*/*", "200 OK"},
+		{"/", "Range", "bytes=2-3", "206 Partial Content"},
+		{"/", "Range", "bytes=20-", "416 Requested Range Not Satisfiable"},
+		{"/", "If-None-Match", `"1"`, "304 Not Modified"},
+		{"/gone", "Accept", "*/*", "410 Gone"},
+		{"/none", "Cache-Control", "only-if-cached", "504 Gateway Timeout"},
+	} {
+		resp := fetch(t, client, s.URL+tt.path, tt.field, tt.value)
+		require.Equal(t, tt.status, resp.Status)
+		require.Equal(t, tt.status[:3], strconv.Itoa(resp.StatusCode))
+		require.Equal(t, tt.path != "/none", hit(resp))
+	}
 }

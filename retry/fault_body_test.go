@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strings"
@@ -260,4 +261,16 @@ func TestT26_BrokenBodyIsNotRetried(t *testing.T) {
 	require.Equal(t, 200, status)
 	require.Error(t, err)
 	require.Equal(t, uint64(1), r.Stats().Attempts)
+}
+
+// However much may be kept of a body, a short one is.
+func TestT07_NoLimitOfABody(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := serve(503, 200)
+		r := newRetrier(t, retry.Config{MaxBody: math.MaxInt64})
+		status, _, err := send(t, r.Transport(s), request(t, "PUT", stream("abc")))
+		require.NoError(t, err)
+		require.Equal(t, 200, status)
+		require.Equal(t, "abc", s.all()[1].body)
+	})
 }
