@@ -81,6 +81,7 @@ func run(out io.Writer, sampleEvery int) error {
 	}
 	lb, err := balancer.New(balancer.Config{
 		Resolver: balancer.Static(addrs...),
+		Targets:  []string{"greetings.internal"},
 		Wrap: func(e balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
 			return pace.TransportFor(e.Addr, breakers.TransportFor(e.Addr, tel.Transport(next)))
 		},
