@@ -76,6 +76,10 @@ func TestWhatCountsAsAnError(t *testing.T) {
 			w.WriteHeader(502)
 			w.WriteHeader(200)
 		}, nil, versioning.ArmReport{Requests: 1, Failed: 1}},
+		{"a limit that comes too late", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(200)
+			w.WriteHeader(429)
+		}, nil, versioning.ArmReport{Requests: 1}},
 		{"an outage", answer(503), nil, versioning.ArmReport{Requests: 1, Failed: 1}},
 		{"a limit", answer(429), nil, versioning.ArmReport{Shed: 1}},
 		{"an overload", answer(503, "Retry-After", "1"), nil, versioning.ArmReport{Shed: 1}},

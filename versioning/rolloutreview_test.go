@@ -221,3 +221,35 @@ func TestManyErrorsAskForFewLooks(t *testing.T) {
 		require.NoError(t, r.Close(t.Context()))
 	})
 }
+
+// TestAClientThatLeavesInTheAnswer says nothing about errors, whether the handler notices or not.
+func TestAClientThatLeavesInTheAnswer(t *testing.T) {
+	r := newRollout(t, rolloutOf(1))
+	ctx, cancel := context.WithCancel(t.Context())
+	h := r.Handler(newArm("stable"), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(200)
+		cancel()
+	}))
+	serve(h, request("GET", "/", "User", "a").WithContext(ctx))
+	require.NoError(t, r.Pause(t.Context())) // looks
+	require.EqualValues(t, 1, r.Verdict().Canary.Canceled)
+	require.Zero(t, r.Verdict().Canary.Requests)
+}
+
+// TestV17_NobodyActsBeforeTheStoreKnows: a release that this replica has rolled back, which the store
+// does not know yet, is not tried again meanwhile.
+func TestV17_NobodyActsBeforeTheStoreKnows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 1, rolloutOf(0.05))
+		r := f.replicas[0]
+		f.store.set(func() { f.store.lost = true })
+		require.NoError(t, r.Rollback(t.Context(), "bad"))
+		f.store.set(func() { f.store.lost = false })
+		require.ErrorIs(t, r.Retry(t.Context()), versioning.ErrPhase)
+		require.Zero(t, r.State().Weight)
+		time.Sleep(2 * time.Second)
+		require.Zero(t, r.State().Weight)
+		require.NoError(t, r.Retry(t.Context()))
+		require.Equal(t, versioning.PhaseRunning, r.State().Phase)
+	})
+}

@@ -219,3 +219,28 @@ func TestCloseGivesBackWhatWaits(t *testing.T) {
 		require.Zero(t, s.Stats().Workers)
 	})
 }
+
+// TestABodyThatIsReadLater: a transport may read on when the handler has returned. That is not copied.
+func TestABodyThatIsReadLater(t *testing.T) {
+	cfg := shadowOf(telling)
+	cfg.Methods = []string{"POST"}
+	s := newShadow(t, cfg)
+	var kept io.ReadCloser
+	h := s.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { kept = r.Body }))
+	r := request("POST", "/")
+	r.Body, r.ContentLength = &lateEOF{"the body"}, 8
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	text, err := io.ReadAll(kept)
+	require.NoError(t, err)
+	require.Equal(t, "the body", string(text))
+	require.Equal(t, map[string]uint64{"partial": 1}, idle(t, s))
+}
+
+// TestTunnelsAreNotCopied, not even if their method is named.
+func TestTunnelsAreNotCopied(t *testing.T) {
+	cfg := shadowOf(telling)
+	cfg.Methods = []string{"CONNECT"}
+	s := newShadow(t, cfg)
+	serve(s.Middleware(telling), request("CONNECT", "/"))
+	require.Equal(t, map[string]uint64{"upgrade": 1}, idle(t, s))
+}

@@ -3,10 +3,13 @@ package versioning_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -87,4 +90,63 @@ func TestCopiesHaveNoFieldsOfTheConnection(t *testing.T) {
 	serve(s.Middleware(telling), r)
 	require.Equal(t, map[string]uint64{"differ": 1}, idle(t, s))
 	require.Equal(t, http.Header{"X-Four": {"4"}, "Trivet-Shadow": {"1"}}, got)
+}
+
+// TestInterimAnswersOfACandidate are not its answer.
+func TestInterimAnswersOfACandidate(t *testing.T) {
+	s := newShadow(t, shadowOf(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(103)
+		w.WriteHeader(404)
+		w.WriteHeader(500)
+	})))
+	serve(s.Middleware(http.NotFoundHandler()), request("GET", "/"))
+	idle(t, s)
+	for _, p := range s.Report().Paths {
+		require.NotEqual(t, "status", p.Path)
+	}
+}
+
+// TestACopyOutlivesItsRequest: its context does not end with that of the client.
+func TestACopyOutlivesItsRequest(t *testing.T) {
+	ended, alive := make(chan struct{}), make(chan bool, 1)
+	s := newShadow(t, shadowOf(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		<-ended
+		alive <- r.Context().Err() == nil
+	})))
+	ctx, cancel := context.WithCancel(t.Context())
+	serve(s.Middleware(telling), request("GET", "/").WithContext(ctx))
+	cancel()
+	close(ended)
+	require.True(t, <-alive)
+	idle(t, s)
+}
+
+// TestAConnectionThatIsTakenOver is no answer to compare.
+func TestAConnectionThatIsTakenOver(t *testing.T) {
+	s := newShadow(t, shadowOf(telling))
+	srv := server(t, false, s.Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err == nil {
+			_, _ = conn.Write([]byte("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"))
+			_ = conn.Close()
+		}
+	})))
+	resp, err := srv.Client().Get(srv.URL)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	counted := func() bool { return s.Stats().Requests["upgrade"] == 1 }
+	require.Eventually(t, counted, time.Minute, time.Millisecond)
+	idle(t, s)
+}
+
+// TestPathsOfOneAnswerAreBounded: an answer with any number of differences is a hundred.
+func TestPathsOfOneAnswerAreBounded(t *testing.T) {
+	var b strings.Builder
+	for i := range 500 {
+		fmt.Fprintf(&b, `"%d":1,`, i)
+	}
+	s := newShadow(t, shadowOf(jsonText(`{`+b.String()+`"x":1}`)))
+	serve(s.Middleware(jsonText(`{}`)), request("GET", "/"))
+	idle(t, s)
+	require.LessOrEqual(t, len(s.Report().Paths), 101)
 }
