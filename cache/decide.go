@@ -52,6 +52,7 @@ func (f *fill) decide(resp arrival) (again bool) {
 			f.cancel(errUnneeded)
 		}
 	}
+	f.handLocked()
 	f.wakeLocked()
 	return false
 }

@@ -80,6 +80,23 @@ func TestC64_ATagThatCodingsShareLendsNoCodingToOthers(t *testing.T) {
 	}
 }
 
+// A weak tag tells one version of a resource from another, and not one variant from another.
+func TestC64_AWeakTagOfAnotherVariantIsNotLent(t *testing.T) {
+	for tag, lent := range map[string]string{`W/"1"`: "", `"1"`: `"1"`} {
+		var asked []string
+		h := newCache(t, cache.Config{}).Middleware(
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				asked = append(asked, r.Header.Get("If-None-Match"))
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Vary", "Accept-Language")
+				w.Header().Set("Etag", tag)
+			}))
+		get(h, "/", "Accept-Language", "de")
+		get(h, "/", "Accept-Language", "en")
+		require.Equal(t, []string{"", lent}, asked)
+	}
+}
+
 // An origin whose tag is that of a template must not make the cache show one user's page to
 // another.
 func TestC15_TheTagOfAnotherUsersPageIsNotLent(t *testing.T) {

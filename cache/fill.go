@@ -44,10 +44,11 @@ type fill struct {
 	// What decide finds out. Nobody changes it afterwards, except entry: it is nil once the body
 	// proves too large.
 	resp     arrival
-	length   int64  // Content-Length; negative: unknown
-	entry    *Entry // that will be stored
-	updated  *Entry // that was validated
-	reason   Reason // why nothing is stored
+	length   int64          // Content-Length; negative: unknown
+	entry    *Entry         // that will be stored
+	updated  *Entry         // that was validated
+	reason   Reason         // why nothing is stored
+	offer    *http.Response // of a Transport
 	direct   *http.Response
 	err      error
 	panicked any

@@ -51,7 +51,7 @@ func (t *fillTable) join(x *exchange, f *fill, follow bool) (rd *reader, ok bool
 		if rd, ok := other.read(); ok {
 			return rd, true
 		}
-		if other.over() {
+		if x.looks == 0 && other.over() {
 			return nil, false // what it fetched is older than x, or x has overlooked it
 		}
 	}

@@ -88,10 +88,11 @@ func TestMiddleware_WhatIsForbiddenAroundTheHandlerIsNotStored(t *testing.T) {
 // A fetch that began before another and ends after it must not bring back what it saw.
 func TestC45_ASlowFetchDoesNotReplaceWhatIsNewer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		version := 1
+		var version atomic.Int64
+		version.Store(1)
 		h := newCache(t, cache.Config{}).Middleware(
 			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				mine := version
+				mine := version.Load()
 				w.Header().Set("Cache-Control", "max-age=60")
 				w.Header().Set("Etag", fmt.Sprintf(`"%d"`, mine))
 				_, _ = io.WriteString(w, "version ")
@@ -104,7 +105,7 @@ func TestC45_ASlowFetchDoesNotReplaceWhatIsNewer(t *testing.T) {
 		var wg sync.WaitGroup
 		slow := visitAs(h, request("/", "Cookie", "slow"), &wg)
 		time.Sleep(time.Second)
-		version = 2
+		version.Store(2)
 		require.Equal(t, "version 2", text(t, get(h, "/")))
 		wg.Wait()
 		require.Equal(t, "version 1", slow.body)
@@ -144,13 +145,14 @@ func TestC45_ASlowWholeReplacesAPartOfItsVersion(t *testing.T) {
 // Two POSTs at once: the one that saw the older state answers last.
 func TestC45_ASlowPostDoesNotReplaceWhatAnotherHasChanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		state := "none"
+		var state atomic.Value
+		state.Store("none")
 		c := newCache(t, cache.Config{})
 		h := c.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.Method == http.MethodPost {
-				state = r.Header.Get("State")
+				state.Store(r.Header.Get("State"))
 			}
-			mine := state
+			mine := state.Load().(string)
 			if mine == "slow" && r.Method == http.MethodPost {
 				time.Sleep(10 * time.Second)
 			}
@@ -177,7 +179,7 @@ func TestC45_ASlowPostDoesNotReplaceWhatAnotherHasChanged(t *testing.T) {
 
 		visitAs(h, post("slow"), &wg)
 		time.Sleep(time.Second)
-		state = "purged"
+		state.Store("purged")
 		require.NoError(t, c.PurgeURL(t.Context(), "http://example.com/", cache.Hard))
 		wg.Wait()
 		require.Equal(t, "purged", text(t, get(h, "/")))

@@ -30,6 +30,7 @@ func (o *sent) fetch(f *fill) {
 			own = make(http.Header)
 		}
 		own = plainNames(own)
+		f.offer = resp
 		if f.decide(arrival{status: resp.StatusCode, header: own}) {
 			drain(resp.Body)
 			f.plain()
@@ -57,17 +58,21 @@ func (o *sent) fetch(f *fill) {
 func (f *fill) hand(resp *http.Response) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.entry != nil || f.from > 0 {
-		return false
+	return f.done && f.entry == nil && f.updated == nil && resp == f.offer
+}
+
+// handLocked is called before the client that waits learns of the header: it must not look for the body
+// where it never comes.
+func (f *fill) handLocked() {
+	if f.offer == nil || f.entry != nil || f.updated != nil || f.from > 0 {
+		return
 	}
 	if len(f.readers) == 0 {
-		resp.Body.Close()
+		f.offer.Body.Close()
 	} else {
-		f.direct = resp
+		f.direct = f.offer
 	}
 	f.done, f.stream.ended = true, true
-	f.wakeLocked()
-	return true
 }
 
 // copy reads the body to its end.

@@ -178,3 +178,28 @@ func TestC16_VariantsDoNotWaitForEachOther(t *testing.T) {
 		require.EqualValues(t, 32, origin.calls.Load(), "and equal ones are fetched once")
 	})
 }
+
+// A client that knows of variants does not wait for a fetch that began before anybody did.
+func TestC16_WhoKnowsOfVariantsDoesNotWaitForAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newCache(t, cache.Config{}).Middleware(&counted{serve: func(
+			w http.ResponseWriter, r *http.Request,
+		) {
+			language := r.Header.Get("Accept-Language")
+			if language == "de" {
+				time.Sleep(3 * time.Second)
+			}
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Vary", "Accept-Language")
+			_, _ = io.WriteString(w, language)
+		}})
+		var wg sync.WaitGroup
+		visitAs(h, request("/", "Accept-Language", "de"), &wg)
+		synctest.Wait()
+		get(h, "/", "Accept-Language", "fr", "Cookie", "a=1") // never follows, and is stored
+		began := time.Now()
+		require.Equal(t, "en", text(t, get(h, "/", "Accept-Language", "en")))
+		require.Zero(t, time.Since(began))
+		wg.Wait()
+	})
+}
