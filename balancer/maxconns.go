@@ -56,9 +56,13 @@ func (g *gate) enter() bool {
 
 // leave gives a place to the request that has waited longest, if any does. g may be nil.
 func (g *gate) leave() {
-	if g == nil || g.used.Add(-1) < g.limit {
-		return
+	if g != nil && g.used.Add(-1) >= g.limit {
+		g.handOver()
 	}
+}
+
+// handOver gives the place of a request that has counted itself out to the one that has waited longest.
+func (g *gate) handOver() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.owed > 0 {

@@ -179,3 +179,55 @@ func TestPlacesOfRequestsThatHaveLeft(t *testing.T) {
 	g.leave()
 	settled(t, g)
 }
+
+// A request has counted itself out and not yet handed over its place, when one that waits gives up: the
+// place is free for newcomers, and nobody else may get it.
+func TestPlacesAreNotGivenTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(1)
+		require.True(t, g.enter())
+		ctx, cancel := context.WithCancel(t.Context())
+		first := make(chan error, 1)
+		go func() { first <- g.wait(ctx) }()
+		synctest.Wait()
+		g.used.Add(-1) // the first half of leave
+		cancel()
+		require.Error(t, <-first)
+		require.True(t, g.enter(), "a newcomer has the place")
+		second := make(chan error, 1)
+		go func() { second <- g.wait(t.Context()) }()
+		synctest.Wait()
+		g.handOver() // the second half
+		synctest.Wait()
+		require.Empty(t, second, "two would have one place")
+		g.leave()
+		require.NoError(t, <-second)
+		g.leave()
+		require.Zero(t, g.used.Load())
+		require.Zero(t, g.owed)
+	})
+}
+
+// An atOnce context ends at the moment at which a place becomes free.
+type atOnce struct {
+	context.Context
+	free func()
+}
+
+func (c atOnce) Done() <-chan struct{} {
+	c.free()
+	return c.Context.Done()
+}
+
+func TestPlacesThatComeAtTheLastMomentAreTaken(t *testing.T) {
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	g := newGate(1)
+	for range 100 {
+		require.True(t, g.enter())
+		require.NoError(t, g.wait(atOnce{over, g.leave}))
+		g.leave()
+		require.Zero(t, g.used.Load())
+		require.Zero(t, g.owed)
+	}
+}

@@ -95,3 +95,40 @@ func TestL34_NothingFollowsAFarewell(t *testing.T) {
 		wait()
 	})
 }
+
+// A halfClosed connection tells when its other half hears that nothing more comes.
+type halfClosed struct {
+	net.Conn
+	closed chan struct{}
+}
+
+func (h halfClosed) CloseWrite() error {
+	close(h.closed)
+	return nil
+}
+
+// A peer that has been told hears the end at once: it may wait for that before it closes.
+func TestL34_AFarewellEndsItsHalf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		client, c := net.Pipe()
+		server, s := net.Pipe()
+		halves := [...]halfClosed{{c, make(chan struct{})}, {s, make(chan struct{})}}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			newRelay(halves[0], halves[1], nil).run(ctx)
+		}()
+		start := time.Now()
+		cancel()
+		for _, peer := range []net.Conn{client, server} {
+			go func() { _, _ = io.Copy(io.Discard, peer) }()
+		}
+		<-halves[0].closed
+		<-halves[1].closed
+		require.Zero(t, time.Since(start))
+		client.Close()
+		server.Close()
+		<-ended
+	})
+}

@@ -155,3 +155,44 @@ func TestL47_TrailersBesideALength(t *testing.T) {
 	require.Equal(t, http.Header{"Sum": {"42"}}, resp.Trailer)
 	require.EqualValues(t, 2, resp.ContentLength)
 }
+
+// A request with trailers has ended with them: its connection is used again.
+func TestL47_ConnectionsOutliveTrailers(t *testing.T) {
+	p := newTap(t)
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(p.addr)})
+	f := newFront(t, false, b, balancer.HandlerConfig{}, nil)
+	c, err := net.Dial("tcp", addrOf(f.Server))
+	require.NoError(t, err)
+	defer c.Close()
+	buf := bufio.NewReader(c)
+	for range 3 {
+		_, err = io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nTrailer: Sum\r\n"+
+			"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nSum: 42\r\n\r\n")
+		require.NoError(t, err)
+		resp, err := http.ReadResponse(buf, nil)
+		require.NoError(t, err)
+		require.False(t, resp.Close)
+		readAll(t, resp)
+		sent, _ := p.take()
+		require.Contains(t, sent, "Sum: 42")
+	}
+}
+
+// A server announces one trailer and sends two.
+func TestL47_TrailersThatWereNotAllAnnounced(t *testing.T) {
+	addr := serveRaw(t, func(c net.Conn) {
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nTrailer: Sum\r\nTransfer-Encoding: chunked\r\n\r\n"+
+			"2\r\nhi\r\n0\r\nSum: 42\r\nX-Any: 1\r\n\r\n")
+	})
+	for _, h2 := range []bool{false, true} {
+		b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr)})
+		f := newFront(t, h2, b, balancer.HandlerConfig{}, nil)
+		resp, err := f.client.Get(f.URL)
+		require.NoError(t, err)
+		require.Equal(t, "hi", readAll(t, resp))
+		require.Equal(t, http.Header{"Sum": {"42"}, "X-Any": {"1"}}, resp.Trailer)
+	}
+}

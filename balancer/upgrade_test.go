@@ -45,7 +45,7 @@ func openTunnel(t *testing.T, early string) *tunneled {
 			return
 		}
 		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade, X-Named\r\n"+
-			"Upgrade: websocket\r\nX-Named: 1\r\nKeep-Alive: 1\r\nX-Kept: 1\r\n\r\n")
+			"Upgrade: websocket\r\nX-Named: 1\r\nKeep-Alive: 1\r\nX-Kept: 1\r\nContent-Length: 0\r\n\r\n")
 		readers <- buf
 		servers <- c
 		<-done

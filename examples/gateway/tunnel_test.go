@@ -71,7 +71,10 @@ func pipe(t *testing.T, idle Timeout, early string, body io.Reader) *piped {
 	require.NoError(t, err)
 	h, err := lb.Handler(&url.URL{Scheme: "http", Host: "app"}, balancer.HandlerConfig{
 		Transport: func(http.RoundTripper) http.RoundTripper {
-			return roundTripper(func(*http.Request) (*http.Response, error) {
+			return roundTripper(func(r *http.Request) (*http.Response, error) {
+				if r.Body != nil { // a switch within a request is refused
+					_, _ = io.Copy(io.Discard, r.Body)
+				}
 				return &http.Response{StatusCode: 101, Body: upstream, Header: http.Header{
 					"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
 				}}, nil

@@ -223,14 +223,14 @@ func TestEndsOfContextsTouchNoOtherRequest(t *testing.T) {
 func TestTheHeaderHasALimitAndATimeout(t *testing.T) {
 	s := startRaw(t)
 	base := s.base()
-	base.MaxResponseHeaderBytes, base.ResponseHeaderTimeout = 1000, 50*time.Millisecond
+	base.MaxResponseHeaderBytes, base.ResponseHeaderTimeout = 1000, 500*time.Millisecond
 	w := New(base)
 	t.Cleanup(w.CloseIdleConnections)
 	long := strings.Repeat("a", 700)
 	s.set(1, answer{text: "HTTP/1.1 200 OK\r\nA: " + long + "\r\nB: " + long + "\r\n\r\n"})
 	s.set(2, answer{text: "HTTP/1.1 103 Early Hints\r\nA: " + long + "\r\n\r\n" +
 		strings.Replace(ok("b").text, "\r\n\r\n", "\r\nA: "+long+"\r\n\r\n", 1)})
-	s.set(3, answer{hang: time.Second})
+	s.set(3, answer{hang: 2 * time.Second})
 	s.set(4, ok(strings.Repeat("b", 100_000)))
 	_, err := w.RoundTrip(s.request(t, "GET", 1, nil))
 	require.ErrorIs(t, err, errLargeHeader)
@@ -254,7 +254,7 @@ func TestTheHeaderHasALimitAndATimeout(t *testing.T) {
 	require.Len(t, body, 100_000, "neither holds for the body")
 
 	// A request that timed out on a connection that had been idle is not sent again.
-	s.set(5, answer{hang: time.Second})
+	s.set(5, answer{hang: 2 * time.Second})
 	_, err = w.RoundTrip(s.request(t, "GET", 5, nil))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.Equal(t, 1, s.requests(5))
