@@ -30,6 +30,8 @@ type Cache struct {
 	passes *Memory[Key, struct{}] // what could not be shared lately
 	rules  *ruleBook              // of No-Vary-Search
 	work   work
+
+	changes changes
 }
 
 const (
@@ -129,7 +131,8 @@ func (c *Cache) purge(ctx context.Context, by string, p Purge) error {
 	if p.How != Soft && p.How != Hard {
 		return fmt.Errorf("%w: neither Soft nor Hard", ErrPurge)
 	}
-	c.counts.purges.Add(1) // first, for what a POST may store
+	c.counts.purges.Add(1)
+	c.changes.any.Add(1) // first, for what a POST may store
 	err := c.store.Purge(ctx, p)
 	c.storeResult(ctx, err)
 	c.observe(ctx, Event{Kind: Purged, By: by, Soft: p.How == Soft, Err: err})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 )
 
@@ -36,10 +37,15 @@ func (x *exchange) invalidate(ctx context.Context, status int, h http.Header) {
 	ctx = context.WithoutCancel(ctx)
 	target := x.target()
 	labels := x.c.urlLabels(target)
+	own := x.c.changes.slot(target)
+	own.Add(1) // first, for what a POST may store
 	for _, name := range [...]string{"Location", "Content-Location"} {
 		if values := h[name]; len(values) > 0 {
 			if u, err := target.Parse(values[0]); err == nil && x.sameOrigin(u) {
 				labels = append(labels, x.c.urlLabels(u)...)
+				if slot := x.c.changes.slot(u); slot != own {
+					slot.Add(1)
+				}
 			}
 		}
 	}
@@ -47,7 +53,7 @@ func (x *exchange) invalidate(ctx context.Context, status int, h http.Header) {
 		labels = append(labels, groupLabel(plainHost(target.Scheme, target.Host), group))
 	}
 	var failed error
-	x.c.counts.purges.Add(1) // first, for what a POST may store
+	x.c.counts.purges.Add(1)
 	for _, label := range labels {
 		if err := x.c.store.Purge(ctx, Purge{Label: label, How: Hard}); err != nil {
 			failed = err
@@ -56,6 +62,25 @@ func (x *exchange) invalidate(ctx context.Context, status int, h http.Header) {
 	x.c.storeResult(ctx, failed)
 	x.c.observe(ctx, Event{Kind: Purged, By: "method", Err: failed})
 }
+
+// changes count what a Cache was told to forget: by slots of paths, which several may share, and what
+// may concern any.
+type changes struct {
+	any   atomic.Uint64
+	slots [256]atomic.Uint64
+}
+
+func (c *changes) slot(u *url.URL) *atomic.Uint64 {
+	path := plainEscapes(u.EscapedPath())
+	h := uint32(2166136261) // FNV-1a
+	for i := range len(path) {
+		h = (h ^ uint32(path[i])) * 16777619
+	}
+	return &c.slots[h%uint32(len(c.slots))]
+}
+
+// concerning is a number that grows with what may concern u.
+func (c *changes) concerning(u *url.URL) uint64 { return c.any.Load() + c.slot(u).Load() }
 
 // sameOrigin reports whether u has the origin of the request. A Middleware does not ask for the
 // same scheme: a proxy before it may have taken off TLS.

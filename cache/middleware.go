@@ -299,9 +299,12 @@ func (x *exchange) pass(why Reason) {
 	began := time.Now()
 	x.rep = reply{outcome: Pass, reason: why, length: -1}
 	w := &watcher{Recorder: *response.NewRecorder(x.w, r), x: x, began: began,
-		purges: x.c.counts.purges.Load(), state: x.c.fetchedState(why, 0, false, false, why)}
+		state: x.c.fetchedState(why, 0, false, false, why)}
 	if method == http.MethodPost || x.head() && x.echo != nil {
 		w.outer = cloneHeader(x.w.Header())
+	}
+	if method == http.MethodPost {
+		w.before = x.c.changes.concerning(x.target())
 	}
 	defer func() {
 		if x.r != r {

@@ -18,7 +18,7 @@ type watcher struct {
 	state  string
 	seen   bool
 	outer  http.Header // of a POST or a HEAD: what is set around the handler
-	purges uint64      // of the cache, before the handler ran
+	before uint64      // of a POST: what had changed when the handler began
 	post   *Entry      // that a POST has made; nil if it has not
 	length int64       // of its body
 	data   []byte
@@ -40,7 +40,7 @@ func (w *watcher) see(status int) {
 			w.length = contentLength(h)
 			// A POST that takes longer than another one must not leave what it saw in the other's
 			// place, nor bring back what was purged meanwhile.
-			if x.c.counts.purges.Load() != w.purges+1 {
+			if x.c.changes.concerning(x.target()) != w.before+1 {
 				w.post = nil
 			}
 		}
