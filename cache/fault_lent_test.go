@@ -155,7 +155,8 @@ func TestC20_C12_TheSpellingOfAFieldHidesNothing(t *testing.T) {
 			client := newCache(t, cache.Config{}).Transport(senderFunc(
 				func(*http.Request) (*http.Response, error) {
 					sent++
-					resp := reply(200, "x", "Expires", time.Now().Add(time.Hour).UTC().Format(http.TimeFormat))
+					later := time.Now().Add(time.Hour).UTC().Format(http.TimeFormat)
+					resp := reply(200, "x", "Expires", later)
 					resp.Header[field[0]] = []string{field[1]}
 					return resp, nil
 				}))
@@ -172,6 +173,7 @@ func TestC20_C12_TheSpellingOfAFieldHidesNothing(t *testing.T) {
 // So may a client, in the map of a request.
 func TestC17_TheSpellingOfARequestsFieldHidesNothing(t *testing.T) {
 	client := newCache(t, cache.Config{}).Transport(senderFunc(func(r *http.Request) (*http.Response, error) {
+		//lint:ignore SA1008 it is what is tested
 		return reply(200, strings.Join(r.Header["authorization"], ""), "Cache-Control", "max-age=60"), nil
 	}))
 	for _, name := range []string{"alice", "bob"} {
