@@ -46,6 +46,11 @@ type Server struct {
 	// other peers send. If empty, there is none. Needs a restart to change.
 	DeadlineField string `yaml:"deadline_field"`
 
+	// HintField is the response field by which tiers with retries tell each other that one of them has
+	// given up: upstreams with retry or hedge heed and set it. It is removed from requests of peers
+	// that are not trusted. If empty, there is none. Needs a restart to change.
+	HintField string `yaml:"hint_field"`
+
 	// MaxHeaderFields is how many fields a header may have. Each cookie counts as a field. A
 	// request with more gets 431; 100.
 	MaxHeaderFields int `yaml:"max_header_fields"`
@@ -141,9 +146,12 @@ func (c Config) withDefaults() (Config, faults) {
 	f.size(&s.MaxBody, 10<<20, "server", "max_body")
 	s.TLS = s.TLS.withDefaults(&f)
 	s.TrustedProxies = slices.Clone(s.TrustedProxies)
-	if s.DeadlineField != "" && !fieldName.MatchString(s.DeadlineField) {
-		f.add(fmt.Sprintf("%q is not the name of a header field", s.DeadlineField),
-			"server", "deadline_field")
+	for key, field := range map[string]string{
+		"deadline_field": s.DeadlineField, "hint_field": s.HintField,
+	} {
+		if field != "" && !fieldName.MatchString(field) {
+			f.add(fmt.Sprintf("%q is not the name of a header field", field), "server", key)
+		}
 	}
 	if s.MaxHeaderFields == 0 {
 		s.MaxHeaderFields = 100

@@ -157,7 +157,7 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 				"objectives, redis, routes, server, telemetry, upstreams"},
 		{"unknown key below", "server:\n  lisen: a",
 			"f:7: server.lisen: unknown key: did you mean listen? the keys here are deadline_field, " +
-				"drain_delay, drain_timeout, idle_timeout, listen, max_body, max_header_bytes, " +
+				"drain_delay, drain_timeout, hint_field, idle_timeout, listen, max_body, max_header_bytes, " +
 				"max_header_fields, max_requests, max_tunnels, min_rate, read_header_timeout, " +
 				"stall_timeout, tls, trusted_proxies, tunnel_idle"},
 		{"unknown key in a list", "    pth: /",

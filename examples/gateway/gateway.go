@@ -119,7 +119,6 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 	}
 	trusted := trustIn(cfg.Server.TrustedProxies)
 	gen.trusted = trusted
-	field := cfg.Server.DeadlineField
 	for _, r := range cfg.Routes {
 		var before *routing
 		if old != nil {
@@ -140,7 +139,7 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 			gen.upstreams[name] = old.upstreams[name]
 			continue
 		}
-		fresh, err := newUpstream(name, u, trusted, field, g.observer.tel, g.log)
+		fresh, err := newUpstream(name, u, trusted, cfg.Server, g.observer.tel, g.log)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("upstreams.%s: %w", name, err))
 			continue
@@ -278,6 +277,7 @@ func fixedChanges(a, b Config) []string {
 	}{
 		{"server.listen", a.Server.Listen == b.Server.Listen},
 		{"server.deadline_field", a.Server.DeadlineField == b.Server.DeadlineField},
+		{"server.hint_field", a.Server.HintField == b.Server.HintField},
 		{"server.read_header_timeout", a.Server.ReadHeaderTimeout == b.Server.ReadHeaderTimeout},
 		{"server.idle_timeout", a.Server.IdleTimeout == b.Server.IdleTimeout},
 		{"server.max_header_bytes", a.Server.MaxHeaderBytes == b.Server.MaxHeaderBytes},

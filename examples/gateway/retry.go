@@ -84,13 +84,13 @@ func (u *Upstream) sameRetries(other *Upstream) bool {
 
 // newRetrier returns what repeats the requests to an upstream, or nil if nothing does.
 func newRetrier(
-	name string, u *Upstream, deadlineField string, tel *telemetry.Telemetry,
+	name string, u *Upstream, server Server, tel *telemetry.Telemetry,
 ) (*retry.Retrier, error) {
 	if u.Retry == nil && u.Hedge == nil {
 		return nil, nil
 	}
 	cfg := u.retries()
-	cfg.DeadlineField = deadlineField
+	cfg.DeadlineField, cfg.Hint = server.DeadlineField, server.HintField
 	cfg.Observe = telemetry.Observer[retry.Event](tel, name)
 	return retry.New(cfg)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -122,6 +123,44 @@ func TestDeadlinesOfTrustedPeersArePassedOn(t *testing.T) {
 			require.GreaterOrEqual(t, left, tt.least)
 			require.LessOrEqual(t, left, tt.most)
 		})
+	}
+}
+
+// Tiers tell each other by a field that retrying is done. What clients send in it reaches nobody unless
+// they are trusted.
+func TestTiersAreToldThatRetryingIsDone(t *testing.T) {
+	text := "server: {hint_field: x-retry, trusted_proxies: [%s]}\n" +
+		"upstreams: {app: {hosts: [%q], retry: {ratio: 1, reserve: 100, backoff: 1ms}}}\n" +
+		"routes: [{upstream: app}]"
+	for _, tt := range []struct {
+		trusted, hint string // of the server behind the gateway
+		requests      int32
+		seen          string // of what the client sends in the field
+	}{
+		{"127.0.0.0/8", "", 3, "no"},
+		{"127.0.0.0/8", "false", 1, "no"},
+		{"10.0.0.0/8", "", 3, ""},
+	} {
+		var requests atomic.Int32
+		var seen atomic.Value
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			requests.Add(1)
+			seen.Store(r.Header.Get("X-Retry"))
+			if tt.hint != "" {
+				w.Header().Set("X-Retry", tt.hint)
+			}
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}))
+		g := start(t, fmt.Sprintf(text, tt.trusted, server.Listener.Addr().String()))
+		req, err := http.NewRequest(http.MethodGet, g.url, nil)
+		require.NoError(t, err)
+		req.Header.Set("X-Retry", "no")
+		resp, _ := do(t, client(t), req)
+		require.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
+		require.Equal(t, "false", resp.Header.Get("X-Retry"))
+		require.Equal(t, tt.requests, requests.Load())
+		require.Equal(t, tt.seen, seen.Load())
+		server.Close()
 	}
 }
 

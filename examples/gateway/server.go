@@ -123,8 +123,9 @@ func (g *gateway) serve(outer http.ResponseWriter, r *http.Request) {
 	if !limitHeader(w, r, cfg.MaxHeaderFields) || !limitBody(w, r, int64(cfg.MaxBody)) {
 		return
 	}
-	if field := cfg.DeadlineField; field != "" && !gen.trusted.believes(r.RemoteAddr) {
-		r.Header.Del(field)
+	if (cfg.DeadlineField != "" || cfg.HintField != "") && !gen.trusted.believes(r.RemoteAddr) {
+		r.Header.Del(cfg.DeadlineField)
+		r.Header.Del(cfg.HintField)
 	}
 	removeShadowField(r.Header)
 	if r.Method == http.MethodConnect {

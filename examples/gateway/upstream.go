@@ -32,7 +32,7 @@ type upstream struct {
 }
 
 func newUpstream(
-	name string, cfg Upstream, trusted trust, deadlineField string,
+	name string, cfg Upstream, trusted trust, server Server,
 	tel *telemetry.Telemetry, log *slog.Logger,
 ) (*upstream, error) {
 	target, err := url.Parse(cfg.URL)
@@ -43,7 +43,7 @@ func newUpstream(
 	if u.breaker, err = newBreaker(name, cfg.Breaker, tel, log); err != nil {
 		return nil, err
 	}
-	if u.retrier, err = newRetrier(name, &cfg, deadlineField, tel); err != nil {
+	if u.retrier, err = newRetrier(name, &cfg, server, tel); err != nil {
 		return nil, err
 	}
 	u.handler = balancer.HandlerConfig{
