@@ -63,7 +63,7 @@ func (x *exchange) prepare() (fault string) {
 		x.upload = newUpload(in, outboundTrailer(in))
 		x.out.Body = x.upload
 		if e := x.upload.invited; e != nil {
-			x.trace.GotFirstResponseByte = e.answering
+			x.trace.GotConn, x.trace.GotFirstResponseByte = e.connected, e.answering
 		}
 		if x.out.Trailer = x.upload.trailer; x.out.Trailer != nil {
 			x.out.ContentLength = -1 // HTTP/2 can have both; HTTP/1.1 has trailers after chunks only

@@ -1,8 +1,11 @@
 package balancer
 
 import (
+	"net"
+	"net/http/httptrace"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -18,7 +21,8 @@ type expectation struct {
 	answers  atomic.Bool   // the server has begun to answer: it is about to be known how
 	decided  chan struct{} // closed when it is known
 	once     sync.Once
-	expected bool // the body is to be sent; set before decided is closed
+	expected bool                     // the body is to be sent; set before decided is closed
+	conn     atomic.Pointer[net.Conn] // to the server
 }
 
 func newExpectation() *expectation {
@@ -57,10 +61,41 @@ func (e *expectation) wait() bool {
 	case <-e.decided:
 		return e.expected
 	case <-timer.C:
-		if !e.answers.Load() {
-			e.decide(true)
+	}
+	for e.answers.Load() && !e.broken() {
+		timer.Reset(brokenInterval)
+		select {
+		case <-e.decided:
+			return e.expected
+		case <-timer.C:
 		}
 	}
+	e.decide(true)
 	<-e.decided
 	return e.expected
 }
+
+// brokenInterval is how often is looked whether a connection is broken on which an answer has begun.
+const brokenInterval = 50 * time.Millisecond
+
+// broken reports whether the connection to the server is closed: its answer was none. net/http's
+// transport says so only when the body's Read has returned.
+func (e *expectation) broken() bool {
+	p := e.conn.Load()
+	if p == nil {
+		return false
+	}
+	conn := *p
+	if c, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = c.NetConn() // below TLS
+	}
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := c.SyscallConn()
+	return err != nil || raw.Control(func(uintptr) {}) != nil
+}
+
+// connected is a trace's GotConn.
+func (e *expectation) connected(info httptrace.GotConnInfo) { e.conn.Store(&info.Conn) }

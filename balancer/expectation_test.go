@@ -1,6 +1,13 @@
 package balancer
 
 import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,4 +48,46 @@ func TestL37_ExpectationsWaitForAnAnswerThatHasBegun(t *testing.T) {
 			})
 		})
 	}
+}
+
+// net/http's transport says that an answer is broken when nobody reads the request's body any more, and
+// the body waits to be told what the answer is.
+func TestL37_AnAnswerThatIsNoneEndsTheWait(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+				_, _ = io.WriteString(conn, "HTTP/1.1 no status\r\n\r\n")
+				_, _ = io.Copy(io.Discard, conn)
+			}
+			conn.Close()
+		}
+	}()
+	// Without ExpectContinueTimeout it reads the body at once.
+	b, err := New(Config{Resolver: Static(ln.Addr().String()), Transport: &http.Transport{}})
+	require.NoError(t, err)
+	h, err := b.Handler(&url.URL{Scheme: "http", Host: "app"}, HandlerConfig{})
+	require.NoError(t, err)
+	front := httptest.NewServer(h)
+	defer front.Close()
+	conn, err := net.Dial("tcp", front.Listener.Addr().String())
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+	// The client sends its body without waiting, as it may.
+	fmt.Fprint(conn, "PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab")
+	in := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(in, nil)
+	if err == nil && resp.StatusCode == http.StatusContinue {
+		resp, err = http.ReadResponse(in, nil)
+	}
+	require.NoError(t, err)
+	require.Equal(t, http.StatusBadGateway, resp.StatusCode)
+	require.NoError(t, b.Close(t.Context()))
 }
