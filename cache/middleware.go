@@ -278,7 +278,7 @@ func (x *exchange) onInterim() func(interim) {
 				h[name] = values
 			}
 		}
-		x.w.WriteHeader(i.status)
+		response.Inform(x.w, i.status)
 		for name, values := range before {
 			if values == nil {
 				delete(h, name)

@@ -44,14 +44,13 @@ func (r *Recorder) WriteHeader(code int) {
 		}
 		return
 	}
-	final := code >= 200 || code == http.StatusSwitchingProtocols // 1xx come before, except 101
-	if final {
-		r.begin(code)
+	if code >= 100 && code < 200 && code != http.StatusSwitchingProtocols {
+		Inform(r.ResponseWriter, code)
+		return
 	}
+	r.begin(code)
 	r.ResponseWriter.WriteHeader(code) // panics if code is invalid
-	if final {
-		r.Status = code
-	}
+	r.Status = code
 }
 
 func (r *Recorder) Write(p []byte) (int, error) {
