@@ -125,18 +125,21 @@ func (b *requestBody) readAs(turn int, p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.reading = false
-	if err == http.ErrBodyReadAfterClose && b.answered && !b.over {
-		// Over HTTP/1.1, net/http's server gives up a request's body when the response begins. If the
-		// transport heard of it now, it would break off a response that may be about to end.
-		b.awaitEndLocked()
+	// Over HTTP/1.1, net/http's server gives up a request's body when the response begins.
+	givenUp := err == http.ErrBodyReadAfterClose && b.answered && !b.over
+	if !givenUp {
+		b.keepLocked(p[:n])
+		b.end = err
+	}
+	if err == nil || err == io.EOF {
 		return n, err
 	}
-	b.keepLocked(p[:n])
-	if err != nil {
-		b.end = err
-		if err != io.EOF && !b.closed { // a transport that gives up closes the body under its own reader
-			b.readErr = err
-		}
+	if !givenUp && !b.closed { // a transport that gives up closes the body under its own reader
+		b.readErr = err
+	}
+	if b.answered && !b.over {
+		// If the transport heard of it now, it would break off a response that may be about to end.
+		b.awaitEndLocked()
 	}
 	return n, err
 }

@@ -173,30 +173,34 @@ func TestBodiesThatAreClosedDuringARead(t *testing.T) {
 	}
 }
 
-// A givenUp body is one that net/http's server has given up.
-type givenUp struct{}
+// givenUp is a body that net/http's server has given up.
+var givenUp = iotest.ErrReader(http.ErrBodyReadAfterClose)
 
-func (givenUp) Read([]byte) (int, error) { return 0, http.ErrBodyReadAfterClose }
-
-// Over HTTP/1.1 a server gives up the body of a request when it begins to answer. The response may
-// be short, or wait for the rest of the body.
-func TestTransportsHearLateThatTheBodyWasGivenUp(t *testing.T) {
-	for _, copies := range []bool{false, true} {
-		for _, lasts := range []time.Duration{closeGrace / 2, time.Minute} {
-			synctest.Test(t, func(t *testing.T) {
-				_, b := protected(givenUp{}, copies)
-				b.release(true)
-				start := time.Now()
-				defer time.AfterFunc(lasts, b.finish).Stop()
-				_, err := b.Read(make([]byte, 10))
-				require.ErrorIs(t, err, http.ErrBodyReadAfterClose)
-				require.Equal(t, min(lasts, closeGrace), time.Since(start))
-				require.NoError(t, b.failure(), "the client has not failed")
-			})
+// Over HTTP/1.1 a server gives up the body of a request when it begins to answer, and a limit may be
+// passed then. The response may be short, or wait for the rest of the body.
+func TestTransportsHearLateThatTheBodyEnds(t *testing.T) {
+	tooLarge := &http.MaxBytesError{Limit: 1}
+	for body, failure := range map[io.Reader]error{
+		givenUp:                    nil, // the client has not failed
+		iotest.ErrReader(tooLarge): tooLarge,
+	} {
+		for _, copies := range []bool{false, true} {
+			for _, lasts := range []time.Duration{closeGrace / 2, time.Minute} {
+				synctest.Test(t, func(t *testing.T) {
+					_, b := protected(body, copies)
+					b.release(true)
+					start := time.Now()
+					defer time.AfterFunc(lasts, b.finish).Stop()
+					_, err := b.Read(make([]byte, 10))
+					require.Error(t, err)
+					require.Equal(t, min(lasts, closeGrace), time.Since(start))
+					require.Equal(t, failure, b.failure())
+				})
+			}
 		}
 	}
 	synctest.Test(t, func(t *testing.T) {
-		_, b := protected(givenUp{}, true)
+		_, b := protected(givenUp, true)
 		b.finish()
 		b.release(true)
 		start := time.Now()

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -112,6 +113,32 @@ func TestL36_AnswersBeforeTheUploadHasEndedArrive(t *testing.T) {
 			require.Contains(t, got, "HTTP/1.1 401 ")
 			require.Contains(t, got, "\r\nContent-Length: 3\r\n")
 		}
+	})
+	t.Run("of a server, broken off by the upload's end", func(t *testing.T) {
+		// A transport closes the connection when it cannot read the body, also under an answer.
+		tr := roundTripper(func(r *http.Request) (*http.Response, error) {
+			_, err := io.Copy(io.Discard, r.Body)
+			return &http.Response{
+				StatusCode: http.StatusTeapot, ContentLength: -1, Header: http.Header{"X-Server": {"1"}},
+				Body: io.NopCloser(io.MultiReader(strings.NewReader("par"), iotest.ErrReader(err))), Request: r,
+			}, nil
+		})
+		b := newBalancer(t, balancer.Config{Resolver: balancer.Static("127.0.0.1:1")})
+		f := newFront(t, false, b, balancer.HandlerConfig{
+			Transport: func(http.RoundTripper) http.RoundTripper { return tr },
+		}, func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("X-Ours", "1")
+				r.Body = http.MaxBytesReader(struct{ http.ResponseWriter }{w}, r.Body, 1<<20)
+				next.ServeHTTP(w, r)
+			})
+		})
+		got := uploadTo(t, f.Listener.Addr().String(),
+			fmt.Sprintf("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", size), size)
+		require.Contains(t, got, "HTTP/1.1 413 ")
+		require.Contains(t, got, "\r\nX-Ours: 1\r\n")
+		require.NotContains(t, got, "X-Server")
+		require.NotContains(t, got, "par")
 	})
 	t.Run("a small body costs no connection", func(t *testing.T) {
 		b := newBalancer(t, balancer.Config{Resolver: balancer.Static("127.0.0.1:1"), SlowStart: -1})

@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	"github.com/trivet-go/trivet/internal/linger"
+	"github.com/trivet-go/trivet/internal/response"
 )
 
 // An exchange is one request that a Handler passes on, and what comes back.
@@ -187,7 +188,7 @@ func (x *exchange) inform(code int, header textproto.MIMEHeader) (err error) {
 	maps.Copy(h, http.Header(header))
 	removeHopByHop(h)
 	delete(h, LoadHeader)
-	x.w.WriteHeader(code)
+	response.Inform(x.w, code)
 	clear(h)
 	maps.Copy(h, final)
 	return nil
@@ -202,6 +203,11 @@ func (x *exchange) answer() {
 		return
 	}
 	dst := x.w.Header()
+	before := dst
+	early := x.isEarly()
+	if early {
+		before = maps.Clone(dst)
+	}
 	removeTrailers(resp.Trailer, x.nominated)
 	switch {
 	case !x.in.ProtoAtLeast(1, 1):
@@ -214,15 +220,14 @@ func (x *exchange) answer() {
 		dst["Content-Type"] = nil // or net/http would make one up from the body
 	}
 	announced := announceTrailers(dst, resp.Trailer)
-	early := x.isEarly()
 	if early {
 		linger.Prepare(x.w)
 	}
 	x.closeAfterHTTP10()
 	if hasBody(x.in, resp) {
 		hold := early && resp.StatusCode >= 300 && resp.ContentLength < 0 && announced == 0
-		if err := x.h.copyBody(x.w, resp, hold); err != nil {
-			x.abort()
+		if unsent, err := x.h.copyBody(x.w, resp, hold); err != nil {
+			x.breakOff(unsent, before)
 			return
 		}
 	} else {
@@ -265,6 +270,24 @@ func (x *exchange) modify() bool {
 	}
 	x.fail(err)
 	return false
+}
+
+// breakOff ends a response of which the rest does not come. If nothing of it has been sent, and what
+// broke it is that the client's body could not be read, the client is told that: a transport closes
+// the connection then, and with it the server's answer.
+func (x *exchange) breakOff(unsent bool, before http.Header) {
+	var failed *bodyError
+	if unsent && x.upload != nil {
+		failed = x.upload.failed.Load()
+	}
+	if failed == nil {
+		x.abort()
+		return
+	}
+	h := x.w.Header()
+	clear(h)
+	maps.Copy(h, before)
+	x.fail(failed)
 }
 
 // abort ends a response that cannot be completed, so that nobody takes the part for the whole.

@@ -34,8 +34,9 @@ type sender struct {
 const holdDelay = 100 * time.Millisecond
 
 // copyBody writes the header of resp to w, and copies the body. With hold it tries to have the whole
-// of it first, and to state its length. It returns an error if it could not copy all of it.
-func (h *handler) copyBody(w http.ResponseWriter, resp *http.Response, hold bool) error {
+// of it first, and to state its length. It returns an error if it could not copy all of it, and
+// whether it has written nothing then.
+func (h *handler) copyBody(w http.ResponseWriter, resp *http.Response, hold bool) (unsent bool, err error) {
 	s, ok := h.senders.Get().(*sender)
 	if !ok {
 		s = &sender{}
@@ -50,10 +51,10 @@ func (h *handler) copyBody(w http.ResponseWriter, resp *http.Response, hold bool
 	s.begin(w, resp.StatusCode, hold)
 	if hold {
 		if done, err := s.hold(resp.Body); done || err != nil {
-			return err
+			return err != nil && s.withdraw(), err
 		}
 	}
-	return s.copy(resp.Body, isStream(resp))
+	return false, s.copy(resp.Body, isStream(resp))
 }
 
 // isStream reports whether each piece of a response is worth something by itself: its length is not
@@ -127,6 +128,15 @@ func (s *sender) state(n int, known bool) {
 		s.w.Header().Set("Content-Length", strconv.Itoa(n))
 	}
 	s.writeHeaderLocked()
+}
+
+// withdraw makes s write no header any more. It returns false if it has written it.
+func (s *sender) withdraw() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	held := s.status != 0
+	s.status, s.waiting = 0, false
+	return held
 }
 
 // holding reports whether the header has still not been written.

@@ -12,9 +12,10 @@ import (
 // their own, which may outlive the handler.
 type upload struct {
 	in      *http.Request
-	trailer http.Header  // of the outbound request: the names of those to send; nil if there are none
-	invited *expectation // nil if the client does not wait to be told to send
-	ended   atomic.Bool  // the client's body has been read whole
+	trailer http.Header               // of the outbound request: the names of those to send; nil if there are none
+	invited *expectation              // nil if the client does not wait to be told to send
+	ended   atomic.Bool               // the client's body has been read whole
+	failed  atomic.Pointer[bodyError] // why it could not be
 	closed  atomic.Bool
 	reading sync.Mutex // held while the client's body is read
 }
@@ -45,6 +46,8 @@ func (u *upload) Read(p []byte) (int, error) {
 			u.trailer[name] = u.in.Trailer[name]
 		}
 		u.ended.Store(true)
+	} else if err != nil {
+		u.failed.Store(&bodyError{err})
 	}
 	return n, err
 }
