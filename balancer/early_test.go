@@ -119,8 +119,9 @@ func TestL36_AnswersBeforeTheUploadHasEndedArrive(t *testing.T) {
 		tr := roundTripper(func(r *http.Request) (*http.Response, error) {
 			_, err := io.Copy(io.Discard, r.Body)
 			return &http.Response{
-				StatusCode: http.StatusTeapot, ContentLength: -1, Header: http.Header{"X-Server": {"1"}},
-				Body: io.NopCloser(io.MultiReader(strings.NewReader("par"), iotest.ErrReader(err))), Request: r,
+				StatusCode: http.StatusTeapot, Header: http.Header{"X-Server": {"1"}}, Request: r,
+				Body: io.NopCloser(io.MultiReader(strings.NewReader("par"), iotest.ErrReader(err))),
+				ContentLength: -1,
 			}, nil
 		})
 		b := newBalancer(t, balancer.Config{Resolver: balancer.Static("127.0.0.1:1")})

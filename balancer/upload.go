@@ -12,7 +12,7 @@ import (
 // their own, which may outlive the handler.
 type upload struct {
 	in      *http.Request
-	trailer http.Header               // of the outbound request: the names of those to send; nil if there are none
+	trailer http.Header               // of the outbound request: the names to send, or nil
 	invited *expectation              // nil if the client does not wait to be told to send
 	ended   atomic.Bool               // the client's body has been read whole
 	failed  atomic.Pointer[bodyError] // why it could not be
