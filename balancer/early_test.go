@@ -120,7 +120,7 @@ func TestL36_AnswersBeforeTheUploadHasEndedArrive(t *testing.T) {
 			_, err := io.Copy(io.Discard, r.Body)
 			return &http.Response{
 				StatusCode: http.StatusTeapot, Header: http.Header{"X-Server": {"1"}}, Request: r,
-				Body: io.NopCloser(io.MultiReader(strings.NewReader("par"), iotest.ErrReader(err))),
+				Body:          io.NopCloser(io.MultiReader(strings.NewReader("par"), iotest.ErrReader(err))),
 				ContentLength: -1,
 			}, nil
 		})
