@@ -389,3 +389,18 @@ func TestTransport_ClosesTheBodyThatACallerAlreadyHas(t *testing.T) {
 	require.Equal(t, http.StatusNotModified, resp.StatusCode)
 	require.True(t, body.closed)
 }
+
+// The fetch has nothing more to do with a response that is not stored: its caller may change it.
+func TestTransport_LeavesToTheCallerWhatIsNotStored(t *testing.T) {
+	client := newCache(t, cache.Config{Private: true}).Transport(senderFunc(
+		func(*http.Request) (*http.Response, error) {
+			return reply(200, "x", "Cache-Control", "no-store"), nil
+		}))
+	for range 300 {
+		resp, err := client.RoundTrip(newRequest(http.MethodGet, "http://a/"))
+		require.NoError(t, err)
+		resp.Header.Set("Content-Length", "1")
+		resp.ContentLength = 1
+		require.NoError(t, resp.Body.Close())
+	}
+}

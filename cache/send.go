@@ -30,15 +30,19 @@ func (o *sent) fetch(f *fill) {
 			own = make(http.Header)
 		}
 		own = plainNames(own)
-		f.offer = resp
+		length := int64(-1)
+		if resp.Header.Get("Content-Length") == "" {
+			length = resp.ContentLength
+		}
+		f.offer = resp // which is the client's once it is decided, if it is not stored
 		if f.decide(arrival{status: resp.StatusCode, header: own}) {
 			drain(resp.Body)
 			f.plain()
 			continue
 		}
-		if resp.ContentLength >= 0 && f.from == 0 && !f.x.head() && resp.Header.Get("Content-Length") == "" {
+		if length >= 0 && f.from == 0 && !f.x.head() {
 			f.mu.Lock()
-			f.length = resp.ContentLength
+			f.length = length
 			f.mu.Unlock()
 		}
 		if f.updated != nil {
