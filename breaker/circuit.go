@@ -3,7 +3,6 @@ package breaker
 import (
 	"context"
 	"errors"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,16 +26,7 @@ const (
 
 var states = [...]State{Closed, Ramping, Open, HalfOpen, Isolated, Closed}
 
-const (
-	jitter     = 0.2 // of the open time, either way
-	rampFloor  = 0.1 // share of requests that a ramp begins with
-	rampFewest = 5   // outcomes without which a ramping circuit does not open
-
-	// abandoned is how long nobody must have asked for an open circuit, after its open time, before
-	// it is forgotten: hosts that died and were given up would fill the table one by one. For as
-	// long a circuit with requests in flight must have had no outcome: their end may be lost.
-	abandoned = time.Hour
-)
+const rampFloor = 0.1 // share of requests that a ramp begins with
 
 // errFailed is what gobreaker is told.
 var errFailed = errors.New("breaker: failure")
@@ -78,18 +68,6 @@ type circuit struct {
 	telling  bool          // some goroutine is delivering pending
 }
 
-// A probe is a request in flight of a half-open circuit.
-type probe struct {
-	ticket   uint64
-	begun    int64
-	answered bool // its answer has begun, and is no failure so far
-}
-
-type observed struct {
-	ctx context.Context
-	e   Event
-}
-
 // A call is one admitted request. The zero call is of a request that is not guarded.
 type call struct {
 	circuit *circuit
@@ -116,18 +94,6 @@ func (c *circuit) machine() *gobreaker.CircuitBreaker[struct{}] {
 		// gobreaker calls this with its lock held.
 		OnStateChange: func(_ string, _, to gobreaker.State) { c.turned, c.to = true, to },
 	})
-}
-
-// shouldOpen is called by gobreaker after a failure, so with mu held.
-func (c *circuit) shouldOpen(counts gobreaker.Counts) bool {
-	c.counts = counts
-	cfg := &c.b.cfg
-	fewest := float64(cfg.MinRequests)
-	if c.phase() == ramping {
-		fewest = min(fewest, max(rampFewest, math.Ceil(fewest*c.share(c.b.now()))))
-	}
-	n := float64(counts.Requests)
-	return n >= fewest && float64(counts.TotalFailures) >= cfg.FailureRatio*n
 }
 
 func (c *circuit) phase() phase { return phase(c.word.Load() & (1<<phaseBits - 1)) }
@@ -220,47 +186,6 @@ func (c *circuit) turn(ctx context.Context, k *call) (ok bool, refused State, wa
 	return true, "", 0
 }
 
-// watchLocked ends the probes whose time is over.
-func (c *circuit) watchLocked(ctx context.Context, now int64) {
-	for len(c.probes) > 0 && c.phase() == halfOpen {
-		oldest := c.probes[0] // they are in order
-		if now-oldest.begun < int64(c.probeTimeLocked()) {
-			return
-		}
-		c.probes = c.probes[1:]
-		c.verdictLocked(ctx, oldest.answered, false, true)
-	}
-}
-
-// probeTimeLocked returns how long a probe may take. By default that grows with the open time: one
-// that is always the same would never let a service close that answers, but takes longer.
-func (c *circuit) probeTimeLocked() time.Duration {
-	if c.b.cfg.ProbeTimeout > 0 {
-		return c.b.cfg.ProbeTimeout
-	}
-	return c.openTime
-}
-
-// fullLocked makes admit refuse without a lock while there is no room for a probe.
-func (c *circuit) fullLocked() {
-	until := int64(0)
-	if len(c.probes) > 0 && c.passed+len(c.probes) >= c.b.cfg.Probes {
-		until = c.probes[0].begun + int64(c.probeTimeLocked())
-	}
-	c.until.Store(until)
-}
-
-// answered notes that k's answer has begun.
-func (c *circuit) answered(k *call) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for i := range c.probes {
-		if c.probes[i].ticket == k.ticket {
-			c.probes[i].answered = true
-		}
-	}
-}
-
 // end counts how the request k has ended. Each admitted request ends once.
 func (c *circuit) end(ctx context.Context, k *call, o Outcome, slow bool) {
 	if o == Neutral && k.ticket == 0 { // it proves nothing and holds nothing
@@ -321,150 +246,6 @@ func (c *circuit) verdictLocked(ctx context.Context, success, slow, probe bool) 
 	return false
 }
 
-// followLocked enters the state that gobreaker has entered.
-func (c *circuit) followLocked(ctx context.Context, now int64) {
-	if !c.turned {
-		return
-	}
-	c.turned = false
-	var e Event
-	next := c.word.Load()>>phaseBits + 1
-	switch c.to {
-	case gobreaker.StateOpen:
-		slow := c.slow.total(now)
-		e.Requests, e.Failures = uint64(c.counts.Requests), uint64(c.counts.TotalFailures)
-		if c.phase() == halfOpen {
-			e.Requests, e.Failures = uint64(c.passed)+1, 1
-		}
-		e.Slow = min(slow, e.Failures) // gobreaker was told that they have failed
-		e.Failures -= e.Slow
-		if c.phase() == closed && now >= c.calm {
-			c.series = 0
-		}
-		c.openTime = c.nextOpenTime()
-		c.until.Store(now + int64(c.openTime))
-		e.Duration = c.openTime
-		c.enterLocked(ctx, open, next, e)
-	case gobreaker.StateHalfOpen:
-		c.until.Store(0)
-		c.enterLocked(ctx, halfOpen, next, e)
-	case gobreaker.StateClosed:
-		e.Requests = uint64(c.passed)
-		length := c.b.cfg.Ramp
-		if length == 0 {
-			length = c.openTime
-		}
-		length = max(0, length)
-		c.until.Store(now + int64(length))
-		c.ramp.Store(int64(length))
-		c.calm = now + int64(length) + int64(c.openTime)
-		if length == 0 {
-			c.enterLocked(ctx, closed, next, e)
-		} else {
-			c.enterLocked(ctx, ramping, next, e)
-		}
-	}
-}
-
-// nextOpenTime returns how long the circuit, which is about to open, stays open.
-func (c *circuit) nextOpenTime() time.Duration {
-	cfg := &c.b.cfg
-	d := cfg.OpenFor
-	for range c.series {
-		if d > cfg.MaxOpen/2 {
-			d = cfg.MaxOpen
-			break
-		}
-		d *= 2
-	}
-	c.series++
-	return max(1, time.Duration(float64(d)*(1-jitter+2*jitter*c.b.rand())))
-}
-
-// enterLocked enters a phase, and begins with empty counts unless the generation stays.
-func (c *circuit) enterLocked(ctx context.Context, p phase, generation uint64, e Event) {
-	from := states[c.phase()]
-	if generation != c.word.Load()>>phaseBits {
-		c.passed = 0
-		c.probes = c.probes[:0]
-		c.slow.reset(c.b.now())
-	}
-	c.word.Store(generation<<phaseBits | uint64(p))
-	if to := states[p]; c.b.cfg.Observe != nil && from != to {
-		e.Kind, e.Key, e.From, e.To = Transition, c.key, from, to
-		c.pending = append(c.pending, observed{context.WithoutCancel(ctx), e}) // the client may have left
-	}
-}
-
-// command isolates the circuit, or closes it with everything that it knows forgotten. It returns
-// false if the table no longer has the circuit.
-func (c *circuit) command(ctx context.Context, p phase) bool {
-	c.mu.Lock()
-	if c.phase() == forgotten {
-		c.mu.Unlock()
-		return false
-	}
-	if p == closed {
-		c.cb = c.machine()
-		c.series, c.calm = 0, 0
-	}
-	c.turned = false
-	c.enterLocked(ctx, p, c.word.Load()>>phaseBits+1, Event{})
-	c.mu.Unlock()
-	c.tell()
-	return true
-}
-
-// forget makes the circuit unusable. If only idle ones are to go, it reports whether it was one.
-func (c *circuit) forget(onlyIdle bool) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	word := c.word.Load()
-	lost := c.inFlight.Load() // if the circuit is idle
-	if onlyIdle && !c.idleLocked(c.b.now(), lost) {
-		return false
-	}
-	return c.forgetLocked(word, onlyIdle, lost)
-}
-
-func (c *circuit) forgetLocked(word uint64, onlyIdle bool, lost int64) bool {
-	c.word.Store((word>>phaseBits+1)<<phaseBits | uint64(forgotten))
-	if onlyIdle && c.inFlight.Load() > lost { // it came between; whoever saw forgotten looks up again
-		c.word.Store(word)
-		return false
-	}
-	return true
-}
-
-// idleLocked reports whether nothing is lost with the circuit: two sweeps, far enough apart, have
-// found it unused.
-func (c *circuit) idleLocked(now, inFlight int64) bool {
-	long := int64(c.b.cfg.Window)
-	if inFlight > 0 {
-		long = max(long, int64(abandoned))
-	}
-	busy := c.used || inFlight > 0 && !c.held
-	c.held = inFlight > 0
-	switch c.phase() {
-	case isolated:
-		return false
-	case closed, ramping:
-		busy = busy || now < c.calm // which a ramp's end is before
-	case open, halfOpen:
-		long = int64(abandoned)
-		busy = busy || now < c.until.Load()
-	}
-	c.used = false
-	if busy {
-		c.unused = 0
-		return false
-	}
-	if c.unused == 0 {
-		c.unused = now
-	}
-	return now-c.unused >= long
-}
-
 // state returns the state in which a request that comes now would find the circuit.
 func (c *circuit) state(now int64) KeyStats {
 	switch p := c.phase(); {
@@ -478,29 +259,5 @@ func (c *circuit) state(now int64) KeyStats {
 		return KeyStats{State: HalfOpen}
 	default:
 		return KeyStats{State: states[p]}
-	}
-}
-
-// tell delivers the pending events, one by one and in order, with no lock held. If another
-// goroutine, or this one further up its stack, is at it, it delivers them.
-func (c *circuit) tell() {
-	for {
-		c.mu.Lock()
-		if c.telling || len(c.pending) == 0 {
-			c.mu.Unlock()
-			return
-		}
-		c.telling = true
-		next := c.pending[0]
-		c.pending = c.pending[1:]
-		c.mu.Unlock()
-		func() {
-			defer func() { // also if Observe panics
-				c.mu.Lock()
-				c.telling = false
-				c.mu.Unlock()
-			}()
-			c.b.cfg.Observe(next.ctx, next.e)
-		}()
 	}
 }
