@@ -29,8 +29,9 @@
 // earlier; a step back delays no request by more than the debt.
 //
 // What comes after the answer, Charge of a Decision and what a CountIf gives back, does not end with
-// the request, but within the same Timeout. If go-redis repeats a call whose answer was lost, as its
-// MaxRetries allows, the server may charge, or give back, twice.
+// the request, but within the same Timeout, and is sent once. What asks for a decision is sent once
+// more, and at most twice, if the connection proves dead: what a decision costs is charged twice if
+// only the answer was lost. The client's MaxRetries adds nothing to that.
 //
 // # Leases
 //
