@@ -25,6 +25,7 @@ type sender struct {
 	waiting  bool // w may hold something back
 	armed    bool // the timer will call flushLate
 	panicked any  // in w, on the timer's goroutine
+	failed   bool // w has: net/http may read buf still, to send it on a stream that the client has reset
 
 	buf [32 << 10]byte
 }
@@ -175,6 +176,7 @@ func (s *sender) write(p []byte, flush bool) error {
 	n, err := s.w.Write(p)
 	switch {
 	case err != nil:
+		s.failed = true
 		return err
 	case n != len(p):
 		return io.ErrShortWrite
@@ -211,7 +213,7 @@ func (s *sender) flushLate() {
 }
 
 // end makes s leave w alone. It returns false if s cannot be used again: the timer's goroutine is
-// about to look at it.
+// about to look at it, or w has panicked or failed.
 func (s *sender) end() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -220,5 +222,5 @@ func (s *sender) end() bool {
 		return false
 	}
 	s.armed = false
-	return s.panicked == nil
+	return s.panicked == nil && !s.failed
 }

@@ -246,3 +246,37 @@ func TestSendersAreUsedAgain(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// A keepingWriter fails, and reads what it was given later, as net/http's does on a stream that an
+// HTTP/2 client has reset.
+type keepingWriter struct {
+	*httptest.ResponseRecorder
+	given []byte
+}
+
+func (w *keepingWriter) Write(p []byte) (int, error) {
+	w.given = p
+	return 0, io.ErrClosedPipe
+}
+
+func TestWhatAFailedWriteMayStillReadIsNotWrittenOver(t *testing.T) {
+	tr := roundTripper(func(r *http.Request) (*http.Response, error) {
+		resp := answer(http.StatusOK)
+		resp.ContentLength = 1000
+		resp.Body = io.NopCloser(strings.NewReader(strings.Repeat(r.URL.Query().Get("q"), 1000)))
+		return resp, nil
+	})
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static("127.0.0.1:1")})
+	h, err := b.Handler(&url.URL{Scheme: "http", Host: "app.test"}, balancer.HandlerConfig{
+		Transport: func(http.RoundTripper) http.RoundTripper { return tr },
+	})
+	require.NoError(t, err)
+	for range 20 {
+		w := &keepingWriter{ResponseRecorder: httptest.NewRecorder()}
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/?q=a", nil))
+		other := httptest.NewRecorder()
+		h.ServeHTTP(other, httptest.NewRequest("GET", "/?q=b", nil))
+		require.Equal(t, strings.Repeat("b", 1000), other.Body.String())
+		require.Equal(t, strings.Repeat("a", 1000), string(w.given))
+	}
+}
