@@ -15,6 +15,10 @@ import (
 // A Cache configures the store that the caches of all routes share.
 type Cache struct {
 	Size Size `yaml:"size"` // what it holds at most; needs a restart to change; 64MiB
+
+	// Snapshot is a file that keeps the contents over a restart: it is written once a minute and at the
+	// end, and read at the start. If empty, there is none. Needs a restart to change.
+	Snapshot string `yaml:"snapshot"`
 }
 
 // A RouteCache makes the gateway answer requests of a route from its cache, as RFC 9111 allows.
@@ -86,6 +90,9 @@ func (g *gateway) openStore(cfg Config) (err error) {
 	}
 	if g.purger, err = cache.New(cache.Config{Store: g.store}); err != nil {
 		return err
+	}
+	if g.snapshot, err = newSnapshot(cfg.Cache.Snapshot, g.store, g.log); err != nil {
+		return fmt.Errorf("cache.snapshot: %w", err)
 	}
 	g.token, err = adminToken(cfg.Admin.TokenEnv)
 	return err

@@ -33,6 +33,7 @@
 //   - counts.go: where limits are counted, in memory or in Redis
 //   - route.go: what a request of one route passes before it is proxied
 //   - cache.go: the caches of routes, on cache
+//   - snapshot.go: the contents of the caches, over a restart
 //   - purge.go: removing from the caches, and the token of the admin server
 //   - gate.go: the limits and the concurrency bound in front of one route
 //   - upstream.go: one upstream, on balancer

@@ -25,6 +25,7 @@ type gateway struct {
 	observer *observer
 	counts   *counts
 	store    *cache.MemoryStore         // of the caches of all routes
+	snapshot *snapshot                  // of store; nil without one
 	purger   *cache.Cache               // purges in store, and does nothing else
 	rollouts rolloutStores              // of the rollouts of all routes
 	token    string                     // that actions on the admin server ask for
@@ -97,6 +98,7 @@ func newGateway(cfg Config, log *slog.Logger, stdout, stderr io.Writer) (*gatewa
 // start begins to resolve hosts, to check them, to try releases and to export statistics.
 func (g *gateway) start() {
 	gen := g.current.Load()
+	g.snapshot.begin()
 	g.begin()
 	for _, u := range gen.upstreams {
 		u.start()
@@ -286,6 +288,7 @@ func fixedChanges(a, b Config) []string {
 		{"admin.listen", a.Admin.Listen == b.Admin.Listen},
 		{"admin.token_env", a.Admin.TokenEnv == b.Admin.TokenEnv},
 		{"cache.size", a.Cache.Size == b.Cache.Size},
+		{"cache.snapshot", a.Cache.Snapshot == b.Cache.Snapshot},
 		{"telemetry", reflect.DeepEqual(a.Telemetry, b.Telemetry)},
 		{"objectives", reflect.DeepEqual(a.Objectives, b.Objectives)},
 		{"redis", a.Redis == b.Redis},
@@ -339,6 +342,7 @@ func (g *gateway) close(ctx context.Context) {
 	for _, u := range gen.upstreams {
 		u.close(ctx)
 	}
+	g.snapshot.close()
 	if err := g.observer.close(ctx); err != nil {
 		g.log.Warn("telemetry has not been sent whole", "err", err)
 	}

@@ -88,6 +88,7 @@ func (g *gateway) purge(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		writeProblem(w, http.StatusServiceUnavailable, "the store did not take the purge")
 	default:
+		g.snapshot.purged()
 		w.WriteHeader(http.StatusNoContent)
 	}
 }

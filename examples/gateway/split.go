@@ -61,6 +61,7 @@ func (g *gateway) newSplit(r Route, trusted trust) *split {
 			if err := g.purger.PurgeTag(ctx, b.Tag, cache.Hard); err != nil {
 				g.log.Error("a release that was rolled back is still cached", "route", label, "err", err)
 			}
+			g.snapshot.purged()
 		}
 	}
 	return s

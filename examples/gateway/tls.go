@@ -47,14 +47,21 @@ func (t TLS) withDefaults(f *faults) TLS {
 	return t
 }
 
+// relativeTo returns the file of that name, below folder if the name is relative. An empty name stays
+// empty.
+func relativeTo(folder, name string) string {
+	if name == "" || filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(folder, name)
+}
+
 // relativeTo returns t with the relative names of files below folder.
 func (t TLS) relativeTo(folder string) TLS {
 	t.Certificates = slices.Clone(t.Certificates)
 	for i := range t.Certificates {
 		for _, name := range []*string{&t.Certificates[i].Cert, &t.Certificates[i].Key} {
-			if *name != "" && !filepath.IsAbs(*name) {
-				*name = filepath.Join(folder, *name)
-			}
+			*name = relativeTo(folder, *name)
 		}
 	}
 	return t

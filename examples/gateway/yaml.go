@@ -39,7 +39,9 @@ func loadConfig(file string) (Config, error) {
 		return Config{}, &ConfigError{[]string{fmt.Sprintf("%s: is larger than 1 MiB", file)}}
 	}
 	cfg, err := parseConfig(file, text)
-	cfg.Server.TLS = cfg.Server.TLS.relativeTo(filepath.Dir(file))
+	folder := filepath.Dir(file)
+	cfg.Server.TLS = cfg.Server.TLS.relativeTo(folder)
+	cfg.Cache.Snapshot = relativeTo(folder, cfg.Cache.Snapshot)
 	return cfg, err
 }
 
