@@ -98,7 +98,7 @@ func (s *snapshot) purged() {
 	defer s.mu.Unlock()
 	s.purges++
 	if err := os.Remove(s.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.log.Error("the snapshot of the cache cannot be removed: what has been purged may be back after a crash",
+		s.log.Error("the cache.snapshot cannot be removed: a crash may bring back what has been purged",
 			"file", s.file, "err", err)
 	}
 }
