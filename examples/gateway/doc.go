@@ -34,6 +34,7 @@
 //   - route.go: what a request of one route passes before it is proxied
 //   - cache.go: the caches of routes, on cache
 //   - purge.go: removing from the caches, and the token of the admin server
+//   - headers.go: what a route changes in headers
 //   - gate.go: the limits and the concurrency bound in front of one route
 //   - upstream.go: one upstream, on balancer
 //   - breaker.go: the circuit breakers of an upstream's hosts, on breaker

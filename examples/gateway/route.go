@@ -67,7 +67,8 @@ func (rt *routing) handler(upstreams map[string]*upstream) (http.Handler, error)
 	if rt.versions != nil {
 		h = rt.versions.Resolve(h)
 	}
-	return steadily(rt.route.StallTimeout, rt.gate.limit(h)), nil
+	h = rt.gate.limit(newEdit(rt.route.Headers.Request).request(h))
+	return steadily(rt.route.StallTimeout, newEdit(rt.route.Headers.Response), h), nil
 }
 
 // register exports the statistics of the route. add gets the functions that end the exports.

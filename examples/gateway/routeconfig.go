@@ -33,6 +33,8 @@ type Route struct {
 
 	Limits      []string `yaml:"limits"`      // names of limits; a request must keep all of them
 	Concurrency int      `yaml:"concurrency"` // requests in flight at once, more get 503; no limit
+
+	Headers Headers `yaml:"headers"` // changes of the headers of requests and answers; none
 }
 
 func (r Route) withDefaults(i int, c Config, f *faults) Route {
@@ -100,6 +102,7 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 				name, l.Store, r.Limits[0], first.Store), at("limits", j)...)
 		}
 	}
+	r.Headers.check(c.Server, f, at("headers")...)
 	if r.Concurrency < 0 {
 		f.add("must be positive", at("concurrency")...)
 	}

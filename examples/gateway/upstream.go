@@ -170,6 +170,7 @@ func transport(cfg Upstream) *http.Transport {
 // already removed the forwarding fields of peers that are not trusted.
 func rewrite(r *httputil.ProxyRequest) {
 	h := r.Out.Header
+	editOf(r.In.Context()).apply(h)
 	for name := range h {
 		if name != requestID && spells(name, requestID) {
 			delete(h, name)
