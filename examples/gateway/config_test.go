@@ -163,10 +163,10 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 				"stall_timeout, tls, trusted_proxies, tunnel_idle"},
 		{"unknown key in a list", "    pth: /",
 			"f:6: routes[0].pth: unknown key: did you mean path? the keys here are cache, concurrency, " +
-				"headers, host, limits, methods, path, rollout, shadow, stall_timeout, timeout, upstream, versions"},
+				"headers, host, limits, max_body, methods, path, rollout, shadow, stall_timeout, timeout, upstream, versions"},
 		{"unknown key like no other", "    weather: fine",
 			"f:6: routes[0].weather: unknown key: the keys here are cache, concurrency, headers, host, limits, " +
-				"methods, path, rollout, shadow, stall_timeout, timeout, upstream, versions"},
+				"max_body, methods, path, rollout, shadow, stall_timeout, timeout, upstream, versions"},
 		{"faults of two kinds", "server: {idle_timeout: 5, max_body: -1KiB}\nlimits: {a: {rate: 5/s, by: x}}",
 			"f:6: server.idle_timeout: must be a duration such as 500ms, 5s or 1m30s, not `5`\n" +
 				"f:6: server.max_body: must be positive\n" +
@@ -203,6 +203,12 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 			"f:6: server.stall_timeout: must be at most 24h0m0s"},
 		{"zero for a timeout", "    stall_timeout: 0s",
 			"f:6: routes[0].stall_timeout: must not be zero: for the default, leave it out"},
+		{"negative body of a route", "    max_body: -1B",
+			"f:6: routes[0].max_body: must be positive"},
+		{"body of a route without unit", "    max_body: 100",
+			"f:6: routes[0].max_body: must be a size such as 512B, 32KiB or 10MiB, not `100`"},
+		{"zero for the body of a route", "    max_body: 0B",
+			"f:6: routes[0].max_body: must not be zero: for the default, leave it out"},
 		{"star in a path", "    path: /api/*",
 			"f:6: routes[0].path: \"/api/*\" is only that path: write \"/api/\" for all paths below it"},
 		{"size without unit", "server: {max_body: 100}",

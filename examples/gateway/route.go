@@ -68,6 +68,7 @@ func (rt *routing) handler(upstreams map[string]*upstream) (http.Handler, error)
 		h = rt.versions.Resolve(h)
 	}
 	h = rt.gate.limit(newEdit(rt.route.Headers.Request).request(h))
+	h = withinBody(rt.route.MaxBody, h)
 	return steadily(rt.route.StallTimeout, newEdit(rt.route.Headers.Response), h), nil
 }
 

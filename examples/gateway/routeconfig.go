@@ -25,6 +25,7 @@ type Route struct {
 	Timeout  Duration `yaml:"timeout"`  // for the whole exchange; no limit
 
 	StallTimeout Timeout `yaml:"stall_timeout"` // instead of the server's
+	MaxBody      Size    `yaml:"max_body"`      // instead of the server's; may be more
 
 	Versions *Versions   `yaml:"versions"` // of an API, each with an upstream of its own; none
 	Cache    *RouteCache `yaml:"cache"`    // answers what it may from memory; none
@@ -41,6 +42,7 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 	at := func(path ...any) []any { return append([]any{"routes", i}, path...) }
 	f.duration(&r.Timeout, 0, at("timeout")...)
 	f.timeout(&r.StallTimeout, time.Duration(c.Server.StallTimeout), at("stall_timeout")...)
+	f.size(&r.MaxBody, c.Server.MaxBody, at("max_body")...)
 	if r.Path == "" {
 		r.Path = "/"
 	}

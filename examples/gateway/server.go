@@ -120,7 +120,7 @@ func (g *gateway) serve(outer http.ResponseWriter, r *http.Request) {
 	if !have.enter(w, r, bound, detail) {
 		return
 	}
-	if !limitHeader(w, r, cfg.MaxHeaderFields) || !limitBody(w, r, int64(cfg.MaxBody)) {
+	if !limitHeader(w, r, cfg.MaxHeaderFields) {
 		return
 	}
 	if (cfg.DeadlineField != "" || cfg.HintField != "") && !gen.trusted.believes(r.RemoteAddr) {
