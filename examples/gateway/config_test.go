@@ -251,6 +251,20 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 			`f:6: routes[0].host: "ä.test" is not a host name without port and final dot, in ASCII`},
 		{"host of two lines", "    host: \"a\\nb\"",
 			`f:6: routes[0].host: "a\nb" is not a host name without port and final dot, in ASCII`},
+		{"host of a star", "    host: \"*\"",
+			`f:6: routes[0].host: "*" is not a host name without port and final dot, in ASCII: a star ` +
+				"stands only for whole labels at the beginning, as in *.example.com"},
+		{"host with a star for a part", "    host: a*.test",
+			`f:6: routes[0].host: "a*.test" is not a host name without port and final dot, in ASCII: a star ` +
+				"stands only for whole labels at the beginning, as in *.example.com"},
+		{"host with two stars", "    host: \"*.*.test\"",
+			`f:6: routes[0].host: "*.*.test" is not a host name without port and final dot, in ASCII: a star ` +
+				"stands only for whole labels at the beginning, as in *.example.com"},
+		{"host with a port behind a star", "    host: \"*.test:80\"",
+			`f:6: routes[0].host: "*.test:80" is not a host name without port and final dot, in ASCII`},
+		{"same wildcard twice",
+			"  - {upstream: app, host: \"*.a.test\"}\n  - {upstream: app, host: \"*.A.test\"}",
+			"f:7: routes[2].path: another route has this host, path and method"},
 		{"path of two lines", "    path: \"/a\\nb\"",
 			`f:6: routes[0].path: "/a\nb" is not a clean path that begins with a slash`},
 		{"method with a comma", "    methods: [\"GET,PUT\"]",

@@ -48,9 +48,12 @@ type generation struct {
 	tls       *tls.Config // nil without HTTPS
 	trusted   trust
 	routes    *http.ServeMux
+	wildcards map[string]string // hosts of routes with a star, by what stands behind it
 	upstreams map[string]*upstream
 	parts     map[string]*routing // of each route, by its label
 	splits    map[string]*split   // of the routes that have a rollout, by its name
+
+	longestWildcard int // of the keys of wildcards
 
 	use      atomic.Int64  // requests that run in it
 	retired  atomic.Bool   // no more requests will use it
@@ -109,7 +112,7 @@ func (g *gateway) start() {
 func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, commit func(), err error) {
 	gen = &generation{
 		cfg: cfg, routes: http.NewServeMux(), parts: map[string]*routing{}, upstreams: map[string]*upstream{},
-		splits: map[string]*split{}, idle: make(chan struct{}), alone: make(chan struct{}),
+		splits: map[string]*split{}, wildcards: map[string]string{}, idle: make(chan struct{}), alone: make(chan struct{}),
 	}
 	gen.makeIdle = sync.OnceFunc(func() { close(gen.idle) })
 	var changes []func()
@@ -168,6 +171,7 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 		if routes[at] == nil {
 			routes[at] = methods{}
 			gen.routes.Handle(r.Host+r.Path, routes[at])
+			gen.noteHost(r.Host)
 		}
 		h, err := gen.parts[r.label()].handler(gen.upstreams)
 		if err != nil {

@@ -14,7 +14,10 @@ import (
 // the most specific path, in whatever order the routes stand; among routes that share both, the
 // method decides.
 type Route struct {
-	Host string `yaml:"host"` // "api.example.com"; if empty, any
+	// Host is "api.example.com", or "*.example.com" for all names of one label or more before that. Of
+	// several, the name itself decides, then the longest; if empty, any.
+	Host string `yaml:"host"`
+
 	Path string `yaml:"path"` // "/users/" includes all paths below it, "/users" is only that path; "/"
 
 	// Methods are the methods of the route; GET includes HEAD. If empty, the route gets the methods
@@ -60,9 +63,12 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 		f.add(fmt.Sprintf("%q is not a clean path that begins with a slash", r.Path), at("path")...)
 	}
 	r.Host = strings.ToLower(r.Host)
-	if r.Host != "" && !hostName.MatchString(r.Host) {
-		f.add(fmt.Sprintf("%q is not a host name without port and final dot, in ASCII", r.Host),
-			at("host")...)
+	if name := strings.TrimPrefix(r.Host, "*."); r.Host != "" && !hostName.MatchString(name) {
+		text := fmt.Sprintf("%q is not a host name without port and final dot, in ASCII", r.Host)
+		if strings.Contains(name, "*") {
+			text += ": a star stands only for whole labels at the beginning, as in *.example.com"
+		}
+		f.add(text, at("host")...)
 	}
 	r.Methods = slices.Clone(r.Methods)
 	for j, m := range r.Methods {
