@@ -205,6 +205,12 @@ func (c Config) withDefaults() (Config, faults) {
 		}
 	}
 
+	for i, r := range c.Routes {
+		if r.Redirect != nil && c.leadsBack(r) {
+			f.add("leads back to this route", "routes", i, "redirect", "to")
+		}
+	}
+
 	c.Objectives = maps.Clone(c.Objectives)
 	for name, o := range c.Objectives {
 		c.Objectives[name] = o.withDefaults(name, c.Routes, &f)

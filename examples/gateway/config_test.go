@@ -163,10 +163,11 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 				"stall_timeout, tls, trusted_proxies, tunnel_idle"},
 		{"unknown key in a list", "    pth: /",
 			"f:6: routes[0].pth: unknown key: did you mean path? the keys here are cache, concurrency, " +
-				"headers, host, limits, max_body, methods, path, rollout, shadow, stall_timeout, timeout, upstream, versions"},
+				"headers, host, limits, max_body, methods, path, redirect, rollout, shadow, stall_timeout, " +
+				"timeout, upstream, versions"},
 		{"unknown key like no other", "    weather: fine",
 			"f:6: routes[0].weather: unknown key: the keys here are cache, concurrency, headers, host, limits, " +
-				"max_body, methods, path, rollout, shadow, stall_timeout, timeout, upstream, versions"},
+				"max_body, methods, path, redirect, rollout, shadow, stall_timeout, timeout, upstream, versions"},
 		{"faults of two kinds", "server: {idle_timeout: 5, max_body: -1KiB}\nlimits: {a: {rate: 5/s, by: x}}",
 			"f:6: server.idle_timeout: must be a duration such as 500ms, 5s or 1m30s, not `5`\n" +
 				"f:6: server.max_body: must be positive\n" +

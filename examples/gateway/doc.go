@@ -32,6 +32,7 @@
 //   - limits.go: the limits that routes name, on ratelimit
 //   - counts.go: where limits are counted, in memory or in Redis
 //   - route.go: what a request of one route passes before it is proxied
+//   - redirect.go: routes that send a client elsewhere
 //   - cache.go: the caches of routes, on cache
 //   - purge.go: removing from the caches, and the token of the admin server
 //   - headers.go: what a route changes in headers

@@ -53,6 +53,9 @@ func (g *gateway) newRouting(r Route, cfg Config, old *routing) (_ *routing, com
 // handler returns what serves the requests of the route.
 func (rt *routing) handler(upstreams map[string]*upstream) (http.Handler, error) {
 	h := http.Handler(upstreams[rt.route.Upstream])
+	if rt.route.Redirect != nil {
+		h = rt.route.Redirect.handler(rt.route.Path)
+	}
 	if rt.versions != nil {
 		var err error
 		if h, err = rt.route.Versions.choose(rt.versions, upstreams); err != nil {
@@ -120,6 +123,9 @@ func (rt *routing) close(ctx context.Context) {
 // upstreams returns the names of the upstreams that r sends requests to.
 func (r Route) upstreams() []string {
 	var names []string
+	if r.Redirect != nil {
+		return nil
+	}
 	if r.Versions == nil {
 		names = append(names, r.Upstream)
 	} else {

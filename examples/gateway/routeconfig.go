@@ -24,8 +24,9 @@ type Route struct {
 	// that no other route with its host and path names.
 	Methods []string `yaml:"methods"`
 
-	Upstream string   `yaml:"upstream"` // required, unless there are versions
-	Timeout  Duration `yaml:"timeout"`  // for the whole exchange; no limit
+	Upstream string    `yaml:"upstream"` // required, unless there are versions or a redirect
+	Redirect *Redirect `yaml:"redirect"` // answers instead of an upstream; none
+	Timeout  Duration  `yaml:"timeout"`  // for the whole exchange; no limit
 
 	StallTimeout Timeout `yaml:"stall_timeout"` // instead of the server's
 	MaxBody      Size    `yaml:"max_body"`      // instead of the server's; may be more
@@ -77,7 +78,11 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 				at("methods", j)...)
 		}
 	}
-	if r.Versions != nil {
+	if r.Redirect != nil {
+		redirect := *r.Redirect
+		r.Redirect = &redirect
+		redirect.check(r, f, at("redirect")...)
+	} else if r.Versions != nil {
 		r.Versions.check(r, c.Upstreams, f, at("versions")...)
 	} else if _, ok := c.Upstreams[r.Upstream]; !ok {
 		f.add(fmt.Sprintf("%q is not one of the upstreams: %s", r.Upstream, names(c.Upstreams)),
