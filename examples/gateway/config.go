@@ -31,6 +31,7 @@ type Server struct {
 	ReadHeaderTimeout Duration `yaml:"read_header_timeout"` // for the whole header; 5s
 	IdleTimeout       Duration `yaml:"idle_timeout"`        // of a connection between requests; 60s
 	MaxHeaderBytes    Size     `yaml:"max_header_bytes"`    // a larger header gets 431; 32KiB
+	H2C               bool     `yaml:"h2c"`                 // also speaks HTTP/2 in clear; false
 
 	// TLS turns HTTPS on, HTTP/2 included. A reload reads its certificates again. To turn HTTPS on
 	// or off needs a restart.
@@ -145,6 +146,10 @@ func (c Config) withDefaults() (Config, faults) {
 	}
 	f.size(&s.MaxBody, 10<<20, "server", "max_body")
 	s.TLS = s.TLS.withDefaults(&f)
+	if s.H2C && s.TLS.on() {
+		f.add("is HTTP/2 in clear, but there are certificates, with which HTTP/2 needs no setting",
+			"server", "h2c")
+	}
 	s.TrustedProxies = slices.Clone(s.TrustedProxies)
 	for key, field := range map[string]string{
 		"deadline_field": s.DeadlineField, "hint_field": s.HintField,

@@ -158,8 +158,8 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 				"objectives, redis, routes, server, telemetry, upstreams"},
 		{"unknown key below", "server:\n  lisen: a",
 			"f:7: server.lisen: unknown key: did you mean listen? the keys here are deadline_field, " +
-				"drain_delay, drain_timeout, hint_field, idle_timeout, listen, max_body, max_header_bytes, " +
-				"max_header_fields, max_requests, max_tunnels, min_rate, read_header_timeout, " +
+				"drain_delay, drain_timeout, h2c, hint_field, idle_timeout, listen, max_body, " +
+				"max_header_bytes, max_header_fields, max_requests, max_tunnels, min_rate, read_header_timeout, " +
 				"stall_timeout, tls, trusted_proxies, tunnel_idle"},
 		{"unknown key in a list", "    pth: /",
 			"f:6: routes[0].pth: unknown key: did you mean path? the keys here are cache, concurrency, " +
@@ -297,6 +297,10 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 				"not a list"},
 		{"certificate without key", "server: {tls: {certificates: [{cert: a.pem}]}}",
 			"f:6: server.tls.certificates[0]: needs both cert and key"},
+		{"HTTP/2 in clear with certificates", "server: {h2c: true, tls: {certificates: [{cert: a, key: b}]}}",
+			"f:6: server.h2c: is HTTP/2 in clear, but there are certificates, with which HTTP/2 needs no setting"},
+		{"a number for h2c", "server: {h2c: 1}",
+			"f:6: server.h2c: must be true or false, not `1`"},
 		{"old TLS", "server: {tls: {min_version: \"1.1\"}}",
 			`f:6: server.tls.min_version: "1.1" is neither "1.2" nor "1.3"`},
 		{"unknown limit", "    limits: [a]",

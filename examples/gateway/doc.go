@@ -48,6 +48,7 @@
 //   - observe.go: metrics, traces, access log and health, on telemetry
 //   - lines.go: the access log's lines, gathered before they are written
 //   - objectives.go: objectives and their Prometheus rules
+//   - grpc.go: refusals in the form that clients of gRPC understand
 //   - drain.go: the end without a lost request
 //   - admin.go: the admin server
 //   - demo.go: the demo backends

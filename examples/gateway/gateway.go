@@ -285,6 +285,7 @@ func fixedChanges(a, b Config) []string {
 		{"server.read_header_timeout", a.Server.ReadHeaderTimeout == b.Server.ReadHeaderTimeout},
 		{"server.idle_timeout", a.Server.IdleTimeout == b.Server.IdleTimeout},
 		{"server.max_header_bytes", a.Server.MaxHeaderBytes == b.Server.MaxHeaderBytes},
+		{"server.h2c", a.Server.H2C == b.Server.H2C},
 		{"server.tls, on or off", a.Server.TLS.on() == b.Server.TLS.on()},
 		{"server.trusted_proxies", slices.Equal(a.Server.TrustedProxies, b.Server.TrustedProxies)},
 		{"admin.listen", a.Admin.Listen == b.Admin.Listen},

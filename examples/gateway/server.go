@@ -81,6 +81,11 @@ func startServer(g *gateway, cfg Server, ln net.Listener) *running {
 		ConnState:    s.conns.track,
 		ErrorLog:     slog.NewLogLogger(g.log.Handler(), slog.LevelWarn),
 	}
+	if cfg.H2C { // for clients that begin with it: net/http knows no upgrade to it
+		s.server.Protocols = new(http.Protocols)
+		s.server.Protocols.SetHTTP1(true)
+		s.server.Protocols.SetUnencryptedHTTP2(true)
+	}
 	go func() {
 		if g.tls.Load() == nil {
 			s.served <- s.server.Serve(ln)
@@ -99,7 +104,15 @@ func (s *running) close() {
 }
 
 // ServeHTTP serves a request under telemetry.
-func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.handler.ServeHTTP(w, r) }
+func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !isGRPC(r.Header) {
+		g.handler.ServeHTTP(w, r)
+		return
+	}
+	rpc := &grpcWriter{ResponseWriter: w, http1: r.ProtoMajor == 1}
+	g.handler.ServeHTTP(rpc, r)
+	rpc.end()
+}
 
 // serve takes a request through the bounds to its route.
 func (g *gateway) serve(outer http.ResponseWriter, r *http.Request) {

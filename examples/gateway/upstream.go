@@ -198,9 +198,13 @@ func hyphen(r rune) rune {
 	return '-'
 }
 
-// modifyResponse removes the upstream's request id, since telemetry has set the gateway's own.
+// modifyResponse removes the upstream's request id, since telemetry has set the gateway's own. It marks
+// what an upstream answers in its own way to gRPC.
 func modifyResponse(resp *http.Response) error {
 	resp.Header.Del(requestID)
+	if resp.StatusCode >= 400 && isGRPC(resp.Request.Header) {
+		resp.Header[passedOn] = nil
+	}
 	return nil
 }
 
