@@ -50,6 +50,7 @@ func TestCommentedConfigurationIsGoodAndShowsTheDefaults(t *testing.T) {
 		{Addr: "127.0.0.1:9001"},
 		{Addr: "127.0.0.1:9002", Weight: 2},
 		{Addr: "127.0.0.1:9003", Priority: 1},
+		{Addr: "127.0.0.1:9004", Weight: drained},
 	}, got.Hosts)
 	require.Equal(t, want.MaxConns, got.MaxConns)
 	require.Equal(t, Duration(10*time.Second), commented.Routes[1].Timeout)
@@ -470,10 +471,12 @@ func TestUpstreamErrorsNameLineAndField(t *testing.T) {
 			`.url: what stands here is not a URL such as http://users.internal:8080`},
 		{"{hosts: [\"me:secret@a:80\"]}",
 			`.hosts[0]: what stands here is not an address such as 10.0.0.1:8080`},
-		{"{hosts: [{addr: a, weight: 0x0}]}",
-			`.hosts[0].weight: must not be zero: for the default, leave it out`},
-		{"{hosts: [{addr: a, weight: 0}]}",
-			`.hosts[0].weight: must not be zero: for the default, leave it out`},
+		{"{hosts: [{addr: a, weight: -1}]}",
+			".hosts[0].weight: must be a whole number from 0, not `-1`"},
+		{"{hosts: [{addr: a, weight: 4294967296}]}",
+			".hosts[0].weight: must be a whole number from 0, not `4294967296`"},
+		{"{hosts: [{addr: a, weight: }]}",
+			".hosts[0].weight: has no value: without one, leave it out"},
 		{"{hosts: [a], health: {fall: -1}}",
 			`.health.fall: must be positive`},
 	} {
@@ -596,6 +599,11 @@ func FuzzParseConfig(f *testing.F) {
 		again, faults := cfg.withDefaults()
 		require.Empty(t, faults)
 		require.Equal(t, cfg, again)
+		for _, u := range cfg.Upstreams {
+			if u.TLS != (UpstreamTLS{}) || u.Sticky != nil && u.Sticky.SecretEnv != "" {
+				return
+			}
+		}
 		if cfg.Server.TLS.on() || cfg.Redis.PasswordEnv != "" || cfg.Telemetry.OTLP.Endpoint != "" {
 			return // depends on files, the environment or the network
 		}

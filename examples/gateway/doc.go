@@ -21,6 +21,7 @@
 //   - off.go: values that may be off
 //   - positions.go: the line and field of every fault
 //   - gateway.go: a configuration made live, and its replacement while the gateway runs
+//   - changes.go: what a reload leaves as it is, and what it cannot change
 //   - server.go: the public server, and what each request passes first
 //   - routing.go: from a request's host, path and method to its route
 //   - bounds.go: bounds on header and body, and on what there is at once
@@ -38,6 +39,11 @@
 //   - headers.go: what a route changes in headers
 //   - gate.go: the limits and the concurrency bound in front of one route
 //   - upstream.go: one upstream, on balancer
+//   - upstreamconfig.go: the configuration of an upstream
+//   - upstreamtls.go: its certificates, on crypto/tls
+//   - rewrite.go: what a request has changed on its way to it
+//   - sticky.go: by what its hosts are chosen
+//   - wait.go: requests that wait while all of its hosts are down
 //   - breaker.go: the circuit breakers of an upstream's hosts, on breaker
 //   - retry.go: repeated requests of an upstream, and timeouts of routes, on retry
 //   - versions.go: the versions of a route, each with its upstream, on versioning

@@ -39,7 +39,7 @@ func loadConfig(file string) (Config, error) {
 		return Config{}, &ConfigError{[]string{fmt.Sprintf("%s: is larger than 1 MiB", file)}}
 	}
 	cfg, err := parseConfig(file, text)
-	cfg.Server.TLS = cfg.Server.TLS.relativeTo(filepath.Dir(file))
+	cfg = cfg.relativeTo(filepath.Dir(file))
 	return cfg, err
 }
 
