@@ -33,6 +33,7 @@ func fixedChanges(a, b Config) []string {
 		{"server.trusted_proxies", slices.Equal(a.Server.TrustedProxies, b.Server.TrustedProxies)},
 		{"admin.listen", a.Admin.Listen == b.Admin.Listen},
 		{"admin.token_env", a.Admin.TokenEnv == b.Admin.TokenEnv},
+		{"admin.metrics.listen", a.Admin.Metrics.Listen == b.Admin.Metrics.Listen},
 		{"cache.size", a.Cache.Size == b.Cache.Size},
 		{"telemetry", reflect.DeepEqual(a.Telemetry, b.Telemetry)},
 		{"objectives", reflect.DeepEqual(a.Objectives, b.Objectives)},

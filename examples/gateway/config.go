@@ -78,6 +78,8 @@ type Admin struct {
 	// TokenEnv is the environment variable that holds the token for actions such as POST /purge. If
 	// empty, a token is made at each start and printed on stderr. Needs a restart to change.
 	TokenEnv string `yaml:"token_env"`
+
+	Metrics MetricsListener `yaml:"metrics"` // for scrapers and probes on other machines; none
 }
 
 const (
@@ -132,6 +134,8 @@ func (c Config) withDefaults() (Config, faults) {
 	if f.listen(&c.Admin.Listen, "127.0.0.1:8081", "admin", "listen") && !loopback(c.Admin.Listen) {
 		f.add("must be a loopback address: the admin server has no authentication", "admin", "listen")
 	}
+
+	c.Admin.Metrics.check(&f, "admin", "metrics")
 
 	c.Telemetry = c.Telemetry.withDefaults(&f)
 	c.Redis = c.Redis.withDefaults(&f)

@@ -33,6 +33,7 @@ func TestCommentedConfigurationIsGoodAndShowsTheDefaults(t *testing.T) {
 	require.NoError(t, err)
 	// An empty list means the same as no list.
 	commented.Server.TLS.Certificates, commented.Server.TrustedProxies = nil, nil
+	commented.Admin.Metrics.Paths = nil
 	l := &commented.Telemetry.AccessLog
 	l.RequestHeaders, l.ResponseHeaders, l.Query = nil, nil, nil
 	require.Equal(t, minimal.Server, commented.Server)

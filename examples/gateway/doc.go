@@ -57,6 +57,7 @@
 //   - grpc.go: refusals in the form that clients of gRPC understand
 //   - drain.go: the end without a lost request
 //   - admin.go: the admin server
+//   - metricsserver.go: what others may see of it
 //   - demo.go: the demo backends
 //   - deploy: a Grafana dashboard, Prometheus alerts, a scrape configuration, KEDA scaling
 package main

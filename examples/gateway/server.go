@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -79,7 +80,7 @@ func startServer(g *gateway, cfg Server, ln net.Listener) *running {
 		WriteTimeout: cmp.Or(max(time.Duration(cfg.StallTimeout), 0), defaultStall),
 		BaseContext:  func(net.Listener) context.Context { return ctx },
 		ConnState:    s.conns.track,
-		ErrorLog:     slog.NewLogLogger(g.log.Handler(), slog.LevelWarn),
+		ErrorLog:     g.errorLog(),
 	}
 	if cfg.H2C { // for clients that begin with it: net/http knows no upgrade to it
 		s.server.Protocols = new(http.Protocols)
@@ -96,6 +97,9 @@ func startServer(g *gateway, cfg Server, ln net.Listener) *running {
 	}()
 	return s
 }
+
+// errorLog is where a server says what net/http has to say.
+func (g *gateway) errorLog() *log.Logger { return slog.NewLogLogger(g.log.Handler(), slog.LevelWarn) }
 
 // close ends the server at once.
 func (s *running) close() {
