@@ -132,6 +132,10 @@ type HealthConfig struct {
 	// Path, if not empty, is requested with GET; any status from 200 to 399 is good.
 	Path string
 
+	// Host, if not empty, is what the request of Path has in its Host field. By default that is the
+	// target's.
+	Host string
+
 	// Check, if not nil, replaces the request of Path: an error means that e failed. It must return
 	// when ctx ends. It is given the endpoint's transport for checks.
 	Check func(ctx context.Context, e Endpoint, rt http.RoundTripper) error

@@ -137,7 +137,7 @@ func (c checkConns) CloseIdleConnections() {
 // ask sends a request of the Balancer's own to target through rt. The response's body has been read
 // and closed.
 func ask(
-	ctx context.Context, rt http.RoundTripper, target *url.URL, method, path, agent string,
+	ctx context.Context, rt http.RoundTripper, target *url.URL, host, method, path, agent string,
 ) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, target.String(), nil)
 	if err != nil {
@@ -147,6 +147,9 @@ func ask(
 		req.URL.Opaque = "*"
 	} else if req.URL, err = target.Parse(path); err != nil {
 		return nil, err
+	}
+	if host != "" {
+		req.Host = host
 	}
 	req.Header.Set("User-Agent", agent)
 	resp, err := rt.RoundTrip(req)

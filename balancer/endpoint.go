@@ -17,6 +17,10 @@ type Endpoint struct {
 	// Weight is the share of requests relative to others. Zero means 1.
 	Weight uint32
 
+	// Drain keeps new requests from the endpoint, whatever a policy, a cookie or panic mode says. Those
+	// in flight go on, and so do its checks, so that it can come back at once.
+	Drain bool
+
 	// Priority orders groups of endpoints: those of priority 0 get requests first, those of 1 as
 	// far as those of 0 are unhealthy, and so on.
 	Priority uint8
@@ -29,7 +33,7 @@ type Endpoint struct {
 }
 
 func (e Endpoint) equal(o Endpoint) bool {
-	return e.Addr == o.Addr && e.Weight == o.Weight && e.Priority == o.Priority && e.Zone == o.Zone &&
+	return e.Addr == o.Addr && e.Weight == o.Weight && e.Drain == o.Drain && e.Priority == o.Priority && e.Zone == o.Zone &&
 		maps.Equal(e.Labels, o.Labels)
 }
 

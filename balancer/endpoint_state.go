@@ -124,11 +124,13 @@ const (
 	Pending  State = "pending"  // new, and not yet checked
 	Down     State = "down"     // failed its active checks
 	Ejected  State = "ejected"  // failed requests
-	Draining State = "draining" // removed, with requests still running
+	Draining State = "draining" // removed, with requests still running, or told to by Endpoint.Drain
 )
 
 func (e *endpoint) stateLocked(now int64) State {
 	switch {
+	case e.public().Drain:
+		return Draining
 	case e.down && !e.checked:
 		return Pending
 	case e.down:

@@ -36,8 +36,12 @@ func (g *group) update(
 			connect(e)
 			added = append(added, e)
 		case !e.public().equal(public):
+			was := e.public().Drain
 			g.describe(config, e, public)
 			changed = append(changed, e)
+			if was != public.Drain {
+				g.drainedLocked(config, e, now)
+			}
 		}
 		endpoints = append(endpoints, e)
 	}
@@ -53,6 +57,16 @@ func (g *group) update(
 	g.endpoints = endpoints
 	g.publishLocked(now)
 	return added, changed, removed
+}
+
+// drainedLocked tells that e is drained, or not any more: then it starts slowly, as whatever comes back.
+func (g *group) drainedLocked(config *groupConfig, e *endpoint, now int64) {
+	reason := "drain"
+	if !e.public().Drain {
+		reason = "end of drain"
+		g.startSlowlyLocked(config, e, now)
+	}
+	g.emitLocked(e.changeLocked(now, reason))
 }
 
 // reload makes the group go by cfg.

@@ -59,7 +59,7 @@ func (g *group) ejectFailing(e *endpoint, now int64) {
 		return
 	}
 	e.ejectableAt.Store(now + int64(tickInterval))
-	if !g.isMemberLocked(e) {
+	if !g.isMemberLocked(e) || e.public().Drain {
 		return
 	}
 	// If most of the others fail as well, the fault is in what they share, and with fewer endpoints
@@ -86,8 +86,12 @@ func (g *group) ejectFailing(e *endpoint, now int64) {
 // ejectLocked ejects e if MaxEjected allows it.
 func (g *group) ejectLocked(e *endpoint, now int64, reason string) bool {
 	o := &g.config.Load().Outlier
-	ejected, available := 0, 0
+	ejected, available, all := 0, 0, 0
 	for _, other := range g.endpoints {
+		if other.public().Drain {
+			continue
+		}
+		all++
 		switch {
 		case other.ejectedUntil > now:
 			ejected++
@@ -95,7 +99,7 @@ func (g *group) ejectLocked(e *endpoint, now int64, reason string) bool {
 			available++
 		}
 	}
-	if available == 0 || ejected >= max(1, int(o.MaxEjected*float64(len(g.endpoints)))) {
+	if available == 0 || ejected >= max(1, int(o.MaxEjected*float64(all))) {
 		return false
 	}
 	e.ejections++
@@ -125,7 +129,7 @@ func (g *group) judgeLocked(config *groupConfig, now int64) {
 		replied, failed := e.replied.Load(), e.failed.Load()
 		n, f := replied-e.windowReplied, failed-e.windowFailed
 		e.windowReplied, e.windowFailed = replied, failed
-		if e.ejectedUntil > now {
+		if e.ejectedUntil > now || e.public().Drain {
 			continue
 		}
 		if e.ejections > 0 && n > 0 && f*10 < n { // a good interval

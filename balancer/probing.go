@@ -234,7 +234,7 @@ func (p *pool) probeOnce(ctx context.Context, probes *probes, e *endpoint) {
 	ctx, cancel := context.WithTimeout(ctx, min(probes.cfg.MaxAge, time.Second))
 	defer cancel()
 	rt := checkConns{e.transport.Load().conns}
-	resp, err := ask(ctx, rt, p.target, http.MethodGet, LoadPath, "Trivet-Probe")
+	resp, err := ask(ctx, rt, p.target, "", http.MethodGet, LoadPath, "Trivet-Probe")
 	if err != nil {
 		return // an endpoint that does not answer has no answer to be picked by
 	}

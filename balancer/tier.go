@@ -37,8 +37,13 @@ func (g *group) publishLocked(now int64) {
 	healthy := make(map[int][]*endpoint) // by level
 	totals := make(map[int]int)
 	known, available := 0, 0
+	usable := make([]*endpoint, 0, len(g.endpoints)) // in panic mode
 	for _, e := range g.endpoints {
 		state := e.stateLocked(now)
+		if state == Draining {
+			continue
+		}
+		usable = append(usable, e)
 		if state == Pending { // a fleet that grows is not one that fails
 			continue
 		}
@@ -65,18 +70,18 @@ func (g *group) publishLocked(now int64) {
 			s.tiers = append(s.tiers, newTier(healthy[level], carried))
 		}
 	}
-	panicking := carried < 1 && config.PanicBelow > 0 && len(g.endpoints) > 0 &&
+	panicking := carried < 1 && config.PanicBelow > 0 && len(usable) > 0 &&
 		(available == 0 || float64(available) < config.PanicBelow*float64(known))
 	switch {
 	case panicking:
-		s.tiers = []tier{newTier(g.endpoints, 1)}
+		s.tiers = []tier{newTier(usable, 1)}
 	case len(s.tiers) == 0:
 		s.tiers = []tier{{}}
 	}
 	if panicking != g.panicking {
 		g.panicking = panicking
 		g.emitLocked(Event{
-			Kind: PanicChanged, Panicking: panicking, Available: available, Endpoints: len(g.endpoints),
+			Kind: PanicChanged, Panicking: panicking, Available: available, Endpoints: len(usable),
 		})
 	}
 	// The shares of a set that cannot carry everything add up to carried, not to 1.

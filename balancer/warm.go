@@ -51,7 +51,8 @@ func (p *pool) warm(ctx context.Context, cfg *Config, e *endpoint, n int) {
 	for range n {
 		wg.Go(func() {
 			// Whatever the answer, there is a connection now, or none to be had.
-			_, _ = ask(ctx, e.transport.Load().conns, p.target, method, path, "Trivet-Health-Check")
+			_, _ = ask(ctx, e.transport.Load().conns, p.target, cfg.Health.Host, method, path,
+				"Trivet-Health-Check")
 		})
 	}
 	wg.Wait()

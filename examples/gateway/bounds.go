@@ -28,6 +28,16 @@ func limitHeader(w http.ResponseWriter, r *http.Request, limit int) bool {
 	return false
 }
 
+// withinBody returns a route's handler for requests whose bodies have no more than limit bytes. One
+// without a route is refused whatever its body has.
+func withinBody(limit Size, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if limitBody(w, r, int64(limit)) {
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
 // limitBody answers a request whose Content-Length is more than limit, and reports whether r may go
 // on. A body that turns out to be larger fails to be read, with an *http.MaxBytesError that
 // writeProxyError answers.

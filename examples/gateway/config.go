@@ -3,9 +3,7 @@ package main
 import (
 	"fmt"
 	"maps"
-	"net/url"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -31,6 +29,7 @@ type Server struct {
 	ReadHeaderTimeout Duration `yaml:"read_header_timeout"` // for the whole header; 5s
 	IdleTimeout       Duration `yaml:"idle_timeout"`        // of a connection between requests; 60s
 	MaxHeaderBytes    Size     `yaml:"max_header_bytes"`    // a larger header gets 431; 32KiB
+	H2C               bool     `yaml:"h2c"`                 // also speaks HTTP/2 in clear; false
 
 	// TLS turns HTTPS on, HTTP/2 included. A reload reads its certificates again. To turn HTTPS on
 	// or off needs a restart.
@@ -79,40 +78,8 @@ type Admin struct {
 	// TokenEnv is the environment variable that holds the token for actions such as POST /purge. If
 	// empty, a token is made at each start and printed on stderr. Needs a restart to change.
 	TokenEnv string `yaml:"token_env"`
-}
 
-// An Upstream is a service that several hosts provide.
-type Upstream struct {
-	// URL is the scheme, name and port of the service: "http://users.internal:8080". Without Hosts,
-	// DNS resolves its name, again and again. With Hosts, it gives the TLS name and the default
-	// port, and may be empty: then it is "http://" and the upstream's name.
-	URL string `yaml:"url"`
-
-	H2C             bool     `yaml:"h2c"`              // speak HTTP/2 in clear
-	MaxConns        Bound    `yaml:"max_conns"`        // connections or streams of a host at once; 1024
-	Hosts           []Host   `yaml:"hosts"`            // the hosts, instead of DNS
-	Health          Health   `yaml:"health"`           // active checks; without a path there are none
-	ConnectTimeout  Duration `yaml:"connect_timeout"`  // 3s
-	ResponseTimeout Duration `yaml:"response_timeout"` // from the request to the response's header; 60s
-	Breaker         *Breaker `yaml:"breaker"`          // stops requests to hosts that keep failing; none
-	Retry           *Retry   `yaml:"retry"`            // repeats requests that failed; none
-	Hedge           *Hedge   `yaml:"hedge"`            // sends slow requests a second time; none
-}
-
-// A Host is one server of an upstream: in YAML "10.0.0.1:8080", or a mapping.
-type Host struct {
-	Addr     string `yaml:"addr"`     // "10.0.0.1:8080"; the default port is that of the upstream's URL
-	Weight   uint32 `yaml:"weight"`   // its share of the requests, relative to the other hosts; 1
-	Priority uint8  `yaml:"priority"` // 1 takes over as far as the hosts of 0 are unhealthy, and so on; 0
-}
-
-// A Health configures the active checks of an upstream's hosts.
-type Health struct {
-	Path     string   `yaml:"path"`     // a GET of it must answer 200 to 399; if empty, nothing is checked
-	Interval Duration `yaml:"interval"` // 10s
-	Timeout  Duration `yaml:"timeout"`  // 3s, or interval if that is less
-	Rise     int      `yaml:"rise"`     // good checks in a row that bring a host back; 2
-	Fall     int      `yaml:"fall"`     // bad checks in a row that take a host out; 3
+	Metrics MetricsListener `yaml:"metrics"` // for scrapers and probes on other machines; none
 }
 
 const (
@@ -145,6 +112,10 @@ func (c Config) withDefaults() (Config, faults) {
 	}
 	f.size(&s.MaxBody, 10<<20, "server", "max_body")
 	s.TLS = s.TLS.withDefaults(&f)
+	if s.H2C && s.TLS.on() {
+		f.add("is HTTP/2 in clear, but there are certificates, with which HTTP/2 needs no setting",
+			"server", "h2c")
+	}
 	s.TrustedProxies = slices.Clone(s.TrustedProxies)
 	for key, field := range map[string]string{
 		"deadline_field": s.DeadlineField, "hint_field": s.HintField,
@@ -163,6 +134,8 @@ func (c Config) withDefaults() (Config, faults) {
 	if f.listen(&c.Admin.Listen, "127.0.0.1:8081", "admin", "listen") && !loopback(c.Admin.Listen) {
 		f.add("must be a loopback address: the admin server has no authentication", "admin", "listen")
 	}
+
+	c.Admin.Metrics.check(&f, "admin", "metrics")
 
 	c.Telemetry = c.Telemetry.withDefaults(&f)
 	c.Redis = c.Redis.withDefaults(&f)
@@ -205,67 +178,15 @@ func (c Config) withDefaults() (Config, faults) {
 		}
 	}
 
+	for i, r := range c.Routes {
+		if r.Redirect != nil && c.leadsBack(r) {
+			f.add("leads back to this route", "routes", i, "redirect", "to")
+		}
+	}
+
 	c.Objectives = maps.Clone(c.Objectives)
 	for name, o := range c.Objectives {
 		c.Objectives[name] = o.withDefaults(name, c.Routes, &f)
 	}
 	return c, f
-}
-
-func (u Upstream) withDefaults(name string, f *faults) Upstream {
-	at := func(path ...any) []any { return append([]any{"upstreams", name}, path...) }
-	f.duration(&u.ConnectTimeout, 3*time.Second, at("connect_timeout")...)
-	f.duration(&u.ResponseTimeout, time.Minute, at("response_timeout")...)
-	u.MaxConns.orDefault(1024)
-	f.duration(&u.Health.Interval, 10*time.Second, at("health", "interval")...)
-	checkTimeout := min(3*time.Second, time.Duration(u.Health.Interval))
-	f.duration(&u.Health.Timeout, checkTimeout, at("health", "timeout")...)
-	for key, n := range map[string]int{"rise": u.Health.Rise, "fall": u.Health.Fall} {
-		if n < 0 {
-			f.add("must be positive", at("health", key)...)
-		}
-	}
-	if u.Breaker != nil {
-		u.Breaker.check(f, at("breaker")...)
-	}
-	u.checkRetries(f, at()...)
-	if p := u.Health.Path; p != "" {
-		target, err := url.ParseRequestURI(p)
-		if err != nil || p[0] != '/' || strings.ContainsAny(p, " #") || target.Host != "" {
-			f.add(fmt.Sprintf("%q is not a path that begins with a slash, encoded as in a URL", p),
-				at("health", "path")...)
-		}
-	}
-
-	switch {
-	case u.URL == "" && len(u.Hosts) == 0:
-		f.add("either url or hosts is required", at()...)
-	case u.URL == "":
-		u.URL = "http://" + name
-	}
-	if u.URL != "" {
-		target, err := url.Parse(u.URL)
-		switch {
-		case err != nil || target.Scheme != "http" && target.Scheme != "https",
-			target.User == nil && !validAddr(target.Host):
-			f.add(unsecret(u.URL)+" is not a URL such as http://users.internal:8080", at("url")...)
-		case target.User != nil || target.Path != "" && target.Path != "/",
-			target.RawQuery != "" || target.Fragment != "":
-			f.add("must have no more than scheme, host and port", at("url")...)
-		case u.H2C && target.Scheme == "https":
-			f.add("is HTTP/2 in clear, but the url says https, where HTTP/2 needs no setting", at("h2c")...)
-		}
-	}
-	u.Hosts = slices.Clone(u.Hosts)
-	seen := map[string]bool{}
-	for i, h := range u.Hosts {
-		switch {
-		case !validAddr(h.Addr):
-			f.add(addressFault(h.Addr, "10.0.0.1:8080"), at("hosts", i)...)
-		case seen[h.Addr]:
-			f.add(fmt.Sprintf("%q stands here twice", h.Addr), at("hosts", i)...)
-		}
-		seen[h.Addr] = true
-	}
-	return u
 }

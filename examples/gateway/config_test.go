@@ -33,6 +33,7 @@ func TestCommentedConfigurationIsGoodAndShowsTheDefaults(t *testing.T) {
 	require.NoError(t, err)
 	// An empty list means the same as no list.
 	commented.Server.TLS.Certificates, commented.Server.TrustedProxies = nil, nil
+	commented.Admin.Metrics.Paths = nil
 	l := &commented.Telemetry.AccessLog
 	l.RequestHeaders, l.ResponseHeaders, l.Query = nil, nil, nil
 	require.Equal(t, minimal.Server, commented.Server)
@@ -50,6 +51,7 @@ func TestCommentedConfigurationIsGoodAndShowsTheDefaults(t *testing.T) {
 		{Addr: "127.0.0.1:9001"},
 		{Addr: "127.0.0.1:9002", Weight: 2},
 		{Addr: "127.0.0.1:9003", Priority: 1},
+		{Addr: "127.0.0.1:9004", Weight: drained},
 	}, got.Hosts)
 	require.Equal(t, want.MaxConns, got.MaxConns)
 	require.Equal(t, Duration(10*time.Second), commented.Routes[1].Timeout)
@@ -137,7 +139,8 @@ func TestCommentedConfigurationHasEveryKey(t *testing.T) {
 				}
 				child := strings.TrimPrefix(path+"."+key, ".")
 				shown[child] = true
-				named := slices.Contains([]string{"upstreams", "limits", "objectives"}, child)
+				named := slices.Contains([]string{"upstreams", "limits", "objectives",
+					"routes.headers.request.set", "routes.headers.response.set"}, child)
 				walk(n.Content[i+1], child, named)
 			}
 		}
@@ -157,15 +160,16 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 				"objectives, redis, routes, server, telemetry, upstreams"},
 		{"unknown key below", "server:\n  lisen: a",
 			"f:7: server.lisen: unknown key: did you mean listen? the keys here are deadline_field, " +
-				"drain_delay, drain_timeout, hint_field, idle_timeout, listen, max_body, max_header_bytes, " +
-				"max_header_fields, max_requests, max_tunnels, min_rate, read_header_timeout, " +
+				"drain_delay, drain_timeout, h2c, hint_field, idle_timeout, listen, max_body, " +
+				"max_header_bytes, max_header_fields, max_requests, max_tunnels, min_rate, read_header_timeout, " +
 				"stall_timeout, tls, trusted_proxies, tunnel_idle"},
 		{"unknown key in a list", "    pth: /",
 			"f:6: routes[0].pth: unknown key: did you mean path? the keys here are cache, concurrency, " +
-				"host, limits, methods, path, rollout, shadow, stall_timeout, timeout, upstream, versions"},
+				"headers, host, limits, max_body, methods, path, redirect, rollout, shadow, stall_timeout, " +
+				"timeout, upstream, versions"},
 		{"unknown key like no other", "    weather: fine",
-			"f:6: routes[0].weather: unknown key: the keys here are cache, concurrency, host, limits, " +
-				"methods, path, rollout, shadow, stall_timeout, timeout, upstream, versions"},
+			"f:6: routes[0].weather: unknown key: the keys here are cache, concurrency, headers, host, limits, " +
+				"max_body, methods, path, redirect, rollout, shadow, stall_timeout, timeout, upstream, versions"},
 		{"faults of two kinds", "server: {idle_timeout: 5, max_body: -1KiB}\nlimits: {a: {rate: 5/s, by: x}}",
 			"f:6: server.idle_timeout: must be a duration such as 500ms, 5s or 1m30s, not `5`\n" +
 				"f:6: server.max_body: must be positive\n" +
@@ -202,6 +206,12 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 			"f:6: server.stall_timeout: must be at most 24h0m0s"},
 		{"zero for a timeout", "    stall_timeout: 0s",
 			"f:6: routes[0].stall_timeout: must not be zero: for the default, leave it out"},
+		{"negative body of a route", "    max_body: -1B",
+			"f:6: routes[0].max_body: must be positive"},
+		{"body of a route without unit", "    max_body: 100",
+			"f:6: routes[0].max_body: must be a size such as 512B, 32KiB or 10MiB, not `100`"},
+		{"zero for the body of a route", "    max_body: 0B",
+			"f:6: routes[0].max_body: must not be zero: for the default, leave it out"},
 		{"star in a path", "    path: /api/*",
 			"f:6: routes[0].path: \"/api/*\" is only that path: write \"/api/\" for all paths below it"},
 		{"size without unit", "server: {max_body: 100}",
@@ -244,6 +254,20 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 			`f:6: routes[0].host: "ä.test" is not a host name without port and final dot, in ASCII`},
 		{"host of two lines", "    host: \"a\\nb\"",
 			`f:6: routes[0].host: "a\nb" is not a host name without port and final dot, in ASCII`},
+		{"host of a star", "    host: \"*\"",
+			`f:6: routes[0].host: "*" is not a host name without port and final dot, in ASCII: a star ` +
+				"stands only for whole labels at the beginning, as in *.example.com"},
+		{"host with a star for a part", "    host: a*.test",
+			`f:6: routes[0].host: "a*.test" is not a host name without port and final dot, in ASCII: a star ` +
+				"stands only for whole labels at the beginning, as in *.example.com"},
+		{"host with two stars", "    host: \"*.*.test\"",
+			`f:6: routes[0].host: "*.*.test" is not a host name without port and final dot, in ASCII: a star ` +
+				"stands only for whole labels at the beginning, as in *.example.com"},
+		{"host with a port behind a star", "    host: \"*.test:80\"",
+			`f:6: routes[0].host: "*.test:80" is not a host name without port and final dot, in ASCII`},
+		{"same wildcard twice",
+			"  - {upstream: app, host: \"*.a.test\"}\n  - {upstream: app, host: \"*.A.test\"}",
+			"f:7: routes[2].path: another route has this host, path and method"},
 		{"path of two lines", "    path: \"/a\\nb\"",
 			`f:6: routes[0].path: "/a\nb" is not a clean path that begins with a slash`},
 		{"method with a comma", "    methods: [\"GET,PUT\"]",
@@ -275,6 +299,10 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 				"not a list"},
 		{"certificate without key", "server: {tls: {certificates: [{cert: a.pem}]}}",
 			"f:6: server.tls.certificates[0]: needs both cert and key"},
+		{"HTTP/2 in clear with certificates", "server: {h2c: true, tls: {certificates: [{cert: a, key: b}]}}",
+			"f:6: server.h2c: is HTTP/2 in clear, but there are certificates, with which HTTP/2 needs no setting"},
+		{"a number for h2c", "server: {h2c: 1}",
+			"f:6: server.h2c: must be true or false, not `1`"},
 		{"old TLS", "server: {tls: {min_version: \"1.1\"}}",
 			`f:6: server.tls.min_version: "1.1" is neither "1.2" nor "1.3"`},
 		{"unknown limit", "    limits: [a]",
@@ -444,10 +472,12 @@ func TestUpstreamErrorsNameLineAndField(t *testing.T) {
 			`.url: what stands here is not a URL such as http://users.internal:8080`},
 		{"{hosts: [\"me:secret@a:80\"]}",
 			`.hosts[0]: what stands here is not an address such as 10.0.0.1:8080`},
-		{"{hosts: [{addr: a, weight: 0x0}]}",
-			`.hosts[0].weight: must not be zero: for the default, leave it out`},
-		{"{hosts: [{addr: a, weight: 0}]}",
-			`.hosts[0].weight: must not be zero: for the default, leave it out`},
+		{"{hosts: [{addr: a, weight: -1}]}",
+			".hosts[0].weight: must be a whole number from 0, not `-1`"},
+		{"{hosts: [{addr: a, weight: 4294967296}]}",
+			".hosts[0].weight: must be a whole number from 0, not `4294967296`"},
+		{"{hosts: [{addr: a, weight: }]}",
+			".hosts[0].weight: has no value: without one, leave it out"},
 		{"{hosts: [a], health: {fall: -1}}",
 			`.health.fall: must be positive`},
 	} {
@@ -570,6 +600,11 @@ func FuzzParseConfig(f *testing.F) {
 		again, faults := cfg.withDefaults()
 		require.Empty(t, faults)
 		require.Equal(t, cfg, again)
+		for _, u := range cfg.Upstreams {
+			if u.TLS != (UpstreamTLS{}) || u.Sticky != nil && u.Sticky.SecretEnv != "" {
+				return
+			}
+		}
 		if cfg.Server.TLS.on() || cfg.Redis.PasswordEnv != "" || cfg.Telemetry.OTLP.Endpoint != "" {
 			return // depends on files, the environment or the network
 		}

@@ -21,6 +21,7 @@
 //   - off.go: values that may be off
 //   - positions.go: the line and field of every fault
 //   - gateway.go: a configuration made live, and its replacement while the gateway runs
+//   - changes.go: what a reload leaves as it is, and what it cannot change
 //   - server.go: the public server, and what each request passes first
 //   - routing.go: from a request's host, path and method to its route
 //   - bounds.go: bounds on header and body, and on what there is at once
@@ -32,11 +33,18 @@
 //   - limits.go: the limits that routes name, on ratelimit
 //   - counts.go: where limits are counted, in memory or in Redis
 //   - route.go: what a request of one route passes before it is proxied
+//   - redirect.go: routes that send a client elsewhere
 //   - cache.go: the caches of routes, on cache
 //   - snapshot.go: the contents of the caches, over a restart
 //   - purge.go: removing from the caches, and the token of the admin server
+//   - headers.go: what a route changes in headers
 //   - gate.go: the limits and the concurrency bound in front of one route
 //   - upstream.go: one upstream, on balancer
+//   - upstreamconfig.go: the configuration of an upstream
+//   - upstreamtls.go: its certificates, on crypto/tls
+//   - rewrite.go: what a request has changed on its way to it
+//   - sticky.go: by what its hosts are chosen
+//   - wait.go: requests that wait while all of its hosts are down
 //   - breaker.go: the circuit breakers of an upstream's hosts, on breaker
 //   - retry.go: repeated requests of an upstream, and timeouts of routes, on retry
 //   - versions.go: the versions of a route, each with its upstream, on versioning
@@ -47,8 +55,10 @@
 //   - observe.go: metrics, traces, access log and health, on telemetry
 //   - lines.go: the access log's lines, gathered before they are written
 //   - objectives.go: objectives and their Prometheus rules
+//   - grpc.go: refusals in the form that clients of gRPC understand
 //   - drain.go: the end without a lost request
 //   - admin.go: the admin server
+//   - metricsserver.go: what others may see of it
 //   - demo.go: the demo backends
 //   - deploy: a Grafana dashboard, Prometheus alerts, a scrape configuration, KEDA scaling
 package main

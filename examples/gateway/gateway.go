@@ -8,8 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"reflect"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,6 +26,7 @@ type gateway struct {
 	snapshot *snapshot                  // of store; nil without one
 	purger   *cache.Cache               // purges in store, and does nothing else
 	rollouts rolloutStores              // of the rollouts of all routes
+	sticky   stickiness                 // of upstreams
 	token    string                     // that actions on the admin server ask for
 	handler  http.Handler               // serve, wrapped by telemetry
 	tls      atomic.Pointer[tls.Config] // of the current generation; nil without HTTPS
@@ -49,9 +48,12 @@ type generation struct {
 	tls       *tls.Config // nil without HTTPS
 	trusted   trust
 	routes    *http.ServeMux
+	wildcards map[string]string // hosts of routes with a star, by what stands behind it
 	upstreams map[string]*upstream
 	parts     map[string]*routing // of each route, by its label
 	splits    map[string]*split   // of the routes that have a rollout, by its name
+
+	longestWildcard int // of the keys of wildcards
 
 	use      atomic.Int64  // requests that run in it
 	retired  atomic.Bool   // no more requests will use it
@@ -63,7 +65,7 @@ type generation struct {
 // newGateway returns a gateway of cfg, which loadConfig or withDefaults has returned. Its access
 // log goes to stdout or stderr. It sends nothing to upstreams before start.
 func newGateway(cfg Config, log *slog.Logger, stdout, stderr io.Writer) (*gateway, error) {
-	g := &gateway{log: log}
+	g := &gateway{log: log, sticky: newStickiness()}
 	var err error
 	if g.counts, err = newCounts(cfg.Redis); err != nil {
 		return nil, err
@@ -111,7 +113,7 @@ func (g *gateway) start() {
 func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, commit func(), err error) {
 	gen = &generation{
 		cfg: cfg, routes: http.NewServeMux(), parts: map[string]*routing{}, upstreams: map[string]*upstream{},
-		splits: map[string]*split{}, idle: make(chan struct{}), alone: make(chan struct{}),
+		splits: map[string]*split{}, wildcards: map[string]string{}, idle: make(chan struct{}), alone: make(chan struct{}),
 	}
 	gen.makeIdle = sync.OnceFunc(func() { close(gen.idle) })
 	var changes []func()
@@ -137,11 +139,11 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 		}
 	}
 	for name, u := range cfg.Upstreams {
-		if old != nil && old.upstreams[name] != nil && reflect.DeepEqual(old.cfg.Upstreams[name], u) {
+		if old.keeps(name, u) {
 			gen.upstreams[name] = old.upstreams[name]
 			continue
 		}
-		fresh, err := newUpstream(name, u, trusted, cfg.Server, g.observer.tel, g.log)
+		fresh, err := newUpstream(name, u, trusted, cfg.Server, g.sticky, g.observer.tel, g.log)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("upstreams.%s: %w", name, err))
 			continue
@@ -170,6 +172,7 @@ func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, c
 		if routes[at] == nil {
 			routes[at] = methods{}
 			gen.routes.Handle(r.Host+r.Path, routes[at])
+			gen.noteHost(r.Host)
 		}
 		h, err := gen.parts[r.label()].handler(gen.upstreams)
 		if err != nil {
@@ -268,36 +271,6 @@ func (g *gateway) register(gen *generation) {
 		parts.register(g.observer.tel, add)
 	}
 	add(telemetry.Register(g.observer.tel, "", g.store.Stats))
-}
-
-// fixedChanges returns the keys that differ between a and b and need a restart to change.
-func fixedChanges(a, b Config) []string {
-	var names []string
-	for _, field := range []struct {
-		name string
-		same bool
-	}{
-		{"server.listen", a.Server.Listen == b.Server.Listen},
-		{"server.deadline_field", a.Server.DeadlineField == b.Server.DeadlineField},
-		{"server.hint_field", a.Server.HintField == b.Server.HintField},
-		{"server.read_header_timeout", a.Server.ReadHeaderTimeout == b.Server.ReadHeaderTimeout},
-		{"server.idle_timeout", a.Server.IdleTimeout == b.Server.IdleTimeout},
-		{"server.max_header_bytes", a.Server.MaxHeaderBytes == b.Server.MaxHeaderBytes},
-		{"server.tls, on or off", a.Server.TLS.on() == b.Server.TLS.on()},
-		{"server.trusted_proxies", slices.Equal(a.Server.TrustedProxies, b.Server.TrustedProxies)},
-		{"admin.listen", a.Admin.Listen == b.Admin.Listen},
-		{"admin.token_env", a.Admin.TokenEnv == b.Admin.TokenEnv},
-		{"cache.size", a.Cache.Size == b.Cache.Size},
-		{"cache.snapshot", a.Cache.Snapshot == b.Cache.Snapshot},
-		{"telemetry", reflect.DeepEqual(a.Telemetry, b.Telemetry)},
-		{"objectives", reflect.DeepEqual(a.Objectives, b.Objectives)},
-		{"redis", a.Redis == b.Redis},
-	} {
-		if !field.same {
-			names = append(names, field.name)
-		}
-	}
-	return names
 }
 
 // acquire returns the current generation. It stays live until the caller calls its release.

@@ -47,6 +47,17 @@ func startLogged(t testing.TB, text string, accessLog io.Writer) *live {
 	t.Helper()
 	cfg, err := parseConfig("test", []byte(text))
 	require.NoError(t, err)
+	return startConfigLogged(t, cfg, accessLog)
+}
+
+// startConfig is start with a configuration that has been read.
+func startConfig(t testing.TB, cfg Config) *live {
+	t.Helper()
+	return startConfigLogged(t, cfg, io.Discard)
+}
+
+func startConfigLogged(t testing.TB, cfg Config, accessLog io.Writer) *live {
+	t.Helper()
 	g, err := newGateway(cfg, discardLog, accessLog, io.Discard)
 	require.NoError(t, err)
 	g.start()
@@ -603,7 +614,7 @@ func TestG20_NilAndZeroValuesAreRefusedWhenBuilt(t *testing.T) {
 
 	tel, err := telemetry.New(telemetry.Config{})
 	require.NoError(t, err)
-	_, err = newUpstream("u", Upstream{URL: "http://a", Hosts: []Host{{}}}, trust{}, Server{}, tel,
+	_, err = newUpstream("u", Upstream{URL: "http://a", Policy: "adaptive", Hosts: []Host{{}}}, trust{}, Server{}, stickiness{}, tel,
 		discardLog)
 	require.ErrorContains(t, err, "endpoint 0 has no address")
 

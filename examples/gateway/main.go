@@ -156,17 +156,30 @@ func serve(
 		return fmt.Errorf("admin.listen: %w (-admin takes another address)", err)
 	}
 	defer operator.Close()
+	scrapers, err := listenMetrics(cfg.Admin.Metrics.Listen)
+	if err != nil {
+		return err
+	}
 
 	g.start()
 	s := startServer(g, cfg.Server, public)
 	admin := newAdmin(g)
-	adminServed := make(chan error, 1)
+	adminServed := make(chan error, 2)
 	go func() { adminServed <- admin.Serve(operator) }()
 	defer admin.Close()
+	if scrapers != nil {
+		metrics := newMetricsServer(g)
+		go func() { adminServed <- metrics.Serve(scrapers) }()
+		defer metrics.Close()
+	}
 	if cfg.Admin.TokenEnv == "" {
 		fmt.Fprintln(stderr, "the token of the admin server, until it ends:", g.token)
 	}
-	g.log.Info("listening", "addr", public.Addr().String(), "admin", operator.Addr().String())
+	where := []any{"addr", public.Addr().String(), "admin", operator.Addr().String()}
+	if scrapers != nil {
+		where = append(where, "metrics", scrapers.Addr().String())
+	}
+	g.log.Info("listening", where...)
 	demoHints(hints, public.Addr().String(), operator.Addr().String())
 
 	for {

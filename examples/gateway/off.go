@@ -47,6 +47,23 @@ func (b *Bound) UnmarshalYAML(n *yaml.Node) error {
 // passed reports whether n is more than the bound.
 func (b Bound) passed(n int64) bool { return b > 0 && n > int64(b) }
 
+// A Weight is a number of 32 bits, or zero, which drains.
+type Weight int64
+
+const drained Weight = off
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (w *Weight) UnmarshalYAML(n *yaml.Node) error {
+	v, err := strconv.ParseUint(n.Value, 0, 32)
+	if err != nil || n.Kind != yaml.ScalarNode {
+		return fmt.Errorf("must be a whole number from 0, not %s", describeNode(n))
+	}
+	if *w = Weight(v); v == 0 {
+		*w = drained
+	}
+	return nil
+}
+
 // A Pace is a number of bytes in a second, "240B/s", or off.
 type Pace int64
 

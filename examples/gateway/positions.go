@@ -81,10 +81,17 @@ func (p *positions) scalar(n *yaml.Node, path []any) {
 		if i, bad := strconv.ParseInt(n.Value, 0, 64); bad == nil { // ParseFloat does not take 0x0
 			v, err = float64(i), nil
 		}
-		if err == nil && v == 0 && path[len(path)-1] != "priority" { // whose default is zero
+		if err == nil && v == 0 && !mayBeZero(path) {
 			p.unsaid.add("must not be zero: for the default, leave it out", path...)
 		}
 	}
+}
+
+// mayBeZero reports whether a zero means what it says: the default of a host's priority is zero, and
+// the weight of one that is drained.
+func mayBeZero(path []any) bool {
+	last := path[len(path)-1]
+	return last == "priority" || last == "weight" && path[0] == "upstreams"
 }
 
 // pathString returns keys and indices in the form "routes[0].methods[1]".

@@ -53,6 +53,9 @@ func (g *gateway) newRouting(r Route, cfg Config, old *routing) (_ *routing, com
 // handler returns what serves the requests of the route.
 func (rt *routing) handler(upstreams map[string]*upstream) (http.Handler, error) {
 	h := http.Handler(upstreams[rt.route.Upstream])
+	if rt.route.Redirect != nil {
+		h = rt.route.Redirect.handler(rt.route.Path)
+	}
 	if rt.versions != nil {
 		var err error
 		if h, err = rt.route.Versions.choose(rt.versions, upstreams); err != nil {
@@ -67,7 +70,9 @@ func (rt *routing) handler(upstreams map[string]*upstream) (http.Handler, error)
 	if rt.versions != nil {
 		h = rt.versions.Resolve(h)
 	}
-	return steadily(rt.route.StallTimeout, rt.gate.limit(h)), nil
+	h = rt.gate.limit(newEdit(rt.route.Headers.Request).request(h))
+	h = withinBody(rt.route.MaxBody, h)
+	return steadily(rt.route.StallTimeout, newEdit(rt.route.Headers.Response), h), nil
 }
 
 // register exports the statistics of the route. add gets the functions that end the exports.
@@ -118,6 +123,9 @@ func (rt *routing) close(ctx context.Context) {
 // upstreams returns the names of the upstreams that r sends requests to.
 func (r Route) upstreams() []string {
 	var names []string
+	if r.Redirect != nil {
+		return nil
+	}
 	if r.Versions == nil {
 		names = append(names, r.Upstream)
 	} else {

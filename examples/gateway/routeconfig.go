@@ -14,17 +14,22 @@ import (
 // the most specific path, in whatever order the routes stand; among routes that share both, the
 // method decides.
 type Route struct {
-	Host string `yaml:"host"` // "api.example.com"; if empty, any
+	// Host is "api.example.com", or "*.example.com" for all names of one label or more before that. Of
+	// several, the name itself decides, then the longest; if empty, any.
+	Host string `yaml:"host"`
+
 	Path string `yaml:"path"` // "/users/" includes all paths below it, "/users" is only that path; "/"
 
 	// Methods are the methods of the route; GET includes HEAD. If empty, the route gets the methods
 	// that no other route with its host and path names.
 	Methods []string `yaml:"methods"`
 
-	Upstream string   `yaml:"upstream"` // required, unless there are versions
-	Timeout  Duration `yaml:"timeout"`  // for the whole exchange; no limit
+	Upstream string    `yaml:"upstream"` // required, unless there are versions or a redirect
+	Redirect *Redirect `yaml:"redirect"` // answers instead of an upstream; none
+	Timeout  Duration  `yaml:"timeout"`  // for the whole exchange; no limit
 
 	StallTimeout Timeout `yaml:"stall_timeout"` // instead of the server's
+	MaxBody      Size    `yaml:"max_body"`      // instead of the server's; may be more
 
 	Versions *Versions   `yaml:"versions"` // of an API, each with an upstream of its own; none
 	Cache    *RouteCache `yaml:"cache"`    // answers what it may from memory; none
@@ -33,12 +38,15 @@ type Route struct {
 
 	Limits      []string `yaml:"limits"`      // names of limits; a request must keep all of them
 	Concurrency int      `yaml:"concurrency"` // requests in flight at once, more get 503; no limit
+
+	Headers Headers `yaml:"headers"` // changes of the headers of requests and answers; none
 }
 
 func (r Route) withDefaults(i int, c Config, f *faults) Route {
 	at := func(path ...any) []any { return append([]any{"routes", i}, path...) }
 	f.duration(&r.Timeout, 0, at("timeout")...)
 	f.timeout(&r.StallTimeout, time.Duration(c.Server.StallTimeout), at("stall_timeout")...)
+	f.size(&r.MaxBody, c.Server.MaxBody, at("max_body")...)
 	if r.Path == "" {
 		r.Path = "/"
 	}
@@ -56,9 +64,12 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 		f.add(fmt.Sprintf("%q is not a clean path that begins with a slash", r.Path), at("path")...)
 	}
 	r.Host = strings.ToLower(r.Host)
-	if r.Host != "" && !hostName.MatchString(r.Host) {
-		f.add(fmt.Sprintf("%q is not a host name without port and final dot, in ASCII", r.Host),
-			at("host")...)
+	if name := strings.TrimPrefix(r.Host, "*."); r.Host != "" && !hostName.MatchString(name) {
+		text := fmt.Sprintf("%q is not a host name without port and final dot, in ASCII", r.Host)
+		if strings.Contains(name, "*") {
+			text += ": a star stands only for whole labels at the beginning, as in *.example.com"
+		}
+		f.add(text, at("host")...)
 	}
 	r.Methods = slices.Clone(r.Methods)
 	for j, m := range r.Methods {
@@ -67,7 +78,11 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 				at("methods", j)...)
 		}
 	}
-	if r.Versions != nil {
+	if r.Redirect != nil {
+		redirect := *r.Redirect
+		r.Redirect = &redirect
+		redirect.check(r, f, at("redirect")...)
+	} else if r.Versions != nil {
 		r.Versions.check(r, c.Upstreams, f, at("versions")...)
 	} else if _, ok := c.Upstreams[r.Upstream]; !ok {
 		f.add(fmt.Sprintf("%q is not one of the upstreams: %s", r.Upstream, names(c.Upstreams)),
@@ -100,6 +115,7 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 				name, l.Store, r.Limits[0], first.Store), at("limits", j)...)
 		}
 	}
+	r.Headers.check(c.Server, f, at("headers")...)
 	if r.Concurrency < 0 {
 		f.add("must be positive", at("concurrency")...)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"maps"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -86,7 +87,7 @@ func (gen *generation) route(r *http.Request) (h http.Handler, pattern string) {
 		plain, _ := url.PathUnescape(clean)
 		lookup.URL = &url.URL{Path: plain, RawPath: clean, RawQuery: r.URL.RawQuery}
 	}
-	h, pattern = gen.routes.Handler(&lookup)
+	h, pattern = gen.find(&lookup)
 	if pattern == "" {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			refuse(w, r, http.StatusNotFound, "no route for this host and path")
@@ -94,31 +95,79 @@ func (gen *generation) route(r *http.Request) (h http.Handler, pattern string) {
 	}
 	switch {
 	case clean == escaped || escaped == "": // the empty path is "/" (RFC 9110, section 4.2.3)
-	case gen.literally(lookup.Host, r.URL.Path) == pattern &&
-		gen.literally(lookup.Host, withoutDots(r.URL.Path)) == pattern:
+	case gen.cfg.literally(lookup.Host, r.URL.Path) == pattern &&
+		gen.cfg.literally(lookup.Host, withoutDots(r.URL.Path)) == pattern:
 	default:
 		h = http.RedirectHandler(lookup.URL.String(), http.StatusTemporaryRedirect)
 	}
 	return h, pattern
 }
 
-// literally returns the pattern of the route that takes a path as it is spelt, or "".
-func (gen *generation) literally(host, path string) string {
-	best, named := -1, false
-	for i, r := range gen.cfg.Routes {
-		below := strings.HasSuffix(r.Path, "/") && strings.HasPrefix(path, r.Path)
-		if r.Host != "" && r.Host != host || !below && path != r.Path {
+// find looks up a request whose path is clean and whose host is one that routes can have. Routes with
+// the host itself go first, then those with the longest name behind a star.
+func (gen *generation) find(r *http.Request) (h http.Handler, pattern string) {
+	h, pattern = gen.routes.Handler(r)
+	if len(gen.wildcards) == 0 || pattern != "" && pattern[0] != '/' {
+		return h, pattern
+	}
+	for i := 1; i < len(r.Host); i++ {
+		// A client may send any number of dots, so what is too long for a name is not looked up.
+		if r.Host[i] != '.' || len(r.Host)-i > gen.longestWildcard {
 			continue
 		}
-		if best < 0 || r.Host != "" && !named ||
-			(r.Host != "") == named && len(r.Path) > len(gen.cfg.Routes[best].Path) {
-			best, named = i, r.Host != ""
+		wildcard, ok := gen.wildcards[r.Host[i:]]
+		if !ok {
+			continue
+		}
+		named := *r
+		named.Host = wildcard
+		if h, pattern := gen.routes.Handler(&named); pattern != "" && pattern[0] == '*' {
+			return h, pattern
+		}
+	}
+	return h, pattern
+}
+
+// noteHost prepares find for a route's host.
+func (gen *generation) noteHost(host string) {
+	if suffix, ok := strings.CutPrefix(host, "*"); ok {
+		gen.wildcards[suffix] = host
+		gen.longestWildcard = max(gen.longestWildcard, len(suffix))
+	}
+}
+
+// hostRank returns how well the host of a route fits that of a request: not at all (-1), as any does
+// (0), by a star, the longer the better, or as the same name.
+func hostRank(route, host string) int {
+	suffix, wild := strings.CutPrefix(route, "*")
+	switch {
+	case route == "":
+		return 0
+	case route == host:
+		return math.MaxInt
+	case wild && len(host) > len(suffix) && strings.HasSuffix(host, suffix):
+		return len(suffix)
+	}
+	return -1
+}
+
+// literally returns the pattern of the route that takes a path as it is spelt, or "".
+func (c Config) literally(host, path string) string {
+	best, rank := -1, -1
+	for i, r := range c.Routes {
+		below := strings.HasSuffix(r.Path, "/") && strings.HasPrefix(path, r.Path)
+		if !below && path != r.Path {
+			continue
+		}
+		n := hostRank(r.Host, host)
+		if n > rank || n >= 0 && n == rank && len(r.Path) > len(c.Routes[best].Path) {
+			best, rank = i, n
 		}
 	}
 	if best < 0 {
 		return ""
 	}
-	return gen.cfg.Routes[best].Host + gen.cfg.Routes[best].Path
+	return c.Routes[best].Host + c.Routes[best].Path
 }
 
 // withoutDots returns p without dot segments (RFC 3986, section 5.2.4). Empty segments stay.

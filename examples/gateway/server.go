@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -79,7 +80,12 @@ func startServer(g *gateway, cfg Server, ln net.Listener) *running {
 		WriteTimeout: cmp.Or(max(time.Duration(cfg.StallTimeout), 0), defaultStall),
 		BaseContext:  func(net.Listener) context.Context { return ctx },
 		ConnState:    s.conns.track,
-		ErrorLog:     slog.NewLogLogger(g.log.Handler(), slog.LevelWarn),
+		ErrorLog:     g.errorLog(),
+	}
+	if cfg.H2C { // for clients that begin with it: net/http knows no upgrade to it
+		s.server.Protocols = new(http.Protocols)
+		s.server.Protocols.SetHTTP1(true)
+		s.server.Protocols.SetUnencryptedHTTP2(true)
 	}
 	go func() {
 		if g.tls.Load() == nil {
@@ -92,6 +98,9 @@ func startServer(g *gateway, cfg Server, ln net.Listener) *running {
 	return s
 }
 
+// errorLog is where a server says what net/http has to say.
+func (g *gateway) errorLog() *log.Logger { return slog.NewLogLogger(g.log.Handler(), slog.LevelWarn) }
+
 // close ends the server at once.
 func (s *running) close() {
 	s.cut()
@@ -99,7 +108,15 @@ func (s *running) close() {
 }
 
 // ServeHTTP serves a request under telemetry.
-func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.handler.ServeHTTP(w, r) }
+func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !isGRPC(r.Header) {
+		g.handler.ServeHTTP(w, r)
+		return
+	}
+	rpc := &grpcWriter{ResponseWriter: w, http1: r.ProtoMajor == 1}
+	g.handler.ServeHTTP(rpc, r)
+	rpc.end()
+}
 
 // serve takes a request through the bounds to its route.
 func (g *gateway) serve(outer http.ResponseWriter, r *http.Request) {
@@ -120,7 +137,7 @@ func (g *gateway) serve(outer http.ResponseWriter, r *http.Request) {
 	if !have.enter(w, r, bound, detail) {
 		return
 	}
-	if !limitHeader(w, r, cfg.MaxHeaderFields) || !limitBody(w, r, int64(cfg.MaxBody)) {
+	if !limitHeader(w, r, cfg.MaxHeaderFields) {
 		return
 	}
 	if (cfg.DeadlineField != "" || cfg.HintField != "") && !gen.trusted.believes(r.RemoteAddr) {

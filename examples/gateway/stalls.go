@@ -63,11 +63,11 @@ func limitStalls(
 	}
 }
 
-// steadily returns a route's handler with the route's own stall timeout.
-func steadily(stall Timeout, next http.Handler) http.Handler {
+// steadily returns a route's handler with the route's own stall timeout and changes of answers.
+func steadily(stall Timeout, e *edit, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if steady, ok := w.(*steadyWriter); ok {
-			steady.stall = stall // before anybody reads or writes
+			steady.stall, steady.edit = stall, e // before anybody reads or writes
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -181,6 +181,7 @@ type steadyWriter struct {
 	body   *steadyBody // of the request; else nil
 	header bool        // the final header has been written
 	duplex bool        // over HTTP/1.1: net/http does not read the body before it answers
+	edit   *edit       // of the header of a final answer; may be nil
 	pace   pace
 
 	until    time.Time    // over HTTP/1.1: the deadline of writes; zero: not set yet
@@ -212,6 +213,7 @@ func (w *steadyWriter) WriteHeader(status int) {
 			w.Header().Set("Connection", "close")
 		}
 		if status >= 200 {
+			w.edit.apply(w.Header())
 			w.answered()
 		}
 	}

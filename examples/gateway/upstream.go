@@ -2,15 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"math"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/trivet-go/trivet/balancer"
@@ -22,6 +21,8 @@ import (
 // An upstream is a service behind the gateway: a handler that proxies to its hosts.
 type upstream struct {
 	cfg      Upstream
+	files    tlsFiles // that cfg.TLS names
+	standby  *standby
 	target   *url.URL
 	balancer *balancer.Balancer
 	breaker  *breaker.Breaker // of each endpoint; nil if there is none
@@ -32,14 +33,27 @@ type upstream struct {
 }
 
 func newUpstream(
-	name string, cfg Upstream, trusted trust, server Server,
+	name string, cfg Upstream, trusted trust, server Server, sticky stickiness,
 	tel *telemetry.Telemetry, log *slog.Logger,
 ) (*upstream, error) {
 	target, err := url.Parse(cfg.URL)
 	if err != nil {
 		return nil, err
 	}
-	u := &upstream{cfg: cfg, target: &url.URL{Scheme: target.Scheme, Host: target.Host}}
+	u := &upstream{
+		cfg: cfg, target: &url.URL{Scheme: target.Scheme, Host: target.Host}, standby: new(standby),
+	}
+	if u.files, err = cfg.TLS.read(); err != nil {
+		return nil, err
+	}
+	secure, err := cfg.TLS.config(u.files)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := sticky.policy(cfg)
+	if err != nil {
+		return nil, err
+	}
 	if u.breaker, err = newBreaker(name, cfg.Breaker, tel, log); err != nil {
 		return nil, err
 	}
@@ -48,20 +62,22 @@ func newUpstream(
 	}
 	u.handler = balancer.HandlerConfig{
 		TrustedProxies: trusted.proxies, TrustUnix: trusted.unix,
-		Rewrite: rewrite, ModifyResponse: modifyResponse, ErrorHandler: writeProxyError,
+		Rewrite: u.rewrite, ModifyResponse: modifyResponse, ErrorHandler: writeProxyError,
 		Transport:    u.repeat,
 		LenientQuery: true, // nothing in the gateway reads parameters
 	}
 	report := telemetry.Observer[balancer.Event](tel, name)
 	lines := &failureLog{log: log, upstream: name}
 	u.settings = balancer.Config{
-		Resolver:  resolver(cfg.Hosts),
-		Transport: transport(cfg),
+		Resolver:  resolver(cfg),
+		Policy:    policy,
+		Transport: transport(cfg, secure),
 		Wrap: func(e balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
 			return u.guard(e, tel.Transport(next))
 		},
 		Health: balancer.HealthConfig{
 			Path:     cfg.Health.Path,
+			Host:     cfg.Host,
 			Interval: time.Duration(cfg.Health.Interval),
 			Timeout:  time.Duration(cfg.Health.Timeout),
 			Rise:     cfg.Health.Rise,
@@ -74,6 +90,9 @@ func newUpstream(
 			if e.Kind == balancer.TargetResolved {
 				u.forgetBreakers()
 			}
+			if e.Kind == balancer.TargetResolved || e.Kind == balancer.EndpointChanged {
+				u.standby.observe(u.hosts)
+			}
 			lines.observe(ctx, e)
 		},
 	}
@@ -81,11 +100,22 @@ func newUpstream(
 	if err != nil {
 		return nil, err
 	}
-	u.proxy, err = u.balancer.Handler(u.target, u.handler)
+	u.proxy, err = u.balancer.Handler(u.base(), u.handler)
 	return u, err
 }
 
-func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) { u.proxy.ServeHTTP(w, r) }
+func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	u.standby.wait(r, u.cfg.Wait)
+	u.proxy.ServeHTTP(w, u.strip(r))
+}
+
+// base returns the URL below which all requests go.
+func (u *upstream) base() *url.URL {
+	return &url.URL{Scheme: u.target.Scheme, Host: u.target.Host, Path: u.cfg.Path}
+}
+
+// hosts returns the state of each host.
+func (u *upstream) hosts() []balancer.EndpointStatus { return u.balancer.Endpoints(u.target.String()) }
 
 // inherit gives u the balancer of old, the upstream of the same name before a reload. Hosts that
 // are in both keep their connections, what the balancer has learned of them, and their breakers
@@ -98,22 +128,29 @@ func (u *upstream) inherit(old *upstream) {
 	if u.cfg.sameRetries(&old.cfg) {
 		u.retrier = old.retrier
 	}
-	if u.cfg.ConnectTimeout == old.cfg.ConnectTimeout &&
-		u.cfg.ResponseTimeout == old.cfg.ResponseTimeout && u.cfg.H2C == old.cfg.H2C {
+	if u.sameConnections(old) {
 		settings.Transport = old.settings.Transport
 	}
-	proxy, err := old.balancer.Handler(u.target, u.handler)
+	proxy, err := old.balancer.Handler(u.base(), u.handler)
 	if err != nil {
 		return // cannot happen, since u's own balancer has accepted the same
 	}
 	own := u.balancer
-	u.balancer = old.balancer // before Reload, whose events ask u for its hosts
+	// Before Reload, whose events ask u for its hosts.
+	u.balancer, u.standby = old.balancer, old.standby
 	if old.balancer.Reload(settings) != nil {
 		u.balancer = own // cannot happen either
 		return
 	}
 	_ = own.Close(context.Background()) // has served nothing
 	u.settings, u.proxy = settings, proxy
+}
+
+// sameConnections reports whether connections to the hosts of old can be used by u.
+func (u *upstream) sameConnections(old *upstream) bool {
+	return u.cfg.ConnectTimeout == old.cfg.ConnectTimeout &&
+		u.cfg.ResponseTimeout == old.cfg.ResponseTimeout && u.cfg.H2C == old.cfg.H2C &&
+		u.cfg.IdleTimeout == old.cfg.IdleTimeout && u.cfg.TLS == old.cfg.TLS && u.files.equal(old.files)
 }
 
 // start resolves the hosts and begins to check them, so that the first request need not wait for
@@ -132,30 +169,37 @@ func (u *upstream) close(ctx context.Context) { _ = u.balancer.Close(ctx) }
 // status returns the hosts and statistics for the admin server.
 func (u *upstream) status() any {
 	return struct {
-		Target string                    `json:"target"`
-		Hosts  []balancer.EndpointStatus `json:"hosts"`
-		Stats  balancer.Stats            `json:"stats"`
-	}{u.target.String(), u.balancer.Endpoints(u.target.String()), u.balancer.Stats()}
+		Target  string                    `json:"target"`
+		Hosts   []balancer.EndpointStatus `json:"hosts"`
+		Stats   balancer.Stats            `json:"stats"`
+		Waiting int64                     `json:"waiting"` // requests, since all hosts are down
+	}{u.target.String(), u.hosts(), u.balancer.Stats(), u.standby.waiting.Load()}
 }
 
-func resolver(hosts []Host) balancer.Resolver {
-	if len(hosts) == 0 {
-		return balancer.DNS(balancer.DNSConfig{})
+func resolver(cfg Upstream) balancer.Resolver {
+	if len(cfg.Hosts) == 0 {
+		return balancer.DNS(balancer.DNSConfig{Service: cfg.SRV})
 	}
 	var endpoints []balancer.Endpoint
-	for _, h := range hosts {
-		endpoints = append(endpoints, balancer.Endpoint{Addr: h.Addr, Weight: h.Weight, Priority: h.Priority})
+	for _, h := range cfg.Hosts {
+		e := balancer.Endpoint{Addr: h.Addr, Priority: h.Priority, Drain: h.Weight == drained}
+		if !e.Drain {
+			e.Weight = uint32(h.Weight)
+		}
+		endpoints = append(endpoints, e)
 	}
 	return balancer.NewPushed(endpoints...)
 }
 
-func transport(cfg Upstream) *http.Transport {
+func transport(cfg Upstream, secure *tls.Config) *http.Transport {
 	dialer := &net.Dialer{Timeout: time.Duration(cfg.ConnectTimeout), KeepAlive: 15 * time.Second}
 	t := &http.Transport{
 		DialContext:            dialer.DialContext,
 		TLSHandshakeTimeout:    time.Duration(cfg.ConnectTimeout),
 		ResponseHeaderTimeout:  time.Duration(cfg.ResponseTimeout),
 		ExpectContinueTimeout:  time.Second,
+		IdleConnTimeout:        time.Duration(cfg.IdleTimeout),
+		TLSClientConfig:        secure,
 		MaxResponseHeaderBytes: 1 << 20,
 		DisableCompression:     true, // or the client's Accept-Encoding would not be sent as it is
 	}
@@ -166,40 +210,13 @@ func transport(cfg Upstream) *http.Transport {
 	return t
 }
 
-// rewrite gives the request to the upstream the gateway's id and trace. The balancer's Handler has
-// already removed the forwarding fields of peers that are not trusted.
-func rewrite(r *httputil.ProxyRequest) {
-	h := r.Out.Header
-	for name := range h {
-		if name != requestID && spells(name, requestID) {
-			delete(h, name)
-		}
-	}
-	// The gateway's own trace goes on: telemetry's transport adds its context. A client's trace and
-	// baggage end here.
-	for _, name := range [...]string{"Traceparent", "Tracestate", "Baggage"} {
-		delete(h, name)
-	}
-	h.Set(requestID, telemetry.RequestID(r.In.Context()))
-}
-
-// spells reports whether a server could take name for field. CGI reads underscores as hyphens, and
-// some servers read any sign as a hyphen.
-func spells(name, field string) bool {
-	return len(name) == len(field) && strings.EqualFold(strings.Map(hyphen, name), field)
-}
-
-// hyphen returns a hyphen unless r is a letter or digit.
-func hyphen(r rune) rune {
-	if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
-		return r
-	}
-	return '-'
-}
-
-// modifyResponse removes the upstream's request id, since telemetry has set the gateway's own.
+// modifyResponse removes the upstream's request id, since telemetry has set the gateway's own. It marks
+// what an upstream answers in its own way to gRPC.
 func modifyResponse(resp *http.Response) error {
 	resp.Header.Del(requestID)
+	if resp.StatusCode >= 400 && isGRPC(resp.Request.Header) {
+		resp.Header[passedOn] = nil
+	}
 	return nil
 }
 

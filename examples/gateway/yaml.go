@@ -39,9 +39,7 @@ func loadConfig(file string) (Config, error) {
 		return Config{}, &ConfigError{[]string{fmt.Sprintf("%s: is larger than 1 MiB", file)}}
 	}
 	cfg, err := parseConfig(file, text)
-	folder := filepath.Dir(file)
-	cfg.Server.TLS = cfg.Server.TLS.relativeTo(folder)
-	cfg.Cache.Snapshot = relativeTo(folder, cfg.Cache.Snapshot)
+	cfg = cfg.relativeTo(filepath.Dir(file))
 	return cfg, err
 }
 
