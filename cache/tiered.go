@@ -60,6 +60,7 @@ type Tiered struct {
 	// What Far had purged at this time since base is purged in near.
 	confirmed atomic.Int64
 	up        atomic.Bool // the announcements are heard
+	failing   atomic.Bool // what far was asked last failed
 
 	mu      sync.Mutex // guards the fields below; orders purges
 	reached [reachedMarks]reachedMark
@@ -126,8 +127,7 @@ func (t *Tiered) Run(ctx context.Context) error {
 // sync confirms what is in the near tier.
 func (t *Tiered) sync(ctx context.Context) {
 	now := time.Since(t.base) // before far is asked
-	if err := t.far.Sync(ctx); err != nil {
-		t.failures.Add(1)
+	if t.failed(t.far.Sync(ctx)) {
 		return
 	}
 	t.confirmed.Store(int64(now))
@@ -202,8 +202,7 @@ func (t *Tiered) pull(ctx context.Context, key Key) (*Resource, Mark, error) {
 	r, _, err := t.far.Get(ctx, key)
 	// All that far knows of is purged in near by now, and perhaps more: far is asked about that.
 	mark := Mark(t.near.purges.clock.Load())
-	if err != nil {
-		t.failures.Add(1)
+	if t.failed(err) {
 		return nil, mark, err
 	}
 	if r == nil {
@@ -284,10 +283,19 @@ func (t *Tiered) Put(ctx context.Context, key Key, e *Entry, most int) error {
 		far.StaleSince = since
 	}
 	err := t.far.Put(ctx, key, far, most)
+	t.failed(err)
+	return err
+}
+
+// failed reports whether err is one, and accounts for it. While far fails, nobody waits for it twice.
+func (t *Tiered) failed(err error) bool {
+	if failing := err != nil; failing != t.failing.Load() {
+		t.failing.Store(failing)
+	}
 	if err != nil {
 		t.failures.Add(1)
 	}
-	return err
+	return err != nil
 }
 
 // Purged implements [Store].

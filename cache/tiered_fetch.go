@@ -63,7 +63,7 @@ func (f *turns) tell(n News) {
 
 // begin implements coordinator.
 func (t *Tiered) begin(ctx context.Context, key Key) (*lease, bool) {
-	if t.wait < 0 || !t.up.Load() || !t.isConfirmed() {
+	if t.wait < 0 || !t.up.Load() || t.failing.Load() || !t.isConfirmed() {
 		return nil, false // whoever cannot be told is not to wait
 	}
 	all := &t.turns
@@ -158,8 +158,7 @@ func (t *Tiered) lock(ctx context.Context, key Key, f *turn, limit time.Duration
 		l, err := t.far.Lock(ctx, key, limit)
 		left := time.Until(deadline)
 		switch {
-		case err != nil:
-			t.failures.Add(1)
+		case t.failed(err):
 			return 0
 		case l.Token != 0:
 			t.turns.locks.Add(1)

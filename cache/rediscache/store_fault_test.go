@@ -183,7 +183,11 @@ func (s *swapper) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return
 func (s *swapper) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		err := next(ctx, cmds)
-		if c, ok := cmds[0].(*redis.Cmd); ok && err == nil && len(cmds) == 2 {
+		c, ok := cmds[0].(interface {
+			Val() any
+			SetVal(any)
+		})
+		if ok && err == nil && len(cmds) == 2 {
 			reply, _ := c.Val().([]any)
 			s.mu.Lock()
 			defer s.mu.Unlock()
