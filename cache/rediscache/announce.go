@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -52,8 +51,11 @@ local function announce(key, channel, body, id, keep)
 end
 `
 
+// Both scripts return what no other call of them has sent: a client that mixes replies up must not
+// take another one for its own.
 var announceScript = redis.NewScript(announceLua + `
-return announce(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+announce(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+return ARGV[3]
 `)
 
 // markScript returns the mark of the last message, and makes one if the server knows of none.
@@ -66,28 +68,32 @@ end
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) / 2 then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
-return redis.call('HGET', KEYS[1], 'number') .. ':' .. id
+return ARGV[1] .. ':' .. redis.call('HGET', KEYS[1], 'number') .. ':' .. id
 `)
 
 // announce sends body to all subscribers: to each or to none that is connected. It ends when client
 // gives up, which may be later than ctx does.
 func (a announcer) announce(ctx context.Context, body string) error {
-	number, err := announceScript.Run(
-		ctx, a.client, []string{a.key}, a.channel, body, newID(), keepSequence.Milliseconds(),
-	).Int64()
-	if err == nil && (number < 1 || number > maxSequence) {
-		return fmt.Errorf("the script answered %d", number)
+	id := newID()
+	reply, err := announceScript.Run(
+		ctx, a.client, []string{a.key}, a.channel, body, id, keepSequence.Milliseconds(),
+	).Text()
+	if err == nil && reply != id {
+		return errReply
 	}
 	return err
 }
 
 // last returns the mark of the last message.
 func (a announcer) last(ctx context.Context) (mark, error) {
-	text, err := markScript.Run(
-		ctx, a.client, []string{a.key}, newID(), keepSequence.Milliseconds(),
-	).Text()
+	id := newID()
+	reply, err := markScript.Run(ctx, a.client, []string{a.key}, id, keepSequence.Milliseconds()).Text()
 	if err != nil {
 		return mark{}, err
+	}
+	text, ok := strings.CutPrefix(reply, id+":")
+	if !ok {
+		return mark{}, errReply
 	}
 	return parseMark(text)
 }
@@ -111,7 +117,10 @@ type message struct {
 	body   string
 }
 
-var errMalformed = errors.New("a message is malformed, or of another release")
+var (
+	errMalformed = errors.New("a message is malformed, or of another release")
+	errReply     = errors.New("the script's answer makes no sense")
+)
 
 // parseMessage reads what announceLua wrote. Whoever may publish there can send anything.
 func parseMessage(payload string) (m message, err error) {
@@ -134,7 +143,7 @@ func parseMark(text string) (mark, error) {
 	number, id, _ := strings.Cut(text, ":")
 	n, ok := parseNumber(number)
 	if !ok || !isID(id) {
-		return mark{}, errors.New("the script's answer makes no sense")
+		return mark{}, errReply
 	}
 	return mark{number: n, id: id}, nil
 }

@@ -30,11 +30,11 @@ const MaxQueue = maxQueue
 func NewSubscription(
 	client redis.UniversalClient, maxSilence time.Duration, onMessage func(string), onGap func(error),
 ) *Subscription {
-	return &subscription{
-		announcer: newAnnouncer(client, "test:", "said"), maxSilence: maxSilence,
-		onMessage: onMessage, onGap: onGap,
-	}
+	return newSubscription(newAnnouncer(client, "test:", "said"), maxSilence, onMessage, onGap)
 }
+
+// SetRandom replaces the source of the jitter.
+func (s *Subscription) SetRandom(f func() float64) { s.random = f }
 
 func (s *Subscription) Connected() bool { return s.connected() }
 

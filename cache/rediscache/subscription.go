@@ -35,8 +35,18 @@ type subscription struct {
 	maxSilence time.Duration
 	onMessage  func(body string)
 	onGap      func(err error) // connected says whether messages come from now on
+	random     func() float64  // in [0, 1)
 
 	up atomic.Bool
+}
+
+// newSubscription returns a subscription to what a says.
+func newSubscription(
+	a announcer, maxSilence time.Duration, onMessage func(body string), onGap func(err error),
+) *subscription {
+	return &subscription{
+		announcer: a, maxSilence: maxSilence, onMessage: onMessage, onGap: onGap, random: rand.Float64,
+	}
 }
 
 // connected reports whether what is announced now will be heard, or its loss be noticed.
@@ -98,7 +108,8 @@ func (s *subscription) Run(ctx context.Context) error {
 			if errors.Is(lost, redis.ErrClosed) && ctx.Err() == nil {
 				return fmt.Errorf("rediscache: %w", lost)
 			}
-			pause.Reset(time.Duration(rand.Float64() * float64(min(maxPause, minPause<<min(failures, 10)))))
+			most := min(maxPause, minPause<<min(failures, 10))
+			pause.Reset(time.Duration(s.random() * float64(most)))
 			failures++
 		case <-silence.C:
 			switch {
