@@ -6,8 +6,9 @@ const maxHistory = 1024
 
 // A history knows which messages have come by one connection.
 type history struct {
-	last   mark               // meaningless while there is none
-	recent [maxHistory]string // ids, by number; those before the first message are empty
+	last   mark               // its id is empty while there is none
+	first  uint64             // the least number whose id is known
+	recent [maxHistory]string // ids of the last ones, by number
 }
 
 // next takes m in and reports whether it is the one that follows the last, or the first of all.
@@ -15,6 +16,9 @@ func (h *history) next(m message) bool {
 	follows := h.last.id == "" || m.number == h.last.number+1 && m.before == h.last.id
 	if !follows {
 		*h = history{}
+	}
+	if h.last.id == "" {
+		h.first = m.number - 1
 	}
 	h.recent[(m.number-1)%maxHistory] = m.before
 	h.recent[m.number%maxHistory] = m.id
@@ -36,17 +40,17 @@ const (
 func (h *history) compare(m mark) relation {
 	switch {
 	case h.last.id == "":
-		h.last = m
+		h.last, h.first = m, m.number
 		h.recent[m.number%maxHistory] = m.id
 		return known
-	case m.number > h.last.number || h.last.number-m.number >= maxHistory-1:
+	case m.number > h.last.number:
 		return unknown
-	}
-	switch h.recent[m.number%maxHistory] {
-	case m.id:
+	case m.number < h.first: // numbers only grow, and the question came after the subscription
+		return foreign
+	case h.last.number-m.number >= maxHistory-1:
+		return unknown
+	case h.recent[m.number%maxHistory] == m.id:
 		return known
-	case "":
-		return unknown
 	}
 	return foreign
 }

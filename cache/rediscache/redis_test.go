@@ -79,37 +79,34 @@ func clientOf(t testing.TB, addr string) *redis.Client {
 }
 
 // startCluster starts three nodes that have a third of the slots each.
-func startCluster(t testing.TB) (addrs []string) {
+func startCluster(t testing.TB) (nodes []*server) {
 	t.Helper()
 	for i := range 3 {
-		s := startRedis(t, "--cluster-enabled", "yes",
+		nodes = append(nodes, startRedis(t, "--cluster-enabled", "yes",
 			"--cluster-config-file", fmt.Sprintf("nodes-%d.conf", i),
-			"--cluster-node-timeout", "2000", "--cluster-port", port(freeport.Reserve(t)))
-		addrs = append(addrs, s.addr)
+			"--cluster-node-timeout", "2000", "--cluster-port", port(freeport.Reserve(t))))
 	}
-	var bus string
-	for i, addr := range addrs {
-		c := clientOf(t, addr)
-		if i == 0 {
-			found, err := c.ConfigGet(t.Context(), "cluster-port").Result()
-			require.NoError(t, err)
-			bus = found["cluster-port"]
-		}
-		slots := c.ClusterAddSlotsRange(t.Context(), i*16384/len(addrs), (i+1)*16384/len(addrs)-1)
+	found, err := nodes[0].client(t).ConfigGet(t.Context(), "cluster-port").Result()
+	require.NoError(t, err)
+	for i, node := range nodes {
+		c := node.client(t)
+		slots := c.ClusterAddSlotsRange(t.Context(), i*16384/len(nodes), (i+1)*16384/len(nodes)-1)
 		require.NoError(t, slots.Err())
 		require.NoError(t, c.Do(t.Context(), "cluster", "set-config-epoch", i+1).Err())
 		if i > 0 {
-			meet := c.Do(t.Context(), "cluster", "meet", "127.0.0.1", port(addrs[0]), bus)
+			meet := c.Do(
+				t.Context(), "cluster", "meet", "127.0.0.1", port(nodes[0].addr), found["cluster-port"],
+			)
 			require.NoError(t, meet.Err())
 		}
 	}
-	for _, addr := range addrs {
-		c := clientOf(t, addr)
+	for _, node := range nodes {
+		c := node.client(t)
 		require.Eventually(t, func() bool {
 			info, err := c.ClusterInfo(t.Context()).Result()
 			return err == nil && strings.Contains(info, "cluster_state:ok") &&
-				strings.Contains(info, fmt.Sprintf("cluster_size:%d", len(addrs)))
+				strings.Contains(info, fmt.Sprintf("cluster_size:%d", len(nodes)))
 		}, 60*time.Second, 20*time.Millisecond)
 	}
-	return addrs
+	return nodes
 }
