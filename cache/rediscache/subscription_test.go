@@ -21,7 +21,8 @@ const patience = 2 * time.Minute
 type said struct {
 	body string
 	gap  error
-	up   bool // after it
+	up   bool      // after it
+	at   time.Time // in simulated time
 }
 
 // A listener hears what a subscription tells.
