@@ -41,3 +41,25 @@ func (s *Subscription) Connected() bool { return s.connected() }
 func (s *Subscription) Channel() (key, channel string) { return s.key, s.channel }
 
 func (a Announcer) Announce(ctx context.Context, body string) error { return a.announce(ctx, body) }
+
+var ParseNotice = parseNotice
+
+func NewMessage(number uint64, before, id string) Message {
+	return message{mark: mark{number: number, id: id}, before: before}
+}
+
+func (m Message) Number() uint64 { return m.number }
+func (m Message) ID() string     { return m.id }
+func (m Message) Before() string { return m.before }
+func (m Message) Body() string   { return m.body }
+
+// A History is a history.
+type History struct{ h history }
+
+func (h *History) Next(m Message) bool { return h.h.next(m) }
+
+func (h *History) Compare(number uint64, id string) relation {
+	return h.h.compare(mark{number: number, id: id})
+}
+
+const Known = known
