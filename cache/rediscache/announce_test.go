@@ -15,8 +15,9 @@ import (
 // FuzzParseMessage: what is read is what a script would have written, byte for byte, and bounded.
 func FuzzParseMessage(f *testing.F) {
 	for _, s := range []string{
-		"1:1::AAAAAAAAAAAA:kuser", "1:9007199254740992:AAAAAAAAAAAA:____________:", "1:2:AAAAAAAAAAAA:BBBBBBBBBBBB:a:b",
-		"2:1::AAAAAAAAAAAA:k", "1:01::AAAAAAAAAAAA:k", "1:+1::AAAAAAAAAAAA:k", "1:1::AAAAAAAAAAA\n:k", ":::::", "",
+		"1:1::AAAAAAAAAAAA:kuser", "1:9007199254740992:AAAAAAAAAAAA:____________:",
+		"1:2:AAAAAAAAAAAA:BBBBBBBBBBBB:a:b", "2:1::AAAAAAAAAAAA:k", "1:01::AAAAAAAAAAAA:k",
+		"1:+1::AAAAAAAAAAAA:k", "1:1::AAAAAAAAAAA\n:k", ":::::", "",
 		"1:1::AAAAAAAAAAAA", "1:9007199254740993::AAAAAAAAAAAA:k", "1:0::AAAAAAAAAAAA:k",
 	} {
 		f.Add(s)
@@ -36,7 +37,9 @@ func FuzzParseMessage(f *testing.F) {
 
 // FuzzParseNotice: a notice that is read is one that Key or Tag would have sent.
 func FuzzParseNotice(f *testing.F) {
-	for _, s := range []string{"kuser", "k", "sprices", "hprices", "", "x", "k\x00\xff", strings.Repeat("k", 8194)} {
+	for _, s := range []string{
+		"kuser", "k", "sprices", "hprices", "", "x", "k\x00\xff", strings.Repeat("k", 8194),
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -125,7 +125,8 @@ func TestC60_MalformedMessages(t *testing.T) {
 	for _, payload := range []string{
 		"", "1", "1:::", "2:1::" + id + ":x", "1:0::" + id + ":x", "1:01::" + id + ":x",
 		"1:-1::" + id + ":x", "1:9007199254740993::" + id + ":x", "1:1:short:" + id + ":x",
-		"1:1::short:x", "1:1::" + id[:11] + "!:x", "1:1::" + id, "1:1::" + id + "\n:x", strings.Repeat("x", 1<<20),
+		"1:1::short:x", "1:1::" + id[:11] + "!:x", "1:1::" + id, "1:1::" + id + "\n:x",
+		strings.Repeat("x", 1<<20),
 		"1:1::" + id + ":" + strings.Repeat("x", 1<<14),
 	} {
 		require.NoError(t, client.Publish(t.Context(), channel, payload).Err())
@@ -251,7 +252,7 @@ func TestC61_Full(t *testing.T) {
 func TestC61_ReadOnly(t *testing.T) {
 	master, follower := startRedis(t), startRedis(t)
 	client := follower.client(t)
-	require.NoError(t, client.SlaveOf(t.Context(), "127.0.0.1", port(master.addr)).Err())
+	require.NoError(t, client.ReplicaOf(t.Context(), "127.0.0.1", port(master.addr)).Err())
 	require.ErrorContains(t, newInvalidations(t, client, patient).Key(t.Context(), "a"), "READONLY")
 }
 
@@ -282,7 +283,8 @@ func TestC63_Cluster(t *testing.T) {
 				patience, 20*time.Millisecond)
 			for _, r := range replicas {
 				for n := r.next(); n.Key != key; n = r.next() {
-					require.True(t, n.Kind == rediscache.NoticeGap || strings.HasPrefix(n.Key, fmt.Sprint(round)))
+					isGap := n.Kind == rediscache.NoticeGap
+					require.True(t, isGap || strings.HasPrefix(n.Key, fmt.Sprint(round)))
 				}
 			}
 		}

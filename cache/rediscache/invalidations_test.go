@@ -270,6 +270,8 @@ func TestRightsAreEnough(t *testing.T) {
 		require.NoError(t, r.v.Key(t.Context(), fmt.Sprint(i)))
 		require.Equal(t, keyNotice(fmt.Sprint(i)), r.next())
 	}
-	other := newInvalidations(t, client, rediscache.InvalidationsConfig{Prefix: "other:", Timeout: patience})
+	other := newInvalidations(t, client, rediscache.InvalidationsConfig{
+		Prefix: "other:", Timeout: patience,
+	})
 	require.ErrorContains(t, other.Key(t.Context(), "a"), "NOPERM")
 }

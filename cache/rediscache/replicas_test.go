@@ -215,16 +215,11 @@ func TestHowFastNoticesAre(t *testing.T) {
 			})
 		}
 		connected.Wait()
-		stop := make(chan struct{})
+		var done atomic.Bool
 		var busy, senders sync.WaitGroup
 		for range loops {
 			busy.Go(func() {
-				for {
-					select {
-					case <-stop:
-						return
-					default:
-					}
+				for !done.Load() {
 				}
 			})
 		}
@@ -239,7 +234,7 @@ func TestHowFastNoticesAre(t *testing.T) {
 		}
 		senders.Wait()
 		hearers.Wait()
-		close(stop)
+		done.Store(true)
 		busy.Wait()
 		require.Len(t, took, 4*4*each)
 		t.Logf("%d notices beside %d busy loops: %s", len(took), loops, summary(took))

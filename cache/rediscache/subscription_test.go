@@ -126,13 +126,17 @@ func TestC63_ALostConnectionIsAGap(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := listen(t, server.client(t), calm)
+			client := redis.NewClient(&redis.Options{Addr: server.addr})
+			defer client.Close()
+			l := listen(t, client, calm)
 			l.gap(true)
 			for i := range 3 {
+				start := time.Now()
 				cut()
 				lost := l.next()
 				require.Error(t, lost.gap)
 				require.False(t, lost.up)
+				t.Logf("told after %v, with the cut itself: %v", time.Since(start), lost.gap)
 				require.Equal(t, said{gap: rediscache.ErrConnected, up: true}, l.next())
 				l.announce(fmt.Sprint(i))
 				l.message(fmt.Sprint(i))
