@@ -153,12 +153,12 @@ func FuzzParsePage(f *testing.F) {
 	f.Add("1f", "5", "7", "sp", "9007199254740993")
 	f.Fuzz(func(t *testing.T, epoch, floor, now, member, score string) {
 		for _, reply := range [][]any{
-			{epoch, floor, now, int64(0), []any{member, score}},
-			{epoch, floor, now, int64(1), []any{member}},
-			{epoch, floor, int64(1), nil, nil},
-			{epoch}, nil,
+			{"id", epoch, floor, now, int64(0), []any{member, score}},
+			{"id", epoch, floor, now, int64(1), []any{member}},
+			{"id", epoch, floor, int64(1), nil, nil},
+			{"id", epoch}, nil,
 		} {
-			p, err := rediscache.ParsePage(reply)
+			p, err := rediscache.ParsePage(reply, "id")
 			require.True(t, (p == nil) == (err != nil))
 		}
 	})

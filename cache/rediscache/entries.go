@@ -17,8 +17,6 @@ import (
 	"github.com/trivet-go/trivet/cache"
 )
 
-var errReply = errors.New("the script's answer makes no sense")
-
 // Get implements [cache.Store]. It is one round trip.
 func (s *Store) Get(ctx context.Context, key cache.Key) (*cache.Resource, cache.Mark, error) {
 	var reply []string
@@ -26,11 +24,12 @@ func (s *Store) Get(ctx context.Context, key cache.Key) (*cache.Resource, cache.
 	get := run{script: getScript, key: s.entryKey(key), args: []any{limit, 4 * limit}}
 	err := s.call(ctx, s.guard, s.cfg.Timeout, func(ctx context.Context) error {
 		v := s.ledger.view()
-		cmds, err := do(ctx, s.client, get, s.since(v))
+		since := s.since(v)
+		cmds, err := do(ctx, s.client, get, since)
 		if err != nil {
 			return err
 		}
-		more, err := s.learn(v, cmds[1])
+		more, err := s.learn(v, since, cmds[1])
 		if err != nil {
 			return err
 		}

@@ -23,8 +23,8 @@ import (
 // soak reports whether the tests shall take their full time.
 func soak() bool { return os.Getenv("TRIVET_SOAK") == "1" }
 
-// patient is a Config whose budgets no busy machine exceeds.
-var patient = rediscache.Config{Prefix: "shop", Timeout: 30 * time.Second, PurgeTimeout: 30 * time.Second}
+// generous is a Config whose budgets no busy machine exceeds.
+var generous = rediscache.Config{Prefix: "shop", Timeout: 30 * time.Second, PurgeTimeout: 30 * time.Second}
 
 func newStore(t testing.TB, c redis.UniversalClient, cfg rediscache.Config) *rediscache.Store {
 	t.Helper()

@@ -51,10 +51,13 @@ func (s *Store) Extend(
 
 // Unlock implements [cache.FarStore].
 func (s *Store) Unlock(ctx context.Context, key cache.Key, token uint64, stored bool) error {
-	_, err := s.number(ctx, run{script: unlockScript, key: s.lockKey(key), args: []any{
-		token, s.channel(), fetchedNews(key, stored),
-	}})
-	return err
+	n, err := s.number(ctx, run{script: unlockScript, key: s.lockKey(key), args: []any{token}})
+	if err != nil || n == 0 {
+		return err
+	}
+	return s.call(ctx, s.guard, s.cfg.Timeout, func(ctx context.Context) error {
+		return s.announcer.announce(ctx, fetchedNews(key, stored))
+	})
 }
 
 // number runs a script that answers a number.

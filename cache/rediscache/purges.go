@@ -35,13 +35,13 @@ func newEpoch() string {
 	return fmt.Sprintf("%x", binary.LittleEndian.Uint64(b[:])|1)
 }
 
-// learn takes in the answer to a question that was made with v. It reports whether there is more.
-func (s *Store) learn(v view, c *redis.Cmd) (more bool, err error) {
+// learn takes in the answer to the question r, which was made with v. It reports whether there is more.
+func (s *Store) learn(v view, r run, c *redis.Cmd) (more bool, err error) {
 	reply, err := c.Slice()
 	if err != nil {
 		return false, err
 	}
-	p, err := parsePage(reply)
+	p, err := parsePage(reply, r.args[2])
 	if err != nil {
 		return false, err
 	}
@@ -55,11 +55,12 @@ func (s *Store) learn(v view, c *redis.Cmd) (more bool, err error) {
 func (s *Store) catchUp(ctx context.Context) error {
 	for {
 		v := s.ledger.view()
-		cmds, err := do(ctx, s.client, s.since(v))
+		since := s.since(v)
+		cmds, err := do(ctx, s.client, since)
 		if err != nil {
 			return err
 		}
-		if more, err := s.learn(v, cmds[0]); err != nil || !more {
+		if more, err := s.learn(v, since, cmds[0]); err != nil || !more {
 			return err
 		}
 	}
@@ -85,13 +86,14 @@ func (s *Store) Purge(ctx context.Context, p cache.Purge) error {
 	return s.call(ctx, s.purging, s.cfg.PurgeTimeout, func(ctx context.Context) error {
 		v := s.ledger.view()
 		purge := s.since(v)
-		purge.script = purgeScript
-		purge.args = append(purge.args, how, kind, name, maxTombstones, keep, s.channel(), newsPurged)
+		purge.script, purge.also = purgeScript, s.announcer.key
+		purge.args = append(purge.args, how, kind, name, maxTombstones, keep,
+			s.announcer.channel, newsPurged, newID(), keepSequence.Milliseconds())
 		cmds, err := do(ctx, s.client, purge)
 		if err != nil {
 			return err
 		}
-		more, err := s.learn(v, cmds[0])
+		more, err := s.learn(v, purge, cmds[0])
 		if err == errOvertaken || more {
 			err = s.catchUp(ctx)
 		}
@@ -99,11 +101,12 @@ func (s *Store) Purge(ctx context.Context, p cache.Purge) error {
 	})
 }
 
-// parsePage reads the answer of sinceScript and purgeScript.
-func parsePage(reply []any) (*page, error) {
-	if len(reply) != 5 {
+// parsePage reads the answer of sinceScript and purgeScript to a question with that id (C62).
+func parsePage(reply []any, id any) (*page, error) {
+	if len(reply) != 6 || reply[0] != id {
 		return nil, errReply
 	}
+	reply = reply[1:]
 	epoch, ok1 := reply[0].(string)
 	floor, ok2 := reply[1].(string)
 	now, ok3 := reply[2].(string)

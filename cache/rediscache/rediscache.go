@@ -25,6 +25,8 @@ type Store struct {
 	purging *redisguard.Guard
 	ledger  ledger
 
+	announcer announcer
+
 	calls, failures, refused, damaged, tooLarge, epochs atomic.Uint64
 }
 
@@ -34,33 +36,18 @@ var (
 )
 
 // New returns a Store on client, which remains the caller's to close. It does not call Redis, which
-// may come up later. The error, if any, names every invalid field of cfg.
+// may come up later. A Ring is refused, as [NewInvalidations] does. The error, if any, names every invalid field of cfg.
 func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	cfg, err := cfg.withDefaults()
-	if isNil(client) {
-		err = errors.Join(errors.New("rediscache: client: is nil"), err)
-	}
-	if err != nil {
+	if err := errors.Join(checkSubscriber(client), err); err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg, client: client, guard: redisguard.New(), purging: redisguard.New()}
+	s := &Store{
+		cfg: cfg, client: client, guard: redisguard.New(), purging: redisguard.New(),
+		announcer: newAnnouncer(client, cfg.Prefix, "news"),
+	}
 	s.ledger.init()
 	return s, nil
-}
-
-// isNil reports whether client is nil, or a nil pointer of one of go-redis's types.
-func isNil(client redis.UniversalClient) bool {
-	switch c := client.(type) {
-	case nil:
-		return true
-	case *redis.Client:
-		return c == nil
-	case *redis.ClusterClient:
-		return c == nil
-	case *redis.Ring:
-		return c == nil
-	}
-	return false
 }
 
 // Stats is a snapshot of a [Store]'s counters and gauges.
@@ -88,8 +75,7 @@ func (s *Store) Stats() Stats {
 
 func (s *Store) entryKey(key cache.Key) string { return fmt.Sprintf("{%s:%x}", s.cfg.Prefix, key[:]) }
 func (s *Store) lockKey(key cache.Key) string  { return s.entryKey(key) + ":lock" }
-func (s *Store) purgedKey() string             { return "{" + s.cfg.Prefix + "}:purged" }
-func (s *Store) channel() string               { return "{" + s.cfg.Prefix + "}:news" }
+func (s *Store) purgedKey() string             { return s.announcer.channel + ":purged" }
 
 // call makes a call of Redis within a budget.
 func (s *Store) call(

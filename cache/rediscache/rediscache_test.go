@@ -33,8 +33,8 @@ func TestNew_Faults(t *testing.T) {
 func TestStore_ProcessesShare(t *testing.T) {
 	server := startRedis(t)
 	origin := newOrigin()
-	a := newCache(t, cache.Config{Store: newStore(t, server.client(t), patient)}).Middleware(origin)
-	b := newCache(t, cache.Config{Store: newStore(t, server.client(t), patient)}).Middleware(origin)
+	a := newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)}).Middleware(origin)
+	b := newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)}).Middleware(origin)
 	_, status := get(t, a, "/x")
 	require.Equal(t, "Trivet; fwd=uri-miss; stored", status)
 	for range 3 {
@@ -42,7 +42,7 @@ func TestStore_ProcessesShare(t *testing.T) {
 		require.True(t, hit(status), status)
 	}
 	require.EqualValues(t, 1, origin.calls.Load())
-	other := patient
+	other := generous
 	other.Prefix = "other"
 	c := newCache(t, cache.Config{Store: newStore(t, server.client(t), other)}).Middleware(origin)
 	_, status = get(t, c, "/x")
@@ -55,7 +55,7 @@ func TestStore_APurgeReachesAll(t *testing.T) {
 	var caches []*cache.Cache
 	var hs []http.Handler
 	for range 2 {
-		c := newCache(t, cache.Config{Store: newStore(t, server.client(t), patient)})
+		c := newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)})
 		caches = append(caches, c)
 		hs = append(hs, c.Middleware(origin))
 	}
@@ -77,11 +77,11 @@ func TestStore_APurgeReachesAll(t *testing.T) {
 			require.Contains(t, status, "hit; ttl=", "stale, and used as it allows")
 			require.NotContains(t, status, "ttl=5")
 			// A process that knows nothing yet learns of both.
-			late := newCache(t, cache.Config{Store: newStore(t, server.client(t), patient)}).Middleware(origin)
+			late := newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)}).Middleware(origin)
 			_, status = get(t, late, "/x")
 			require.True(t, hit(status), status)
 			require.NoError(t, purge(cache.Hard))
-			late = newCache(t, cache.Config{Store: newStore(t, server.client(t), patient)}).Middleware(origin)
+			late = newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)}).Middleware(origin)
 			_, status = get(t, late, "/x")
 			require.False(t, hit(status), status)
 		})
@@ -91,7 +91,7 @@ func TestStore_APurgeReachesAll(t *testing.T) {
 // TestStore_OneRoundTripAHit counts what the server is asked.
 func TestStore_OneRoundTripAHit(t *testing.T) {
 	server := startRedis(t)
-	store := newStore(t, server.client(t), patient)
+	store := newStore(t, server.client(t), generous)
 	h := newCache(t, cache.Config{Store: store}).Middleware(newOrigin())
 	get(t, h, "/x")
 	before := store.Stats().Calls
@@ -104,7 +104,7 @@ func TestStore_OneRoundTripAHit(t *testing.T) {
 
 func TestStore_EveryEntryExpires(t *testing.T) {
 	server := startRedis(t)
-	cfg := patient
+	cfg := generous
 	cfg.MaxTTL = 3 * time.Hour
 	c := server.client(t)
 	store := newStore(t, c, cfg)

@@ -47,7 +47,8 @@ local function open(key, since, known, fresh)
   redis.call('ZADD', key, text(clock), '!' .. fresh)
   return fresh, clock, clock
 end
--- what was purged since, in pages; everything that is known if the caller knows another epoch
+-- what was purged since, in pages; everything that is known if the caller knows another epoch. The first
+-- part no other call has sent: a client that mixes replies up must not take another for its own
 local function tell(key, epoch, floor, since, known, size)
   if epoch ~= known then since = floor end
   local list = redis.call('ZRANGEBYSCORE', key, '(' .. text(math.max(since, floor)), '+inf', 'WITHSCORES',
@@ -58,7 +59,7 @@ local function tell(key, epoch, floor, since, known, size)
     list[#list] = nil
     list[#list] = nil
   end
-  return {epoch, text(floor), text(now()), more, list}
+  return {ARGV[3], epoch, text(floor), text(now()), more, list}
 end
 `
 
@@ -70,8 +71,8 @@ return tell(KEYS[1], epoch, floor, since, ARGV[2], tonumber(ARGV[4]))
 `)
 
 // purgeScript takes besides how to purge, the letter of what is purged and its name, how many are
-// remembered and for how many microseconds, and the channel and what is announced there.
-var purgeScript = newScript(purgedLua + `
+// remembered and for how many microseconds, and what announce does.
+var purgeScript = newScript(announceLua + purgedLua + `
 local key, since = KEYS[1], tonumber(ARGV[1])
 local epoch, floor, clock = open(key, since, ARGV[2], ARGV[3])
 local time = now()
@@ -98,7 +99,7 @@ if gone > 0 and gone <= count then
   redis.call('ZREMRANGEBYRANK', key, 1, gone)
   redis.call('ZADD', key, text(floor), '!' .. epoch)
 end
-redis.pcall('PUBLISH', ARGV[10], ARGV[11])
+announce(KEYS[2], ARGV[10], ARGV[11], ARGV[12], ARGV[13])
 return tell(key, epoch, floor, since, ARGV[2], tonumber(ARGV[4]))
 `)
 
@@ -197,12 +198,10 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 `)
 
-// unlockScript takes the token, and the channel and what is announced there.
+// unlockScript takes the token.
 var unlockScript = newScript(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('DEL', KEYS[1])
-redis.pcall('PUBLISH', ARGV[2], ARGV[3])
-return 1
+return redis.call('DEL', KEYS[1])
 `)
 
 // A script is run by its hash, and sent whole if the server has forgotten it.
@@ -214,10 +213,11 @@ func newScript(source string) *script {
 	return &script{source: source, hash: redis.NewScript(source).Hash()}
 }
 
-// A run is a script with one key and its arguments.
+// A run is a script with its keys, of one slot, and its arguments.
 type run struct {
 	script *script
 	key    string
+	also   string // another key; may be empty
 	args   []any
 }
 
@@ -238,6 +238,10 @@ func do(ctx context.Context, client redis.UniversalClient, runs ...run) ([]*redi
 			args := []any{"evalsha", r.script.hash, 1, r.key}
 			if whole {
 				args[0], args[1] = "eval", r.script.source
+			}
+			if r.also != "" {
+				args[2] = 2
+				args = append(args, r.also)
 			}
 			cmds[i] = redis.NewCmd(ctx, append(args, r.args...)...)
 			cmds[i].SetFirstKeyPos(3)

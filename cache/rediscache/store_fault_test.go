@@ -35,7 +35,7 @@ func TestC60_DamagedAndForeignValuesAreMisses(t *testing.T) {
 	server := startRedis(t)
 	c := server.client(t)
 	ctx := t.Context()
-	store := newStore(t, c, patient)
+	store := newStore(t, c, generous)
 	origin := newOrigin()
 	h := newCache(t, cache.Config{Store: store}).Middleware(origin)
 	get(t, h, "/x")
@@ -103,10 +103,11 @@ func TestC60_DamagedAndForeignValuesAreMisses(t *testing.T) {
 	require.Zero(t, store.Stats().Failures)
 
 	// So it is with what was purged.
+	const purged = "shop{shopnews}:purged"
 	for name, damage := range map[string]func(){
-		"string": func() { c.Del(ctx, "{shop}:purged"); c.Set(ctx, "{shop}:purged", "x", 0) },
-		"set":    func() { c.Del(ctx, "{shop}:purged"); c.ZAdd(ctx, "{shop}:purged", redis.Z{Member: "x"}) },
-		"gone":   func() { c.Del(ctx, "{shop}:purged") },
+		"string": func() { c.Del(ctx, purged); c.Set(ctx, purged, "x", 0) },
+		"set":    func() { c.Del(ctx, purged); c.ZAdd(ctx, purged, redis.Z{Member: "x"}) },
+		"gone":   func() { c.Del(ctx, purged) },
 	} {
 		damage()
 		_, status := get(t, h, "/x")
@@ -120,7 +121,7 @@ func TestC60_DamagedAndForeignValuesAreMisses(t *testing.T) {
 func TestC60_AnotherKeysValueIsAMiss(t *testing.T) {
 	server := startRedis(t)
 	c := server.client(t)
-	store := newStore(t, c, patient)
+	store := newStore(t, c, generous)
 	h := newCache(t, cache.Config{Store: store}).Middleware(newOrigin())
 	get(t, h, "/a")
 	a := entryKeys(t, c)[0]
@@ -145,7 +146,7 @@ func TestC60_FlushallGivesUpWhatNobodyCanVouchFor(t *testing.T) {
 	server := startRedis(t)
 	c := server.client(t)
 	origin := newOrigin()
-	fleet := startFleet(t, 2, onServer(t, server), patient, slow, origin)
+	fleet := startFleet(t, 2, onServer(t, server), generous, slow, origin)
 	run(t, fleet...)
 	get(t, fleet[0].h, "/x")
 	get(t, fleet[1].h, "/x")
@@ -165,7 +166,7 @@ func TestC60_FlushallGivesUpWhatNobodyCanVouchFor(t *testing.T) {
 	// A process that never knew of the purge does not use what has come back either.
 	require.NoError(t, c.Del(t.Context(), key).Err())
 	require.NoError(t, c.Restore(t.Context(), key, time.Hour, kept).Err())
-	late := startFleet(t, 1, onServer(t, server), patient, slow, origin)
+	late := startFleet(t, 1, onServer(t, server), generous, slow, origin)
 	generation, _ := get(t, late[0].h, "/x")
 	require.Equal(t, want, generation)
 }
@@ -208,7 +209,7 @@ func TestC62_AReplyToAnotherRequestIsAMiss(t *testing.T) {
 	c := server.client(t)
 	s := &swapper{}
 	c.AddHook(s)
-	store := newStore(t, c, patient)
+	store := newStore(t, c, generous)
 	h := newCache(t, cache.Config{Store: store}).Middleware(newOrigin())
 	for i := range 20 {
 		get(t, h, fmt.Sprint("/", i))
@@ -338,10 +339,10 @@ func testFault(t *testing.T, fell, raise func(*server)) {
 func TestC61_AReadOnlyReplicaServesAndTakesNothing(t *testing.T) {
 	server := startRedis(t)
 	origin := newOrigin()
-	h := newCache(t, cache.Config{Store: newStore(t, server.client(t), patient)}).Middleware(origin)
+	h := newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)}).Middleware(origin)
 	get(t, h, "/x")
 	server.do("replicaof", "127.0.0.1", "1")
-	c := newCache(t, cache.Config{Store: newStore(t, server.client(t), patient)})
+	c := newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)})
 	h = c.Middleware(origin)
 	_, status := get(t, h, "/x")
 	require.True(t, hit(status), status)
@@ -354,7 +355,7 @@ func TestC61_AReadOnlyReplicaServesAndTakesNothing(t *testing.T) {
 func TestC61_AFullRedisServesWhatItHas(t *testing.T) {
 	server := startRedis(t)
 	origin := newOrigin()
-	c := newCache(t, cache.Config{Store: newStore(t, server.client(t), patient)})
+	c := newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)})
 	h := c.Middleware(origin)
 	get(t, h, "/x")
 	server.do("config", "set", "maxmemory", "1")
@@ -400,7 +401,7 @@ func TestC61_FailoverBySentinel(t *testing.T) {
 		t.Cleanup(func() { _ = c.Close() })
 		return c
 	}
-	cfg := patient
+	cfg := generous
 	cfg.Timeout, cfg.PurgeTimeout = time.Second, time.Second
 	fleet := startFleet(t, 2, clients, cfg, slow, origin)
 	run(t, fleet...)
@@ -449,7 +450,7 @@ func TestStore_Cluster(t *testing.T) {
 		t.Cleanup(func() { _ = c.Close() })
 		return c
 	}
-	fleet := startFleet(t, 2, clients, patient, slow, origin)
+	fleet := startFleet(t, 2, clients, generous, slow, origin)
 	run(t, fleet...)
 	const paths = 40
 	for i := range paths {

@@ -20,7 +20,7 @@ import (
 func TestTiered_NearHitsCallNobody(t *testing.T) {
 	server := startRedis(t)
 	origin := newOrigin()
-	fleet := startFleet(t, 2, onServer(t, server), patient, slow, origin)
+	fleet := startFleet(t, 2, onServer(t, server), generous, slow, origin)
 	run(t, fleet...)
 	get(t, fleet[0].h, "/x")
 	_, status := get(t, fleet[1].h, "/x")
@@ -39,7 +39,7 @@ func TestTiered_NearHitsCallNobody(t *testing.T) {
 func TestC63_TiersAgreeAfterAPurge(t *testing.T) {
 	server := startRedis(t)
 	origin := newOrigin("Cache-Groups", `"g"`, "Cache-Control", "max-age=600")
-	fleet := startFleet(t, 3, onServer(t, server), patient, slow, origin)
+	fleet := startFleet(t, 3, onServer(t, server), generous, slow, origin)
 	run(t, fleet...)
 	ctx := t.Context()
 	c := fleet[0].cache
@@ -69,7 +69,7 @@ func TestC63_TiersAgreeAfterAPurge(t *testing.T) {
 func TestC63_WithoutRunANearEntryIsUsedForNearTTL(t *testing.T) {
 	server := startRedis(t)
 	origin := newOrigin()
-	fleet := startFleet(t, 2, onServer(t, server), patient,
+	fleet := startFleet(t, 2, onServer(t, server), generous,
 		cache.TieredConfig{NearTTL: 200 * time.Millisecond}, origin)
 	get(t, fleet[1].h, "/x")
 	want := origin.change("/x")
@@ -102,14 +102,14 @@ func TestC63_ASlowFillBringsNothingBack(t *testing.T) {
 		t.Run(fmt.Sprint("tiered=", tiered), func(t *testing.T) {
 			path := fmt.Sprint("/slow-", tiered)
 			began, goOn, once = make(chan struct{}), make(chan struct{}), sync.Once{}
-			fleet := startFleet(t, 2, onServer(t, server), patient, slow, origin)
+			fleet := startFleet(t, 2, onServer(t, server), generous, slow, origin)
 			hs := []http.Handler{fleet[0].h, fleet[1].h}
 			purge := fleet[1].cache
 			if tiered {
 				run(t, fleet...)
 			} else {
 				for i := range hs {
-					c := newCache(t, cache.Config{Store: newStore(t, server.client(t), patient)})
+					c := newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)})
 					hs[i] = c.Middleware(origin)
 					purge = c
 				}
@@ -146,7 +146,7 @@ func TestC63_ASlowFillBringsNothingBack(t *testing.T) {
 func TestC63_APurgeThatReachesNobodyElseIsAnError(t *testing.T) {
 	server := startRedis(t)
 	origin := newOrigin()
-	fleet := startFleet(t, 2, onServer(t, server), patient, slow, origin)
+	fleet := startFleet(t, 2, onServer(t, server), generous, slow, origin)
 	run(t, fleet...)
 	get(t, fleet[0].h, "/x")
 	get(t, fleet[1].h, "/x")
@@ -172,7 +172,7 @@ func TestC63_APurgeThatReachesNobodyElseIsAnError(t *testing.T) {
 func TestTiered_AGapIsMadeUpFor(t *testing.T) {
 	server := startRedis(t)
 	origin := newOrigin()
-	fleet := startFleet(t, 2, onServer(t, server), patient, slow, origin)
+	fleet := startFleet(t, 2, onServer(t, server), generous, slow, origin)
 	run(t, fleet...)
 	for i := range 3 {
 		get(t, fleet[1].h, fmt.Sprint("/", i))
@@ -200,7 +200,7 @@ func TestTiered_OneFetchForTheFleet(t *testing.T) {
 	origin := newOrigin()
 	release := make(chan struct{})
 	origin.delay = func() { <-release }
-	fleet := startFleet(t, 8, onServer(t, server), patient, slow, origin)
+	fleet := startFleet(t, 8, onServer(t, server), generous, slow, origin)
 	run(t, fleet...)
 	rounds := 1
 	if soak() {
@@ -238,7 +238,7 @@ func TestTiered_OneFetchEachWithoutRedis(t *testing.T) {
 	server := startRedis(t)
 	origin := newOrigin()
 	release := make(chan struct{})
-	cfg := patient
+	cfg := generous
 	cfg.Timeout = 20 * time.Millisecond
 	fleet := startFleet(t, 8, onServer(t, server), cfg, slow, origin)
 	run(t, fleet...)
@@ -290,7 +290,7 @@ func TestTiered_AProcessThatDiesWhileItFetches(t *testing.T) {
 		return c
 	}
 	tier.Wait = 4 * time.Second
-	fleet := startFleet(t, 3, clients, patient, tier, origin)
+	fleet := startFleet(t, 3, clients, generous, tier, origin)
 	run(t, fleet...)
 	var wg sync.WaitGroup
 	wg.Go(func() { _, _, _ = ask(fleet[0].h, "/x") })
@@ -327,7 +327,7 @@ func TestTiered_WhatCannotBeSharedIsNotWaitedForInTurn(t *testing.T) {
 		here.Done()
 		here.Wait() // all others are here at the same time
 	}
-	fleet := startFleet(t, 5, onServer(t, server), patient, slow, origin)
+	fleet := startFleet(t, 5, onServer(t, server), generous, slow, origin)
 	run(t, fleet...)
 	var wg sync.WaitGroup
 	for _, p := range fleet {
@@ -353,7 +353,7 @@ func TestTiered_WhatCannotBeSharedIsNotWaitedForInTurn(t *testing.T) {
 func TestTiered_AStaleResponseIsRefreshedOnceForAll(t *testing.T) {
 	server := startRedis(t)
 	origin := newOrigin("Cache-Control", "max-age=600, stale-while-revalidate=600")
-	fleet := startFleet(t, 4, onServer(t, server), patient, slow, origin)
+	fleet := startFleet(t, 4, onServer(t, server), generous, slow, origin)
 	run(t, fleet...)
 	for _, p := range fleet {
 		get(t, p.h, "/x")
@@ -374,7 +374,7 @@ func TestTiered_AStaleResponseIsRefreshedOnceForAll(t *testing.T) {
 func TestC63_PurgesUnderLoad(t *testing.T) {
 	server := startRedis(t)
 	origin := newOrigin()
-	fleet := startFleet(t, 4, onServer(t, server), patient, slow, origin)
+	fleet := startFleet(t, 4, onServer(t, server), generous, slow, origin)
 	run(t, fleet...)
 	purges := 60
 	if soak() {

@@ -2,10 +2,6 @@ package rediscache
 
 import (
 	"context"
-	"math/rand/v2"
-	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/trivet-go/trivet/cache"
 )
@@ -13,9 +9,6 @@ import (
 const (
 	newsPurged  = "p"
 	newsFetched = "f"
-
-	firstPause = 50 * time.Millisecond // between attempts to connect, at most; doubled for each failure
-	lastPause  = 2 * time.Second       // up to here
 )
 
 // fetchedNews returns what is announced when a fetch has ended.
@@ -41,47 +34,15 @@ func parseNews(text string) cache.News {
 // Watch implements [cache.FarStore]. What is announced only makes things quick: what was purged is
 // known from Sync, and locks end by themselves.
 func (s *Store) Watch(ctx context.Context, news func(cache.News)) error {
-	for failures := 0; ; failures++ {
-		if s.listen(ctx, news) {
-			failures = 0
-		}
-		pause := time.NewTimer(rand.N(min(lastPause, firstPause<<min(failures, 10))))
-		select {
-		case <-ctx.Done():
-			pause.Stop()
-			return context.Cause(ctx)
-		case <-pause.C:
-		}
-	}
-}
-
-// listen hears what is announced until the connection is lost. It reports whether there was one.
-func (s *Store) listen(ctx context.Context, news func(cache.News)) (connected bool) {
-	ps := s.client.Subscribe(ctx)
-	defer ps.Close()
-	defer context.AfterFunc(ctx, func() { ps.Close() })()
-	if ps.Subscribe(ctx, s.channel()) != nil {
-		return false
-	}
-	defer func() {
-		if connected {
+	var sub *subscription
+	onMessage := func(body string) { news(parseNews(body)) }
+	onGap := func(error) {
+		if sub.connected() {
+			news(cache.News{Kind: cache.NewsUp})
+		} else {
 			news(cache.News{Kind: cache.NewsDown})
 		}
-	}()
-	for {
-		received, err := ps.Receive(ctx)
-		if err != nil {
-			return connected
-		}
-		switch r := received.(type) {
-		case *redis.Subscription:
-			if connected {
-				return true // PubSub has connected anew, and what was announced meanwhile is lost
-			}
-			connected = true
-			news(cache.News{Kind: cache.NewsUp})
-		case *redis.Message:
-			news(parseNews(r.Payload))
-		}
 	}
+	sub = newSubscription(s.announcer, defaultMaxSilence, onMessage, onGap)
+	return sub.Run(ctx)
 }
