@@ -23,6 +23,9 @@ type Cache struct {
 	drops map[string]bool // response fields that are not stored
 	quiet bool            // nobody observes
 
+	shared bool        // several processes share the store
+	fleet  coordinator // of their fetches; may be nil
+
 	tallies []tally // a power of two
 	counts  counts
 
@@ -52,6 +55,9 @@ func New(cfg Config) (*Cache, error) {
 		}
 	}
 	c := &Cache{cfg: cfg, store: cfg.Store, quiet: cfg.Observe == nil}
+	c.fleet, _ = c.store.(coordinator)
+	_, far := c.store.(FarStore)
+	c.shared = far || c.fleet != nil
 	c.drops = make(map[string]bool)
 	for _, name := range notReplayed {
 		c.drops[name] = true

@@ -55,6 +55,9 @@ func (x *exchange) lookByRule(ctx context.Context) (r *Resource, mark Mark, err 
 // then only reason is set.
 func (x *exchange) answer(ctx context.Context) bool {
 	rep := &x.rep
+	if x.c.fleet != nil {
+		defer x.endLease()
+	}
 	r, mark, _ := x.look(ctx)
 	for {
 		x.mark = mark
@@ -81,10 +84,12 @@ func (x *exchange) answer(ctx context.Context) bool {
 			rep.reason = why
 			return false
 		}
-		if x.fetch(ctx, want{e: e, r: r, mark: mark, j: j, why: why}) {
-			return true
+		w := want{e: e, r: r, mark: mark, j: j, why: why}
+		if x.fetchesForAll(w) && x.await(ctx) || !x.fetch(ctx, w) {
+			r, mark, _ = x.look(ctx)
+			continue
 		}
-		r, mark, _ = x.look(ctx)
+		return true
 	}
 }
 
@@ -119,13 +124,12 @@ type want struct {
 func (x *exchange) fetch(ctx context.Context, w want) bool {
 	c := x.c
 	_, passed := c.passes.Get(x.key)
-	follow := !passed && !x.credentials() && x.fields&hasRange == 0 && !x.cc.noStore && c.cfg.Wait >= 0 &&
-		x.follows < maxFollows
+	follow := !passed && x.shares() && c.cfg.Wait >= 0 && x.follows < maxFollows
 	if passed && w.why == ReasonURIMiss {
 		w.why = ReasonPass
 	}
 	f := x.newFill(w.mark)
-	f.remember = !x.credentials() && x.fields&hasRange == 0 && !x.cc.noStore
+	f.remember = x.shares()
 	f.prepare(w, passed)
 	f.leader = &reader{f: f}
 	f.readers[f.leader] = true
@@ -170,5 +174,14 @@ func (x *exchange) refresh(e *Entry, r *Resource, mark Mark) {
 		f.cancel(nil)
 		return
 	}
-	go f.fetch(x.from())
+	from := x.from()
+	if x.c.fleet == nil {
+		go f.fetch(from)
+		return
+	}
+	go func() {
+		if f.inTurn() {
+			f.fetch(from)
+		}
+	}()
 }

@@ -25,6 +25,7 @@ type fill struct {
 	remember       bool // what could not be shared
 	conditionsOurs bool // the client's own were taken out
 	requested      time.Time
+	lease          *lease      // of the turn to fetch for all processes; may be nil
 	varies         []Selecting // on what another response for the URL depends, if one was seen
 	ctx            context.Context
 	cancel         context.CancelCauseFunc
@@ -39,6 +40,7 @@ type fill struct {
 	decided  bool
 	done     bool
 	stored   bool
+	kept     bool // in the store
 	stream   stream
 
 	// What decide finds out. Nobody changes it afterwards, except entry: it is nil once the body
@@ -69,7 +71,7 @@ func (x *exchange) newFill(mark Mark) *fill {
 	f := &fill{c: x.c, mark: mark, length: -1, readers: make(map[*reader]bool)}
 	own := *x
 	own.echo = slices.Clone(x.echo)
-	own.w, own.next, own.sender, own.rep, own.forms = nil, nil, nil, reply{}, forms{}
+	own.w, own.next, own.sender, own.rep, own.forms, own.lease = nil, nil, nil, reply{}, forms{}, nil
 	f.x = &own
 	f.ctx, f.cancel = context.WithCancelCause(context.WithoutCancel(x.r.Context()))
 	f.requested = time.Now()
@@ -89,6 +91,7 @@ func (f *fill) fetch(from origin) {
 			f.fail(nil, v)
 		}
 		f.fail(errExited, nil) // unless it has ended in another way
+		f.endLease()
 		f.c.fills.remove(f)
 		f.c.work.remove(f)
 		if f.direct == nil {

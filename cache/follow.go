@@ -64,6 +64,7 @@ func (x *exchange) follow(ctx context.Context, rd *reader, w want) bool {
 func (x *exchange) lead(ctx context.Context, f *fill, w want) {
 	rep := &x.rep
 	rd := f.leader
+	f.lease, x.lease = x.lease, nil
 	go f.fetch(x.from())
 	if err := rd.header(ctx, -1, x.onInterim()); err != nil {
 		rd.close()

@@ -93,6 +93,9 @@ func (x *exchange) sameOrigin(u *url.URL) bool {
 // Content-Location and has explicit freshness (RFC 9110, section 9.3.3).
 func (x *exchange) posted(ctx context.Context, status int, own, outer http.Header) *Entry {
 	location := own["Content-Location"]
+	if x.c.shared {
+		return nil // what other processes were told to forget meanwhile is not known
+	}
 	if status != http.StatusOK || len(location) == 0 || x.r.URL.Opaque != "" {
 		return nil
 	}

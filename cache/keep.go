@@ -76,12 +76,17 @@ func (c *Cache) mayKeep(segments []Segment) bool {
 func (f *fill) storeLocked(e *Entry) {
 	ctx := context.WithoutCancel(f.ctx)
 	key := f.x.keyFor(e)
+	kept := false
 	f.mu.Unlock()
-	defer f.mu.Lock()
+	defer func() {
+		f.mu.Lock()
+		f.kept = kept
+	}()
 	err := f.c.put(ctx, key, e)
 	if err == nil {
 		f.c.counts.stored.Add(1)
 	}
+	kept = err == nil
 }
 
 // put stores e. An error of the store is nobody's but the operator's.
@@ -98,7 +103,7 @@ func (c *Cache) put(ctx context.Context, key Key, e *Entry) (err error) {
 
 // keyFor returns the key that e is stored under, which depends on its field No-Vary-Search.
 func (x *exchange) keyFor(e *Entry) Key {
-	rule, ok := parseNoVarySearch(e.Header["No-Vary-Search"])
+	rule, ok := x.c.ruleOf(e.Header)
 	y := *x
 	if ok {
 		y.setRuledKey(rule)

@@ -192,10 +192,21 @@ func (c *Cache) ignores(name string) bool {
 // The labels of an entry are what purges by URL, tag and group find it by. Their first letter keeps
 // them apart.
 
-func urlLabel(plain string) string       { return "u" + plain }
-func tagLabel(tag string) string         { return "t" + tag }
-func groupLabel(h, g string) string      { return "g" + h + "\x00" + g }
-func ruleLabel(p, rule, q string) string { return "r" + p + "\x00" + rule + "\x00" + q }
+func urlLabel(plain string) string       { return short("u" + plain) }
+func tagLabel(tag string) string         { return short("t" + tag) }
+func groupLabel(h, g string) string      { return short("g" + h + "\x00" + g) }
+func ruleLabel(p, rule, q string) string { return short("r" + p + "\x00" + rule + "\x00" + q) }
+
+// maxLabel bounds labels: stores remember those that were purged.
+const maxLabel = 256
+
+func short(label string) string {
+	if len(label) <= maxLabel {
+		return label
+	}
+	sum := sha256.Sum256([]byte(label))
+	return label[:1] + "#" + string(sum[:])
+}
 
 // plainHost returns a host in lower case and without a default port of either scheme: a purge does
 // not depend on whether a proxy before us has taken off TLS.

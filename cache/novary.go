@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -211,6 +212,15 @@ func (c *Cache) learn(x *exchange, rule searchRule) {
 func (x *exchange) pathKey() Key {
 	scheme, host := x.origin()
 	return hashOf([]byte(plainURL(scheme, host, x.r.URL.EscapedPath(), "")))
+}
+
+// ruleOf returns the rule of a response with header h. In a store that several processes share there
+// is none: a purge in a process that has not met the rule would not find what another finds by it.
+func (c *Cache) ruleOf(h http.Header) (searchRule, bool) {
+	if c.shared {
+		return searchRule{}, false
+	}
+	return parseNoVarySearch(h["No-Vary-Search"])
 }
 
 // rulesOf returns the rules of a URL without its query.

@@ -31,6 +31,8 @@ type exchange struct {
 	least   Mark   // of entries that may be found by the key
 	looks   int    // into the store, again
 	follows int    // fills that were waited for
+	begins  int    // turns that were waited for
+	lease   *lease // of the turn to fetch for all processes; may be nil
 	forms   forms
 	varies  []Selecting // on what another response for the URL depends, if one was seen
 	room    [512]byte   // of echo, if it is not longer
@@ -143,7 +145,7 @@ func (x *exchange) release() {
 func (x *exchange) begin(c *Cache, r *http.Request, server bool) Reason {
 	x.c, x.r, x.server = c, r, server
 	x.body, x.echo, x.key = nil, nil, Key{}
-	x.looks, x.follows, x.least = 0, 0, 0
+	x.looks, x.follows, x.begins, x.least = 0, 0, 0, 0
 	x.began = time.Now()
 	x.cc = unasked
 	x.fields = fieldsOf(r.Header)

@@ -121,6 +121,8 @@ func (x *exchange) newEntry(resp *arrival, d *directives, mark Mark, requested t
 	}
 	e.Variant = variantOf(e.Vary)
 	e.URL, e.Labels = x.labels(resp.header)
+	life, _ := c.lifetime(e.Status, e.Header, d, e.Received)
+	e.Keep = max(0, life-e.Age) + max(disconnectedFor, d.ifError.duration(), d.whileRevalidate.duration())
 	return e
 }
 
@@ -147,7 +149,7 @@ func (x *exchange) labels(h http.Header) (plain string, labels []string) {
 	path := x.r.URL.EscapedPath()
 	plain = plainURL(scheme, host, path, query)
 	labels = append(labels, urlLabel(plain))
-	if rule, ok := parseNoVarySearch(h["No-Vary-Search"]); ok {
+	if rule, ok := x.c.ruleOf(h); ok {
 		labels = append(labels, ruleLabel(plainURL(scheme, host, path, ""), rule.text, rule.apply(query)))
 	}
 	for _, v := range h["Surrogate-Key"] {
@@ -196,7 +198,7 @@ func (e *Entry) clone() *Entry {
 		Echo: e.Echo, URL: e.URL, Labels: e.Labels, Mark: e.Mark, Variant: e.Variant, Vary: e.Vary,
 		Pattern: e.Pattern, Status: e.Status, Header: e.Header, Trailer: e.Trailer, Size: e.Size,
 		Segments: e.Segments, Loose: e.Loose, Age: e.Age, Received: e.Received, Requested: e.Requested,
-		StaleSince: e.StaleSince,
+		StaleSince: e.StaleSince, Keep: e.Keep,
 	}
 }
 

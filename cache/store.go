@@ -81,6 +81,8 @@ type Entry struct {
 	Received  time.Time
 	Requested time.Time
 
+	Keep time.Duration // from Received on, it may be of use; nobody needs it longer
+
 	StaleSince time.Time // of a soft purge, if the store knows of it no more
 
 	policy  atomic.Pointer[policyOf] // derived from the above
@@ -88,6 +90,7 @@ type Entry struct {
 	softAt  atomic.Int64             // Unix nanoseconds at which a soft purge was first noticed
 	held    []*label                 // MemoryStore's labels, while the entry is stored
 	uses    atomic.Int32             // MemoryStore's resources that the entry is in
+	kept    time.Duration            // since Tiered.base, when it was stored or confirmed
 }
 
 // A Segment is a part of a body.

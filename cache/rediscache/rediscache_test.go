@@ -1,0 +1,131 @@
+package rediscache_test
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/cache"
+	"github.com/trivet-go/trivet/cache/rediscache"
+)
+
+func TestNew_Faults(t *testing.T) {
+	_, err := rediscache.New((*redis.Client)(nil), rediscache.Config{
+		Prefix: "a{b}", Timeout: -1, PurgeTimeout: -1, MaxTTL: -1, MaxBody: -1,
+	})
+	for _, want := range []string{
+		"rediscache: client: is nil", "rediscache: Config.Prefix: ", "rediscache: Config.Timeout: ",
+		"rediscache: Config.PurgeTimeout: ", "rediscache: Config.MaxTTL: ", "rediscache: Config.MaxBody: ",
+	} {
+		require.ErrorContains(t, err, want)
+	}
+	c := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	defer c.Close()
+	_, err = rediscache.New(c, rediscache.Config{})
+	require.ErrorContains(t, err, "rediscache: Config.Prefix: is required")
+	s := newStore(t, c, rediscache.Config{Prefix: "shop"})
+	require.Zero(t, s.Stats(), "Redis was not called")
+}
+
+func TestStore_ProcessesShare(t *testing.T) {
+	server := startRedis(t)
+	origin := newOrigin()
+	a := newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)}).Middleware(origin)
+	b := newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)}).Middleware(origin)
+	_, status := get(t, a, "/x")
+	require.Equal(t, "Trivet; fwd=uri-miss; stored", status)
+	for range 3 {
+		_, status = get(t, b, "/x")
+		require.True(t, hit(status), status)
+	}
+	require.EqualValues(t, 1, origin.calls.Load())
+	other := generous
+	other.Prefix = "other"
+	c := newCache(t, cache.Config{Store: newStore(t, server.client(t), other)}).Middleware(origin)
+	_, status = get(t, c, "/x")
+	require.False(t, hit(status), "another service")
+}
+
+func TestStore_APurgeReachesAll(t *testing.T) {
+	server := startRedis(t)
+	origin := newOrigin("Cache-Control", "max-age=600, stale-while-revalidate=600")
+	var caches []*cache.Cache
+	var hs []http.Handler
+	for range 2 {
+		c := newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)})
+		caches = append(caches, c)
+		hs = append(hs, c.Middleware(origin))
+	}
+	ctx := t.Context()
+	for name, purge := range map[string]func(cache.Invalidation) error{
+		"url":    func(how cache.Invalidation) error { return caches[0].PurgeURL(ctx, "http://example.com/x", how) },
+		"prefix": func(how cache.Invalidation) error { return caches[0].PurgePrefix(ctx, "http://example.com/", how) },
+		"tag":    func(how cache.Invalidation) error { return caches[0].PurgeTag(ctx, "tag-x", how) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			get(t, hs[1], "/x")
+			want := origin.change("/x")
+			require.NoError(t, purge(cache.Hard))
+			generation, status := get(t, hs[1], "/x")
+			require.Equal(t, want, generation, status)
+			require.False(t, hit(status))
+			require.NoError(t, purge(cache.Soft))
+			_, status = get(t, hs[1], "/x")
+			require.Contains(t, status, "hit; ttl=", "stale, and used as it allows")
+			require.NotContains(t, status, "ttl=5")
+			// A process that knows nothing yet learns of both.
+			late := newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)}).Middleware(origin)
+			_, status = get(t, late, "/x")
+			require.True(t, hit(status), status)
+			require.NoError(t, purge(cache.Hard))
+			late = newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)}).Middleware(origin)
+			_, status = get(t, late, "/x")
+			require.False(t, hit(status), status)
+		})
+	}
+}
+
+// TestStore_OneRoundTripAHit counts what the server is asked.
+func TestStore_OneRoundTripAHit(t *testing.T) {
+	server := startRedis(t)
+	store := newStore(t, server.client(t), generous)
+	h := newCache(t, cache.Config{Store: store}).Middleware(newOrigin())
+	get(t, h, "/x")
+	before := store.Stats().Calls
+	for range 10 {
+		_, status := get(t, h, "/x")
+		require.True(t, hit(status))
+	}
+	require.EqualValues(t, 10, store.Stats().Calls-before)
+}
+
+func TestStore_EveryEntryExpires(t *testing.T) {
+	server := startRedis(t)
+	cfg := generous
+	cfg.MaxTTL = 3 * time.Hour
+	c := server.client(t)
+	store := newStore(t, c, cfg)
+	h := newCache(t, cache.Config{Store: store}).Middleware(newOrigin("Cache-Control",
+		"max-age=100000"))
+	get(t, h, "/long")
+	h = newCache(t, cache.Config{Store: store}).Middleware(newOrigin("Cache-Control", "max-age=600"))
+	get(t, h, "/short")
+	keys, err := c.Keys(t.Context(), "{shop:*").Result()
+	require.NoError(t, err)
+	require.Len(t, keys, 2)
+	var longest, shortest time.Duration
+	for _, key := range keys {
+		ttl := c.PTTL(t.Context(), key).Val()
+		require.Positive(t, ttl)
+		longest = max(longest, ttl)
+		if shortest == 0 || ttl < shortest {
+			shortest = ttl
+		}
+	}
+	require.LessOrEqual(t, longest, 3*time.Hour)
+	require.LessOrEqual(t, shortest, 70*time.Minute+time.Second, "freshness, and an hour beyond")
+	require.Greater(t, shortest, time.Hour)
+}

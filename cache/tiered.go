@@ -1,0 +1,349 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/trivet-go/trivet/internal/settings"
+)
+
+const (
+	defaultNearTTL = 2 * time.Second
+	defaultFarWait = 2 * time.Second
+
+	reachedMarks = 1024 // a power of two
+)
+
+// TieredConfig configures a [Tiered].
+type TieredConfig struct {
+	// Near is what this process keeps. Required. It is the Tiered's alone.
+	Near *MemoryStore
+
+	// Far is what all processes share. Required.
+	Far FarStore
+
+	// NearTTL is for how long a response in Near is used after it was stored or confirmed. While
+	// [Tiered.Run] runs and Far can be reached, all are confirmed again and again. Zero means 2
+	// seconds. Negative is invalid.
+	NearTTL time.Duration
+
+	// Wait is for how long a request waits while another process fetches what it asks for; then it
+	// is fetched here too. Zero means 2 seconds: most origins have answered then, and if the other
+	// process has died, its lock has ended after half of this. Negative means not at all.
+	Wait time.Duration
+}
+
+// A Tiered is a [Store] of two tiers: a near one in this process, and a far one that several
+// processes share. What one process has fetched, all have, and a purge reaches all of them. Create
+// one with [NewTiered]. It is safe for concurrent use.
+//
+// [Tiered.Run] must run, started by the caller. Without it, responses in the near tier are used for
+// TieredConfig.NearTTL only, and each process fetches for itself.
+//
+// A purge that has returned nil is one that all processes whose Run runs and that reach Far learn of
+// at once, and the others within NearTTL. Without Far, what is purged is purged in this process, and
+// the purge is an error: it must be repeated.
+//
+// Since the processes know different things about the URLs of one path, a Cache on a Tiered obeys no
+// No-Vary-Search, and keeps no response to POST.
+type Tiered struct {
+	near *MemoryStore
+	far  FarStore
+	ttl  time.Duration
+	wait time.Duration
+	base time.Time // NearTTL before the Tiered was made
+
+	// What Far had purged at this time since base is purged in near.
+	confirmed atomic.Int64
+	up        atomic.Bool // the announcements are heard
+	failing   atomic.Bool // what far was asked last failed
+
+	mu      sync.Mutex // guards the fields below; orders purges
+	reached [reachedMarks]reachedMark
+	last    Mark // of far, that is purged in near
+
+	turns turns
+
+	farHits, misses, failures, unreached atomic.Uint64
+}
+
+// A reachedMark tells what was purged in far at the latest when the near tier's clock had a value.
+type reachedMark struct{ near, far Mark }
+
+// NewTiered returns a Tiered. The error, if any, names every invalid field of cfg.
+func NewTiered(cfg TieredConfig) (*Tiered, error) {
+	f := settings.Of("cache", "TieredConfig")
+	if cfg.Near == nil {
+		f.Add("Near", "is required")
+	}
+	if cfg.Far == nil {
+		f.Add("Far", "is required")
+	}
+	settings.Positive(f, "NearTTL", &cfg.NearTTL, defaultNearTTL)
+	settings.Default(f, "Wait", &cfg.Wait, defaultFarWait)
+	if err := f.Err(); err != nil {
+		return nil, err
+	}
+	t := &Tiered{near: cfg.Near, far: cfg.Far, ttl: cfg.NearTTL, wait: cfg.Wait}
+	t.base = time.Now().Add(-t.ttl) // so that zero, as in what was restored, is too long ago
+	t.turns.init()
+	t.far.Follow(t.learn)
+	return t, nil
+}
+
+// Run keeps the near tier confirmed until ctx ends, and returns the cause of that. Call it once, on
+// a goroutine of its own.
+func (t *Tiered) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wake := make(chan struct{}, 1)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		defer cancel() // an error that is not the end of ctx is the end of Run
+		defer t.up.Store(false)
+		_ = t.far.Watch(ctx, func(n News) { t.hear(n, wake) })
+	}()
+	defer func() { <-watched }()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-wake:
+		case <-timer.C:
+		}
+		t.sync(ctx)
+		// Processes that were started together do not ask together.
+		timer.Reset(t.ttl/4 - rand.N(t.ttl/16+1))
+	}
+}
+
+// sync confirms what is in the near tier.
+func (t *Tiered) sync(ctx context.Context) {
+	now := time.Since(t.base) // before far is asked
+	if t.failed(t.far.Sync(ctx)) {
+		return
+	}
+	t.confirmed.Store(int64(now))
+}
+
+// hear takes in what is announced. It must not block: what comes next waits.
+func (t *Tiered) hear(n News, wake chan<- struct{}) {
+	switch n.Kind {
+	case NewsFetched:
+		t.turns.tell(n)
+		return
+	case NewsUp:
+		t.up.Store(true)
+	case NewsDown:
+		t.up.Store(false)
+	}
+	select {
+	case wake <- struct{}{}:
+	default:
+	}
+}
+
+// learn takes in a purge that far knows of.
+func (t *Tiered) learn(p FarPurge) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.last = p.Mark
+	t.purgeLocked(p.Purge, p.At)
+}
+
+func (t *Tiered) purgeLocked(p Purge, at time.Time) {
+	t.near.purges.add(p, at)
+	near := t.near.purges.clock.Load()
+	t.reached[near%reachedMarks] = reachedMark{near: Mark(near), far: t.last}
+}
+
+// farMark returns the mark of far for one of the near tier. It reports false if that is not known
+// any more.
+func (t *Tiered) farMark(near Mark) (Mark, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.reached[near%reachedMarks]
+	return r.far, r.near == near
+}
+
+// Get implements [Store].
+func (t *Tiered) Get(ctx context.Context, key Key) (*Resource, Mark, error) {
+	mark := Mark(t.near.purges.clock.Load())
+	if r, ok := t.near.memory.Get(key); ok && t.sure(r) {
+		return r, mark, nil
+	}
+	return t.pull(ctx, key)
+}
+
+// sure reports whether what is in the near tier may be used.
+func (t *Tiered) sure(r *Resource) bool {
+	now := time.Since(t.base)
+	if now < time.Duration(t.confirmed.Load())+t.ttl {
+		return true
+	}
+	for _, e := range r.Entries {
+		if now >= e.kept+t.ttl {
+			return false
+		}
+	}
+	return true
+}
+
+// pull gets what far has, and keeps it in the near tier.
+func (t *Tiered) pull(ctx context.Context, key Key) (*Resource, Mark, error) {
+	now := time.Since(t.base)
+	r, _, err := t.far.Get(ctx, key)
+	// All that far knows of is purged in near by now, and perhaps more: far is asked about that.
+	mark := Mark(t.near.purges.clock.Load())
+	if t.failed(err) {
+		return nil, mark, err
+	}
+	if r == nil {
+		t.misses.Add(1)
+		return nil, mark, nil
+	}
+	list := r.Entries[:0]
+	for _, e := range r.Entries {
+		how, since := t.far.Purged(e)
+		if how == Hard {
+			continue
+		}
+		if how == Soft {
+			e.StaleSince = since
+		}
+		e.Mark, e.kept = mark, now
+		list = append(list, e)
+	}
+	if len(list) == 0 {
+		t.misses.Add(1)
+		return nil, mark, nil
+	}
+	t.farHits.Add(1)
+	r = &Resource{Entries: list}
+	t.near.replace(key, r, now)
+	return r, mark, nil
+}
+
+// replace puts r, which is as good as what was stored until since, in the place of what is there.
+func (s *MemoryStore) replace(key Key, r *Resource, since time.Duration) {
+	for _, e := range r.Entries {
+		if !s.purges.hold(e) {
+			e.held = nil
+			continue
+		}
+		e.uses.Store(1)
+	}
+	mu := &s.locks[key[0]%storeLocks]
+	mu.Lock()
+	defer mu.Unlock()
+	kept := &Resource{Entries: make([]*Entry, 0, len(r.Entries))}
+	for _, e := range r.Entries {
+		if e.held != nil {
+			kept.Entries = append(kept.Entries, e)
+		}
+	}
+	if old, ok := s.memory.Get(key); ok {
+		for _, o := range old.Entries {
+			if o.kept > since { // it was stored meanwhile, and may not have reached far
+				for _, e := range kept.Entries {
+					s.drop(e)
+				}
+				return
+			}
+		}
+	}
+	if len(kept.Entries) > 0 {
+		s.memory.Set(key, kept)
+	}
+}
+
+// Put implements [Store].
+func (t *Tiered) Put(ctx context.Context, key Key, e *Entry, most int) error {
+	far := e.clone() // first: e is shared once it is in the near tier
+	e.kept = time.Since(t.base)
+	if err := t.near.Put(ctx, key, e, most); err != nil {
+		return err
+	}
+	var known bool
+	if far.Mark, known = t.farMark(e.Mark); !known {
+		return nil // too much was purged meanwhile
+	}
+	how, since := t.near.Purged(e)
+	switch how {
+	case Hard:
+		return nil
+	case Soft:
+		far.StaleSince = since
+	}
+	err := t.far.Put(ctx, key, far, most)
+	t.failed(err)
+	return err
+}
+
+// failed reports whether err is one, and accounts for it. While far fails, nobody waits for it twice.
+func (t *Tiered) failed(err error) bool {
+	if failing := err != nil; failing != t.failing.Load() {
+		t.failing.Store(failing)
+	}
+	if err != nil {
+		t.failures.Add(1)
+	}
+	return err != nil
+}
+
+// Purged implements [Store].
+func (t *Tiered) Purged(e *Entry) (how Invalidation, since time.Time) { return t.near.purges.of(e) }
+
+// ErrUnreached reports that a purge has reached this process and not the others: it must be
+// repeated.
+var ErrUnreached = errors.New("purged in this process only")
+
+// Purge implements [Store].
+func (t *Tiered) Purge(ctx context.Context, p Purge) error {
+	t.mu.Lock()
+	t.purgeLocked(p, time.Now())
+	t.mu.Unlock()
+	if err := t.far.Purge(ctx, p); err != nil {
+		t.unreached.Add(1)
+		return errors.Join(ErrUnreached, err)
+	}
+	return nil
+}
+
+// Capacity implements [Store]. It is that of the near tier.
+func (t *Tiered) Capacity() int64 { return t.near.Capacity() }
+
+// TieredStats is a snapshot of a [Tiered]'s counters and gauges.
+type TieredStats struct {
+	Near      MemoryStats `json:"near"`
+	FarHits   uint64      `json:"far_hits"`  // looks that were answered by far
+	Misses    uint64      `json:"misses"`    // looks that found nothing
+	Failures  uint64      `json:"failures"`  // of far
+	Unreached uint64      `json:"unreached"` // purges that did not reach far
+	Locks     uint64      `json:"locks"`     // that this process has had, to fetch for all
+	Waits     uint64      `json:"waits"`     // for what another process was fetching
+	Takeovers uint64      `json:"takeovers"` // of locks that ended before their fetch did
+	Confirmed bool        `json:"confirmed"` // the near tier is used without asking far
+	Connected bool        `json:"connected"` // announcements are heard
+}
+
+// Stats returns a snapshot.
+func (t *Tiered) Stats() TieredStats {
+	return TieredStats{
+		Near: t.near.Stats(), FarHits: t.farHits.Load(),
+		Misses: t.misses.Load(), Failures: t.failures.Load(), Unreached: t.unreached.Load(),
+		Locks: t.turns.locks.Load(), Waits: t.turns.waits.Load(),
+		Takeovers: t.turns.takeovers.Load(), Confirmed: t.isConfirmed(), Connected: t.up.Load(),
+	}
+}
+
+func (t *Tiered) isConfirmed() bool {
+	return time.Since(t.base) < time.Duration(t.confirmed.Load())+t.ttl
+}

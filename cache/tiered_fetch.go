@@ -1,0 +1,258 @@
+package cache
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A coordinator is a Store that several processes share, and that lets one of them fetch what all
+// want. The Cache asks it before a fetch that others could use, and tells it when that has ended.
+type coordinator interface {
+	// begin returns when its caller may fetch what belongs under key, or when another process has;
+	// then there is no lease. In both cases the store is to be asked again first. It returns nil and
+	// false if the caller shall fetch, and nobody needs to be told.
+	begin(ctx context.Context, key Key) (l *lease, again bool)
+}
+
+const maxTurns = 4096
+
+// turns are the keys that this process is to fetch, or waits for.
+type turns struct {
+	mu   sync.Mutex // guards the field below, and what it says of turns
+	keys map[Key]*turn
+
+	locks, waits, takeovers atomic.Uint64
+}
+
+func (f *turns) init() { f.keys = make(map[Key]*turn) }
+
+// A turn is one key for which a lock is wanted or held.
+type turn struct {
+	leases int // that have not ended
+	stored bool
+
+	decided chan struct{} // closed when again is set and leases may go on
+	again   bool          // another process has fetched
+	news    chan News     // of the key
+	over    chan struct{} // closed when the last lease has ended
+}
+
+// A lease is one caller's part of a turn. It must be ended once.
+type lease struct {
+	t   *Tiered
+	key Key
+	f   *turn
+}
+
+// tell tells of the end of a fetch in another process. It does not block.
+func (f *turns) tell(n News) {
+	f.mu.Lock()
+	g := f.keys[n.Key]
+	f.mu.Unlock()
+	if g == nil {
+		return
+	}
+	select {
+	case g.news <- n:
+	default: // one is enough
+	}
+}
+
+// begin implements coordinator.
+func (t *Tiered) begin(ctx context.Context, key Key) (*lease, bool) {
+	if t.wait < 0 || !t.up.Load() || t.failing.Load() || !t.isConfirmed() {
+		return nil, false // whoever cannot be told is not to wait
+	}
+	all := &t.turns
+	all.mu.Lock()
+	f := all.keys[key]
+	if f == nil {
+		if len(all.keys) >= maxTurns {
+			all.mu.Unlock()
+			return nil, false
+		}
+		f = &turn{decided: make(chan struct{}), news: make(chan News, 1), over: make(chan struct{})}
+		all.keys[key] = f
+		// Its context has the values of the caller that happens to be first, who may leave.
+		go t.take(context.WithoutCancel(ctx), key, f)
+	}
+	f.leases++
+	all.mu.Unlock()
+	l := &lease{t: t, key: key, f: f}
+	select {
+	case <-f.decided:
+	case <-ctx.Done():
+		l.end(false)
+		return nil, false
+	}
+	if f.again {
+		l.end(false)
+		return nil, true
+	}
+	return l, false
+}
+
+// end tells that its caller's fetch has ended, or that there is none. It reports whether what was
+// fetched is in the store.
+func (l *lease) end(stored bool) {
+	all := &l.t.turns
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	f := l.f
+	f.stored = f.stored || stored
+	if f.leases--; f.leases > 0 {
+		return
+	}
+	if all.keys[l.key] == f {
+		delete(all.keys, l.key)
+	}
+	close(f.over)
+}
+
+// take takes the lock of key, or waits for the process that has it, and keeps it until the leases
+// have ended.
+func (t *Tiered) take(ctx context.Context, key Key, f *turn) {
+	limit := max(t.wait/2, time.Millisecond)
+	token := t.lock(ctx, key, f, limit)
+	if token != 0 || f.again {
+		// What others have fetched before must be found in the near tier, stale as that may be.
+		_, _, _ = t.pull(ctx, key)
+	}
+	if f.again {
+		t.turns.mu.Lock()
+		if t.turns.keys[key] == f {
+			delete(t.turns.keys, key)
+		}
+		t.turns.mu.Unlock()
+	}
+	close(f.decided)
+	if token == 0 {
+		return
+	}
+	timer := time.NewTimer(limit / 3)
+	defer timer.Stop()
+	for held := true; held; {
+		select {
+		case <-f.over:
+			_ = t.far.Unlock(ctx, key, token, f.stored)
+			return
+		case <-timer.C:
+			var err error
+			if held, err = t.far.Extend(ctx, key, token, limit); err != nil {
+				held = true // perhaps; a try costs little
+			}
+			timer.Reset(limit / 3)
+		}
+	}
+	t.turns.takeovers.Add(1)
+}
+
+// lock returns the token of the lock, or zero if the leases go on without: nobody could be asked,
+// or the other process has fetched for itself alone, or for too long.
+func (t *Tiered) lock(ctx context.Context, key Key, f *turn, limit time.Duration) (token uint64) {
+	deadline := time.Now().Add(t.wait)
+	for waited := false; ; waited = true {
+		l, err := t.far.Lock(ctx, key, limit)
+		left := time.Until(deadline)
+		switch {
+		case t.failed(err):
+			return 0
+		case l.Token != 0:
+			t.turns.locks.Add(1)
+			if waited {
+				t.turns.takeovers.Add(1)
+			}
+			return l.Token
+		case left <= 0:
+			return 0
+		case !waited:
+			t.turns.waits.Add(1)
+		}
+		// A lock that is extended is asked for again when it would have ended.
+		left = min(left, l.Left+time.Millisecond+rand.N(limit/16+1))
+		timer := time.NewTimer(left)
+		select {
+		case n := <-f.news:
+			timer.Stop()
+			f.again = n.Stored
+			return 0
+		case <-f.over: // all have left
+			timer.Stop()
+			return 0
+		case <-timer.C:
+		}
+	}
+}
+
+// endLease ends the lease of x, which has fetched nothing.
+func (x *exchange) endLease() {
+	if x.lease != nil {
+		x.lease.end(false)
+		x.lease = nil
+	}
+}
+
+// fetchesForAll reports whether x waits for its turn before it fetches what it wants: what it
+// fetches is of use to others, and it is not one of those who want something fresher.
+func (x *exchange) fetchesForAll(w want) bool {
+	if x.c.fleet == nil || x.lease != nil || x.begins >= maxFollows || x.c.cfg.Wait < 0 ||
+		x.follows >= maxFollows || w.why == ReasonRequest || !x.shares() {
+		return false
+	}
+	_, passed := x.c.passes.Get(x.key)
+	return !passed
+}
+
+// shares reports whether others may get what x fetches.
+func (x *exchange) shares() bool {
+	return !x.credentials() && x.fields&hasRange == 0 && !x.cc.noStore
+}
+
+// await waits for x's turn. It reports whether the store is to be asked again.
+func (x *exchange) await(ctx context.Context) bool {
+	x.begins++
+	var again bool
+	if x.lease, again = x.c.fleet.begin(ctx, x.key); x.lease == nil && !again {
+		x.begins = maxFollows
+		return false
+	}
+	return true
+}
+
+// endLease tells the other processes that f has ended.
+func (f *fill) endLease() {
+	if f.lease == nil {
+		return
+	}
+	f.mu.Lock()
+	kept := f.kept
+	f.mu.Unlock()
+	f.lease.end(kept)
+}
+
+// inTurn waits for the turn of f, a refresh, and reports whether f is still needed.
+func (f *fill) inTurn() bool {
+	x := f.x
+	var again bool
+	if f.lease, again = f.c.fleet.begin(f.ctx, x.key); f.lease == nil && !again && f.ctx.Err() == nil {
+		return true
+	}
+	// What another process has fetched is in the near tier now.
+	r, mark, _ := f.c.store.Get(f.ctx, x.key)
+	e, _ := x.pick(r)
+	if e == nil || x.judge(e, time.Now()).use != useFresh {
+		if !again && f.ctx.Err() == nil {
+			f.mark = mark
+			return true
+		}
+	}
+	f.endLease()
+	f.fail(errUnneeded, nil)
+	f.c.fills.remove(f)
+	f.c.work.remove(f)
+	f.cancel(nil)
+	return false
+}
