@@ -71,7 +71,9 @@ func newAdmin(g *gateway) *http.Server {
 				routes[label] = parts.cache.cache.Stats()
 			}
 		}
-		writeJSON(w, map[string]any{"routes": routes, "store": g.store.Stats()})
+		status := g.store.status()
+		status["routes"] = routes
+		writeJSON(w, status)
 	})
 	mux.Handle("POST /purge", withToken(g.token, http.HandlerFunc(g.purge)))
 	mux.HandleFunc("GET /limits", func(w http.ResponseWriter, _ *http.Request) {

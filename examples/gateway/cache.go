@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"reflect"
@@ -14,10 +15,12 @@ import (
 
 // A Cache configures the store that the caches of all routes share.
 type Cache struct {
-	Size Size `yaml:"size"` // what it holds at most; needs a restart to change; 64MiB
+	// These need a restart to change.
+	Size  Size   `yaml:"size"`  // what this process holds at most; 64MiB
+	Store string `yaml:"store"` // "memory" of this process, or "redis" too, for all gateways; memory
 
 	// Snapshot is a file that keeps the contents over a restart: it is written once a minute and at the
-	// end, and read at the start. If empty, there is none. Needs a restart to change.
+	// end, and read at the start. If empty, there is none.
 	Snapshot string `yaml:"snapshot"`
 }
 
@@ -31,6 +34,23 @@ type RouteCache struct {
 	StaleIfError Duration `yaml:"stale_if_error"` // after the ttl: served if fetching fails; not at all
 	IgnoreQuery  []string `yaml:"ignore_query"`   // parameters that make no difference: "utm_*"; none
 	SetCookie    bool     `yaml:"set_cookie"`     // responses that set cookies are stored, with these; false
+}
+
+func (c Cache) withDefaults(r Redis, f *faults) Cache {
+	f.size(&c.Size, 64<<20, "cache", "size")
+	if c.Size < 64<<10 {
+		f.add("must be at least 64KiB", "cache", "size")
+	}
+	c.Store = cmp.Or(c.Store, memoryStore)
+	switch {
+	case c.Store != memoryStore && c.Store != redisStore:
+		f.add(fmt.Sprintf("%q is not one of: redis, memory", c.Store), "cache", "store")
+	case c.Store == redisStore && r.Addr == "":
+		f.add("there is no redis.addr", "cache", "store")
+	case c.Store == redisStore && c.Snapshot != "":
+		f.add("has no meaning with store: redis, which outlives the gateway", "cache", "snapshot")
+	}
+	return c
 }
 
 // check adds to f the faults of the key cache of a route.
@@ -82,26 +102,10 @@ type routeCache struct {
 	headers  *cache.Headers
 }
 
-// openStore makes the store of the caches, which outlives reloads.
-func (g *gateway) openStore(cfg Config) (err error) {
-	g.store, err = cache.NewMemoryStore(cache.MemoryStoreConfig{MaxBytes: int64(cfg.Cache.Size)})
-	if err != nil {
-		return fmt.Errorf("cache.size: %w", err)
-	}
-	if g.purger, err = cache.New(cache.Config{Store: g.store}); err != nil {
-		return err
-	}
-	if g.snapshot, err = newSnapshot(cfg.Cache.Snapshot, g.store, g.log); err != nil {
-		return fmt.Errorf("cache.snapshot: %w", err)
-	}
-	g.token, err = adminToken(cfg.Admin.TokenEnv)
-	return err
-}
-
 // newRouteCache returns the cache of a route, or nil if it has none: old, which may be nil, if it has
 // the same settings.
 func newRouteCache(
-	r Route, old *routeCache, store *cache.MemoryStore, tel *telemetry.Telemetry,
+	r Route, old *routeCache, store *cacheStore, tel *telemetry.Telemetry,
 ) (*routeCache, error) {
 	if r.Cache == nil {
 		return nil, nil
@@ -114,7 +118,7 @@ func newRouteCache(
 		return old, nil
 	}
 	cfg := r.Cache.settings()
-	cfg.Store = store
+	cfg.Store = store.Store // itself, of which package cache knows more than the interface says
 	cfg.Observe = telemetry.Observer[cache.Event](tel, r.label())
 	if c.versions {
 		cfg.KeyExtra = func(r *http.Request) string {

@@ -139,10 +139,7 @@ func (c Config) withDefaults() (Config, faults) {
 
 	c.Telemetry = c.Telemetry.withDefaults(&f)
 	c.Redis = c.Redis.withDefaults(&f)
-	f.size(&c.Cache.Size, 64<<20, "cache", "size")
-	if c.Cache.Size < 64<<10 {
-		f.add("must be at least 64KiB", "cache", "size")
-	}
+	c.Cache = c.Cache.withDefaults(c.Redis, &f)
 	c.Limits = maps.Clone(c.Limits)
 	for name, l := range c.Limits {
 		c.Limits[name] = l.withDefaults(name, c.Redis, &f)

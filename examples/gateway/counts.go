@@ -14,14 +14,14 @@ import (
 	"github.com/trivet-go/trivet/ratelimit/redislimit"
 )
 
-// A Redis configures the Redis in which several gateways count limits together.
+// A Redis configures the Redis in which several gateways count limits, keep rollouts and share a cache.
 type Redis struct {
 	Addr        string   `yaml:"addr"`         // "127.0.0.1:6379"; if empty, no Redis is used
 	TLS         bool     `yaml:"tls"`          // speak TLS; the system's authorities are trusted
 	Username    string   `yaml:"username"`     // of Redis' ACL; if empty, the default user
 	PasswordEnv string   `yaml:"password_env"` // the environment variable that holds the password
-	Prefix      string   `yaml:"prefix"`       // of all keys; the same prefix shares counts; "gateway:"
-	Timeout     Duration `yaml:"timeout"`      // the most that a decision may wait for Redis; 25ms
+	Prefix      string   `yaml:"prefix"`       // of all keys; the same prefix shares all of these; "gateway:"
+	Timeout     Duration `yaml:"timeout"`      // the most that a request may wait for Redis each time; 25ms
 }
 
 func (r Redis) withDefaults(f *faults) Redis {

@@ -35,7 +35,8 @@
 //   - route.go: what a request of one route passes before it is proxied
 //   - redirect.go: routes that send a client elsewhere
 //   - cache.go: the caches of routes, on cache
-//   - snapshot.go: the contents of the caches, over a restart
+//   - cachestore.go: what they share, on cache and cache/rediscache
+//   - snapshot.go: their contents, over a restart
 //   - purge.go: removing from the caches, and the token of the admin server
 //   - headers.go: what a route changes in headers
 //   - gate.go: the limits and the concurrency bound in front of one route

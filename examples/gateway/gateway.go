@@ -12,7 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/trivet-go/trivet/cache"
 	"github.com/trivet-go/trivet/telemetry"
 )
 
@@ -22,9 +21,7 @@ type gateway struct {
 	log      *slog.Logger
 	observer *observer
 	counts   *counts
-	store    *cache.MemoryStore         // of the caches of all routes
-	snapshot *snapshot                  // of store; nil without one
-	purger   *cache.Cache               // purges in store, and does nothing else
+	store    *cacheStore                // of the caches of all routes
 	rollouts rolloutStores              // of the rollouts of all routes
 	sticky   stickiness                 // of upstreams
 	token    string                     // that actions on the admin server ask for
@@ -74,7 +71,10 @@ func newGateway(cfg Config, log *slog.Logger, stdout, stderr io.Writer) (*gatewa
 		g.counts.close()
 		return nil, err
 	}
-	if err = g.openStore(cfg); err != nil {
+	if g.token, err = adminToken(cfg.Admin.TokenEnv); err == nil {
+		g.store, err = g.newCacheStore(cfg)
+	}
+	if err != nil {
 		g.observer.discard()
 		g.counts.close()
 		return nil, err
@@ -100,7 +100,7 @@ func newGateway(cfg Config, log *slog.Logger, stdout, stderr io.Writer) (*gatewa
 // start begins to resolve hosts, to check them, to try releases and to export statistics.
 func (g *gateway) start() {
 	gen := g.current.Load()
-	g.snapshot.begin()
+	g.store.begin()
 	g.begin()
 	for _, u := range gen.upstreams {
 		u.start()
@@ -270,7 +270,7 @@ func (g *gateway) register(gen *generation) {
 	for _, parts := range gen.parts {
 		parts.register(g.observer.tel, add)
 	}
-	add(telemetry.Register(g.observer.tel, "", g.store.Stats))
+	g.store.register(g.observer.tel, add)
 }
 
 // acquire returns the current generation. It stays live until the caller calls its release.
@@ -315,7 +315,7 @@ func (g *gateway) close(ctx context.Context) {
 	for _, u := range gen.upstreams {
 		u.close(ctx)
 	}
-	g.snapshot.close()
+	g.store.close()
 	if err := g.observer.close(ctx); err != nil {
 		g.log.Warn("telemetry has not been sent whole", "err", err)
 	}

@@ -85,30 +85,29 @@ func (g *gateway) purge(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case field != "":
 		writeProblem(w, http.StatusBadRequest, field+": "+err.Error())
+	case errors.Is(err, cache.ErrUnreached):
+		writeProblem(w, http.StatusServiceUnavailable, "what this gateway holds is purged, but Redis did not "+
+			"take the purge: the other gateways may use what they hold. Repeat it")
 	case err != nil:
 		writeProblem(w, http.StatusServiceUnavailable, "the store did not take the purge")
 	default:
-		g.snapshot.purged()
+		g.store.snapshot.purged()
 		w.WriteHeader(http.StatusNoContent)
 	}
 }
 
 // purgeURL purges a URL as each route knows it, whose cache may ignore some of its parameters.
 func (g *gateway) purgeURL(ctx context.Context, url string, how cache.Invalidation) error {
-	if err := g.purger.PurgeURL(ctx, url, how); err != nil {
-		return err
-	}
+	errs := []error{g.store.purger.PurgeURL(ctx, url, how)}
 	gen := g.acquire()
 	defer gen.release()
 	for _, rt := range gen.parts {
 		if rt.cache == nil || len(rt.cache.settings.IgnoreQuery) == 0 {
 			continue
 		}
-		if err := rt.cache.cache.PurgeURL(ctx, url, how); err != nil {
-			return err
-		}
+		errs = append(errs, rt.cache.cache.PurgeURL(ctx, url, how))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // purgeOne purges what p says. If p is at fault, field names what is wrong.
@@ -135,11 +134,11 @@ func (g *gateway) purgeOne(ctx context.Context, p purge) (field string, err erro
 	case p.URL != "":
 		field, err = "url", g.purgeURL(ctx, p.URL, how)
 	case p.Prefix != "":
-		field, err = "prefix", g.purger.PurgePrefix(ctx, p.Prefix, how)
+		field, err = "prefix", g.store.purger.PurgePrefix(ctx, p.Prefix, how)
 	case p.Tag != "":
-		field, err = "tag", g.purger.PurgeTag(ctx, p.Tag, how)
+		field, err = "tag", g.store.purger.PurgeTag(ctx, p.Tag, how)
 	default:
-		field, err = "group", g.purger.PurgeGroup(ctx, p.Origin, p.Group, how)
+		field, err = "group", g.store.purger.PurgeGroup(ctx, p.Origin, p.Group, how)
 	}
 	if !errors.Is(err, cache.ErrPurge) {
 		field = ""

@@ -117,15 +117,15 @@ func TestASnapshotNeverBringsBackWhatWasPurged(t *testing.T) {
 	run := restarting(t, file, b.Addr)
 	run(func(g *live) {
 		require.Equal(t, "answer 1", ask(t, g, "/"))
-		g.snapshot.save()
+		g.store.snapshot.save()
 		require.FileExists(t, file)
 		status, _ := act(g, "/purge", g.token, `{"tag": "red", "hard": true}`)
 		require.Equal(t, http.StatusNoContent, status)
 		require.NoFileExists(t, file)
 
 		// A purge while the file is written.
-		require.NoError(t, g.snapshot.write(file+".new"))
-		g.snapshot.finish(g.snapshot.purges-1, nil)
+		require.NoError(t, g.store.snapshot.write(file+".new"))
+		g.store.snapshot.finish(g.store.snapshot.purges-1, nil)
 		require.NoFileExists(t, file)
 		require.NoFileExists(t, file+".new")
 	})

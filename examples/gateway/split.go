@@ -58,10 +58,10 @@ func (g *gateway) newSplit(r Route, trusted trust) *split {
 			s.cfg.TagField = "Surrogate-Key"
 		}
 		s.cfg.OnRollback = func(ctx context.Context, b versioning.Rollback) {
-			if err := g.purger.PurgeTag(ctx, b.Tag, cache.Hard); err != nil {
+			if err := g.store.purger.PurgeTag(ctx, b.Tag, cache.Hard); err != nil {
 				g.log.Error("a release that was rolled back is still cached", "route", label, "err", err)
 			}
-			g.snapshot.purged()
+			g.store.snapshot.purged()
 		}
 	}
 	return s
