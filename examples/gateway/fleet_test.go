@@ -23,7 +23,8 @@ func fleet(redis, upstream string) string {
 func storeOf(t *testing.T, g *live) (store map[string]any) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	newAdmin(g.gateway).Handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost/cache", nil))
+	r := httptest.NewRequest(http.MethodGet, "http://localhost/cache", nil)
+	newAdmin(g.gateway).Handler.ServeHTTP(w, r)
 	var shown struct{ Store, Redis map[string]any }
 	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &shown))
 	require.NotNil(t, shown.Redis, "both tiers are shown")
@@ -101,5 +102,6 @@ func TestCacheStoresThatCannotBe(t *testing.T) {
 		require.EqualError(t, err, want)
 	}
 	_, err := parseConfig("f", []byte("redis: {addr: a}\ncache: {store: redis, snapshot: x}"+minimalConfig))
-	require.EqualError(t, err, "f:2: cache.snapshot: has no meaning with store: redis, which outlives the gateway")
+	require.EqualError(t, err,
+		"f:2: cache.snapshot: has no meaning with store: redis, which outlives the gateway")
 }

@@ -86,8 +86,8 @@ func (g *gateway) purge(w http.ResponseWriter, r *http.Request) {
 	case field != "":
 		writeProblem(w, http.StatusBadRequest, field+": "+err.Error())
 	case errors.Is(err, cache.ErrUnreached):
-		writeProblem(w, http.StatusServiceUnavailable, "what this gateway holds is purged, but Redis did not "+
-			"take the purge: the other gateways may use what they hold. Repeat it")
+		writeProblem(w, http.StatusServiceUnavailable, "what this gateway holds is purged, but Redis did "+
+			"not take the purge: the other gateways may use what they hold. Repeat it")
 	case err != nil:
 		writeProblem(w, http.StatusServiceUnavailable, "the store did not take the purge")
 	default:
