@@ -174,11 +174,10 @@ func (l *Limiter) decide(ctx context.Context, d *Decision) {
 
 // decideIn decides claims in m, in the tables of their policies.
 func decideIn(m *MemoryStore, claims []Claim) {
-	now := m.now()
 	for i := range claims {
 		claims[i].locate(claims[i].policy.table)
 	}
-	decideAll(now, claims)
+	decideAll(m, claims)
 }
 
 // charge adds the claims' costs, whether they fit or not.

@@ -142,7 +142,7 @@ func (m *MemoryStore) Take(_ context.Context, claims []Claim) error {
 			}
 		}
 	}
-	decideAll(m.now(), claims)
+	decideAll(m, claims)
 	return nil
 }
 

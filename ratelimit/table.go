@@ -116,9 +116,10 @@ func (c *Claim) ask(now, cost int64) answer {
 
 // decideAll answers every claim and charges all or none. It locks all sets together, in the order
 // of their tables, so that two limiters cannot wait for each other.
-func decideAll(now int64, claims []Claim) {
+func decideAll(m *MemoryStore, claims []Claim) {
+	now := m.now()
 	if len(claims) == 1 {
-		claims[0].decide(now)
+		claims[0].decide(m, now)
 		return
 	}
 	var order [maxPolicies]int
@@ -131,12 +132,14 @@ func decideAll(now int64, claims []Claim) {
 	}
 	ok := true
 	for _, i := range order[:len(claims)] {
-		c := &claims[i]
-		c.lock(now)
-		a := c.ask(now, c.Cost)
-		c.cell.word = a.word
-		c.set(a)
-		ok = ok && a.ok
+		claims[i].lock(now)
+		ok = claims[i].try(now) && ok
+	}
+	if !ok {
+		now, ok = m.now(), true // see decide
+		for i := range claims {
+			ok = claims[i].try(now) && ok
+		}
 	}
 	for i := range claims {
 		c := &claims[i]
@@ -152,10 +155,24 @@ func decideAll(now int64, claims []Claim) {
 	}
 }
 
-// decide is decideAll for one claim.
-func (c *Claim) decide(now int64) {
+// try writes the answer into c and its cell, and reports whether the cost fits. The set is locked.
+func (c *Claim) try(now int64) (ok bool) {
+	a := c.ask(now, c.Cost)
+	c.cell.word = a.word
+	c.set(a)
+	return a.ok
+}
+
+// decide is decideAll for one claim. Whoever had the lock before may have read the clock after now, so
+// that what it has charged looks as if it left no room. Whoever is refused is refused by a clock that
+// was read with the lock held.
+func (c *Claim) decide(m *MemoryStore, now int64) {
 	c.lock(now)
 	a := c.ask(now, c.Cost)
+	if !a.ok {
+		now = m.now()
+		a = c.ask(now, c.Cost)
+	}
 	if a.ok && c.Cost > 0 {
 		c.cell.word = a.word
 		c.put()
