@@ -139,9 +139,11 @@ func TestRefusalsOfGRPCOverHTTP1AndOfOthers(t *testing.T) {
 	}
 	for media, want := range map[string]bool{
 		"application/grpc": true, "Application/GRPC+proto": true, "application/grpc; x=y": true,
-		"application/grpc-web": false, "application/grpcs": false, "application/grp": false, "text/plain": false,
+		"application/grpc-web": false, "application/grpcs": false, "application/grp": false,
+		"text/plain": false,
 	} {
-		for n, code := range map[int]string{10: "14", 2 << 10: "8", 1 << 20: "8"} { // the last needs to linger
+		// The last one needs to linger.
+		for n, code := range map[int]string{10: "14", 2 << 10: "8", 1 << 20: "8"} {
 			resp := send(media, n)
 			if !want {
 				require.Equal(t, "application/problem+json", resp.Header.Get("Content-Type"), media)

@@ -181,7 +181,8 @@ func TestHeadersOfARouteChangeWithAReload(t *testing.T) {
 
 func TestFaultsOfHeaders(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
-		{`request: {set: {connection: a}}`, `request.set.connection: "connection" is a field of the connection`},
+		{`request: {set: {connection: a}}`,
+			`request.set.connection: "connection" is a field of the connection`},
 		{`request: {remove: [TE]}`, `request.remove[0]: "TE" is a field of the connection`},
 		{`response: {set: {Transfer_Encoding: a}}`,
 			`response.set.Transfer_Encoding: "Transfer_Encoding" is a field of the connection`},
@@ -190,7 +191,8 @@ func TestFaultsOfHeaders(t *testing.T) {
 		{`request: {set: {Host: a}}`,
 			`request.set.Host: "Host" is a field of the message's framing or routing`},
 		{`request: {set: {X-Forwarded-Prefix: /a}}`,
-			`request.set.X-Forwarded-Prefix: "X-Forwarded-Prefix" is a field by which proxies tell of each other`},
+			`request.set.X-Forwarded-Prefix: "X-Forwarded-Prefix" is a field by which proxies tell of each ` +
+				`other`},
 		{`response: {remove: [forwarded]}`,
 			`response.remove[0]: "forwarded" is a field by which proxies tell of each other`},
 		{`request: {set: {X_Request.Id: a}}`,

@@ -11,7 +11,7 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-// policies are the ways to choose a host for a request. A nil one would be balancer's default.
+// policies are the ways to choose a host for a request.
 var policies = map[string]func() balancer.Policy{
 	"adaptive":      balancer.Adaptive,
 	"round_robin":   balancer.RoundRobin,
@@ -30,9 +30,9 @@ type StickyHost struct {
 	MaxAge   Duration `yaml:"max_age"`  // how long browsers keep it; for their session
 	Insecure bool     `yaml:"insecure"` // it is also sent in clear; false
 
-	// SecretEnv is the environment variable that holds the secret, of 16 characters or more, by which
-	// the cookie's value is made. Gateways that share clients must share it. If empty, each start makes
-	// one, after which clients may move to another host.
+	// SecretEnv is the environment variable that holds the secret, of 16 characters or more, by
+	// which the cookie's value is made. Gateways that share clients must share it. If empty, each
+	// start makes one, after which clients may move to another host.
 	SecretEnv string `yaml:"secret_env"`
 }
 
@@ -59,14 +59,18 @@ func newStickiness() stickiness {
 
 // policy returns by what the host of a request is chosen.
 func (s stickiness) policy(cfg Upstream) (balancer.Policy, error) {
-	policy := policies[cfg.Policy]()
+	var policy balancer.Policy // nil means adaptive
+	if made, ok := policies[cfg.Policy]; ok {
+		policy = made()
+	}
 	if cfg.Sticky == nil {
 		return policy, nil
 	}
 	secret := s.secret
 	if name := cfg.Sticky.SecretEnv; name != "" {
 		if secret = []byte(os.Getenv(name)); len(secret) < 16 {
-			return nil, fmt.Errorf("sticky.secret_env: the environment has no %s of 16 characters or more", name)
+			return nil, fmt.Errorf("sticky.secret_env: the environment has no %s of 16 characters or more",
+				name)
 		}
 	}
 	return balancer.Sticky(balancer.StickyConfig{

@@ -104,8 +104,8 @@ func TestStickyUpstreams(t *testing.T) {
 	t.Setenv("STICKY_SECRET", "too short")
 	cfg, err := parseConfig("f", []byte(text("idle_timeout: 1s, sticky: {secret_env: STICKY_SECRET}")))
 	require.NoError(t, err)
-	require.EqualError(t, g.reload(cfg), "upstreams.app: sticky.secret_env: the environment has no STICKY_SECRET "+
-		"of 16 characters or more")
+	require.EqualError(t, g.reload(cfg), "upstreams.app: sticky.secret_env: the environment has no "+
+		"STICKY_SECRET of 16 characters or more")
 	g.reloadText(t, text("connect_timeout: 1s"))
 	_, none := send()
 	require.Nil(t, none)

@@ -9,12 +9,12 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-// maxWaiting is how many requests of an upstream wait for a host at once. More are treated as if there
-// were no wait.
+// maxWaiting is how many requests of an upstream wait for a host at once. More are treated as if
+// there were no wait.
 const maxWaiting = 1000
 
-// A standby lets requests of an upstream wait while, as health checks say, all of its hosts are down. It
-// goes on with the balancer over reloads, so that requests which began before one are woken, too.
+// A standby lets requests of an upstream wait while, as health checks say, all of its hosts are down.
+// It goes on with the balancer over reloads, so that requests which began before one are woken, too.
 type standby struct {
 	down    atomic.Bool
 	waiting atomic.Int64

@@ -93,7 +93,8 @@ func TestRequestsWaitForAHost(t *testing.T) {
 		require.Equal(t, 200, <-status)
 	})
 	t.Run("not beyond the route's timeout", func(t *testing.T) {
-		g.reloadText(t, strings.Replace(waiting(b.Addr, "wait: 1h"), "upstream: app}", "upstream: app, timeout: 50ms}", 1))
+		g.reloadText(t, strings.Replace(waiting(b.Addr, "wait: 1h"),
+			"upstream: app}", "upstream: app, timeout: 50ms}", 1))
 		down(true)
 		resp, _ := get(t, c, g.url)
 		require.Equal(t, 504, resp.StatusCode)
@@ -129,7 +130,9 @@ func TestStandby(t *testing.T) {
 		require.Zero(t, waited(), "nothing is known")
 		s.observe(hosts(balancer.Down, balancer.Healthy))
 		require.Zero(t, waited())
-		for _, state := range []balancer.State{balancer.Down, balancer.Ejected, balancer.Pending, balancer.Draining} {
+		for _, state := range []balancer.State{
+			balancer.Down, balancer.Ejected, balancer.Pending, balancer.Draining,
+		} {
 			s.observe(hosts(state, balancer.Down))
 			require.Equal(t, time.Minute, waited(), state)
 		}
@@ -191,7 +194,12 @@ func TestHostsOfWeightZero(t *testing.T) {
 	<-begun
 	g.reloadText(t, text("0x0", "3"))
 	require.Eventually(t, func() bool {
-		return g.current.Load().upstreams["app"].hosts()[0].State != g.current.Load().upstreams["app"].hosts()[1].State
+		for _, h := range g.current.Load().upstreams["app"].hosts() {
+			if h.Addr == a.Addr {
+				return h.State == balancer.Draining
+			}
+		}
+		return false
 	}, eventually, tick)
 	all("b", cookie)
 	close(release)
