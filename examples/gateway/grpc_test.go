@@ -116,10 +116,12 @@ routes:
 		})
 	}
 	t.Run("an upstream's own error of HTTP is left alone", func(t *testing.T) {
-		web.Set(backend.Behaviour{Status: 503})
-		_, err := call("/s/web", "x")
-		require.Equal(t, codes.Unavailable, status.Code(err))
-		require.Contains(t, err.Error(), "unexpected HTTP status code received from server: 503")
+		for _, code := range []int{400, 404, 503} {
+			web.Set(backend.Behaviour{Status: code})
+			_, err := call("/s/web", "x")
+			require.Contains(t, err.Error(),
+				fmt.Sprint("unexpected HTTP status code received from server: ", code))
+		}
 	})
 }
 

@@ -26,7 +26,7 @@ var policies = map[string]func() balancer.Policy{
 // A StickyHost keeps a client at the host that has answered it first, by a cookie, as long as that host
 // may get requests.
 type StickyHost struct {
-	Cookie   string   `yaml:"cookie"`   // its name; "trivet_" and the upstream's name
+	Cookie   string   `yaml:"cookie"`   // its name; "trivet_host_" and the upstream's
 	MaxAge   Duration `yaml:"max_age"`  // how long browsers keep it; for their session
 	Insecure bool     `yaml:"insecure"` // it is also sent in clear; false
 
@@ -39,7 +39,7 @@ type StickyHost struct {
 // withDefaults returns s with its defaults, and adds its faults to f.
 func (s *StickyHost) withDefaults(upstream string, f *faults, path ...any) *StickyHost {
 	full := *s
-	full.Cookie = cmp.Or(s.Cookie, "trivet_"+notInName.ReplaceAllString(upstream, "-"))
+	full.Cookie = cmp.Or(s.Cookie, "trivet_host_"+notInName.ReplaceAllString(upstream, "-"))
 	if !fieldName.MatchString(full.Cookie) {
 		f.add(fmt.Sprintf("%q is not the name of a cookie", s.Cookie), with(path, "cookie")...)
 	}

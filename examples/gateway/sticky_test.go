@@ -64,7 +64,7 @@ func TestStickyUpstreams(t *testing.T) {
 		return resp.Header.Get("Backend"), nil
 	}
 	first, cookie := send()
-	require.Equal(t, "trivet_app", cookie.Name)
+	require.Equal(t, "trivet_host_app", cookie.Name)
 	require.True(t, cookie.Secure)
 	require.Zero(t, cookie.MaxAge)
 	for range 6 {

@@ -45,6 +45,8 @@ func (s *standby) observe(hosts func() []balancer.EndpointStatus) {
 }
 
 // wait lets a request wait up to d while all hosts are down. What it gets then is the same as without.
+// It ends with the client, as far as net/http knows: over HTTP/1.1 a client that leaves is not noticed
+// before its body has been read.
 func (s *standby) wait(r *http.Request, d Duration) {
 	if d == 0 || !s.down.Load() {
 		return
