@@ -551,8 +551,8 @@ func TestG20_NilAndZeroValuesAreRefusedWhenBuilt(t *testing.T) {
 
 	tel, err := telemetry.New(telemetry.Config{})
 	require.NoError(t, err)
-	_, err = newUpstream("u", Upstream{URL: "http://a", Hosts: []Host{{}}}, trust{}, Server{}, stickiness{}, tel,
-		discardLog)
+	_, err = newUpstream("u", Upstream{URL: "http://a", Hosts: []Host{{}}}, trust{}, Server{},
+		stickiness{}, tel, discardLog)
 	require.ErrorContains(t, err, "endpoint 0 has no address")
 
 	var pushed *balancer.Pushed

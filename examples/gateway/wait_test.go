@@ -17,7 +17,7 @@ import (
 
 // waiting is a configuration whose upstream notices at once that its host is down or up.
 func waiting(addr, keys string) string {
-	return upstreamOf(addr, "health: {path: /healthz, interval: 5ms, rise: 1, fall: 1}, "+keys)
+	return upstreamOf(addr, "health: {path: /healthz, interval: 5ms, timeout: 3s, rise: 1, fall: 1}, "+keys)
 }
 
 // standbyOf returns the standby of the upstream app.
