@@ -21,19 +21,25 @@ import (
 	"github.com/trivet-go/trivet/internal/backend"
 )
 
-// grpcBackend answers each call of gRPC with the message that it got, or with the status NOT_FOUND if
-// the message is "missing". It returns its address.
+// grpcBackend answers each message of a call with the same, or ends the call with the status NOT_FOUND
+// if the message is "missing". It returns its address.
 func grpcBackend(t *testing.T) string {
 	t.Helper()
 	s := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
-		m := new(wrapperspb.StringValue)
-		if err := stream.RecvMsg(m); err != nil {
-			return err
+		for {
+			m := new(wrapperspb.StringValue)
+			switch err := stream.RecvMsg(m); {
+			case err == io.EOF:
+				return nil
+			case err != nil:
+				return err
+			case m.Value == "missing":
+				return status.Error(codes.NotFound, "none of the name 100 % ä")
+			}
+			if err := stream.SendMsg(m); err != nil {
+				return err
+			}
 		}
-		if m.Value == "missing" {
-			return status.Error(codes.NotFound, "none of the name 100 % ä")
-		}
-		return stream.SendMsg(m)
 	}))
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -123,6 +129,26 @@ routes:
 				fmt.Sprint("unexpected HTTP status code received from server: ", code))
 		}
 	})
+}
+
+// Each message of a stream arrives before the next one is sent.
+func TestStreamsOfGRPC(t *testing.T) {
+	g := start(t, "server: {h2c: true}\n"+upstreamOf(grpcBackend(t), "h2c: true"))
+	conn, err := grpc.NewClient("passthrough:///"+g.addr,
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	require.NoError(t, err)
+	defer conn.Close()
+	both := &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
+	stream, err := conn.NewStream(t.Context(), both, "/s/both")
+	require.NoError(t, err)
+	for _, text := range []string{"one", "two", "three"} {
+		require.NoError(t, stream.SendMsg(wrapperspb.String(text)))
+		got := new(wrapperspb.StringValue)
+		require.NoError(t, stream.RecvMsg(got))
+		require.Equal(t, text, got.Value)
+	}
+	require.NoError(t, stream.CloseSend())
+	require.Equal(t, io.EOF, stream.RecvMsg(new(wrapperspb.StringValue)))
 }
 
 func TestRefusalsOfGRPCOverHTTP1AndOfOthers(t *testing.T) {

@@ -15,14 +15,6 @@ import (
 	"github.com/trivet-go/trivet/internal/backend"
 )
 
-// reload replaces the configuration of g by text.
-func (g *live) reloadText(t *testing.T, text string) {
-	t.Helper()
-	cfg, err := parseConfig("f", []byte(text))
-	require.NoError(t, err)
-	require.NoError(t, g.reload(cfg))
-}
-
 // mirror answers with the request's host, target and header as JSON.
 var mirror = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Server", "old")
@@ -166,14 +158,14 @@ func TestHeadersOfARouteChangeWithAReload(t *testing.T) {
 	resp, _ := get(t, c, g.url+"/a")
 	require.Equal(t, "42", resp.Header.Get("Tenant"))
 	require.Equal(t, "DENY", resp.Header.Get("X-Frame-Options"))
-	g.reloadText(t, text("{request: {set: {X-Tenant: new}}, response: {set: {X-New: new}}}"))
+	reloadText(t, g, text("{request: {set: {X-Tenant: new}}, response: {set: {X-New: new}}}"))
 	resp, _ = get(t, c, g.url+"/a")
 	require.Equal(t, "42", resp.Header.Get("Tenant"), "this one is stored")
 	require.NotContains(t, resp.Header, "X-Frame-Options", "what is stored has nothing of the changes")
 	require.Equal(t, "new", resp.Header.Get("X-New"))
 	resp, _ = get(t, c, g.url+"/b")
 	require.Equal(t, "new", resp.Header.Get("Tenant"))
-	g.reloadText(t, text("{}"))
+	reloadText(t, g, text("{}"))
 	resp, _ = get(t, c, g.url+"/a")
 	require.NotContains(t, resp.Header, "X-New")
 	require.EqualValues(t, 2, b.Requests())

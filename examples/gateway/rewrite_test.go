@@ -55,7 +55,7 @@ func TestHostAndPathThatAnUpstreamGets(t *testing.T) {
 		"host: new.test, strip_prefix: /api/x": "new.test /",
 		"connect_timeout: 1s":                  "out.test /api/x",
 	} {
-		g.reloadText(t, upstreamOf(b.Addr, keys))
+		reloadText(t, g, upstreamOf(b.Addr, keys))
 		req := request(t, "GET", g.url+"/api/x")
 		req.Host = "out.test"
 		_, got := mirrorOf(t, c, req)
@@ -76,6 +76,6 @@ func TestChecksHaveTheHostOfTheUpstream(t *testing.T) {
 		})})
 	g := start(t, upstreamOf(b.Addr, "host: in.test, path: /base, health: {path: /up, interval: 10ms}"))
 	require.Equal(t, "in.test/up", <-checks)
-	g.reloadText(t, upstreamOf(b.Addr, "health: {path: /up, interval: 10ms}"))
+	reloadText(t, g, upstreamOf(b.Addr, "health: {path: /up, interval: 10ms}"))
 	require.Eventually(t, func() bool { return <-checks == "app/up" }, eventually, tick)
 }

@@ -92,7 +92,7 @@ func TestHostsOfSRVRecords(t *testing.T) {
 	}
 	hosts := g.current.Load().upstreams["mail"].hosts()
 	require.Len(t, hosts, 2)
-	g.reloadText(t, text("web"))
+	reloadText(t, g, text("web"))
 	require.Eventually(t, func() bool {
 		resp, _ := get(t, c, g.url)
 		return resp.Header.Get("Backend") == "a"

@@ -79,13 +79,13 @@ func TestRequestsWaitForAHost(t *testing.T) {
 		down(true)
 		status := later(t, t.Context(), c, g.url)
 		waits(1)
-		g.reloadText(t, waiting(b.Addr, "connect_timeout: 1s"))
+		reloadText(t, g, waiting(b.Addr, "connect_timeout: 1s"))
 		resp, _ := get(t, c, g.url)
 		require.Equal(t, 200, resp.StatusCode, "without the key nothing waits: all hosts down are tried")
 		require.EqualValues(t, 1, standbyOf(g).waiting.Load())
 		b.Set(backend.Behaviour{})
 		require.Equal(t, 200, <-status, "the one of before is woken")
-		g.reloadText(t, waiting(b.Addr, "wait: 1h"))
+		reloadText(t, g, waiting(b.Addr, "wait: 1h"))
 		down(true)
 		status = later(t, t.Context(), c, g.url)
 		waits(1)
@@ -93,7 +93,7 @@ func TestRequestsWaitForAHost(t *testing.T) {
 		require.Equal(t, 200, <-status)
 	})
 	t.Run("not beyond the route's timeout", func(t *testing.T) {
-		g.reloadText(t, strings.Replace(waiting(b.Addr, "wait: 1h"),
+		reloadText(t, g, strings.Replace(waiting(b.Addr, "wait: 1h"),
 			"upstream: app}", "upstream: app, timeout: 50ms}", 1))
 		down(true)
 		resp, _ := get(t, c, g.url)
@@ -192,7 +192,7 @@ func TestHostsOfWeightZero(t *testing.T) {
 	cookie := all("a").Cookies()[0]
 	slow := later(t, t.Context(), c, g.url+"/slow")
 	<-begun
-	g.reloadText(t, text("0x0", "3"))
+	reloadText(t, g, text("0x0", "3"))
 	require.Eventually(t, func() bool {
 		for _, h := range g.current.Load().upstreams["app"].hosts() {
 			if h.Addr == a.Addr {
@@ -204,12 +204,12 @@ func TestHostsOfWeightZero(t *testing.T) {
 	all("b", cookie)
 	close(release)
 	require.Equal(t, 200, <-slow)
-	g.reloadText(t, text("0", "0"))
+	reloadText(t, g, text("0", "0"))
 	require.Eventually(t, func() bool {
 		resp, _ := get(t, c, g.url)
 		return resp.StatusCode == 503
 	}, eventually, tick)
-	g.reloadText(t, text("2", "0"))
+	reloadText(t, g, text("2", "0"))
 	require.Eventually(t, func() bool {
 		resp, _ := get(t, c, g.url)
 		return resp.StatusCode == 200

@@ -63,7 +63,7 @@ func TestWildcardHosts(t *testing.T) {
 		require.Equal(t, want, status, path)
 	}
 
-	g.reloadText(t, inFlow(b.Addr, "\n"+named("*.other.test", "/", "new")))
+	reloadText(t, g, inFlow(b.Addr, "\n"+named("*.other.test", "/", "new")))
 	status, _ := route("x.example.com", "/")
 	require.Equal(t, http.StatusNotFound, status)
 	_, got := route("x.other.test", "/")
