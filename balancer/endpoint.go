@@ -17,8 +17,8 @@ type Endpoint struct {
 	// Weight is the share of requests relative to others. Zero means 1.
 	Weight uint32
 
-	// Drain keeps new requests from the endpoint, whatever a policy, a cookie or panic mode says. Those
-	// in flight go on, and so do its checks, so that it can come back at once.
+	// Drain keeps new requests from the endpoint, whatever a policy, a cookie or panic mode says.
+	// Those in flight go on, and so do its checks, so that it can come back at once.
 	Drain bool
 
 	// Priority orders groups of endpoints: those of priority 0 get requests first, those of 1 as

@@ -88,7 +88,8 @@ func (p *pool) checkOnce(ctx context.Context, cfg *Config, e *endpoint) (err err
 		}()
 		return cfg.Health.Check(ctx, e.public(), rt)
 	}
-	resp, err := ask(ctx, rt, p.target, cfg.Health.Host, http.MethodGet, cfg.Health.Path, "Trivet-Health-Check")
+	h := &cfg.Health
+	resp, err := ask(ctx, rt, p.target, h.Host, http.MethodGet, h.Path, "Trivet-Health-Check")
 	if err == nil && (resp.StatusCode < 200 || resp.StatusCode > 399) {
 		err = fmt.Errorf("balancer: health check: status %d", resp.StatusCode)
 	}

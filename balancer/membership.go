@@ -59,7 +59,8 @@ func (g *group) update(
 	return added, changed, removed
 }
 
-// drainedLocked tells that e is drained, or not any more: then it starts slowly, as whatever comes back.
+// drainedLocked tells that e is drained, or not any more: then it starts slowly, as whatever comes
+// back.
 func (g *group) drainedLocked(config *groupConfig, e *endpoint, now int64) {
 	reason := "drain"
 	if !e.public().Drain {

@@ -129,7 +129,7 @@ type EndpointStatus struct {
 }
 
 // Endpoints returns the endpoints of target ("https://users.internal"), by address, and then those
-// that are draining. It is nil if the target has had no request.
+// that have been removed and are draining. It is nil if the target has had no request.
 func (b *Balancer) Endpoints(target string) []EndpointStatus {
 	u, err := parseTarget(target)
 	if err != nil {

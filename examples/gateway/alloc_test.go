@@ -96,9 +96,14 @@ func TestAllocationsOfAProxiedRequest(t *testing.T) {
 	}
 	bare := testing.AllocsPerRun(2000, proxied(t, ln.Addr().String()))
 	metrics := gateway("telemetry: {access_log: {output: none}}\n" + fmt.Sprintf(upstream, addr, ""))
+	// What other routes and upstreams have must not be paid for by this one.
+	beside := gateway("telemetry: {access_log: {output: none}}\nserver: {h2c: true}\n" +
+		fmt.Sprintf(upstream, addr, `}, {host: "*.b.test", upstream: app, max_body: 1KiB,
+  headers: {request: {set: {A: b}}, response: {remove: [C]}}}, {path: /old/, redirect: {to: "/new/*"}`))
 	full := gateway("limits: {address: {rate: 1000000/s, burst: 1000000, by: address}}\n" +
 		fmt.Sprintf(upstream, addr, ", limits: [address]"))
 	t.Logf("ReverseProxy %v, gateway with metrics %v, with limit and access log too %v", bare, metrics, full)
 	require.LessOrEqual(t, metrics, bare)
+	require.LessOrEqual(t, beside, metrics)
 	require.LessOrEqual(t, full, bare+10)
 }

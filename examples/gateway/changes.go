@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// keeps reports whether the upstream of that name, if there is one, goes on as it is with settings u. A
-// nil gen has none.
+// keeps reports whether the upstream of that name, if there is one, goes on as it is with settings
+// u. A nil gen has none.
 func (gen *generation) keeps(name string, u Upstream) bool {
 	if gen == nil || gen.upstreams[name] == nil || !reflect.DeepEqual(gen.cfg.Upstreams[name], u) {
 		return false

@@ -161,15 +161,16 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 		{"unknown key below", "server:\n  lisen: a",
 			"f:7: server.lisen: unknown key: did you mean listen? the keys here are deadline_field, " +
 				"drain_delay, drain_timeout, h2c, hint_field, idle_timeout, listen, max_body, " +
-				"max_header_bytes, max_header_fields, max_requests, max_tunnels, min_rate, read_header_timeout, " +
-				"stall_timeout, tls, trusted_proxies, tunnel_idle"},
+				"max_header_bytes, max_header_fields, max_requests, max_tunnels, min_rate, " +
+				"read_header_timeout, stall_timeout, tls, trusted_proxies, tunnel_idle"},
 		{"unknown key in a list", "    pth: /",
 			"f:6: routes[0].pth: unknown key: did you mean path? the keys here are cache, concurrency, " +
 				"headers, host, limits, max_body, methods, path, redirect, rollout, shadow, stall_timeout, " +
 				"timeout, upstream, versions"},
 		{"unknown key like no other", "    weather: fine",
-			"f:6: routes[0].weather: unknown key: the keys here are cache, concurrency, headers, host, limits, " +
-				"max_body, methods, path, redirect, rollout, shadow, stall_timeout, timeout, upstream, versions"},
+			"f:6: routes[0].weather: unknown key: the keys here are cache, concurrency, headers, host, " +
+				"limits, max_body, methods, path, redirect, rollout, shadow, stall_timeout, timeout, " +
+				"upstream, versions"},
 		{"faults of two kinds", "server: {idle_timeout: 5, max_body: -1KiB}\nlimits: {a: {rate: 5/s, by: x}}",
 			"f:6: server.idle_timeout: must be a duration such as 500ms, 5s or 1m30s, not `5`\n" +
 				"f:6: server.max_body: must be positive\n" +
@@ -255,14 +256,14 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 		{"host of two lines", "    host: \"a\\nb\"",
 			`f:6: routes[0].host: "a\nb" is not a host name without port and final dot, in ASCII`},
 		{"host of a star", "    host: \"*\"",
-			`f:6: routes[0].host: "*" is not a host name without port and final dot, in ASCII: a star ` +
-				"stands only for whole labels at the beginning, as in *.example.com"},
+			`f:6: routes[0].host: "*" is not a host name without port and final dot, in ASCII: ` +
+				"a star stands only for whole labels at the beginning, as in *.example.com"},
 		{"host with a star for a part", "    host: a*.test",
-			`f:6: routes[0].host: "a*.test" is not a host name without port and final dot, in ASCII: a star ` +
-				"stands only for whole labels at the beginning, as in *.example.com"},
+			`f:6: routes[0].host: "a*.test" is not a host name without port and final dot, in ASCII: ` +
+				"a star stands only for whole labels at the beginning, as in *.example.com"},
 		{"host with two stars", "    host: \"*.*.test\"",
-			`f:6: routes[0].host: "*.*.test" is not a host name without port and final dot, in ASCII: a star ` +
-				"stands only for whole labels at the beginning, as in *.example.com"},
+			`f:6: routes[0].host: "*.*.test" is not a host name without port and final dot, in ASCII: ` +
+				"a star stands only for whole labels at the beginning, as in *.example.com"},
 		{"host with a port behind a star", "    host: \"*.test:80\"",
 			`f:6: routes[0].host: "*.test:80" is not a host name without port and final dot, in ASCII`},
 		{"same wildcard twice",
@@ -300,7 +301,8 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 		{"certificate without key", "server: {tls: {certificates: [{cert: a.pem}]}}",
 			"f:6: server.tls.certificates[0]: needs both cert and key"},
 		{"HTTP/2 in clear with certificates", "server: {h2c: true, tls: {certificates: [{cert: a, key: b}]}}",
-			"f:6: server.h2c: is HTTP/2 in clear, but there are certificates, with which HTTP/2 needs no setting"},
+			"f:6: server.h2c: is HTTP/2 in clear, but there are certificates, with which HTTP/2 needs no " +
+				"setting"},
 		{"a number for h2c", "server: {h2c: 1}",
 			"f:6: server.h2c: must be true or false, not `1`"},
 		{"old TLS", "server: {tls: {min_version: \"1.1\"}}",
@@ -411,89 +413,6 @@ func TestFaultyFilesCostLittleMemory(t *testing.T) {
 			require.ErrorContains(t, err, tt.want)
 			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(200<<20))
 		})
-	}
-}
-
-func TestUpstreamErrorsNameLineAndField(t *testing.T) {
-	for _, tt := range []struct{ text, want string }{
-		{"{}",
-			`: either url or hosts is required`},
-		{"{url: users.internal}",
-			`.url: "users.internal" is not a URL such as http://users.internal:8080`},
-		{"{url: \"ftp://a\"}",
-			`.url: "ftp://a" is not a URL such as http://users.internal:8080`},
-		{"{url: \"http://a/path\"}",
-			`.url: must have no more than scheme, host and port`},
-		{"{url: \"http://me:secret@a\"}",
-			`.url: must have no more than scheme, host and port`},
-		{"{url: \"https://a\", h2c: true}",
-			`.h2c: is HTTP/2 in clear, but the url says https, where HTTP/2 needs no setting`},
-		{"{hosts: [\"a:b:c\"]}",
-			`.hosts[0]: "a:b:c" is not an address such as 10.0.0.1:8080`},
-		{"{hosts: [a, \"\"]}",
-			`.hosts[1]: "" is not an address such as 10.0.0.1:8080`},
-		{"{hosts: [a, b, a]}",
-			`.hosts[2]: "a" stands here twice`},
-		{"{hosts: [{adr: a}]}",
-			`.hosts[0].adr: unknown key: did you mean addr? the keys here are addr, priority, weight`},
-		{"{hosts: [\"http://10.0.0.1:80\"]}",
-			`.hosts[0]: "http://10.0.0.1:80" is a URL and not an address: leave out http://`},
-		{"{hosts: [\"https://me:secret@a\"]}",
-			`.hosts[0]: what stands here is a URL and not an address: leave out https://`},
-		{"{hosts: [{addr: a, priority: -1}]}",
-			".hosts[0].priority: must be a whole number from 0, not `-1`"},
-		{"{hosts: [a], health: {path: x}}",
-			`.health.path: "x" is not a path that begins with a slash, encoded as in a URL`},
-		{"{hosts: [a], health: {path: /%z}}",
-			`.health.path: "/%z" is not a path that begins with a slash, encoded as in a URL`},
-		{"{hosts: [a], health: {path: /a b}}",
-			`.health.path: "/a b" is not a path that begins with a slash, encoded as in a URL`},
-		{"{hosts: [a, \"a:\"]}",
-			`.hosts[1]: "a:" is not an address such as 10.0.0.1:8080`},
-		{"{hosts: [\"a:99999\"]}",
-			`.hosts[0]: "a:99999" is not an address such as 10.0.0.1:8080`},
-		{"{hosts: [\"a:+80\"]}",
-			`.hosts[0]: "a:+80" is not an address such as 10.0.0.1:8080`},
-		{"{hosts: [\"[::1\"]}",
-			`.hosts[0]: "[::1" is not an address such as 10.0.0.1:8080`},
-		{"{hosts: [\"[a]\"]}",
-			`.hosts[0]: "[a]" is not an address such as 10.0.0.1:8080`},
-		{"{hosts: [\"a\\nb\"]}",
-			`.hosts[0]: "a\nb" is not an address such as 10.0.0.1:8080`},
-		{"{hosts: [a?b]}",
-			`.hosts[0]: "a?b" is not an address such as 10.0.0.1:8080`},
-		{"{hosts: [ä]}",
-			`.hosts[0]: "ä" is not an address such as 10.0.0.1:8080`},
-		{"{url: \"http://a:99999\"}",
-			`.url: "http://a:99999" is not a URL such as http://users.internal:8080`},
-		{"{url: \"http://a,b\"}",
-			`.url: "http://a,b" is not a URL such as http://users.internal:8080`},
-		{"{url: \"ftp://me:secret@a\"}",
-			`.url: what stands here is not a URL such as http://users.internal:8080`},
-		{"{hosts: [\"me:secret@a:80\"]}",
-			`.hosts[0]: what stands here is not an address such as 10.0.0.1:8080`},
-		{"{hosts: [{addr: a, weight: -1}]}",
-			".hosts[0].weight: must be a whole number from 0, not `-1`"},
-		{"{hosts: [{addr: a, weight: 4294967296}]}",
-			".hosts[0].weight: must be a whole number from 0, not `4294967296`"},
-		{"{hosts: [{addr: a, weight: }]}",
-			".hosts[0].weight: has no value: without one, leave it out"},
-		{"{hosts: [a], health: {fall: -1}}",
-			`.health.fall: must be positive`},
-	} {
-		t.Run(tt.text, func(t *testing.T) {
-			_, err := parseConfig("f", []byte("upstreams: {u: "+tt.text+"}\nroutes: [{upstream: u}]"))
-			require.EqualError(t, err, "f:1: upstreams.u"+tt.want)
-		})
-	}
-}
-
-func TestAddressesThatAreGood(t *testing.T) {
-	for _, addr := range []string{
-		"a", "A.b.", "a_b:80", "a:http", "10.0.0.1", "10.0.0.1:80", "::1", "[::1]", "[::1]:80",
-		"fe80::1%eth0", "[fe80::1%eth0]:80", "unix:/run/a.sock",
-	} {
-		require.True(t, validAddr(addr), addr)
 	}
 }
 

@@ -113,7 +113,8 @@ func (g *gateway) start() {
 func (g *gateway) newGeneration(cfg Config, old *generation) (gen *generation, commit func(), err error) {
 	gen = &generation{
 		cfg: cfg, routes: http.NewServeMux(), parts: map[string]*routing{}, upstreams: map[string]*upstream{},
-		splits: map[string]*split{}, wildcards: map[string]string{}, idle: make(chan struct{}), alone: make(chan struct{}),
+		splits: map[string]*split{}, wildcards: map[string]string{},
+		idle: make(chan struct{}), alone: make(chan struct{}),
 	}
 	gen.makeIdle = sync.OnceFunc(func() { close(gen.idle) })
 	var changes []func()

@@ -21,19 +21,25 @@ import (
 	"github.com/trivet-go/trivet/internal/backend"
 )
 
-// grpcBackend answers each call of gRPC with the message that it got, or with the status NOT_FOUND if
-// the message is "missing". It returns its address.
+// grpcBackend answers each message of a call with the same, or ends the call with the status NOT_FOUND
+// if the message is "missing". It returns its address.
 func grpcBackend(t *testing.T) string {
 	t.Helper()
 	s := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
-		m := new(wrapperspb.StringValue)
-		if err := stream.RecvMsg(m); err != nil {
-			return err
+		for {
+			m := new(wrapperspb.StringValue)
+			switch err := stream.RecvMsg(m); {
+			case err == io.EOF:
+				return nil
+			case err != nil:
+				return err
+			case m.Value == "missing":
+				return status.Error(codes.NotFound, "none of the name 100 % ä")
+			}
+			if err := stream.SendMsg(m); err != nil {
+				return err
+			}
 		}
-		if m.Value == "missing" {
-			return status.Error(codes.NotFound, "none of the name 100 % ä")
-		}
-		return stream.SendMsg(m)
 	}))
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -116,11 +122,33 @@ routes:
 		})
 	}
 	t.Run("an upstream's own error of HTTP is left alone", func(t *testing.T) {
-		web.Set(backend.Behaviour{Status: 503})
-		_, err := call("/s/web", "x")
-		require.Equal(t, codes.Unavailable, status.Code(err))
-		require.Contains(t, err.Error(), "unexpected HTTP status code received from server: 503")
+		for _, code := range []int{400, 404, 503} {
+			web.Set(backend.Behaviour{Status: code})
+			_, err := call("/s/web", "x")
+			require.Contains(t, err.Error(),
+				fmt.Sprint("unexpected HTTP status code received from server: ", code))
+		}
 	})
+}
+
+// Each message of a stream arrives before the next one is sent.
+func TestStreamsOfGRPC(t *testing.T) {
+	g := start(t, "server: {h2c: true}\n"+upstreamOf(grpcBackend(t), "h2c: true"))
+	conn, err := grpc.NewClient("passthrough:///"+g.addr,
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	require.NoError(t, err)
+	defer conn.Close()
+	both := &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
+	stream, err := conn.NewStream(t.Context(), both, "/s/both")
+	require.NoError(t, err)
+	for _, text := range []string{"one", "two", "three"} {
+		require.NoError(t, stream.SendMsg(wrapperspb.String(text)))
+		got := new(wrapperspb.StringValue)
+		require.NoError(t, stream.RecvMsg(got))
+		require.Equal(t, text, got.Value)
+	}
+	require.NoError(t, stream.CloseSend())
+	require.Equal(t, io.EOF, stream.RecvMsg(new(wrapperspb.StringValue)))
 }
 
 func TestRefusalsOfGRPCOverHTTP1AndOfOthers(t *testing.T) {
@@ -139,9 +167,11 @@ func TestRefusalsOfGRPCOverHTTP1AndOfOthers(t *testing.T) {
 	}
 	for media, want := range map[string]bool{
 		"application/grpc": true, "Application/GRPC+proto": true, "application/grpc; x=y": true,
-		"application/grpc-web": false, "application/grpcs": false, "application/grp": false, "text/plain": false,
+		"application/grpc-web": false, "application/grpcs": false, "application/grp": false,
+		"text/plain": false,
 	} {
-		for n, code := range map[int]string{10: "14", 2 << 10: "8", 1 << 20: "8"} { // the last needs to linger
+		// The last one needs to linger.
+		for n, code := range map[int]string{10: "14", 2 << 10: "8", 1 << 20: "8"} {
 			resp := send(media, n)
 			if !want {
 				require.Equal(t, "application/problem+json", resp.Header.Get("Content-Type"), media)

@@ -38,7 +38,7 @@ func TestHTTP2InClear(t *testing.T) {
 	_, err = clearClient(t).Get(plain.url)
 	require.Error(t, err, "not by default")
 	// An upgrade would carry requests past what the gateway checks.
-	resp, _ := do(t, client(t), request(t, "GET", g.url, "Connection", "Upgrade, HTTP2-Settings", "Upgrade", "h2c",
-		"HTTP2-Settings", "AAMAAABkAAQAAP__"))
+	resp, _ := do(t, client(t), request(t, "GET", g.url, "Connection", "Upgrade, HTTP2-Settings",
+		"Upgrade", "h2c", "HTTP2-Settings", "AAMAAABkAAQAAP__"))
 	require.Equal(t, 200, resp.StatusCode)
 }

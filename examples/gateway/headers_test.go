@@ -15,14 +15,6 @@ import (
 	"github.com/trivet-go/trivet/internal/backend"
 )
 
-// reload replaces the configuration of g by text.
-func (g *live) reloadText(t *testing.T, text string) {
-	t.Helper()
-	cfg, err := parseConfig("f", []byte(text))
-	require.NoError(t, err)
-	require.NoError(t, g.reload(cfg))
-}
-
 // mirror answers with the request's host, target and header as JSON.
 var mirror = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Server", "old")
@@ -166,14 +158,14 @@ func TestHeadersOfARouteChangeWithAReload(t *testing.T) {
 	resp, _ := get(t, c, g.url+"/a")
 	require.Equal(t, "42", resp.Header.Get("Tenant"))
 	require.Equal(t, "DENY", resp.Header.Get("X-Frame-Options"))
-	g.reloadText(t, text("{request: {set: {X-Tenant: new}}, response: {set: {X-New: new}}}"))
+	reloadText(t, g, text("{request: {set: {X-Tenant: new}}, response: {set: {X-New: new}}}"))
 	resp, _ = get(t, c, g.url+"/a")
 	require.Equal(t, "42", resp.Header.Get("Tenant"), "this one is stored")
 	require.NotContains(t, resp.Header, "X-Frame-Options", "what is stored has nothing of the changes")
 	require.Equal(t, "new", resp.Header.Get("X-New"))
 	resp, _ = get(t, c, g.url+"/b")
 	require.Equal(t, "new", resp.Header.Get("Tenant"))
-	g.reloadText(t, text("{}"))
+	reloadText(t, g, text("{}"))
 	resp, _ = get(t, c, g.url+"/a")
 	require.NotContains(t, resp.Header, "X-New")
 	require.EqualValues(t, 2, b.Requests())
@@ -181,7 +173,8 @@ func TestHeadersOfARouteChangeWithAReload(t *testing.T) {
 
 func TestFaultsOfHeaders(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
-		{`request: {set: {connection: a}}`, `request.set.connection: "connection" is a field of the connection`},
+		{`request: {set: {connection: a}}`,
+			`request.set.connection: "connection" is a field of the connection`},
 		{`request: {remove: [TE]}`, `request.remove[0]: "TE" is a field of the connection`},
 		{`response: {set: {Transfer_Encoding: a}}`,
 			`response.set.Transfer_Encoding: "Transfer_Encoding" is a field of the connection`},
@@ -190,7 +183,8 @@ func TestFaultsOfHeaders(t *testing.T) {
 		{`request: {set: {Host: a}}`,
 			`request.set.Host: "Host" is a field of the message's framing or routing`},
 		{`request: {set: {X-Forwarded-Prefix: /a}}`,
-			`request.set.X-Forwarded-Prefix: "X-Forwarded-Prefix" is a field by which proxies tell of each other`},
+			`request.set.X-Forwarded-Prefix: "X-Forwarded-Prefix" is a field by which proxies tell of each ` +
+				`other`},
 		{`response: {remove: [forwarded]}`,
 			`response.remove[0]: "forwarded" is a field by which proxies tell of each other`},
 		{`request: {set: {X_Request.Id: a}}`,

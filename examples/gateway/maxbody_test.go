@@ -46,10 +46,10 @@ func TestBodyBoundOfARoute(t *testing.T) {
 	check("PUT", "/small", 1<<10) // the route of another method
 	check("POST", "/large", 4<<10)
 
-	g.reloadText(t, text("2KiB", "20B"))
+	reloadText(t, g, text("2KiB", "20B"))
 	check("POST", "/", 2<<10)
 	check("POST", "/small", 20)
 	check("POST", "/large", 4<<10)
-	g.reloadText(t, text("2KiB", "3KiB"))
+	reloadText(t, g, text("2KiB", "3KiB"))
 	check("POST", "/small", 3<<10)
 }

@@ -38,7 +38,8 @@ func (m MetricsListener) check(f *faults, path ...any) {
 // newMetricsServer returns the server of admin.metrics. Which paths it has follows reloads.
 func newMetricsServer(g *gateway) *http.Server {
 	pages := map[string]http.Handler{
-		"/metrics": g.observer.metrics, "/healthz": g.observer.health.Live(), "/readyz": g.observer.health.Ready(),
+		"/metrics": g.observer.metrics,
+		"/healthz": g.observer.health.Live(), "/readyz": g.observer.health.Ready(),
 	}
 	serve := func(w http.ResponseWriter, r *http.Request) {
 		if !slices.Contains(g.current.Load().cfg.Admin.Metrics.Paths, r.URL.Path) {

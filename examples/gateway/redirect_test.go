@@ -95,13 +95,13 @@ func TestRedirectsHaveWhatRoutesHave(t *testing.T) {
 	resp, _ := get(t, c, g.url)
 	require.Equal(t, "https://b.test/", resp.Header.Get("Location"))
 	require.Equal(t, "b", resp.Header.Get("A"))
-	g.reloadText(t, text("{to: https://c.test/, status: 308}"))
+	reloadText(t, g, text("{to: https://c.test/, status: 308}"))
 	resp, _ = get(t, c, g.url)
 	require.Equal(t, 308, resp.StatusCode)
 	require.Equal(t, "https://c.test/", resp.Header.Get("Location"))
 	resp, _ = get(t, c, g.url)
 	require.Equal(t, 429, resp.StatusCode, "the limit has kept its counts")
-	g.reloadText(t, inFlow(b.Addr, "[{upstream: app}]"))
+	reloadText(t, g, inFlow(b.Addr, "[{upstream: app}]"))
 	resp, _ = get(t, c, g.url)
 	require.Equal(t, 200, resp.StatusCode)
 }
@@ -124,8 +124,10 @@ func TestFaultsOfRedirects(t *testing.T) {
 		{"path: /x/, redirect: {to: '/b*'}", `redirect.to: may have a star only at its end, after a slash`},
 		{"path: /x, redirect: {to: '/b/*'}",
 			`redirect.to: has a star, but the route's path is only that path: nothing follows it`},
-		{"path: /x/, redirect: {to: /b, status: 200}", `redirect.status: 200 is not one of: 301, 302, 303, 307, 308`},
-		{"path: /x/, redirect: {to: /b, status: 304}", `redirect.status: 304 is not one of: 301, 302, 303, 307, 308`},
+		{"path: /x/, redirect: {to: /b, status: 200}",
+			`redirect.status: 200 is not one of: 301, 302, 303, 307, 308`},
+		{"path: /x/, redirect: {to: /b, status: 304}",
+			`redirect.status: 304 is not one of: 301, 302, 303, 307, 308`},
 		{"redirect: {to: /b}", `redirect.to: leads back to this route`},
 		{"path: /x/, redirect: {to: '/x/*'}", `redirect.to: leads back to this route`},
 		{"path: /x, upstream: app, redirect: {to: /b}", `upstream: has no meaning beside redirect`},

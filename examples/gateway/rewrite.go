@@ -36,8 +36,9 @@ func (u *upstream) strip(r *http.Request) *http.Request {
 	return &stripped
 }
 
-// rewrite gives the request to the upstream its host, the changes of its route, and the gateway's id and
-// trace. The balancer's Handler has already removed the forwarding fields of peers that are not trusted.
+// rewrite gives the request to the upstream its host, the changes of its route, and the gateway's id
+// and trace. The balancer's Handler has already removed the forwarding fields of peers that are not
+// trusted.
 func (u *upstream) rewrite(r *httputil.ProxyRequest) {
 	if u.cfg.Host != "" {
 		r.Out.Host = u.cfg.Host

@@ -14,8 +14,8 @@ import (
 // the most specific path, in whatever order the routes stand; among routes that share both, the
 // method decides.
 type Route struct {
-	// Host is "api.example.com", or "*.example.com" for all names of one label or more before that. Of
-	// several, the name itself decides, then the longest; if empty, any.
+	// Host is "api.example.com", or "*.example.com" for all names of one label or more before that.
+	// Of several, the name itself decides, then the longest; if empty, any.
 	Host string `yaml:"host"`
 
 	Path string `yaml:"path"` // "/users/" includes all paths below it, "/users" is only that path; "/"

@@ -12,8 +12,8 @@ import (
 	"github.com/trivet-go/trivet/internal/backend"
 )
 
-// nameServer makes the process ask a name server of the test's, for which answer returns the records of
-// a name. Further names do not exist.
+// nameServer makes the process ask a name server of the test's, for which answer returns the
+// records of a name.
 func nameServer(t *testing.T, answer func(q dnsmessage.Question) []dnsmessage.ResourceBody) {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -92,7 +92,7 @@ func TestHostsOfSRVRecords(t *testing.T) {
 	}
 	hosts := g.current.Load().upstreams["mail"].hosts()
 	require.Len(t, hosts, 2)
-	g.reloadText(t, text("web"))
+	reloadText(t, g, text("web"))
 	require.Eventually(t, func() bool {
 		resp, _ := get(t, c, g.url)
 		return resp.Header.Get("Backend") == "a"

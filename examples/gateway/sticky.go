@@ -11,7 +11,7 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-// policies are the ways to choose a host for a request. A nil one would be balancer's default.
+// policies are the ways to choose a host for a request.
 var policies = map[string]func() balancer.Policy{
 	"adaptive":      balancer.Adaptive,
 	"round_robin":   balancer.RoundRobin,
@@ -26,20 +26,20 @@ var policies = map[string]func() balancer.Policy{
 // A StickyHost keeps a client at the host that has answered it first, by a cookie, as long as that host
 // may get requests.
 type StickyHost struct {
-	Cookie   string   `yaml:"cookie"`   // its name; "trivet_" and the upstream's name
+	Cookie   string   `yaml:"cookie"`   // its name; "trivet_host_" and the upstream's
 	MaxAge   Duration `yaml:"max_age"`  // how long browsers keep it; for their session
 	Insecure bool     `yaml:"insecure"` // it is also sent in clear; false
 
-	// SecretEnv is the environment variable that holds the secret, of 16 characters or more, by which
-	// the cookie's value is made. Gateways that share clients must share it. If empty, each start makes
-	// one, after which clients may move to another host.
+	// SecretEnv is the environment variable that holds the secret, of 16 characters or more, by
+	// which the cookie's value is made. Gateways that share clients must share it. If empty, each
+	// start makes one, after which clients may move to another host.
 	SecretEnv string `yaml:"secret_env"`
 }
 
 // withDefaults returns s with its defaults, and adds its faults to f.
 func (s *StickyHost) withDefaults(upstream string, f *faults, path ...any) *StickyHost {
 	full := *s
-	full.Cookie = cmp.Or(s.Cookie, "trivet_"+notInName.ReplaceAllString(upstream, "-"))
+	full.Cookie = cmp.Or(s.Cookie, "trivet_host_"+notInName.ReplaceAllString(upstream, "-"))
 	if !fieldName.MatchString(full.Cookie) {
 		f.add(fmt.Sprintf("%q is not the name of a cookie", s.Cookie), with(path, "cookie")...)
 	}
@@ -59,14 +59,18 @@ func newStickiness() stickiness {
 
 // policy returns by what the host of a request is chosen.
 func (s stickiness) policy(cfg Upstream) (balancer.Policy, error) {
-	policy := policies[cfg.Policy]()
+	var policy balancer.Policy // nil means adaptive
+	if made, ok := policies[cfg.Policy]; ok {
+		policy = made()
+	}
 	if cfg.Sticky == nil {
 		return policy, nil
 	}
 	secret := s.secret
 	if name := cfg.Sticky.SecretEnv; name != "" {
 		if secret = []byte(os.Getenv(name)); len(secret) < 16 {
-			return nil, fmt.Errorf("sticky.secret_env: the environment has no %s of 16 characters or more", name)
+			return nil, fmt.Errorf("sticky.secret_env: the environment has no %s of 16 characters or more",
+				name)
 		}
 	}
 	return balancer.Sticky(balancer.StickyConfig{

@@ -23,7 +23,7 @@ type Upstream struct {
 	SRV             string      `yaml:"srv"`              // the service whose SRV records DNS has; none
 	Host            string      `yaml:"host"`             // sent to it; what the client has sent
 	Path            string      `yaml:"path"`             // put before the path of each request; none
-	StripPrefix     string      `yaml:"strip_prefix"`     // first removed from the begin of paths; none
+	StripPrefix     string      `yaml:"strip_prefix"`     // before that: what is removed of paths; none
 	Policy          string      `yaml:"policy"`           // by which a host is chosen; "adaptive"
 	Sticky          *StickyHost `yaml:"sticky"`           // keeps a client at one host; none
 	IdleTimeout     Duration    `yaml:"idle_timeout"`     // of unused connections to its hosts; 90s

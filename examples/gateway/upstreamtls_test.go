@@ -70,7 +70,8 @@ func (a *authority) pem() []byte {
 func secureBackend(t *testing.T, a *authority) string {
 	t.Helper()
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "%s by %s, %s", r.TLS.PeerCertificates[0].Subject.CommonName, r.TLS.ServerName, r.Proto)
+		client := r.TLS.PeerCertificates[0].Subject.CommonName
+		fmt.Fprintf(w, "%s by %s, %s", client, r.TLS.ServerName, r.Proto)
 	}))
 	pair, err := tls.X509KeyPair(a.sign(t, "internal.test"))
 	require.NoError(t, err)
@@ -131,9 +132,11 @@ func TestTLSOfAnUpstream(t *testing.T) {
 		err := g.reload(load(whole + ", server_name: internal.test"))
 		require.ErrorContains(t, err, "upstreams.app: tls.cert: ")
 		require.Equal(t, "second by internal.test, HTTP/2.0", answer())
-		require.ErrorContains(t, g.reload(load("ca: none.pem")), "upstreams.app: tls.ca: open "+folder+"/none.pem")
+		require.ErrorContains(t, g.reload(load("ca: none.pem")),
+			"upstreams.app: tls.ca: open "+folder+"/none.pem")
 		write("ca2.pem", []byte("no certificate"))
-		require.ErrorContains(t, g.reload(load("ca: ca2.pem")), "tls.ca: "+folder+"/ca2.pem has no certificate")
+		require.ErrorContains(t, g.reload(load("ca: ca2.pem")),
+			"tls.ca: "+folder+"/ca2.pem has no certificate")
 		signed("third")
 	})
 	t.Run("each key counts, by a reload, too", func(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 
 // waiting is a configuration whose upstream notices at once that its host is down or up.
 func waiting(addr, keys string) string {
-	return upstreamOf(addr, "health: {path: /healthz, interval: 5ms, rise: 1, fall: 1}, "+keys)
+	return upstreamOf(addr, "health: {path: /healthz, interval: 5ms, timeout: 3s, rise: 1, fall: 1}, "+keys)
 }
 
 // standbyOf returns the standby of the upstream app.
@@ -79,13 +79,13 @@ func TestRequestsWaitForAHost(t *testing.T) {
 		down(true)
 		status := later(t, t.Context(), c, g.url)
 		waits(1)
-		g.reloadText(t, waiting(b.Addr, "connect_timeout: 1s"))
+		reloadText(t, g, waiting(b.Addr, "connect_timeout: 1s"))
 		resp, _ := get(t, c, g.url)
 		require.Equal(t, 200, resp.StatusCode, "without the key nothing waits: all hosts down are tried")
 		require.EqualValues(t, 1, standbyOf(g).waiting.Load())
 		b.Set(backend.Behaviour{})
 		require.Equal(t, 200, <-status, "the one of before is woken")
-		g.reloadText(t, waiting(b.Addr, "wait: 1h"))
+		reloadText(t, g, waiting(b.Addr, "wait: 1h"))
 		down(true)
 		status = later(t, t.Context(), c, g.url)
 		waits(1)
@@ -93,7 +93,8 @@ func TestRequestsWaitForAHost(t *testing.T) {
 		require.Equal(t, 200, <-status)
 	})
 	t.Run("not beyond the route's timeout", func(t *testing.T) {
-		g.reloadText(t, strings.Replace(waiting(b.Addr, "wait: 1h"), "upstream: app}", "upstream: app, timeout: 50ms}", 1))
+		reloadText(t, g, strings.Replace(waiting(b.Addr, "wait: 1h"),
+			"upstream: app}", "upstream: app, timeout: 50ms}", 1))
 		down(true)
 		resp, _ := get(t, c, g.url)
 		require.Equal(t, 504, resp.StatusCode)
@@ -129,7 +130,9 @@ func TestStandby(t *testing.T) {
 		require.Zero(t, waited(), "nothing is known")
 		s.observe(hosts(balancer.Down, balancer.Healthy))
 		require.Zero(t, waited())
-		for _, state := range []balancer.State{balancer.Down, balancer.Ejected, balancer.Pending, balancer.Draining} {
+		for _, state := range []balancer.State{
+			balancer.Down, balancer.Ejected, balancer.Pending, balancer.Draining,
+		} {
 			s.observe(hosts(state, balancer.Down))
 			require.Equal(t, time.Minute, waited(), state)
 		}
@@ -189,19 +192,24 @@ func TestHostsOfWeightZero(t *testing.T) {
 	cookie := all("a").Cookies()[0]
 	slow := later(t, t.Context(), c, g.url+"/slow")
 	<-begun
-	g.reloadText(t, text("0x0", "3"))
+	reloadText(t, g, text("0x0", "3"))
 	require.Eventually(t, func() bool {
-		return g.current.Load().upstreams["app"].hosts()[0].State != g.current.Load().upstreams["app"].hosts()[1].State
+		for _, h := range g.current.Load().upstreams["app"].hosts() {
+			if h.Addr == a.Addr {
+				return h.State == balancer.Draining
+			}
+		}
+		return false
 	}, eventually, tick)
 	all("b", cookie)
 	close(release)
 	require.Equal(t, 200, <-slow)
-	g.reloadText(t, text("0", "0"))
+	reloadText(t, g, text("0", "0"))
 	require.Eventually(t, func() bool {
 		resp, _ := get(t, c, g.url)
 		return resp.StatusCode == 503
 	}, eventually, tick)
-	g.reloadText(t, text("2", "0"))
+	reloadText(t, g, text("2", "0"))
 	require.Eventually(t, func() bool {
 		resp, _ := get(t, c, g.url)
 		return resp.StatusCode == 200

@@ -14,8 +14,8 @@ import (
 func TestWildcardHosts(t *testing.T) {
 	b := backend.Start(t, backend.Config{})
 	named := func(host, path, name string) string {
-		return fmt.Sprintf("  - {upstream: app, host: %q, path: %s, headers: {response: {set: {Route: %s}}}}\n",
-			host, path, name)
+		return fmt.Sprintf("  - {upstream: app, host: %q, path: %s, "+
+			"headers: {response: {set: {Route: %s}}}}\n", host, path, name)
 	}
 	text := "\n" + named("", "/", "any") + named("*.example.com", "/", "star") +
 		named("*.b.example.com", "/", "longer") + named("*.b.example.com", "/deep/", "deep") +
@@ -56,12 +56,14 @@ func TestWildcardHosts(t *testing.T) {
 		require.Equal(t, tt.want, got, tt.host+tt.path)
 	}
 	// What two readings of a path lead to is compared among routes with a star, too.
-	for path, want := range map[string]int{"/x/../deep/a": 307, "/deep//a": 200, "/deep;a/b": 400, "/deep": 307} {
+	for path, want := range map[string]int{
+		"/x/../deep/a": 307, "/deep//a": 200, "/deep;a/b": 400, "/deep": 307,
+	} {
 		status, _ := route("x.b.example.com", path)
 		require.Equal(t, want, status, path)
 	}
 
-	g.reloadText(t, inFlow(b.Addr, "\n"+named("*.other.test", "/", "new")))
+	reloadText(t, g, inFlow(b.Addr, "\n"+named("*.other.test", "/", "new")))
 	status, _ := route("x.example.com", "/")
 	require.Equal(t, http.StatusNotFound, status)
 	_, got := route("x.other.test", "/")
