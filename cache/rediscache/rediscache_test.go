@@ -1,7 +1,11 @@
 package rediscache_test
 
 import (
+	"context"
 	"net/http"
+	"os"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -128,4 +132,67 @@ func TestStore_EveryEntryExpires(t *testing.T) {
 	require.LessOrEqual(t, longest, 3*time.Hour)
 	require.LessOrEqual(t, shortest, 70*time.Minute+time.Second, "freshness, and an hour beyond")
 	require.Greater(t, shortest, time.Hour)
+}
+
+// aclLine is what the package comment says.
+func aclLine(t *testing.T) []any {
+	t.Helper()
+	text, err := os.ReadFile("doc.go")
+	require.NoError(t, err)
+	_, after, ok := strings.Cut(string(text), "//\tACL ")
+	require.True(t, ok)
+	line, _, _ := strings.Cut(after, "\n")
+	args := []any{"acl"}
+	for word := range strings.FieldsSeq(line) {
+		args = append(args, word)
+	}
+	return append(args, "+hello", "+client", "+auth")
+}
+
+// TestStore_TheRightsInTheDocAreEnough: for looks, stores, purges, locks and the subscription.
+func TestStore_TheRightsInTheDocAreEnough(t *testing.T) {
+	server := startRedis(t)
+	server.do(aclLine(t)...)
+	var mu sync.Mutex // guards the field below
+	var denied []string
+	clients := func() redis.UniversalClient {
+		c := redis.NewClient(&redis.Options{Addr: server.addr, Username: "shop", Password: "password"})
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	origin := newOrigin()
+	near, err := cache.NewMemoryStore(cache.MemoryStoreConfig{})
+	require.NoError(t, err)
+	fleet := startFleet(t, 2, clients, generous, slow, origin)
+	run(t, fleet...)
+	tiered, err := cache.NewTiered(cache.TieredConfig{Near: near, Far: newStore(t, clients(), generous)})
+	require.NoError(t, err)
+	c := newCache(t, cache.Config{Store: tiered, Observe: func(_ context.Context, e cache.Event) {
+		if e.Err != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			denied = append(denied, e.Err.Error())
+		}
+	}})
+	h := c.Middleware(origin)
+	for _, path := range []string{"/a", "/b"} {
+		get(t, fleet[0].h, path)
+		_, status := get(t, fleet[1].h, path)
+		require.True(t, hit(status), status)
+		get(t, h, path)
+	}
+	for _, how := range []cache.Invalidation{cache.Soft, cache.Soft, cache.Hard} {
+		require.NoError(t, c.PurgeTag(t.Context(), "tag-a", how))
+	}
+	for _, p := range fleet {
+		require.Eventually(t, func() bool {
+			get(t, p.h, "/a")
+			return p.tiered.Stats().Locks > 0
+		}, time.Minute, time.Millisecond)
+		require.NoError(t, p.cache.PurgeTag(t.Context(), "tag-a", cache.Hard))
+		require.Zero(t, p.far.Stats().Failures)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	require.Empty(t, denied)
 }
