@@ -90,6 +90,8 @@ func NewTiered(cfg TieredConfig) (*Tiered, error) {
 	}
 	t := &Tiered{near: cfg.Near, far: cfg.Far, ttl: cfg.NearTTL, wait: cfg.Wait}
 	t.base = time.Now().Add(-t.ttl) // so that zero, as in what was restored, is too long ago
+	near := Mark(t.near.purges.clock.Load())
+	t.reached[near%reachedMarks].near = near // what far has purged before is not known to be purged here
 	t.turns.init()
 	t.far.Follow(t.learn)
 	return t, nil
