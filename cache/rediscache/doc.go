@@ -17,10 +17,11 @@
 //
 // # What is purged
 //
-// Redis numbers the purges and remembers the last 16384, for an hour longer than [Config].MaxTTL. Each
-// reply brings along those that the process has not heard of, so a response that is found was compared
-// with all of them: also one that another process had been fetching when it was purged, and stored
-// afterwards. When there are more purges, what is older than those that are forgotten counts as purged.
+// Redis numbers the purges and remembers the last 16384, for an hour longer than [Config].MaxTTL.
+// Each reply brings along those that the process has not heard of, so a response that is found was
+// compared with all of them: also one that another process had been fetching when it was purged, and
+// stored afterwards. When there are more purges, what is older than those that are forgotten counts
+// as purged.
 //
 // If Redis has lost its count, by FLUSHALL, a restart or eviction, or gives a lower one than a process
 // has seen, as a replica does that has missed the last purges, a new epoch begins: all that was
@@ -37,9 +38,9 @@
 // pay nothing. A body of MaxBody bytes must pass the network within the Timeout.
 //
 //   - Full, with noeviction: what is there is served, nothing more is stored, and a purge is an error.
-//   - Full, with allkeys-lru: Redis evicts what it likes, which is a miss. It reads the count of purges
-//     with each look, so that it is not what was used longest ago. volatile-lru and volatile-ttl never
-//     evict it.
+//   - Full, with allkeys-lru: Redis evicts what it likes, which is a miss. It reads the count of
+//     purges with each look, so that it is not what was used longest ago. volatile-lru and
+//     volatile-ttl never evict it.
 //   - Persistence is not needed. With it, purges of the last moments can be lost in a crash: with
 //     appendfsync everysec, those of a second. A Redis without it forgets all together, which is safe.
 //   - A replica that cannot be written serves what it has.
@@ -64,7 +65,10 @@
 // Redis 5 or later is needed. The client's user needs these rights, with [Config].Prefix in place of
 // shop:
 //
-//	ACL SETUSER shop on >password resetkeys resetchannels ~{shop:* ~shop{shopnews}* &shop{shopnews} -@all +evalsha +eval +time +type +del +get +set +pexpire +pttl +hget +hmget +hset +hdel +hkeys +hlen +hexists +hstrlen +hincrby +zadd +zscore +zcard +zrange +zrevrange +zrangebyscore +zremrangebyrank +publish +subscribe +unsubscribe +ping
+//	ACL SETUSER shop on >password resetkeys resetchannels ~{shop:* ~shop{shopnews}* &shop{shopnews}
+//	  -@all +evalsha +eval +time +type +del +get +set +pexpire +pttl +hget +hmget +hset +hdel
+//	  +hkeys +hlen +hexists +hstrlen +hincrby +zadd +zscore +zcard +zrange +zrevrange
+//	  +zrangebyscore +zremrangebyrank +publish +subscribe +unsubscribe +ping
 //
 // and what go-redis asks for when it connects (+hello +client +auth, +cluster on a Cluster).
 //

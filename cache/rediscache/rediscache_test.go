@@ -63,11 +63,14 @@ func TestStore_APurgeReachesAll(t *testing.T) {
 		caches = append(caches, c)
 		hs = append(hs, c.Middleware(origin))
 	}
-	ctx := t.Context()
+	knowingNothing := func() http.Handler {
+		return newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)}).Middleware(origin)
+	}
+	ctx, c := t.Context(), caches[0]
 	for name, purge := range map[string]func(cache.Invalidation) error{
-		"url":    func(how cache.Invalidation) error { return caches[0].PurgeURL(ctx, "http://example.com/x", how) },
-		"prefix": func(how cache.Invalidation) error { return caches[0].PurgePrefix(ctx, "http://example.com/", how) },
-		"tag":    func(how cache.Invalidation) error { return caches[0].PurgeTag(ctx, "tag-x", how) },
+		"url":    func(how cache.Invalidation) error { return c.PurgeURL(ctx, "http://example.com/x", how) },
+		"prefix": func(how cache.Invalidation) error { return c.PurgePrefix(ctx, "http://example.com/", how) },
+		"tag":    func(how cache.Invalidation) error { return c.PurgeTag(ctx, "tag-x", how) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			get(t, hs[1], "/x")
@@ -81,11 +84,11 @@ func TestStore_APurgeReachesAll(t *testing.T) {
 			require.Contains(t, status, "hit; ttl=", "stale, and used as it allows")
 			require.NotContains(t, status, "ttl=5")
 			// A process that knows nothing yet learns of both.
-			late := newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)}).Middleware(origin)
+			late := knowingNothing()
 			_, status = get(t, late, "/x")
 			require.True(t, hit(status), status)
 			require.NoError(t, purge(cache.Hard))
-			late = newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)}).Middleware(origin)
+			late = knowingNothing()
 			_, status = get(t, late, "/x")
 			require.False(t, hit(status), status)
 		})
@@ -137,13 +140,15 @@ func TestStore_EveryEntryExpires(t *testing.T) {
 // aclLine is what the package comment says.
 func aclLine(t *testing.T) []any {
 	t.Helper()
-	text, err := os.ReadFile("doc.go")
+	file, err := os.ReadFile("doc.go")
 	require.NoError(t, err)
-	_, after, ok := strings.Cut(string(text), "//\tACL ")
+	text := string(file)
+	_, after, ok := strings.Cut(text, "//\tACL ")
 	require.True(t, ok)
-	line, _, _ := strings.Cut(after, "\n")
+	text, _, ok = strings.Cut(after, "\n//\n")
+	require.True(t, ok)
 	args := []any{"acl"}
-	for word := range strings.FieldsSeq(line) {
+	for word := range strings.FieldsSeq(strings.ReplaceAll(text, "//", "")) {
 		args = append(args, word)
 	}
 	return append(args, "+hello", "+client", "+auth")
