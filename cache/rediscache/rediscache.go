@@ -26,6 +26,9 @@ type Store struct {
 
 	announcer announcer
 
+	tombstones int           // purges that the server remembers
+	keepPurges time.Duration // for how long
+
 	calls, failures, refused, damaged, tooLarge, epochs atomic.Uint64
 }
 
@@ -43,7 +46,8 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	}
 	s := &Store{
 		cfg: cfg, client: client, guard: redisguard.New(), purging: redisguard.New(),
-		announcer: newAnnouncer(client, cfg.Prefix, "news"),
+		announcer:  newAnnouncer(client, cfg.Prefix, "news"),
+		tombstones: maxTombstones, keepPurges: cfg.MaxTTL + keepPurges,
 	}
 	s.ledger.init()
 	return s, nil
