@@ -46,11 +46,11 @@
 //
 // # Limits of the HTTP cache
 //
-// One process: [Store] is the interface for more. A fetch that no client waits for goes on for
-// [Config.FetchTimeout]; there are at most [Config.MaxBackground]. The bodies that are being
-// fetched take together up to the store's bound once more; beyond that they stream through and are
-// not stored. A handler that the Cache runs can flush and send 1xx responses; Hijack works only for
-// requests that ask for an upgrade, which pass.
+// One process, unless the [Store] is one that several share: [Tiered], on rediscache.Store. A fetch
+// that no client waits for goes on for [Config.FetchTimeout]; there are at most
+// [Config.MaxBackground]. The bodies that are being fetched take together up to the store's bound
+// once more; beyond that they stream through and are not stored. A handler that the Cache runs can
+// flush and send 1xx responses; Hijack works only for requests that ask for an upgrade, which pass.
 //
 // Two deviations from RFC 9111. A shared cache uses a stale response with s-maxage where the same
 // response has stale-while-revalidate or stale-if-error, as public caches do. And a response

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -26,6 +27,21 @@ func TestAllocs_AHitAllocatesOneObject(t *testing.T) {
 	require.LessOrEqual(t, testing.AllocsPerRun(1000, func() {
 		clear(w.h)
 		h.ServeHTTP(w, r)
+	}), 1.0)
+}
+
+func TestAllocs_AHitInTheNearTierAllocatesOneObject(t *testing.T) {
+	p := newTier(t, newFarServer(), cache.TieredConfig{NearTTL: time.Hour},
+		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			setFields(w.Header(), 10)
+			_, _ = w.Write([]byte("0123456789"))
+		}))
+	r := benchRequest()
+	p.h.ServeHTTP(httptest.NewRecorder(), r)
+	w := &bareWriter{h: make(http.Header)}
+	require.LessOrEqual(t, testing.AllocsPerRun(1000, func() {
+		clear(w.h)
+		p.h.ServeHTTP(w, r)
 	}), 1.0)
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/trivet-go/trivet/cache"
 )
 
-func newCache(t *testing.T, cfg cache.Config) *cache.Cache {
+func newCache(t testing.TB, cfg cache.Config) *cache.Cache {
 	t.Helper()
 	c, err := cache.New(cfg)
 	require.NoError(t, err)

@@ -81,7 +81,7 @@ type Entry struct {
 	Received  time.Time
 	Requested time.Time
 
-	Keep time.Duration // from Received on, it may be of use; nobody needs it longer
+	Keep time.Duration // for how long after Received it may be of use, stale times included
 
 	StaleSince time.Time // of a soft purge, if the store knows of it no more
 

@@ -82,12 +82,11 @@ func (s *Store) Purge(ctx context.Context, p cache.Purge) error {
 	if p.How == cache.Soft {
 		how = "s"
 	}
-	keep := (s.cfg.MaxTTL + keepPurges).Microseconds()
 	return s.call(ctx, s.purging, s.cfg.PurgeTimeout, func(ctx context.Context) error {
 		v := s.ledger.view()
 		purge := s.since(v)
 		purge.script, purge.also = purgeScript, s.announcer.key
-		purge.args = append(purge.args, how, kind, name, maxTombstones, keep,
+		purge.args = append(purge.args, how, kind, name, s.tombstones, s.keepPurges.Microseconds(),
 			s.announcer.channel, newsPurged, newID(), keepSequence.Milliseconds())
 		cmds, err := do(ctx, s.client, purge)
 		if err != nil {

@@ -18,14 +18,16 @@ import (
 // for concurrent use. It starts no goroutines but one for each call, which ends with the client's own
 // time limits at the latest; 256 can be out at once, and as many for purges.
 type Store struct {
-	cfg    Config // read-only after New
-	client redis.UniversalClient
-	guard  *redisguard.Guard
-	// Purges have one of their own: what is purged is worth a try while the breaker of others is open.
-	purging *redisguard.Guard
+	cfg     Config // read-only after New
+	client  redis.UniversalClient
+	guard   *redisguard.Guard
+	purging *redisguard.Guard // worth a try while the breaker of others is open
 	ledger  ledger
 
 	announcer announcer
+
+	tombstones int           // purges that the server remembers
+	keepPurges time.Duration // for how long
 
 	calls, failures, refused, damaged, tooLarge, epochs atomic.Uint64
 }
@@ -44,7 +46,8 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	}
 	s := &Store{
 		cfg: cfg, client: client, guard: redisguard.New(), purging: redisguard.New(),
-		announcer: newAnnouncer(client, cfg.Prefix, "news"),
+		announcer:  newAnnouncer(client, cfg.Prefix, "news"),
+		tombstones: maxTombstones, keepPurges: cfg.MaxTTL + keepPurges,
 	}
 	s.ledger.init()
 	return s, nil
@@ -57,7 +60,7 @@ type Stats struct {
 	Refused  uint64 `json:"refused"`   // calls not made while the breaker was open
 	Damaged  uint64 `json:"damaged"`   // values that were not what was asked for
 	TooLarge uint64 `json:"too_large"` // responses not stored for that
-	Epochs   uint64 `json:"epochs"`    // times that all that was stored was given up, the first contact included
+	Epochs   uint64 `json:"epochs"`    // times that all was given up, the first contact included
 	Open     bool   `json:"open"`      // the breaker is open
 	InFlight int    `json:"in_flight"` // calls that have not ended, those included that nobody waits for
 }

@@ -1,7 +1,11 @@
 package rediscache_test
 
 import (
+	"context"
 	"net/http"
+	"os"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -59,11 +63,14 @@ func TestStore_APurgeReachesAll(t *testing.T) {
 		caches = append(caches, c)
 		hs = append(hs, c.Middleware(origin))
 	}
-	ctx := t.Context()
+	knowingNothing := func() http.Handler {
+		return newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)}).Middleware(origin)
+	}
+	ctx, c := t.Context(), caches[0]
 	for name, purge := range map[string]func(cache.Invalidation) error{
-		"url":    func(how cache.Invalidation) error { return caches[0].PurgeURL(ctx, "http://example.com/x", how) },
-		"prefix": func(how cache.Invalidation) error { return caches[0].PurgePrefix(ctx, "http://example.com/", how) },
-		"tag":    func(how cache.Invalidation) error { return caches[0].PurgeTag(ctx, "tag-x", how) },
+		"url":    func(how cache.Invalidation) error { return c.PurgeURL(ctx, "http://example.com/x", how) },
+		"prefix": func(how cache.Invalidation) error { return c.PurgePrefix(ctx, "http://example.com/", how) },
+		"tag":    func(how cache.Invalidation) error { return c.PurgeTag(ctx, "tag-x", how) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			get(t, hs[1], "/x")
@@ -77,11 +84,11 @@ func TestStore_APurgeReachesAll(t *testing.T) {
 			require.Contains(t, status, "hit; ttl=", "stale, and used as it allows")
 			require.NotContains(t, status, "ttl=5")
 			// A process that knows nothing yet learns of both.
-			late := newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)}).Middleware(origin)
+			late := knowingNothing()
 			_, status = get(t, late, "/x")
 			require.True(t, hit(status), status)
 			require.NoError(t, purge(cache.Hard))
-			late = newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)}).Middleware(origin)
+			late = knowingNothing()
 			_, status = get(t, late, "/x")
 			require.False(t, hit(status), status)
 		})
@@ -128,4 +135,69 @@ func TestStore_EveryEntryExpires(t *testing.T) {
 	require.LessOrEqual(t, longest, 3*time.Hour)
 	require.LessOrEqual(t, shortest, 70*time.Minute+time.Second, "freshness, and an hour beyond")
 	require.Greater(t, shortest, time.Hour)
+}
+
+// aclLine is what the package comment says.
+func aclLine(t *testing.T) []any {
+	t.Helper()
+	file, err := os.ReadFile("doc.go")
+	require.NoError(t, err)
+	text := string(file)
+	_, after, ok := strings.Cut(text, "//\tACL ")
+	require.True(t, ok)
+	text, _, ok = strings.Cut(after, "\n//\n")
+	require.True(t, ok)
+	args := []any{"acl"}
+	for word := range strings.FieldsSeq(strings.ReplaceAll(text, "//", "")) {
+		args = append(args, word)
+	}
+	return append(args, "+hello", "+client", "+auth")
+}
+
+// TestStore_TheRightsInTheDocAreEnough: for looks, stores, purges, locks and the subscription.
+func TestStore_TheRightsInTheDocAreEnough(t *testing.T) {
+	server := startRedis(t)
+	server.do(aclLine(t)...)
+	var mu sync.Mutex // guards the field below
+	var denied []string
+	clients := func() redis.UniversalClient {
+		c := redis.NewClient(&redis.Options{Addr: server.addr, Username: "shop", Password: "password"})
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	origin := newOrigin()
+	near, err := cache.NewMemoryStore(cache.MemoryStoreConfig{})
+	require.NoError(t, err)
+	fleet := startFleet(t, 2, clients, generous, slow, origin)
+	run(t, fleet...)
+	tiered, err := cache.NewTiered(cache.TieredConfig{Near: near, Far: newStore(t, clients(), generous)})
+	require.NoError(t, err)
+	c := newCache(t, cache.Config{Store: tiered, Observe: func(_ context.Context, e cache.Event) {
+		if e.Err != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			denied = append(denied, e.Err.Error())
+		}
+	}})
+	h := c.Middleware(origin)
+	for _, path := range []string{"/a", "/b"} {
+		get(t, fleet[0].h, path)
+		_, status := get(t, fleet[1].h, path)
+		require.True(t, hit(status), status)
+		get(t, h, path)
+	}
+	for _, how := range []cache.Invalidation{cache.Soft, cache.Soft, cache.Hard} {
+		require.NoError(t, c.PurgeTag(t.Context(), "tag-a", how))
+	}
+	for _, p := range fleet {
+		require.Eventually(t, func() bool {
+			get(t, p.h, "/a")
+			return p.tiered.Stats().Locks > 0
+		}, time.Minute, time.Millisecond)
+		require.NoError(t, p.cache.PurgeTag(t.Context(), "tag-a", cache.Hard))
+		require.Zero(t, p.far.Stats().Failures)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	require.Empty(t, denied)
 }

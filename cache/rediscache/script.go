@@ -83,7 +83,9 @@ if ARGV[5] == 's' then
   local first = redis.call('ZSCORE', key, 'f' .. name)
   if soft and (not first or clock - tonumber(first) >= 86400000000) then
     local hard = redis.call('ZSCORE', key, 'h' .. name)
-    if first and (not hard or tonumber(hard) < tonumber(first)) then redis.call('ZADD', key, first, 'h' .. name) end
+    if first and (not hard or tonumber(hard) < tonumber(first)) then
+      redis.call('ZADD', key, first, 'h' .. name)
+    end
     redis.call('ZADD', key, soft, 'f' .. name)
   end
 end
@@ -92,7 +94,8 @@ local gone = 0
 local most = tonumber(ARGV[8])
 local count = redis.call('ZCARD', key) - 1
 if count > most then gone = count - math.floor(most * 15 / 16) end
-local old = redis.call('ZRANGEBYSCORE', key, '(' .. text(floor), text(time - tonumber(ARGV[9])), 'LIMIT', gone, 64)
+local from, to = '(' .. text(floor), text(math.min(time - tonumber(ARGV[9]), clock - 1))
+local old = redis.call('ZRANGEBYSCORE', key, from, to, 'LIMIT', gone, 64)
 gone = gone + #old
 if gone > 0 and gone <= count then
   floor = tonumber(redis.call('ZRANGE', key, gone, gone, 'WITHSCORES')[2])

@@ -140,7 +140,7 @@ func TestC60_AnotherKeysValueIsAMiss(t *testing.T) {
 	require.Positive(t, store.Stats().Damaged)
 }
 
-// TestC60_ACacheThatWasEmptiedForgetsWhatWasFetchedBefore: also what was being fetched, and what is in
+// TestC60_FlushallGivesUpWhatNobodyCanVouchFor: also what was being fetched, and what is in
 // near tiers.
 func TestC60_FlushallGivesUpWhatNobodyCanVouchFor(t *testing.T) {
 	server := startRedis(t)
@@ -268,7 +268,8 @@ func testFault(t *testing.T, fell, raise func(*server)) {
 	server := startRedis(t)
 	origin := newOrigin("Cache-Control", "max-age=1")
 	cfg := rediscache.Config{Prefix: "shop"} // with the budgets as they are
-	fleet := startFleet(t, 2, onServer(t, server), cfg, cache.TieredConfig{NearTTL: 200 * time.Millisecond}, origin)
+	tier := cache.TieredConfig{NearTTL: 200 * time.Millisecond}
+	fleet := startFleet(t, 2, onServer(t, server), cfg, tier, origin)
 	run(t, fleet...)
 	const paths = 50
 	var mu sync.Mutex // guards the field below
@@ -305,7 +306,8 @@ func testFault(t *testing.T, fell, raise func(*server)) {
 	for i := range rounds {
 		before := origin.calls.Load()
 		fell(server)
-		require.Eventually(t, func() bool { return origin.calls.Load() >= before+30 }, time.Minute, time.Millisecond)
+		felt := func() bool { return origin.calls.Load() >= before+30 }
+		require.Eventually(t, felt, time.Minute, time.Millisecond)
 		raised := time.Now()
 		raise(server)
 		// It is well again: what one process stores, another finds, and a purge reaches it.
@@ -351,7 +353,7 @@ func TestC61_AReadOnlyReplicaServesAndTakesNothing(t *testing.T) {
 	require.Error(t, c.PurgeTag(t.Context(), "tag-x", cache.Hard))
 }
 
-// TestC61_AFullRedis: with noeviction, what is there is served and nothing more is stored.
+// TestC61_AFullRedisServesWhatItHas: with noeviction, what is there is served and nothing more is stored.
 func TestC61_AFullRedisServesWhatItHas(t *testing.T) {
 	server := startRedis(t)
 	origin := newOrigin()
@@ -368,7 +370,7 @@ func TestC61_AFullRedisServesWhatItHas(t *testing.T) {
 	require.True(t, hit(status), status)
 }
 
-// TestC61_Failover by Sentinel: the processes go on with the replica, and if it has missed a purge,
+// TestC61_FailoverBySentinel: the processes go on with the replica, and if it has missed a purge,
 // nothing that was stored before is used.
 func TestC61_FailoverBySentinel(t *testing.T) {
 	master := startRedis(t, "--repl-diskless-sync-delay", "0")
@@ -379,7 +381,9 @@ func TestC61_FailoverBySentinel(t *testing.T) {
 		"port %s\nbind 127.0.0.1\nsentinel monitor shop 127.0.0.1 %s 1\n"+
 			"sentinel down-after-milliseconds shop 500\nsentinel failover-timeout shop 3000\n",
 		port(addr), port(master.addr))), 0o600))
-	sentinel := &server{t: t, addr: addr, path: program.Path(t, "redis-server"), args: []string{file, "--sentinel"}}
+	sentinel := &server{
+		t: t, addr: addr, path: program.Path(t, "redis-server"), args: []string{file, "--sentinel"},
+	}
 	sentinel.start()
 	t.Cleanup(sentinel.kill)
 	rc := replica.client(t)

@@ -405,7 +405,8 @@ func TestC63_PurgesUnderLoad(t *testing.T) {
 	for i := range purges {
 		path := fmt.Sprint("/", i%paths)
 		want := origin.change(path)
-		require.NoError(t, fleet[i%4].cache.PurgeURL(context.Background(), "http://example.com"+path, cache.Hard))
+		purger := fleet[i%4].cache
+		require.NoError(t, purger.PurgeURL(context.Background(), "http://example.com"+path, cache.Hard))
 		from := time.Now()
 		for _, p := range fleet {
 			require.Eventually(t, func() bool {
@@ -422,5 +423,6 @@ func TestC63_PurgesUnderLoad(t *testing.T) {
 	close(done)
 	wg.Wait()
 	slices.Sort(took)
-	t.Logf("%d purges until the last of 4 processes: p50 %v, p99 %v", purges, took[len(took)/2], took[len(took)*99/100])
+	t.Logf("%d purges until the last of 4 processes: p50 %v, p99 %v",
+		purges, took[len(took)/2], took[len(took)*99/100])
 }

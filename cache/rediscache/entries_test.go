@@ -1,0 +1,244 @@
+package rediscache_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/cache"
+	"github.com/trivet-go/trivet/cache/rediscache"
+)
+
+var key = cache.Key{1, 2, 3}
+
+// entry returns one that was fetched now, after what s knows was purged.
+func entry(t *testing.T, s *rediscache.Store, variant, body string, labels ...string) *cache.Entry {
+	t.Helper()
+	_, mark, err := s.Get(t.Context(), cache.Key{})
+	require.NoError(t, err)
+	e := &cache.Entry{
+		URL: "//example.com/x", Labels: append([]string{"u//example.com/x"}, labels...), Mark: mark,
+		Variant: variant, Status: 200, Header: http.Header{}, Size: int64(len(body)),
+		Received: time.Now(), Requested: time.Now(), Keep: time.Hour,
+	}
+	if body != "" {
+		e.Segments = []cache.Segment{{Data: []byte(body)}}
+	}
+	return e
+}
+
+func put(t *testing.T, s *rediscache.Store, e *cache.Entry, most int) {
+	t.Helper()
+	require.NoError(t, s.Put(t.Context(), key, e, most))
+}
+
+// bodies returns those that are stored, the latest first.
+func bodies(t *testing.T, s *rediscache.Store) (list []string) {
+	t.Helper()
+	r, _, err := s.Get(t.Context(), key)
+	require.NoError(t, err)
+	if r == nil {
+		return nil
+	}
+	for _, e := range r.Entries {
+		list = append(list, string(e.Segments[0].Data))
+	}
+	return list
+}
+
+func TestStore_WhatCameLaterStays(t *testing.T) {
+	s := newStore(t, startRedis(t).client(t), generous)
+	early := entry(t, s, "", "early")
+	early.Received = early.Received.Add(-time.Minute)
+	put(t, s, entry(t, s, "", "late"), 9)
+	put(t, s, early, 9)
+	require.Equal(t, []string{"late"}, bodies(t, s))
+	put(t, s, entry(t, s, "", "later"), 9)
+	require.Equal(t, []string{"later"}, bodies(t, s))
+
+	// A part gives way to the whole of its own version.
+	part := entry(t, s, "", "part")
+	part.Size, part.Header["Etag"] = 100, []string{`"1"`}
+	put(t, s, part, 9)
+	for _, tt := range []struct{ tag, want string }{{`"2"`, "part"}, {`W/"1"`, "part"}, {`"1"`, "whole"}} {
+		whole := entry(t, s, "", "whole")
+		whole.Received, whole.Header["Etag"] = part.Received.Add(-time.Minute), []string{tt.tag}
+		put(t, s, whole, 9)
+		require.Equal(t, []string{tt.want}, bodies(t, s))
+	}
+
+	// What was fetched after a purge is not kept out by what was not.
+	slow := entry(t, s, "", "slow")
+	require.NoError(t, s.Purge(t.Context(), cache.Purge{Label: "tother", How: cache.Hard}))
+	fresh := entry(t, s, "", "fresh")
+	fresh.Received = slow.Received.Add(-time.Second)
+	put(t, s, slow, 9)
+	put(t, s, fresh, 9)
+	require.Equal(t, []string{"fresh"}, bodies(t, s))
+}
+
+// TestC60_AnotherVariantsValueIsAMiss: under the same key, and whole.
+func TestC60_AnotherVariantsValueIsAMiss(t *testing.T) {
+	c := startRedis(t).client(t)
+	s := newStore(t, c, generous)
+	put(t, s, entry(t, s, "1", "a"), 9)
+	put(t, s, entry(t, s, "2", "b"), 9)
+	name := fmt.Sprintf("{shop:%x}", key[:])
+	all := c.HGetAll(t.Context(), name).Val()
+	var fields []string
+	for f := range all {
+		if f[0] == 'b' {
+			fields = append(fields, f)
+		}
+	}
+	require.Len(t, fields, 2)
+	require.NoError(t, c.HSet(t.Context(), name, fields[0], all[fields[1]], fields[1], all[fields[0]]).Err())
+	require.Empty(t, bodies(t, s))
+	require.EqualValues(t, 2, s.Stats().Damaged)
+}
+
+func TestStore_AgesAreTheServers(t *testing.T) {
+	c := startRedis(t).client(t)
+	a, b := newStore(t, c, generous), newStore(t, c, generous)
+	e := entry(t, a, "", "x")
+	e.Received = e.Received.Add(-time.Minute)
+	put(t, a, e, 9)
+	r, _, err := b.Get(t.Context(), key)
+	require.NoError(t, err)
+	require.Len(t, r.Entries, 1)
+	age := time.Since(r.Entries[0].Received)
+	require.GreaterOrEqual(t, age, time.Minute-time.Second)
+	require.Less(t, age, 2*time.Minute)
+}
+
+func TestStore_VariantsAreBounded(t *testing.T) {
+	s := newStore(t, startRedis(t).client(t), generous)
+	for i := range 5 {
+		put(t, s, entry(t, s, fmt.Sprint(i), fmt.Sprint(i)), 3)
+	}
+	require.Equal(t, []string{"4", "3", "2"}, bodies(t, s))
+	put(t, s, entry(t, s, "2", "again"), 3)
+	require.Equal(t, []string{"again", "4", "3"}, bodies(t, s))
+	large := strings.Repeat("x", 1<<20)
+	for i := range 8 {
+		put(t, s, entry(t, s, fmt.Sprint(i), large), 99)
+	}
+	require.Len(t, bodies(t, s), 4, "of all bytes that are read")
+	put(t, s, entry(t, s, "9", large+large), 99)
+	require.Len(t, bodies(t, s), 4)
+	require.EqualValues(t, 1, s.Stats().TooLarge)
+}
+
+// TestStore_TheFirstOfSeveralSoftPurgesCounts for what was stored before it; otherwise repeated ones
+// would prolong the time for which it is used.
+func TestStore_TheFirstOfSeveralSoftPurgesCounts(t *testing.T) {
+	c := startRedis(t).client(t)
+	s := newStore(t, c, generous)
+	for _, purge := range []cache.Purge{
+		{Label: "ta", How: cache.Soft}, {Prefix: "//example.com/", How: cache.Soft},
+	} {
+		first := entry(t, s, "first", "x", "ta")
+		require.NoError(t, s.Purge(t.Context(), purge))
+		between := time.Now()
+		second := entry(t, s, "second", "x", "ta")
+		require.NoError(t, s.Purge(t.Context(), purge))
+		third := entry(t, s, "third", "x", "ta")
+		require.NoError(t, s.Purge(t.Context(), purge))
+		late := newStore(t, c, generous) // knows nothing, and learns it
+		require.NoError(t, late.Sync(t.Context()))
+		for _, s := range []*rediscache.Store{s, late} {
+			how, since := s.Purged(first)
+			require.Equal(t, cache.Soft, how)
+			require.Less(t, since.Sub(between), time.Millisecond)
+			how, later := s.Purged(second)
+			require.Equal(t, cache.Soft, how)
+			require.True(t, later.After(since))
+			how, _ = s.Purged(third)
+			require.Equal(t, cache.Soft, how)
+		}
+		last := entry(t, s, "last", "x", "ta")
+		how, _ := s.Purged(last)
+		require.Zero(t, how)
+	}
+}
+
+// TestStore_WhatIsForgottenCountsAsPurged: for those who heard it as for those who did not.
+func TestStore_WhatIsForgottenCountsAsPurged(t *testing.T) {
+	c := startRedis(t).client(t)
+	ctx := t.Context()
+	s, other := newStore(t, c, generous), newStore(t, c, generous)
+	s.RememberPurges(16, time.Hour)
+	var told []cache.FarPurge
+	other.Follow(func(p cache.FarPurge) { told = append(told, p) })
+	require.NoError(t, other.Sync(ctx))
+	e := entry(t, s, "", "x")
+	put(t, s, e, 9)
+	for i := range 10 {
+		require.NoError(t, s.Purge(ctx, cache.Purge{Label: fmt.Sprint("t", i), How: cache.Hard}))
+	}
+	require.Equal(t, []string{"x"}, bodies(t, s))
+	for i := range 40 {
+		require.NoError(t, s.Purge(ctx, cache.Purge{Label: fmt.Sprint("t", i), How: cache.Hard}))
+	}
+	members := func() int64 { return c.ZCard(ctx, "shop{shopnews}:purged").Val() }
+	require.LessOrEqual(t, members(), int64(17))
+	for _, s := range []*rediscache.Store{s, other, newStore(t, c, generous)} {
+		require.Empty(t, bodies(t, s))
+	}
+	require.True(t, told[1].Label == "" && told[1].Prefix == "" && told[1].How == cache.Hard,
+		"a process that has missed some is told that it cannot know")
+	require.Equal(t, "t39", told[len(told)-1].Label)
+	put(t, s, entry(t, s, "", "new"), 9)
+	require.Equal(t, []string{"new"}, bodies(t, other))
+
+	s.RememberPurges(16, 0)
+	require.NoError(t, s.Purge(ctx, cache.Purge{Label: "tx", How: cache.Hard}))
+	require.LessOrEqual(t, members(), int64(2))
+	require.Equal(t, []string{"new"}, bodies(t, other), "it knows all that was purged since")
+}
+
+// TestStore_ALockIsItsHoldersOnly: a process that has lost it can neither extend nor end the next one.
+func TestStore_ALockIsItsHoldersOnly(t *testing.T) {
+	c := startRedis(t).client(t)
+	ctx := context.Background()
+	a, b := newStore(t, c, generous), newStore(t, c, generous)
+	first, err := a.Lock(ctx, key, time.Minute)
+	require.NoError(t, err)
+	require.NotZero(t, first.Token)
+	l, err := b.Lock(ctx, key, time.Minute)
+	require.NoError(t, err)
+	require.Zero(t, l.Token)
+	require.Greater(t, l.Left, 30*time.Second)
+	held, err := a.Extend(ctx, key, first.Token, time.Millisecond)
+	require.NoError(t, err)
+	require.True(t, held)
+	var second cache.FarLock
+	require.Eventually(t, func() bool {
+		second, err = b.Lock(ctx, key, time.Minute)
+		return err == nil && second.Token != 0
+	}, time.Minute, time.Millisecond)
+	require.Greater(t, second.Token, first.Token)
+	held, err = a.Extend(ctx, key, first.Token, time.Minute)
+	require.NoError(t, err)
+	require.False(t, held)
+	require.NoError(t, a.Unlock(ctx, key, first.Token, true))
+	l, err = a.Lock(ctx, key, time.Minute)
+	require.NoError(t, err)
+	require.Zero(t, l.Token)
+	require.NoError(t, b.Unlock(ctx, key, second.Token, true))
+	l, err = a.Lock(ctx, key, time.Minute)
+	require.NoError(t, err)
+	require.NotZero(t, l.Token)
+	// What nobody can have locked, and would never end, is no lock.
+	require.NoError(t, c.Set(ctx, fmt.Sprintf("{shop:%x}:lock", key[:]), "x", redis.KeepTTL).Err())
+	require.NoError(t, c.Persist(ctx, fmt.Sprintf("{shop:%x}:lock", key[:])).Err())
+	l, err = a.Lock(ctx, key, time.Minute)
+	require.NoError(t, err)
+	require.NotZero(t, l.Token)
+}
