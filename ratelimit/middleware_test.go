@@ -209,6 +209,14 @@ func TestR23_RetryAfter(t *testing.T) {
 			draw = d
 			require.Equal(t, want, retry(jittered))
 		}
+
+		// The longest jitter is added to what there is to wait, and stays a time.
+		longest := newLimiter(t, ratelimit.Config{
+			Policies: []ratelimit.Policy{p}, RetryJitter: math.MaxInt64,
+		})
+		longest.SetJitter(func() float64 { return math.Nextafter(1, 0) })
+		require.Empty(t, retry(longest))
+		require.Equal(t, "9223372037", retry(longest), "math.MaxInt64 nanoseconds")
 	})
 }
 
