@@ -291,6 +291,38 @@ func TestLostProbesAreReplaced(t *testing.T) {
 	})
 }
 
+// A probe has its whole time, also if another one comes while there is room.
+func TestProbesHaveTheirWholeTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(t, breaker.Config{Probes: 3, ProbeTimeout: 3 * time.Second, Ramp: -1})
+		trip(t, b, "a")
+		time.Sleep(5 * time.Second)
+		first, err := b.Acquire(t.Context(), "a")
+		require.NoError(t, err)
+		time.Sleep(3*time.Second - 1)
+		second, err := b.Acquire(t.Context(), "a")
+		require.NoError(t, err, "the first is not lost yet")
+		first(breaker.Success)
+		third, err := b.Acquire(t.Context(), "a")
+		require.NoError(t, err)
+		_, err = b.Acquire(t.Context(), "a")
+		require.Error(t, err, "one has passed and two are in flight")
+		second(breaker.Success)
+		third(breaker.Success)
+		require.Equal(t, breaker.Closed, stateOf(b, "a"))
+	})
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(t, breaker.Config{Probes: 3, ProbeTimeout: 3 * time.Second})
+		trip(t, b, "a")
+		time.Sleep(5 * time.Second)
+		_, err := b.Acquire(t.Context(), "a")
+		require.NoError(t, err)
+		time.Sleep(3 * time.Second)
+		require.False(t, ask(b, "a", breaker.Success), "now it is")
+		require.Equal(t, breaker.Open, stateOf(b, "a"))
+	})
+}
+
 // The defaults: a probe has as long as the breaker was to be open.
 func TestProbeTimeoutIsTheOpenTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -171,6 +171,10 @@ func TestR04_IPv6CountsByNetwork(t *testing.T) {
 }
 
 func TestByIPNamesEveryFault(t *testing.T) {
+	for bits, valid := range map[int]bool{31: false, 32: true, 128: true, 129: false} {
+		_, err := ratelimit.ByIP(ratelimit.IPConfig{IPv6Bits: bits})
+		require.Equal(t, valid, err == nil, bits)
+	}
 	_, err := ratelimit.ByIP(ratelimit.IPConfig{IPv6Bits: 16, TrustedProxies: []netip.Prefix{{}}})
 	require.ErrorContains(t, err, "ratelimit: IPConfig.IPv6Bits: 16 is not between 32 and 128")
 	require.ErrorContains(t, err, "ratelimit: IPConfig.TrustedProxies[0]: is not a prefix")

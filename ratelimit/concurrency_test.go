@@ -221,6 +221,30 @@ func TestR31_HijackedConnections(t *testing.T) {
 	requireEmpty(t, c)
 }
 
+// A stuckConn cannot be closed without an error.
+type stuckConn struct{ net.Conn }
+
+func (stuckConn) Close() error { return errors.New("stuck") }
+
+// A stuckWriter hands out a stuckConn.
+type stuckWriter struct{ http.ResponseWriter }
+
+func (w stuckWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) { return stuckConn{}, nil, nil }
+
+// TestR31_ConnectionsThatCloseWithAnError: the place is given back all the same.
+func TestR31_ConnectionsThatCloseWithAnError(t *testing.T) {
+	c := newConcurrency(t, ratelimit.ConcurrencyConfig{Limit: 1})
+	h := c.Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		require.NoError(t, err)
+		require.Equal(t, 1, c.Stats().InFlight)
+		require.EqualError(t, conn.Close(), "stuck")
+	}))
+	h.ServeHTTP(stuckWriter{httptest.NewRecorder()}, httptest.NewRequest("GET", "/", nil))
+	require.Zero(t, c.Stats().InFlight)
+	require.Zero(t, c.Stats().Keys)
+}
+
 // serve returns the status of a request through c to h.
 func serve(c *ratelimit.Concurrency, h http.Handler) int {
 	w := httptest.NewRecorder()

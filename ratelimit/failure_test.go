@@ -38,7 +38,7 @@ func (s *brokenStore) Take(ctx context.Context, claims []ratelimit.Claim) error 
 	s.calls++
 	if s.err != nil {
 		// what a failed call leaves behind counts for nothing
-		claims[0].Denied, claims[0].Remaining = true, -7
+		claims[0].Denied, claims[0].Remaining, claims[0].Remembered = true, -7, true
 		return s.err
 	}
 	err := s.memory.Take(ctx, claims)
@@ -105,6 +105,7 @@ func TestR18_EachPolicyHasItsOwnFailure(t *testing.T) {
 		require.True(t, d.Degraded)
 		require.EqualValues(t, 2, d.Remaining, "half of six, and one is used")
 		require.EqualValues(t, -1, d.Claims()[0].Remaining, "nobody knows")
+		require.False(t, d.Claims()[0].Remembered, "this process has decided")
 		require.EqualValues(t, 10, d.Claims()[1].Rate.Burst, "the rate that clients are told is the policy's")
 		require.Equal(t, 2, admitted())
 		d, err = l.TakeKeys(t.Context(), []string{"a", "a"})
@@ -403,6 +404,26 @@ func TestStoresThatExaggerate(t *testing.T) {
 		require.True(t, allow(t, l, "a"))
 	}
 	require.False(t, allow(t, l, "a"))
+}
+
+// TestNeverIsLongerThanAnyWait: if one of two policies would never admit the request, there is no time
+// to come again at, whatever the other says.
+func TestNeverIsLongerThanAnyWait(t *testing.T) {
+	day, month := policyOf("day", ratelimit.PerDay(4).WithBurst(4)), policyOf("month", ratelimit.PerDay(1).WithBurst(2))
+	cost := int64(2)
+	month.Cost = func(*http.Request) int64 { return cost }
+	day.Cost = month.Cost
+	for _, policies := range [][]ratelimit.Policy{{day, month}, {month, day}} {
+		cost = 2
+		l := limiterOf(t, policies...)
+		_, err := l.Take(t.Context(), new(http.Request))
+		require.NoError(t, err)
+		cost = 3
+		d, err := l.Take(t.Context(), new(http.Request))
+		require.NoError(t, err)
+		require.Len(t, d.Violated(), 2)
+		require.Zero(t, d.RetryAfter)
+	}
 }
 
 // TestRateForThatAdmitsNothing: a plan of zero is refused, and nothing is charged or asked of a store.

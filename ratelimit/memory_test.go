@@ -72,6 +72,29 @@ func TestR07_NobodyEvictsHisOwnDebt(t *testing.T) {
 	}
 }
 
+// TestR07_LastWindowsDebtsAreInherited: what was counted in the window before is owed too, as long as
+// the sliding one covers it.
+func TestR07_LastWindowsDebtsAreInherited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := policyOf("p", ratelimit.PerHour(10))
+		p.Algorithm, p.Rate.Burst = ratelimit.SlidingWindow, 0
+		l := limiterOn(t, newMemory(t, 1), p) // one set of seven
+		time.Sleep(59 * time.Minute)
+		for i := range 7 {
+			for range 10 {
+				require.True(t, allow(t, l, fmt.Sprint(i)))
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		d, err := l.TakeKeys(t.Context(), []string{"newcomer"})
+		require.NoError(t, err)
+		require.False(t, d.Allowed)
+		for i := range 7 {
+			require.False(t, allow(t, l, fmt.Sprint(i)), "nobody's debt is forgotten")
+		}
+	})
+}
+
 // TestR07_NewcomersAreToldTheTruth: who finds everybody else deep in debt is told how long that
 // lasts, and has a place then.
 func TestR07_NewcomersAreToldTheTruth(t *testing.T) {

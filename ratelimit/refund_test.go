@@ -367,16 +367,14 @@ func TestR32_WorkAfterTheAnswerOutlivesTheRequest(t *testing.T) {
 	l := newLimiter(t, ratelimit.Config{
 		Store: store, PassDecision: true, Policies: []ratelimit.Policy{logIns(ratelimit.GCRA)},
 	})
+	ctx, leave := context.WithCancel(context.WithValue(t.Context(), key{}, "v"))
 	h := l.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		d, _ := ratelimit.FromContext(r.Context())
-		ctx, cancel := context.WithCancel(r.Context())
-		cancel() // the client leaves
-		require.NoError(t, d.Charge(ctx, 2))
+		leave()
+		require.ErrorIs(t, r.Context().Err(), context.Canceled)
+		require.NoError(t, d.Charge(r.Context(), 2))
 	}))
-	ctx, cancel := context.WithCancel(context.WithValue(t.Context(), key{}, "v"))
-	r := httptest.NewRequest("POST", "/", nil).WithContext(ctx)
-	h.ServeHTTP(httptest.NewRecorder(), r)
-	cancel()
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "/", nil).WithContext(ctx))
 	require.Equal(t, 1, store.refunds)
 	d, err := l.PeekKeys(t.Context(), []string{"all"})
 	require.NoError(t, err)
@@ -413,4 +411,33 @@ func TestRefundsAtAShareOfTheRate(t *testing.T) {
 		require.EqualValues(t, 1, d.Remaining)
 		require.NoError(t, d.Done(200))
 	}
+}
+
+// TestRefundOfAChargeInTheNextWindow: a request whose clock was read before another's, which has begun
+// the next window, is charged and given back in that one.
+func TestRefundOfAChargeInTheNextWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, 100)
+		l := limiterOn(t, m, logIns(ratelimit.SlidingWindow))
+		left := func() int64 {
+			d, err := l.PeekKeys(t.Context(), []string{"a"})
+			require.NoError(t, err)
+			return d.Remaining
+		}
+		take := func() ratelimit.Decision {
+			d, err := l.TakeKeys(t.Context(), []string{"a"})
+			require.NoError(t, err)
+			require.True(t, d.Allowed)
+			return d
+		}
+		base := m.Base()
+		time.Sleep(time.Hour + time.Minute)
+		take()
+		m.SetBase(base.Add(10 * time.Minute)) // what is read now is a moment of the first hour
+		early := take()
+		m.SetBase(base)
+		require.EqualValues(t, 3, left())
+		require.NoError(t, early.Done(200))
+		require.EqualValues(t, 4, left())
+	})
 }

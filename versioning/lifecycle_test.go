@@ -225,3 +225,45 @@ func TestBrownoutsAndEnforce(t *testing.T) {
 		require.Equal(t, "2", serve(enforced, request("GET", "/?v=2")).Header().Get("Supported"))
 	})
 }
+
+// Each moment of a version's life belongs to one side: a brownout and a deprecation begin at theirs, and
+// a brownout and a version have ended at theirs. Of brownouts that overlap the last end counts.
+func TestMomentsOfAVersionsLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		at := func(hours int) time.Time { return start.Add(time.Duration(hours) * time.Hour) }
+		h := newVersions(t, versioning.Config{
+			Versions: []versioning.Version{
+				{Name: "1", Sunset: at(8)},
+				{Name: "2", Deprecated: at(1), Sunset: at(10), Brownouts: []versioning.Brownout{
+					{From: at(2), Until: at(5)}, {From: at(3), Until: at(4)},
+				}},
+				{Name: "3"},
+			},
+			Sources: []versioning.Source{versioning.Query("v")}, Supported: "Supported",
+		}).Resolve(telling)
+		ask := func(version string) *httptest.ResponseRecorder {
+			return serve(h, request("GET", "/?v="+version))
+		}
+		till := func(moment time.Time) { time.Sleep(time.Until(moment)) }
+		till(at(2).Add(-1))
+		require.Equal(t, 200, ask("2").Code)
+		till(at(2))
+		require.Equal(t, 410, ask("2").Code)
+		till(at(3))
+		require.Equal(t, "7200", ask("2").Header().Get("Retry-After"), "not the shorter one's end")
+		till(at(5).Add(-1))
+		require.Equal(t, 410, ask("2").Code)
+		till(at(5))
+		require.Equal(t, 200, ask("2").Code)
+
+		till(at(8).Add(-1))
+		require.Equal(t, "1, 2, 3", ask("3").Header().Get("Supported"))
+		require.Equal(t, 200, ask("1").Code)
+		till(at(8))
+		require.Equal(t, 410, ask("1").Code)
+		require.Equal(t, "2, 3", ask("3").Header().Get("Supported"))
+		till(at(10))
+		require.Equal(t, "3", ask("3").Header().Get("Supported"))
+	})
+}

@@ -69,6 +69,12 @@ func TestAnOpenBreakerAnswersAndOutlivesReloads(t *testing.T) {
 	require.Equal(t, breaker.Open, breakers(t, g)[a.Addr].State)
 	require.Equal(t, asked, a.Requests())
 
+	// Two reloads in a row, without a request between them.
+	reloadText(t, g, guarded(settings, a.Addr))
+	reloadText(t, g, guarded(settings, a.Addr, b.Addr))
+	require.Equal(t, breaker.Open, breakers(t, g)[a.Addr].State)
+	require.Equal(t, asked, a.Requests())
+
 	// Other settings are other breakers.
 	reloadText(t, g, guarded("{min_requests: 6, open_for: 10m, max_open: 10m}", a.Addr, b.Addr))
 	require.NotContains(t, breakers(t, g), a.Addr)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -460,89 +459,6 @@ func TestStreamsPassThrough(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "echo hello\n", line)
 	})
-}
-
-func TestG11_HeaderAndBodyFloodsAreRefused(t *testing.T) {
-	b := backend.Start(t, backend.Config{})
-	g := start(t, simple("server: {max_header_bytes: 8KiB, max_header_fields: 50, max_body: 1KiB}", b.Addr))
-	c := client(t)
-	tests := []struct {
-		name   string
-		change func(*http.Request)
-		status int
-	}{
-		{"within the limits", func(r *http.Request) {
-			r.Header.Set("Cookie", strings.Repeat("a=b; ", 20))
-		}, 200},
-		{"bytes of one field", func(r *http.Request) { r.Header.Set("A", strings.Repeat("a", 20<<10)) }, 431},
-		{"bytes of the path", func(r *http.Request) { r.URL.Path = "/" + strings.Repeat("a", 20<<10) }, 431},
-		{"query parameters", func(r *http.Request) { r.URL.RawQuery = strings.Repeat("a&", 20<<10) }, 431},
-		{"fields", func(r *http.Request) {
-			for i := range 60 {
-				r.Header.Set(fmt.Sprint("A", i), "")
-			}
-		}, 431},
-		{"lines of one field", func(r *http.Request) { r.Header["A"] = make([]string, 60) }, 431},
-		{"cookies", func(r *http.Request) { r.Header.Set("Cookie", strings.Repeat("a=b; ", 60)) }, 431},
-		{"body that says its length", func(r *http.Request) {
-			r.ContentLength, r.Body = 2<<10, io.NopCloser(bytes.NewReader(make([]byte, 2<<10)))
-		}, 413},
-		{"body that does not", func(r *http.Request) {
-			r.ContentLength, r.Body = -1, io.NopCloser(bytes.NewReader(make([]byte, 2<<10)))
-		}, 413},
-		{"multipart with many parts", func(r *http.Request) {
-			r.Header.Set("Content-Type", "multipart/form-data; boundary=b")
-			parts := strings.NewReader(strings.Repeat("--b\r\n\r\n\r\n", 1000))
-			r.ContentLength, r.Body = -1, io.NopCloser(parts)
-		}, 413},
-		{"largest body", func(r *http.Request) {
-			r.ContentLength, r.Body = -1, io.NopCloser(bytes.NewReader(make([]byte, 1<<10)))
-		}, 200},
-	}
-	for range 3 { // often enough to eject a host that is blamed
-		for _, tt := range tests {
-			t.Run(tt.name, func(t *testing.T) {
-				req, err := http.NewRequest("POST", g.url, nil)
-				require.NoError(t, err)
-				tt.change(req)
-				resp, _ := do(t, c, req)
-				require.Equal(t, tt.status, resp.StatusCode)
-			})
-		}
-	}
-	for _, h := range g.current.Load().upstreams["app"].balancer.Endpoints("http://app") {
-		require.Equal(t, balancer.Healthy, h.State)
-		require.Zero(t, h.Failures, "the client's fault is not the host's")
-	}
-}
-
-func TestG11_BrokenBodiesAreTheClientsFault(t *testing.T) {
-	b := backend.Start(t, backend.Config{})
-	g := start(t, simple("", b.Addr))
-	for _, body := range []string{
-		"zz\r\n",
-		"3\r\nabcd\r\n0\r\n\r\n",
-		"fffffffffffffffff\r\n",
-		"0\r\nno trailer\r\n\r\n",
-	} {
-		t.Run(body, func(t *testing.T) {
-			for range 5 { // often enough to eject a host that is blamed
-				conn, err := net.Dial("tcp", g.addr)
-				require.NoError(t, err)
-				defer conn.Close()
-				fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n%s", body)
-				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-				require.NoError(t, err)
-				require.NoError(t, resp.Body.Close())
-				require.Equal(t, 400, resp.StatusCode)
-				require.True(t, resp.Close, "nobody knows where the next request begins")
-			}
-		})
-	}
-	for _, h := range g.current.Load().upstreams["app"].balancer.Endpoints("http://app") {
-		require.Equal(t, balancer.Healthy, h.State)
-		require.Zero(t, h.Failures)
-	}
 }
 
 func TestG20_NilAndZeroValuesAreRefusedWhenBuilt(t *testing.T) {

@@ -104,6 +104,16 @@ func TestG03_ForwardedFieldsOfStrangersAreReplaced(t *testing.T) {
 		got, _ := echoed(t, start(t, simple("server: {trusted_proxies: [10.0.0.0/8]}", b.Addr)).url, forged())
 		require.Equal(t, []string{"127.0.0.1"}, got["X-Forwarded-For"])
 		require.NotContains(t, got, "X-Forwarded-Port")
+		for _, name := range []string{"User-Agent", "Accept-Encoding", "X-Request-Id"} {
+			got.Del(name)
+		}
+		require.Equal(t, http.Header{
+			"Host":              {"shop.test"},
+			"X-Forwarded-For":   {"127.0.0.1"},
+			"X-Forwarded-Host":  {"shop.test"},
+			"X-Forwarded-Proto": {"http"},
+			"X-Other":           {"stays"},
+		}, got, "that there are proxies does not make him one")
 	})
 }
 

@@ -63,12 +63,13 @@ func (h *pace) inherit(from *pace) {
 	}
 }
 
-// restoreLocked goes back to the configured rate when a hint's time is over.
+// restoreLocked goes back to the configured rate when a hint's time is over, as of that time: what was
+// earned since then is earned at the configured rate. Nothing has used the limiter since then.
 func (h *pace) restoreLocked(now time.Time) {
 	if !h.slowedUntil.IsZero() && !now.Before(h.slowedUntil) {
+		h.limiter.SetLimitAt(h.slowedUntil, h.most)
+		h.limiter.SetBurstAt(h.slowedUntil, h.burst)
 		h.slowedUntil = time.Time{}
-		h.limiter.SetLimitAt(now, h.most)
-		h.limiter.SetBurstAt(now, h.burst)
 	}
 }
 

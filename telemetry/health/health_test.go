@@ -208,3 +208,63 @@ func TestChecksThatPanicOrEndTheirGoroutine(t *testing.T) {
 		require.Equal(t, 200, code(h.Ready()))
 	}
 }
+
+// TestResultsAreAsOldAsTheirEnd: a result is used for its TTL from when it was there.
+func TestResultsAreAsOldAsTheirEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var runs atomic.Int64
+		h := newHealth(t, health.Config{Checks: []health.CheckConfig{
+			{Name: "slow", TTL: time.Second, Func: func(context.Context) error {
+				runs.Add(1)
+				time.Sleep(600 * time.Millisecond)
+				return nil
+			}},
+		}})
+		require.Equal(t, 200, code(h.Ready()))
+		time.Sleep(time.Second - 1)
+		require.Equal(t, 200, code(h.Ready()))
+		require.EqualValues(t, 1, runs.Load())
+		time.Sleep(1)
+		require.Equal(t, 200, code(h.Ready()))
+		require.EqualValues(t, 2, runs.Load())
+	})
+}
+
+// TestOptionalChecksKeepTheirLastResult: until the next one is there, also if that takes for ever.
+func TestOptionalChecksKeepTheirLastResult(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var hangs atomic.Bool
+		release := make(chan struct{})
+		defer close(release)
+		h := newHealth(t, health.Config{Checks: []health.CheckConfig{
+			{Name: "mail", Optional: true, Func: func(context.Context) error {
+				if hangs.Load() {
+					<-release
+				}
+				return nil
+			}},
+		}})
+		h.Check(t.Context())
+		hangs.Store(true)
+		for range 3 {
+			time.Sleep(time.Minute)
+			start := time.Now()
+			ok, results := h.Check(t.Context())
+			require.True(t, ok && results[0].OK)
+			require.NoError(t, results[0].Err)
+			require.Zero(t, time.Since(start))
+		}
+	})
+}
+
+// TestDrainWithoutDelay: it does not wait, and readiness fails all the same. What has not started yet
+// still may.
+func TestDrainWithoutDelay(t *testing.T) {
+	h := newHealth(t, health.Config{DrainDelay: -1, Checks: []health.CheckConfig{
+		{Name: "db", Func: func(context.Context) error { return nil }},
+	}})
+	require.NoError(t, h.Drain(t.Context()))
+	require.Equal(t, 503, code(h.Ready()))
+	require.True(t, h.Stats().Started)
+	require.Equal(t, 200, code(h.Startup()))
+}
