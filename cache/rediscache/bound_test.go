@@ -245,3 +245,33 @@ func TestC63_AnOverflowWhileItConnects(t *testing.T) {
 		require.ErrorIs(t, <-end, context.Canceled)
 	})
 }
+
+// TestTheEndIsNoGap: a service that stops keeps its values, which it may save. What has come and was
+// not told yet is not told any more.
+func TestTheEndIsNoGap(t *testing.T) {
+	for range 50 { // a select takes any of what is ready
+		synctest.Test(t, func(t *testing.T) {
+			f := &fakeRedis{}
+			ctx, stop := context.WithCancelCause(t.Context())
+			var told []string
+			var sub *rediscache.Subscription
+			sub = rediscache.NewSubscription(f.client(t), maxSilence,
+				func(body string) {
+					told = append(told, body)
+					for range 3 {
+						f.say("late")
+					}
+					stop(errStop)
+					synctest.Wait()
+				},
+				func(error) { told = append(told, "gap") },
+			)
+			end := make(chan error)
+			go func() { end <- sub.Run(ctx) }()
+			synctest.Wait()
+			f.say("last")
+			require.Equal(t, errStop, <-end)
+			require.Equal(t, []string{"gap", "last"}, told)
+		})
+	}
+}
