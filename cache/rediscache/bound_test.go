@@ -275,3 +275,23 @@ func TestTheEndIsNoGap(t *testing.T) {
 		})
 	}
 }
+
+// TestC63_TheBoundCountsFromTheQuestion: what was said after it is not confirmed by its answer,
+// however late that comes.
+func TestC63_TheBoundCountsFromTheQuestion(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fakeRedis, l *listener) {
+		l.gap(true)
+		f.set(func() { f.noPong = true })
+		time.Sleep(600 * time.Millisecond) // it has asked at 500 ms
+		said := time.Now()
+		f.set(func() { f.number++ }) // and is lost
+		time.Sleep(1200 * time.Millisecond)
+		f.set(func() {
+			f.rawLocked(pong)
+			f.mute = true
+		})
+		gap := l.next()
+		require.ErrorIs(t, gap.gap, rediscache.ErrSilent)
+		require.LessOrEqual(t, gap.at.Sub(said), maxSilence)
+	})
+}
