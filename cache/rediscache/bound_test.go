@@ -222,8 +222,7 @@ func TestC63_AnOverflowWhileItConnects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeRedis{noPong: true}
 		gaps, release := make(chan error, 100), make(chan bool)
-		var sub *rediscache.Subscription
-		sub = rediscache.NewSubscription(f.client(t), maxSilence, func(string) {}, func(err error) {
+		sub := rediscache.NewSubscription(f.client(t), maxSilence, func(string) {}, func(err error) {
 			gaps <- err
 			<-release
 		})
@@ -254,8 +253,7 @@ func TestTheEndIsNoGap(t *testing.T) {
 			f := &fakeRedis{}
 			ctx, stop := context.WithCancelCause(t.Context())
 			var told []string
-			var sub *rediscache.Subscription
-			sub = rediscache.NewSubscription(f.client(t), maxSilence,
+			sub := rediscache.NewSubscription(f.client(t), maxSilence,
 				func(body string) {
 					told = append(told, body)
 					for range 3 {

@@ -138,25 +138,21 @@ func (l *link) ask(ctx context.Context, ps *redis.PubSub) {
 			last, err = l.last(ctx)
 			return err
 		})
-		if err == nil {
-			l.asked <- question{at: at, mark: last}
-			err = l.ping(ctx, ps)
-		}
 		if !errors.Is(err, redisguard.ErrOpen) { // which hides why
 			l.mu.Lock()
 			l.trouble = err
 			l.mu.Unlock()
 		}
 		if err == nil {
+			l.asked <- question{at: at, mark: last}
+			if err := l.ping(ctx, ps); err != nil {
+				l.end(err)
+				return
+			}
 			select {
 			case <-l.answered:
 			case <-ctx.Done():
 				return
-			}
-		} else {
-			select {
-			case <-l.asked:
-			default:
 			}
 		}
 		tick.Reset(l.interval)
