@@ -33,8 +33,8 @@ type Endpoint struct {
 }
 
 func (e Endpoint) equal(o Endpoint) bool {
-	return e.Addr == o.Addr && e.Weight == o.Weight && e.Drain == o.Drain && e.Priority == o.Priority && e.Zone == o.Zone &&
-		maps.Equal(e.Labels, o.Labels)
+	return e.Addr == o.Addr && e.Weight == o.Weight && e.Drain == o.Drain &&
+		e.Priority == o.Priority && e.Zone == o.Zone && maps.Equal(e.Labels, o.Labels)
 }
 
 // lacksAddress reports whether e has no address. With the target's port added, an empty address
