@@ -225,6 +225,14 @@ func TestGRPCWriter(t *testing.T) {
 	require.Equal(t, 200, in.Code)
 	require.Empty(t, in.Body.String())
 	require.Equal(t, "Service Unavailable", in.Header().Get("Grpc-Message"))
+	require.False(t, in.Flushed, "over HTTP/2 it leaves with its end")
+
+	in = httptest.NewRecorder()
+	w = &grpcWriter{ResponseWriter: in, http1: true}
+	w.WriteHeader(413)
+	require.NoError(t, w.FlushError())
+	require.True(t, in.Flushed)
+	require.Equal(t, "8", in.Header().Get("Grpc-Status"))
 
 	in = httptest.NewRecorder()
 	w = &grpcWriter{ResponseWriter: in}

@@ -19,6 +19,7 @@ func TestWildcardHosts(t *testing.T) {
 	}
 	text := "\n" + named("", "/", "any") + named("*.example.com", "/", "star") +
 		named("*.b.example.com", "/", "longer") + named("*.b.example.com", "/deep/", "deep") +
+		named("*.example.com", "/deep/er/", "deeper") +
 		named("a.example.com", "/", "name") + named("only.example.com", "/one", "one") +
 		named("*.c.test", "/two", "two")
 	g := start(t, inFlow(b.Addr, text))
@@ -41,6 +42,8 @@ func TestWildcardHosts(t *testing.T) {
 		{"x.b.example.com", "/deep/x", "deep"},
 		{"x.y.b.example.com", "/deep/", "deep"},
 		{"x.example.com", "/deep/x", "star"},
+		{"x.example.com", "/deep/er/x", "deeper"},
+		{"x.b.example.com", "/deep/er/x", "deep"},
 		{"only.example.com", "/one", "one"},
 		{"only.example.com", "/other", "star"}, // as a host without such a path goes on to any
 		{"xexample.com", "/", "any"},
@@ -58,6 +61,7 @@ func TestWildcardHosts(t *testing.T) {
 	// What two readings of a path lead to is compared among routes with a star, too.
 	for path, want := range map[string]int{
 		"/x/../deep/a": 307, "/deep//a": 200, "/deep;a/b": 400, "/deep": 307,
+		"/deep/er//a": 200, // the longer name decides before the longer path
 	} {
 		status, _ := route("x.b.example.com", path)
 		require.Equal(t, want, status, path)
