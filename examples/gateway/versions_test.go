@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -131,11 +132,19 @@ func TestTheUseOfVersionsOutlivesReloads(t *testing.T) {
 		require.EqualValues(t, n, report.Versions[0].Requests)
 		require.Zero(t, report.Versions[1].Requests)
 	}
+	// Requests find the hosts of a reload once they are resolved.
+	awaitHost := func(addr string) {
+		require.Eventually(t, func() bool {
+			hosts := g.current.Load().upstreams["v1"].hosts()
+			return len(hosts) == 1 && hosts[0].Addr == addr
+		}, 20*time.Second, time.Millisecond)
+	}
 	ask("v1 /a")
 	used(1)
 
 	// Another upstream of a version.
 	reloadText(t, g, versioned(v2.Addr, v2.Addr, twoVersions, sources))
+	awaitHost(v2.Addr)
 	ask("v2 /a")
 	used(2)
 
@@ -144,6 +153,7 @@ func TestTheUseOfVersionsOutlivesReloads(t *testing.T) {
 		`{version: "3", upstream: v2}`
 	reloadText(t, g, versioned(v1.Addr, v2.Addr, more, sources))
 	used(2)
+	awaitHost(v1.Addr)
 	ask("v1 /a")
 	used(3)
 	require.Len(t, shownVersions(t, g).Versions, 3)
