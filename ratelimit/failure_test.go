@@ -409,7 +409,8 @@ func TestStoresThatExaggerate(t *testing.T) {
 // TestNeverIsLongerThanAnyWait: if one of two policies would never admit the request, there is no time
 // to come again at, whatever the other says.
 func TestNeverIsLongerThanAnyWait(t *testing.T) {
-	day, month := policyOf("day", ratelimit.PerDay(4).WithBurst(4)), policyOf("month", ratelimit.PerDay(1).WithBurst(2))
+	day := policyOf("day", ratelimit.PerDay(4).WithBurst(4))
+	month := policyOf("month", ratelimit.PerDay(1).WithBurst(2))
 	cost := int64(2)
 	month.Cost = func(*http.Request) int64 { return cost }
 	day.Cost = month.Cost

@@ -40,7 +40,9 @@ func TestO06_FieldsAsLongAsTheyMayBe(t *testing.T) {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.Header["Tracestate"] = []string{strings.Repeat("x", 2000), strings.Repeat("x", 2095+longer)}
 		r.Header["X-B3"] = []string{strings.Repeat("x", 4096+longer)}
-		r.Header["Baggage"] = []string{"a=" + strings.Repeat("x", 4000), "b=" + strings.Repeat("x", 4187+longer)}
+		r.Header["Baggage"] = []string{
+			"a=" + strings.Repeat("x", 4000), "b=" + strings.Repeat("x", 4187+longer),
+		}
 		serve(b.Middleware(http.NotFoundHandler()), r)
 		if longer == 0 {
 			require.Equal(t, naive{keys: 3, baggage: 8191, state: 4096, other: 4096}, seen)

@@ -53,7 +53,9 @@ func TestPacerObeysTheServer(t *testing.T) {
 			answer(200, "RateLimit", `"p";r=0;t=9, "q";r=0;t=5`), []float64{9},
 		},
 		"less than one in MaxRetryAfter": {answer(200, "RateLimit", `"p";r=1;t=600`), []float64{0, 60}},
-		"an unbearably long window":      {answer(200, "RateLimit", `"p";r=0;t=999999999999999`), []float64{60}},
+		"an unbearably long window": {
+			answer(200, "RateLimit", `"p";r=0;t=999999999999999`), []float64{60},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -137,7 +137,8 @@ func TestKnownDenialsOfGreaterCosts(t *testing.T) {
 	var calls atomic.Int64
 	client.AddHook(stub(func(context.Context) ([]any, error) {
 		calls.Add(1)
-		return []any{int64(1), int64(3), int64(time.Hour / time.Microsecond), int64(7200_000_000), int64(0)}, nil
+		hour := time.Hour.Microseconds()
+		return []any{int64(1), int64(3), hour, 2 * hour, int64(0)}, nil
 	}))
 	p := policyOf("p", ratelimit.PerDay(10).WithBurst(10))
 	p.Cost = func(*http.Request) int64 { return 7 }
