@@ -105,7 +105,7 @@ func TestO09_StatusAndBytes(t *testing.T) {
 				if tt.told {
 					require.Contains(t, s.log.String(), "superfluous response.WriteHeader call from "+
 						"github.com/trivet-go/trivet/internal/response_test.TestO09_StatusAndBytes")
-					require.Contains(t, s.log.String(), "(recorder_test.go:")
+					require.Contains(t, s.log.String(), "(status_test.go:")
 				} else {
 					require.Empty(t, s.log.String())
 				}
@@ -142,7 +142,7 @@ func TestO09_WriteBeyondContentLengthHasSentTheHeader(t *testing.T) {
 			rec := s.record(t)
 			require.Equal(t, 200, rec.Status)
 			require.Zero(t, rec.Bytes)
-			require.Contains(t, s.log.String(), "(recorder_test.go:", "the handler's line, not the wrapper's")
+			require.Contains(t, s.log.String(), "(status_test.go:", "the handler's line, not the wrapper's")
 		})
 	}
 }

@@ -3,6 +3,7 @@ package redislimit_test
 import (
 	"context"
 	"io"
+	"net/http"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -126,4 +127,27 @@ func TestR32_TheStoreItselfOutlivesTheRequest(t *testing.T) {
 	require.NoError(t, store.Charge(gone, d.Claims()))
 	require.NoError(t, store.Refund(gone, d.Claims()))
 	require.EqualValues(t, 3, calls.Load())
+}
+
+// TestKnownDenialsOfGreaterCosts: a cost that does not fit says nothing of what smaller ones would
+// find, so what is remembered of it does not either.
+func TestKnownDenialsOfGreaterCosts(t *testing.T) {
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:0"})
+	t.Cleanup(func() { client.Close() })
+	var calls atomic.Int64
+	client.AddHook(stub(func(context.Context) ([]any, error) {
+		calls.Add(1)
+		hour := time.Hour.Microseconds()
+		return []any{int64(1), int64(3), hour, 2 * hour, int64(0)}, nil
+	}))
+	p := policyOf("p", ratelimit.PerDay(10).WithBurst(10))
+	p.Cost = func(*http.Request) int64 { return 7 }
+	l := limiterOn(t, newStore(t, client, redislimit.Config{Timeout: 10 * time.Second}), p)
+	for _, want := range []int64{3, -1, -1} {
+		d, err := l.Take(t.Context(), new(http.Request))
+		require.NoError(t, err)
+		require.False(t, d.Allowed || d.Degraded)
+		require.Equal(t, want, d.Remaining)
+	}
+	require.EqualValues(t, 1, calls.Load())
 }
