@@ -126,3 +126,12 @@ func TestHistoriesTellWhatIsMissing(t *testing.T) {
 		})
 	})
 }
+
+// TestANumberThatJumps is a gap, whatever the message says of the one before.
+func TestANumberThatJumps(t *testing.T) {
+	var h rediscache.History
+	require.True(t, h.Next(rediscache.NewMessage(5, "before", "five")))
+	require.False(t, h.Next(rediscache.NewMessage(9, "five", "nine")))
+	require.True(t, h.Next(rediscache.NewMessage(10, "nine", "ten")))
+	require.False(t, h.Next(rediscache.NewMessage(11, "other", "eleven")))
+}

@@ -21,18 +21,25 @@ import (
 type fakeRedis struct {
 	mu      sync.Mutex // guards the fields below
 	refuse  bool       // no connection is made
+	boom    bool       // the dialer panics
 	mute    bool       // nothing is answered
 	foreign bool       // scripts get the answer to another call
+	noPong  bool       // pings are not answered
 	number  int
 	dials   []time.Time
-	subs    map[net.Conn]bool
+	subs    map[*fakeConn]bool
 }
+
+const (
+	subscribed = "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n"
+	pong       = "*2\r\n$4\r\npong\r\n$0\r\n\r\n"
+)
 
 var errRefused = errors.New("connection refused")
 
 // client returns a client of f that lives until t ends.
 func (f *fakeRedis) client(t testing.TB) *redis.Client {
-	f.subs = map[net.Conn]bool{}
+	f.subs = map[*fakeConn]bool{}
 	c := redis.NewClient(&redis.Options{
 		Addr: "127.0.0.1:1", Dialer: f.dial, MaxRetries: -1, DialerRetries: 1, Protocol: 2,
 	})
@@ -50,27 +57,50 @@ func (f *fakeRedis) dial(context.Context, string, string) (net.Conn, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.dials = append(f.dials, time.Now())
+	if f.boom {
+		panic(errRefused)
+	}
 	if f.refuse {
 		return nil, errRefused
 	}
 	near, far := net.Pipe()
-	go f.serve(far)
+	conn := &fakeConn{Conn: far, out: make(chan string, 1<<16)}
+	go conn.write()
+	go f.serve(conn)
 	return near, nil
+}
+
+// A fakeConn is the server's end of a connection. Like one of TCP, it takes what nobody reads yet.
+type fakeConn struct {
+	net.Conn
+	out chan string
+}
+
+func (c *fakeConn) write() {
+	for text := range c.out {
+		_, _ = io.WriteString(c.Conn, text)
+	}
 }
 
 func fakeID(number int) string { return fmt.Sprintf("%012d", number) }
 
-// say sends a message to the subscribers, unless it is to be lost.
-func (f *fakeRedis) say(body string, lost bool) {
+// say sends a message to the subscribers.
+func (f *fakeRedis) say(body string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.number++
-	if lost {
-		return
-	}
-	text := fmt.Sprintf("1:%d:%s:%s:%s", f.number, fakeID(f.number-1), fakeID(f.number), body)
+	f.deliverLocked(f.number, body)
+}
+
+func (f *fakeRedis) deliverLocked(number int, body string) {
+	text := fmt.Sprintf("1:%d:%s:%s:%s", number, fakeID(number-1), fakeID(number), body)
+	f.rawLocked(fmt.Sprintf("*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$%d\r\n%s\r\n", len(text), text))
+}
+
+// rawLocked sends text to the subscribers.
+func (f *fakeRedis) rawLocked(text string) {
 	for conn := range f.subs {
-		fmt.Fprintf(conn, "*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$%d\r\n%s\r\n", len(text), text)
+		conn.out <- text
 	}
 }
 
@@ -83,8 +113,9 @@ func (f *fakeRedis) cut() {
 	}
 }
 
-func (f *fakeRedis) serve(conn net.Conn) {
+func (f *fakeRedis) serve(conn *fakeConn) {
 	defer conn.Close()
+	defer close(conn.out)
 	defer f.set(func() { delete(f.subs, conn) })
 	in := bufio.NewReader(conn)
 	for {
@@ -92,27 +123,26 @@ func (f *fakeRedis) serve(conn net.Conn) {
 		if err != nil {
 			return
 		}
-		f.mu.Lock()
-		reply := f.replyLocked(conn, args)
-		if !f.mute {
-			_, err = io.WriteString(conn, reply)
-		}
-		f.mu.Unlock()
-		if err != nil {
-			return
-		}
+		f.set(func() {
+			if reply := f.replyLocked(conn, args); !f.mute {
+				conn.out <- reply
+			}
+		})
 	}
 }
 
-func (f *fakeRedis) replyLocked(conn net.Conn, args []string) string {
+func (f *fakeRedis) replyLocked(conn *fakeConn, args []string) string {
 	switch strings.ToLower(args[0]) {
 	case "hello":
 		return "-ERR unknown command\r\n"
 	case "subscribe":
 		f.subs[conn] = true
-		return "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n"
+		return subscribed
 	case "ping":
-		return "*2\r\n$4\r\npong\r\n$0\r\n\r\n"
+		if f.noPong {
+			return ""
+		}
+		return pong
 	case "evalsha", "eval": // of a mark: sha, 1, key, id, time; of a message: sha, 1, key, channel, body, …
 		text := fmt.Sprintf("%s:%d:%s", args[4], f.number, fakeID(f.number))
 		if len(args) > 6 {

@@ -106,7 +106,7 @@ func TestC63_AMissingMessage(t *testing.T) {
 		l.message("b")
 	})
 	t.Run("the last one", func(t *testing.T) {
-		l := listen(t, client, 4*time.Second)
+		l := listen(t, client, time.Second)
 		l.gap(true)
 		lose(t, l)
 		require.ErrorIs(t, l.gap(false).gap, rediscache.ErrSilent)
@@ -153,6 +153,11 @@ func TestC60_NoticesOfAnotherRelease(t *testing.T) {
 // TestC63_AHandlerThatIsSlow: what does not fit into the bound is a gap, after which it goes on.
 func TestC63_AHandlerThatIsSlow(t *testing.T) {
 	client := startRedis(t).client(t)
+	t.Run("many", func(t *testing.T) { testSlowHandler(t, client, rediscache.MaxQueue+100, "") })
+	t.Run("long ones", func(t *testing.T) { testSlowHandler(t, client, 300, strings.Repeat("x", 4<<10)) })
+}
+
+func testSlowHandler(t *testing.T, client *redis.Client, n int, pad string) {
 	v := newInvalidations(t, client, patient)
 	entered, release := make(chan bool, 1), make(chan bool)
 	notices := make(chan rediscache.Notice, 1<<16)
@@ -173,13 +178,10 @@ func TestC63_AHandlerThatIsSlow(t *testing.T) {
 	<-entered
 	other := startReplica(t, newInvalidations(t, client, patient)) // hears when all has been sent
 	other.gap(true)
-	send := func(n int, name string) {
-		for i := range n {
-			require.NoError(t, v.Key(t.Context(), fmt.Sprint(name, i)))
-		}
+	for i := range n {
+		require.NoError(t, v.Key(t.Context(), fmt.Sprint(i, pad)))
 	}
-	send(rediscache.MaxQueue+100, "x")
-	for range rediscache.MaxQueue + 100 {
+	for range n {
 		other.next()
 	}
 	release <- true

@@ -157,8 +157,8 @@ func (v *Invalidations) publish(ctx context.Context, kind, name string) error {
 // that drops everything at a gap keeps no old value for longer than that, also if Redis is down. One
 // that drops nothing while Connected is false keeps what it has, and drops all when it is true.
 //
-// Run calls handle on the goroutine of its caller, who gets its panics. What handle does should be
-// quick: notices wait meanwhile. It may call Key and Tag.
+// Run calls handle on the goroutine of its caller, who gets its panics, and no more once ctx has
+// ended. What handle does should be quick: notices wait meanwhile. It may call Key and Tag.
 func (v *Invalidations) Run(ctx context.Context, handle func(Notice)) error {
 	if handle == nil {
 		panic("rediscache: nil handle")

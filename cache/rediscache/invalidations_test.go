@@ -253,8 +253,8 @@ func TestAClosedClientEndsRun(t *testing.T) {
 // TestRightsAreEnough: the rights that doc.go names are all that is needed.
 func TestRightsAreEnough(t *testing.T) {
 	server := startRedis(t)
-	rule := "ACL SETUSER shop on >secret resetkeys ~shop:* resetchannels &shop:* -@all +evalsha +eval +hget " +
-		"+hset +hincrby +pexpire +pttl +publish +subscribe +ping"
+	rule := "ACL SETUSER shop on >secret resetkeys ~shop:* resetchannels &shop:* -@all " +
+		"+evalsha +eval +hget +hset +hincrby +pexpire +pttl +publish +subscribe +ping"
 	var args []any
 	for word := range strings.FieldsSeq(rule) {
 		args = append(args, word)

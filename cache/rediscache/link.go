@@ -87,15 +87,11 @@ func (s *subscription) connect(ctx context.Context) *link {
 func (l *link) run(ctx context.Context) (err error) {
 	defer recovered(&err)
 	ps := l.client.Subscribe(ctx)
-	defer ps.Close()
-	defer context.AfterFunc(ctx, func() { ps.Close() })()
+	// Not on this goroutine: PubSub keeps its lock if a dialer panics.
+	context.AfterFunc(ctx, func() { ps.Close() })
 	if err := ps.Subscribe(ctx, l.channel); err != nil {
 		return err
 	}
-	asking, stop := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer stop()
 	for subscribed := false; ; {
 		received, err := ps.Receive(ctx)
 		if err != nil {
@@ -107,7 +103,7 @@ func (l *link) run(ctx context.Context) (err error) {
 				return errReconnected
 			}
 			subscribed = true
-			wg.Go(func() { l.ask(asking, ps) })
+			go l.ask(ctx, ps)
 		case *redis.Message:
 			l.receive(r.Payload)
 		case *redis.Pong:
@@ -142,23 +138,21 @@ func (l *link) ask(ctx context.Context, ps *redis.PubSub) {
 			last, err = l.last(ctx)
 			return err
 		})
+		if !errors.Is(err, redisguard.ErrOpen) { // which hides why
+			l.mu.Lock()
+			l.trouble = err
+			l.mu.Unlock()
+		}
 		if err == nil {
 			l.asked <- question{at: at, mark: last}
-			err = l.ping(ctx, ps)
-		}
-		l.mu.Lock()
-		l.trouble = err
-		l.mu.Unlock()
-		if err == nil {
+			if err := l.ping(ctx, ps); err != nil {
+				l.end(err)
+				return
+			}
 			select {
 			case <-l.answered:
 			case <-ctx.Done():
 				return
-			}
-		} else {
-			select {
-			case <-l.asked:
-			default:
 			}
 		}
 		tick.Reset(l.interval)

@@ -54,7 +54,8 @@ func (s *subscription) connected() bool { return s.up.Load() }
 
 // Run keeps the subscription up and calls onMessage and onGap, in order and on the goroutine of its
 // caller, who gets their panics. It returns when ctx ends, with its cause, or when the client has
-// been closed. Its goroutines then end as soon as the client lets them.
+// been closed. It calls neither once ctx has ended. Its goroutines end as soon as the client lets
+// them.
 func (s *subscription) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // also when a callback panics
@@ -69,17 +70,17 @@ func (s *subscription) Run(ctx context.Context) error {
 	gap := func(err error, up bool) {
 		told = time.Now()
 		s.up.Store(up)
-		s.onGap(err)
+		if ctx.Err() == nil { // else the link may have ended for that
+			s.onGap(err)
+		}
 	}
 	deliver := func() {
 		for _, it := range l.take() {
-			switch it.gap {
-			case nil:
+			switch {
+			case it.gap != nil:
+				gap(it.gap, s.up.Load() || it.gap == errConnected)
+			case ctx.Err() == nil:
 				s.onMessage(it.body)
-			case errConnected:
-				gap(it.gap, true)
-			default:
-				gap(it.gap, s.up.Load())
 			}
 		}
 	}
@@ -116,7 +117,6 @@ func (s *subscription) Run(ctx context.Context) error {
 			case !s.up.Load():
 				gap(lost, false)
 			case time.Since(l.confirmedAt()) >= s.maxSilence && time.Since(told) >= s.maxSilence:
-				deliver()
 				lost = l.silent()
 				l.end(lost)
 				gap(lost, false)
