@@ -68,6 +68,9 @@ type Tiered struct {
 
 	turns turns
 
+	pullsMu sync.Mutex // guards the field below
+	pulls   map[Key]*pull
+
 	farHits, misses, failures, unreached atomic.Uint64
 }
 
@@ -88,7 +91,7 @@ func NewTiered(cfg TieredConfig) (*Tiered, error) {
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
-	t := &Tiered{near: cfg.Near, far: cfg.Far, ttl: cfg.NearTTL, wait: cfg.Wait}
+	t := &Tiered{near: cfg.Near, far: cfg.Far, ttl: cfg.NearTTL, wait: cfg.Wait, pulls: make(map[Key]*pull)}
 	t.base = time.Now().Add(-t.ttl) // so that zero, as in what was restored, is too long ago
 	near := Mark(t.near.purges.clock.Load())
 	t.reached[near%reachedMarks].near = near // what far has purged before is not known to be purged here
@@ -198,8 +201,41 @@ func (t *Tiered) sure(r *Resource) bool {
 	return true
 }
 
+// A pull is one look into far, for all who look for the same key meanwhile.
+type pull struct {
+	done chan struct{} // closed when the fields below are set
+	r    *Resource
+	mark Mark
+	err  error
+}
+
 // pull gets what far has, and keeps it in the near tier.
 func (t *Tiered) pull(ctx context.Context, key Key) (*Resource, Mark, error) {
+	t.pullsMu.Lock()
+	p := t.pulls[key]
+	if p != nil {
+		t.pullsMu.Unlock()
+		select {
+		case <-p.done:
+			return p.r, p.mark, p.err
+		case <-ctx.Done():
+			return nil, Mark(t.near.purges.clock.Load()), context.Cause(ctx)
+		}
+	}
+	p = &pull{done: make(chan struct{}), err: errAbandoned} // unless look returns
+	t.pulls[key] = p
+	t.pullsMu.Unlock()
+	defer func() {
+		t.pullsMu.Lock()
+		delete(t.pulls, key)
+		t.pullsMu.Unlock()
+		close(p.done)
+	}()
+	p.r, p.mark, p.err = t.look(context.WithoutCancel(ctx), key) // others wait, whoever leaves
+	return p.r, p.mark, p.err
+}
+
+func (t *Tiered) look(ctx context.Context, key Key) (*Resource, Mark, error) {
 	now := time.Since(t.base)
 	r, _, err := t.far.Get(ctx, key)
 	// All that far knows of is purged in near by now, and perhaps more: far is asked about that.

@@ -269,7 +269,7 @@ func testFault(t *testing.T, fell, raise func(*server)) {
 	origin := newOrigin("Cache-Control", "max-age=1")
 	cfg := rediscache.Config{Prefix: "shop"} // with the budgets as they are
 	tier := cache.TieredConfig{NearTTL: 200 * time.Millisecond}
-	fleet := startFleet(t, 2, onServer(t, server), cfg, tier, origin)
+	fleet := startFleet(t, 2, givingUp(t, server), cfg, tier, origin)
 	run(t, fleet...)
 	const paths = 50
 	var mu sync.Mutex // guards the field below
