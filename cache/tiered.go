@@ -146,6 +146,7 @@ func (t *Tiered) hear(n News, wake chan<- struct{}) {
 		return
 	case NewsUp:
 		t.up.Store(true)
+		t.turns.tellAll(n) // the end of a fetch may have been announced and not heard
 	case NewsDown:
 		t.up.Store(false)
 	}
