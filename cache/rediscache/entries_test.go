@@ -203,7 +203,8 @@ func TestStore_WhatIsForgottenCountsAsPurged(t *testing.T) {
 	require.Equal(t, []string{"new"}, bodies(t, other), "it knows all that was purged since")
 }
 
-// TestC63_AServerThatHasMissedAPurge, as a replica may have: whoever knows of it ends the epoch for all.
+// TestC63_AServerThatHasMissedAPurge, as a replica may have: whoever knows of it ends the epoch for
+// all.
 func TestC63_AServerThatHasMissedAPurge(t *testing.T) {
 	c := startRedis(t).client(t)
 	ctx := t.Context()
