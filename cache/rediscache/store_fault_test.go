@@ -353,7 +353,8 @@ func TestC61_AReadOnlyReplicaServesAndTakesNothing(t *testing.T) {
 	require.Error(t, c.PurgeTag(t.Context(), "tag-x", cache.Hard))
 }
 
-// TestC61_AFullRedisServesWhatItHas: with noeviction, what is there is served and nothing more is stored.
+// TestC61_AFullRedisServesWhatItHas: with noeviction, what is there is served, and nothing more is
+// stored.
 func TestC61_AFullRedisServesWhatItHas(t *testing.T) {
 	server := startRedis(t)
 	origin := newOrigin()
