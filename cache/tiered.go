@@ -68,6 +68,9 @@ type Tiered struct {
 
 	turns turns
 
+	pullsMu sync.Mutex // guards the field below
+	pulls   map[Key]*pull
+
 	farHits, misses, failures, unreached atomic.Uint64
 }
 
@@ -88,7 +91,7 @@ func NewTiered(cfg TieredConfig) (*Tiered, error) {
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
-	t := &Tiered{near: cfg.Near, far: cfg.Far, ttl: cfg.NearTTL, wait: cfg.Wait}
+	t := &Tiered{near: cfg.Near, far: cfg.Far, ttl: cfg.NearTTL, wait: cfg.Wait, pulls: make(map[Key]*pull)}
 	t.base = time.Now().Add(-t.ttl) // so that zero, as in what was restored, is too long ago
 	near := Mark(t.near.purges.clock.Load())
 	t.reached[near%reachedMarks].near = near // what far has purged before is not known to be purged here
@@ -143,6 +146,7 @@ func (t *Tiered) hear(n News, wake chan<- struct{}) {
 		return
 	case NewsUp:
 		t.up.Store(true)
+		t.turns.tellAll(n) // the end of a fetch may have been announced and not heard
 	case NewsDown:
 		t.up.Store(false)
 	}
@@ -196,74 +200,6 @@ func (t *Tiered) sure(r *Resource) bool {
 		}
 	}
 	return true
-}
-
-// pull gets what far has, and keeps it in the near tier.
-func (t *Tiered) pull(ctx context.Context, key Key) (*Resource, Mark, error) {
-	now := time.Since(t.base)
-	r, _, err := t.far.Get(ctx, key)
-	// All that far knows of is purged in near by now, and perhaps more: far is asked about that.
-	mark := Mark(t.near.purges.clock.Load())
-	if t.failed(err) {
-		return nil, mark, err
-	}
-	if r == nil {
-		t.misses.Add(1)
-		return nil, mark, nil
-	}
-	list := r.Entries[:0]
-	for _, e := range r.Entries {
-		how, since := t.far.Purged(e)
-		if how == Hard {
-			continue
-		}
-		if how == Soft {
-			e.StaleSince = since
-		}
-		e.Mark, e.kept = mark, now
-		list = append(list, e)
-	}
-	if len(list) == 0 {
-		t.misses.Add(1)
-		return nil, mark, nil
-	}
-	t.farHits.Add(1)
-	r = &Resource{Entries: list}
-	t.near.replace(key, r, now)
-	return r, mark, nil
-}
-
-// replace puts r, which is as good as what was stored until since, in the place of what is there.
-func (s *MemoryStore) replace(key Key, r *Resource, since time.Duration) {
-	for _, e := range r.Entries {
-		if !s.purges.hold(e) {
-			e.held = nil
-			continue
-		}
-		e.uses.Store(1)
-	}
-	mu := &s.locks[key[0]%storeLocks]
-	mu.Lock()
-	defer mu.Unlock()
-	kept := &Resource{Entries: make([]*Entry, 0, len(r.Entries))}
-	for _, e := range r.Entries {
-		if e.held != nil {
-			kept.Entries = append(kept.Entries, e)
-		}
-	}
-	if old, ok := s.memory.Get(key); ok {
-		for _, o := range old.Entries {
-			if o.kept > since { // it was stored meanwhile, and may not have reached far
-				for _, e := range kept.Entries {
-					s.drop(e)
-				}
-				return
-			}
-		}
-	}
-	if len(kept.Entries) > 0 {
-		s.memory.Set(key, kept)
-	}
 }
 
 // Put implements [Store].

@@ -50,11 +50,22 @@ type lease struct {
 // tell tells of the end of a fetch in another process. It does not block.
 func (f *turns) tell(n News) {
 	f.mu.Lock()
-	g := f.keys[n.Key]
-	f.mu.Unlock()
-	if g == nil {
-		return
+	defer f.mu.Unlock()
+	if g := f.keys[n.Key]; g != nil {
+		g.tell(n)
 	}
+}
+
+// tellAll tells all who wait.
+func (f *turns) tellAll(n News) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, g := range f.keys {
+		g.tell(n)
+	}
+}
+
+func (g *turn) tell(n News) {
 	select {
 	case g.news <- n:
 	default: // one is enough
@@ -177,8 +188,10 @@ func (t *Tiered) lock(ctx context.Context, key Key, f *turn, limit time.Duration
 		select {
 		case n := <-f.news:
 			timer.Stop()
-			f.again = n.Stored
-			return 0
+			if n.Kind == NewsFetched {
+				f.again = n.Stored
+				return 0
+			}
 		case <-f.over: // all have left
 			timer.Stop()
 			return 0

@@ -388,6 +388,43 @@ func TestTiered_TheLockOfADeadProcessEnds(t *testing.T) {
 	})
 }
 
+// TestTiered_AnAnnouncementThatWasMissedIsMadeUpFor when the connection is there again.
+func TestTiered_AnAnnouncementThatWasMissedIsMadeUpFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := newFarServer()
+		var calls atomic.Int64
+		origin := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			calls.Add(1)
+			w.Header().Set("Cache-Control", "max-age=600")
+			time.Sleep(100 * time.Millisecond)
+			_, _ = io.WriteString(w, "x")
+		})
+		a := newTier(t, server, cache.TieredConfig{Wait: time.Minute}, origin)
+		b := newTier(t, server, cache.TieredConfig{Wait: time.Minute}, origin)
+		for _, p := range []*tier{a, b} {
+			p.run()
+			defer p.stop()
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { get(a.h, "/") })
+		synctest.Wait()
+		from := time.Now()
+		wg.Go(func() { require.True(t, fromCache(get(b.h, "/"))) })
+		synctest.Wait()
+		b.far.deaf.Store(true)
+		time.Sleep(200 * time.Millisecond)
+		b.far.deaf.Store(false)
+		server.mu.Lock()
+		news := server.heard[b.far]
+		server.mu.Unlock()
+		news(cache.News{Kind: cache.NewsDown})
+		news(cache.News{Kind: cache.NewsUp})
+		wg.Wait()
+		require.Less(t, time.Since(from), time.Second)
+		require.EqualValues(t, 1, calls.Load())
+	})
+}
+
 // TestTiered_NobodyWaitsLongerThanWait for a process that lives and does not come to an end.
 func TestTiered_NobodyWaitsLongerThanWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -163,3 +163,14 @@ func FuzzParsePage(f *testing.F) {
 		}
 	})
 }
+
+// TestC62_AnAnswerToAnotherQuestionIsAnError: it may be older than what was purged since.
+func TestC62_AnAnswerToAnotherQuestionIsAnError(t *testing.T) {
+	reply := []any{"id", "1f", "5", "7", int64(0), []any{"hlx", "6"}}
+	_, err := rediscache.ParsePage(reply, "id")
+	require.NoError(t, err)
+	_, err = rediscache.ParsePage(reply, "other")
+	require.Error(t, err)
+	_, err = rediscache.ParsePage(reply[:5], "id")
+	require.Error(t, err)
+}

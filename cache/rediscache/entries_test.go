@@ -203,6 +203,28 @@ func TestStore_WhatIsForgottenCountsAsPurged(t *testing.T) {
 	require.Equal(t, []string{"new"}, bodies(t, other), "it knows all that was purged since")
 }
 
+// TestC63_AServerThatHasMissedAPurge, as a replica may have: whoever knows of it ends the epoch for
+// all.
+func TestC63_AServerThatHasMissedAPurge(t *testing.T) {
+	c := startRedis(t).client(t)
+	ctx := t.Context()
+	s := newStore(t, c, generous)
+	put(t, s, entry(t, s, "", "x", "ta"), 9)
+	require.NoError(t, s.Purge(ctx, cache.Purge{Label: "tother", How: cache.Hard}))
+	require.NoError(t, s.Purge(ctx, cache.Purge{Label: "ta", How: cache.Hard}))
+	require.EqualValues(t, 1, c.ZRem(ctx, "shop{shopnews}:purged", "hlta").Val())
+	require.Equal(t, []string{"x"}, bodies(t, newStore(t, c, generous)), "it cannot know")
+	before := entry(t, newStore(t, c, generous), "", "slow", "ta")
+	require.NoError(t, s.Sync(ctx))
+	require.EqualValues(t, 2, s.Stats().Epochs)
+	late := newStore(t, c, generous)
+	require.Empty(t, bodies(t, late))
+	put(t, late, before, 9) // fetched in the epoch that has ended
+	require.Empty(t, bodies(t, late))
+	put(t, late, entry(t, late, "", "new"), 9)
+	require.Equal(t, []string{"new"}, bodies(t, s))
+}
+
 // TestStore_ALockIsItsHoldersOnly: a process that has lost it can neither extend nor end the next one.
 func TestStore_ALockIsItsHoldersOnly(t *testing.T) {
 	c := startRedis(t).client(t)

@@ -183,6 +183,18 @@ func connected(t testing.TB, fleet ...*process) {
 
 // onServer returns what makes clients of a server.
 func onServer(t testing.TB, s *server) func() redis.UniversalClient {
+	return func() redis.UniversalClient {
+		c := redis.NewClient(&redis.Options{
+			Addr: s.addr, DialTimeout: time.Minute, ReadTimeout: time.Minute, WriteTimeout: time.Minute,
+			PoolTimeout: time.Minute,
+		})
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+}
+
+// givingUp returns what makes clients that give up early, for servers that are ill.
+func givingUp(t testing.TB, s *server) func() redis.UniversalClient {
 	return func() redis.UniversalClient { return s.client(t) }
 }
 

@@ -35,7 +35,8 @@ func newEpoch() string {
 	return fmt.Sprintf("%x", binary.LittleEndian.Uint64(b[:])|1)
 }
 
-// learn takes in the answer to the question r, which was made with v. It reports whether there is more.
+// learn takes in the answer to the question r, which was made with v. It reports whether there is
+// more.
 func (s *Store) learn(v view, r run, c *redis.Cmd) (more bool, err error) {
 	reply, err := c.Slice()
 	if err != nil {

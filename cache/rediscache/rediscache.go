@@ -38,7 +38,8 @@ var (
 )
 
 // New returns a Store on client, which remains the caller's to close. It does not call Redis, which
-// may come up later. A Ring is refused, as [NewInvalidations] does. The error, if any, names every invalid field of cfg.
+// may come up later. A Ring is refused, as [NewInvalidations] does. The error, if any, names every
+// invalid field of cfg.
 func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	cfg, err := cfg.withDefaults()
 	if err := errors.Join(checkSubscriber(client), err); err != nil {

@@ -64,7 +64,8 @@ func TestStore_APurgeReachesAll(t *testing.T) {
 		hs = append(hs, c.Middleware(origin))
 	}
 	knowingNothing := func() http.Handler {
-		return newCache(t, cache.Config{Store: newStore(t, server.client(t), generous)}).Middleware(origin)
+		store := newStore(t, server.client(t), generous)
+		return newCache(t, cache.Config{Store: store}).Middleware(origin)
 	}
 	ctx, c := t.Context(), caches[0]
 	for name, purge := range map[string]func(cache.Invalidation) error{

@@ -146,7 +146,7 @@ func TestC63_ASlowFillBringsNothingBack(t *testing.T) {
 func TestC63_APurgeThatReachesNobodyElseIsAnError(t *testing.T) {
 	server := startRedis(t)
 	origin := newOrigin()
-	fleet := startFleet(t, 2, onServer(t, server), generous, slow, origin)
+	fleet := startFleet(t, 2, givingUp(t, server), generous, slow, origin)
 	run(t, fleet...)
 	get(t, fleet[0].h, "/x")
 	get(t, fleet[1].h, "/x")
@@ -240,7 +240,7 @@ func TestTiered_OneFetchEachWithoutRedis(t *testing.T) {
 	release := make(chan struct{})
 	cfg := generous
 	cfg.Timeout = 20 * time.Millisecond
-	fleet := startFleet(t, 8, onServer(t, server), cfg, slow, origin)
+	fleet := startFleet(t, 8, givingUp(t, server), cfg, slow, origin)
 	run(t, fleet...)
 	server.stop()
 	defer server.resume()
