@@ -69,9 +69,11 @@ func TestStore_APurgeReachesAll(t *testing.T) {
 	}
 	ctx, c := t.Context(), caches[0]
 	for name, purge := range map[string]func(cache.Invalidation) error{
-		"url":    func(how cache.Invalidation) error { return c.PurgeURL(ctx, "http://example.com/x", how) },
-		"prefix": func(how cache.Invalidation) error { return c.PurgePrefix(ctx, "http://example.com/", how) },
-		"tag":    func(how cache.Invalidation) error { return c.PurgeTag(ctx, "tag-x", how) },
+		"url": func(how cache.Invalidation) error { return c.PurgeURL(ctx, "http://example.com/x", how) },
+		"prefix": func(how cache.Invalidation) error {
+			return c.PurgePrefix(ctx, "http://example.com/", how)
+		},
+		"tag": func(how cache.Invalidation) error { return c.PurgeTag(ctx, "tag-x", how) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			get(t, hs[1], "/x")
