@@ -105,7 +105,7 @@ func configureCaddy(c, dir string) (text, file string, command []string) {
 }
 
 func configureVarnish(_, dir string) (text, file string, command []string) {
-	return fill(varnishConfig, dir), "default.vcl", []string{"varnishd", "-F", "-a", listenAddr,
+	return fill(varnishConfig, dir), "default.vcl", []string{"varnishd", "-F", "-j", "none", "-a", listenAddr,
 		"-f", filepath.Join(dir, "default.vcl"), "-s", "malloc,64m", "-n", filepath.Join(dir, "varnish")}
 }
 
