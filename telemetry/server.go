@@ -2,7 +2,7 @@ package telemetry
 
 import (
 	"context"
-	"crypto/rand"
+	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -198,7 +198,22 @@ func (t *Telemetry) requestID(r *http.Request) string {
 	if ids := r.Header[t.cfg.RequestID]; len(ids) == 1 && validRequestID(ids[0]) {
 		return ids[0]
 	}
-	return rand.Text()
+	return newRequestID()
+}
+
+// newRequestID returns 128 random bits as 26 characters in base32 (RFC 4648, section 6). It is an
+// identifier and no secret, so it is drawn from math/rand/v2, which the system seeds: to ask the system
+// each time would cost a call.
+func newRequestID() string {
+	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+	var id [26]byte
+	high, low := rand.Uint64(), rand.Uint64()
+	for i := range id {
+		id[i] = digits[low%32]
+		low = low>>5 | high<<59
+		high >>= 5
+	}
+	return string(id[:])
 }
 
 func validRequestID(id string) bool {

@@ -5,6 +5,7 @@ package redact
 import (
 	"net/url"
 	"strings"
+	"unicode/utf8"
 )
 
 // Word stands for what was removed. The HTTP semantic conventions ask for it.
@@ -166,18 +167,41 @@ func links(value string) string {
 	return b.String()
 }
 
-// joiner removes what may join the words of a name.
-var joiner = strings.NewReplacer("-", "", "_", "")
-
-// IsSecret reports whether name, of a header field or an attribute, announces a secret.
-func IsSecret(name string) bool {
-	name = joiner.Replace(strings.ToLower(name))
+// secretWords are parts of names that announce a secret, by their first letter.
+var secretWords = func() (words ['z' + 1][]string) {
 	for _, word := range [...]string{
 		"authorization", "cookie", "token", "secret", "passw", "passphrase", "apikey", "accesskey",
 		"idempotencykey", "signature", "credential", "privatekey", "jwt",
 	} {
-		if strings.Contains(name, word) {
-			return true
+		words[word[0]] = append(words[word[0]], word)
+	}
+	return words
+}()
+
+// IsSecret reports whether name, of a header field or an attribute, announces a secret.
+func IsSecret(name string) bool {
+	var room [64]byte
+	plain := room[:0] // in lower case, without what may join the words of a name
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c == '-', c == '_':
+		case 'A' <= c && c <= 'Z':
+			plain = append(plain, c-'A'+'a')
+		case c >= utf8.RuneSelf && name != strings.ToLower(name):
+			return IsSecret(strings.ToLower(name)) // the Kelvin sign becomes a k
+		default:
+			plain = append(plain, c)
+		}
+	}
+	for i, c := range plain {
+		if c > 'z' {
+			continue
+		}
+		for _, word := range secretWords[c] {
+			if rest := plain[i:]; len(rest) >= len(word) && rest[1] == word[1] &&
+				string(rest[:len(word)]) == word {
+				return true
+			}
 		}
 	}
 	return false

@@ -52,3 +52,28 @@ func TestClipKeepsCharactersWhole(t *testing.T) {
 	require.Equal(t, "éé", redact.Clip("éé", 4))
 	require.True(t, utf8.ValidString(redact.Valid("a\xffb", 10)))
 }
+
+func TestIsSecret(t *testing.T) {
+	for _, name := range []string{
+		"Authorization", "Proxy-Authorization", "Set-Cookie", "x_api_key", "X-API-KEY", "accessKey", "passwd",
+		"Idempotency-Key", "client_secret", "id_token", "signature", "private-key", "jwt", "api\u212aey",
+		strings.Repeat("x", 1000) + "-token",
+	} {
+		require.True(t, redact.IsSecret(name), name)
+		require.NotEqual(t, name+":"+"hunter2", redact.Text(name+":"+"hunter2"), "and in a text")
+	}
+	for _, name := range []string{
+		"", "target", "endpoint", "toke", "key", "Accept", "éa", "a.b:80", "tok\x00en", "passion",
+	} {
+		require.False(t, redact.IsSecret(name), name)
+		require.Equal(t, name, redact.Text(name))
+	}
+}
+
+func BenchmarkHarmlessText(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		redact.Text("orders.internal:8080")
+		redact.IsSecret("endpoint")
+	}
+}

@@ -86,20 +86,21 @@ func Text(text string) string {
 	return Clip(text, maxText)
 }
 
-// isHarmless reports whether text cannot hold a secret by its characters: it is short and has none of a
-// URL's, and no letters, as an address of IPv4 with a port, or a number.
+// isHarmless reports whether text cannot hold a secret: it is short, one word of letters, digits, and
+// what stands in names and addresses of hosts, and no name of a secret or JSON web token is in it.
 func isHarmless(text string) bool {
 	if len(text) > maxText {
 		return false
 	}
 	for i := range len(text) {
 		switch c := text[i]; {
-		case '0' <= c && c <= '9', c == '.', c == ':', c == ' ', c == '-':
+		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '.', c == ':', c == '-',
+			c == '_':
 		default:
 			return false
 		}
 	}
-	return true
+	return !IsSecret(text) && !strings.Contains(text, "eyJ")
 }
 
 // scrubURLErrors removes what errors of url.Parse quote: no URL, and parts of it.
