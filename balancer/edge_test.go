@@ -39,7 +39,7 @@ func TestUnixSockets(t *testing.T) {
 	require.Eventually(
 		t,
 		func() bool { return b.Endpoints("http://users.internal")[0].CheckLatency > 0 },
-		10*time.Second,
+		time.Minute,
 		time.Millisecond,
 	)
 }

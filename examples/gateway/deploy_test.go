@@ -325,7 +325,7 @@ func TestDashboardAndRulesNameWhatTheGatewayEmits(t *testing.T) {
 			}
 		})
 	}
-	require.Eventually(t, func() bool { return app[0].Requests() > 5 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return app[0].Requests() > 5 }, time.Minute, time.Millisecond)
 	app[0].Kill()
 	p.await(t, p.stderr, "state=ejected")
 	wg.Wait()

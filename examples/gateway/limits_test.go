@@ -131,7 +131,7 @@ server: {trusted_proxies: [`+list+"]}", b.Addr), &out)
 			require.Eventually(t, func() bool {
 				all = strings.Split(strings.TrimSpace(strings.Join(out.taken(), "")), "\n")
 				return len(all) == 6
-			}, 10*time.Second, time.Millisecond)
+			}, time.Minute, time.Millisecond)
 			var last map[string]any
 			require.NoError(t, json.Unmarshal([]byte(all[len(all)-1]), &last))
 			address, _ := last["client.address"].(string)
@@ -219,7 +219,7 @@ func TestConcurrencyOfARoute(t *testing.T) {
 		var p limitsPage
 		page(t, g, "/limits", &p)
 		return p.Routes["/slow"].Concurrency.InFlight == 2
-	}, 10*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	resp, body := get(t, c, g.url+"/slow")
 	require.Equal(t, 503, resp.StatusCode)
 	require.Equal(t, "1", resp.Header.Get("Retry-After"))
