@@ -42,8 +42,8 @@ func start(
 		Addr: addr, tb: tb, path: Path(tb, name), args: args,
 		log: filepath.Join(tb.TempDir(), "log"), answers: answers,
 	}
+	tb.Cleanup(p.Kill) // also of one that does not answer
 	p.Restart()
-	tb.Cleanup(p.Kill)
 	return p
 }
 
