@@ -8,9 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,7 +19,6 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/trivet-go/trivet/balancer"
-	"github.com/trivet-go/trivet/internal/freeport"
 	"github.com/trivet-go/trivet/internal/program"
 )
 
@@ -319,35 +315,13 @@ func TestReadBodiesGoElsewhereWhereTheyAreKept(t *testing.T) {
 
 // With its default keepalive_requests, nginx says goodbye after 1,000 requests of a connection.
 func TestL38_NginxSaysGoodbye(t *testing.T) {
-	path := program.Path(t, "nginx")
-	addr, dir := freeport.Reserve(t), t.TempDir()
-	config := filepath.Join(dir, "nginx.conf")
-	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, `
-daemon off; master_process off; pid %[1]s/pid; error_log %[1]s/error.log;
-events { worker_connections 1024; }
-http {
-	access_log off;
-	client_body_temp_path %[1]s/body;
-	proxy_temp_path %[1]s/proxy;
-	fastcgi_temp_path %[1]s/fastcgi;
-	uwsgi_temp_path %[1]s/uwsgi;
-	scgi_temp_path %[1]s/scgi;
-	server {
-		listen %[2]s http2;
+	nginx := program.Nginx(t, func(addr string) string {
+		return fmt.Sprintf(`	server {
+		listen %s http2;
 		location / { return 200 "good\n"; }
-	}
-}`, dir, addr), 0o600))
-	cmd := exec.Command(path, "-p", dir, "-c", config, "-e", filepath.Join(dir, "error.log"))
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+	}`, addr)
 	})
-	require.Eventually(t, func() bool {
-		conn, err := net.Dial("tcp", addr)
-		return err == nil && conn.Close() == nil
-	}, 10*time.Second, 5*time.Millisecond)
-	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr), Transport: h2c()})
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(nginx.Addr), Transport: h2c()})
 	h, err := b.Handler(&url.URL{Scheme: "http", Host: "users.test"}, balancer.HandlerConfig{})
 	require.NoError(t, err)
 	front := httptest.NewServer(h)

@@ -39,7 +39,7 @@ func newBalancer(t *testing.T, cfg balancer.Config) *balancer.Balancer {
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		// Nothing may run any more: a leaked count of requests in flight fails here.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 		defer cancel()
 		require.NoError(t, b.Close(ctx))
 	})

@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long a peer waits before it says that something hangs.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // A heard is what a server has got of one exchange.
 type heard struct {

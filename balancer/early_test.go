@@ -32,7 +32,7 @@ func uploadTo(t *testing.T, addr, head string, size int) string {
 	c, err := net.Dial("tcp", addr)
 	require.NoError(t, err)
 	defer c.Close()
-	require.NoError(t, c.SetDeadline(time.Now().Add(60*time.Second)))
+	require.NoError(t, c.SetDeadline(time.Now().Add(time.Minute)))
 	_, err = io.WriteString(c, head)
 	require.NoError(t, err)
 	piece := make([]byte, 64<<10)
@@ -231,7 +231,7 @@ func TestL37_WhoIsRefusedIsNotInvited(t *testing.T) {
 			return nil
 		}}
 		first := func(c net.Conn) string {
-			require.NoError(t, c.SetReadDeadline(time.Now().Add(20*time.Second)))
+			require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Minute)))
 			_, err := io.WriteString(c, head)
 			require.NoError(t, err)
 			line := make([]byte, len("HTTP/1.1 401"))

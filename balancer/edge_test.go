@@ -39,7 +39,7 @@ func TestUnixSockets(t *testing.T) {
 	require.Eventually(
 		t,
 		func() bool { return b.Endpoints("http://users.internal")[0].CheckLatency > 0 },
-		10*time.Second,
+		time.Minute,
 		time.Millisecond,
 	)
 }
@@ -277,88 +277,6 @@ func TestCloseDoesNotWaitForEver(t *testing.T) {
 		require.Equal(t, time.Second, time.Since(start))
 		require.NoError(t, b.Close(t.Context()))
 	})
-}
-
-// Whatever made an endpoint bad, 10 s after it is well again it gets at least a quarter of its fair
-// share.
-func TestRecoveredEndpointsAreNotStarved(t *testing.T) {
-	for name, fault := range map[string]server{
-		"fails": {delay: 10 * time.Millisecond, status: 500},
-		"slow":  {delay: 500 * time.Millisecond},
-		"hangs": {delay: time.Hour},
-	} {
-		for policy, p := range map[string]balancer.Policy{
-			"adaptive":      balancer.Adaptive(),
-			"peak":          balancer.PeakEWMA(10 * time.Second),
-			"least request": balancer.LeastRequest(2),
-		} {
-			for _, checks := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%s/%s/checks=%v", name, policy, checks), func(t *testing.T) {
-					t.Parallel()
-					synctest.Test(t, func(t *testing.T) {
-						f := newFleet(addrs(5)...)
-						for _, a := range addrs(5) {
-							f.set(a, server{delay: 10 * time.Millisecond})
-						}
-						cfg := balancer.Config{
-							Resolver: balancer.Static(addrs(5)...),
-							Wrap:     f.wrap,
-							Policy:   p,
-						}
-						if checks {
-							cfg.Health = balancer.HealthConfig{
-								Interval: time.Second,
-								Check: func(
-									ctx context.Context, e balancer.Endpoint, _ http.RoundTripper,
-								) error {
-									req, _ := http.NewRequestWithContext(
-										ctx,
-										http.MethodGet,
-										"http://users.internal/",
-										nil,
-									)
-									resp, err := f.wrap(e, nil).RoundTrip(req)
-									if err == nil && resp.StatusCode >= 400 {
-										err = errCheck
-									}
-									return err
-								},
-							}
-						}
-						b := newBalancer(t, cfg)
-						bad := addrs(5)[2]
-						gap := 5 * time.Millisecond
-						if !checks { // requests of users find out, and only 0.2 % may be spent on that
-							gap = 2 * time.Millisecond
-						}
-						send := func(d time.Duration) (sent int) {
-							tick := time.NewTicker(gap)
-							defer tick.Stop()
-							for end := time.Now().Add(d); time.Now().Before(end); <-tick.C {
-								sent++
-								go func() {
-									ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-									defer cancel()
-									_, _ = get(ctx, b)
-								}()
-							}
-							return sent
-						}
-						send(3 * time.Second)
-						f.set(bad, fault)
-						send(10 * time.Second)
-						f.set(bad, server{delay: 10 * time.Millisecond})
-						send(10 * time.Second)
-						before := statusOf(t, b, bad).Requests
-						sent := send(2 * time.Second)
-						time.Sleep(3 * time.Second)
-						got := float64(statusOf(t, b, bad).Requests-before) / (float64(sent) / 5)
-						require.GreaterOrEqual(t, got, 0.25, "of its fair share")
-					})
-				})
-			}
-		}
-	}
 }
 
 // A wrapper that returns neither a response nor an error is broken. It leaves nothing behind.

@@ -167,7 +167,7 @@ func TestL07_StoppedEndpoint(t *testing.T) {
 			n += p.Requests()
 		}
 		return n >= 9+58
-	}, 10*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 	seen := map[string]int{}
 	for _, p := range procs {
 		for id, n := range p.Counts() {
@@ -195,7 +195,7 @@ func roll(
 	for range 8 {
 		wg.Go(func() {
 			for !stop.Load() {
-				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				req, _ := http.NewRequestWithContext(
 					ctx,
 					http.MethodGet,
@@ -231,7 +231,7 @@ func roll(
 					}
 				}
 				return true
-			}, 10*time.Second, 5*time.Millisecond)
+			}, time.Minute, 5*time.Millisecond)
 		}
 	}
 	stop.Store(true)
@@ -471,7 +471,7 @@ func TestResponsesThatBreakOff(t *testing.T) {
 					defer resp.Body.Close()
 					n, err := io.Copy(io.Discard, resp.Body)
 					return err == nil && n == 1_000_000
-				}, 10*time.Second, 10*time.Millisecond)
+				}, time.Minute, 10*time.Millisecond)
 			})
 		}
 	}

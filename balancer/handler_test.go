@@ -300,7 +300,7 @@ func checkL33(t *testing.T, f *front, gone <-chan time.Time) {
 	left := time.Now()
 	cancel()
 	require.Less(t, (<-gone).Sub(left), 100*time.Millisecond)
-	require.Eventually(t, func() bool { return f.b.Stats().InFlight == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return f.b.Stats().InFlight == 0 }, time.Minute, time.Millisecond)
 	after := f.b.Stats()
 	require.Equal(t, before.Failures, after.Failures, "that is nobody's failure")
 	require.Zero(t, after.Ejections)
@@ -376,7 +376,7 @@ func TestL26_AnswersBeforeTheBodyHasEnded(t *testing.T) {
 		}
 		wg.Wait()
 		require.NotZero(t, f.b.Stats().Requests)
-		require.Eventually(t, func() bool { return f.b.Stats().InFlight == 0 }, 10*time.Second,
+		require.Eventually(t, func() bool { return f.b.Stats().InFlight == 0 }, time.Minute,
 			time.Millisecond)
 	})
 }

@@ -32,7 +32,7 @@ func askH2(t require.TestingT, addr string, fields []field, body string, end boo
 	c, err := net.Dial("tcp", addr)
 	require.NoError(t, err)
 	defer c.Close()
-	require.NoError(t, c.SetDeadline(time.Now().Add(20*time.Second)))
+	require.NoError(t, c.SetDeadline(time.Now().Add(time.Minute)))
 	_, err = io.WriteString(c, http2.ClientPreface)
 	require.NoError(t, err)
 	fr := http2.NewFramer(c, c)

@@ -3,7 +3,6 @@ package balancer_test
 import (
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,48 +56,4 @@ func TestBusyEndpointsPause(t *testing.T) {
 		sent, _ := load(t, b, 2*time.Millisecond, 10*time.Second)
 		require.Greater(t, statusOf(t, b, "10.0.0.0:80").Requests-before, uint64(sent/16))
 	})
-}
-
-// An endpoint that answers at once that it is busy looks idle to policies that only count requests
-// in flight.
-func TestBusyEndpointsPauseWithoutCosts(t *testing.T) {
-	for name, policy := range map[string]balancer.Policy{
-		"LeastRequest(0)": balancer.LeastRequest(0),
-		"LeastRequest(2)": balancer.LeastRequest(2),
-		"RoundRobin":      balancer.RoundRobin(),
-		"Random":          balancer.Random(),
-		"Hash":            balancer.Hash(balancer.HashConfig{Key: byContext, Next: balancer.Random()}),
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var busy atomic.Bool
-				pause := "2"
-				busy.Store(true)
-				b := newBalancer(t, balancer.Config{
-					Resolver: balancer.Static(addrs(4)...), Policy: policy,
-					Wrap: upstream(func(e balancer.Endpoint, _ *http.Request) (*http.Response, error) {
-						if e.Addr == "10.0.0.0:80" && busy.Load() {
-							resp := answer(503)
-							resp.Header.Set("Retry-After", pause)
-							return resp, nil
-						}
-						time.Sleep(20 * time.Millisecond)
-						return answer(200), nil
-					}).wrap,
-				})
-				sent, failed := load(t, b, 5*time.Millisecond, 20*time.Second)
-				require.Less(t, failed, sent/100, "of %d", sent)
-				pause = "0"
-				sent, failed = load(t, b, 5*time.Millisecond, 20*time.Second)
-				require.Less(t, failed, sent/15, "of %d", sent)
-				require.Zero(t, b.Stats().Ejections)
-				busy.Store(false)
-				time.Sleep(3 * time.Second)
-				before := statusOf(t, b, "10.0.0.0:80").Requests
-				sent, failed = load(t, b, 5*time.Millisecond, 20*time.Second)
-				require.Zero(t, failed)
-				require.Greater(t, statusOf(t, b, "10.0.0.0:80").Requests-before, uint64(sent/8))
-			})
-		})
-	}
 }

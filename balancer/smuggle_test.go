@@ -214,7 +214,7 @@ func TestL22_AmbiguousFramingReachesNobody(t *testing.T) {
 				patience = 300 * time.Millisecond // it may wait for a body that does not come
 			}
 			answer := exchangeWithin(t, f.Listener.Addr().String(), tt.raw, patience)
-			require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, 10*time.Second,
+			require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, time.Minute,
 				time.Millisecond)
 			raw, seen := p.take()
 			mu.Lock()
@@ -265,7 +265,7 @@ func TestL22_HTTP2FieldsDoNotBecomeFraming(t *testing.T) {
 			c, err := net.Dial("tcp", be.Addr)
 			require.NoError(t, err)
 			defer c.Close()
-			require.NoError(t, c.SetDeadline(time.Now().Add(10*time.Second)))
+			require.NoError(t, c.SetDeadline(time.Now().Add(time.Minute)))
 			_, err = io.WriteString(c, http2.ClientPreface)
 			require.NoError(t, err)
 			fr := http2.NewFramer(c, c)
@@ -317,7 +317,7 @@ func TestL22_HTTP2FieldsDoNotBecomeFraming(t *testing.T) {
 				}
 			}
 			c.Close()
-			require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, 10*time.Second,
+			require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, time.Minute,
 				time.Millisecond)
 			raw, seen := p.take()
 			requireCanonical(t, raw)

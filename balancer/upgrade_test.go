@@ -64,7 +64,7 @@ func openTunnel(t *testing.T, early string) *tunneled {
 	u.client, err = net.Dial("tcp", addrOf(f))
 	require.NoError(t, err)
 	t.Cleanup(func() { u.client.Close() })
-	require.NoError(t, u.client.SetDeadline(time.Now().Add(30*time.Second)))
+	require.NoError(t, u.client.SetDeadline(time.Now().Add(time.Minute)))
 	_, err = io.WriteString(u.client, askForWebsocket+early)
 	require.NoError(t, err)
 	u.fromServer = bufio.NewReader(u.client)
@@ -75,7 +75,7 @@ func openTunnel(t *testing.T, early string) *tunneled {
 		"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "X-Kept": {"1"},
 	}, resp.Header)
 	u.fromClient, u.server = <-readers, <-servers
-	require.NoError(t, u.server.SetDeadline(time.Now().Add(30*time.Second)))
+	require.NoError(t, u.server.SetDeadline(time.Now().Add(time.Minute)))
 	return u
 }
 
@@ -244,7 +244,7 @@ func TestHandlerUpgradesToWebsocket(t *testing.T) {
 	defer conn.Close()
 	fmt.Fprintf(conn,
 		"GET /socket HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\r\n")
-	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
 	buf := bufio.NewReader(conn)
 	resp, err := http.ReadResponse(buf, nil)
 	require.NoError(t, err)
@@ -254,7 +254,7 @@ func TestHandlerUpgradesToWebsocket(t *testing.T) {
 	conn, err = net.Dial("tcp", f.Listener.Addr().String())
 	require.NoError(t, err)
 	defer conn.Close()
-	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
 	fmt.Fprintf(conn,
 		"GET /socket HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n")
 	buf = bufio.NewReader(conn)
@@ -272,8 +272,8 @@ func TestHandlerUpgradesToWebsocket(t *testing.T) {
 	require.Eventually(t, func() bool { return b.Stats().InFlight == 1 }, 10*time.Second, time.Millisecond,
 		"the request that was not upgraded has ended, and this one counts until it does")
 	conn.Close()
-	require.Eventually(t, func() bool { return b.Stats().Streams == 0 }, 10*time.Second, time.Millisecond)
-	require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return b.Stats().Streams == 0 }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, time.Minute, time.Millisecond)
 }
 
 // Of an upgraded connection each side may finish while the other still speaks.
@@ -308,7 +308,7 @@ func TestUpgradedConnectionsHalfClose(t *testing.T) {
 			c, err := net.Dial("tcp", f.Listener.Addr().String())
 			require.NoError(t, err)
 			defer c.Close()
-			require.NoError(t, c.SetDeadline(time.Now().Add(20*time.Second)))
+			require.NoError(t, c.SetDeadline(time.Now().Add(time.Minute)))
 			fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 			buf := bufio.NewReader(c)
 			resp, err := http.ReadResponse(buf, nil)
@@ -322,7 +322,7 @@ func TestUpgradedConnectionsHalfClose(t *testing.T) {
 			require.Equal(t, 1, b.Stats().Streams, "it is counted until both have finished")
 			require.Equal(t, "from the server", speak(c, buf, clientFirst, "from the client"))
 			require.Equal(t, "from the client", <-heard)
-			require.Eventually(t, func() bool { return b.Stats().Streams == 0 }, 10*time.Second,
+			require.Eventually(t, func() bool { return b.Stats().Streams == 0 }, time.Minute,
 				time.Millisecond)
 		})
 	}
@@ -350,7 +350,7 @@ func TestL20_A101BeforeTheRequestHasEndedIsRefused(t *testing.T) {
 		c, err := net.Dial("tcp", addrOf(f.Server))
 		require.NoError(t, err)
 		defer c.Close()
-		require.NoError(t, c.SetDeadline(time.Now().Add(30*time.Second)))
+		require.NoError(t, c.SetDeadline(time.Now().Add(time.Minute)))
 		fmt.Fprint(c, "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
 			"Content-Length: 1000000\r\n\r\n")
 		if whole {

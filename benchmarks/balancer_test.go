@@ -9,12 +9,10 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -189,25 +187,18 @@ func serveTrivet(b *testing.B, cfg balancer.Config) string {
 }
 
 func startNginx(b *testing.B, addrs ...string) string {
-	addr, dir := freeport.Reserve(b), b.TempDir()
-	conf := fmt.Sprintf(`daemon off; worker_processes 1; pid %[1]s/pid; error_log stderr;
-events { worker_connections 4096; }
-http {
-	access_log off;
-	client_body_temp_path %[1]s/a; proxy_temp_path %[1]s/b; fastcgi_temp_path %[1]s/c;
-	uwsgi_temp_path %[1]s/d; scgi_temp_path %[1]s/e;
-	upstream app { least_conn; server %[2]s; server %[3]s; keepalive 256; }
+	nginx := program.Nginx(b, func(addr string) string {
+		return fmt.Sprintf(`	upstream app { least_conn; server %[1]s; server %[2]s; keepalive 256; }
 	server {
-		listen %[4]s; keepalive_requests 1000000;
+		listen %[3]s; keepalive_requests 1000000;
 		location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ""; }
-	}
-}`, dir, addrs[0], addrs[1], addr)
-	run(b, addr, filepath.Join(dir, "nginx.conf"), conf, "nginx", "-p", dir, "-e", "stderr", "-c")
-	return "http://" + addr
+	}`, addrs[0], addrs[1], addr)
+	})
+	return "http://" + nginx.Addr
 }
 
 func startHAProxy(b *testing.B, addrs ...string) string {
-	addr, dir := freeport.Reserve(b), b.TempDir()
+	addr := freeport.Reserve(b)
 	conf := fmt.Sprintf(`global
 	nbthread 1
 defaults
@@ -223,7 +214,7 @@ backend app
 	server a %s
 	server b %s
 `, addr, addrs[0], addrs[1])
-	run(b, addr, filepath.Join(dir, "haproxy.cfg"), conf, "haproxy", "-f")
+	run(b, addr, conf, "haproxy", "-f")
 	return "http://" + addr
 }
 
@@ -243,25 +234,14 @@ http://%[2]s {
 	}
 }
 `, dir, addr, addrs[0], addrs[1])
-	run(b, addr, filepath.Join(dir, "caddy.conf"), conf, "caddy", "run", "--adapter", "caddyfile", "--config")
+	run(b, addr, conf, "caddy", "run", "--adapter", "caddyfile", "--config")
 	return "http://" + addr
 }
 
 // run starts a server with a configuration file and waits until it listens.
-func run(b *testing.B, addr, file, conf, name string, args ...string) {
+func run(b *testing.B, addr, conf, name string, args ...string) {
+	file := filepath.Join(b.TempDir(), "conf")
 	require.NoError(b, os.WriteFile(file, []byte(conf), 0o600))
-	cmd := exec.Command(program.Path(b, name), append(args, file)...)
-	cmd.Stderr = os.Stderr
-	require.NoError(b, cmd.Start())
-	b.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // if it were killed, nginx would leave its worker behind
-		_ = cmd.Wait()
-	})
-	require.Eventually(b, func() bool {
-		conn, err := net.Dial("tcp", addr)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	}, 5*time.Second, 10*time.Millisecond, name)
+	server := program.Start(b, addr, name, append(args, file)...)
+	b.Cleanup(server.Terminate) // if it were killed, it would leave its workers behind
 }

@@ -1,7 +1,6 @@
 package cache_test
 
 import (
-	"math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,34 +53,6 @@ func TestExpiry(t *testing.T) {
 		m.Set("b", 2) // whatever is written
 		require.Equal(t, uint64(3), m.Stats().Removals["expired"])
 		require.Equal(t, 1, m.Stats().Entries)
-	})
-}
-
-func TestExpiredEntriesLeave(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemory(t, cache.MemoryConfig[int, int]{MaxEntries: 50_000})
-		random := rand.New(rand.NewPCG(1, 1))
-		var longest time.Duration
-		for k := range 20_000 {
-			ttl := time.Duration(random.ExpFloat64() * float64(time.Hour))
-			if k%10 == 0 {
-				ttl *= 5000 // most of a year
-			}
-			longest = max(longest, ttl)
-			m.SetItem(k, cache.MemoryItem[int]{Value: k, TTL: ttl + 1})
-		}
-		for passed := time.Duration(0); passed < longest; {
-			step := max(time.Second, passed/3)
-			time.Sleep(step)
-			passed += step
-			fresh := 0
-			for range m.All() {
-				fresh++
-			}
-			require.Equal(t, fresh, m.Stats().Entries, "what has expired does not count")
-		}
-		time.Sleep(time.Hour)
-		require.Zero(t, m.Stats().Entries)
 	})
 }
 

@@ -1,9 +1,17 @@
+//go:build !race
+
+// Snapshots of many types. Each type of key and value is a Memory that the compiler makes anew, and each
+// test has one goroutine: they are compiled once, without the race detector.
+
 package cache_test
 
 import (
 	"bytes"
+	"io"
+	"maps"
 	"math/rand"
 	randv2 "math/rand/v2"
+	"net/netip"
 	"os"
 	"testing"
 	"time"
@@ -178,4 +186,68 @@ func TestC72_ASnapshotThatDoesNotTellItsTypesIsRefused(t *testing.T) {
 	file, err := os.ReadFile("testdata/memory-v1.snapshot")
 	require.NoError(t, err)
 	refusedAs[string, snapshotValue](t, file, "version 1, and this reads version 2")
+}
+
+// Gob says nothing when two keys become one, or a pointer to zero becomes nil: a cache that was
+// restored would return another's value, or nil for what was not.
+func TestSaveRefusesWhatWouldComeBackAsSomethingElse(t *testing.T) {
+	type key struct{ A, _ int }
+	type nested struct{ Keys [2]key }
+	type pointing struct{ P *int }
+	require.EqualError(t, newMemory(t, cache.MemoryConfig[key, int]{}).Save(io.Discard),
+		"cache: save: keys of type cache_test.key cannot be encoded")
+	require.Error(t, newMemory(t, cache.MemoryConfig[nested, int]{}).Save(io.Discard))
+	require.Error(t, newMemory(t, cache.MemoryConfig[pointing, int]{}).Save(io.Discard))
+	require.Error(t, newMemory(t, cache.MemoryConfig[*int, int]{}).Save(io.Discard))
+	require.EqualError(t, newMemory(t, cache.MemoryConfig[string, *int]{}).Save(io.Discard),
+		"cache: save: values of type *int cannot be encoded")
+	require.Error(t, newMemory(t, cache.MemoryConfig[string, **key]{}).Save(io.Discard))
+
+	type address struct {
+		netip.AddrPort // encodes itself, whatever its fields
+	}
+	a := netip.MustParseAddrPort("[::1]:80")
+	cfg := cache.MemoryConfig[address, *key]{}
+	data := saved(t, cfg, func(m *cache.Memory[address, *key]) { m.Set(address{a}, &key{}) })
+	m := newMemory(t, cfg)
+	require.NoError(t, m.Restore(bytes.NewReader(data)))
+	v, ok := m.Get(address{a})
+	require.True(t, ok)
+	require.Equal(t, &key{}, v, "a pointer to a struct is kept, be it zero")
+}
+
+func TestSaveReportsWhatWentWrong(t *testing.T) {
+	m := newMemory(t, cache.MemoryConfig[string, int]{})
+	m.Set("k", 1)
+	require.ErrorIs(t, m.Save(failing{}), errFull)
+	funcs := newMemory(t, cache.MemoryConfig[string, func()]{})
+	funcs.Set("k", func() {})
+	require.EqualError(t, funcs.Save(io.Discard), "cache: save: values of type func() cannot be encoded")
+	chans := newMemory(t, cache.MemoryConfig[chan int, string]{})
+	require.EqualError(t, chans.Save(io.Discard), "cache: save: keys of type chan int cannot be encoded")
+	hidden := newMemory(t, cache.MemoryConfig[string, struct{ n int }]{})
+	hidden.Set("k", struct{ n int }{1})
+	require.ErrorContains(t, hidden.Save(io.Discard), "cache: save: gob: ")
+}
+
+type snapshotValue struct {
+	Name  string
+	Parts []int
+}
+
+// What an earlier build wrote is read by every later one that has the same version of the format.
+func TestRestoreReadsWhatAnEarlierBuildWrote(t *testing.T) {
+	file, err := os.Open("testdata/memory-v2.snapshot")
+	require.NoError(t, err)
+	defer file.Close()
+	m := newMemory(t, cache.MemoryConfig[string, snapshotValue]{})
+	require.NoError(t, m.Restore(file))
+	require.Equal(t, map[string]snapshotValue{
+		"plain":  {Name: "a", Parts: []int{1, 2}},
+		"tagged": {Name: "b"},
+	},
+		maps.Collect(m.All()))
+	m.InvalidateTag("t", cache.Hard)
+	_, ok := m.Get("tagged")
+	require.False(t, ok)
 }

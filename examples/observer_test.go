@@ -231,9 +231,9 @@ func (s *scene) play(t *testing.T) {
 	store.down.Store(false)
 	ask("up")
 	unhealthy.Store(true)
-	require.Eventually(t, func() bool { return lb.Stats().Panicking == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return lb.Stats().Panicking == 1 }, time.Minute, time.Millisecond)
 	unhealthy.Store(false)
-	require.Eventually(t, func() bool { return lb.Stats().Panicking == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return lb.Stats().Panicking == 0 }, time.Minute, time.Millisecond)
 	data.Delete(hostile + "1")
 
 	// These pacers refuse the second request.

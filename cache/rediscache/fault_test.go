@@ -55,8 +55,8 @@ func TestC63_ARestartWithAnOldSnapshot(t *testing.T) {
 		l.announce(fmt.Sprint(i))
 		l.message(fmt.Sprint(i))
 	}
-	server.kill()
-	server.start()
+	server.Kill()
+	server.Restart()
 	require.False(t, l.next().up)
 	require.Equal(t, said{gap: rediscache.ErrConnected, up: true}, l.next())
 	l.announce("2 again")
@@ -206,7 +206,7 @@ func testSlowHandler(t *testing.T, client *redis.Client, n int, pad string) {
 // TestC63_ASlowLinkLosesNothing: latency and a narrow line are no gap.
 func TestC63_ASlowLinkLosesNothing(t *testing.T) {
 	server := startRedis(t)
-	proxy := faultproxy.Start(t, server.addr)
+	proxy := faultproxy.Start(t, server.Addr)
 	proxy.Set(faultproxy.Fault{Latency: 20 * time.Millisecond, Bandwidth: 20_000})
 	l := listen(t, clientOf(t, proxy.Addr), calm)
 	speaker := rediscache.NewAnnouncer(server.client(t), "test:", "said")
@@ -222,7 +222,7 @@ func TestC63_ASlowLinkLosesNothing(t *testing.T) {
 // TestC63_AConnectionThatBreaksOffInAMessage loses no later one in silence.
 func TestC63_AConnectionThatBreaksOffInAMessage(t *testing.T) {
 	server := startRedis(t)
-	proxy := faultproxy.Start(t, server.addr)
+	proxy := faultproxy.Start(t, server.Addr)
 	l := listen(t, clientOf(t, proxy.Addr), calm)
 	speaker := rediscache.NewAnnouncer(server.client(t), "test:", "said")
 	l.gap(true)
@@ -254,7 +254,7 @@ func TestC61_Full(t *testing.T) {
 func TestC61_ReadOnly(t *testing.T) {
 	master, follower := startRedis(t), startRedis(t)
 	client := follower.client(t)
-	require.NoError(t, client.ReplicaOf(t.Context(), "127.0.0.1", port(master.addr)).Err())
+	require.NoError(t, client.ReplicaOf(t.Context(), "127.0.0.1", master.Port()).Err())
 	require.ErrorContains(t, newInvalidations(t, client, patient).Key(t.Context(), "a"), "READONLY")
 }
 
@@ -265,7 +265,7 @@ func TestC63_Cluster(t *testing.T) {
 	var replicas []*replica
 	for _, node := range nodes {
 		client := redis.NewClusterClient(&redis.ClusterOptions{
-			Addrs: []string{node.addr}, DialerRetries: 1, MaxRedirects: 3,
+			Addrs: []string{node.Addr}, DialerRetries: 1, MaxRedirects: 3,
 			DialTimeout: 2 * time.Second, ReadTimeout: 2 * time.Second, WriteTimeout: 2 * time.Second,
 		})
 		t.Cleanup(func() { _ = client.Close() })
@@ -296,11 +296,11 @@ func TestC63_Cluster(t *testing.T) {
 	slot, err := client.ClusterKeySlot(t.Context(), "shop:{shop:invalidations}").Result()
 	require.NoError(t, err)
 	owner := nodes[slot*int64(len(nodes))/16384]
-	owner.kill()
+	owner.Kill()
 	for _, r := range replicas {
 		r.gap(false)
 	}
-	owner.start()
+	owner.Restart()
 	for _, r := range replicas {
 		r.gap(true)
 	}

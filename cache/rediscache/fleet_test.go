@@ -185,7 +185,7 @@ func connected(t testing.TB, fleet ...*process) {
 func onServer(t testing.TB, s *server) func() redis.UniversalClient {
 	return func() redis.UniversalClient {
 		c := redis.NewClient(&redis.Options{
-			Addr: s.addr, DialTimeout: time.Minute, ReadTimeout: time.Minute, WriteTimeout: time.Minute,
+			Addr: s.Addr, DialTimeout: time.Minute, ReadTimeout: time.Minute, WriteTimeout: time.Minute,
 			PoolTimeout: time.Minute,
 		})
 		t.Cleanup(func() { _ = c.Close() })

@@ -207,7 +207,7 @@ func TestWhoLeavesIsHeard(t *testing.T) {
 // TestC61_AnIllRedisIsAnErrorInTime: a caller waits for its Timeout and is told that nobody may have
 // heard it; after three failures it does not wait.
 func TestC61_AnIllRedisIsAnErrorInTime(t *testing.T) {
-	for name, ill := range map[string]func(*server){"killed": (*server).kill, "stopped": (*server).stop} {
+	for name, ill := range map[string]func(*server){"killed": (*server).Kill, "stopped": (*server).Pause} {
 		t.Run(name, func(t *testing.T) {
 			server := startRedis(t)
 			v := newInvalidations(t, server.client(t), rediscache.InvalidationsConfig{
@@ -261,7 +261,7 @@ func TestRightsAreEnough(t *testing.T) {
 	}
 	require.NoError(t, server.client(t).Do(t.Context(), args...).Err())
 	client := redis.NewClient(&redis.Options{
-		Addr: server.addr, Username: "shop", Password: "secret", DisableIdentity: true,
+		Addr: server.Addr, Username: "shop", Password: "secret", DisableIdentity: true,
 	})
 	defer client.Close()
 	r := startReplica(t, newInvalidations(t, client, patient))

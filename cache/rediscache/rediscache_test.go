@@ -164,7 +164,7 @@ func TestStore_TheRightsInTheDocAreEnough(t *testing.T) {
 	var mu sync.Mutex // guards the field below
 	var denied []string
 	clients := func() redis.UniversalClient {
-		c := redis.NewClient(&redis.Options{Addr: server.addr, Username: "shop", Password: "password"})
+		c := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "shop", Password: "password"})
 		t.Cleanup(func() { _ = c.Close() })
 		return c
 	}

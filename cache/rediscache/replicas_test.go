@@ -163,13 +163,13 @@ func TestC63_FourReplicasForgetTogether(t *testing.T) {
 	changes("subscriptions are killed", 20, false)
 	require.NoError(t, admin.FlushAll(t.Context()).Err())
 	changes("everything is flushed", 20, false)
-	server.stop()
+	server.Pause()
 	changes("Redis is stopped", 4, true)
-	server.resume()
+	server.Resume()
 	changes("it goes on", 20, false)
-	server.kill()
+	server.Kill()
 	changes("Redis is killed", 4, true)
-	server.start()
+	server.Restart()
 	changes("it is there again", 20, false)
 }
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -18,7 +16,6 @@ import (
 
 	"github.com/trivet-go/trivet/cache"
 	"github.com/trivet-go/trivet/cache/rediscache"
-	"github.com/trivet-go/trivet/internal/freeport"
 	"github.com/trivet-go/trivet/internal/program"
 )
 
@@ -227,8 +224,8 @@ func TestC61_WhatIsDoneToRedisHarmsNobody(t *testing.T) {
 	for name, fault := range map[string]struct {
 		fell, raise func(*server)
 	}{
-		"killed":  {func(s *server) { s.kill() }, func(s *server) { s.start() }},
-		"stopped": {func(s *server) { s.stop() }, func(s *server) { s.resume() }},
+		"killed":  {func(s *server) { s.Kill() }, func(s *server) { s.Restart() }},
+		"stopped": {func(s *server) { s.Pause() }, func(s *server) { s.Resume() }},
 		"flushed": {func(s *server) { s.do("flushall") }, func(*server) {}},
 		"full": {
 			func(s *server) { s.do("config", "set", "maxmemory", "1") },
@@ -257,7 +254,7 @@ func TestC61_WhatIsDoneToRedisHarmsNobody(t *testing.T) {
 }
 
 func (s *server) do(args ...any) {
-	c := redis.NewClient(&redis.Options{Addr: s.addr})
+	c := redis.NewClient(&redis.Options{Addr: s.Addr})
 	defer c.Close()
 	if err := c.Do(context.Background(), args...).Err(); err != nil && !strings.Contains(err.Error(), "EOF") {
 		s.t.Error(err)
@@ -374,18 +371,8 @@ func TestC61_AFullRedisServesWhatItHas(t *testing.T) {
 // TestC61_FailoverBySentinel: the processes go on with the replica.
 func TestC61_FailoverBySentinel(t *testing.T) {
 	master := startRedis(t, "--repl-diskless-sync-delay", "0")
-	replica := startRedis(t, "--replicaof", "127.0.0.1 "+port(master.addr))
-	addr := freeport.Reserve(t)
-	file := filepath.Join(t.TempDir(), "sentinel.conf")
-	require.NoError(t, os.WriteFile(file, []byte(fmt.Sprintf(
-		"port %s\nbind 127.0.0.1\nsentinel monitor shop 127.0.0.1 %s 1\n"+
-			"sentinel down-after-milliseconds shop 500\nsentinel failover-timeout shop 3000\n",
-		port(addr), port(master.addr))), 0o600))
-	sentinel := &server{
-		t: t, addr: addr, path: program.Path(t, "redis-server"), args: []string{file, "--sentinel"},
-	}
-	sentinel.start()
-	t.Cleanup(sentinel.kill)
+	replica := startRedis(t, "--replicaof", "127.0.0.1 "+master.Port())
+	addr := program.Sentinel(t, "shop", master.Process).Addr
 	rc := replica.client(t)
 	require.Eventually(t, func() bool {
 		return strings.Contains(rc.Info(context.Background(), "replication").Val(), "master_link_status:up")
@@ -414,11 +401,11 @@ func TestC61_FailoverBySentinel(t *testing.T) {
 	get(t, fleet[1].h, "/y")
 	require.Eventually(t, func() bool { return len(entryKeys(t, rc)) == 2 }, time.Minute, time.Millisecond)
 	// The replica is slow, and has not counted a purge when its master dies.
-	replica.stop()
+	replica.Pause()
 	want := origin.change("/x")
 	require.NoError(t, fleet[0].cache.PurgeTag(t.Context(), "tag-x", cache.Hard))
-	master.kill()
-	replica.resume()
+	master.Kill()
+	replica.Resume()
 	require.Eventually(t, func() bool {
 		return strings.Contains(rc.Info(context.Background(), "replication").Val(), "role:master")
 	}, time.Minute, 10*time.Millisecond)
@@ -446,7 +433,7 @@ func TestStore_Cluster(t *testing.T) {
 	nodes := startCluster(t)
 	var addrs []string
 	for _, node := range nodes {
-		addrs = append(addrs, node.addr)
+		addrs = append(addrs, node.Addr)
 	}
 	origin := newOrigin()
 	clients := func() redis.UniversalClient {

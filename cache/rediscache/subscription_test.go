@@ -94,7 +94,7 @@ const calm = time.Minute
 func TestMessagesComeInOrder(t *testing.T) {
 	for _, protocol := range []int{2, 3} {
 		t.Run(fmt.Sprint("RESP", protocol), func(t *testing.T) {
-			client := redis.NewClient(&redis.Options{Addr: startRedis(t).addr, Protocol: protocol})
+			client := redis.NewClient(&redis.Options{Addr: startRedis(t).Addr, Protocol: protocol})
 			defer client.Close()
 			all := []*listener{listen(t, client, calm), listen(t, client, calm)}
 			for _, l := range all {
@@ -121,12 +121,12 @@ func TestC63_ALostConnectionIsAGap(t *testing.T) {
 			require.NoError(t, c.ClientKillByFilter(t.Context(), "TYPE", "pubsub").Err())
 		},
 		"kill -9": func() {
-			server.kill()
-			server.start()
+			server.Kill()
+			server.Restart()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			client := redis.NewClient(&redis.Options{Addr: server.addr})
+			client := redis.NewClient(&redis.Options{Addr: server.Addr})
 			defer client.Close()
 			l := listen(t, client, calm)
 			l.gap(true)
@@ -151,11 +151,11 @@ func TestC63_AServerThatIsStoppedIsAGap(t *testing.T) {
 	server := startRedis(t)
 	l := listen(t, server.client(t), time.Second)
 	l.gap(true)
-	server.stop()
+	server.Pause()
 	for range 3 {
 		l.gap(false)
 	}
-	server.resume()
+	server.Resume()
 	l.gap(true)
 	for s := (said{}); s.body == ""; s = l.next() { // a busy machine is silent too
 		l.announce("there again")
@@ -164,7 +164,7 @@ func TestC63_AServerThatIsStoppedIsAGap(t *testing.T) {
 
 // TestC63_HalfOpen: no byte passes, and nobody closes the connection.
 func TestC63_HalfOpen(t *testing.T) {
-	proxy := faultproxy.Start(t, startRedis(t).addr)
+	proxy := faultproxy.Start(t, startRedis(t).Addr)
 	l := listen(t, clientOf(t, proxy.Addr), time.Second)
 	l.gap(true)
 	proxy.Set(faultproxy.Fault{Hang: true})

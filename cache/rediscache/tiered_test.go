@@ -150,14 +150,14 @@ func TestC63_APurgeThatReachesNobodyElseIsAnError(t *testing.T) {
 	run(t, fleet...)
 	get(t, fleet[0].h, "/x")
 	get(t, fleet[1].h, "/x")
-	server.kill()
+	server.Kill()
 	want := origin.change("/x")
 	err := fleet[0].cache.PurgeTag(t.Context(), "tag-x", cache.Hard)
 	require.ErrorIs(t, err, cache.ErrUnreached)
 	generation, _ := get(t, fleet[0].h, "/x")
 	require.Equal(t, want, generation)
 	require.EqualValues(t, 1, fleet[0].tiered.Stats().Unreached)
-	server.start()
+	server.Restart()
 	// Said again, it reaches all.
 	require.Eventually(t, func() bool {
 		return fleet[0].cache.PurgeTag(t.Context(), "tag-x", cache.Hard) == nil
@@ -242,8 +242,8 @@ func TestTiered_OneFetchEachWithoutRedis(t *testing.T) {
 	cfg.Timeout = 20 * time.Millisecond
 	fleet := startFleet(t, 8, givingUp(t, server), cfg, slow, origin)
 	run(t, fleet...)
-	server.stop()
-	defer server.resume()
+	server.Pause()
+	defer server.Resume()
 	origin.delay = func() { <-release }
 	var wg sync.WaitGroup
 	for _, p := range fleet {

@@ -111,7 +111,7 @@ func TestG10_HTTP2ClientWithoutAWindowIsCutOff(t *testing.T) {
 	conn, err := tls.Dial("tcp", g.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 	require.NoError(t, err)
 	defer conn.Close()
-	require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+	require.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute)))
 	const (
 		preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 		// SETTINGS_INITIAL_WINDOW_SIZE is 0.

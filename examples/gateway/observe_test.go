@@ -223,7 +223,7 @@ func (l *lines) take(t *testing.T, n int) (all []map[string]any) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return bytes.Count(l.text.Bytes(), []byte("\n")) >= n
-	}, 10*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for range n {

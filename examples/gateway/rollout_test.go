@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/trivet-go/trivet/internal/backend"
+	"github.com/trivet-go/trivet/internal/program"
 	"github.com/trivet-go/trivet/versioning"
 )
 
@@ -422,8 +423,8 @@ func named(name string) http.HandlerFunc {
 func TestGatewaysShareARolloutInRedis(t *testing.T) {
 	v1 := backend.Start(t, backend.Config{Name: "v1"})
 	v2 := backend.Start(t, backend.Config{Name: "v2"})
-	addr, _ := startRedis(t)
-	text := fmt.Sprintf("redis: {addr: %q, timeout: 1s}\n", addr) +
+	redis := program.Redis(t)
+	text := fmt.Sprintf("redis: {addr: %q, timeout: 1s}\n", redis.Addr) +
 		trial(v1.Addr, v2.Addr, byUser+", store: redis, steps: [{weight: 0.5, for: 1h}]", "")
 	a, b := start(t, text), start(t, text)
 	awaitTrial(t, a, "/", versioning.PhaseRunning, 5000)

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	eventually = 10 * time.Second // for what must happen on a busy machine
+	eventually = time.Minute // for what must happen on a busy machine
 	tick       = time.Millisecond
 )
 

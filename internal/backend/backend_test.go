@@ -162,7 +162,7 @@ func TestShutdownAnswersWhatIsInFlight(t *testing.T) {
 		status, _, _ := get(t, c, b.URL.String(), "")
 		answered <- status
 	}()
-	require.Eventually(t, func() bool { return b.Requests() == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return b.Requests() == 1 }, time.Minute, time.Millisecond)
 	require.NoError(t, b.Shutdown(t.Context()))
 	require.Equal(t, 200, <-answered)
 }
@@ -209,7 +209,7 @@ func TestTerminatedProcessAnswersWhatIsInFlight(t *testing.T) {
 		_, body, _ := get(t, c, p.URL.String(), "")
 		answered <- body
 	}()
-	require.Eventually(t, func() bool { return p.Requests() == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return p.Requests() == 1 }, time.Minute, time.Millisecond)
 	require.NoError(t, p.Terminate(t.Context()))
 	require.Equal(t, "a\n", <-answered)
 }
@@ -222,7 +222,7 @@ func TestTerminatingProcessIsUnhealthyForItsGrace(t *testing.T) {
 	require.Eventually(t, func() bool {
 		status, _, err := get(t, c, p.URL.String()+"/healthz", "")
 		return err == nil && status == 503
-	}, 10*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	status, _, err := get(t, c, p.URL.String(), "")
 	require.NoError(t, err)
 	require.Equal(t, 200, status)

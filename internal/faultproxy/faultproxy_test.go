@@ -50,7 +50,7 @@ func start(t *testing.T) (p *faultproxy.Proxy, dial func() *net.TCPConn, ended <
 	return p, func() *net.TCPConn {
 		conn, err := net.Dial("tcp", p.Addr)
 		require.NoError(t, err)
-		require.NoError(t, conn.SetDeadline(time.Now().Add(30*time.Second)))
+		require.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute)))
 		t.Cleanup(func() { conn.Close() })
 		return conn.(*net.TCPConn)
 	}, ended
@@ -112,7 +112,7 @@ func TestHang(t *testing.T) {
 		require.NoError(t, conn.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
 		_, err := conn.Read(make([]byte, 5))
 		require.ErrorContains(t, err, "timeout")
-		require.NoError(t, conn.SetReadDeadline(time.Now().Add(30*time.Second)))
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(time.Minute)))
 	}
 	p.Set(faultproxy.Fault{})
 	for _, conn := range []net.Conn{before, during} {

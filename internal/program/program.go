@@ -1,5 +1,5 @@
-// Package program finds the servers and tools that tests run as processes: redis-server, nginx,
-// promtool.
+// Package program finds the servers and tools that tests run as processes, redis-server, nginx and
+// promtool among them, and starts the servers.
 package program
 
 import (

@@ -23,13 +23,7 @@ func TestMissingProgramsSkipUnlessServersAreRequired(t *testing.T) {
 	for required, want := range map[string]string{"": "skipped", "1": "failed"} {
 		t.Setenv("TRIVET_REQUIRE_SERVERS", required)
 		tb := &verdict{TB: t}
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			program.Path(tb, "no-such-program")
-		}()
-		<-done
-		require.Equal(t, want, tb.word)
+		require.Equal(t, want, tb.of(func() { program.Path(tb, "no-such-program") }))
 	}
 }
 
@@ -37,6 +31,18 @@ func TestMissingProgramsSkipUnlessServersAreRequired(t *testing.T) {
 type verdict struct {
 	testing.TB
 	word string
+}
+
+// of returns how do ended: skipped, failed or with no word.
+func (v *verdict) of(do func()) string {
+	v.word = ""
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		do()
+	}()
+	<-done
+	return v.word
 }
 
 func (v *verdict) Fatalf(string, ...any) { v.word = "failed"; runtime.Goexit() }

@@ -60,7 +60,7 @@ func TestFailuresSayTheirFirstCause(t *testing.T) {
 func TestR35_ConnectionsThatDieTogether(t *testing.T) {
 	server := startRedis(t)
 	admin := server.client(t)
-	client := redis.NewClient(&redis.Options{Addr: server.addr, PoolSize: 20, MinIdleConns: 20})
+	client := redis.NewClient(&redis.Options{Addr: server.Addr, PoolSize: 20, MinIdleConns: 20})
 	defer client.Close()
 	store := newStore(t, client, redislimit.Config{Timeout: 10 * time.Second})
 	l := limiterOn(t, store, policyOf("p", ratelimit.PerDay(1e6).WithBurst(1e6)))
@@ -96,7 +96,7 @@ func TestRightsAreEnough(t *testing.T) {
 	require.NoError(t, admin.Do(ctx, "ACL", "SETUSER", "limits", "on", ">secret", "resetkeys",
 		"~trivet:ratelimit:*", "-@all", "+evalsha", "+eval", "+get", "+set", "+time",
 		"+hello", "+client", "+auth", "+ping").Err())
-	client := redis.NewClient(&redis.Options{Addr: server.addr, Username: "limits", Password: "secret"})
+	client := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "limits", Password: "secret"})
 	defer client.Close()
 	store := newStore(t, client, redislimit.Config{Timeout: 10 * time.Second})
 	for _, a := range algorithms {

@@ -2,14 +2,13 @@ package redislimit_test
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
-	"github.com/trivet-go/trivet/internal/freeport"
+	"github.com/trivet-go/trivet/internal/program"
 	"github.com/trivet-go/trivet/ratelimit"
 	"github.com/trivet-go/trivet/ratelimit/redislimit"
 )
@@ -47,13 +46,9 @@ func TestR17_OneSlotOrRefused(t *testing.T) {
 // TestR17_Cluster: three real nodes.
 func TestR17_Cluster(t *testing.T) {
 	var addrs []string
-	for i := range 3 {
-		s := startRedis(t, "--cluster-enabled", "yes",
-			"--cluster-config-file", fmt.Sprintf("nodes-%d.conf", i),
-			"--cluster-node-timeout", "2000", "--cluster-port", port(freeport.Reserve(t)))
-		addrs = append(addrs, s.addr)
+	for _, node := range program.RedisCluster(t, 3) {
+		addrs = append(addrs, node.Addr)
 	}
-	joinCluster(t, addrs)
 	cluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs})
 	defer cluster.Close()
 	window := policyOf("window", ratelimit.PerDay(3))
@@ -84,41 +79,5 @@ func TestR17_Cluster(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, c.Close())
 		require.Greater(t, n, int64(5), "node %d has its part", i)
-	}
-}
-
-func port(addr string) string { return addr[strings.LastIndexByte(addr, ':')+1:] }
-
-// joinCluster gives the nodes a third of the slots each and makes them know each other.
-func joinCluster(t *testing.T, addrs []string) {
-	for i, addr := range addrs {
-		c := redis.NewClient(&redis.Options{Addr: addr})
-		defer c.Close()
-		require.NoError(
-			t, c.ClusterAddSlotsRange(t.Context(), i*16384/len(addrs), (i+1)*16384/len(addrs)-1).Err(),
-		)
-		require.NoError(t, c.Do(t.Context(), "cluster", "set-config-epoch", i+1).Err())
-		first := redis.NewClient(&redis.Options{Addr: addrs[0]})
-		busPort, err := first.ConfigGet(t.Context(), "cluster-port").Result()
-		require.NoError(t, err)
-		require.NoError(t, first.Close())
-		if i > 0 {
-			require.NoError(
-				t,
-				c.Do(
-					t.Context(), "cluster", "meet", "127.0.0.1", port(addrs[0]), busPort["cluster-port"],
-				).Err(),
-			)
-		}
-	}
-	for _, addr := range addrs {
-		c := redis.NewClient(&redis.Options{Addr: addr})
-		defer c.Close()
-		require.Eventually(t, func() bool {
-			info, err := c.ClusterInfo(t.Context()).Result()
-			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(
-				info, fmt.Sprintf("cluster_size:%d", len(addrs)),
-			)
-		}, 30*time.Second, 20*time.Millisecond)
 	}
 }

@@ -225,7 +225,7 @@ func TestR13_ProcessesShareOneLimit(t *testing.T) {
 		server := startRedis(t)
 		r := ratelimit.PerSecond(1500).WithBurst(40)
 		admitted, decisions := runWorkers(
-			t, 8, workload{Addr: server.addr, Rate: r, Goroutines: 64, Time: span, Script: true},
+			t, 8, workload{Addr: server.Addr, Rate: r, Goroutines: 64, Time: span, Script: true},
 		)
 		h := history(t, server.client(t))
 		require.Len(
@@ -246,7 +246,7 @@ func TestR13_ProcessesShareOneLimit(t *testing.T) {
 		r := ratelimit.Rate{Limit: limit, Window: 250 * time.Millisecond}
 		admitted, decisions := runWorkers(
 			t, 8,
-			workload{Addr: server.addr, Rate: r, Sliding: true, Goroutines: 64, Time: span, Script: true},
+			workload{Addr: server.Addr, Rate: r, Sliding: true, Goroutines: 64, Time: span, Script: true},
 		)
 		h := history(t, server.client(t))
 		require.Len(t, h, len(admitted))
@@ -271,7 +271,7 @@ func TestR13_ProcessesShareOneLimit(t *testing.T) {
 		r := ratelimit.PerSecond(1500).WithBurst(400)
 		ttl := 200 * time.Millisecond
 		admitted, decisions := runWorkers(t, 8, workload{
-			Addr: server.addr, Rate: r, Goroutines: 64, Time: span, Script: true,
+			Addr: server.Addr, Rate: r, Goroutines: 64, Time: span, Script: true,
 			Lease: &redislimit.LeaseConfig{TTL: ttl},
 		})
 		h := history(t, server.client(t))

@@ -89,16 +89,16 @@ func rounds() int {
 // TestR18_RedisKilled and TestR19_RedisStopped: under load, each policy's OnError decides, nobody
 // waits longer than the budget, the change is visible, and goroutines stay few.
 func TestR18_RedisKilled(t *testing.T) {
-	testFailing(t, func(s *server) { s.kill() }, func(s *server) { s.start(); s.await() })
+	testFailing(t, func(s *server) { s.Kill() }, func(s *server) { s.Restart() })
 }
 
 func TestR19_RedisStopped(t *testing.T) {
-	testFailing(t, func(s *server) { s.stop() }, func(s *server) { s.resume() })
+	testFailing(t, func(s *server) { s.Pause() }, func(s *server) { s.Resume() })
 }
 
 func testFailing(t *testing.T, fell, raise func(*server)) {
 	server := startRedis(t)
-	client := quick(t, server.addr)
+	client := quick(t, server.Addr)
 	var changes [2]atomic.Int64 // of the store: down, up
 	limiter := func(
 		name string, rate ratelimit.Rate, onError ratelimit.OnError, share float64,
@@ -231,7 +231,7 @@ func TestR18_FailoverGrantsNoFreshBurst(t *testing.T) {
 				p.Rate.Burst = 20
 			}
 			p.Cost = func(r *http.Request) int64 { return r.ContentLength }
-			store := newStore(t, quick(t, server.addr), redislimit.Config{Timeout: time.Second})
+			store := newStore(t, quick(t, server.Addr), redislimit.Config{Timeout: time.Second})
 			l := limiterOn(t, store, p)
 			ask := func(cost int64) ratelimit.Decision {
 				d, err := l.Take(t.Context(), &http.Request{ContentLength: cost})
@@ -243,7 +243,7 @@ func TestR18_FailoverGrantsNoFreshBurst(t *testing.T) {
 				if i == 0 {
 					require.True(t, ask(14).Allowed)
 				}
-				server.stop()
+				server.Pause()
 				here := 0
 				for range 30 {
 					d := ask(1)
@@ -258,7 +258,7 @@ func TestR18_FailoverGrantsNoFreshBurst(t *testing.T) {
 					require.Zero(t, here)
 				}
 				total += here
-				server.resume()
+				server.Resume()
 				require.Eventually(
 					t, func() bool { return !ask(0).Degraded }, time.Minute, time.Millisecond,
 				)
@@ -279,7 +279,7 @@ func TestDenialsAreNoSignOfHealth(t *testing.T) {
 	server := startRedis(t)
 	var events []bool
 	l := newLimiter(t, ratelimit.Config{
-		Store:    newStore(t, quick(t, server.addr), redislimit.Config{Timeout: time.Second}),
+		Store:    newStore(t, quick(t, server.Addr), redislimit.Config{Timeout: time.Second}),
 		Policies: []ratelimit.Policy{policyOf("p", ratelimit.PerDay(1))},
 		Observe: func(_ context.Context, e ratelimit.Event) {
 			if e.Kind == ratelimit.StoreChanged {
@@ -289,7 +289,7 @@ func TestDenialsAreNoSignOfHealth(t *testing.T) {
 	})
 	require.True(t, take(t, l, "a").Allowed)
 	require.False(t, take(t, l, "a").Allowed)
-	server.kill()
+	server.Kill()
 	for range 20 {
 		take(t, l, "b")
 		require.False(t, take(t, l, "a").Allowed)
@@ -302,7 +302,7 @@ func TestDenialsAreNoSignOfHealth(t *testing.T) {
 // charged is granted again.
 func TestR21_FailoverLosesWrites(t *testing.T) {
 	primary := startRedis(t, "--repl-diskless-sync-delay", "0")
-	replica := startRedis(t, "--replicaof", "127.0.0.1 "+port(primary.addr))
+	replica := startRedis(t, "--replicaof", "127.0.0.1 "+primary.Port())
 	rc := replica.client(t)
 	require.Eventually(t, func() bool {
 		info, err := rc.Info(t.Context(), "replication").Result()
@@ -310,7 +310,7 @@ func TestR21_FailoverLosesWrites(t *testing.T) {
 	}, 20*time.Second, 10*time.Millisecond)
 
 	var current atomic.Pointer[string]
-	current.Store(&primary.addr)
+	current.Store(&primary.Addr)
 	client := redis.NewClient(&redis.Options{
 		Addr: "current", MaxRetries: 3,
 		Dialer: func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -345,8 +345,8 @@ func TestR21_FailoverLosesWrites(t *testing.T) {
 	lost := time.Now()
 	require.NoError(t, rc.ReplicaOf(t.Context(), "NO", "ONE").Err()) // from here on it misses every write
 	drive(400 * time.Millisecond)
-	primary.kill()
-	current.Store(&replica.addr)
+	primary.Kill()
+	current.Store(&replica.Addr)
 	lag := time.Since(lost)
 	require.Eventually(t, func() bool {
 		d := take(t, l, "a")

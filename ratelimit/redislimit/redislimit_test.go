@@ -6,11 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"regexp"
 	"strconv"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -18,7 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/trivet-go/trivet/internal/freeport"
 	"github.com/trivet-go/trivet/internal/program"
 	"github.com/trivet-go/trivet/ratelimit"
 	"github.com/trivet-go/trivet/ratelimit/redislimit"
@@ -37,60 +33,19 @@ func soak() bool { return os.Getenv("TRIVET_SOAK") == "1" }
 
 // A server is a redis-server of this test.
 type server struct {
-	t    testing.TB
-	addr string
-	path string
-	args []string
-	cmd  *exec.Cmd
+	*program.Process
+	t testing.TB
 }
 
 // startRedis starts a redis-server on a free port, without persistence unless args say otherwise.
 func startRedis(t testing.TB, args ...string) *server {
 	t.Helper()
-	path := program.Path(t, "redis-server")
-	addr := freeport.Reserve(t) // no test of another package is given it meanwhile
-	s := &server{t: t, addr: addr, path: path, args: append([]string{
-		"--port", addr[strings.LastIndexByte(addr, ':')+1:], "--bind", "127.0.0.1",
-		"--save", "", "--appendonly", "no", "--dir", t.TempDir(),
-	}, args...)}
-	s.start()
-	t.Cleanup(s.kill)
-	s.await()
-	return s
+	return &server{program.Redis(t, args...), t}
 }
-
-func (s *server) start() {
-	s.cmd = exec.Command(s.path, s.args...)
-	require.NoError(s.t, s.cmd.Start())
-}
-
-// await returns when the server answers.
-func (s *server) await() {
-	c := redis.NewClient(&redis.Options{Addr: s.addr, MaxRetries: -1})
-	defer c.Close()
-	require.Eventually(
-		s.t, func() bool { return c.Ping(s.t.Context()).Err() == nil }, 20*time.Second, 5*time.Millisecond,
-	)
-}
-
-func (s *server) kill() {
-	if s.cmd == nil {
-		return
-	}
-	_ = s.cmd.Process.Signal(syscall.SIGCONT)
-	_ = s.cmd.Process.Kill()
-	_ = s.cmd.Wait()
-	s.cmd = nil
-}
-
-// stop makes the server hang: its connections stay and say nothing.
-func (s *server) stop() { require.NoError(s.t, s.cmd.Process.Signal(syscall.SIGSTOP)) }
-
-func (s *server) resume() { require.NoError(s.t, s.cmd.Process.Signal(syscall.SIGCONT)) }
 
 // calls returns how many scripts the server has been asked to run.
 func (s *server) calls() (n int) {
-	c := redis.NewClient(&redis.Options{Addr: s.addr})
+	c := redis.NewClient(&redis.Options{Addr: s.Addr})
 	defer c.Close()
 	info, err := c.Info(context.Background(), "commandstats").Result()
 	require.NoError(s.t, err)
@@ -105,7 +60,7 @@ func (s *server) calls() (n int) {
 var scriptCalls = regexp.MustCompile(`cmdstat_eval(?:sha)?:calls=(\d+)`)
 
 func (s *server) client(t testing.TB) *redis.Client {
-	c := redis.NewClient(&redis.Options{Addr: s.addr})
+	c := redis.NewClient(&redis.Options{Addr: s.Addr})
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }
@@ -356,7 +311,7 @@ func TestRateChangesWhereUnitsDiffer(t *testing.T) {
 func TestCharge(t *testing.T) {
 	server := startRedis(t)
 	l := newLimiter(t, ratelimit.Config{
-		Store: newStore(t, quick(t, server.addr), redislimit.Config{Timeout: 5 * time.Second}),
+		Store: newStore(t, quick(t, server.Addr), redislimit.Config{Timeout: 5 * time.Second}),
 		Policies: []ratelimit.Policy{
 			policyOf("requests", ratelimit.PerHour(100).WithBurst(100)),
 			policyOf("tokens", ratelimit.PerHour(1000).WithBurst(1000)),
@@ -380,7 +335,7 @@ func TestCharge(t *testing.T) {
 	require.LessOrEqual(t, d.RetryAfter, 6*366*24*time.Hour)
 
 	d = take(t, l, "c", "c")
-	server.kill()
+	server.Kill()
 	require.Error(t, d.Charge(t.Context(), 5000, "tokens"), "the caller may try again")
 	d = take(t, l, "c", "c")
 	require.True(t, d.Degraded)
@@ -404,8 +359,8 @@ func TestCallersWhoLeave(t *testing.T) {
 		require.True(t, d.Degraded)
 	}
 	require.False(t, store.Stats().Open)
-	server.stop()
-	defer server.resume()
+	server.Pause()
+	defer server.Resume()
 	for range 3 {
 		short, cancel := context.WithTimeout(t.Context(), 150*time.Millisecond)
 		_, err := l.TakeKeys(short, []string{"a"})

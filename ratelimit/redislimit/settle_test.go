@@ -45,7 +45,7 @@ func TestCountIfOverProcesses(t *testing.T) {
 			})
 			var here []http.Handler
 			for range 2 {
-				store := newStore(t, quick(t, server.addr), redislimit.Config{Timeout: 10 * time.Second})
+				store := newStore(t, quick(t, server.Addr), redislimit.Config{Timeout: 10 * time.Second})
 				here = append(here, limiterOn(t, store, logIns(a)).Middleware(handler))
 			}
 			twelve := func() (through int64) {
@@ -189,7 +189,7 @@ func TestPeek(t *testing.T) {
 	for _, a := range algorithms {
 		p := logIns(a)
 		p.CountIf = nil
-		store := newStore(t, quick(t, server.addr), redislimit.Config{Timeout: 10 * time.Second})
+		store := newStore(t, quick(t, server.Addr), redislimit.Config{Timeout: 10 * time.Second})
 		l := limiterOn(t, store, p)
 		for i := range int64(6) {
 			for range 2 {
@@ -208,7 +208,7 @@ func TestPeek(t *testing.T) {
 // stays.
 func TestR32_ChargeOutlivesTheRequest(t *testing.T) {
 	server := startRedis(t)
-	store := newStore(t, quick(t, server.addr), redislimit.Config{Timeout: 10 * time.Second})
+	store := newStore(t, quick(t, server.Addr), redislimit.Config{Timeout: 10 * time.Second})
 	p := policyOf("tokens", ratelimit.PerDay(100).WithBurst(100))
 	p.Key = ratelimit.ByPeer
 	l := newLimiter(t, ratelimit.Config{
@@ -251,8 +251,8 @@ func TestR32_WithinTheTimeBudget(t *testing.T) {
 	l := limiterOn(t, store, logIns(ratelimit.GCRA))
 	d := take(t, l, "a")
 	require.False(t, d.Degraded)
-	server.stop()
-	defer server.resume()
+	server.Pause()
+	defer server.Resume()
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.ErrorIs(t, d.Charge(gone, 1), context.DeadlineExceeded)

@@ -5,12 +5,10 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -18,7 +16,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/trivet-go/trivet/internal/freeport"
 	"github.com/trivet-go/trivet/internal/program"
 	"github.com/trivet-go/trivet/versioning"
 	"github.com/trivet-go/trivet/versioning/redisrollout"
@@ -27,54 +24,16 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // A server is a redis-server of this test.
-type server struct {
-	t    testing.TB
-	addr string
-	path string
-	args []string
-	cmd  *exec.Cmd
-}
+type server struct{ *program.Process }
 
 // startRedis starts a redis-server on a free port, without persistence.
 func startRedis(t testing.TB) *server {
 	t.Helper()
-	path := program.Path(t, "redis-server")
-	addr := freeport.Reserve(t) // no test of another package is given it meanwhile
-	s := &server{t: t, addr: addr, path: path, args: []string{
-		"--port", addr[strings.LastIndexByte(addr, ':')+1:], "--bind", "127.0.0.1",
-		"--save", "", "--appendonly", "no", "--dir", t.TempDir(),
-	}}
-	s.start()
-	t.Cleanup(s.kill)
-	return s
+	return &server{program.Redis(t)}
 }
-
-func (s *server) start() {
-	s.cmd = exec.Command(s.path, s.args...)
-	require.NoError(s.t, s.cmd.Start())
-	c := redis.NewClient(&redis.Options{Addr: s.addr, MaxRetries: -1})
-	defer c.Close()
-	answers := func() bool { return c.Ping(context.Background()).Err() == nil }
-	require.Eventually(s.t, answers, 20*time.Second, 5*time.Millisecond)
-}
-
-func (s *server) kill() {
-	if s.cmd == nil {
-		return
-	}
-	_ = s.cmd.Process.Signal(syscall.SIGCONT)
-	_ = s.cmd.Process.Kill()
-	_ = s.cmd.Wait()
-	s.cmd = nil
-}
-
-// stop makes the server hang: its connections stay and say nothing.
-func (s *server) stop() { require.NoError(s.t, s.cmd.Process.Signal(syscall.SIGSTOP)) }
-
-func (s *server) resume() { require.NoError(s.t, s.cmd.Process.Signal(syscall.SIGCONT)) }
 
 func (s *server) client(t testing.TB) *redis.Client {
-	c := redis.NewClient(&redis.Options{Addr: s.addr})
+	c := redis.NewClient(&redis.Options{Addr: s.Addr})
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }
@@ -338,9 +297,9 @@ func TestV17_RedisIsKilledOrStopped(t *testing.T) {
 			f := newFleet(t, s)
 			eventually(t, "the first step", f.are(versioning.PhaseRunning, 3000))
 			if how == "killed" {
-				s.kill()
+				s.Kill()
 			} else {
-				s.stop()
+				s.Pause()
 			}
 			eventually(t, "the failure", func() bool {
 				return !f.rollouts[0].Stats().StoreUp && !f.rollouts[1].Stats().StoreUp
@@ -360,9 +319,9 @@ func TestV17_RedisIsKilledOrStopped(t *testing.T) {
 			})
 			require.Equal(t, 3000, f.rollouts[0].State().Weight)
 			if how == "killed" {
-				s.start()
+				s.Restart()
 			} else {
-				s.resume()
+				s.Resume()
 			}
 			eventually(t, "the rollback of both", f.are(versioning.PhaseRolledBack, 0))
 			require.Equal(t, versioning.ReasonErrors, f.rollouts[0].State().Reason)

@@ -92,7 +92,7 @@ func TestL18_NobodyGetsWhatCameAfterAResponse(t *testing.T) {
 			c := w.take()
 			defer w.keep(c)
 			return !c.peek.quiet()
-		}, 10*time.Second, time.Millisecond)
+		}, time.Minute, time.Millisecond)
 		_, body := read(t, w, s.request(t, "POST", 2, strings.NewReader("x")))
 		require.Equal(t, "mine", body)
 	})
@@ -109,7 +109,7 @@ func TestL14_ClosedIdleConnectionsAreNoticed(t *testing.T) {
 		c := w.take()
 		defer w.keep(c)
 		return !c.peek.quiet()
-	}, 10*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	_, body := read(t, w, s.request(t, "POST", 2, strings.NewReader("x")))
 	require.Equal(t, "b", body)
 	require.Equal(t, 1, s.requests(2))
@@ -283,12 +283,12 @@ func TestIdleConnectionsEnd(t *testing.T) {
 		return len(w.idle)
 	}
 	require.LessOrEqual(t, idle(), 2)
-	require.Eventually(t, func() bool { return idle() == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return idle() == 0 }, time.Minute, time.Millisecond)
 	require.Eventually(t, func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return len(s.open) == 0
-	}, 10*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 
 	// What falls idle after CloseIdleConnections is closed, until there is another request.
 	resp, err := w.RoundTrip(s.request(t, "GET", 1, nil))
