@@ -87,11 +87,12 @@ func (p *positions) scalar(n *yaml.Node, path []any) {
 	}
 }
 
-// mayBeZero reports whether a zero means what it says: the default of a host's priority is zero, and
-// the weight of one that is drained.
+// mayBeZero reports whether a zero means what it says: the default of a host's priority is zero, the
+// weight of one that is drained, and the value of a header field.
 func mayBeZero(path []any) bool {
 	last := path[len(path)-1]
-	return last == "priority" || last == "weight" && path[0] == "upstreams"
+	return last == "priority" || last == "weight" && path[0] == "upstreams" ||
+		len(path) == 6 && path[2] == "headers" && path[4] == "set"
 }
 
 // pathString returns keys and indices in the form "routes[0].methods[1]".
