@@ -136,6 +136,7 @@ func (c Config) withDefaults() (Config, faults) {
 	}
 
 	c.Admin.Metrics.check(&f, "admin", "metrics")
+	c.checkListeners(&f)
 
 	c.Telemetry = c.Telemetry.withDefaults(&f)
 	c.Redis = c.Redis.withDefaults(&f)

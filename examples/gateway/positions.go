@@ -162,12 +162,19 @@ func (p *positions) loadFaults(err *yaml.LoadErrors) (all []located, paths []str
 		where := path
 		if unknownKey.MatchString(text) {
 			text = unknownKeyFault(p.root, e.Mark.Line, e.Mark.Column)
-			where = path[:max(strings.LastIndexByte(path, '.'), 0)] // another key may be missing now
+			where = parent(path) // another key may be missing now
 		} else if m := duplicateKey.FindStringSubmatch(text); m != nil {
 			text = "stands here twice, first in line " + m[1]
+			where = parent(path) // which is not loaded
 		} else if m := wrongType.FindStringSubmatch(text); m != nil {
 			found := map[string]string{"seq": "a list", "map": "a mapping"}[m[1]]
 			text = "must be " + kindOf(m[3]) + ", not " + found + strings.TrimSpace(m[2])
+			switch kind := kindOf(m[3]); {
+			case found == "" && kind == "a list":
+				text += ": put brackets around it"
+			case m[1] == "bool" && kind == "a mapping":
+				text += ": write {} for its defaults"
+			}
 		}
 		if path != "" {
 			text = path + ": " + text
@@ -177,6 +184,9 @@ func (p *positions) loadFaults(err *yaml.LoadErrors) (all []located, paths []str
 	}
 	return all, paths
 }
+
+// parent returns the path of the mapping that has the key path.
+func parent(path string) string { return path[:max(strings.LastIndexByte(path, '.'), 0)] }
 
 // standing returns those of fs that are not consequences of the faults at the given paths, of values
 // and mappings that could not be loaded.
