@@ -270,7 +270,7 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 			`f:6: routes[0].host: "*.test:80" is not a host name without port and final dot, in ASCII`},
 		{"same wildcard twice",
 			"  - {upstream: app, host: \"*.a.test\"}\n  - {upstream: app, host: \"*.A.test\"}",
-			"f:7: routes[2].path: another route has this host, path and method"},
+			"f:7: routes[2].path: routes[1] has this host, path and method, too"},
 		{"path of two lines", "    path: \"/a\\nb\"",
 			`f:6: routes[0].path: "/a\nb" is not a clean path that begins with a slash`},
 		{"method with a comma", "    methods: [\"GET,PUT\"]",
@@ -284,11 +284,11 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 		{"route without upstream", "  - path: /a",
 			`f:6: routes[1].upstream: "" is not one of the upstreams: app`},
 		{"same route twice", "  - {upstream: app, path: /}",
-			"f:6: routes[1].path: another route has this host, path and method"},
+			"f:6: routes[1].path: routes[0] has this host, path and method, too"},
 		{"same method twice",
 			"  - {upstream: app, path: /a, methods: [GET]}\n" +
 				"  - {upstream: app, path: /a, methods: [PUT, GET]}",
-			"f:7: routes[2].path: another route has this host, path and method"},
+			"f:7: routes[2].path: routes[1] has this host, path and method, too"},
 		{"no network", "server: {trusted_proxies: [10.0.0.0/8, 10.0.0.0/99]}",
 			"f:6: server.trusted_proxies[1]: must be a network such as 10.0.0.0/8, an address or unix, " +
 				"not `10.0.0.0/99`"},

@@ -16,6 +16,7 @@ type positions struct {
 	root   *yaml.Node
 	lines  map[string]int    // by path; in a mapping the line of the key
 	paths  map[[2]int]string // by line and column of a key or a value
+	blocks map[[2]int]string // of mappings, which without braces begin where their first key does
 	unsaid faults            // values that would silently become defaults
 }
 
@@ -27,7 +28,9 @@ const (
 )
 
 func newPositions(root *yaml.Node) *positions {
-	p := &positions{root: root, lines: map[string]int{}, paths: map[[2]int]string{}}
+	p := &positions{
+		root: root, lines: map[string]int{}, paths: map[[2]int]string{}, blocks: map[[2]int]string{},
+	}
 	p.walk(root, nil)
 	return p
 }
@@ -58,6 +61,9 @@ func (p *positions) walk(n *yaml.Node, path []any) {
 			p.walk(c, append(slices.Clone(path), i))
 		}
 	case yaml.MappingNode:
+		if _, ok := p.blocks[at]; !ok {
+			p.blocks[at] = here
+		}
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			key := n.Content[i]
 			if key.ShortTag() == "!!null" {
@@ -168,6 +174,9 @@ func (p *positions) loadFaults(err *yaml.LoadErrors) (all []located, paths []str
 			where = parent(path) // which is not loaded
 		} else if m := wrongType.FindStringSubmatch(text); m != nil {
 			found := map[string]string{"seq": "a list", "map": "a mapping"}[m[1]]
+			if block, ok := p.blocks[[2]int{e.Mark.Line, e.Mark.Column}]; ok && m[1] == "map" {
+				path, where = block, block
+			}
 			text = "must be " + kindOf(m[3]) + ", not " + found + strings.TrimSpace(m[2])
 			switch kind := kindOf(m[3]); {
 			case found == "" && kind == "a list":
