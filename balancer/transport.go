@@ -205,7 +205,7 @@ func (a *attempt) send(out *http.Request, try int) (resp *http.Response, elsewhe
 	var pause time.Duration
 	var bodyErr error
 	if err != nil {
-		late := float64(took) > group.typical.Load()
+		late := float64(took) > group.typical.Load() && a.inTime()
 		bodyErr = a.bodyFault(err)
 		outcome, elsewhere = outcomeOfError(err, a.req, bodyErr, late)
 		if outcome == Failure {
@@ -246,6 +246,13 @@ func (a *attempt) send(out *http.Request, try int) (resp *http.Response, elsewhe
 	}
 	a.follow(resp)
 	return resp, false, nil
+}
+
+// inTime reports whether the request's deadline had not passed when the endpoint was chosen: for one that
+// comes too late, because it has waited for something else, no endpoint is to blame.
+func (a *attempt) inTime() bool {
+	deadline, ok := a.ctx.Deadline()
+	return !ok || int64(deadline.Sub(a.balancer.origin)) > a.choice.at
 }
 
 // bodyFault returns why the request's body could not be read, if it is to blame for err; else nil.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -356,4 +357,38 @@ func TestResponsesNameTheCallersRequestAndProxiesAreIgnored(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
 	require.Same(t, req, resp.Request)
+}
+
+// A request whose deadline has passed before an endpoint is chosen, because it has waited elsewhere, blames
+// none, also while nobody knows what is usual. One that an endpoint lets wait does.
+func TestARequestThatComesTooLateBlamesNoEndpoint(t *testing.T) {
+	release := make(chan struct{})
+	defer close(release)
+	be := backend.Start(t, serving(func(http.ResponseWriter, *http.Request) { <-release }))
+	var outcomes []balancer.Outcome
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static(be.Addr),
+		Observe: func(_ context.Context, e balancer.Event) {
+			if e.Kind == balancer.Attempted {
+				outcomes = append(outcomes, e.Outcome)
+			}
+		},
+	})
+	send := func(deadline time.Time) {
+		ctx, cancel := context.WithDeadline(t.Context(), deadline)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, "GET", "http://api.test/", nil)
+		require.NoError(t, err)
+		_, err = b.RoundTrip(req)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	}
+	for range 10 {
+		send(time.Now().Add(-time.Millisecond))
+	}
+	require.Zero(t, b.Stats().Failures)
+	require.NotContains(t, outcomes, balancer.Failure)
+	for !slices.Contains(outcomes, balancer.Failure) { // on a busy machine one comes too late, too
+		send(time.Now().Add(20 * time.Millisecond))
+	}
+	require.Equal(t, uint64(1), b.Stats().Failures)
 }

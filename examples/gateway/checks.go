@@ -127,29 +127,59 @@ func validHost(host string) bool {
 		_, err := netip.ParseAddr(host)
 		return err == nil
 	}
-	return hostName.MatchString(strings.ToLower(strings.TrimSuffix(host, ".")))
+	name := strings.TrimSuffix(host, ".")
+	if strings.Trim(name, "0123456789.") == "" { // a number alone is a port that somebody took for a host
+		_, err := netip.ParseAddr(name)
+		return err == nil
+	}
+	return hostName.MatchString(strings.ToLower(name))
 }
 
 // validPort reports whether port is a number or the name of a service.
 func validPort(port string) bool {
 	_, err := net.LookupPort("tcp", port)
-	return err == nil && port != "" && port[0] != '+'
+	return err == nil && serviceName.MatchString(port) // the system's own look-up skips blanks and signs
 }
 
 // addressFault says what is wrong with text, which is no address such as example.
 func addressFault(text, example string) string {
-	for _, scheme := range []string{"http://", "https://"} {
-		if strings.HasPrefix(text, scheme) {
-			return unsecret(text) + " is a URL and not an address: leave out " + scheme
-		}
+	if fault := schemeFault(text, "an address"); fault != "" {
+		return fault
+	}
+	host, _, _ := net.SplitHostPort(example)
+	port := strings.TrimPrefix(text, ":")
+	address, _, hasPath := strings.Cut(text, "/")
+	switch {
+	case strings.Trim(port, "0123456789") == "" && validPort(port):
+		return fmt.Sprintf("%q is a port without a host: write it as in %s:%s", text, host, port)
+	case hasPath && validAddr(address):
+		return unsecret(text) + " is not an address such as " + example + ": leave out the path"
 	}
 	return unsecret(text) + " is not an address such as " + example
 }
+
+// schemeFault says that text, which is not the thing that it should be, is a URL, or "" if it is none.
+func schemeFault(text, thing string) string {
+	scheme, rest, ok := strings.Cut(text, "://")
+	if !ok || !schemeName.MatchString(scheme) {
+		return ""
+	}
+	fault := unsecret(text) + " is a URL and not " + thing + ": leave out " + scheme + "://"
+	if strings.Contains(rest, "/") {
+		fault += " and the path"
+	}
+	return fault
+}
+
+var schemeName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]{0,20}$`)
 
 // unsecret returns a URL or address in the form for an error, which ends in logs.
 func unsecret(text string) string {
 	if strings.Contains(text, "@") {
 		return "what stands here" // text may contain a password
+	}
+	if i := strings.IndexAny(text, "?#"); i >= 0 && strings.Contains(text[:i], "/") {
+		text = text[:i+1] + "…" // or a token
 	}
 	return strconv.Quote(text)
 }

@@ -136,6 +136,7 @@ func (c Config) withDefaults() (Config, faults) {
 	}
 
 	c.Admin.Metrics.check(&f, "admin", "metrics")
+	c.checkListeners(&f)
 
 	c.Telemetry = c.Telemetry.withDefaults(&f)
 	c.Redis = c.Redis.withDefaults(&f)
@@ -157,15 +158,15 @@ func (c Config) withDefaults() (Config, faults) {
 		f.add("at least one is required", "routes")
 	}
 	c.Routes = slices.Clone(c.Routes)
-	taken, rollouts := map[string]bool{}, map[string]bool{}
+	taken, rollouts := map[string]int{}, map[string]bool{}
 	for i, r := range c.Routes {
 		c.Routes[i] = r.withDefaults(i, c, &f)
 		for _, key := range c.Routes[i].keys() {
-			if taken[key] {
-				f.add("another route has this host, path and method", "routes", i, "path")
+			if first, ok := taken[key]; ok {
+				f.add(fmt.Sprintf("routes[%d] has this host, path and method, too", first), "routes", i, "path")
 				break
 			}
-			taken[key] = true
+			taken[key] = i
 		}
 		if r.Rollout != nil {
 			if rollouts[r.Rollout.Name] {

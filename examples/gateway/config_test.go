@@ -27,7 +27,7 @@ routes:
 `
 
 func TestCommentedConfigurationIsGoodAndShowsTheDefaults(t *testing.T) {
-	commented, err := loadConfig("gateway.yaml")
+	commented, err := loadConfig("gateway.yaml", nil)
 	require.NoError(t, err)
 	minimal, err := parseConfig("minimal", []byte(minimalConfig))
 	require.NoError(t, err)
@@ -230,7 +230,7 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 		{"list for a mapping", "server: [1]",
 			"f:6: server: must be a mapping, not a list"},
 		{"string for a list", "    methods: GET",
-			"f:6: routes[0].methods: must be a list, not `GET`"},
+			"f:6: routes[0].methods: must be a list, not `GET`: put brackets around it"},
 		{"address without port", "server: {listen: localhost}",
 			`f:6: server.listen: "localhost" is not an address such as 127.0.0.1:8080`},
 		{"address with an empty port", "server: {listen: \"127.0.0.1:\"}",
@@ -238,7 +238,8 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 		{"address that is none", "server: {listen: \"a b:80\"}",
 			`f:6: server.listen: "a b:80" is not an address such as 127.0.0.1:8080`},
 		{"Redis with a password", "redis: {addr: \"redis://:secret@a:6379\"}",
-			"f:6: redis.addr: what stands here is not an address such as 127.0.0.1:6379"},
+			"f:6: redis.addr: what stands here is a URL and not an address: leave out redis://. A password " +
+				"goes into the variable that password_env names"},
 		{"public admin server", "admin: {listen: \":8081\"}",
 			"f:6: admin.listen: must be a loopback address: the admin server has no authentication"},
 		{"admin server on all addresses", "admin: {listen: \"0.0.0.0:8081\"}",
@@ -257,7 +258,8 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 			`f:6: routes[0].host: "a\nb" is not a host name without port and final dot, in ASCII`},
 		{"host of a star", "    host: \"*\"",
 			`f:6: routes[0].host: "*" is not a host name without port and final dot, in ASCII: ` +
-				"a star stands only for whole labels at the beginning, as in *.example.com"},
+				"a star stands only for whole labels at the beginning, as in *.example.com. For all hosts " +
+				"leave it out"},
 		{"host with a star for a part", "    host: a*.test",
 			`f:6: routes[0].host: "a*.test" is not a host name without port and final dot, in ASCII: ` +
 				"a star stands only for whole labels at the beginning, as in *.example.com"},
@@ -268,7 +270,7 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 			`f:6: routes[0].host: "*.test:80" is not a host name without port and final dot, in ASCII`},
 		{"same wildcard twice",
 			"  - {upstream: app, host: \"*.a.test\"}\n  - {upstream: app, host: \"*.A.test\"}",
-			"f:7: routes[2].path: another route has this host, path and method"},
+			"f:7: routes[2].path: routes[1] has this host, path and method, too"},
 		{"path of two lines", "    path: \"/a\\nb\"",
 			`f:6: routes[0].path: "/a\nb" is not a clean path that begins with a slash`},
 		{"method with a comma", "    methods: [\"GET,PUT\"]",
@@ -282,11 +284,11 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 		{"route without upstream", "  - path: /a",
 			`f:6: routes[1].upstream: "" is not one of the upstreams: app`},
 		{"same route twice", "  - {upstream: app, path: /}",
-			"f:6: routes[1].path: another route has this host, path and method"},
+			"f:6: routes[1].path: routes[0] has this host, path and method, too"},
 		{"same method twice",
 			"  - {upstream: app, path: /a, methods: [GET]}\n" +
 				"  - {upstream: app, path: /a, methods: [PUT, GET]}",
-			"f:7: routes[2].path: another route has this host, path and method"},
+			"f:7: routes[2].path: routes[1] has this host, path and method, too"},
 		{"no network", "server: {trusted_proxies: [10.0.0.0/8, 10.0.0.0/99]}",
 			"f:6: server.trusted_proxies[1]: must be a network such as 10.0.0.0/8, an address or unix, " +
 				"not `10.0.0.0/99`"},
@@ -370,9 +372,10 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 		{"syntax", "a: [",
 			"f:7: did not find expected node content"},
 		{"tab", "a:\n\tb: 1",
-			"f:7: found character that cannot start any token"},
+			"f:7: found character that cannot start any token: indent with spaces and not with tabs, and put " +
+				"what begins with @, % or ` in quotes"},
 		{"two documents", "---\na: 1",
-			"f: expected single document, found multiple"},
+			"f: expected single document, found multiple: leave out the line ---"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -477,7 +480,7 @@ func TestEmptyAndHugeFilesAreErrors(t *testing.T) {
 
 	file := filepath.Join(t.TempDir(), "huge.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(strings.Repeat("# a comment\n", 100_000)), 0o600))
-	_, err = loadConfig(file)
+	_, err = loadConfig(file, nil)
 	require.ErrorContains(t, err, "larger than 1 MiB")
 
 	// A pipe has no size that could be checked before it is read.
@@ -490,12 +493,12 @@ func TestEmptyAndHugeFilesAreErrors(t *testing.T) {
 		_ = w.Close()
 	})
 	defer writer.Wait()
-	_, err = loadConfig(fmt.Sprintf("/dev/fd/%d", r.Fd()))
+	_, err = loadConfig(fmt.Sprintf("/dev/fd/%d", r.Fd()), nil)
 	require.ErrorContains(t, err, "larger than 1 MiB")
 	_, err = io.Copy(io.Discard, r)
 	require.NoError(t, err)
 
-	_, err = loadConfig(file + ".none")
+	_, err = loadConfig(file+".none", nil)
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 

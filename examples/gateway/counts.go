@@ -33,7 +33,11 @@ func (r Redis) withDefaults(f *faults) Redis {
 		f.add("must not contain braces", "redis", "prefix")
 	}
 	if r.Addr != "" && !validAddr(r.Addr) {
-		f.add(unsecret(r.Addr)+" is not an address such as 127.0.0.1:6379", "redis", "addr")
+		text := addressFault(r.Addr, "127.0.0.1:6379")
+		if strings.Contains(r.Addr, "@") {
+			text += ". A password goes into the variable that password_env names"
+		}
+		f.add(text, "redis", "addr")
 	}
 	if r.Addr == "" && (r.TLS || r.Username != "" || r.PasswordEnv != "") {
 		f.add("is required", "redis", "addr")

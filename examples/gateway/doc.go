@@ -20,6 +20,7 @@
 //   - yaml.go: reading a file strictly
 //   - off.go: values that may be off
 //   - positions.go: the line and field of every fault
+//   - outside.go: the files and the environment that a configuration names
 //   - gateway.go: a configuration made live, and its replacement while the gateway runs
 //   - changes.go: what a reload leaves as it is, and what it cannot change
 //   - server.go: the public server, and what each request passes first

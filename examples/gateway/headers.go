@@ -156,6 +156,32 @@ func (e *edit) request(next http.Handler) http.Handler {
 	})
 }
 
+// edit changes the requests to a host of a sticky upstream. A client's cookie leads to its host first,
+// even if the route removes it, so this must be behind the balancer.
+func (u *upstream) edit(next http.RoundTripper) http.RoundTripper {
+	if u.cfg.Sticky == nil {
+		return next
+	}
+	return editing{next}
+}
+
+type editing struct{ next http.RoundTripper }
+
+func (t editing) RoundTrip(r *http.Request) (*http.Response, error) {
+	if e := editOf(r.Context()); e != nil {
+		r = r.WithContext(r.Context())
+		r.Header = r.Header.Clone()
+		e.apply(r.Header)
+	}
+	return t.next.RoundTrip(r)
+}
+
+func (t editing) CloseIdleConnections() {
+	if c, ok := t.next.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
 // editOf returns what request has asked for.
 func editOf(ctx context.Context) *edit {
 	e, _ := ctx.Value(editKey{}).(*edit)

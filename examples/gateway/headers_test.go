@@ -52,6 +52,21 @@ func request(t *testing.T, method, url string, fields ...string) *http.Request {
 	return req
 }
 
+// A zero means what it says, though it is an error as the value of a key.
+func TestValuesOfFieldsThatAreNoStringsInYAML(t *testing.T) {
+	b := backend.Start(t, backend.Config{Handler: mirror})
+	g := start(t, inFlow(b.Addr, "[{upstream: app, headers: {request: {set: {X-Zero: 0, X-Hex: 0x0}}, "+
+		"response: {set: {X-XSS-Protection: 0, X-Half: 0.50, X-On: true, X-Day: 2026-11-30}}}}]"))
+	resp, got := mirrorOf(t, client(t), request(t, "GET", g.url))
+	require.Equal(t, "0", got.Header.Get("X-Zero"))
+	require.Equal(t, "0x0", got.Header.Get("X-Hex"))
+	for name, want := range map[string]string{
+		"X-XSS-Protection": "0", "X-Half": "0.50", "X-On": "true", "X-Day": "2026-11-30",
+	} {
+		require.Equal(t, want, resp.Header.Get(name))
+	}
+}
+
 const edits = `{request: {set: {x-tenant: "42", X-Empty: ""}, remove: [x-debug, User-Agent]},
     response: {set: {X-Frame-Options: DENY, server: trivet}, remove: [x-powered-by, Date]}}`
 

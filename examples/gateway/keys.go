@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"unicode"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -17,8 +18,16 @@ func unknownKeyFault(root *yaml.Node, line, column int) string {
 		return "unknown key"
 	}
 	text := "unknown key: "
-	if near := nearest(key, valid); near != "" {
+	above := keyWithoutValue(root, line)
+	switch near, homes := nearest(key, valid), homesOf(key); {
+	case strings.ContainsFunc(key, looksLikeNothing):
+		text += "it has a character that only looks like a space: "
+	case near != "":
 		text += "did you mean " + near + "? "
+	case above != "":
+		text += "if it belongs to " + above + ", indent it: "
+	case len(homes) > 0:
+		text += "it is a key of " + strings.Join(homes, " and ") + ": "
 	}
 	slices.Sort(valid)
 	return text + "the keys here are " + strings.Join(valid, ", ")
@@ -69,6 +78,54 @@ func keysBeside(n *yaml.Node, t reflect.Type, line, column, depth int) (key stri
 		}
 	}
 	return "", nil
+}
+
+// looksLikeNothing reports whether r is a blank or a mark that YAML takes for a letter.
+func looksLikeNothing(r rune) bool {
+	return r > unicode.MaxASCII && (unicode.IsSpace(r) || unicode.Is(unicode.Cf, r))
+}
+
+// keyWithoutValue returns the key of the file that stands above line and has nothing below it, or "".
+func keyWithoutValue(root *yaml.Node, line int) string {
+	if len(root.Content) != 1 || root.Content[0].Kind != yaml.MappingNode {
+		return ""
+	}
+	keys := root.Content[0].Content
+	for i := 2; i+1 < len(keys); i += 2 {
+		if keys[i].Line == line && keys[i-1].ShortTag() == "!!null" {
+			return keys[i-2].Value
+		}
+	}
+	return ""
+}
+
+// homesOf returns the sections of the file that have a key of that name.
+func homesOf(key string) (homes []string) {
+	has := func(t reflect.Type) bool {
+		for f := range t.Fields() {
+			if name, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); name == key {
+				return true
+			}
+		}
+		return false
+	}
+	config := reflect.TypeFor[Config]()
+	if has(config) {
+		homes = append(homes, "the file itself, not indented")
+	}
+	for f := range config.Fields() {
+		section, t := f.Tag.Get("yaml"), f.Type
+		switch t.Kind() {
+		case reflect.Map:
+			section, t = "each of the "+section, t.Elem()
+		case reflect.Slice:
+			section, t = "each of the "+section, t.Elem()
+		}
+		if t.Kind() == reflect.Struct && has(t) {
+			homes = append(homes, section)
+		}
+	}
+	return homes
 }
 
 // nearest returns which of words somebody meant who wrote key, or "" if that is like none of them: a

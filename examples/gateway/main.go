@@ -65,7 +65,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
 
-	load := func() (Config, error) { return opt.override(loadConfig(opt.config)) }
+	outside := Config.outside
+	if opt.rules {
+		outside = nil // they need neither certificates nor secrets
+	}
+	load := func() (Config, error) { return opt.override(loadConfig(opt.config, outside)) }
 	if opt.config == "" {
 		d, err := startDemo()
 		if err != nil {

@@ -76,3 +76,32 @@ func listenMetrics(addr string) (net.Listener, error) {
 	}
 	return ln, nil
 }
+
+// checkListeners adds to f the addresses on which two of the servers would listen.
+func (c Config) checkListeners(f *faults) {
+	type listener struct {
+		addr string
+		path []any
+	}
+	all := []listener{
+		{c.Server.Listen, []any{"server", "listen"}},
+		{c.Admin.Listen, []any{"admin", "listen"}},
+		{c.Admin.Metrics.Listen, []any{"admin", "metrics", "listen"}},
+	}
+	for i, l := range all {
+		for _, other := range all[:i] {
+			if clash(l.addr, other.addr) {
+				f.add(pathString(other.path)+" has the same address", l.path...)
+			}
+		}
+	}
+}
+
+// clash reports whether nobody can listen on both addresses.
+func clash(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	all := func(host string) bool { return host == "" || host == "0.0.0.0" || host == "::" }
+	return errA == nil && errB == nil && portA == portB && portA != "0" &&
+		(all(hostA) || all(hostB) || hostA == hostB)
+}

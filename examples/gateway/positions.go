@@ -16,6 +16,7 @@ type positions struct {
 	root   *yaml.Node
 	lines  map[string]int    // by path; in a mapping the line of the key
 	paths  map[[2]int]string // by line and column of a key or a value
+	blocks map[[2]int]string // of mappings, which without braces begin where their first key does
 	unsaid faults            // values that would silently become defaults
 }
 
@@ -27,7 +28,9 @@ const (
 )
 
 func newPositions(root *yaml.Node) *positions {
-	p := &positions{root: root, lines: map[string]int{}, paths: map[[2]int]string{}}
+	p := &positions{
+		root: root, lines: map[string]int{}, paths: map[[2]int]string{}, blocks: map[[2]int]string{},
+	}
 	p.walk(root, nil)
 	return p
 }
@@ -58,6 +61,9 @@ func (p *positions) walk(n *yaml.Node, path []any) {
 			p.walk(c, append(slices.Clone(path), i))
 		}
 	case yaml.MappingNode:
+		if _, ok := p.blocks[at]; !ok {
+			p.blocks[at] = here
+		}
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			key := n.Content[i]
 			if key.ShortTag() == "!!null" {
@@ -87,11 +93,12 @@ func (p *positions) scalar(n *yaml.Node, path []any) {
 	}
 }
 
-// mayBeZero reports whether a zero means what it says: the default of a host's priority is zero, and
-// the weight of one that is drained.
+// mayBeZero reports whether a zero means what it says: the default of a host's priority is zero, the
+// weight of one that is drained, and the value of a header field.
 func mayBeZero(path []any) bool {
 	last := path[len(path)-1]
-	return last == "priority" || last == "weight" && path[0] == "upstreams"
+	return last == "priority" || last == "weight" && path[0] == "upstreams" ||
+		len(path) == 6 && path[2] == "headers" && path[4] == "set"
 }
 
 // pathString returns keys and indices in the form "routes[0].methods[1]".
@@ -161,12 +168,22 @@ func (p *positions) loadFaults(err *yaml.LoadErrors) (all []located, paths []str
 		where := path
 		if unknownKey.MatchString(text) {
 			text = unknownKeyFault(p.root, e.Mark.Line, e.Mark.Column)
-			where = path[:max(strings.LastIndexByte(path, '.'), 0)] // another key may be missing now
+			where = parent(path) // another key may be missing now
 		} else if m := duplicateKey.FindStringSubmatch(text); m != nil {
 			text = "stands here twice, first in line " + m[1]
+			where = parent(path) // which is not loaded
 		} else if m := wrongType.FindStringSubmatch(text); m != nil {
 			found := map[string]string{"seq": "a list", "map": "a mapping"}[m[1]]
+			if block, ok := p.blocks[[2]int{e.Mark.Line, e.Mark.Column}]; ok && m[1] == "map" {
+				path, where = block, block
+			}
 			text = "must be " + kindOf(m[3]) + ", not " + found + strings.TrimSpace(m[2])
+			switch kind := kindOf(m[3]); {
+			case found == "" && kind == "a list":
+				text += ": put brackets around it"
+			case m[1] == "bool" && kind == "a mapping":
+				text += ": write {} for its defaults"
+			}
 		}
 		if path != "" {
 			text = path + ": " + text
@@ -176,6 +193,9 @@ func (p *positions) loadFaults(err *yaml.LoadErrors) (all []located, paths []str
 	}
 	return all, paths
 }
+
+// parent returns the path of the mapping that has the key path.
+func parent(path string) string { return path[:max(strings.LastIndexByte(path, '.'), 0)] }
 
 // standing returns those of fs that are not consequences of the faults at the given paths, of values
 // and mappings that could not be loaded.

@@ -76,8 +76,23 @@ func foreign(u *url.URL) bool {
 // another host's URL leads to is not known.
 func (c Config) leadsBack(r Route) bool {
 	to, err := url.Parse(r.Redirect.To)
-	return err == nil && local(to) &&
+	return err == nil && local(to) && (r.Redirect.keepsMethod() || c.takesGET(r)) &&
 		c.literally(r.Host, strings.TrimSuffix(to.Path, "*")) == r.Host+r.Path
+}
+
+// keepsMethod reports whether clients go on with the method that they have; else they go on with GET.
+func (d *Redirect) keepsMethod() bool {
+	return d.Status == http.StatusTemporaryRedirect || d.Status == http.StatusPermanentRedirect
+}
+
+// takesGET reports whether r is the route of its host and path that gets GET.
+func (c Config) takesGET(r Route) bool {
+	if len(r.Methods) > 0 {
+		return slices.Contains(r.Methods, http.MethodGet) || slices.Contains(r.Methods, http.MethodHead)
+	}
+	return !slices.ContainsFunc(c.Routes, func(other Route) bool {
+		return other.Host == r.Host && other.Path == r.Path && slices.Contains(other.Methods, http.MethodGet)
+	})
 }
 
 // handler returns what answers the requests of a route with that path. Where it sends a client is

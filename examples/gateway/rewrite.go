@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -29,12 +30,18 @@ func (u *upstream) strip(r *http.Request) *http.Request {
 	if err != nil {
 		return r // cannot happen: it is part of what has been encoded well
 	}
-	stripped := *r
+	stripped := r.WithContext(context.WithValue(r.Context(), strippedKey{}, true))
 	stripped.URL = new(url.URL)
 	*stripped.URL = *r.URL
 	stripped.URL.Path, stripped.URL.RawPath = plain, rest
-	return &stripped
+	return stripped
 }
+
+// strippedKey marks requests whose paths have lost strip_prefix.
+type strippedKey struct{}
+
+// prefixField tells an upstream what its paths have lost, for the links and redirects that it makes.
+const prefixField = "X-Forwarded-Prefix"
 
 // rewrite gives the request to the upstream its host, the changes of its route, and the gateway's id
 // and trace. The balancer's Handler has already removed the forwarding fields of peers that are not
@@ -44,7 +51,13 @@ func (u *upstream) rewrite(r *httputil.ProxyRequest) {
 		r.Out.Host = u.cfg.Host
 	}
 	h := r.Out.Header
-	editOf(r.In.Context()).apply(h)
+	if u.cfg.Sticky == nil { // else the host is not chosen yet: see edit
+		editOf(r.In.Context()).apply(h)
+	}
+	if r.In.Context().Value(strippedKey{}) != nil {
+		prefix := strings.TrimSuffix(h.Get(prefixField), "/") // of a trusted proxy that has removed one
+		h.Set(prefixField, prefix+(&url.URL{Path: u.cfg.StripPrefix}).EscapedPath())
+	}
 	for name := range h {
 		if name != requestID && spells(name, requestID) {
 			delete(h, name)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -78,4 +79,31 @@ func TestChecksHaveTheHostOfTheUpstream(t *testing.T) {
 	require.Equal(t, "in.test/up", <-checks)
 	reloadText(t, g, upstreamOf(b.Addr, "health: {path: /up, interval: 10ms}"))
 	require.Eventually(t, func() bool { return <-checks == "app/up" }, eventually, tick)
+}
+
+// An upstream learns what its paths have lost, for its own links and redirects: from a trusted proxy,
+// which may have removed a part itself, and never from a stranger.
+func TestUpstreamsLearnThePrefixThatIsStripped(t *testing.T) {
+	b := backend.Start(t, backend.Config{Handler: mirror})
+	c := client(t)
+	for _, tt := range []struct{ server, keys, target, said, want string }{
+		{"", "strip_prefix: /api", "/api/x", "", "/api"},
+		{"", "strip_prefix: /api/, path: /base", "/api", "", "/api"},
+		{"", "strip_prefix: /api", "/apix", "", ""},
+		{"", "strip_prefix: /a/ü", "/a/%C3%BC/x", "", "/a/%C3%BC"},
+		{"", "strip_prefix: /api", "/api/x", "/evil", "/api"},
+		{"", "strip_prefix: /api", "/x", "/evil", ""},
+		{"", "path: /base", "/x", "/evil", ""},
+		{"trusted_proxies: [127.0.0.1]", "strip_prefix: /api", "/api/x", "/outer/", "/outer/api"},
+		{"trusted_proxies: [127.0.0.1]", "strip_prefix: /api", "/x", "/outer", "/outer"},
+		{"trusted_proxies: [127.0.0.1]", "path: /base", "/x", "/outer", "/outer"},
+	} {
+		g := start(t, "server: {"+tt.server+"}\n"+upstreamOf(b.Addr, tt.keys))
+		req := request(t, "GET", g.url+tt.target)
+		if tt.said != "" {
+			req.Header.Set("X-Forwarded-Prefix", tt.said)
+		}
+		_, got := mirrorOf(t, c, req)
+		require.Equal(t, tt.want, strings.Join(got.Header["X-Forwarded-Prefix"], ","), "%+v", tt)
+	}
 }

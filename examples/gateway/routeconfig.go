@@ -66,14 +66,22 @@ func (r Route) withDefaults(i int, c Config, f *faults) Route {
 	r.Host = strings.ToLower(r.Host)
 	if name := strings.TrimPrefix(r.Host, "*."); r.Host != "" && !hostName.MatchString(name) {
 		text := fmt.Sprintf("%q is not a host name without port and final dot, in ASCII", r.Host)
-		if strings.Contains(name, "*") {
+		if url := schemeFault(r.Host, "a host name"); url != "" {
+			text = url
+		} else if r.Host == "*" {
+			text += ": a star stands only for whole labels at the beginning, as in *.example.com. " +
+				"For all hosts leave it out"
+		} else if strings.Contains(name, "*") {
 			text += ": a star stands only for whole labels at the beginning, as in *.example.com"
 		}
 		f.add(text, at("host")...)
 	}
 	r.Methods = slices.Clone(r.Methods)
 	for j, m := range r.Methods {
-		if !fieldName.MatchString(m) || m != strings.ToUpper(m) || m == http.MethodConnect {
+		if strings.EqualFold(m, "ANY") || strings.EqualFold(m, "ALL") {
+			f.add(fmt.Sprintf("%q is not a method: for all methods leave the key methods out", m),
+				at("methods", j)...)
+		} else if !fieldName.MatchString(m) || m != strings.ToUpper(m) || m == http.MethodConnect {
 			f.add(fmt.Sprintf("%q is not a method such as GET; CONNECT cannot be proxied", m),
 				at("methods", j)...)
 		}

@@ -111,6 +111,38 @@ func TestStickyUpstreams(t *testing.T) {
 	require.Nil(t, none)
 }
 
+// What a route removes or sets of Cookie is for the upstream: a client stays with its host.
+func TestStickyClientsOfARouteThatChangesCookies(t *testing.T) {
+	seen := make(chan string, 100)
+	name := func(name string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			seen <- r.Header.Get("Cookie") + r.Header.Get("X-Tenant")
+			w.Header().Set("Backend", name)
+		})
+	}
+	hosts := backend.Start(t, backend.Config{Handler: name("a")}).Addr + ", " +
+		backend.Start(t, backend.Config{Handler: name("b")}).Addr
+	for edit, want := range map[string]string{
+		"remove: [Cookie]": "", "set: {Cookie: a=b}": "a=b", "set: {X-Tenant: t}, remove: [cookie]": "t",
+	} {
+		g := start(t, strings.Replace(upstreamOf(hosts, "policy: round_robin, sticky: {}, retry: {}"),
+			"upstream: app", "upstream: app, headers: {request: {"+edit+"}}", 1))
+		c := client(t)
+		resp, _ := get(t, c, g.url)
+		first, cookies := resp.Header.Get("Backend"), resp.Cookies()
+		require.Len(t, cookies, 1)
+		require.Equal(t, want, <-seen)
+		for range 6 {
+			req := request(t, "GET", g.url)
+			req.AddCookie(cookies[0])
+			resp, _ := do(t, c, req)
+			require.Equal(t, first, resp.Header.Get("Backend"), edit)
+			require.Empty(t, resp.Cookies(), edit)
+			require.Equal(t, want, <-seen)
+		}
+	}
+}
+
 // A host sees its unused connections end after idle_timeout, and not before another request.
 func TestIdleTimeoutOfAnUpstream(t *testing.T) {
 	closed := make(chan time.Duration, 10)

@@ -73,7 +73,7 @@ func newUpstream(
 		Policy:    policy,
 		Transport: transport(cfg, secure),
 		Wrap: func(e balancer.Endpoint, next http.RoundTripper) http.RoundTripper {
-			return u.guard(e, tel.Transport(next))
+			return u.guard(e, u.edit(tel.Transport(next)))
 		},
 		Health: balancer.HealthConfig{
 			Path:     cfg.Health.Path,
@@ -119,8 +119,12 @@ func (u *upstream) hosts() []balancer.EndpointStatus { return u.balancer.Endpoin
 
 // inherit gives u the balancer of old, the upstream of the same name before a reload. Hosts that
 // are in both keep their connections, what the balancer has learned of them, and their breakers
-// unless the settings of those have changed; so does the upstream its retry budgets.
+// unless the settings of those have changed; so does the upstream its retry budgets. An upstream with
+// another url is another service: the balancer would go on to check the hosts of the old one.
 func (u *upstream) inherit(old *upstream) {
+	if *u.target != *old.target {
+		return
+	}
 	settings := u.settings
 	if old.breaker != nil && u.breaker != nil && *u.cfg.Breaker == *old.cfg.Breaker {
 		u.breaker = old.breaker

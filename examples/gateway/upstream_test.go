@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/trivet-go/trivet/balancer"
+	"github.com/trivet-go/trivet/internal/backend"
 )
 
 // What fails once the route's timeout has passed fails for that, unless the client is to blame or
@@ -113,3 +114,42 @@ type refusal time.Duration
 func (refusal) Error() string               { return "refused" }
 func (refusal) NotSent() bool               { return true }
 func (r refusal) RetryAfter() time.Duration { return time.Duration(r) }
+
+// An upstream that gets another url is another service. The hosts of the old one are let go.
+func TestAReloadOfAnUpstreamsURLLetsTheOldHostsGo(t *testing.T) {
+	checks := make(chan string)
+	stop := make(chan struct{})
+	defer close(stop)
+	b := backend.Start(t, backend.Config{Handler: http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/up" {
+				select {
+				case checks <- r.Host:
+				case <-stop:
+				}
+			}
+		})})
+	text := func(name string) string {
+		return upstreamOf(b.Addr, "url: http://"+name+", health: {path: /up, interval: 10ms}")
+	}
+	g := start(t, text("one"))
+	require.Equal(t, "one", <-checks)
+	for _, name := range []string{"two", "three"} {
+		old := g.current.Load().upstreams["app"]
+		reloadText(t, g, text(name))
+		now := g.current.Load().upstreams["app"]
+		require.Eventually(t, func() bool { return <-checks == name }, eventually, tick)
+		require.NotSame(t, old.balancer, now.balancer)
+		require.Eventually(t, func() bool {
+			for range 20 { // checks that had begun may come late
+				if <-checks != name {
+					return false
+				}
+			}
+			return true
+		}, eventually, tick)
+		require.Equal(t, 1, now.balancer.Stats().Targets)
+		resp, _ := get(t, client(t), g.url)
+		require.Equal(t, 200, resp.StatusCode)
+	}
+}

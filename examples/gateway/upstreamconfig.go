@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -102,7 +103,11 @@ func (u *Upstream) checkURL(name string, f *faults, at func(...any) []any) {
 			f.add(unsecret(u.URL)+" is not a URL such as http://users.internal:8080", at("url")...)
 		case target.User != nil || target.Path != "" && target.Path != "/",
 			target.RawQuery != "" || target.Fragment != "":
-			f.add("must have no more than scheme, host and port", at("url")...)
+			text := "must have no more than scheme, host and port"
+			if target.User == nil && len(target.Path) > 1 {
+				text += ": the key path takes a path"
+			}
+			f.add(text, at("url")...)
 		case u.H2C && target.Scheme == "https":
 			f.add("is HTTP/2 in clear, but the url says https, where HTTP/2 needs no setting", at("h2c")...)
 		}
@@ -136,7 +141,8 @@ func isAddress(host string) bool {
 // checkRequests adds to f the faults of what each request gets on its way.
 func (u *Upstream) checkRequests(name string, f *faults, at func(...any) []any) {
 	if u.Host != "" && (!validAddr(u.Host) || strings.HasPrefix(u.Host, "unix:")) {
-		f.add(unsecret(u.Host)+" is not a host such as users.internal, with or without a port", at("host")...)
+		f.add(cmp.Or(schemeFault(u.Host, "a host"),
+			unsecret(u.Host)+" is not a host such as users.internal, with or without a port"), at("host")...)
 	}
 	for key, path := range map[string]*string{"path": &u.Path, "strip_prefix": &u.StripPrefix} {
 		switch {
@@ -175,6 +181,8 @@ func (u *Upstream) checkHosts(f *faults, at func(...any) []any) {
 	seen := map[string]bool{}
 	for i, h := range u.Hosts {
 		switch {
+		case h.Addr == "":
+			f.add(`"" is not an address such as 10.0.0.1:8080: a host needs an addr`, at("hosts", i)...)
 		case !validAddr(h.Addr):
 			f.add(addressFault(h.Addr, "10.0.0.1:8080"), at("hosts", i)...)
 		case seen[h.Addr]:

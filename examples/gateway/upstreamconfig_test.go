@@ -15,7 +15,7 @@ func TestUpstreamErrorsNameLineAndField(t *testing.T) {
 		{"{url: \"ftp://a\"}",
 			`.url: "ftp://a" is not a URL such as http://users.internal:8080`},
 		{"{url: \"http://a/path\"}",
-			`.url: must have no more than scheme, host and port`},
+			`.url: must have no more than scheme, host and port: the key path takes a path`},
 		{"{url: \"http://me:secret@a\"}",
 			`.url: must have no more than scheme, host and port`},
 		{"{url: \"https://a\", h2c: true}",
@@ -23,7 +23,7 @@ func TestUpstreamErrorsNameLineAndField(t *testing.T) {
 		{"{hosts: [\"a:b:c\"]}",
 			`.hosts[0]: "a:b:c" is not an address such as 10.0.0.1:8080`},
 		{"{hosts: [a, \"\"]}",
-			`.hosts[1]: "" is not an address such as 10.0.0.1:8080`},
+			`.hosts[1]: "" is not an address such as 10.0.0.1:8080: a host needs an addr`},
 		{"{hosts: [a, b, a]}",
 			`.hosts[2]: "a" stands here twice`},
 		{"{hosts: [{adr: a}]}",
@@ -92,7 +92,7 @@ func TestAddressesThatAreGood(t *testing.T) {
 func TestFaultsOfUpstreamKeys(t *testing.T) {
 	for _, tt := range []struct{ keys, want string }{
 		{"host: \"http://a\"",
-			`host: "http://a" is not a host such as users.internal, with or without a port`},
+			`host: "http://a" is a URL and not a host: leave out http://`},
 		{"host: \"unix:/a\"", `host: "unix:/a" is not a host such as users.internal, with or without a port`},
 		{"host: \"a b\"", `host: "a b" is not a host such as users.internal, with or without a port`},
 		{"path: base", `path: "base" is not a clean path that begins with a slash`},

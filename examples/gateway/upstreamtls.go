@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -29,8 +30,8 @@ func (t UpstreamTLS) check(target string, f *faults, path ...any) {
 		f.add("needs both cert and key", path...)
 	}
 	if t.ServerName != "" && !validHost(t.ServerName) {
-		f.add(fmt.Sprintf("%q is not a name or address without a port", t.ServerName),
-			with(path, "server_name")...)
+		f.add(cmp.Or(schemeFault(t.ServerName, "a name"),
+			unsecret(t.ServerName)+" is not a name or address without a port"), with(path, "server_name")...)
 	}
 }
 
@@ -41,6 +42,17 @@ func (t UpstreamTLS) relativeTo(folder string) UpstreamTLS {
 	}
 	return t
 }
+
+// A fileFault is what is wrong with a file that a key of an UpstreamTLS names.
+type fileFault struct {
+	key string
+	err error
+}
+
+func (f *fileFault) Error() string  { return "tls." + f.key + ": " + f.err.Error() }
+func (f *fileFault) Field() string  { return f.key }
+func (f *fileFault) Reason() string { return f.err.Error() }
+func (f *fileFault) Unwrap() error  { return f.err }
 
 // A tlsFiles is what the files of an UpstreamTLS had in them when they were read.
 type tlsFiles struct{ ca, cert, key []byte }
@@ -58,7 +70,7 @@ func (t UpstreamTLS) read() (f tlsFiles, err error) {
 			continue
 		}
 		if *file.text, err = os.ReadFile(file.name); err != nil {
-			errs = append(errs, fmt.Errorf("tls.%s: %w", file.key, err))
+			errs = append(errs, &fileFault{file.key, err})
 		}
 	}
 	return f, errors.Join(errs...)
@@ -74,13 +86,13 @@ func (t UpstreamTLS) config(f tlsFiles) (*tls.Config, error) {
 	if t.CA != "" {
 		cfg.RootCAs = x509.NewCertPool()
 		if !cfg.RootCAs.AppendCertsFromPEM(f.ca) {
-			errs = append(errs, fmt.Errorf("tls.ca: %s has no certificate", t.CA))
+			errs = append(errs, &fileFault{"ca", fmt.Errorf("%s has no certificate", t.CA)})
 		}
 	}
 	if t.Cert != "" {
 		pair, err := tls.X509KeyPair(f.cert, f.key)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("tls.cert: %w", err))
+			errs = append(errs, &fileFault{"cert", err})
 		}
 		cfg.Certificates = []tls.Certificate{pair}
 	}

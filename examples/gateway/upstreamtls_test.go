@@ -108,7 +108,7 @@ func TestTLSOfAnUpstream(t *testing.T) {
 		t.Helper()
 		write("gateway.yaml", fmt.Appendf(nil, "upstreams: {app: {url: \"https://app.test\", hosts: [%s], "+
 			"tls: {%s}}}\nroutes: [{upstream: app}]", addr, keys))
-		cfg, err := loadConfig(filepath.Join(folder, "gateway.yaml")) // relative names begin there
+		cfg, err := loadConfig(filepath.Join(folder, "gateway.yaml"), nil) // relative names begin there
 		require.NoError(t, err)
 		return cfg
 	}

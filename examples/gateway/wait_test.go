@@ -102,6 +102,22 @@ func TestRequestsWaitForAHost(t *testing.T) {
 	})
 }
 
+// A request whose timeout has passed while it waited reaches no host, so it says nothing about one.
+func TestRequestsThatHaveWaitedTooLongBlameNoHost(t *testing.T) {
+	b := backend.Start(t, backend.Config{})
+	b.Set(backend.Behaviour{Unhealthy: true})
+	g := start(t, strings.Replace(waiting(b.Addr, "wait: 1h, retry: {}, breaker: {min_requests: 2}"),
+		"upstream: app}", "upstream: app, timeout: 10ms}", 1))
+	require.Eventually(t, func() bool { return standbyOf(g).down.Load() }, eventually, tick)
+	for range 10 {
+		resp, _ := get(t, client(t), g.url)
+		require.Equal(t, 504, resp.StatusCode)
+	}
+	host := g.current.Load().upstreams["app"].hosts()[0]
+	require.Zero(t, host.Failures)
+	require.Empty(t, g.current.Load().upstreams["app"].breaker.Stats().Keys)
+}
+
 func TestRequestsThatHaveWaitedInVain(t *testing.T) {
 	g := start(t, waiting("127.0.0.1:1", "wait: 100ms"))
 	require.Eventually(t, func() bool { return standbyOf(g).down.Load() }, eventually, tick)

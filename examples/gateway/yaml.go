@@ -24,8 +24,9 @@ type ConfigError struct{ Lines []string }
 
 func (e *ConfigError) Error() string { return strings.Join(e.Lines, "\n") }
 
-// loadConfig reads a configuration file. If the content is at fault, the error is a *ConfigError.
-func loadConfig(file string) (Config, error) {
+// loadConfig reads a configuration file. If the content is at fault, the error is a *ConfigError. more, if
+// not nil, returns faults that the text alone does not show, of the configuration with its defaults.
+func loadConfig(file string, more func(Config) faults) (Config, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return Config{}, err
@@ -38,13 +39,20 @@ func loadConfig(file string) (Config, error) {
 	if len(text) > maxConfigFile {
 		return Config{}, &ConfigError{[]string{fmt.Sprintf("%s: is larger than 1 MiB", file)}}
 	}
-	cfg, err := parseConfig(file, text)
-	cfg = cfg.relativeTo(filepath.Dir(file))
-	return cfg, err
+	return parse(file, text, func(cfg Config) (Config, faults) {
+		cfg = cfg.relativeTo(filepath.Dir(file))
+		if more == nil {
+			return cfg, nil
+		}
+		return cfg, more(cfg)
+	})
 }
 
 // parseConfig is loadConfig without the file system. The errors call the text name.
-func parseConfig(name string, text []byte) (Config, error) {
+func parseConfig(name string, text []byte) (Config, error) { return parse(name, text, nil) }
+
+// parse makes a configuration of text. more, if not nil, completes it.
+func parse(name string, text []byte, more func(Config) (Config, faults)) (Config, error) {
 	var cfg Config
 	var root yaml.Node
 	if line := unreadable(text); line > 0 {
@@ -64,8 +72,13 @@ func parseConfig(name string, text []byte) (Config, error) {
 	case err != nil:
 		return Config{}, &ConfigError{syntaxFaults(name, err)}
 	}
-	cfg, faults := cfg.withDefaults()
-	all = append(all, pos.locate(pos.standing(append(pos.unsaid, faults...), lost))...)
+	cfg, found := cfg.withDefaults()
+	if more != nil {
+		var others faults
+		cfg, others = more(cfg)
+		found = append(found, others...)
+	}
+	all = append(all, pos.locate(pos.standing(append(pos.unsaid, found...), lost))...)
 	if len(all) > 0 {
 		return Config{}, &ConfigError{inOrder(name, all)}
 	}
@@ -93,13 +106,37 @@ func unreadable(text []byte) int {
 func syntaxFaults(name string, err error) []string {
 	var one *yaml.LoadError
 	if errors.As(err, &one) && one.Mark.Line > 0 {
-		return []string{fmt.Sprintf("%s:%d: %s", name, one.Mark.Line, one.Message)}
+		return []string{fmt.Sprintf("%s:%d: %s", name, one.Mark.Line, plainly(one.Message))}
 	}
 	text := err.Error()
 	if i := strings.LastIndex(text, "yaml: "); i >= 0 {
 		text = text[i+len("yaml: "):] // "no documents in stream"
 	}
-	return []string{name + ": " + text}
+	return []string{name + ": " + plainly(text)}
+}
+
+// advice says what to do about a fault of YAML, whose library tells it in the words of a parser.
+var advice = []struct{ fault, advice string }{
+	{"did not find expected key", "is this line, or the one before it, indented too far or not far enough?"},
+	{"mapping values are not allowed", "is the line indented as its neighbours are, and the value in quotes " +
+		"if it has a colon?"},
+	{"found character that cannot start any token", "indent with spaces and not with tabs, and put what " +
+		"begins with @, % or ` in quotes"},
+	{"found a tab character", "indent with spaces"},
+	{"unknown anchor", "put what begins with a star in quotes"},
+	{"did not find expected alphabetic or numeric", "put what begins with * or & in quotes"},
+	{"found unexpected end of stream", "a quote is not closed"},
+	{"expected single document", "leave out the line ---"},
+	{"no documents in stream", "there is nothing in the file"},
+}
+
+func plainly(fault string) string {
+	for _, known := range advice {
+		if strings.HasPrefix(fault, known.fault) {
+			return fault + ": " + known.advice
+		}
+	}
+	return fault
 }
 
 var errZero = errors.New("must not be zero: for the default, leave it out")
