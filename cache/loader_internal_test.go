@@ -75,7 +75,7 @@ func TestC42_CloseDoesNotLookLikeAFailureOfTheLoader(t *testing.T) {
 func TestRoomForBackgroundLoadsIsGivenBackOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, err := NewMemory(MemoryConfig[string, int]{
-			MaxBackground: 1, Stale: time.Minute, EarlyRefresh: -1,
+			MaxBackground: 2, Stale: time.Minute, EarlyRefresh: -1,
 			TTL: func(string, int) time.Duration { return time.Minute },
 		})
 		require.NoError(t, err)

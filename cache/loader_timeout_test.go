@@ -149,7 +149,9 @@ func TestALoadThatWasEndedDidNotTimeOut(t *testing.T) {
 				var told []cache.MemoryEvent[string, int]
 				m := newMemory(t, cache.MemoryConfig[string, int]{
 					MaxBackground: -1, LoadTimeout: time.Hour,
-					Observe: func(_ context.Context, e cache.MemoryEvent[string, int]) { told = append(told, e) },
+					Observe: func(_ context.Context, e cache.MemoryEvent[string, int]) {
+						told = append(told, e)
+					},
 				})
 				ctx, leave := context.WithCancel(t.Context())
 				go func() {

@@ -115,22 +115,24 @@ func TestALoaderStillWaitsForWhatItHasNotGot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, cache.MemoryConfig[string, int]{})
 		start := time.Now()
+		for key, load := range map[string]func(context.Context, string) (int, error){
+			"quick": func(context.Context, string) (int, error) { time.Sleep(time.Second); return 1, nil },
+			"slow": func(ctx context.Context, _ string) (int, error) {
+				time.Sleep(2 * time.Second)
+				return m.Load(ctx, "a", nil)
+			},
+		} {
+			go func() { _, _ = m.Load(t.Context(), key, load) }()
+		}
+		synctest.Wait()
 		_, err := m.Load(t.Context(), "a", func(ctx context.Context, _ string) (int, error) {
 			var wg sync.WaitGroup
-			wg.Go(func() {
-				_, _ = m.Load(ctx, "slow", func(ctx context.Context, _ string) (int, error) {
-					time.Sleep(2 * time.Second)
-					return m.Load(ctx, "a", nil)
-				})
-			})
-			wg.Go(func() {
-				_, _ = m.Load(ctx, "quick", func(context.Context, string) (int, error) {
-					time.Sleep(time.Second)
-					return 1, nil
-				})
-			})
+			for _, key := range []string{"slow", "quick"} {
+				wg.Go(func() { _, _ = m.Load(ctx, key, nil) })
+				synctest.Wait()
+			}
 			wg.Wait()
-			return m.Load(ctx, "slow", func(context.Context, string) (int, error) { return 2, nil })
+			return 2, nil
 		})
 		require.NoError(t, err)
 		require.Equal(t, 2*time.Second, time.Since(start), "the ring is noticed at once")
