@@ -297,3 +297,34 @@ func TestC38_AFollowerIsToldTheAge(t *testing.T) {
 		}
 	})
 }
+
+// What could not be shared is forgotten as soon as something comes that can.
+func TestC26_WhatCanBeSharedAgainMakesOthersWaitAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		origin := &counted{}
+		origin.serve = func(w http.ResponseWriter, r *http.Request) {
+			switch origin.calls.Load() {
+			case 1: // so slow that the next request does not wait for it any more
+				time.Sleep(3 * time.Second)
+				w.Header().Set("Cache-Control", "max-age=1")
+			case 2:
+				w.Header().Set("Cache-Control", "private")
+			default:
+				time.Sleep(time.Second / 2)
+				w.Header().Set("Cache-Control", "max-age=60")
+			}
+		}
+		h := newCache(t, cache.Config{Wait: time.Second}).Middleware(origin)
+		var wg sync.WaitGroup
+		wg.Go(func() { get(h, "/") })
+		synctest.Wait()
+		get(h, "/")
+		wg.Wait()
+		time.Sleep(2 * time.Second)
+		wg.Go(func() { get(h, "/") })
+		synctest.Wait()
+		get(h, "/")
+		wg.Wait()
+		require.EqualValues(t, 3, origin.calls.Load())
+	})
+}

@@ -404,3 +404,62 @@ func TestTransport_LeavesToTheCallerWhatIsNotStored(t *testing.T) {
 		require.NoError(t, resp.Body.Close())
 	}
 }
+
+// A Date that is a second later than Last-Modified makes that a strong validator; not a moment sooner.
+func TestC48_ADateOfTheNextSecondIsAStrongValidator(t *testing.T) {
+	now := time.Now().UTC()
+	before := now.Add(-time.Second).Format(http.TimeFormat)
+	h := newCache(t, cache.Config{}).Middleware(saying(fixed(digits), "Cache-Control", "max-age=600",
+		"Date", now.Format(http.TimeFormat), "Last-Modified", before))
+	get(h, "/")
+	require.Equal(t, 206, get(h, "/", "Range", "bytes=0-1", "If-Range", before).StatusCode)
+}
+
+// A response is stale since the first soft purge that it saw, also if nobody looked between them.
+func TestSoftPurge_CountsFromTheFirstThatAResponseSaw(t *testing.T) {
+	for _, older := range []bool{false, true} { // than the first of three purges
+		synctest.Test(t, func(t *testing.T) {
+			c := newCache(t, cache.Config{})
+			status := http.StatusOK
+			h := c.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=864000, stale-if-error=3600")
+				w.Header().Set("Surrogate-Key", "t")
+				w.WriteHeader(status)
+			}))
+			purge := func(how cache.Invalidation) {
+				require.NoError(t, c.PurgeTag(t.Context(), "t", how))
+			}
+			get(h, "/other")
+			if older {
+				get(h, "/")
+			}
+			purge(cache.Soft)
+			if !older {
+				time.Sleep(time.Minute)
+				get(h, "/")
+				purge(cache.Soft)
+			}
+			status = http.StatusInternalServerError
+			if !older {
+				require.Equal(t, http.StatusOK, get(h, "/").StatusCode)
+			}
+			time.Sleep(20 * time.Minute)
+			purge(cache.Soft)
+			time.Sleep(40 * time.Minute)
+			require.Equal(t, http.StatusOK, get(h, "/").StatusCode)
+			time.Sleep(1)
+			require.Equal(t, http.StatusInternalServerError, get(h, "/").StatusCode)
+		})
+	}
+}
+
+// A soft purge does not make a hard one before it forgotten.
+func TestSoftPurge_AfterAHardOne(t *testing.T) {
+	c := newCache(t, cache.Config{})
+	h := c.Middleware(numbered(
+		"Cache-Control", "max-age=600, stale-while-revalidate=600", "Surrogate-Key", "t"))
+	get(h, "/")
+	require.NoError(t, c.PurgeTag(t.Context(), "t", cache.Hard))
+	require.NoError(t, c.PurgeTag(t.Context(), "t", cache.Soft))
+	require.Equal(t, "2", text(t, get(h, "/")))
+}

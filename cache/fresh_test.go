@@ -354,3 +354,101 @@ func TestC40_StaleIfError(t *testing.T) {
 		})
 	}
 }
+
+// Whatever lets a stored response be used does so up to its last moment, and not a moment longer.
+func TestFreshness_AtItsBounds(t *testing.T) {
+	for name, test := range map[string]struct {
+		fields string        // of the response
+		asked  string        // Cache-Control of the request
+		then   int           // what the origin answers after the first
+		last   time.Duration // when the first may be used for the last time
+	}{
+		"stale-if-error":         {"max-age=60, stale-if-error=60", "", 500, 2 * time.Minute},
+		"stale-while-revalidate": {"max-age=60, stale-while-revalidate=60", "", 200, 2 * time.Minute},
+		"disconnected":           {"max-age=60", "", 502, time.Hour + time.Minute},
+		"max-stale":              {"max-age=60", "max-stale=60", 200, 2 * time.Minute},
+		"min-fresh":              {"max-age=60", "min-fresh=20", 200, 40 * time.Second},
+		"max-age":                {"max-age=60", "max-age=20", 200, 20 * time.Second},
+	} {
+		for _, beyond := range []time.Duration{0, 1} {
+			t.Run(fmt.Sprint(name, " ", beyond), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					first := true
+					h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+						func(w http.ResponseWriter, r *http.Request) {
+							if !first {
+								w.WriteHeader(test.then)
+								return
+							}
+							w.Header().Set("Cache-Control", test.fields)
+							_, _ = io.WriteString(w, "first")
+						}))
+					get(h, "/")
+					first = false
+					time.Sleep(test.last + beyond)
+					var asked []string
+					if test.asked != "" {
+						asked = []string{"Cache-Control", test.asked}
+					}
+					require.Equal(t, beyond == 0, text(t, get(h, "/", asked...)) == "first")
+				})
+			})
+		}
+	}
+}
+
+// RFC 9111, section 4.2.3: the time that the origin took counts to the age, of what is stored and of
+// what a HEAD updates.
+func TestC38_TheTimeThatAnAnswerTookIsAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+			func(w http.ResponseWriter, r *http.Request) {
+				time.Sleep(10 * time.Second)
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Etag", `"1"`)
+				_, _ = io.WriteString(w, "x")
+			}))
+		get(h, "/")
+		require.Equal(t, "Trivet; hit; ttl=50", get(h, "/").Header.Get("Cache-Status"))
+		time.Sleep(2 * time.Minute)
+		do(h, newRequest(http.MethodHead, "/"))
+		resp := get(h, "/")
+		require.Equal(t, "Trivet; hit; ttl=50", resp.Header.Get("Cache-Status"))
+		require.Equal(t, "10", resp.Header.Get("Age"))
+	})
+}
+
+// A gateway's 502 that is to be kept is an answer; one that is not tells that it reaches nobody.
+func TestC40_A502ThatMayBeStoredIsTheAnswer(t *testing.T) {
+	for _, stored := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			status, fields := 200, "max-age=60"
+			h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+				func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Cache-Control", fields)
+					w.WriteHeader(status)
+				}))
+			get(h, "/")
+			time.Sleep(2 * time.Minute)
+			status = 502
+			want := 502
+			if fields = "public, max-age=10"; !stored {
+				fields, want = "no-store", 200
+			}
+			require.Equal(t, want, get(h, "/").StatusCode)
+		})
+	}
+}
+
+// A store is told for how long a response may be of use, with each time for which it may be stale.
+func TestKeep_CoversTheStaleTimes(t *testing.T) {
+	for fields, want := range map[string]time.Duration{
+		"max-age=60":                               time.Hour + time.Minute,
+		"max-age=60, stale-if-error=7200":          2*time.Hour + time.Minute,
+		"max-age=60, stale-while-revalidate=10800": 3*time.Hour + time.Minute,
+	} {
+		store := newSpyStore(t, cache.MemoryStoreConfig{})
+		get(newCache(t, cache.Config{Store: store}).Middleware(numbered("Cache-Control", fields)), "/")
+		require.Equal(t, want, store.stored()[0].Keep.Round(time.Second), fields)
+	}
+}

@@ -70,3 +70,44 @@ func TestC42_CloseDoesNotLookLikeAFailureOfTheLoader(t *testing.T) {
 	require.False(t, again)
 	require.Equal(t, ErrClosed, err)
 }
+
+// The room for loads that nobody waits for is given back once, however a load and its waiters meet.
+func TestRoomForBackgroundLoadsIsGivenBackOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, err := NewMemory(MemoryConfig[string, int]{
+			MaxBackground: 2, Stale: time.Minute, EarlyRefresh: -1,
+			TTL: func(string, int) time.Duration { return time.Minute },
+		})
+		require.NoError(t, err)
+		// A refresh whose value becomes too old meanwhile has a waiter, who leaves.
+		m.Set("k", 1)
+		time.Sleep(2*time.Minute - time.Second)
+		slow := func(context.Context, string) (int, error) { time.Sleep(5 * time.Second); return 2, nil }
+		v, err := m.Load(t.Context(), "k", slow)
+		require.NoError(t, err)
+		require.Equal(t, 1, v)
+		time.Sleep(2 * time.Second)
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = m.Load(short, "k", slow)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, 1, m.loads.background)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		require.Zero(t, m.loads.background)
+	})
+
+	// A waiter leaves as the load ends.
+	m, err := NewMemory(MemoryConfig[string, int]{})
+	require.NoError(t, err)
+	for range 500 {
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err := m.Load(ctx, "k", func(context.Context, string) (int, error) { cancel(); return 1, nil })
+		if err != nil {
+			require.ErrorIs(t, err, context.Canceled)
+		}
+		m.Delete("k")
+	}
+	require.NoError(t, m.Close(context.Background()))
+	require.Zero(t, m.loads.background)
+}

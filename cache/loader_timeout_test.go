@@ -132,3 +132,47 @@ func TestC42_CloseEndsLoadsAndWaitsForThem(t *testing.T) {
 		require.Equal(t, 1, v)
 	})
 }
+
+// A load that was given up, or that Close ended, has not taken too long: its event says what the
+// loader said, and comes when it has returned.
+func TestALoadThatWasEndedDidNotTimeOut(t *testing.T) {
+	for name, end := range map[string]func(*cache.Memory[string, int], func()){
+		"given up": func(_ *cache.Memory[string, int], leave func()) { leave() },
+		"Close": func(m *cache.Memory[string, int], _ func()) {
+			if err := m.Close(context.Background()); err != nil {
+				panic(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var told []cache.MemoryEvent[string, int]
+				m := newMemory(t, cache.MemoryConfig[string, int]{
+					MaxBackground: -1, LoadTimeout: time.Hour,
+					Observe: func(_ context.Context, e cache.MemoryEvent[string, int]) {
+						told = append(told, e)
+					},
+				})
+				ctx, leave := context.WithCancel(t.Context())
+				go func() {
+					_, _ = m.Load(ctx, "k", func(ctx context.Context, _ string) (int, error) {
+						<-ctx.Done()
+						time.Sleep(time.Second)
+						return 0, errors.New("the query was canceled")
+					})
+				}()
+				synctest.Wait()
+				start := time.Now()
+				go end(m, leave)
+				synctest.Wait()
+				require.Empty(t, told, "the loader has not returned")
+				time.Sleep(time.Second)
+				synctest.Wait()
+				require.Equal(t, time.Second, time.Since(start))
+				require.Len(t, told, 1)
+				require.ErrorContains(t, told[0].Err, "the query was canceled")
+				leave()
+			})
+		})
+	}
+}

@@ -79,3 +79,20 @@ func TestJitterShortensTTLs(t *testing.T) {
 		require.Zero(t, fresh())
 	})
 }
+
+// Idleness that is over before the TTL takes the entry's room, too, and not a moment before.
+func TestIdleEntriesTakeNoRoomUntilTheEndOfTheirTTL(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, cache.MemoryConfig[string, int]{
+			IdleTTL: time.Minute, TTL: func(string, int) time.Duration { return time.Hour },
+		})
+		m.Set("k", 1)
+		time.Sleep(time.Minute - 1)
+		require.Equal(t, 1, m.Stats().Entries)
+		time.Sleep(1)
+		require.Zero(t, m.Stats().Entries)
+		time.Sleep(5 * time.Second)
+		m.Set("other", 2)
+		require.EqualValues(t, 1, m.Stats().Removals[cache.MemoryExpired])
+	})
+}

@@ -232,3 +232,59 @@ func TestC73_HistoriesWithFrequentInvalidations(t *testing.T) {
 		readers.Wait()
 	}
 }
+
+// A value is stale since the first soft invalidation that it saw: repeated ones do not prolong that,
+// whether or not somebody looked between them.
+func TestSoftInvalidationsCountFromTheFirstThatAValueSaw(t *testing.T) {
+	for _, older := range []bool{false, true} { // than the first of three invalidations
+		for _, seen := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMemory(t, cache.MemoryConfig[string, int]{StaleIfError: time.Hour})
+				tagged := cache.MemoryItem[int]{Value: 7, Tags: []string{"t"}}
+				m.SetItem("other", tagged)
+				if older {
+					m.SetItem("k", tagged)
+				}
+				m.InvalidateTag("t", cache.Soft)
+				if !older {
+					time.Sleep(time.Minute)
+					m.SetItem("k", tagged)
+					m.InvalidateTag("t", cache.Soft)
+				}
+				fail := func(context.Context, string) (int, error) { return 0, errors.New("broken") }
+				if seen || !older { // the second is all that tells of the first otherwise
+					require.Equal(t, 7, loadOne(m, fail, false))
+				}
+				time.Sleep(20 * time.Minute)
+				m.InvalidateTag("t", cache.Soft)
+				time.Sleep(40*time.Minute - 1)
+				require.Equal(t, 7, loadOne(m, fail, false))
+				time.Sleep(time.Nanosecond)
+				require.Zero(t, loadOne(m, fail, false))
+			})
+		}
+	}
+}
+
+// An invalidation just before a load began is none of what it brings: a caller that came after it, and
+// before the next one, gets that.
+func TestAnInvalidationBeforeALoadDoesNotRepeatIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, cache.MemoryConfig[string, int]{
+			Tags: func(string, int) []string { return []string{"t"} },
+		})
+		m.Set("other", 1) // so that the tag is remembered
+		m.InvalidateTag("t", cache.Hard)
+		s := source{takes: time.Second}
+		got := make(chan int, 2)
+		go func() { got <- loadOne(m, s.load, false) }()
+		synctest.Wait()
+		m.InvalidateTag("another", cache.Hard)
+		go func() { got <- loadOne(m, s.load, true) }()
+		synctest.Wait()
+		m.InvalidateTag("t", cache.Hard)
+		require.Equal(t, 1, <-got)
+		require.Equal(t, 1, <-got)
+		require.EqualValues(t, 1, s.calls.Load())
+	})
+}

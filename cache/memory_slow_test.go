@@ -206,3 +206,25 @@ func TestTimeLeft(t *testing.T) {
 		require.Equal(t, 30*time.Second, left, "the end of its TTL")
 	})
 }
+
+// A caller that was answered with the stale value no longer waits: the load goes on in the background,
+// and is canceled if there is no room for that.
+func TestASlowLoadWhoseCallersWereAnsweredIsInTheBackground(t *testing.T) {
+	for most, goesOn := range map[int]bool{1: true, -1: false} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMemory(t, cache.MemoryConfig[string, int]{
+				TTL: minute, StaleIfError: time.Hour, StaleAfter: time.Second, MaxBackground: most,
+			})
+			m.Set("k", -1)
+			time.Sleep(2 * time.Minute)
+			s := source{takes: 10 * time.Second}
+			require.Equal(t, -1, loadOne(m, s.load, false))
+			require.EqualValues(t, 1, m.Stats().Slow)
+			synctest.Wait()
+			require.Equal(t, goesOn, m.Stats().Loading == 1)
+			time.Sleep(10 * time.Second)
+			_, ok := m.Get("k")
+			require.Equal(t, goesOn, ok)
+		})
+	}
+}

@@ -359,3 +359,15 @@ func TestEventLogValue(t *testing.T) {
 		require.Equal(t, tt.want, slog.Value(tt.event.LogValue()).String())
 	}
 }
+
+// A bound of which a quarter is less than the least weight still holds an entry.
+func TestTheLeastMaxWeightHoldsAnEntry(t *testing.T) {
+	for most := int64(1); most <= 8; most++ {
+		m := newMemory(t, cache.MemoryConfig[string, int]{
+			MaxWeight: most, Weigher: func(_ string, v int) int64 { return int64(v) },
+		})
+		heaviest := max(1, int(most/4))
+		require.True(t, m.Set("k", heaviest), most)
+		require.False(t, m.Set("k", heaviest+1), most)
+	}
+}

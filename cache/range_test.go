@@ -230,3 +230,28 @@ func TestC47_PartsTogetherAreBounded(t *testing.T) {
 		})
 	}
 }
+
+// As many ranges as there may be are answered, and such that together are as much as the whole.
+func TestC46_RangesThatJustDoNotAskTooMuch(t *testing.T) {
+	h := newCache(t, cache.Config{}).Middleware(newRanged(strings.Repeat(digits, 10), `"1"`))
+	get(h, "/")
+	for field, status := range map[string]int{
+		"bytes=" + strings.Repeat("0-0,", 15) + "0-0": 206,
+		"bytes=" + strings.Repeat("0-0,", 16) + "0-0": 200,
+		"bytes=0-49,50-99":                            206,
+		"bytes=0-50,50-99":                            200,
+	} {
+		require.Equal(t, status, get(h, "/", "Range", field).StatusCode, field)
+	}
+}
+
+// Parts that say that the whole has different sizes are not of one version, whatever their tag says.
+func TestC49_PartsOfWholesOfDifferentSizesAreNeverJoined(t *testing.T) {
+	origin := newRanged(digits, `"1"`)
+	h := newCache(t, cache.Config{}).Middleware(origin)
+	get(h, "/", "Range", "bytes=0-3")
+	origin.content = "abcdefghijkl"
+	get(h, "/", "Range", "bytes=4-7")
+	require.Equal(t, "cdef", text(t, get(h, "/", "Range", "bytes=2-5")))
+	require.EqualValues(t, 3, origin.calls.Load())
+}

@@ -343,3 +343,43 @@ func TestRestoreLeavesAloneWhatIsBeingLoaded(t *testing.T) {
 		require.Equal(t, 3, v)
 	})
 }
+
+// What is stale when it is saved, for whatever reason, is as stale when it is restored, at every
+// moment: also when nothing is left of its time, which is not for ever.
+func TestWhatIsStaleIsRestoredStale(t *testing.T) {
+	cfg := cache.MemoryConfig[string, int]{Stale: time.Hour}
+	nothing := func(*cache.Memory[string, int]) {}
+	soft := func(m *cache.Memory[string, int]) { m.InvalidateTag("t", cache.Soft) }
+	for name, tt := range map[string]struct {
+		after func(*cache.Memory[string, int]) // it was set, for a minute
+		wait  time.Duration
+	}{
+		"invalidated before its end": {soft, 0},
+		"saved at its end":           {func(*cache.Memory[string, int]) { time.Sleep(time.Minute) }, 0},
+		"restored at its end":        {nothing, time.Minute},
+		"restored a moment after it": {nothing, time.Minute + 1},
+		"restored two moments after": {nothing, time.Minute + 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				file := saved(t, cfg, func(m *cache.Memory[string, int]) {
+					m.SetItem("k", cache.MemoryItem[int]{Value: 7, TTL: time.Minute, Tags: []string{"t"}})
+					tt.after(m)
+				})
+				time.Sleep(tt.wait)
+				m := newMemory(t, cfg)
+				require.NoError(t, m.Restore(bytes.NewReader(file)))
+				_, ok := m.Get("k")
+				require.False(t, ok)
+				newer := func(context.Context, string) (int, error) { return 8, nil }
+				v, err := m.Load(t.Context(), "k", newer)
+				require.NoError(t, err)
+				require.Equal(t, 7, v)
+				synctest.Wait()
+				v, ok = m.Get("k")
+				require.True(t, ok)
+				require.Equal(t, 8, v)
+			})
+		})
+	}
+}

@@ -310,3 +310,62 @@ func TestTheEdgesOfTTLStaleAndStaleIfError(t *testing.T) {
 		}
 	})
 }
+
+// While a load has failed lately, ErrorTTL puts off every refresh: that of a stale value, and an early
+// one.
+func TestARefreshThatFailedIsNotTriedAgainWithinErrorTTL(t *testing.T) {
+	for name, wait := range map[string]time.Duration{"early": time.Minute - 1, "stale": time.Minute + 1} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMemory(t, cache.MemoryConfig[string, int]{
+					TTL: minute, Stale: time.Hour, EarlyRefresh: 1e9,
+					ErrorTTL: func(string, error) time.Duration { return 10 },
+				})
+				s := source{takes: time.Microsecond}
+				require.Equal(t, 1, loadOne(m, s.load, false))
+				s.takes = 0
+				time.Sleep(wait - 20)
+				s.fail(errors.New("broken"))
+				for range 2 {
+					time.Sleep(10) // first the try before, or none
+					calls := s.calls.Load()
+					for range 5 {
+						require.Equal(t, 1, loadOne(m, s.load, false))
+						synctest.Wait()
+						time.Sleep(1)
+					}
+					require.Equal(t, calls+1, s.calls.Load())
+					time.Sleep(5)
+				}
+			})
+		})
+	}
+}
+
+// A kept error is gone when its time is over: there is no stale one, nor a value in it.
+func TestAKeptErrorIsNeverStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, cache.MemoryConfig[string, int]{
+			Stale: time.Hour, StaleIfError: time.Hour,
+			ErrorTTL: func(string, error) time.Duration { return time.Second },
+		})
+		s := source{}
+		broken := errors.New("broken")
+		s.fail(broken)
+		for range 2 {
+			_, err := m.Load(t.Context(), "k", s.load)
+			require.ErrorIs(t, err, broken)
+		}
+		require.False(t, m.Delete("k"), "Get would not have found it")
+		_, err := m.Load(t.Context(), "k", s.load)
+		require.ErrorIs(t, err, broken)
+		require.EqualValues(t, 2, s.calls.Load())
+		time.Sleep(time.Second)
+		_, err = m.Load(t.Context(), "k", s.load)
+		require.ErrorIs(t, err, broken)
+		require.EqualValues(t, 3, s.calls.Load())
+		time.Sleep(time.Second)
+		s.fail(nil)
+		require.Equal(t, 4, loadOne(m, s.load, false))
+	})
+}

@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net/http"
@@ -142,4 +143,94 @@ func TestNoVarySearch_ARuleThatIsKnownFindsWhatIsOlder(t *testing.T) {
 	get(h, "/?a=2&x=1")
 	require.Equal(t, "a=1&x=1", text(t, get(h, "/?a=1&x=2")))
 	require.EqualValues(t, 3, origin.calls.Load())
+}
+
+// Two purges by prefix that became one, since there are too many, are as late as the later for what
+// was stored between them, and stale since the earlier.
+func TestPurges_OfPrefixesThatBecameOne(t *testing.T) {
+	for _, how := range []cache.Invalidation{cache.Soft, cache.Hard} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx := t.Context()
+			store := newSpyStore(t, cache.MemoryStoreConfig{})
+			mark := func() cache.Mark {
+				_, mark, err := store.Get(ctx, cache.Key{})
+				require.NoError(t, err)
+				return mark
+			}
+			purge := func(prefix string) { // what others purge meanwhile
+				require.NoError(t, store.Purge(ctx, cache.Purge{Prefix: prefix, How: how}))
+			}
+			for i := range 127 {
+				purge(fmt.Sprintf("//host%03d/", i))
+			}
+			first := &cache.Entry{Mark: mark(), URL: "//the.same.host/a1/"}
+			purge("//the.same.host/a1/")
+			at := time.Now()
+			second := &cache.Entry{Mark: mark(), URL: "//the.same.host/a2/"}
+			time.Sleep(time.Minute)
+			purge("//the.same.host/a2/")
+			for _, e := range []*cache.Entry{first, second} {
+				got, since := store.Purged(e)
+				require.Equal(t, how, got, e.URL)
+				if how == cache.Soft {
+					require.True(t, since.Equal(at), "%v is not %v", since, at)
+				}
+			}
+		})
+	}
+}
+
+// A snapshot's count of purges means nothing in another process: there it begins anew.
+func TestMemoryStore_WhatWasRestoredCanBePurged(t *testing.T) {
+	store, err := cache.NewMemoryStore(cache.MemoryStoreConfig{})
+	require.NoError(t, err)
+	c := newCache(t, cache.Config{Store: store})
+	for range 50 {
+		require.NoError(t, c.PurgeTag(t.Context(), "another", cache.Hard))
+	}
+	get(c.Middleware(numbered("Cache-Control", "max-age=60", "Surrogate-Key", "t")), "/")
+	var file bytes.Buffer
+	require.NoError(t, store.Save(&file))
+
+	restored, err := cache.NewMemoryStore(cache.MemoryStoreConfig{})
+	require.NoError(t, err)
+	require.NoError(t, restored.Restore(&file))
+	c = newCache(t, cache.Config{Store: restored})
+	h := c.Middleware(numbered("Cache-Control", "max-age=60"))
+	require.True(t, fromCache(get(h, "/")))
+	require.NoError(t, c.PurgeTag(t.Context(), "t", cache.Hard))
+	require.False(t, fromCache(get(h, "/")))
+}
+
+// A body of MaxObject bytes is stored, one of a byte more is not: whether its length is announced or
+// not, if it completes a part, and if it comes for a POST.
+func TestMaxObject_IsTheLargestBodyThatIsStored(t *testing.T) {
+	for most, stored := range map[int64]bool{10: true, 9: false} {
+		for name, serve := range map[string]http.HandlerFunc{
+			"announced": func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Length", "10")
+				_, _ = io.WriteString(w, digits)
+			},
+			"not announced": func(w http.ResponseWriter, _ *http.Request) {
+				_, _ = io.WriteString(w, digits[:5])
+				w.(http.Flusher).Flush()
+				_, _ = io.WriteString(w, digits[5:])
+			},
+		} {
+			h := newCache(t, cache.Config{MaxObject: most}).Middleware(http.HandlerFunc(
+				func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Cache-Control", "max-age=60")
+					w.Header().Set("Content-Location", r.URL.Path)
+					serve(w, r)
+				}))
+			get(h, "/get")
+			require.Equal(t, stored, fromCache(get(h, "/get")), "%s, %d", name, most)
+			post(h, "/post")
+			require.Equal(t, stored, fromCache(get(h, "/post")), "%s, %d", name, most)
+		}
+		h := newCache(t, cache.Config{MaxObject: most}).Middleware(newRanged(digits, `"1"`))
+		get(h, "/", "Range", "bytes=0-3")
+		require.Equal(t, digits, text(t, get(h, "/")))
+		require.Equal(t, stored, fromCache(get(h, "/")), "completed, %d", most)
+	}
 }

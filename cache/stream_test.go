@@ -385,3 +385,148 @@ func TestC52_BodiesUnderWayAreBoundedTogether(t *testing.T) {
 		}
 	})
 }
+
+// A smallStore says that it has room for forty bytes.
+type smallStore struct{ *cache.MemoryStore }
+
+func (smallStore) Capacity() int64 { return 40 }
+
+// Bodies under way may be as much together as the store has room for, and not a byte more. One that
+// fails or proves too large gives its room back at once.
+func TestC52_TheRoomForBodiesUnderWayIsGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, err := cache.NewMemoryStore(cache.MemoryStoreConfig{})
+		require.NoError(t, err)
+		more := make(chan struct{})
+		h := newCache(t, cache.Config{Store: smallStore{store}, MaxObject: 10}).Middleware(http.HandlerFunc(
+			func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				switch r.URL.Path[:2] {
+				case "/f":
+					w.Header().Set("Content-Length", "10")
+					_, _ = io.WriteString(w, digits[:5])
+					panic(http.ErrAbortHandler)
+				case "/l":
+					_, _ = io.WriteString(w, digits)
+					_, _ = io.WriteString(w, "x")
+					w.(http.Flusher).Flush()
+					<-more
+				default:
+					_, _ = io.WriteString(w, digits)
+					w.(http.Flusher).Flush()
+					<-more
+				}
+			}))
+		for range 2 {
+			var wg sync.WaitGroup
+			for i := range 8 {
+				visitAs(h, request(fmt.Sprint("/fails", i)), &wg)
+				visitAs(h, request(fmt.Sprint("/large", i)), &wg)
+				synctest.Wait()
+			}
+			for i := range 5 {
+				visitAs(h, request(fmt.Sprint("/", i)), &wg)
+				synctest.Wait()
+			}
+			close(more)
+			wg.Wait()
+			for i := range 5 {
+				require.Equal(t, i < 4, fromCache(get(h, fmt.Sprint("/", i))), i)
+			}
+			time.Sleep(2 * time.Minute)
+			more = make(chan struct{})
+		}
+	})
+}
+
+// A writer that waits for a slow reader goes on when that leaves, or else in ten seconds: also if the
+// reader is behind by exactly what it may be.
+func TestC53_AWriterGoesOnWhenASlowReaderLeaves(t *testing.T) {
+	for wait, leaves := range map[time.Duration]bool{time.Second: true, 10 * time.Second: false} {
+		synctest.Test(t, func(t *testing.T) {
+			more := make(chan struct{})
+			h := newCache(t, cache.Config{MaxObject: 10 << 10}).Middleware(http.HandlerFunc(
+				func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Cache-Control", "max-age=60")
+					w.(http.Flusher).Flush()
+					<-more
+					_, _ = io.WriteString(w, strings.Repeat("x", 1<<20))
+				}))
+			var wg sync.WaitGroup
+			leader := visitAs(h, request("/"), &wg)
+			synctest.Wait()
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			wg.Go(func() {
+				w := &waitingWriter{ResponseRecorder: httptest.NewRecorder(), ctx: ctx}
+				defer func() { _ = recover() }()
+				h.ServeHTTP(w, request("/").WithContext(ctx))
+			})
+			synctest.Wait()
+			began := time.Now()
+			close(more)
+			if leaves {
+				time.Sleep(time.Second)
+				leave()
+			}
+			time.Sleep(wait - time.Since(began))
+			synctest.Wait()
+			require.True(t, leader.done)
+			require.Len(t, leader.body, 1<<20)
+			leave()
+			wg.Wait()
+		})
+	}
+}
+
+// A waitingWriter takes nothing until its client leaves.
+type waitingWriter struct {
+	*httptest.ResponseRecorder
+	ctx context.Context
+}
+
+func (w *waitingWriter) Write([]byte) (int, error) {
+	<-w.ctx.Done()
+	return 0, context.Cause(w.ctx)
+}
+
+// A fetch that was given up takes its place among those that nobody waits for once, also if a reader
+// that was too slow leaves after the last of the others.
+func TestC53_AReaderThatWasTooSlowLeavesLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		end := make(chan struct{})
+		c := newCache(t, cache.Config{MaxObject: 10 << 10})
+		h := c.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.(http.Flusher).Flush()
+			time.Sleep(time.Second)
+			_, _ = io.WriteString(w, strings.Repeat("x", 1<<20))
+			<-end
+		}))
+		var wg sync.WaitGroup
+		var leave [2]context.CancelFunc
+		for i := range leave {
+			ctx, cancel := context.WithCancel(t.Context())
+			leave[i] = cancel
+			wg.Go(func() {
+				defer func() { _ = recover() }()
+				var w http.ResponseWriter = httptest.NewRecorder()
+				if i > 0 {
+					w = &waitingWriter{httptest.NewRecorder(), ctx}
+				}
+				h.ServeHTTP(w, request("/").WithContext(ctx))
+			})
+			synctest.Wait()
+		}
+		time.Sleep(20 * time.Second)
+		for i := range leave {
+			leave[i]()
+			synctest.Wait()
+			require.Equal(t, 1, c.Stats().Background)
+		}
+		close(end)
+		wg.Wait()
+		synctest.Wait()
+		require.Zero(t, c.Stats().Background)
+	})
+}

@@ -39,3 +39,25 @@ func TestTagsWithoutEntriesAreForgotten(t *testing.T) {
 	require.Zero(t, len(m.tags.tags))
 	require.Zero(t, len(m.tags.empty))
 }
+
+// Functions of the configuration run before the lock is taken. What they store under the key in the
+// meantime is what SetIfAbsent finds, and the tags of its own value are given back.
+func TestSetIfAbsentThatComesSecondHoldsNoTags(t *testing.T) {
+	var m *Memory[string, int]
+	m, err := NewMemory(MemoryConfig[string, int]{Tags: func(_ string, v int) []string {
+		if v == 2 {
+			m.Set("k", 1)
+		}
+		return []string{"t"}
+	}})
+	require.NoError(t, err)
+	v, stored := m.SetIfAbsent("k", MemoryItem[int]{Value: 2})
+	require.False(t, stored)
+	require.Equal(t, 1, v)
+	v, ok := m.Get("k")
+	require.True(t, ok)
+	require.Equal(t, 1, v)
+	require.Equal(t, 1, m.tags.tags["t"].refs)
+	require.True(t, m.Delete("k"))
+	require.Empty(t, m.tags.tags)
+}

@@ -1,11 +1,13 @@
 package cache_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -223,4 +225,21 @@ func TestC50_HeadStoresNothingAndUpdatesWhatIsStored(t *testing.T) {
 		head()
 		require.Equal(t, `body of "2"`, text(t, get(h, "/")))
 	})
+}
+
+// A request carries sixteen tags of stored variants, and no more.
+func TestRevalidation_CarriesSixteenTags(t *testing.T) {
+	asked := ""
+	h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			asked = r.Header.Get("If-None-Match")
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Vary", "X-A")
+			w.Header().Set("Etag", `"`+r.Header.Get("X-A")+`"`)
+			_, _ = io.WriteString(w, "x")
+		}))
+	for i := range 20 {
+		get(h, "/", "X-A", fmt.Sprint(i))
+		require.Equal(t, min(i, 16)*2, strings.Count(asked, `"`))
+	}
 }

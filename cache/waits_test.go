@@ -109,3 +109,89 @@ func TestLoadersThatDoNotWaitForEachOtherAreNotTold(t *testing.T) {
 		require.Equal(t, 7, <-got)
 	})
 }
+
+// A loader that waits for several loads at once and gets one of them waits for the others still.
+func TestALoaderStillWaitsForWhatItHasNotGot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, cache.MemoryConfig[string, int]{})
+		start := time.Now()
+		for key, load := range map[string]func(context.Context, string) (int, error){
+			"quick": func(context.Context, string) (int, error) { time.Sleep(time.Second); return 1, nil },
+			"slow": func(ctx context.Context, _ string) (int, error) {
+				time.Sleep(2 * time.Second)
+				return m.Load(ctx, "a", nil)
+			},
+		} {
+			go func() { _, _ = m.Load(t.Context(), key, load) }()
+		}
+		synctest.Wait()
+		_, err := m.Load(t.Context(), "a", func(ctx context.Context, _ string) (int, error) {
+			var wg sync.WaitGroup
+			for _, key := range []string{"slow", "quick"} {
+				wg.Go(func() { _, _ = m.Load(ctx, key, nil) })
+				synctest.Wait()
+			}
+			wg.Wait()
+			return 2, nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, 2*time.Second, time.Since(start), "the ring is noticed at once")
+	})
+}
+
+// A loader does not wait for a load that was given up before it came, nor for one of several that it
+// has left: these may wait for it.
+func TestALoaderDoesNotWaitForWhatItHasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, cache.MemoryConfig[string, int]{MaxBackground: -1})
+		a := make(chan int, 1)
+		askForA := func(ctx context.Context) {
+			v, err := m.Load(context.WithoutCancel(ctx), "a", nil)
+			if err != nil {
+				panic(err)
+			}
+			a <- v
+		}
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := m.Load(short, "b", func(ctx context.Context, _ string) (int, error) {
+			time.Sleep(3 * time.Second)
+			askForA(ctx)
+			return 1, nil
+		})
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		v, err := m.Load(t.Context(), "a", func(ctx context.Context, _ string) (int, error) {
+			return m.Load(ctx, "b", func(context.Context, string) (int, error) {
+				time.Sleep(5 * time.Second)
+				return 2, nil
+			})
+		})
+		require.NoError(t, err)
+		require.Equal(t, 2, v)
+		require.Equal(t, 2, <-a)
+
+		m.Clear()
+		go func() {
+			_, _ = m.LoadMany(t.Context(), []string{"c", "d", "e"},
+				func(ctx context.Context, _ []string) (map[string]int, error) {
+					time.Sleep(2 * time.Second)
+					askForA(ctx)
+					return nil, nil
+				})
+		}()
+		synctest.Wait()
+		v, err = m.Load(t.Context(), "a", func(ctx context.Context, _ string) (int, error) {
+			short, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			_, err := m.LoadMany(short, []string{"c", "d", "e"}, nil)
+			if !errors.Is(err, context.DeadlineExceeded) {
+				return 0, err
+			}
+			time.Sleep(3 * time.Second)
+			return 3, nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, 3, v)
+		require.Equal(t, 3, <-a)
+	})
+}

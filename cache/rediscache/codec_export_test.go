@@ -17,3 +17,5 @@ const (
 	EpochAt = epochAt
 	SumAt   = sumAt
 )
+
+const MaxSlack = maxSlack
