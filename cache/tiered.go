@@ -149,6 +149,7 @@ func (t *Tiered) hear(n News, wake chan<- struct{}) {
 		t.turns.tellAll(n) // the end of a fetch may have been announced and not heard
 	case NewsDown:
 		t.up.Store(false)
+		t.turns.tellAll(n)
 	}
 	select {
 	case wake <- struct{}{}:
@@ -181,8 +182,7 @@ func (t *Tiered) farMark(near Mark) (Mark, bool) {
 
 // Get implements [Store].
 func (t *Tiered) Get(ctx context.Context, key Key) (*Resource, Mark, error) {
-	mark := Mark(t.near.purges.clock.Load())
-	if r, ok := t.near.memory.Get(key); ok && t.sure(r) {
+	if r, mark := t.getHere(key); r != nil {
 		return r, mark, nil
 	}
 	return t.pull(ctx, key)
@@ -205,13 +205,12 @@ func (t *Tiered) sure(r *Resource) bool {
 // Put implements [Store].
 func (t *Tiered) Put(ctx context.Context, key Key, e *Entry, most int) error {
 	far := e.clone() // first: e is shared once it is in the near tier
-	e.kept = time.Since(t.base)
-	if err := t.near.Put(ctx, key, e, most); err != nil {
+	if err := t.putHere(ctx, key, e, most); err != nil {
 		return err
 	}
 	var known bool
 	if far.Mark, known = t.farMark(e.Mark); !known {
-		return nil // too much was purged meanwhile
+		return errNearOnly // too much was purged meanwhile
 	}
 	how, since := t.near.Purged(e)
 	switch how {
@@ -221,19 +220,27 @@ func (t *Tiered) Put(ctx context.Context, key Key, e *Entry, most int) error {
 		far.StaleSince = since
 	}
 	err := t.far.Put(ctx, key, far, most)
+	if errors.Is(err, ErrTooLarge) {
+		return errNearOnly
+	}
 	t.failed(err)
 	return err
 }
 
-// failed reports whether err is one, and accounts for it. While far fails, nobody waits for it twice.
+// errNearOnly is what Put returns for what is in the near tier and is not meant for far.
+var errNearOnly = errors.New("stored in this process only")
+
+// failed reports whether err is one, and accounts for it. While far fails, nobody waits for what it
+// would announce.
 func (t *Tiered) failed(err error) bool {
-	if failing := err != nil; failing != t.failing.Load() {
-		t.failing.Store(failing)
-	}
-	if err != nil {
+	failing := err != nil
+	if failing {
 		t.failures.Add(1)
 	}
-	return err != nil
+	if failing != t.failing.Load() && t.failing.Swap(failing) != failing && failing {
+		t.turns.tellAll(News{Kind: NewsDown})
+	}
+	return failing
 }
 
 // Purged implements [Store].
@@ -245,9 +252,7 @@ var ErrUnreached = errors.New("purged in this process only")
 
 // Purge implements [Store].
 func (t *Tiered) Purge(ctx context.Context, p Purge) error {
-	t.mu.Lock()
-	t.purgeLocked(p, time.Now())
-	t.mu.Unlock()
+	t.purgeHere(p)
 	if err := t.far.Purge(ctx, p); err != nil {
 		t.unreached.Add(1)
 		return errors.Join(ErrUnreached, err)

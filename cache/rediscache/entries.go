@@ -128,10 +128,15 @@ func (s *Store) Put(ctx context.Context, key cache.Key, e *cache.Entry, most int
 	if how == cache.Hard || epoch == 0 {
 		return nil
 	}
-	value, err := encode(e, key, epoch)
-	if err != nil || int64(len(value)) > s.cfg.MaxBody+maxSlack {
+	limit := s.cfg.MaxBody + maxSlack
+	var value []byte
+	err := errTooMuch
+	if bodySize(e) <= s.cfg.MaxBody { // else encode would copy it for nothing
+		value, err = encode(e, key, epoch)
+	}
+	if err != nil || int64(len(value)) > limit {
 		s.tooLarge.Add(1)
-		return nil
+		return cache.ErrTooLarge
 	}
 	held := time.Since(e.Received)
 	ttl := min(s.cfg.MaxTTL, max(time.Second, e.Keep-held))
@@ -145,7 +150,7 @@ func (s *Store) Put(ctx context.Context, key cache.Key, e *cache.Entry, most int
 	}
 	put := run{script: putScript, key: s.entryKey(key), args: []any{
 		variantID(e.Variant), value, max(0, held.Microseconds()), uint64(e.Mark), isWhole, tag,
-		min(most, maxVariants), 4 * (s.cfg.MaxBody + maxSlack), ttl.Milliseconds(),
+		min(most, maxVariants), 4 * limit, ttl.Milliseconds(),
 	}}
 	return s.call(context.WithoutCancel(ctx), s.guard, s.cfg.Timeout, func(ctx context.Context) error {
 		cmds, err := do(ctx, s.client, put)

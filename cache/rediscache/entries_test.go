@@ -130,7 +130,7 @@ func TestStore_VariantsAreBounded(t *testing.T) {
 		put(t, s, entry(t, s, fmt.Sprint(i), large), 99)
 	}
 	require.Len(t, bodies(t, s), 4, "of all bytes that are read")
-	put(t, s, entry(t, s, "9", large+large), 99)
+	require.ErrorIs(t, s.Put(t.Context(), key, entry(t, s, "9", large+large), 99), cache.ErrTooLarge)
 	require.Len(t, bodies(t, s), 4)
 	require.EqualValues(t, 1, s.Stats().TooLarge)
 }
