@@ -43,6 +43,7 @@ const memberTTL = 500 * time.Millisecond
 func serveFleet(addr, origin string) {
 	client := redis.NewClient(&redis.Options{
 		Addr: addr, DialTimeout: time.Minute, ReadTimeout: time.Minute, WriteTimeout: time.Minute,
+		MaxRetries: -1, DialerRetries: 1, // a server that is gone is gone
 	})
 	far, err1 := rediscache.New(client, generous)
 	near, err2 := cache.NewMemoryStore(cache.MemoryStoreConfig{})
