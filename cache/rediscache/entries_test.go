@@ -227,6 +227,20 @@ func TestC63_AServerThatHasMissedAPurge(t *testing.T) {
 	require.Equal(t, []string{"new"}, bodies(t, s))
 }
 
+// TestC63_ALongNameIsNoTrap: what could not be read by others is not remembered.
+func TestC63_ALongNameIsNoTrap(t *testing.T) {
+	c := startRedis(t).client(t)
+	s, other := newStore(t, c, generous), newStore(t, c, generous)
+	long := strings.Repeat("x", 1<<20)
+	put(t, s, entry(t, s, "", "x"), 9)
+	require.Error(t, s.Purge(t.Context(), cache.Purge{Label: long, How: cache.Hard}))
+	require.NoError(t, s.Purge(t.Context(), cache.Purge{Prefix: long, How: cache.Hard}))
+	require.NoError(t, s.Purge(t.Context(), cache.Purge{Label: "a\x00\n{b}", How: cache.Hard}))
+	require.Equal(t, []string{"x"}, bodies(t, other))
+	require.NoError(t, s.Purge(t.Context(), cache.Purge{How: cache.Hard}))
+	require.Empty(t, bodies(t, other), "nothing at all is the prefix of everything")
+}
+
 // TestStore_ALockIsItsHoldersOnly: a process that has lost it can neither extend nor end the next one.
 func TestStore_ALockIsItsHoldersOnly(t *testing.T) {
 	c := startRedis(t).client(t)

@@ -54,8 +54,9 @@ type page struct {
 }
 
 type purged struct {
-	purge cache.Purge
-	clock uint64
+	purge      cache.Purge
+	clock      uint64
+	everything bool // that is older
 }
 
 func (l *ledger) init() {
@@ -96,7 +97,11 @@ func (l *ledger) learn(v view, p *page) error {
 		if g.clock <= l.clock {
 			continue // learned from the reply to another call
 		}
-		l.bury(g, at)
+		if g.everything {
+			l.floor = g.clock
+		} else {
+			l.bury(g, at)
+		}
 		l.clock = g.clock
 		l.tell(cache.FarPurge{Purge: g.purge, Mark: cache.Mark(g.clock), At: at(g.clock)})
 	}

@@ -35,14 +35,15 @@ local function open(key, since, known, fresh)
     first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
     last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
   end
-  if #first > 0 and string.match(first[1], '^!%x+$') then
+  if #first > 0 and #first[1] <= 17 and string.match(first[1], '^![1-9a-f]%x*$') then
     local epoch, floor, clock = string.sub(first[1], 2), tonumber(first[2]), tonumber(last[2])
-    if clock >= since and (epoch == known or known == '0' or floor > since) then
+    local whole = floor >= 0 and clock < 9e15 and floor == math.floor(floor) and clock == math.floor(clock)
+    if whole and clock >= since and (epoch == known or known == '0' or floor > since) then
       return epoch, floor, clock
     end
   end
   local clock = math.max(now(), since + 1)
-  if last[2] then clock = math.max(clock, tonumber(last[2]) + 1) end
+  if last[2] and tonumber(last[2]) < 9e15 then clock = math.max(clock, math.ceil(tonumber(last[2])) + 1) end
   redis.call('DEL', key)
   redis.call('ZADD', key, text(clock), '!' .. fresh)
   return fresh, clock, clock

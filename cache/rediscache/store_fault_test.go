@@ -3,6 +3,7 @@ package rediscache_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -108,6 +109,20 @@ func TestC60_DamagedAndForeignValuesAreMisses(t *testing.T) {
 		"string": func() { c.Del(ctx, purged); c.Set(ctx, purged, "x", 0) },
 		"set":    func() { c.Del(ctx, purged); c.ZAdd(ctx, purged, redis.Z{Member: "x"}) },
 		"gone":   func() { c.Del(ctx, purged) },
+		// A member that makes no sense may stand for any purge, and does so once.
+		"member":   func() { addLast(t, c, purged, "x", 1) },
+		"label":    func() { addLast(t, c, purged, "hl", 1) },
+		"kind":     func() { addLast(t, c, purged, "xltag-x", 1) },
+		"name":     func() { addLast(t, c, purged, "hx", 1) },
+		"long":     func() { addLast(t, c, purged, "hl"+strings.Repeat("x", 1<<20), 1) },
+		"fraction": func() { addLast(t, c, purged, "hlx", 0.5); addLast(t, c, purged, "hly", 0.5) },
+		"score":    func() { c.ZAdd(ctx, purged, redis.Z{Member: "hlx", Score: math.Inf(1)}) },
+		"large":    func() { c.ZAdd(ctx, purged, redis.Z{Member: "hlx", Score: 1 << 60}) },
+		"negative": func() { c.ZAdd(ctx, purged, redis.Z{Member: "!1", Score: -1}) },
+		"epoch": func() {
+			c.ZAdd(ctx, purged, redis.Z{Member: "!0", Score: 1})
+			c.ZAdd(ctx, purged, redis.Z{Member: "!11112222333344445", Score: 2})
+		},
 	} {
 		damage()
 		_, status := get(t, h, "/x")
@@ -115,6 +130,14 @@ func TestC60_DamagedAndForeignValuesAreMisses(t *testing.T) {
 		_, status = get(t, h, "/x")
 		require.True(t, hit(status), "%s: %s", name, status)
 	}
+}
+
+// addLast adds a member to a sorted set behind the last one.
+func addLast(t *testing.T, c *redis.Client, key, member string, behind float64) {
+	last, err := c.ZRevRangeWithScores(t.Context(), key, 0, 0).Result()
+	require.NoError(t, err)
+	z := redis.Z{Member: member, Score: last[0].Score + behind}
+	require.NoError(t, c.ZAdd(t.Context(), key, z).Err())
 }
 
 // TestC60_AnotherKeysValueIsAMiss: whole, with its line, under a key that is not its own.
