@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -115,6 +117,44 @@ func TestStore_AgesAreTheServers(t *testing.T) {
 	age := time.Since(r.Entries[0].Received)
 	require.GreaterOrEqual(t, age, time.Minute-time.Second)
 	require.Less(t, age, 2*time.Minute)
+}
+
+// A gate holds back what is sent to a server once.
+type gate struct{ come, open chan struct{} }
+
+func (g *gate) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	var held atomic.Bool
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if g.come != nil && held.CompareAndSwap(false, true) {
+			close(g.come)
+			<-g.open
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// TestStore_WhatIsReadLateIsNotYounger: a server that was stopped finds an older response in its
+// queue when a later one is there.
+func TestStore_WhatIsReadLateIsNotYounger(t *testing.T) {
+	server := startRedis(t)
+	c := server.client(t)
+	s := newStore(t, c, generous)
+	old := entry(t, s, "", "old")
+	g := &gate{come: make(chan struct{}), open: make(chan struct{})}
+	c.AddHook(g)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := s.Put(context.Background(), key, old, 9); err != nil {
+			t.Error(err)
+		}
+	})
+	<-g.come
+	put(t, s, entry(t, s, "", "new"), 9)
+	close(g.open)
+	wg.Wait()
+	require.Equal(t, []string{"new"}, bodies(t, s))
 }
 
 func TestStore_VariantsAreBounded(t *testing.T) {
