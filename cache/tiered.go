@@ -59,6 +59,7 @@ type Tiered struct {
 
 	// What Far had purged at this time since base is purged in near.
 	confirmed atomic.Int64
+	running   atomic.Bool // Run runs
 	up        atomic.Bool // the announcements are heard
 	failing   atomic.Bool // what far was asked last failed
 
@@ -100,18 +101,27 @@ func NewTiered(cfg TieredConfig) (*Tiered, error) {
 	return t, nil
 }
 
-// Run keeps the near tier confirmed until ctx ends, and returns the cause of that. Call it once, on
-// a goroutine of its own.
+// Run keeps the near tier confirmed until ctx ends, and returns the cause of that, or an error of Far
+// that does not pass: that its client was closed, say. Call it on a goroutine of its own; when it has
+// returned it may be called again. While it runs, another call is an error.
 func (t *Tiered) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	if !t.running.CompareAndSwap(false, true) {
+		return errRunning
+	}
+	defer t.running.Store(false)
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	wake := make(chan struct{}, 1)
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		defer cancel() // an error that is not the end of ctx is the end of Run
 		defer t.up.Store(false)
-		_ = t.far.Watch(ctx, func(n News) { t.hear(n, wake) })
+		err := errors.New("cache: TieredConfig.Far: Watch ended its goroutine, or panicked")
+		defer func() {
+			recover()
+			end(err)
+		}()
+		err = t.far.Watch(ctx, func(n News) { t.hear(n, wake) })
 	}()
 	defer func() { <-watched }()
 	timer := time.NewTimer(0)
@@ -128,6 +138,8 @@ func (t *Tiered) Run(ctx context.Context) error {
 		timer.Reset(t.ttl/4 - rand.N(t.ttl/16+1))
 	}
 }
+
+var errRunning = errors.New("cache: Tiered.Run runs already")
 
 // sync confirms what is in the near tier.
 func (t *Tiered) sync(ctx context.Context) {
