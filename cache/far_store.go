@@ -2,8 +2,13 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"time"
 )
+
+// ErrTooLarge is what Put of a [FarStore] returns for a response that is too large for it. A [Tiered]
+// keeps such a one in its near tier, and no process waits for another's.
+var ErrTooLarge = errors.New("the response is too large for the store")
 
 // A FarStore is a [Store] that several processes share, and that a [Tiered] can have as its far
 // tier. rediscache.Store is one. A Mark of it is the number of purges in all processes, or grows

@@ -16,11 +16,24 @@ func (x *exchange) look(ctx context.Context) (r *Resource, mark Mark, err error)
 		}
 	}
 	x.ended = c.fills.shard(x.key).ended.Load()
+	if x.spent {
+		return x.lookHere()
+	}
 	r, mark, err = c.store.Get(ctx, x.key)
 	if err != nil || c.counts.storeDown.Load() != 0 {
 		c.storeResult(ctx, err)
 	}
+	x.spent = err != nil
 	return r, mark, err
+}
+
+// lookHere is look after the store has failed x: a request waits for that once.
+func (x *exchange) lookHere() (r *Resource, mark Mark, err error) {
+	if x.c.fleet == nil {
+		return nil, x.mark, nil
+	}
+	r, mark = x.c.fleet.getHere(x.key)
+	return r, mark, nil
 }
 
 // lookByRule looks for a response that No-Vary-Search lets answer x, and leaves x with its key.
@@ -85,11 +98,16 @@ func (x *exchange) answer(ctx context.Context) bool {
 			return false
 		}
 		w := want{e: e, r: r, mark: mark, j: j, why: why}
-		if x.fetchesForAll(w) && x.await(ctx) || !x.fetch(ctx, w) {
-			r, mark, _ = x.look(ctx)
-			continue
+		if x.fetchesForAll(w) {
+			var looked bool
+			if r, mark, looked = x.await(ctx); looked {
+				continue
+			}
 		}
-		return true
+		if x.fetch(ctx, w) {
+			return true
+		}
+		r, mark, _ = x.look(ctx)
 	}
 }
 

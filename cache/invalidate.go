@@ -55,7 +55,10 @@ func (x *exchange) invalidate(ctx context.Context, status int, h http.Header) {
 	var failed error
 	x.c.counts.purges.Add(1)
 	for _, label := range labels {
-		if err := x.c.store.Purge(ctx, Purge{Label: label, How: Hard}); err != nil {
+		p := Purge{Label: label, How: Hard}
+		if failed != nil && x.c.fleet != nil {
+			x.c.fleet.purgeHere(p) // nobody waits for what has failed again and again
+		} else if err := x.c.store.Purge(ctx, p); err != nil {
 			failed = err
 		}
 	}
@@ -148,7 +151,7 @@ func (x *exchange) update(ctx context.Context, status int, h, outer http.Header,
 	fresh := resp
 	fresh.header = e.Header
 	d := responseDirectives(e.Header, x.c.cfg.TargetedFields)
-	if x.storable(&fresh, &d) == ReasonNone && x.c.put(context.WithoutCancel(ctx), x.keyFor(e), e) == nil {
-		x.c.counts.stored.Add(1)
+	if x.storable(&fresh, &d) == ReasonNone {
+		x.put(context.WithoutCancel(ctx), x.keyFor(e), e)
 	}
 }

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -82,11 +83,23 @@ func (f *fill) storeLocked(e *Entry) {
 		f.mu.Lock()
 		f.kept = kept
 	}()
-	err := f.c.put(ctx, key, e)
-	if err == nil {
-		f.c.counts.stored.Add(1)
+	kept = f.x.put(ctx, key, e)
+}
+
+// put stores e, and reports whether it is where others find it. If the store has failed x before, e
+// is only stored where that costs no time.
+func (x *exchange) put(ctx context.Context, key Key, e *Entry) (kept bool) {
+	if x.spent {
+		if x.c.fleet != nil && x.c.fleet.putHere(ctx, key, e, x.c.cfg.MaxVariants) == nil {
+			x.c.counts.stored.Add(1)
+		}
+		return false
 	}
-	kept = err == nil
+	err := x.c.put(ctx, key, e)
+	if err == nil || err == errNearOnly {
+		x.c.counts.stored.Add(1)
+	}
+	return err == nil
 }
 
 // put stores e. An error of the store is nobody's but the operator's.
@@ -97,7 +110,11 @@ func (c *Cache) put(ctx context.Context, key Key, e *Entry) (err error) {
 		}
 	}()
 	err = c.store.Put(ctx, key, e, c.cfg.MaxVariants)
-	c.storeResult(ctx, err)
+	if err == errNearOnly || errors.Is(err, ErrTooLarge) {
+		c.storeResult(ctx, nil)
+	} else {
+		c.storeResult(ctx, err)
+	}
 	return err
 }
 

@@ -33,6 +33,7 @@ type exchange struct {
 	follows int    // fills that were waited for
 	begins  int    // turns that were waited for
 	lease   *lease // of the turn to fetch for all processes; may be nil
+	spent   bool   // the store has failed x, and is not to cost it more time
 	forms   forms
 	varies  []Selecting // on what another response for the URL depends, if one was seen
 	room    [512]byte   // of echo, if it is not longer
@@ -145,7 +146,7 @@ func (x *exchange) release() {
 func (x *exchange) begin(c *Cache, r *http.Request, server bool) Reason {
 	x.c, x.r, x.server = c, r, server
 	x.body, x.echo, x.key = nil, nil, Key{}
-	x.looks, x.follows, x.begins, x.least = 0, 0, 0, 0
+	x.looks, x.follows, x.begins, x.least, x.spent = 0, 0, 0, 0, false
 	x.began = time.Now()
 	x.cc = unasked
 	x.fields = fieldsOf(r.Header)

@@ -59,6 +59,7 @@ type Tiered struct {
 
 	// What Far had purged at this time since base is purged in near.
 	confirmed atomic.Int64
+	running   atomic.Bool // Run runs
 	up        atomic.Bool // the announcements are heard
 	failing   atomic.Bool // what far was asked last failed
 
@@ -100,18 +101,27 @@ func NewTiered(cfg TieredConfig) (*Tiered, error) {
 	return t, nil
 }
 
-// Run keeps the near tier confirmed until ctx ends, and returns the cause of that. Call it once, on
-// a goroutine of its own.
+// Run keeps the near tier confirmed until ctx ends, and returns the cause of that, or an error of Far
+// that does not pass: that its client was closed, say. Call it on a goroutine of its own; when it has
+// returned it may be called again. While it runs, another call is an error.
 func (t *Tiered) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	if !t.running.CompareAndSwap(false, true) {
+		return errRunning
+	}
+	defer t.running.Store(false)
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	wake := make(chan struct{}, 1)
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		defer cancel() // an error that is not the end of ctx is the end of Run
 		defer t.up.Store(false)
-		_ = t.far.Watch(ctx, func(n News) { t.hear(n, wake) })
+		err := errors.New("cache: TieredConfig.Far: Watch ended its goroutine, or panicked")
+		defer func() {
+			recover()
+			end(err)
+		}()
+		err = t.far.Watch(ctx, func(n News) { t.hear(n, wake) })
 	}()
 	defer func() { <-watched }()
 	timer := time.NewTimer(0)
@@ -128,6 +138,8 @@ func (t *Tiered) Run(ctx context.Context) error {
 		timer.Reset(t.ttl/4 - rand.N(t.ttl/16+1))
 	}
 }
+
+var errRunning = errors.New("cache: Tiered.Run runs already")
 
 // sync confirms what is in the near tier.
 func (t *Tiered) sync(ctx context.Context) {
@@ -149,6 +161,7 @@ func (t *Tiered) hear(n News, wake chan<- struct{}) {
 		t.turns.tellAll(n) // the end of a fetch may have been announced and not heard
 	case NewsDown:
 		t.up.Store(false)
+		t.turns.tellAll(n)
 	}
 	select {
 	case wake <- struct{}{}:
@@ -181,8 +194,7 @@ func (t *Tiered) farMark(near Mark) (Mark, bool) {
 
 // Get implements [Store].
 func (t *Tiered) Get(ctx context.Context, key Key) (*Resource, Mark, error) {
-	mark := Mark(t.near.purges.clock.Load())
-	if r, ok := t.near.memory.Get(key); ok && t.sure(r) {
+	if r, mark := t.getHere(key); r != nil {
 		return r, mark, nil
 	}
 	return t.pull(ctx, key)
@@ -205,13 +217,12 @@ func (t *Tiered) sure(r *Resource) bool {
 // Put implements [Store].
 func (t *Tiered) Put(ctx context.Context, key Key, e *Entry, most int) error {
 	far := e.clone() // first: e is shared once it is in the near tier
-	e.kept = time.Since(t.base)
-	if err := t.near.Put(ctx, key, e, most); err != nil {
+	if err := t.putHere(ctx, key, e, most); err != nil {
 		return err
 	}
 	var known bool
 	if far.Mark, known = t.farMark(e.Mark); !known {
-		return nil // too much was purged meanwhile
+		return errNearOnly // too much was purged meanwhile
 	}
 	how, since := t.near.Purged(e)
 	switch how {
@@ -221,19 +232,27 @@ func (t *Tiered) Put(ctx context.Context, key Key, e *Entry, most int) error {
 		far.StaleSince = since
 	}
 	err := t.far.Put(ctx, key, far, most)
+	if errors.Is(err, ErrTooLarge) {
+		return errNearOnly
+	}
 	t.failed(err)
 	return err
 }
 
-// failed reports whether err is one, and accounts for it. While far fails, nobody waits for it twice.
+// errNearOnly is what Put returns for what is in the near tier and is not meant for far.
+var errNearOnly = errors.New("stored in this process only")
+
+// failed reports whether err is one, and accounts for it. While far fails, nobody waits for what it
+// would announce.
 func (t *Tiered) failed(err error) bool {
-	if failing := err != nil; failing != t.failing.Load() {
-		t.failing.Store(failing)
-	}
-	if err != nil {
+	failing := err != nil
+	if failing {
 		t.failures.Add(1)
 	}
-	return err != nil
+	if failing != t.failing.Load() && t.failing.Swap(failing) != failing && failing {
+		t.turns.tellAll(News{Kind: NewsDown})
+	}
+	return failing
 }
 
 // Purged implements [Store].
@@ -245,9 +264,7 @@ var ErrUnreached = errors.New("purged in this process only")
 
 // Purge implements [Store].
 func (t *Tiered) Purge(ctx context.Context, p Purge) error {
-	t.mu.Lock()
-	t.purgeLocked(p, time.Now())
-	t.mu.Unlock()
+	t.purgeHere(p)
 	if err := t.far.Purge(ctx, p); err != nil {
 		t.unreached.Add(1)
 		return errors.Join(ErrUnreached, err)

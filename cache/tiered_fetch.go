@@ -12,10 +12,25 @@ import (
 // want. The Cache asks it before a fetch that others could use, and tells it when that has ended.
 type coordinator interface {
 	// begin returns when its caller may fetch what belongs under key, or when another process has;
-	// then there is no lease. In both cases the store is to be asked again first. It returns nil and
-	// false if the caller shall fetch, and nobody needs to be told.
-	begin(ctx context.Context, key Key) (l *lease, again bool)
+	// then there is no lease. In both cases it has looked into the store again, and its caller must.
+	// If it returns alone, the caller shall fetch, and nobody needs to be told.
+	begin(ctx context.Context, key Key) (l *lease, s sight)
+
+	// What of the Store is in this process: getHere, putHere and purgeHere are Get, Put and Purge that
+	// call nobody. They serve a request that the others have failed.
+	getHere(key Key) (*Resource, Mark)
+	putHere(ctx context.Context, key Key, e *Entry, most int) error
+	purgeHere(p Purge)
 }
+
+// A sight is what a coordinator has seen in the store.
+type sight int
+
+const (
+	alone    sight = iota // nothing: it has not looked
+	here                  // what there is, is in this process now
+	farthest              // something that this process cannot keep
+)
 
 const maxTurns = 4096
 
@@ -34,8 +49,10 @@ type turn struct {
 	leases int // that have not ended
 	stored bool
 
-	decided chan struct{} // closed when again is set and leases may go on
+	decided chan struct{} // closed when the next three are set and leases may go on
 	again   bool          // another process has fetched
+	failed  bool          // far did not answer
+	sight   sight
 	news    chan News     // of the key
 	over    chan struct{} // closed when the last lease has ended
 }
@@ -73,9 +90,9 @@ func (g *turn) tell(n News) {
 }
 
 // begin implements coordinator.
-func (t *Tiered) begin(ctx context.Context, key Key) (*lease, bool) {
+func (t *Tiered) begin(ctx context.Context, key Key) (*lease, sight) {
 	if t.wait < 0 || !t.up.Load() || t.failing.Load() || !t.isConfirmed() {
-		return nil, false // whoever cannot be told is not to wait
+		return nil, alone // whoever cannot be told is not to wait
 	}
 	all := &t.turns
 	all.mu.Lock()
@@ -83,7 +100,7 @@ func (t *Tiered) begin(ctx context.Context, key Key) (*lease, bool) {
 	if f == nil {
 		if len(all.keys) >= maxTurns {
 			all.mu.Unlock()
-			return nil, false
+			return nil, alone
 		}
 		f = &turn{decided: make(chan struct{}), news: make(chan News, 1), over: make(chan struct{})}
 		all.keys[key] = f
@@ -97,13 +114,13 @@ func (t *Tiered) begin(ctx context.Context, key Key) (*lease, bool) {
 	case <-f.decided:
 	case <-ctx.Done():
 		l.end(false)
-		return nil, false
+		return nil, alone
 	}
 	if f.again {
 		l.end(false)
-		return nil, true
+		return nil, f.sight
 	}
-	return l, false
+	return l, f.sight
 }
 
 // end tells that its caller's fetch has ended, or that there is none. It reports whether what was
@@ -128,9 +145,14 @@ func (l *lease) end(stored bool) {
 func (t *Tiered) take(ctx context.Context, key Key, f *turn) {
 	limit := max(t.wait/2, time.Millisecond)
 	token := t.lock(ctx, key, f, limit)
+	f.sight = here
 	if token != 0 || f.again {
 		// What others have fetched before must be found in the near tier, stale as that may be.
-		_, _, _ = t.pull(ctx, key)
+		r, _, err := t.pull(ctx, key)
+		f.failed = err != nil
+		if kept, _ := t.getHere(key); r != nil && kept == nil {
+			f.sight = farthest
+		}
 	}
 	if f.again {
 		t.turns.mu.Lock()
@@ -170,6 +192,7 @@ func (t *Tiered) lock(ctx context.Context, key Key, f *turn, limit time.Duration
 		left := time.Until(deadline)
 		switch {
 		case t.failed(err):
+			f.failed = true
 			return 0
 		case l.Token != 0:
 			t.turns.locks.Add(1)
@@ -211,8 +234,8 @@ func (x *exchange) endLease() {
 // fetchesForAll reports whether x waits for its turn before it fetches what it wants: what it
 // fetches is of use to others, and it is not one of those who want something fresher.
 func (x *exchange) fetchesForAll(w want) bool {
-	if x.c.fleet == nil || x.lease != nil || x.begins >= maxFollows || x.c.cfg.Wait < 0 ||
-		x.follows >= maxFollows || w.why == ReasonRequest || !x.shares() {
+	if x.c.fleet == nil || x.lease != nil || x.spent || x.begins >= maxFollows ||
+		x.c.cfg.Wait < 0 || x.follows >= maxFollows || w.why == ReasonRequest || !x.shares() {
 		return false
 	}
 	_, passed := x.c.passes.Get(x.key)
@@ -224,15 +247,25 @@ func (x *exchange) shares() bool {
 	return !x.credentials() && x.fields&hasRange == 0 && !x.cc.noStore
 }
 
-// await waits for x's turn. It reports whether the store is to be asked again.
-func (x *exchange) await(ctx context.Context) bool {
+// await waits for x's turn, and looks again then. It reports whether it has.
+func (x *exchange) await(ctx context.Context) (r *Resource, mark Mark, looked bool) {
 	x.begins++
-	var again bool
-	if x.lease, again = x.c.fleet.begin(ctx, x.key); x.lease == nil && !again {
-		x.begins = maxFollows
-		return false
+	var s sight
+	x.lease, s = x.c.fleet.begin(ctx, x.key)
+	if x.lease != nil {
+		x.spent = x.lease.f.failed
 	}
-	return true
+	switch s {
+	case alone:
+		x.begins = maxFollows
+		return nil, 0, false
+	case farthest:
+		r, mark, _ = x.look(ctx)
+	default:
+		x.ended = x.c.fills.shard(x.key).ended.Load()
+		r, mark, _ = x.lookHere()
+	}
+	return r, mark, true
 }
 
 // endLease tells the other processes that f has ended.
@@ -249,15 +282,14 @@ func (f *fill) endLease() {
 // inTurn waits for the turn of f, a refresh, and reports whether f is still needed.
 func (f *fill) inTurn() bool {
 	x := f.x
-	var again bool
-	if f.lease, again = f.c.fleet.begin(f.ctx, x.key); f.lease == nil && !again && f.ctx.Err() == nil {
+	r, mark, looked := x.await(f.ctx)
+	if !looked && f.ctx.Err() == nil {
 		return true
 	}
-	// What another process has fetched is in the near tier now.
-	r, mark, _ := f.c.store.Get(f.ctx, x.key)
+	f.lease, x.lease = x.lease, nil
 	e, _ := x.pick(r)
 	if e == nil || x.judge(e, time.Now()).use != useFresh {
-		if !again && f.ctx.Err() == nil {
+		if f.lease != nil && f.ctx.Err() == nil {
 			f.mark = mark
 			return true
 		}

@@ -44,6 +44,7 @@ type farStore struct {
 	told  func(cache.FarPurge)
 	known int // purges; server.mu guards it
 	looks atomic.Int64
+	watch error // what Watch returns at once; may be nil
 }
 
 func newFarServer() *farServer {
@@ -151,6 +152,9 @@ func (s *farStore) Sync(context.Context) error {
 }
 
 func (s *farStore) Watch(ctx context.Context, news func(cache.News)) error {
+	if s.watch != nil {
+		return s.watch
+	}
 	s.server.mu.Lock()
 	s.server.heard[s] = news
 	s.server.mu.Unlock()
@@ -385,6 +389,27 @@ func TestTiered_TheLockOfADeadProcessEnds(t *testing.T) {
 		require.EqualValues(t, 2, calls.Load())
 		close(dead)
 		wg.Wait()
+	})
+}
+
+// TestTiered_RunEndsAndBeginsAnew.
+func TestTiered_RunEndsAndBeginsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newTier(t, newFarServer(), cache.TieredConfig{}, numbered("Cache-Control", "max-age=600"))
+		for range 2 {
+			p.run()
+			require.True(t, p.tiered.Stats().Connected)
+			require.ErrorContains(t, p.tiered.Run(t.Context()), "runs already")
+			require.True(t, p.tiered.Stats().Connected, "the other one still runs")
+			p.stop()
+			require.False(t, p.tiered.Stats().Connected)
+		}
+		ended := errors.New("ended")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(ended)
+		require.Equal(t, ended, p.tiered.Run(ctx))
+		p.far.watch = errFar
+		require.Equal(t, errFar, p.tiered.Run(t.Context()), "what ends Watch ends Run")
 	})
 }
 

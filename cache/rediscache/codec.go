@@ -272,6 +272,14 @@ func whole(e *cache.Entry) bool {
 	return false
 }
 
+// bodySize returns how many bytes of the body e has.
+func bodySize(e *cache.Entry) (n int64) {
+	for _, s := range e.Segments {
+		n += int64(len(s.Data))
+	}
+	return n
+}
+
 // strongTag returns the entity tag of e if it is a strong one, and otherwise nothing.
 func strongTag(e *cache.Entry) string {
 	values := e.Header["Etag"]

@@ -22,6 +22,7 @@ func (s *Store) Get(ctx context.Context, key cache.Key) (*cache.Resource, cache.
 	var reply []string
 	limit := s.cfg.MaxBody + maxSlack
 	get := run{script: getScript, key: s.entryKey(key), args: []any{limit, 4 * limit}}
+	asked := time.Now() // RFC 9111, section 4.2.3: what the way takes makes a response older
 	err := s.call(ctx, s.guard, s.cfg.Timeout, func(ctx context.Context) error {
 		v := s.ledger.view()
 		since := s.since(v)
@@ -45,7 +46,7 @@ func (s *Store) Get(ctx context.Context, key cache.Key) (*cache.Resource, cache.
 	if err != nil {
 		return nil, mark, err
 	}
-	list := s.parse(reply, key, epoch)
+	list := s.parse(reply, key, epoch, asked)
 	if len(list) == 0 {
 		return nil, mark, nil
 	}
@@ -59,8 +60,8 @@ type stored struct {
 }
 
 // parse returns the entries of getScript's reply, the latest first, without those that are damaged,
-// of another release or another key (C60, C62), or purged.
-func (s *Store) parse(reply []string, key cache.Key, epoch uint64) []*cache.Entry {
+// of another release or another key (C60, C62), or purged. The server was asked at the time here.
+func (s *Store) parse(reply []string, key cache.Key, epoch uint64, here time.Time) []*cache.Entry {
 	if len(reply)%3 != 1 {
 		s.damaged.Add(1)
 		return nil
@@ -70,7 +71,6 @@ func (s *Store) parse(reply []string, key cache.Key, epoch uint64) []*cache.Entr
 		s.damaged.Add(1)
 		return nil
 	}
-	here := time.Now()
 	var list []stored
 	for i := 1; i < len(reply); i += 3 {
 		received, put, ok := parseLine(s.entryKey(key), reply[i], reply[i+1])
@@ -128,10 +128,15 @@ func (s *Store) Put(ctx context.Context, key cache.Key, e *cache.Entry, most int
 	if how == cache.Hard || epoch == 0 {
 		return nil
 	}
-	value, err := encode(e, key, epoch)
-	if err != nil || int64(len(value)) > s.cfg.MaxBody+maxSlack {
+	limit := s.cfg.MaxBody + maxSlack
+	var value []byte
+	err := errTooMuch
+	if bodySize(e) <= s.cfg.MaxBody { // else encode would copy it for nothing
+		value, err = encode(e, key, epoch)
+	}
+	if err != nil || int64(len(value)) > limit {
 		s.tooLarge.Add(1)
-		return nil
+		return cache.ErrTooLarge
 	}
 	held := time.Since(e.Received)
 	ttl := min(s.cfg.MaxTTL, max(time.Second, e.Keep-held))
@@ -145,7 +150,7 @@ func (s *Store) Put(ctx context.Context, key cache.Key, e *cache.Entry, most int
 	}
 	put := run{script: putScript, key: s.entryKey(key), args: []any{
 		variantID(e.Variant), value, max(0, held.Microseconds()), uint64(e.Mark), isWhole, tag,
-		min(most, maxVariants), 4 * (s.cfg.MaxBody + maxSlack), ttl.Milliseconds(),
+		min(most, maxVariants), 4 * limit, ttl.Milliseconds(), s.ledger.serverTime(e.Received),
 	}}
 	return s.call(context.WithoutCancel(ctx), s.guard, s.cfg.Timeout, func(ctx context.Context) error {
 		cmds, err := do(ctx, s.client, put)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -117,6 +119,44 @@ func TestStore_AgesAreTheServers(t *testing.T) {
 	require.Less(t, age, 2*time.Minute)
 }
 
+// A gate holds back what is sent to a server once.
+type gate struct{ come, open chan struct{} }
+
+func (g *gate) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	var held atomic.Bool
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if g.come != nil && held.CompareAndSwap(false, true) {
+			close(g.come)
+			<-g.open
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// TestStore_WhatIsReadLateIsNotYounger: a server that was stopped finds an older response in its
+// queue when a later one is there.
+func TestStore_WhatIsReadLateIsNotYounger(t *testing.T) {
+	server := startRedis(t)
+	c := server.client(t)
+	s := newStore(t, c, generous)
+	old := entry(t, s, "", "old")
+	g := &gate{come: make(chan struct{}), open: make(chan struct{})}
+	c.AddHook(g)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := s.Put(context.Background(), key, old, 9); err != nil {
+			t.Error(err)
+		}
+	})
+	<-g.come
+	put(t, s, entry(t, s, "", "new"), 9)
+	close(g.open)
+	wg.Wait()
+	require.Equal(t, []string{"new"}, bodies(t, s))
+}
+
 func TestStore_VariantsAreBounded(t *testing.T) {
 	s := newStore(t, startRedis(t).client(t), generous)
 	for i := range 5 {
@@ -130,7 +170,7 @@ func TestStore_VariantsAreBounded(t *testing.T) {
 		put(t, s, entry(t, s, fmt.Sprint(i), large), 99)
 	}
 	require.Len(t, bodies(t, s), 4, "of all bytes that are read")
-	put(t, s, entry(t, s, "9", large+large), 99)
+	require.ErrorIs(t, s.Put(t.Context(), key, entry(t, s, "9", large+large), 99), cache.ErrTooLarge)
 	require.Len(t, bodies(t, s), 4)
 	require.EqualValues(t, 1, s.Stats().TooLarge)
 }
@@ -225,6 +265,20 @@ func TestC63_AServerThatHasMissedAPurge(t *testing.T) {
 	require.Empty(t, bodies(t, late))
 	put(t, late, entry(t, late, "", "new"), 9)
 	require.Equal(t, []string{"new"}, bodies(t, s))
+}
+
+// TestC63_ALongNameIsNoTrap: what could not be read by others is not remembered.
+func TestC63_ALongNameIsNoTrap(t *testing.T) {
+	c := startRedis(t).client(t)
+	s, other := newStore(t, c, generous), newStore(t, c, generous)
+	long := strings.Repeat("x", 1<<20)
+	put(t, s, entry(t, s, "", "x"), 9)
+	require.Error(t, s.Purge(t.Context(), cache.Purge{Label: long, How: cache.Hard}))
+	require.NoError(t, s.Purge(t.Context(), cache.Purge{Prefix: long, How: cache.Hard}))
+	require.NoError(t, s.Purge(t.Context(), cache.Purge{Label: "a\x00\n{b}", How: cache.Hard}))
+	require.Equal(t, []string{"x"}, bodies(t, other))
+	require.NoError(t, s.Purge(t.Context(), cache.Purge{How: cache.Hard}))
+	require.Empty(t, bodies(t, other), "nothing at all is the prefix of everything")
 }
 
 // TestStore_ALockIsItsHoldersOnly: a process that has lost it can neither extend nor end the next one.

@@ -31,6 +31,10 @@ type ledger struct {
 	prefixes   map[string]*tombstone
 	lengths    []int // of prefixes, each once
 	told       func(cache.FarPurge)
+
+	// What the server's clock said, in microseconds, and when that was heard at the latest.
+	server   uint64
+	serverAt time.Time
 }
 
 // A tombstone tells when a label or a prefix was purged last.
@@ -54,8 +58,9 @@ type page struct {
 }
 
 type purged struct {
-	purge cache.Purge
-	clock uint64
+	purge      cache.Purge
+	clock      uint64
+	everything bool // that is older
 }
 
 func (l *ledger) init() {
@@ -90,13 +95,18 @@ func (l *ledger) learn(v view, p *page) error {
 		l.clock = p.floor
 		l.tell(cache.FarPurge{Purge: cache.Purge{How: cache.Hard}, Mark: cache.Mark(p.floor), At: now})
 	}
+	l.server, l.serverAt = p.now, now
 	l.floor = max(l.floor, p.floor)
 	for i := range p.purges {
 		g := &p.purges[i]
 		if g.clock <= l.clock {
 			continue // learned from the reply to another call
 		}
-		l.bury(g, at)
+		if g.everything {
+			l.floor = g.clock
+		} else {
+			l.bury(g, at)
+		}
 		l.clock = g.clock
 		l.tell(cache.FarPurge{Purge: g.purge, Mark: cache.Mark(g.clock), At: at(g.clock)})
 	}
@@ -198,6 +208,17 @@ func (l *ledger) of(e *cache.Entry) (how cache.Invalidation, since time.Time) {
 		return cache.Soft, since
 	}
 	return 0, time.Time{}
+}
+
+// serverTime returns what the server's clock said at a time, or a little less; zero if it was never
+// heard.
+func (l *ledger) serverTime(at time.Time) int64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.server == 0 {
+		return 0
+	}
+	return max(0, int64(l.server)-l.serverAt.Sub(at).Microseconds())
 }
 
 // now returns the ledger's clock, and its epoch.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/trivet-go/trivet/cache"
+	"github.com/trivet-go/trivet/internal/redisguard"
 )
 
 // Lock implements [cache.FarStore]. The token is the server's time in microseconds: a later lock has
@@ -49,14 +50,28 @@ func (s *Store) Extend(
 	return n == 1, err
 }
 
-// Unlock implements [cache.FarStore].
+// Unlock implements [cache.FarStore]. No request waits for it, and others may wait for what it
+// announces: it has the time of a purge.
 func (s *Store) Unlock(ctx context.Context, key cache.Key, token uint64, stored bool) error {
-	n, err := s.number(ctx, run{script: unlockScript, key: s.lockKey(key), args: []any{token}})
-	if err != nil || n == 0 {
+	return s.call(ctx, s.guard, s.cfg.PurgeTimeout, func(ctx context.Context) error {
+		cmds, err := do(ctx, s.client, run{script: unlockScript, key: s.lockKey(key), args: []any{token}})
+		if err != nil {
+			return err
+		}
+		if n, err := cmds[0].Int64(); err != nil || n == 0 {
+			return err
+		}
+		news := fetchedNews(key, stored)
+		err = s.announcer.announce(ctx, news)
+		for tries := 0; tries < maxTries && redisguard.IsDead(err) && ctx.Err() == nil; tries++ {
+			err = s.announcer.announce(ctx, news)
+		}
+		if err != nil && ctx.Err() == nil {
+			// A server that is full or read-only takes no numbers. What comes without one is a gap to all
+			// who hear it, and whoever waits for the lock asks for it again.
+			_ = s.client.Publish(ctx, s.announcer.channel, "").Err()
+		}
 		return err
-	}
-	return s.call(ctx, s.guard, s.cfg.Timeout, func(ctx context.Context) error {
-		return s.announcer.announce(ctx, fetchedNews(key, stored))
 	})
 }
 

@@ -1,9 +1,16 @@
 package rediscache_test
 
 import (
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if redis := os.Getenv(memberOf); redis != "" {
+		serveFleet(redis, os.Getenv(memberOrigin))
+		return
+	}
+	goleak.VerifyTestMain(m)
+}

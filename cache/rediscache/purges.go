@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -13,8 +14,8 @@ import (
 	"github.com/trivet-go/trivet/cache"
 )
 
-// maxPurged is the longest prefix that is remembered. Of a longer one more is purged than was asked
-// for.
+// maxPurged is the longest label or prefix that is remembered. Of a longer prefix more is purged than
+// was asked for. A Cache has no longer labels.
 const maxPurged = 1024
 
 // keepPurges is for how long purges are remembered beyond [Config].MaxTTL: what was being fetched when
@@ -76,6 +77,9 @@ func (s *Store) Sync(ctx context.Context) error {
 // the reply.
 func (s *Store) Purge(ctx context.Context, p cache.Purge) error {
 	kind, name := "l", p.Label
+	if len(name) > maxPurged {
+		return fmt.Errorf("rediscache: a label of %d bytes is longer than %d", len(name), maxPurged)
+	}
 	if name == "" {
 		kind, name = "p", p.Prefix[:min(len(p.Prefix), maxPurged)]
 	}
@@ -135,21 +139,26 @@ func parsePage(reply []any, id any) (*page, error) {
 	return p, nil
 }
 
+// parsePurged reads a member and its score. One that makes no sense, of a later release or another
+// service, may stand for anything: it purges all that is older.
 func parsePurged(member, score any) (g purged, ok bool) {
 	name, ok1 := member.(string)
 	text, ok2 := score.(string)
-	if !ok1 || !ok2 || len(name) < 2 || len(name) > 2+maxPurged {
+	clock, err := strconv.ParseFloat(text, 64)
+	if !ok1 || !ok2 || err != nil || !(clock >= 0 && clock < 1<<53) {
 		return g, false
 	}
-	clock, err := strconv.ParseUint(text, 10, 53)
-	g.clock = clock
+	g.clock = uint64(math.Ceil(clock))
+	if float64(g.clock) != clock || len(name) < 2 || len(name) > 2+maxPurged || name == name[:1]+"l" {
+		name = "??"
+	}
 	switch name[0] {
 	case 'h':
 		g.purge.How = cache.Hard
 	case 's', 'f':
 		g.purge.How = cache.Soft
 	default:
-		return g, false
+		name = "??"
 	}
 	switch name[1] {
 	case 'l':
@@ -157,7 +166,7 @@ func parsePurged(member, score any) (g purged, ok bool) {
 	case 'p':
 		g.purge.Prefix = name[2:]
 	default:
-		return g, false
+		g.purge, g.everything = cache.Purge{How: cache.Hard}, true
 	}
-	return g, err == nil && (name[1] == 'p' || name != name[:2])
+	return g, true
 }

@@ -35,14 +35,15 @@ local function open(key, since, known, fresh)
     first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
     last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
   end
-  if #first > 0 and string.match(first[1], '^!%x+$') then
+  if #first > 0 and #first[1] <= 17 and string.match(first[1], '^![1-9a-f]%x*$') then
     local epoch, floor, clock = string.sub(first[1], 2), tonumber(first[2]), tonumber(last[2])
-    if clock >= since and (epoch == known or known == '0' or floor > since) then
+    local whole = floor >= 0 and clock < 9e15 and floor == math.floor(floor) and clock == math.floor(clock)
+    if whole and clock >= since and (epoch == known or known == '0' or floor > since) then
       return epoch, floor, clock
     end
   end
   local clock = math.max(now(), since + 1)
-  if last[2] then clock = math.max(clock, tonumber(last[2]) + 1) end
+  if last[2] and tonumber(last[2]) < 9e15 then clock = math.max(clock, math.ceil(tonumber(last[2])) + 1) end
   redis.call('DEL', key)
   redis.call('ZADD', key, text(clock), '!' .. fresh)
   return fresh, clock, clock
@@ -135,14 +136,16 @@ return answer
 `)
 
 // putScript takes the id, the value, for how many microseconds its response has been here, the mark,
-// whether it is whole, its tag or "-", the most variants, the most bytes of all, and for how many
-// milliseconds it is of use. It stores it unless the response that is there came later, and takes out
+// whether it is whole, its tag or "-", the most variants, the most bytes of all, for how many
+// milliseconds it is of use, and when it came by this server's clock, as far as that is known: the
+// command may have waited where a server that was stopped reads it later. It stores it unless the response that is there came later, and takes out
 // what was put longest ago if that is too much. It returns 1 if it was stored.
 var putScript = newScript(`
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000000 + tonumber(t[2])
 local key, id, value = KEYS[1], ARGV[1], ARGV[2]
-local received, mark = now - tonumber(ARGV[3]), tonumber(ARGV[4])
+local received, mark = math.max(0, now - tonumber(ARGV[3])), tonumber(ARGV[4])
+if tonumber(ARGV[10]) > 0 then received = math.min(received, tonumber(ARGV[10])) end
 local kind = redis.call('TYPE', key).ok
 if kind ~= 'none' and (kind ~= 'hash' or redis.call('HLEN', key) > 2 * 256) then
   redis.call('DEL', key)

@@ -1,11 +1,8 @@
 package rediscache_test
 
 import (
-	"context"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -367,62 +364,4 @@ func TestTiered_AStaleResponseIsRefreshedOnceForAll(t *testing.T) {
 		}, time.Minute, time.Millisecond)
 	}
 	require.LessOrEqual(t, origin.calls.Load(), int64(2))
-}
-
-// TestC63_PurgesUnderLoad: four processes purge what the others serve. No answer is older than what
-// was purged before it was asked for, beyond the bound; none is wrong.
-func TestC63_PurgesUnderLoad(t *testing.T) {
-	server := startRedis(t)
-	origin := newOrigin()
-	fleet := startFleet(t, 4, onServer(t, server), generous, slow, origin)
-	run(t, fleet...)
-	purges := 60
-	if soak() {
-		purges = 1000
-	}
-	const paths = 10
-	var wg sync.WaitGroup
-	done := make(chan struct{})
-	for _, p := range fleet {
-		for range 2 {
-			wg.Go(func() {
-				pause := time.NewTicker(500 * time.Microsecond)
-				defer pause.Stop()
-				for {
-					select {
-					case <-done:
-						return
-					case <-pause.C:
-					}
-					if _, _, err := ask(p.h, fmt.Sprint("/", rand.IntN(paths))); err != nil {
-						t.Error(err)
-					}
-				}
-			})
-		}
-	}
-	var took []time.Duration
-	for i := range purges {
-		path := fmt.Sprint("/", i%paths)
-		want := origin.change(path)
-		purger := fleet[i%4].cache
-		require.NoError(t, purger.PurgeURL(context.Background(), "http://example.com"+path, cache.Hard))
-		from := time.Now()
-		for _, p := range fleet {
-			require.Eventually(t, func() bool {
-				generation, _, err := ask(p.h, path)
-				return err == nil && generation >= want
-			}, time.Minute, 100*time.Microsecond)
-		}
-		took = append(took, time.Since(from))
-		for _, p := range fleet { // and it stays so
-			generation, _ := get(t, p.h, path)
-			require.GreaterOrEqual(t, generation, want)
-		}
-	}
-	close(done)
-	wg.Wait()
-	slices.Sort(took)
-	t.Logf("%d purges until the last of 4 processes: p50 %v, p99 %v",
-		purges, took[len(took)/2], took[len(took)*99/100])
 }
