@@ -146,7 +146,7 @@ func TestC63_PurgesUnderLoad(t *testing.T) {
 	defer s.Close()
 	fleet := make([]*realProcess, 4)
 	for i := range fleet {
-		fleet[i] = startProcess(t, server.addr, s.URL)
+		fleet[i] = startProcess(t, server.Addr, s.URL)
 	}
 	purges := 60
 	if soak() {
@@ -207,7 +207,7 @@ func TestC63_PurgesUnderLoad(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, status, text)
 	purged := time.Now()
-	server.kill()
+	server.Kill()
 	var last time.Duration
 	for _, p := range fleet {
 		require.NoError(t, p.process.Signal(syscall.SIGCONT))
