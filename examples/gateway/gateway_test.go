@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -24,6 +25,7 @@ import (
 
 func TestMain(m *testing.M) {
 	backend.Main()
+	logging.Disable() // of go-redis: tests take servers away
 	goleak.VerifyTestMain(m)
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -21,7 +22,10 @@ import (
 	"github.com/trivet-go/trivet/versioning/redisrollout"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	logging.Disable() // of go-redis: tests take servers away
+	goleak.VerifyTestMain(m)
+}
 
 // A server is a redis-server of this test.
 type server struct{ *program.Process }
