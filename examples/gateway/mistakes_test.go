@@ -121,6 +121,9 @@ func TestMistakesOfTheFirstEvening(t *testing.T) {
 				require.True(t, strings.HasPrefix(out, file+":"+want), out)
 			}
 			require.Contains(t, out, want)
+			if strings.HasSuffix(want, "\n") { // there is no other fault
+				require.Equal(t, file+":"+want, out)
+			}
 			require.NotContains(t, out, "key=secret")
 			require.NotContains(t, out, "token=secret")
 		})
