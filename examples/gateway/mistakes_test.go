@@ -157,6 +157,32 @@ func TestConfigurationsThatAreGood(t *testing.T) {
 	}
 }
 
+// On which addresses two servers of one machine can listen.
+func TestAddressesThatClash(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want bool
+	}{
+		{"127.0.0.1:80", "127.0.0.1:80", true},
+		{"127.0.0.1:80", "127.0.0.1:81", false},
+		{"127.0.0.1:80", "127.0.0.2:80", false},
+		{"127.0.0.1:80", ":80", true},
+		{"127.0.0.1:80", "0.0.0.0:80", true},
+		{"127.0.0.1:80", "[::]:80", true},
+		{"[::1]:80", "[::]:80", true},
+		{"[::1]:80", "0.0.0.0:80", false},
+		{"[::1]:80", "127.0.0.1:80", false},
+		{"0.0.0.0:80", "[::]:80", true},
+		{"127.0.0.1:0", "127.0.0.1:0", false},
+		{"", ":80", false},
+		{"unix:/run/a", "unix:/run/a", true},
+		{"unix:/run/a", ":80", false},
+	} {
+		require.Equal(t, tt.want, clash(tt.a, tt.b), tt)
+		require.Equal(t, tt.want, clash(tt.b, tt.a), tt)
+	}
+}
+
 // Rules need neither certificates nor secrets of the machine on which they are written.
 func TestRulesWithoutFiles(t *testing.T) {
 	path, err := binary()
