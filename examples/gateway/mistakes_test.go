@@ -183,6 +183,16 @@ func TestAddressesThatClash(t *testing.T) {
 	}
 }
 
+// Each hint of the demo is a line that a shell takes as it is.
+func TestHintsOfTheDemoAreLines(t *testing.T) {
+	var out strings.Builder
+	demoHints(&out, "127.0.0.1:1", "127.0.0.1:2")
+	for line := range strings.Lines(out.String()) {
+		require.Zero(t, strings.Count(line, "'")%2, line)
+	}
+	require.Contains(t, out.String(), `-w '%{http_code}\n' http://127.0.0.1:1/limited/; done`)
+}
+
 // Rules need neither certificates nor secrets of the machine on which they are written.
 func TestRulesWithoutFiles(t *testing.T) {
 	path, err := binary()
