@@ -161,7 +161,8 @@ func TestTLSOfAnUpstream(t *testing.T) {
 			require.Regexp(t, want, why, keys)
 			if keys == without {
 				require.Eventually(t, func() bool {
-					return strings.Contains(strings.Join(said.taken(), ""), "client didn't provide a certificate")
+					log := strings.Join(said.taken(), "")
+					return strings.Contains(log, "client didn't provide a certificate")
 				}, 10*time.Second, time.Millisecond)
 			}
 		}
