@@ -163,7 +163,8 @@ func (c Config) withDefaults() (Config, faults) {
 		c.Routes[i] = r.withDefaults(i, c, &f)
 		for _, key := range c.Routes[i].keys() {
 			if first, ok := taken[key]; ok {
-				f.add(fmt.Sprintf("routes[%d] has this host, path and method, too", first), "routes", i, "path")
+				text := fmt.Sprintf("routes[%d] has this host, path and method, too", first)
+				f.add(text, "routes", i, "path")
 				break
 			}
 			taken[key] = i

@@ -372,8 +372,8 @@ func TestConfigErrorsNameLineAndField(t *testing.T) {
 		{"syntax", "a: [",
 			"f:7: did not find expected node content"},
 		{"tab", "a:\n\tb: 1",
-			"f:7: found character that cannot start any token: indent with spaces and not with tabs, and put " +
-				"what begins with @, % or ` in quotes"},
+			"f:7: found character that cannot start any token: indent with spaces and not with tabs, and " +
+				"put what begins with @, % or ` in quotes"},
 		{"two documents", "---\na: 1",
 			"f: expected single document, found multiple: leave out the line ---"},
 	}
@@ -473,7 +473,7 @@ func TestLimitErrorsNameLineAndField(t *testing.T) {
 
 func TestEmptyAndHugeFilesAreErrors(t *testing.T) {
 	_, err := parseConfig("f", nil)
-	require.EqualError(t, err, "f: no documents in stream")
+	require.EqualError(t, err, "f: no documents in stream: there is nothing in the file")
 	_, err = parseConfig("f", []byte("{}"))
 	require.EqualError(t, err,
 		"f:1: routes: at least one is required\nf:1: upstreams: at least one is required")

@@ -104,7 +104,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // demoHints writes what a person could try with the gateway.
 func demoHints(w io.Writer, public, admin string) {
-	const loop = "for i in $(seq 20); do curl -s -o /dev/null -w '%{http_code}\n'"
+	const loop = `for i in $(seq 20); do curl -s -o /dev/null -w '%{http_code}\n'`
 	fmt.Fprintf(w, `The gateway listens on http://%[1]s.
 Behind it are three demo backends: fast (2 ms), medium (15 ms), slow (60 ms). Try:
 

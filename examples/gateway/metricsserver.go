@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -101,7 +102,11 @@ func (c Config) checkListeners(f *faults) {
 func clash(a, b string) bool {
 	hostA, portA, errA := net.SplitHostPort(a)
 	hostB, portB, errB := net.SplitHostPort(b)
-	all := func(host string) bool { return host == "" || host == "0.0.0.0" || host == "::" }
 	return errA == nil && errB == nil && portA == portB && portA != "0" &&
-		(all(hostA) || all(hostB) || hostA == hostB)
+		(hostA == hostB || takes(hostA, hostB) || takes(hostB, hostA))
+}
+
+// takes reports whether to listen on all is to listen on host, too.
+func takes(all, host string) bool {
+	return all == "" || all == "::" || all == "0.0.0.0" && !strings.Contains(host, ":")
 }

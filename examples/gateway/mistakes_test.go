@@ -22,8 +22,8 @@ func TestMistakesOfTheFirstEvening(t *testing.T) {
 	}
 	for _, tt := range []struct{ name, text, want string }{
 		{"indented too far", strings.Replace(text, "    hosts", "    url: http://a\n     hosts", 1),
-			"4: mapping values are not allowed in this context: is the line indented as its neighbours are, " +
-				"and the value in quotes if it has a colon?"},
+			"4: mapping values are not allowed in this context: is the line indented as its neighbours " +
+				"are, and the value in quotes if it has a colon?"},
 		{"indented not far enough", upstream("url: http://a\n   wait: 3s"),
 			"4: did not find expected key: is this line, or the one before it, indented too far or not far " +
 				"enough?"},
@@ -36,7 +36,8 @@ func TestMistakesOfTheFirstEvening(t *testing.T) {
 		{"star without quotes", text + "    host: *.example.com\n",
 			"7: unknown anchor '.example.com' referenced: put what begins with a star in quotes"},
 		{"star in a list", text + "    methods: [GET, *]\n",
-			"7: did not find expected alphabetic or numeric character: put what begins with * or & in quotes"},
+			"7: did not find expected alphabetic or numeric character: put what begins with * or & in " +
+				"quotes"},
 		{"open quote", strings.Replace(text, "upstream: app", `upstream: "app`, 1),
 			"7: found unexpected end of stream: a quote is not closed"},
 		{"nothing", "# later\n", " no documents in stream: there is nothing in the file"},
@@ -53,10 +54,11 @@ func TestMistakesOfTheFirstEvening(t *testing.T) {
 		{"no address", hosts("[10.0.0.256]"),
 			`3: upstreams.app.hosts[0]: "10.0.0.256" is not an address such as 10.0.0.1:8080`},
 		{"path in a host", hosts("[a.test/v1]"),
-			`3: upstreams.app.hosts[0]: "a.test/v1" is not an address such as 10.0.0.1:8080: leave out the path`},
+			`3: upstreams.app.hosts[0]: "a.test/v1" is not an address such as 10.0.0.1:8080: leave out ` +
+				"the path"},
 		{"URL in a host", hosts(`["https://a.test/v1?key=secret"]`),
-			`3: upstreams.app.hosts[0]: "https://a.test/v1?…" is a URL and not an address: leave out https:// ` +
-				"and the path"},
+			`3: upstreams.app.hosts[0]: "https://a.test/v1?…" is a URL and not an address: leave out ` +
+				"https:// and the path"},
 		{"host in two parts", hosts("[addr: a.test, weight: 2]"),
 			`3: upstreams.app.hosts[1]: "" is not an address such as 10.0.0.1:8080: a host needs an addr`},
 		{"URL in a route's host", text + "    host: http://a.test\n",
@@ -70,11 +72,11 @@ func TestMistakesOfTheFirstEvening(t *testing.T) {
 		{"path in a url", upstream("url: http://a.test/v1"),
 			"3: upstreams.app.url: must have no more than scheme, host and port: the key path takes a path"},
 		{"key of an upstream", text + "    strip_prefix: /a\n",
-			"7: routes[0].strip_prefix: unknown key: it is a key of each of the upstreams: the keys here are "},
+			"7: routes[0].strip_prefix: unknown key: it is a key of each of the upstreams: the "},
 		{"key of two sections", upstream("timeout: 3s"),
-			"3: upstreams.app.timeout: unknown key: it is a key of redis and each of the routes: the keys here "},
+			"3: upstreams.app.timeout: unknown key: it is a key of redis and each of the routes: "},
 		{"key of the file", text + "server:\n  upstreams: {}\n",
-			"8: server.upstreams: unknown key: it is a key of the file itself, not indented: the keys here are "},
+			"8: server.upstreams: unknown key: it is a key of the file itself, not indented: the "},
 		{"name twice", strings.Replace(text, "routes:", "  app:\n    hosts: [b]\nroutes:", 1),
 			"4: upstreams.app: stands here twice, first in line 2\n"},
 		{"word for a list", text + "    methods: GET\n",
@@ -91,8 +93,10 @@ func TestMistakesOfTheFirstEvening(t *testing.T) {
 			"7: admin.listen: server.listen has the same address"},
 		{"metrics on it, too", text + "admin: {metrics: {listen: \":8081\", paths: [/metrics]}}\n",
 			"7: admin.metrics.listen: admin.listen has the same address"},
-		{"no such certificate", text + "server:\n  tls:\n    certificates:\n      - {cert: no.pem, key: no.key}\n",
-			"10: server.tls.certificates[0]: open " + filepath.Join(dir, "no.pem") + ": no such file or directory"},
+		{"no such certificate", text + "server:\n  tls:\n    certificates:\n" +
+			"      - {cert: no.pem, key: no.key}\n",
+			"10: server.tls.certificates[0]: open " + filepath.Join(dir, "no.pem") +
+				": no such file or directory"},
 		{"no such authority", upstream("url: https://a\n    wait: 1s\n    tls:\n      ca: no.pem"),
 			"4: upstreams.app.wait: needs health.path: nothing else says that a host is back\n" +
 				"FILE:6: upstreams.app.tls.ca: open " + filepath.Join(dir, "no.pem") +
@@ -121,6 +125,9 @@ func TestMistakesOfTheFirstEvening(t *testing.T) {
 				require.True(t, strings.HasPrefix(out, file+":"+want), out)
 			}
 			require.Contains(t, out, want)
+			if strings.HasSuffix(want, "\n") { // there is no other fault
+				require.Equal(t, file+":"+want, out)
+			}
 			require.NotContains(t, out, "key=secret")
 			require.NotContains(t, out, "token=secret")
 		})
@@ -136,9 +143,11 @@ func TestConfigurationsThatAreGood(t *testing.T) {
 			"routes: [{upstream: a}, {upstream: c, path: /c}]",
 		"JSON": `{"upstreams": {"a": {"hosts": ["b:1"]}}, "routes": [{"upstream": "a"}]}`,
 		"a form that leads to itself": "upstreams: {a: {hosts: [b]}}\nroutes:\n" +
-			"  - {path: /form, methods: [POST], redirect: {to: /form, status: 303}}\n  - {path: /form, upstream: a}",
+			"  - {path: /form, methods: [POST], redirect: {to: /form, status: 303}}\n" +
+			"  - {path: /form, upstream: a}",
 		"a form beside what is got": "upstreams: {a: {hosts: [b]}}\nroutes:\n" +
-			"  - {path: /form, redirect: {to: /form, status: 302}}\n  - {path: /form, methods: [GET], upstream: a}",
+			"  - {path: /form, redirect: {to: /form, status: 302}}\n" +
+			"  - {path: /form, methods: [GET], upstream: a}",
 	} {
 		_, err := parseConfig("f", []byte(text))
 		require.NoError(t, err, name)
@@ -152,6 +161,42 @@ func TestConfigurationsThatAreGood(t *testing.T) {
 			"\n  - {path: /form, methods: [PUT], upstream: a}"))
 		require.ErrorContains(t, err, "leads back to this route", route)
 	}
+}
+
+// On which addresses two servers of one machine can listen.
+func TestAddressesThatClash(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want bool
+	}{
+		{"127.0.0.1:80", "127.0.0.1:80", true},
+		{"127.0.0.1:80", "127.0.0.1:81", false},
+		{"127.0.0.1:80", "127.0.0.2:80", false},
+		{"127.0.0.1:80", ":80", true},
+		{"127.0.0.1:80", "0.0.0.0:80", true},
+		{"127.0.0.1:80", "[::]:80", true},
+		{"[::1]:80", "[::]:80", true},
+		{"[::1]:80", "0.0.0.0:80", false},
+		{"[::1]:80", "127.0.0.1:80", false},
+		{"0.0.0.0:80", "[::]:80", true},
+		{"127.0.0.1:0", "127.0.0.1:0", false},
+		{"", ":80", false},
+		{"unix:/run/a", "unix:/run/a", true},
+		{"unix:/run/a", ":80", false},
+	} {
+		require.Equal(t, tt.want, clash(tt.a, tt.b), tt)
+		require.Equal(t, tt.want, clash(tt.b, tt.a), tt)
+	}
+}
+
+// Each hint of the demo is a line that a shell takes as it is.
+func TestHintsOfTheDemoAreLines(t *testing.T) {
+	var out strings.Builder
+	demoHints(&out, "127.0.0.1:1", "127.0.0.1:2")
+	for line := range strings.Lines(out.String()) {
+		require.Zero(t, strings.Count(line, "'")%2, line)
+	}
+	require.Contains(t, out.String(), `-w '%{http_code}\n' http://127.0.0.1:1/limited/; done`)
 }
 
 // Rules need neither certificates nor secrets of the machine on which they are written.

@@ -151,7 +151,7 @@ func TestG15_TLSListener(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(folder, "two.key"), []byte("no key"), 0o600))
 		writeCertificate(t, folder, "one", 111, "one.test")
 		p.signal(t, syscall.SIGHUP)
-		p.await(t, p.stderr, `reload refused.* err="server.tls.certificates\[1\]: `)
+		p.await(t, p.stderr, `reload refused.* err="\S*gateway\.yaml:\d+: server.tls.certificates\[1\]: `)
 		require.Equal(t, int64(11), serial("one.test"))
 		require.Equal(t, int64(2), serial("two.test"))
 	})

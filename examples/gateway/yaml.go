@@ -118,8 +118,8 @@ func syntaxFaults(name string, err error) []string {
 // advice says what to do about a fault of YAML, whose library tells it in the words of a parser.
 var advice = []struct{ fault, advice string }{
 	{"did not find expected key", "is this line, or the one before it, indented too far or not far enough?"},
-	{"mapping values are not allowed", "is the line indented as its neighbours are, and the value in quotes " +
-		"if it has a colon?"},
+	{"mapping values are not allowed", "is the line indented as its neighbours are, and the value in " +
+		"quotes if it has a colon?"},
 	{"found character that cannot start any token", "indent with spaces and not with tabs, and put what " +
 		"begins with @, % or ` in quotes"},
 	{"found a tab character", "indent with spaces"},
