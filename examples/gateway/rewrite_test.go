@@ -2,11 +2,14 @@ package main
 
 import (
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/trivet-go/trivet/internal/backend"
+	"github.com/trivet-go/trivet/telemetry"
 )
 
 // upstreamOf is a configuration of one upstream with more keys, and of one route.
@@ -78,4 +81,19 @@ func TestChecksHaveTheHostOfTheUpstream(t *testing.T) {
 	require.Equal(t, "in.test/up", <-checks)
 	reloadText(t, g, upstreamOf(b.Addr, "health: {path: /up, interval: 10ms}"))
 	require.Eventually(t, func() bool { return <-checks == "app/up" }, eventually, tick)
+}
+
+// An upstream gets the gateway's own request id, and no other spelling of a client's.
+func TestRequestIDsInOtherSpellings(t *testing.T) {
+	in := httptest.NewRequest("GET", "/", nil)
+	out := httptest.NewRequest("GET", "/", nil)
+	for _, name := range []string{
+		"X_request_id", "X-Request_id", "X.Request.Id", "X-Request-Id", "X-Request-Idx",
+	} {
+		out.Header[name] = []string{"the client's"}
+	}
+	new(upstream).rewrite(&httputil.ProxyRequest{In: in, Out: out})
+	require.Equal(t, http.Header{
+		"X-Request-Id": {telemetry.RequestID(in.Context())}, "X-Request-Idx": {"the client's"},
+	}, out.Header)
 }
