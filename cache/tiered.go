@@ -219,6 +219,11 @@ func (t *Tiered) Put(ctx context.Context, key Key, e *Entry, most int) error {
 		return nil
 	case Soft:
 		far.StaleSince = since
+	default:
+		// A label that nothing stored had at that moment knows nothing of a purge.
+		if t.near.purges.recently(e) {
+			return nil
+		}
 	}
 	err := t.far.Put(ctx, key, far, most)
 	t.failed(err)
