@@ -259,3 +259,18 @@ func TestKeysComeAndGoAsInAMap(t *testing.T) {
 		}
 	})
 }
+
+// A circuit is not forgotten while its open time lasts, however long nobody asks.
+func TestOpenKeysAreNotForgottenBeforeTheirTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(t, breaker.Config{
+			MaxKeys: 1, OpenFor: 5 * breaker.Abandoned, MaxOpen: 5 * breaker.Abandoned,
+		})
+		trip(t, b, "a")
+		for range 3 {
+			require.True(t, ask(b, "new", breaker.Success))
+			time.Sleep(breaker.Abandoned)
+		}
+		require.Equal(t, breaker.Open, b.Stats().Keys["a"].State)
+	})
+}

@@ -34,3 +34,20 @@ func TestLabelsOfWhatComesTooLateAreGivenBack(t *testing.T) {
 	put(now.Add(time.Second), "the latest one")
 	require.Equal(t, 1, labels())
 }
+
+// What was fetched from far is given up for what was stored meanwhile, with its labels.
+func TestLabelsOfWhatIsNotReplacedAreGivenBack(t *testing.T) {
+	s, err := NewMemoryStore(MemoryStoreConfig{})
+	require.NoError(t, err)
+	mark := Mark(s.purges.clock.Load())
+	entry := func(label string, kept time.Duration) *Entry {
+		return &Entry{Mark: mark, Status: 200, Labels: []string{label}, kept: kept}
+	}
+	require.NoError(t, s.Put(t.Context(), Key{}, entry("new", 2), 8))
+	s.replace(Key{}, &Resource{Entries: []*Entry{entry("old", 1)}}, 1)
+	n := 0
+	for i := range s.purges.stripes {
+		n += len(s.purges.stripes[i].labels)
+	}
+	require.Equal(t, 1, n)
+}

@@ -230,6 +230,11 @@ func (t *Tiered) Put(ctx context.Context, key Key, e *Entry, most int) error {
 		return nil
 	case Soft:
 		far.StaleSince = since
+	default:
+		// A label that nothing stored had at that moment knows nothing of a purge.
+		if t.near.purges.recently(e) {
+			return nil
+		}
 	}
 	err := t.far.Put(ctx, key, far, most)
 	if errors.Is(err, ErrTooLarge) {

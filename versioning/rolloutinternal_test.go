@@ -410,3 +410,54 @@ func TestAFailureIsNotSlow(t *testing.T) {
 	failed, _ := sum.errors.buckets.count(500)
 	require.Equal(t, []int{0, 1}, []int{slow, failed})
 }
+
+// A decision that was made under one plan holds under another as far as the arm still gets requests.
+// What was forced stays where it was forced to while the release is the same.
+func TestADecisionUnderAnotherPlan(t *testing.T) {
+	cfg, other := &RolloutConfig{Release: "r1"}, &RolloutConfig{Release: "r2"}
+	drawn := func(canary bool) draw { return draw{canary: canary, counts: true, bucket: 7} }
+	forced := func(canary bool) draw { return draw{canary: canary, forced: true} }
+	for name, tt := range map[string]struct {
+		was    draw
+		cfg    *RolloutConfig
+		weight int
+		ours   bool
+		canary bool
+		moved  bool
+		counts bool
+	}{
+		"the same plan":         {drawn(true), cfg, 100, true, true, false, true},
+		"another weight":        {drawn(true), cfg, 200, true, true, false, false},
+		"no weight":             {drawn(true), cfg, 0, true, false, true, false},
+		"no weight, forced":     {forced(true), cfg, 0, true, true, false, false},
+		"all weight":            {drawn(false), cfg, fullWeight, true, true, true, false},
+		"all weight, forced":    {forced(false), cfg, fullWeight, true, false, false, false},
+		"another release":       {drawn(true), other, 100, true, false, true, false},
+		"forced to another":     {forced(true), other, 100, true, false, true, false},
+		"handlers of another":   {drawn(true), cfg, 100, false, false, true, false},
+		"stable, of another":    {drawn(false), cfg, fullWeight, false, false, false, false},
+		"stable, other release": {drawn(false), other, 100, true, false, false, false},
+	} {
+		d := &armDecision{plan: &plan{cfg: cfg, weight: 100}, draw: tt.was}
+		now := d.under(&plan{cfg: tt.cfg, weight: tt.weight}, tt.ours)
+		require.Equal(t, tt.canary, now.canary, name)
+		require.Equal(t, tt.moved, now.moved, name)
+		require.Equal(t, tt.counts, now.counts, name)
+	}
+}
+
+// A version in a brownout succeeds no other, since its clients are refused now.
+func TestAVersionInABrownoutIsNoSuccessor(t *testing.T) {
+	now := time.Now()
+	v := &Versions{versions: []version{
+		newVersion(Version{Name: "1", Deprecated: now.Add(-time.Hour)}),
+		newVersion(Version{Name: "2", Brownouts: []Brownout{{From: now.Add(-1), Until: now.Add(time.Hour)}}}),
+		newVersion(Version{Name: "3", Sunset: now}),
+		newVersion(Version{Name: "4"}), newVersion(Version{Name: "5"}),
+	}}
+	require.Equal(t, 3, v.next(0, now))
+	require.Equal(t, 1, v.next(0, now.Add(-time.Minute)))
+	require.Equal(t, 2, v.next(1, now.Add(-time.Minute)))
+	require.Equal(t, 4, v.next(3, now))
+	require.Equal(t, 4, v.next(4, now))
+}

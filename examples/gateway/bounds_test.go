@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -158,4 +159,17 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) {
 	clear(p)
 	return len(p), nil
+}
+
+// As many fields as are allowed may come, and not one more. Each cookie is one, in whichever of the
+// fields it stands.
+func TestHeaderFieldsAreCounted(t *testing.T) {
+	for limit, passes := range map[int]bool{6: true, 5: false} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header["A"] = []string{"1", "2"}
+		r.Header["Cookie"] = []string{"a=1; b=2", "c=3; d=4"}
+		w := httptest.NewRecorder()
+		require.Equal(t, passes, limitHeader(w, r, limit))
+		require.Equal(t, !passes, w.Code == http.StatusRequestHeaderFieldsTooLarge)
+	}
 }

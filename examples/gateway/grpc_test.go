@@ -245,3 +245,18 @@ func TestGRPCWriter(t *testing.T) {
 	require.NotContains(t, in.Header(), passedOn)
 	require.Empty(t, in.Header().Get("Grpc-Status"))
 }
+
+// What an upstream's answer has begun with stays: a second status is none of the gateway's refusals.
+func TestASecondStatusIsNoRefusal(t *testing.T) {
+	rec := httptest.NewRecorder()
+	w := &grpcWriter{ResponseWriter: rec}
+	w.WriteHeader(http.StatusOK)
+	_, err := w.Write([]byte("one "))
+	require.NoError(t, err)
+	w.WriteHeader(http.StatusServiceUnavailable)
+	_, err = w.Write([]byte("two"))
+	require.NoError(t, err)
+	w.end()
+	require.Equal(t, "one two", rec.Body.String())
+	require.Empty(t, rec.Header().Get("Grpc-Status"))
+}

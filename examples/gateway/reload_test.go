@@ -168,3 +168,102 @@ func TestBalancersOutliveEveryGenerationThatUsesThem(t *testing.T) {
 		require.Equal(t, 200, w.Code)
 	}
 }
+
+// Each setting of an upstream is in force after a reload: what depends on it is made anew, and nothing
+// else.
+func TestWhatAReloadMakesAnewOfAnUpstream(t *testing.T) {
+	const connections, breakers, retrier = "connections", "breakers", "retrier"
+	for _, tt := range []struct{ key, value, anew string }{
+		{"connect_timeout", "1s", connections}, {"response_timeout", "1s", connections},
+		{"idle_timeout", "1s", connections}, {"h2c", "true", connections},
+		{"breaker", "{min_requests: 6}", breakers}, {"retry", "{attempts: 3}", retrier},
+		{"hedge", "{ratio: 0.2}", retrier}, {"max_conns", "11", ""},
+		{"policy", "round_robin", ""}, {"health", "{path: /healthz}", ""},
+	} {
+		t.Run(tt.key, func(t *testing.T) {
+			text := func(key, value string) string {
+				keys := map[string]string{
+					"breaker": "{min_requests: 5}", "retry": "{attempts: 2}", "hedge": "{ratio: 0.1}",
+				}
+				keys[key] = value
+				var list []string
+				for key, value := range keys {
+					list = append(list, key+": "+value)
+				}
+				return upstreamOf("127.0.0.1:1", strings.Join(list, ", "))
+			}
+			g := start(t, text("max_conns", "10"))
+			old := g.current.Load().upstreams["app"]
+			reloadText(t, g, text(tt.key, tt.value))
+			u := g.current.Load().upstreams["app"]
+			require.NotSame(t, old, u)
+			require.Same(t, old.balancer, u.balancer)
+			require.Equal(t, tt.anew == connections, old.settings.Transport != u.settings.Transport)
+			require.Equal(t, tt.anew == breakers, old.breaker != u.breaker)
+			require.Equal(t, tt.anew == retrier, old.retrier != u.retrier)
+		})
+	}
+}
+
+// Connections that were made for another name are not used after a reload.
+func TestAReloadWithAnotherServerNameMakesNewConnections(t *testing.T) {
+	text := func(name string) string {
+		return upstreamOf("127.0.0.1:1", "url: https://app.test, tls: {server_name: "+name+"}")
+	}
+	g := start(t, text("a.test"))
+	old := g.current.Load().upstreams["app"]
+	reloadText(t, g, text("b.test"))
+	require.NotSame(t, old.settings.Transport, g.current.Load().upstreams["app"].settings.Transport)
+}
+
+// A route keeps its limits and its cache over a reload as long as nothing that they depend on changes.
+func TestWhatAReloadMakesAnewOfARoute(t *testing.T) {
+	g := start(t, simple("", "127.0.0.1:1"))
+	limited := Limit{By: "all", Rate: Rate{Limit: 1, Window: time.Minute}}
+	settings := gateSettings{label: "/", names: []string{"a"}, limits: []Limit{limited}, concurrency: 1}
+	first, err := newGate(settings, nil, g.counts, trust{}, g.observer.tel, discardLog)
+	require.NoError(t, err)
+	for name, change := range map[string]func(s *gateSettings){
+		"nothing":     func(*gateSettings) {},
+		"concurrency": func(s *gateSettings) { s.concurrency = 2 },
+		"no bound":    func(s *gateSettings) { s.concurrency = 0 },
+		"rate":        func(s *gateSettings) { s.limits = []Limit{{By: "all", Rate: Rate{2, time.Minute}}} },
+		"names":       func(s *gateSettings) { s.names = []string{"b"} },
+	} {
+		s := settings
+		change(&s)
+		again, err := newGate(s, first, g.counts, trust{}, g.observer.tel, discardLog)
+		require.NoError(t, err, name)
+		require.Equal(t, name == "nothing", again == first, name)
+	}
+
+	route := Route{Path: "/", Cache: &RouteCache{TTL: Duration(time.Minute)}}
+	cached, err := newRouteCache(route, nil, g.store, g.observer.tel)
+	require.NoError(t, err)
+	for name, change := range map[string]func(r *Route){
+		"nothing": func(*Route) {},
+		"ttl":     func(r *Route) { r.Cache = &RouteCache{TTL: Duration(time.Hour)} },
+		"version": func(r *Route) { r.Versions = &Versions{} },
+		"arm":     func(r *Route) { r.Rollout = &Rollout{Apart: true} },
+	} {
+		r := route
+		change(&r)
+		again, err := newRouteCache(r, cached, g.store, g.observer.tel)
+		require.NoError(t, err, name)
+		require.Equal(t, name == "nothing", again == cached, name)
+	}
+}
+
+// A configuration that is refused for one of its upstreams leaves those alone that it has kept.
+func TestARefusedReloadClosesNothingThatIsInUse(t *testing.T) {
+	b := backend.Start(t, backend.Config{Name: "b"})
+	g := start(t, simple("", b.Addr))
+	cfg, err := parseConfig("f", []byte(simple("", b.Addr)))
+	require.NoError(t, err)
+	bad := cfg.Upstreams["app"]
+	bad.Health.Path = "no slash"
+	cfg.Upstreams["bad"] = bad
+	require.ErrorContains(t, g.reload(cfg), "upstreams.bad: ")
+	resp, body := get(t, client(t), g.url)
+	require.Equal(t, 200, resp.StatusCode, body)
+}

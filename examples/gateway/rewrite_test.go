@@ -2,12 +2,15 @@ package main
 
 import (
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/trivet-go/trivet/internal/backend"
+	"github.com/trivet-go/trivet/telemetry"
 )
 
 // upstreamOf is a configuration of one upstream with more keys, and of one route.
@@ -106,4 +109,19 @@ func TestUpstreamsLearnThePrefixThatIsStripped(t *testing.T) {
 		_, got := mirrorOf(t, c, req)
 		require.Equal(t, tt.want, strings.Join(got.Header["X-Forwarded-Prefix"], ","), "%+v", tt)
 	}
+}
+
+// An upstream gets the gateway's own request id, and no other spelling of a client's.
+func TestRequestIDsInOtherSpellings(t *testing.T) {
+	in := httptest.NewRequest("GET", "/", nil)
+	out := httptest.NewRequest("GET", "/", nil)
+	for _, name := range []string{
+		"X_request_id", "X-Request_id", "X.Request.Id", "X-Request-Id", "X-Request-Idx",
+	} {
+		out.Header[name] = []string{"the client's"}
+	}
+	new(upstream).rewrite(&httputil.ProxyRequest{In: in, Out: out})
+	require.Equal(t, http.Header{
+		"X-Request-Id": {telemetry.RequestID(in.Context())}, "X-Request-Idx": {"the client's"},
+	}, out.Header)
 }

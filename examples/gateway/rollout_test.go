@@ -560,3 +560,28 @@ func TestAnswersThatStandStillAreErrors(t *testing.T) {
 	require.EqualValues(t, 1, got.Failed)
 	require.EqualValues(t, 1, got.Canceled)
 }
+
+// A rollout goes on over a reload unless its state is to be kept elsewhere: then it begins anew, and
+// the old one ends.
+func TestARolloutWithAnotherStoreBeginsAnew(t *testing.T) {
+	g := start(t, simple("", "127.0.0.1:1"))
+	cfg, err := parseConfig("f", []byte(trial("127.0.0.1:1", "127.0.0.1:2", half, "")))
+	require.NoError(t, err)
+	begun := func(store string, old *split) *split {
+		s := g.newSplit(cfg.Routes[0], trust{})
+		s.settings.Store = store
+		s.stable, s.canary = http.NotFoundHandler(), http.NotFoundHandler()
+		s.begin(old, discardLog)
+		return s
+	}
+	first := begun("memory", nil)
+	second := begun("memory", first)
+	require.Same(t, first.rollout, second.rollout)
+	first.retire(second)
+	require.NoError(t, second.rollout.Reload(second.cfg), "it has not ended")
+	third := begun("another", second)
+	require.NotSame(t, second.rollout, third.rollout)
+	second.retire(third)
+	require.ErrorIs(t, second.rollout.Reload(second.cfg), versioning.ErrRolloutClosed)
+	third.retire(nil)
+}

@@ -239,3 +239,27 @@ func TestFaultsOfShadowsAreNamed(t *testing.T) {
 	require.Equal(t, "shadow-a-b--", shadowName("a/b é"))
 	require.Len(t, shadowName(strings.Repeat("a", 100)), 64)
 }
+
+// A shadow that a reload leaves as it is sends copies as the settings of its upstream say from then on.
+func TestACandidateGoesByItsNewSettings(t *testing.T) {
+	_, v1 := watched(t, 10)
+	candidate, v2 := watched(t, 10)
+	text := func(path string) string {
+		return fmt.Sprintf("upstreams: {v1: {hosts: [%q]}, v2: {hosts: [%q], path: %s}}\n"+
+			"routes: [{upstream: v1, shadow: {upstream: v2, credentials: strip, learn: 1e-9}}]", v1, v2, path)
+	}
+	g := start(t, text("/old"))
+	c := client(t)
+	for i, path := range []string{"/old", "/new"} {
+		if i > 0 {
+			reloadText(t, g, text(path))
+		}
+		get(t, c, g.url+"/x")
+		require.Eventually(t, func() bool {
+			requests, _ := candidate.all()
+			return len(requests) == i+1
+		}, 20*time.Second, 2*time.Millisecond)
+		requests, _ := candidate.all()
+		require.Equal(t, "GET "+path+"/x ", requests[i])
+	}
+}

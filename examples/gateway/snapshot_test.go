@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/cache"
 )
 
 // saving is a configuration whose cache has a snapshot in file, beside the configuration.
@@ -150,4 +152,21 @@ func TestSnapshotsThatCannotBe(t *testing.T) {
 		require.Equal(t, "answer 1", ask(t, g, "/"))
 	})
 	require.Contains(t, log, "the snapshot of the cache cannot be written")
+}
+
+// A snapshot that was begun before a purge is thrown away: it may hold what was purged.
+func TestASnapshotThatAPurgeOvertakesIsNotKept(t *testing.T) {
+	store, err := cache.NewMemoryStore(cache.MemoryStoreConfig{})
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "hits")
+	s, err := newSnapshot(file, store, discardLog)
+	require.NoError(t, err)
+	s.save()
+	require.FileExists(t, file)
+	before := s.purges
+	err = s.write(file + ".new")
+	s.purged()
+	s.finish(before, err)
+	require.NoFileExists(t, file)
+	require.NoFileExists(t, file+".new")
 }

@@ -186,3 +186,13 @@ func TestIdleTimeoutOfAnUpstream(t *testing.T) {
 	<-closed // and that of before
 	require.Len(t, used, 4)
 }
+
+// A secret of sixteen characters is long enough, one of fifteen is not.
+func TestTheLeastSecretOfStickyHosts(t *testing.T) {
+	cfg := Upstream{Sticky: &StickyHost{Cookie: "c", SecretEnv: "STICKY_SECRET"}}
+	for n, ok := range map[int]bool{15: false, 16: true} {
+		t.Setenv("STICKY_SECRET", strings.Repeat("x", n))
+		_, err := newStickiness().policy(cfg)
+		require.Equal(t, ok, err == nil, n)
+	}
+}

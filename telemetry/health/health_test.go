@@ -268,3 +268,28 @@ func TestDrainWithoutDelay(t *testing.T) {
 	require.True(t, h.Stats().Started)
 	require.Equal(t, 200, code(h.Startup()))
 }
+
+// Before its first run a check is not up, one that fails keeps the service from having started however
+// many pass, and an optional one is waited for that once.
+func TestBeforeTheFirstResults(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken := errors.New("broken")
+		h := newHealth(t, health.Config{Checks: []health.CheckConfig{
+			{Name: "passes", Func: func(context.Context) error { return nil }},
+			{Name: "fails", Func: func(context.Context) error { return broken }},
+			{Name: "optional", Optional: true, Func: func(context.Context) error {
+				time.Sleep(time.Second)
+				return broken
+			}},
+		}})
+		require.Equal(t, map[string]bool{"passes": false, "fails": false, "optional": false}, h.Stats().Up)
+		start := time.Now()
+		ok, results := h.Check(t.Context())
+		require.False(t, ok)
+		require.Equal(t, time.Second, time.Since(start))
+		require.False(t, results[2].OK)
+		require.ErrorIs(t, results[2].Err, broken)
+		require.Equal(t, map[string]bool{"passes": true, "fails": false, "optional": false}, h.Stats().Up)
+		require.False(t, h.Stats().Started)
+	})
+}
