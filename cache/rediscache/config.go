@@ -23,7 +23,8 @@ type Config struct {
 	Prefix string
 
 	// Timeout is the most that a request may wait for Redis each time: when it looks for a
-	// response, and when one is stored. Zero means 20 ms. Negative is invalid.
+	// response, and when one is stored. A request that has waited in vain asks no more. Zero means
+	// 20 ms. Negative is invalid.
 	Timeout time.Duration
 
 	// PurgeTimeout is the most that a purge may wait for Redis. Zero means 250 ms. Negative is

@@ -34,8 +34,10 @@
 // A look or a store takes at most [Config].Timeout, whatever the client is configured to, and a purge
 // [Config].PurgeTimeout. After three failures in a row a breaker opens, and one call each 100 ms tries
 // again. A look that fails is a miss. A purge that fails is an error and must be repeated. A request
-// that comes while Redis ceases to answer can pay the Timeout twice, to look and to store; later ones
-// pay nothing. A body of MaxBody bytes must pass the network within the Timeout.
+// that Redis has failed once does not ask it again, so it pays the Timeout once; while the breaker is
+// open, most pay nothing. A Redis that is slow and answers in time is asked up to four times for a cold
+// response: to look, for the lock, to look again, and to store. A body of MaxBody bytes must pass the
+// network within the Timeout.
 //
 //   - Full, with noeviction: what is there is served, nothing more is stored, and a purge is an error.
 //   - Full, with allkeys-lru: Redis evicts what it likes, which is a miss. It reads the count of

@@ -3,6 +3,7 @@ package rediscache_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -119,19 +120,35 @@ func TestStore_AgesAreTheServers(t *testing.T) {
 	require.Less(t, age, 2*time.Minute)
 }
 
-// A gate holds back what is sent to a server once.
-type gate struct{ come, open chan struct{} }
+// A gate holds back what is sent to a server once, or the reply to that.
+type gate struct {
+	come, open chan struct{}
+	reply      bool
+	lost       error // takes the place of the reply; may be nil
+}
 
 func (g *gate) DialHook(next redis.DialHook) redis.DialHook          { return next }
 func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
 func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	var held atomic.Bool
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		if g.come != nil && held.CompareAndSwap(false, true) {
-			close(g.come)
-			<-g.open
+		first := cmds[0].Name() == "evalsha" && held.CompareAndSwap(false, true)
+		var err error
+		if g.reply || !first {
+			err = next(ctx, cmds)
 		}
-		return next(ctx, cmds)
+		if !first {
+			return err
+		}
+		close(g.come)
+		<-g.open
+		if !g.reply {
+			err = next(ctx, cmds)
+		}
+		if g.lost != nil {
+			return g.lost
+		}
+		return err
 	}
 }
 
@@ -155,6 +172,48 @@ func TestStore_WhatIsReadLateIsNotYounger(t *testing.T) {
 	close(g.open)
 	wg.Wait()
 	require.Equal(t, []string{"new"}, bodies(t, s))
+}
+
+// TestStore_ALockThatNobodyKnowsOfIsGivenBack: its reply came too late, or was lost.
+func TestStore_ALockThatNobodyKnowsOfIsGivenBack(t *testing.T) {
+	server := startRedis(t)
+	other := newStore(t, server.client(t), generous)
+	free := func() bool {
+		l, err := other.Lock(t.Context(), key, time.Hour)
+		require.NoError(t, err)
+		if l.Token != 0 {
+			require.NoError(t, other.Unlock(t.Context(), key, l.Token, false))
+		}
+		return l.Token != 0
+	}
+	require.True(t, free()) // the server knows the scripts now
+	c := server.client(t)
+	late := &gate{come: make(chan struct{}), open: make(chan struct{}), reply: true}
+	c.AddHook(late)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if _, err := newStore(t, c, generous).Lock(ctx, key, time.Hour); err == nil {
+			t.Error("it came too late")
+		}
+	})
+	<-late.come
+	require.False(t, free())
+	cancel()
+	wg.Wait()
+	close(late.open)
+	require.Eventually(t, free, time.Minute, time.Millisecond)
+
+	c = server.client(t)
+	lost := &gate{come: make(chan struct{}), open: make(chan struct{}), reply: true, lost: io.EOF}
+	c.AddHook(lost)
+	close(lost.open)
+	s := newStore(t, c, generous)
+	l, err := s.Lock(t.Context(), key, time.Hour)
+	require.NoError(t, err)
+	require.NotZero(t, l.Token, "the second try finds its own lock")
+	require.NoError(t, s.Unlock(t.Context(), key, l.Token, true))
+	require.True(t, free())
 }
 
 func TestStore_VariantsAreBounded(t *testing.T) {

@@ -1,6 +1,7 @@
 package rediscache
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 	"time"
@@ -15,9 +16,17 @@ import (
 func (s *Store) Lock(ctx context.Context, key cache.Key, limit time.Duration) (cache.FarLock, error) {
 	var l cache.FarLock
 	err := s.call(ctx, s.guard, s.cfg.Timeout, func(ctx context.Context) error {
+		name := newID()
 		cmds, err := do(ctx, s.client, run{
-			script: lockScript, key: s.lockKey(key), args: []any{max(1, limit.Milliseconds())},
+			script: lockScript, key: s.lockKey(key), args: []any{max(1, limit.Milliseconds()), name},
 		})
+		if late := ctx.Err(); late != nil || redisguard.IsDead(err) {
+			// Nobody waits for this lock any more, or knows of it, and others would until it ends.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.PurgeTimeout)
+			defer cancel()
+			_ = s.unlock(ctx, key, name, false)
+			return cmp.Or(err, late)
+		}
 		if err != nil {
 			return err
 		}
@@ -54,25 +63,30 @@ func (s *Store) Extend(
 // announces: it has the time of a purge.
 func (s *Store) Unlock(ctx context.Context, key cache.Key, token uint64, stored bool) error {
 	return s.call(ctx, s.guard, s.cfg.PurgeTimeout, func(ctx context.Context) error {
-		cmds, err := do(ctx, s.client, run{script: unlockScript, key: s.lockKey(key), args: []any{token}})
-		if err != nil {
-			return err
-		}
-		if n, err := cmds[0].Int64(); err != nil || n == 0 {
-			return err
-		}
-		news := fetchedNews(key, stored)
-		err = s.announcer.announce(ctx, news)
-		for tries := 0; tries < maxTries && redisguard.IsDead(err) && ctx.Err() == nil; tries++ {
-			err = s.announcer.announce(ctx, news)
-		}
-		if err != nil && ctx.Err() == nil {
-			// A server that is full or read-only takes no numbers. What comes without one is a gap to all
-			// who hear it, and whoever waits for the lock asks for it again.
-			_ = s.client.Publish(ctx, s.announcer.channel, "").Err()
-		}
-		return err
+		return s.unlock(ctx, key, strconv.FormatUint(token, 10), stored)
 	})
+}
+
+// unlock ends the lock with that token, or that was taken in the attempt of that name.
+func (s *Store) unlock(ctx context.Context, key cache.Key, which string, stored bool) error {
+	cmds, err := do(ctx, s.client, run{script: unlockScript, key: s.lockKey(key), args: []any{which}})
+	if err != nil {
+		return err
+	}
+	if n, err := cmds[0].Int64(); err != nil || n == 0 {
+		return err
+	}
+	news := fetchedNews(key, stored)
+	err = s.announcer.announce(ctx, news)
+	for tries := 0; tries < maxTries && redisguard.IsDead(err) && ctx.Err() == nil; tries++ {
+		err = s.announcer.announce(ctx, news)
+	}
+	if err != nil && ctx.Err() == nil {
+		// A server that is full or read-only takes no numbers. What comes without one is a gap to all
+		// who hear it, and whoever waits for the lock asks for it again.
+		_ = s.client.Publish(ctx, s.announcer.channel, "").Err()
+	}
+	return err
 }
 
 // number runs a script that answers a number.

@@ -185,28 +185,36 @@ redis.call('PEXPIRE', key, string.format('%.0f', math.max(tonumber(ARGV[9]), red
 return 1
 `)
 
-// lockScript takes for how many milliseconds. It returns the token, or 0 and for how long the lock is
-// another's.
+// A lock's value is its token and the name of the attempt that took it.
+
+// lockScript takes for how many milliseconds, and the name of the attempt. It returns the token, or 0
+// and for how long the lock is another's. An attempt whose reply was lost, and is made again, finds
+// its own lock.
 var lockScript = newScript(`
 local left = -2
 if redis.call('TYPE', KEYS[1]).ok == 'string' then left = redis.call('PTTL', KEYS[1]) end
-if left > 0 then return {'0', left} end
+if left > 0 then
+  local token, name = string.match(redis.call('GET', KEYS[1]), '^(%d+) (%S+)$')
+  if name == ARGV[2] then return {token, 0} end
+  return {'0', left}
+end
 redis.call('DEL', KEYS[1])
 local t = redis.call('TIME')
 local token = string.format('%.0f', tonumber(t[1]) * 1000000 + tonumber(t[2]))
-redis.call('SET', KEYS[1], token, 'PX', ARGV[1])
+redis.call('SET', KEYS[1], token .. ' ' .. ARGV[2], 'PX', ARGV[1])
 return {token, 0}
 `)
 
 // extendScript takes the token and for how many milliseconds.
 var extendScript = newScript(`
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if string.match(redis.call('GET', KEYS[1]) or '', '^%d+') ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 `)
 
-// unlockScript takes the token.
+// unlockScript takes the token, or the name of the attempt.
 var unlockScript = newScript(`
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+local token, name = string.match(redis.call('GET', KEYS[1]) or '', '^(%d+) (%S+)$')
+if not token or token ~= ARGV[1] and name ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])
 `)
 
