@@ -73,7 +73,7 @@ func TestC61_EveryConnectionIsCutOff(t *testing.T) {
 	server := startRedis(t)
 	origin := newOrigin()
 	clients := func() redis.UniversalClient {
-		c := redis.NewClient(&redis.Options{Addr: server.addr, MaxRetries: 3})
+		c := redis.NewClient(&redis.Options{Addr: server.Addr, MaxRetries: 3})
 		t.Cleanup(func() { _ = c.Close() })
 		return c
 	}

@@ -52,7 +52,7 @@ func TestC61_AClusterWhoseSlotsMove(t *testing.T) {
 	var addrs []string
 	var direct []*redis.Client
 	for _, node := range nodes {
-		addrs = append(addrs, node.addr)
+		addrs = append(addrs, node.Addr)
 		direct = append(direct, node.client(t))
 	}
 	origin := newOrigin()
