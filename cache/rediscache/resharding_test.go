@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"testing"
 	"time"
@@ -37,8 +38,9 @@ func moveSlot(t *testing.T, clients []*redis.Client, key string) {
 		if len(keys) == 0 {
 			break
 		}
-		addr := clients[to].Options().Addr
-		require.NoError(t, clients[from].Migrate(ctx, "127.0.0.1", port(addr), keys[0], 0, time.Minute).Err())
+		host, port, err := net.SplitHostPort(clients[to].Options().Addr)
+		require.NoError(t, err)
+		require.NoError(t, clients[from].Migrate(ctx, host, port, keys[0], 0, time.Minute).Err())
 	}
 	for _, i := range []int{to, from, (to + 1) % len(clients)} {
 		require.NoError(t, clients[i].Do(ctx, "cluster", "setslot", slot, "node", ids[to]).Err())
