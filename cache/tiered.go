@@ -46,7 +46,8 @@ type TieredConfig struct {
 //
 // A purge that has returned nil is one that all processes whose Run runs and that reach Far learn of
 // at once, and the others within NearTTL. Without Far, what is purged is purged in this process, and
-// the purge is an error: it must be repeated.
+// the purge is an error: it must be repeated. Run repeats it too, when Far can be reached again, so that
+// an unsafe request that came meanwhile is not forgotten; what a process owes ends with it.
 //
 // Since the processes know different things about the URLs of one path, a Cache on a Tiered obeys no
 // No-Vary-Search, and keeps no response to POST.
@@ -68,6 +69,7 @@ type Tiered struct {
 	last    Mark // of far, that is purged in near
 
 	turns turns
+	owed  owed
 
 	pullsMu sync.Mutex // guards the field below
 	pulls   map[Key]*pull
@@ -143,6 +145,7 @@ var errRunning = errors.New("cache: Tiered.Run runs already")
 
 // sync confirms what is in the near tier.
 func (t *Tiered) sync(ctx context.Context) {
+	t.repay(ctx)
 	now := time.Since(t.base) // before far is asked
 	if t.failed(t.far.Sync(ctx)) {
 		return
@@ -269,9 +272,10 @@ var ErrUnreached = errors.New("purged in this process only")
 
 // Purge implements [Store].
 func (t *Tiered) Purge(ctx context.Context, p Purge) error {
-	t.purgeHere(p)
+	t.purgeNear(p)
 	if err := t.far.Purge(ctx, p); err != nil {
 		t.unreached.Add(1)
+		t.purgeHere(p) // again: far may have been asked for it meanwhile
 		return errors.Join(ErrUnreached, err)
 	}
 	return nil

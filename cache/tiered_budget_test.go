@@ -19,8 +19,10 @@ const farBudget = 20 * time.Millisecond
 // A failingFar answers a number of calls, and fails all later ones after a time.
 type failingFar struct {
 	*farStore
-	well  int
-	calls []string // server.mu guards it
+	well    int
+	failing string   // fails always
+	during  func()   // what happens while that fails
+	calls   []string // server.mu guards it
 }
 
 func (s *failingFar) call(name string) error {
@@ -28,6 +30,10 @@ func (s *failingFar) call(name string) error {
 	s.calls = append(s.calls, name)
 	failing := len(s.calls) > s.well
 	s.server.mu.Unlock()
+	if name == s.failing {
+		s.during()
+		return errFar
+	}
 	if failing {
 		time.Sleep(farBudget)
 		return errFar

@@ -22,6 +22,11 @@ func (t *Tiered) putHere(ctx context.Context, key Key, e *Entry, most int) error
 
 // purgeHere implements coordinator.
 func (t *Tiered) purgeHere(p Purge) {
+	t.owed.add(p, t.running.Load())
+	t.purgeNear(p)
+}
+
+func (t *Tiered) purgeNear(p Purge) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.purgeLocked(p, time.Now())

@@ -61,6 +61,9 @@ func (t *Tiered) look(ctx context.Context, key Key) (*Resource, Mark, error) {
 		if how == Soft {
 			e.StaleSince = since
 		}
+		if t.owed.of(e) {
+			continue
+		}
 		e.Mark, e.kept = mark, now
 		list = append(list, e)
 	}

@@ -78,7 +78,7 @@ func TestRetriesOverTheWire(t *testing.T) {
 						}),
 					},
 				)
-				r := newRetrier(t, quick(retry.Config{Budget: retry.Budget{Reserve: 100}}))
+				r := newRetrier(t, quick(retry.Config{Budget: retry.Budget{Reserve: 1_000_000}}))
 				rt := r.Transport(testTransport(t, p))
 				// Both the drain and net/http give up a connection that a busy machine is slow on, so there
 				// is more than one chance.

@@ -309,24 +309,6 @@ func TestV13_SilencePromotesNobody(t *testing.T) {
 	}
 }
 
-func TestPauseHoldsAndStillRollsBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRollout(t, rolloutOf(0.05))
-		canary := newArm("canary")
-		h := r.Handler(newArm("stable"), canary)
-		require.ErrorIs(t, r.Resume(t.Context()), versioning.ErrPhase)
-		require.NoError(t, r.Pause(t.Context()))
-		require.ErrorIs(t, r.Pause(t.Context()), versioning.ErrPhase)
-		users(h, 0, 5000)
-		time.Sleep(time.Hour)
-		require.Equal(t, 500, r.State().Weight)
-		canary.status.Store(500)
-		users(h, 0, 5000)
-		time.Sleep(2 * time.Second)
-		require.Equal(t, versioning.PhaseRolledBack, r.State().Phase)
-	})
-}
-
 func TestManualStepsWaitForAPerson(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := rolloutOf(1)

@@ -132,23 +132,6 @@ func TestAStoreInMemoryIsBounded(t *testing.T) {
 	require.Equal(t, "new", string(shared.Evidence["0"]))
 }
 
-// TestAPauseOutlivesTheDeadline: a person who pauses wants to decide, whatever OnDeadline says.
-func TestAPauseOutlivesTheDeadline(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		cfg := rolloutOf(0.05)
-		cfg.OnDeadline = versioning.RollBack
-		r := newRollout(t, cfg)
-		require.NoError(t, r.Pause(t.Context()))
-		time.Sleep(3 * time.Hour)
-		require.Equal(t, versioning.PhasePaused, r.State().Phase)
-		require.Equal(t, 500, r.State().Weight)
-		require.NoError(t, r.Resume(t.Context()))
-		time.Sleep(30 * time.Minute)
-		require.Equal(t, versioning.PhaseRunning, r.State().Phase, "the deadline begins again")
-		require.NoError(t, r.Close(t.Context()))
-	})
-}
-
 // TestV18_ARollbackInAStoreThatForgot: the store has lost its writes, and somebody has told it of a
 // rollback since. That is adopted, although its revision is lower.
 func TestV18_ARollbackInAStoreThatForgot(t *testing.T) {
