@@ -32,7 +32,7 @@ func newListTinyLFU(t testing.TB, max int) *listTinyLFU {
 
 func (p *listTinyLFU) entries() int { return p.window.Len() + p.probation.Len() + p.protected.Len() }
 
-func (p *listTinyLFU) add(slot, tag uint32, _ int64, full bool) {
+func (p *listTinyLFU) add(slot, tag uint32, _ int64, full, _ bool) {
 	if n := p.entries(); n >= p.sketch.keys {
 		p.sketch.grow()
 	}

@@ -100,6 +100,9 @@
 // would have had so many more hits that the change pays, which takes as many misses as the cache
 // has entries, more or less. [MemoryStats] tells the share.
 //
+// What is set while there is room counts as a use of its key only if about as many keys were missed
+// before: a cache that is filled in advance gives way to what is then asked for.
+//
 // The policy keeps the name TinyLFU, under which its window, its admission and its sketch of past
 // uses can be looked up; the duel is known as set dueling, from the caches of processors. By how
 // many points of hit ratio it is behind the best policy of each of 58 rows, mean and worst (make

@@ -68,7 +68,7 @@ func (c *policyCache) use(key int, weight int64) {
 		c.weights[slot] = weight
 	}
 	c.slots[tag] = slot
-	c.add(slot, tag, weight, c.weight()+weight > c.max)
+	c.add(slot, tag, weight, c.weight()+weight > c.max, true)
 	for c.weight() > c.max {
 		victim := c.evict(c.weight()-c.max, slot)
 		delete(c.slots, (*c.tags)[victim])
@@ -483,9 +483,9 @@ func TestAnOverwriteSettlesTheQueues(t *testing.T) {
 	weights := []int64{0, 5, 5}
 	p := newTinyLFU(100, &weights)
 	for slot := range uint32(2) {
-		p.add(slot+1, slot+1, 5, false)
+		p.add(slot+1, slot+1, 5, false, true)
 	}
-	p.add(3, 3, 1, false) // has the others leave the window
+	p.add(3, 3, 1, false, true) // has the others leave the window
 	weights = append(weights, 1)
 	p.touch(1, 1)
 	p.touch(2, 2)

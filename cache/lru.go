@@ -20,13 +20,13 @@ func newLRU() *lru {
 	return &lru{list: list}
 }
 
-func (p *lru) add(slot, _ uint32, _ int64, _ bool) { p.list.Add(slot, struct{}{}) }
-func (p *lru) touch(slot, _ uint32)                { p.list.Get(slot) }
-func (p *lru) reweigh(uint32, int64, int64)        {}
-func (p *lru) remove(slot uint32, _ int64)         { p.list.Remove(slot) }
-func (p *lru) share() float64                      { return 1 }
-func (p *lru) frequency(uint32) int                { return 0 }
-func (p *lru) recall(uint32, int)                  {}
+func (p *lru) add(slot, _ uint32, _ int64, _, _ bool) { p.list.Add(slot, struct{}{}) }
+func (p *lru) touch(slot, _ uint32)                   { p.list.Get(slot) }
+func (p *lru) reweigh(uint32, int64, int64)           {}
+func (p *lru) remove(slot uint32, _ int64)            { p.list.Remove(slot) }
+func (p *lru) share() float64                         { return 1 }
+func (p *lru) frequency(uint32) int                   { return 0 }
+func (p *lru) recall(uint32, int)                     {}
 
 // evict need not look at keep: that is the newest.
 func (p *lru) evict(int64, uint32) uint32 { slot, _, _ := p.list.RemoveOldest(); return slot }

@@ -128,6 +128,14 @@ func (m *Memory[K, V]) Get(key K) (value V, ok bool) {
 	return value, false
 }
 
+// misses returns how often a key was not found.
+func (m *Memory[K, V]) misses() (n uint64) {
+	for i := range m.counters {
+		n += m.counters[i].misses.Load()
+	}
+	return n
+}
+
 // usable reports whether e, which is not plain, is a fresh value.
 func (m *Memory[K, V]) usable(e *entry[K, V]) bool {
 	now := m.now()

@@ -3,6 +3,7 @@
 package cache_test
 
 import (
+	"context"
 	"math/rand/v2"
 	"testing"
 
@@ -80,5 +81,47 @@ func TestHitRatioAheadOfGolangLRU(t *testing.T) {
 		}
 		ahead := 100 * float64(ours-theirs) / float64(n)
 		require.GreaterOrEqual(t, ahead, tt.points, "%s: %d against %d", tt.name, ours, theirs)
+	}
+}
+
+// A cache that is filled in advance gives way to what is then asked for. One that was filled because
+// of misses does not, for each of its entries has been used as often as a newcomer.
+func TestAFillInAdvanceIsNoUse(t *testing.T) {
+	const size, newcomers = 1000, 100
+	load := func(context.Context, int) (int, error) { return 1, nil }
+	for _, tt := range []struct {
+		name  string
+		fill  func(m *cache.Memory[int, int], k int)
+		stays bool
+	}{
+		{"set", func(m *cache.Memory[int, int], k int) { m.Set(k, k) }, false},
+		{"missed and set", func(m *cache.Memory[int, int], k int) { m.Get(k); m.Set(k, k) }, true},
+		{"loaded", func(m *cache.Memory[int, int], k int) { _, _ = m.Load(t.Context(), k, load) }, true},
+		{"missed now and then", func(m *cache.Memory[int, int], k int) {
+			if k%3 == 2 {
+				m.Get(k)
+			}
+			m.Set(k, k)
+		}, false},
+	} {
+		m := newMemory(t, cache.MemoryConfig[int, int]{MaxEntries: size})
+		for k := range size {
+			tt.fill(m, k)
+		}
+		for k := range newcomers {
+			m.Get(-1 - k)
+			m.Set(-1-k, k)
+		}
+		found := 0
+		for k := range newcomers {
+			if _, ok := m.Get(-1 - k); ok {
+				found++
+			}
+		}
+		if tt.stays {
+			require.Less(t, found, newcomers/3, tt.name)
+		} else {
+			require.Greater(t, found, newcomers*2/3, tt.name)
+		}
 	}
 }

@@ -81,18 +81,19 @@ func (m *Memory[K, V]) put(
 
 	var events []MemoryEvent[K, V]
 	s.mu.Lock()
-	old := s.table.Load().find(hash, key)
-	if ifAbsent && old != nil && m.readable(old) {
-		m.tags.release(e.tags())
-		s.mu.Unlock()
-		return old, false
+	if ifAbsent {
+		if there = s.table.Load().find(hash, key); there != nil && m.readable(there) {
+			m.tags.release(e.tags())
+			s.mu.Unlock()
+			return there, false
+		}
 	}
 	s.detachLocked(key)
 	if now == 0 && s.timers != nil {
 		now = m.now()
 	}
 	s.expireLocked(now, &events)
-	if old = s.table.Load().find(hash, key); ok {
+	if old := s.table.Load().find(hash, key); ok {
 		ok = s.storeLocked(old, e, weight, now, &events)
 	} else {
 		s.refuseLocked(old, e, &events)

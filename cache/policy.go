@@ -4,8 +4,8 @@ package cache
 // The shard's lock guards it.
 type policy interface {
 	// add adds a slot that was not there. The tag is the hash of its key. If the shard is full,
-	// calls of evict follow.
-	add(slot, tag uint32, weight int64, full bool)
+	// calls of evict follow. If used is false this is no use of the key.
+	add(slot, tag uint32, weight int64, full, used bool)
 	// touch notes that the slot was read or overwritten. It may be called late, when the slot is
 	// not there any more.
 	touch(slot, tag uint32)

@@ -125,7 +125,7 @@ func TestTinyLFUKeepsItsBooks(t *testing.T) {
 			case op < 5 && !there:
 				weights[slot], in[slot] = weight, weight
 				total += weight
-				p.add(slot, slot*7919, weight, total > limit)
+				p.add(slot, slot*7919, weight, total > limit, true)
 				evict(slot)
 			case op == 5 && there:
 				p.remove(slot, weights[slot])
@@ -159,8 +159,8 @@ func TestWhatWasJustOverwrittenStaysThoughItIsLast(t *testing.T) {
 	weights := []int64{0, 3, 3}
 	p := newTinyLFU(10, &weights)
 	p.windowMax, p.protectedMax = 8, 1
-	p.add(1, 1, 3, false)
-	p.add(2, 2, 3, false)
+	p.add(1, 1, 3, false, true)
+	p.add(2, 2, 3, false, true)
 	p.move(2, &p.window, &p.probation)
 	weights[2] = 8
 	p.reweigh(2, 3, 8)
@@ -173,7 +173,7 @@ func TestAdmissionBoundsItsWork(t *testing.T) {
 	p := newTinyLFU(4*small, &weights)
 	for slot := uint32(1); slot <= small; slot++ {
 		weights[slot] = 1
-		p.add(slot, slot*7919, 1, false)
+		p.add(slot, slot*7919, 1, false, true)
 	}
 	*p.sketch = newSketch(small) // nobody has been used
 	p.links, *p.tags = append(p.links, link[uint32]{}), append(*p.tags, 5)
@@ -188,7 +188,7 @@ func TestAWarmCandidateGetsInNowAndThen(t *testing.T) {
 	var none []int64
 	p := newTinyLFU(100, &none)
 	for slot := uint32(1); slot <= 50; slot++ {
-		p.add(slot, slot, 1, false)
+		p.add(slot, slot, 1, false, true)
 	}
 	p.links, *p.tags = append(p.links, link[uint32]{}), append(*p.tags, 999)
 	candidate := uint32(len(p.links) - 1)

@@ -136,7 +136,7 @@ func (m *Memory[K, V]) restore(r record[K, V], elapsed time.Duration, seq uint64
 	if newer || m.condition(e, now) == gone {
 		m.tags.release(e.tags())
 	} else if s.storeLocked(old, e, weight, now, &events) {
-		s.policy.recall(e.tag, int(r.Frequency)-1) // storing it was one use
+		s.policy.recall(e.tag, int(r.Frequency)-s.policy.frequency(e.tag)) // storing it may be a use
 	}
 	s.mu.Unlock()
 	m.notify(m.loads.ctx, events)

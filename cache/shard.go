@@ -29,6 +29,7 @@ type shard[K comparable, V any] struct {
 	weight   int64
 	max      int64 // of weight
 	flights  map[K]*flight[K, V]
+	unasked  bool           // entries are set that nobody asked for: see askedLocked
 	unneeded int            // notes since an entry was added
 	removed  [causes]uint64 // overwrites in place are in counters
 	refused  uint64
@@ -55,6 +56,7 @@ const (
 	stripeNotes = 32
 	sparseNotes = 64 // while nothing is added, one hit in this many leaves a note
 	shardSlack  = 16 // a shard may exceed its share by a sixteenth; hashing spreads full ones by a hundredth
+	askedSteps  = 64 // entries between two looks at the misses, while there is room
 	maxSlots    = 1<<31 - 2
 )
 
@@ -204,7 +206,20 @@ func (s *shard[K, V]) addLocked(e *entry[K, V], weight int64) {
 	}
 	t.insert(e)
 	s.drainLocked()
-	s.policy.add(slot, e.tag, weight, s.excess() > 0)
+	full := s.excess() > 0
+	s.policy.add(slot, e.tag, weight, full, s.askedLocked(full))
+}
+
+// askedLocked reports whether what is added is there because somebody asked for it, as far as the
+// counts of misses and entries tell. In a cache that is filled in advance that is no use yet: if it
+// counted as one, no key that is asked for once could displace another that never is.
+func (s *shard[K, V]) askedLocked(full bool) bool {
+	if full {
+		s.unasked = false
+	} else if s.count%askedSteps == 1 {
+		s.unasked = 2*s.m.misses() < uint64(s.count*len(s.m.shards))
+	}
+	return !s.unasked
 }
 
 func (s *shard[K, V]) gainLocked(weight int64) {

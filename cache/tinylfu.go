@@ -15,7 +15,7 @@ func newTinyLFU(max int64, weights *[]int64) *tinyLFU {
 	}
 }
 
-func (p *tinyLFU) add(slot, tag uint32, weight int64, full bool) {
+func (p *tinyLFU) add(slot, tag uint32, weight int64, full, used bool) {
 	for int(slot) >= len(p.links) {
 		p.links, *p.tags = append(p.links, link[uint32]{}), append(*p.tags, 0)
 	}
@@ -25,7 +25,9 @@ func (p *tinyLFU) add(slot, tag uint32, weight int64, full bool) {
 		p.sketch.grow()
 	}
 	p.sketch.sample = 10 * max(minSketch, p.entries())
-	p.sketch.count(tag)
+	if used {
+		p.sketch.count(tag)
+	}
 	p.play(tag, weight)
 	p.push(slot, weight, full)
 }
