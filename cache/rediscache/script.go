@@ -139,7 +139,8 @@ return answer
 // whether it is whole, its tag or "-", the most variants, the most bytes of all, for how many
 // milliseconds it is of use, and when it came by this server's clock, as far as that is known: the
 // command may have waited where a server that was stopped reads it later. It stores it unless the
-// response that is there came later, and takes out what was put longest ago if that is too much. It returns 1 if it was stored.
+// response that is there came later, and takes out what was put longest ago if that is too much. It
+// returns 1 if it was stored.
 var putScript = newScript(`
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000000 + tonumber(t[2])
