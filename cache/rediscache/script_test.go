@@ -107,7 +107,8 @@ func TestStore_AfterADayTheFirstSoftPurgeIsHard(t *testing.T) {
 		score := func(ago time.Duration) float64 { return float64(time.Now().Add(-ago).UnixMicro()) }
 		first, soft, before := score(25*time.Hour), score(time.Hour), score(hard)
 		epoch := c.ZRange(t.Context(), purgedKey, 0, 0).Val()[0]
-		require.NoError(t, c.ZAdd(t.Context(), purgedKey, redis.Z{Score: score(50 * time.Hour), Member: epoch},
+		require.NoError(t, c.ZAdd(t.Context(), purgedKey,
+			redis.Z{Score: score(50 * time.Hour), Member: epoch},
 			redis.Z{Score: first, Member: "flta"}, redis.Z{Score: soft, Member: "slta"},
 			redis.Z{Score: before, Member: "hlta"}).Err())
 		late := newStore(t, c, generous)
