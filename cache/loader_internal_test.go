@@ -71,6 +71,12 @@ func TestC42_CloseDoesNotLookLikeAFailureOfTheLoader(t *testing.T) {
 	require.Equal(t, ErrClosed, err)
 }
 
+func background(m *Memory[string, int]) int {
+	m.loads.mu.Lock()
+	defer m.loads.mu.Unlock()
+	return m.loads.background
+}
+
 // The room for loads that nobody waits for is given back once, however a load and its waiters meet.
 func TestRoomForBackgroundLoadsIsGivenBackOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -91,10 +97,10 @@ func TestRoomForBackgroundLoadsIsGivenBackOnce(t *testing.T) {
 		defer cancel()
 		_, err = m.Load(short, "k", slow)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.Equal(t, 1, m.loads.background)
+		require.Equal(t, 1, background(m))
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
-		require.Zero(t, m.loads.background)
+		require.Zero(t, background(m))
 	})
 
 	// A waiter leaves as the load ends.
@@ -109,5 +115,5 @@ func TestRoomForBackgroundLoadsIsGivenBackOnce(t *testing.T) {
 		m.Delete("k")
 	}
 	require.NoError(t, m.Close(context.Background()))
-	require.Zero(t, m.loads.background)
+	require.Zero(t, background(m))
 }

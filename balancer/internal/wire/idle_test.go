@@ -160,3 +160,24 @@ func TestWhatCannotBeWrittenIsNotRepeated(t *testing.T) {
 	require.False(t, new(conn).mayRepeat(r, errTapped))
 	require.True(t, (&conn{writeErr: errTapped}).mayRepeat(r, errTapped))
 }
+
+// A connection whose server will close it does not fall idle, nor does one whose body was closed just
+// before its end came.
+func TestConnectionsThatEndDoNotFallIdle(t *testing.T) {
+	s := startRaw(t)
+	w := direct(t, s)
+	s.set(1, answer{text: "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\na"})
+	s.set(2, answer{text: "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"})
+	for n := 1; n <= 2; n++ {
+		read(t, w, s.request(t, "GET", n, nil))
+		require.Zero(t, w.resting(), n)
+	}
+	s.set(3, ok("a"))
+	resp, err := w.RoundTrip(s.request(t, "GET", 3, nil))
+	require.NoError(t, err)
+	b := resp.Body.(*body)
+	require.NoError(t, b.Close())
+	b.stop = func() bool { return true }
+	require.Equal(t, errClosed, b.end(io.EOF))
+	require.Zero(t, w.resting())
+}
