@@ -254,7 +254,7 @@ func TestL13_RollingRestarts(t *testing.T) {
 			for i := range 3 {
 				p := backend.StartProcess(
 					t,
-					backend.Config{Name: fmt.Sprint(i), Protocol: proto, Grace: 150 * time.Millisecond},
+					backend.Config{Name: fmt.Sprint(i), Protocol: proto, Grace: time.Second},
 				)
 				procs, eps = append(procs, p), append(eps, balancer.Endpoint{Addr: p.Addr})
 			}

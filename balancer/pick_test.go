@@ -182,7 +182,7 @@ func TestFailuresDoNotWaitForTheLock(t *testing.T) {
 					done.Add(1)
 				}
 			}()
-			for i := 0; i < 1_000_000 && done.Load() < 1000; i++ {
+			for i := 0; i < 100_000_000 && done.Load() < 1000; i++ {
 				runtime.Gosched()
 			}
 			p.group.mu.Unlock()

@@ -327,15 +327,15 @@ func TestARefreshThatFailedIsNotTriedAgainWithinErrorTTL(t *testing.T) {
 				time.Sleep(wait - 20)
 				s.fail(errors.New("broken"))
 				for range 2 {
-					time.Sleep(10) // first the try before, or none
+					time.Sleep(10 * time.Nanosecond) // first the try before, or none
 					calls := s.calls.Load()
 					for range 5 {
 						require.Equal(t, 1, loadOne(m, s.load, false))
 						synctest.Wait()
-						time.Sleep(1)
+						time.Sleep(time.Nanosecond)
 					}
 					require.Equal(t, calls+1, s.calls.Load())
-					time.Sleep(5)
+					time.Sleep(5 * time.Nanosecond)
 				}
 			})
 		})

@@ -20,14 +20,15 @@ type tunnel struct {
 
 // Hijack returns a connection that is ended when nobody speaks on it for tunnel_idle.
 func (w *steadyWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	w.taken.Add(1) // before net/http ceases to count it
 	conn, buf, err := w.rc.Hijack()
 	if err != nil {
+		w.taken.Add(-1)
 		return nil, nil, err
 	}
 	if w.body != nil {
 		w.body.stop() // its deadline would be the tunnel's
 	}
-	w.taken.Add(1)
 	w.watch(w.tunnelIdle, errIdle)
 	return &tunnel{Conn: conn, exchange: w}, buf, nil
 }

@@ -321,7 +321,7 @@ func TestL36_LingeringConnectionsAreCounted(t *testing.T) {
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	require.NoError(t, err)
 	require.Equal(t, 413, resp.StatusCode)
-	require.EqualValues(t, 1, g.taken.Load())
+	require.Eventually(t, func() bool { return g.taken.Load() == 1 }, eventually, tick)
 	conn.Close()
 	require.Eventually(t, func() bool { return g.taken.Load() == 0 }, 30*time.Second, time.Millisecond)
 }

@@ -278,7 +278,11 @@ func runProcess(env string) error {
 	if err != nil {
 		return err
 	}
-	go serve(server, ln)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		serve(server, ln)
+	}()
 	fmt.Println("ready")
 
 	orphaned := make(chan struct{})
@@ -306,5 +310,7 @@ func runProcess(env string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
+	ln.Close()
+	<-served // Shutdown does not wait for a connection that was accepted and is not served yet
 	return server.Shutdown(ctx)
 }
