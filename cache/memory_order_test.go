@@ -53,6 +53,7 @@ func TestAKeyThatIsDeletedWhileItsLoadFailsKeepsNoError(t *testing.T) {
 				v, err := m.Load(t.Context(), "k", s.load)
 				require.NoError(t, err)
 				require.Equal(t, 1, v)
+				synctest.Wait() // for the loader's goroutine to end
 				require.Zero(t, m.Stats().Loading)
 			})
 		})

@@ -47,8 +47,10 @@ func TestStore_TheBytesOfAnEntryAreBounded(t *testing.T) {
 	cfg.MaxBody = 1 << 10
 	s := newStore(t, c, cfg)
 	first := entry(t, s, "m", "")
-	of := func(variant string, n int) *cache.Entry {
-		e := entry(t, s, variant, strings.Repeat("x", n))
+	of := func(variant string, n int) *cache.Entry { // of n bytes, a body and a field
+		body := min(n, int(cfg.MaxBody))
+		e := entry(t, s, variant, strings.Repeat("x", body))
+		e.Header.Set("Pad", strings.Repeat("x", n-body))
 		e.Received, e.Requested, e.Mark = first.Received, first.Requested, first.Mark
 		return e
 	}
@@ -69,7 +71,7 @@ func TestStore_TheBytesOfAnEntryAreBounded(t *testing.T) {
 	require.Len(t, bodies(t, s), 4)
 	put(t, s, of("4", 1), 9)
 	require.Len(t, bodies(t, s), 4, "the one that was put first has left")
-	put(t, s, of("5", largest+1), 9)
+	require.ErrorIs(t, s.Put(t.Context(), key, of("5", largest+1), 9), cache.ErrTooLarge)
 	require.EqualValues(t, 1, s.Stats().TooLarge)
 }
 
