@@ -58,7 +58,7 @@ func awaitTrial(t *testing.T, g *live, route string, phase versioning.Phase, wei
 		require.NotNil(t, shown)
 		now = *shown
 		return now.State.Phase == phase && now.State.Weight == weight
-	}, 20*time.Second, 5*time.Millisecond)
+	}, eventually, 5*time.Millisecond)
 	return now
 }
 
