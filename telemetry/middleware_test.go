@@ -181,6 +181,9 @@ func TestO10_Hijack(t *testing.T) {
 	points := b.eventually(t, "http.server.request.duration", 1)
 	require.Equal(t, []string{"error.type=panic http.request.method=GET http.response.status_code=101 " +
 		"network.protocol.version=1.1 url.scheme=http = 1"}, points)
+	// The span ends after the metrics, and the panic after both.
+	require.Eventually(t, func() bool { return len(b.spans.Ended()) > 0 }, time.Minute, time.Millisecond)
+	srv.Close()
 	require.Len(t, b.spans.Ended(), 1)
 }
 
