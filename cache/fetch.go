@@ -69,7 +69,7 @@ func (x *exchange) lookByRule(ctx context.Context) (r *Resource, mark Mark, err 
 func (x *exchange) answer(ctx context.Context) bool {
 	rep := &x.rep
 	if x.c.fleet != nil {
-		defer x.endLease()
+		defer x.endLease(false)
 	}
 	r, mark, _ := x.look(ctx)
 	for {
@@ -80,6 +80,7 @@ func (x *exchange) answer(ctx context.Context) bool {
 		switch {
 		case e != nil:
 			if j = x.judge(e, x.began); x.stored(ctx, e, r, mark, j) {
+				x.endLease(true)
 				return true
 			}
 			if why = j.reason; why == ReasonNone || j.use == useStale || j.use == useAsked {

@@ -240,6 +240,41 @@ func TestTiered_ARefreshElsewhereIsHereAtOnce(t *testing.T) {
 	})
 }
 
+// TestTiered_WhoFindsItThereTellsTheOthers, who wait for it and need not fetch it.
+func TestTiered_WhoFindsItThereTellsTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := newFarServer()
+		origin := &counted{}
+		origin.serve = func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60, stale-while-revalidate=600")
+			fmt.Fprint(w, origin.calls.Load())
+		}
+		a := newTier(t, server, cache.TieredConfig{}, origin)
+		b := newTier(t, server, cache.TieredConfig{}, origin)
+		c, far := newSlowTier(t, server, origin)
+		for _, p := range []*tier{a, b, c} {
+			p.run()
+			defer p.stop()
+			get(p.h, "/")
+		}
+		time.Sleep(2 * time.Minute)
+		get(a.h, "/")
+		synctest.Wait()
+		require.EqualValues(t, 2, origin.calls.Load())
+		far.takes.Store(int64(time.Second / 5))
+		for _, p := range []*tier{c, b} { // c looks for it, and b waits for c
+			require.Equal(t, "1", text(t, get(p.h, "/")))
+			synctest.Wait()
+		}
+		require.EqualValues(t, 1, b.tiered.Stats().Waits)
+		time.Sleep(5 * time.Second)
+		for _, p := range []*tier{b, c} {
+			require.Equal(t, "2", text(t, get(p.h, "/")))
+		}
+		require.EqualValues(t, 2, origin.calls.Load())
+	})
+}
+
 // TestTiered_WhatWasStoredDuringALookStays: what far had when it was asked is older.
 func TestTiered_WhatWasStoredDuringALookStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -223,10 +223,11 @@ func (t *Tiered) lock(ctx context.Context, key Key, f *turn, limit time.Duration
 	}
 }
 
-// endLease ends the lease of x, which has fetched nothing.
-func (x *exchange) endLease() {
+// endLease ends the lease of x, which has fetched nothing. It says whether what others may wait for was
+// there already: else they fetch it, each by itself.
+func (x *exchange) endLease(there bool) {
 	if x.lease != nil {
-		x.lease.end(false)
+		x.lease.end(there)
 		x.lease = nil
 	}
 }
@@ -288,13 +289,14 @@ func (f *fill) inTurn() bool {
 	}
 	f.lease, x.lease = x.lease, nil
 	e, _ := x.pick(r)
-	if e == nil || x.judge(e, time.Now()).use != useFresh {
-		if f.lease != nil && f.ctx.Err() == nil {
+	fresh := e != nil && x.judge(e, time.Now()).use == useFresh
+	if f.lease != nil {
+		if !fresh && f.ctx.Err() == nil {
 			f.mark = mark
 			return true
 		}
+		f.lease.end(fresh)
 	}
-	f.endLease()
 	f.fail(errUnneeded, nil)
 	f.c.fills.remove(f)
 	f.c.work.remove(f)
