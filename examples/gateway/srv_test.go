@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"strconv"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -11,6 +12,20 @@ import (
 
 	"github.com/trivet-go/trivet/internal/backend"
 )
+
+var nameServerAddr atomic.Pointer[string] // of the test's name server; nil: the system's are asked
+
+// The resolver stays the same, since clients of earlier tests may still dial.
+func init() {
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(
+		ctx context.Context, network, addr string,
+	) (net.Conn, error) {
+		if own := nameServerAddr.Load(); own != nil {
+			network, addr = "udp", *own
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, addr)
+	}}
+}
 
 // nameServer makes the process ask a name server of the test's, for which answer returns the
 // records of a name.
@@ -43,14 +58,10 @@ func nameServer(t *testing.T, answer func(q dnsmessage.Question) []dnsmessage.Re
 			}
 		}
 	}()
-	before := net.DefaultResolver
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(
-		ctx context.Context, _, _ string,
-	) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "udp", conn.LocalAddr().String())
-	}}
+	addr := conn.LocalAddr().String()
+	nameServerAddr.Store(&addr)
 	t.Cleanup(func() {
-		net.DefaultResolver = before
+		nameServerAddr.Store(nil)
 		conn.Close()
 		<-served
 	})
