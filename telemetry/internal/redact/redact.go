@@ -180,6 +180,12 @@ var secretWords = func() (words ['z' + 1][]string) {
 
 // IsSecret reports whether name, of a header field or an attribute, announces a secret.
 func IsSecret(name string) bool {
+	for i := range len(name) {
+		if name[i] >= utf8.RuneSelf {
+			name = strings.ToLower(name) // the Kelvin sign becomes a k
+			break
+		}
+	}
 	var room [64]byte
 	plain := room[:0] // in lower case, without what may join the words of a name
 	for i := range len(name) {
@@ -187,8 +193,6 @@ func IsSecret(name string) bool {
 		case c == '-', c == '_':
 		case 'A' <= c && c <= 'Z':
 			plain = append(plain, c-'A'+'a')
-		case c >= utf8.RuneSelf && name != strings.ToLower(name):
-			return IsSecret(strings.ToLower(name)) // the Kelvin sign becomes a k
 		default:
 			plain = append(plain, c)
 		}
