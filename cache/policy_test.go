@@ -121,6 +121,7 @@ func TestTinyLFUKeepsItsBooks(t *testing.T) {
 			slot := uint32(1 + random.IntN(63))
 			weight := 1 + random.Int64N(max(1, limit/4))
 			_, there := in[slot]
+			protected, slots := p.protected.weight, p.protected.len
 			switch op := random.IntN(10); {
 			case op < 5 && !there:
 				weights[slot], in[slot] = weight, weight
@@ -142,6 +143,9 @@ func TestTinyLFUKeepsItsBooks(t *testing.T) {
 				p.touch(slot, slot*7919) // there or not: notes come late
 			}
 			p.check(rt, in)
+			if p.protected.weight > max(protected, p.protectedMax) {
+				require.LessOrEqual(rt, p.protected.len, slots+1-fewMoves, "it gave up what one call may move")
+			}
 			if i%10 == 0 {
 				p.duel.check(rt, p)
 			}

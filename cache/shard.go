@@ -19,20 +19,21 @@ type shard[K comparable, V any] struct {
 
 	_ [64]byte // readers use what is above, writers what is below
 
-	mu       sync.Mutex // guards the fields below
-	policy   policy
-	slots    []*entry[K, V] // slot 0 is never used
-	weights  []int64        // of the slots; nil if each weighs 1
-	free     []uint32       // slots to use again
-	timers   *timers        // nil until an entry is stored that can expire
-	count    int
-	weight   int64
-	max      int64 // of weight
-	flights  map[K]*flight[K, V]
-	unasked  bool           // entries are set that nobody asked for: see askedLocked
-	unneeded int            // notes since an entry was added
-	removed  [causes]uint64 // overwrites in place are in counters
-	refused  uint64
+	mu        sync.Mutex // guards the fields below
+	policy    policy
+	slots     []*entry[K, V] // slot 0 is never used
+	weights   []int64        // of the slots; nil if each weighs 1
+	free      []uint32       // slots to use again
+	timers    *timers        // nil until an entry is stored that can expire
+	count     int
+	weight    int64
+	max       int64 // of weight
+	uncounted int64 // weight that Memory.total does not have yet; negative if it is to lose some
+	flights   map[K]*flight[K, V]
+	unasked   bool           // entries are set that nobody asked for: see askedLocked
+	unneeded  int            // notes since an entry was added
+	removed   [causes]uint64 // overwrites in place are in counters
+	refused   uint64
 }
 
 // A counter counts the reads of some goroutines, on a cache line of its own.
@@ -155,9 +156,11 @@ func (s *shard[K, V]) storeLocked(
 		s.addLocked(e, weight)
 	}
 	s.scheduleLocked(e, now)
-	for excess := s.excess(); excess > 0; excess = s.excess() {
-		victim := s.slots[s.policy.evict(excess, e.slot())]
-		s.dropLocked(victim, evicted, events)
+	for more := true; more; more = s.countLocked() {
+		for excess := s.excess(); excess > 0; excess = s.excess() {
+			victim := s.slots[s.policy.evict(excess, e.slot())]
+			s.dropLocked(victim, evicted, events)
+		}
 	}
 	return true
 }
@@ -225,8 +228,20 @@ func (s *shard[K, V]) askedLocked(full bool) bool {
 func (s *shard[K, V]) gainLocked(weight int64) {
 	s.weight += weight
 	if len(s.m.shards) > 1 {
-		s.m.total.Add(weight)
+		s.uncounted += weight
 	}
+}
+
+// countLocked tells the other shards what this one has gained or lost since, and reports whether that
+// is anything. Where a newcomer takes the place of what it evicts, it is nothing: then processors that
+// store in different shards write to no memory that they share.
+func (s *shard[K, V]) countLocked() bool {
+	if s.uncounted == 0 {
+		return false
+	}
+	s.m.total.Add(s.uncounted)
+	s.uncounted = 0
+	return true
 }
 
 // excess returns how much has to leave. The cache as a whole must not be above its bound. A shard
@@ -238,7 +253,7 @@ func (s *shard[K, V]) excess() int64 {
 	}
 	excess := s.weight - s.max - s.max/shardSlack
 	if s.count > 1 {
-		excess = max(excess, s.m.total.Load()-s.m.max)
+		excess = max(excess, s.m.total.Load()+s.uncounted-s.m.max)
 	}
 	return excess
 }
@@ -247,6 +262,7 @@ func (s *shard[K, V]) excess() int64 {
 func (s *shard[K, V]) removeLocked(e *entry[K, V], why cause, events *[]MemoryEvent[K, V]) {
 	s.policy.remove(e.slot(), s.slotWeight(e.slot()))
 	s.dropLocked(e, why, events)
+	s.countLocked()
 }
 
 // dropLocked removes e, which the policy has forgotten already.
