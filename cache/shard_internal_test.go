@@ -16,7 +16,12 @@ func TestShardsKnowWhatTheOthersHold(t *testing.T) {
 		m, err := NewMemory(MemoryConfig[int, int]{
 			MaxEntries: most,
 			Eviction:   eviction,
-			TTL:        func(k, _ int) time.Duration { return time.Duration(k%3) * time.Millisecond },
+			TTL: func(k, _ int) time.Duration {
+				if k < 0 {
+					return Forever
+				}
+				return time.Duration(1+k%3) * time.Millisecond
+			},
 		})
 		require.NoError(t, err)
 		require.Len(t, m.shards, 2)
@@ -40,8 +45,12 @@ func TestShardsKnowWhatTheOthersHold(t *testing.T) {
 		m.check(t)
 		require.LessOrEqual(t, m.total.Load(), int64(most))
 
-		for k := range 2 * most { // deletions have left room for all
-			m.Set(-3*k-1, k)
+		m.Clear()
+		m.check(t)
+		require.Zero(t, m.total.Load())
+
+		for k := range 2 * most {
+			m.Set(-k-1, k)
 		}
 		m.check(t)
 		require.Equal(t, int64(most), m.total.Load(), "all of the bound is used")
