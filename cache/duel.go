@@ -30,7 +30,7 @@ type duel struct {
 
 	current int                    // index of the share in force
 	ahead   [len(windowShares)]int // hits of a rival beyond the current one's since it was last behind
-	price   int                    // what ahead must exceed for a change, in halves of count
+	price   int                    // what ahead must exceed for a change, in quarters of count
 	calm    int                    // uses since the last change, or since the price fell
 }
 
@@ -52,14 +52,15 @@ const (
 	moreSlots  = 64
 	manyKeys   = 1024 // of the rivals: light ones, after heavy ones
 	epochUses  = 4    // per entry of the sample
-	leastPrice = 1    // a change can cost as many misses as the cache has entries
-	maxPrice   = 4    // after changes in quick succession
-	calmUses   = 64   // per entry of the sample, until the price halves
+	firstPrice = 1    // of a new cache, whose share no traffic has chosen
+	leastPrice = 2    // a change can cost as many misses as the cache has entries
+	maxPrice   = 8    // after changes in quick succession
+	calmUses   = 64   // per entry of the sample, until the price is half of it, or leastPrice
 	leastAhead = 8
 )
 
 func newDuel(weighted bool, sketch *sketch) *duel {
-	d := &duel{keys: make([]sampledKey, 1), tags: make([]uint32, 1), price: leastPrice}
+	d := &duel{keys: make([]sampledKey, 1), tags: make([]uint32, 1), price: firstPrice}
 	if weighted {
 		d.weights = make([]int64, 1)
 	}
@@ -145,7 +146,7 @@ func (d *duel) judge(hits uint8) (changed bool) {
 		d.calm = 0
 		d.price = max(leastPrice, d.price/2)
 	}
-	if d.ahead[best] <= max(leastAhead, d.price*d.count/2) {
+	if d.ahead[best] <= max(leastAhead, d.price*d.count/4) {
 		return false
 	}
 	d.current = best

@@ -174,7 +174,7 @@ func TestTheShareFollowsTheTraffic(t *testing.T) {
 }
 
 // Chance does not change the share: a rival must be ahead by as many hits as half of the entries of
-// the sample, and again by more if the share has just changed.
+// the sample, again by more if the share has just changed, and by fewer if nothing has chosen it.
 func TestAChangeOfTheShareHasItsPrice(t *testing.T) {
 	d := newDuel(false, new(sketch))
 	d.count = 100
@@ -187,19 +187,21 @@ func TestAChangeOfTheShareHasItsPrice(t *testing.T) {
 			require.Less(t, n, 1000)
 		}
 	}
-	require.Equal(t, 51, after(rival))
+	require.Equal(t, 26, after(rival))
 	require.Equal(t, 2, d.current)
-	require.Equal(t, 101, after(current), "a second change has twice the price")
+	require.Equal(t, 51, after(current), "a second change has twice the price")
 	require.Equal(t, 0, d.current)
-	require.Equal(t, 201, after(rival))
-	require.Equal(t, 201, after(current), "and four times is the most")
+	require.Equal(t, 101, after(rival))
+	require.Equal(t, 201, after(current))
+	require.Equal(t, 201, after(rival), "and that is the most")
+	require.Equal(t, 201, after(current))
 	for range 3 * (calmUses*d.count + 1) {
 		require.False(t, d.judge(current|rival), "both had the hit")
 	}
-	require.Equal(t, 51, after(rival), "the price has fallen meanwhile")
+	require.Equal(t, 51, after(rival), "the price has fallen meanwhile, but not to what the first one had")
 
 	d = newDuel(false, new(sketch))
-	d.count = 100
+	d.count, d.price = 100, leastPrice
 	for range 10 {
 		for range 50 {
 			require.False(t, d.judge(rival))

@@ -144,7 +144,7 @@ func TestTinyLFUKeepsItsBooks(t *testing.T) {
 			}
 			p.check(rt, in)
 			if p.protected.weight > max(protected, p.protectedMax) {
-				require.LessOrEqual(rt, p.protected.len, slots+1-fewMoves, "it gave up what one call may move")
+				require.LessOrEqual(rt, p.protected.len, slots+1-fewMoves, "as many left it as may at once")
 			}
 			if i%10 == 0 {
 				p.duel.check(rt, p)
