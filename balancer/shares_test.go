@@ -245,7 +245,7 @@ func TestRecoveredEndpointsAreNotStarved(t *testing.T) {
 	} {
 		for policy, p := range map[string]balancer.Policy{
 			"adaptive":      balancer.Adaptive(),
-			"peak":          balancer.PeakEWMA(10 * time.Second),
+			"peak":          balancer.PeakEWMA(5 * time.Second), // a rival that forgets at this pace alone
 			"least request": balancer.LeastRequest(2),
 		} {
 			for _, checks := range []bool{false, true} {
