@@ -97,8 +97,9 @@
 // on whose share of the cache it depends: 1 % suits loops and steady favorites, 100 % is LRU. Here
 // a duel chooses the share. The uses of some hundred keys, sampled by their hashes, are played in
 // four tiny caches with windows of 1, 10, 50 and 100 %. The share in force gives way to one that
-// would have had so many more hits that the change pays, which takes as many misses as the cache
-// has entries, more or less. [MemoryStats] tells the share.
+// would have had more hits: by half of the cache's entries, by a quarter the first time if they have
+// weights, and by up to twice as many after changes in quick succession. [MemoryStats] tells the
+// share.
 //
 // What is set while there is room counts as a use of its key only if about as many keys were missed
 // before: a cache that is filled in advance gives way to what is then asked for.

@@ -31,7 +31,7 @@ type duel struct {
 	current int                    // index of the share in force
 	ahead   [len(windowShares)]int // hits of a rival beyond the current one's since it was last behind
 	price   int                    // what ahead must exceed for a change, in quarters of count
-	calm    int                    // uses since the last change, or since the price fell
+	calm    int                    // uses since the last change, or since the price was set for calm
 }
 
 // A sampledKey is a key that rivals or the cache have.
@@ -47,22 +47,22 @@ const (
 	inCache = 1 << len(windowShares)
 
 	maxSample  = 256   // entries of the cache; 64 cost hits in all caches, 128 in large ones, 512 gain none
-	maxShare   = 0.375 // of the entries
-	minSample  = 16
-	moreSlots  = 64
-	manyKeys   = 1024 // of the rivals: light ones, after heavy ones
-	epochUses  = 4    // per entry of the sample
-	firstPrice = 1    // of a new cache, whose share no traffic has chosen
-	leastPrice = 2    // a change can cost as many misses as the cache has entries
-	maxPrice   = 8    // after changes in quick succession
-	calmUses   = 64   // per entry of the sample, until the price is half of it, or leastPrice
-	leastAhead = 8
+	maxSampled = 0.375 // share of the entries that are in the sample
+	minSample  = 16    // entries, or the mask has one bit fewer
+	moreSlots  = 64    // by which the slots grow
+	manyKeys   = 1024  // of the rivals: light ones, after heavy ones
+	epochUses  = 4     // per entry of the sample
+	firstPrice = 1     // of a new cache with weights; without, 3 of 9 runs of a loop lose a point by it
+	leastPrice = 2     // a change can cost as many misses as the cache has entries
+	maxPrice   = 8     // after changes in quick succession
+	calmUses   = 64    // per entry of the sample, until the price is half of it, or leastPrice
+	leastAhead = 8     // hits, however small the sample is
 )
 
 func newDuel(weighted bool, sketch *sketch) *duel {
-	d := &duel{keys: make([]sampledKey, 1), tags: make([]uint32, 1), price: firstPrice}
+	d := &duel{keys: make([]sampledKey, 1), tags: make([]uint32, 1), price: leastPrice}
 	if weighted {
-		d.weights = make([]int64, 1)
+		d.weights, d.price = make([]int64, 1), firstPrice
 	}
 	for i, share := range windowShares {
 		d.rivals[i] = newSegments[uint16](0, share, &d.tags, &d.weights, sketch)
@@ -81,6 +81,7 @@ func (d *duel) use(tag uint32, weight int64, entries int, full bool) (changed bo
 		return false
 	}
 	slot := d.enter(tag, weight)
+	weight = d.weigh(slot) // another entry can have the same tag: what the rivals add, they must subtract
 	d.measure(full)
 	hits := d.keys[slot].in
 	for i := range d.rivals {
@@ -142,7 +143,7 @@ func (d *duel) judge(hits uint8) (changed bool) {
 			best = i
 		}
 	}
-	if d.calm++; d.calm > calmUses*d.count {
+	if d.calm++; d.calm > calmUses*max(d.count, minSample) {
 		d.calm = 0
 		d.price = max(leastPrice, d.price/2)
 	}
@@ -158,7 +159,7 @@ func (d *duel) judge(hits uint8) (changed bool) {
 
 // resample halves a sample that is too large, a few keys in each call.
 func (d *duel) resample(entries int) {
-	most := max(4*minSample, min(maxSample, int(maxShare*float64(entries))))
+	most := max(4*minSample, min(maxSample, int(maxSampled*float64(entries))))
 	if d.sweep == 0 && (d.count > most || d.known > manyKeys) {
 		d.mask = d.mask<<1 | 1
 		d.sweep = len(d.keys) - 1
@@ -231,8 +232,10 @@ func (d *duel) weigh(slot uint16) int64 { return d.rivals[0].weigh(slot) }
 func (d *duel) forget(slot uint16) {
 	in, weight := d.keys[slot].in, d.weigh(slot)
 	if in&inCache != 0 {
-		d.count--
 		d.weight -= weight
+		if d.count--; d.count == 0 {
+			d.ahead = [len(windowShares)]int{} // or few hits would do for a change
+		}
 	}
 	for i := range d.rivals {
 		if in&(1<<i) != 0 {

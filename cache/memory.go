@@ -23,17 +23,20 @@ type Memory[K comparable, V any] struct {
 	timed       bool // the configuration may make entries expire
 	plainSets   bool // a value set without properties can overwrite another in place
 	shards      []shard[K, V]
-	counters    []counter    // a power of two
-	shift       uint8        // of the hash, to the bits that choose a shard
-	max         int64        // bound of the weight
-	total       atomic.Int64 // weight, if there are several shards
-	heaviest    int64        // weight above which an entry is refused
+	counters    []counter // a power of two
+	shift       uint8     // of the hash, to the bits that choose a shard
+	max         int64     // bound of the weight
+	heaviest    int64     // weight above which an entry is refused
 	errorWeight int64
 	idleStep    int64          // a read that would prolong an entry's life by less does not
 	random      func() float64 // in [0, 1)
 	observing   atomic.Int64   // calls of Observe under way
 	tags        tagIndex
 	loads       loads
+
+	_     [64]byte     // writers share what is below, readers need what is above
+	total atomic.Int64 // weight, if there are several shards
+	_     [64]byte
 }
 
 // shardEntries is how many entries a shard has at least, if there are several. Smaller ones cost

@@ -24,9 +24,9 @@ type segments[S slotNumber] struct {
 }
 
 const (
-	protectedShare = 0.8  // of the main part
-	manyVictims    = 1024 // beyond which admit counts unused ones too
-	fewMoves       = 4    // from queue to queue in one call, so that a new share costs no call much
+	protectedShare = 0.8 // of the main part
+	manyVictims    = 64  // beyond which admit counts unused ones too
+	fewMoves       = 4   // from queue to queue in one call, so that a new share costs no call much
 )
 
 func newSegments[S slotNumber](
@@ -49,7 +49,7 @@ func newSegments[S slotNumber](
 // resize sets the bound, and the window's share of it. The queues follow little by little.
 func (p *segments[S]) resize(most int64, window float64) {
 	p.max = most
-	p.windowMax = int64(math.Ceil(float64(most) * window))
+	p.windowMax = min(most, int64(math.Ceil(float64(most)*window))) // a float64 may round up
 	p.protectedMax = int64(float64(most-p.windowMax) * protectedShare)
 }
 

@@ -31,9 +31,12 @@ type shard[K comparable, V any] struct {
 	uncounted int64 // weight that Memory.total does not have yet; negative if it is to lose some
 	flights   map[K]*flight[K, V]
 	unasked   bool           // entries are set that nobody asked for: see askedLocked
+	missed    uint64         // by all shards, when this one was last empty
 	unneeded  int            // notes since an entry was added
 	removed   [causes]uint64 // overwrites in place are in counters
 	refused   uint64
+
+	_ [64]byte // the next shard's readers
 }
 
 // A counter counts the reads of some goroutines, on a cache line of its own.
@@ -220,7 +223,11 @@ func (s *shard[K, V]) askedLocked(full bool) bool {
 	if full {
 		s.unasked = false
 	} else if s.count%askedSteps == 1 {
-		s.unasked = 2*s.m.misses() < uint64(s.count*len(s.m.shards))
+		missed := s.m.misses()
+		if s.count == 1 {
+			s.missed = missed - min(missed, 1) // the last miss may be why this one is here
+		}
+		s.unasked = 2*(missed-s.missed) < uint64(s.count*len(s.m.shards))
 	}
 	return !s.unasked
 }
@@ -232,9 +239,9 @@ func (s *shard[K, V]) gainLocked(weight int64) {
 	}
 }
 
-// countLocked tells the other shards what this one has gained or lost since, and reports whether that
-// is anything. Where a newcomer takes the place of what it evicts, it is nothing: then processors that
-// store in different shards write to no memory that they share.
+// countLocked adds to Memory.total what the shard has gained or lost since it last did, and reports
+// whether that was anything but zero. Where a newcomer takes the place of what it evicts it is zero:
+// then processors that store in different shards do not take Memory.total from each other.
 func (s *shard[K, V]) countLocked() bool {
 	if s.uncounted == 0 {
 		return false

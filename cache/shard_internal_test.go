@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -16,12 +17,6 @@ func TestShardsKnowWhatTheOthersHold(t *testing.T) {
 		m, err := NewMemory(MemoryConfig[int, int]{
 			MaxEntries: most,
 			Eviction:   eviction,
-			TTL: func(k, _ int) time.Duration {
-				if k < 0 {
-					return Forever
-				}
-				return time.Duration(1+k%3) * time.Millisecond
-			},
 		})
 		require.NoError(t, err)
 		require.Len(t, m.shards, 2)
@@ -55,6 +50,27 @@ func TestShardsKnowWhatTheOthersHold(t *testing.T) {
 		m.check(t)
 		require.Equal(t, int64(most), m.total.Load(), "all of the bound is used")
 	}
+}
+
+func TestShardsTellWhatHasExpired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most = 2 * shardEntries
+		m, err := NewMemory(MemoryConfig[int, int]{
+			MaxEntries: most,
+			TTL:        func(int, int) time.Duration { return time.Second },
+		})
+		require.NoError(t, err)
+		for k := range most {
+			m.Set(k, k)
+		}
+		m.check(t)
+		time.Sleep(10 * time.Second)
+		for k := range 100 {
+			m.Set(-1-k, k) // who writes removes what has expired
+			m.check(t)
+		}
+		require.Equal(t, int64(100), m.total.Load())
+	})
 }
 
 // check compares what each shard says of itself with what all of them reckon with.

@@ -7,7 +7,7 @@ import (
 
 // A sketch estimates how often a key was used of late. It is a count-min sketch: a use is counted
 // in four 4-bit counters, all in one cache line, which other keys share. All counters are halved
-// after ten uses per key that the sketch is made for.
+// after ten uses per entry of the cache.
 type sketch struct {
 	blocks []block // a power of two
 	keys   int     // how many keys it is made for
@@ -92,5 +92,5 @@ func (s *sketch) halve() {
 			s.blocks[i][j] = word >> 1 & 0x7777777777777777
 		}
 	}
-	s.uses = (s.uses - odd/4) / 2
+	s.uses = max(0, s.uses-odd/4) / 2 // grow copies counters, so they can hold more than was counted
 }

@@ -4,7 +4,7 @@ package cache
 type tinyLFU struct {
 	segments[uint32]
 	duel *duel
-	full bool // when the latest entry was added
+	full bool // there was no room when the latest entry was added
 }
 
 func newTinyLFU(max int64, weights *[]int64) *tinyLFU {
