@@ -107,9 +107,9 @@
 // The policy keeps the name TinyLFU, under which its window, its admission and its sketch of past
 // uses can be looked up; the duel is known as set dueling, from the caches of processors. By how
 // many points of hit ratio it is behind the best policy of each of 58 rows, mean and worst (make
-// bench BENCH=DataCacheHitRatio BENCHTIME=9x):
+// bench BENCH=DataCacheHitRatio BENCHTIME=3x):
 //
-//	Trivet 0.3 and 1.7    otter 2.3 and 15    theine 3.5 and 27    LRU 7.5 and 94
+//	Trivet 0.3 and 2.3    otter 2.3 and 15    theine 3.4 and 27    LRU 7.5 and 94
 //
 // The duel takes some 15 KB in each shard, and with weights 60 at most: 15 bytes for each of a
 // thousand entries, 2 for each of ten thousand.
