@@ -266,12 +266,17 @@ func TestProbing(t *testing.T) {
 		}
 		return true
 	}, time.Minute, time.Millisecond)
-	before := b.Stats().Failures
+	before, explored := b.Stats().Failures, uint64(0)
 	for range 200 {
 		send(b)
+		if pick.Reason == "explore" {
+			explored++ // one request in exploreOneIn, if an endpoint was slow for a moment
+			continue
+		}
 		require.Equal(t, "probe", pick.Reason)
 	}
-	require.Equal(t, before, b.Stats().Failures)
+	require.LessOrEqual(t, explored, uint64(10))
+	require.LessOrEqual(t, b.Stats().Failures-before, explored)
 
 	mute := client(serve(false, 200), serve(false, 200))
 	for range 1000 {

@@ -91,8 +91,10 @@ func TestAGoodReleaseGetsEverythingAndABadOneNothing(t *testing.T) {
 	t.Run("good", func(t *testing.T) {
 		g := start(t, trial(v1.Addr, v2.Addr, half, ""))
 		awaitTrial(t, g, "/", versioning.PhaseRunning, 5000)
-		require.Len(t, visit(t, c, g.url, 0, 200), 2) // the weight may rise meanwhile
-		awaitTrial(t, g, "/", versioning.PhaseRunning, 10_000)
+		require.Len(t, visit(t, c, g.url, 0, 200), 2) // the weight may rise meanwhile, and r2 be promoted
+		require.Eventually(t, func() bool {
+			return trials(t, g)["/"].Rollout.State.Weight == 10_000
+		}, eventually, 5*time.Millisecond)
 		visit(t, c, g.url, 0, 30)
 		awaitTrial(t, g, "/", versioning.PhasePromoted, 10_000)
 		require.Equal(t, map[string]int{"v2": 20}, visit(t, c, g.url, 0, 20))
