@@ -5,13 +5,15 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/trivet-go/trivet/internal/grammar"
 )
 
 // messageFault returns what is wrong with a request that no server should get, "" if nothing is.
 // net/http checks most of it for HTTP/1.1 and little for HTTP/2.
 func messageFault(r *http.Request) string {
 	switch {
-	case !isToken(r.Method):
+	case !grammar.IsToken(r.Method):
 		return "The request's method is malformed"
 	case !validHost(r.Host):
 		return "The request's Host is malformed"
@@ -35,18 +37,6 @@ func validLength(r *http.Request) bool {
 		}
 	}
 	return true
-}
-
-// isToken reports whether s is a token (RFC 9110, section 5.6.2).
-func isToken(s string) bool {
-	for i := range len(s) {
-		switch c := s[i]; {
-		case 'A' <= c && c <= 'Z', 'a' <= c && c <= 'z', '0' <= c && c <= '9':
-		case strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0:
-			return false
-		}
-	}
-	return s != ""
 }
 
 // validHost reports whether s is a host with or without a port (RFC 9110, section 7.2; RFC 3986,

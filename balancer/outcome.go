@@ -6,11 +6,11 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/trivet-go/trivet/balancer/internal/wire"
+	"github.com/trivet-go/trivet/internal/blame"
 	"github.com/trivet-go/trivet/internal/retryafter"
 	"github.com/trivet-go/trivet/internal/unsent"
 )
@@ -88,8 +88,7 @@ func neverSent(err error) bool {
 }
 
 // callersFault reports whether err says that req cannot be sent to anybody, or not over this
-// protocol: no endpoint is to blame, or callers could have them ejected. net/http has no types for
-// these errors. Only their beginnings are looked at: what follows may be what an endpoint wrote.
+// protocol: no endpoint is to blame, or callers could have them ejected.
 func callersFault(req *http.Request, err error) bool {
 	var bad *wire.RequestError
 	if errors.Is(err, errCutOff) || errors.As(err, &bad) {
@@ -100,34 +99,5 @@ func callersFault(req *http.Request, err error) bool {
 		// alone. What an endpoint closes or breaks reads otherwise.
 		return true
 	}
-	s := err.Error()
-	if strings.HasPrefix(s, "http2: request header list larger than ") {
-		return fieldBytes(req.Header) >= maxExpectedFields // with less the limit is to blame
-	}
-	return slices.ContainsFunc(requestErrors[:], func(prefix string) bool {
-		return strings.HasPrefix(s, prefix)
-	})
-}
-
-var requestErrors = [...]string{
-	"net/http: invalid ", // method, field name or value
-	"net/http: HTTP/1.x transport connection broken: http: ContentLength=",
-	"http2: invalid ", // fields of the connection; an upgrade, which only HTTP/1.1 has
-	"http2: request body larger than ",
-	"idna: ", "http2: idna: ", // a Host that is no name: an HTTP/2 client may send any
-	"net/http: can't write control character",
-	"http: Request.ContentLength=",
-}
-
-// maxExpectedFields is the size of a header that any server should take.
-const maxExpectedFields = 8 << 10
-
-// fieldBytes is the size of h as RFC 9113, section 6.5.2 counts it.
-func fieldBytes(h http.Header) (n int) {
-	for name, values := range h {
-		for _, v := range values {
-			n += len(name) + len(v) + 32
-		}
-	}
-	return n
+	return blame.Request(req, err)
 }

@@ -32,6 +32,7 @@ func TestTransportClassifies(t *testing.T) {
 		{"500", 500, nil, breaker.Failure},
 		{"501", 501, nil, breaker.Success},
 		{"502", 502, nil, breaker.Failure},
+		{"505", 505, nil, breaker.Success},
 		{"503", 503, nil, breaker.Failure},
 		{"504", 504, nil, breaker.Failure},
 		{"599", 599, nil, breaker.Failure},

@@ -35,7 +35,7 @@ type Config struct {
 	Key func(*http.Request) (key string, ok bool)
 
 	// Failed reports whether an answer with status is a failure. If nil, 500 and above are, except
-	// 501. Statuses that a stranger can cause at will must not be.
+	// 501 and 505. Statuses that a stranger can cause at will must not be.
 	Failed func(status int) bool
 
 	// SlowAfter is how long an answer may take before it counts as a failure, whatever its status:
@@ -155,7 +155,9 @@ func counted(f *settings.Faults, field string, n *int, def int) {
 	}
 }
 
-func failed(status int) bool { return status >= 500 && status != http.StatusNotImplemented }
+func failed(status int) bool {
+	return status >= 500 && status != http.StatusNotImplemented && status != http.StatusHTTPVersionNotSupported
+}
 
 func writeOpen(w http.ResponseWriter, _ *http.Request, err error) {
 	retryafter.Set(w.Header(), unsent.RetryAfter(err))

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 
+	"github.com/trivet-go/trivet/internal/blame"
+	"github.com/trivet-go/trivet/internal/grammar"
 	"github.com/trivet-go/trivet/internal/linger"
 	"github.com/trivet-go/trivet/internal/response"
 )
@@ -97,10 +99,10 @@ func (a *answer) began() {
 	a.sent = true
 	switch {
 	case a.breaker.cfg.Failed(a.Status):
-		if !left(a.ctx) {
+		if !blame.Left(a.ctx) {
 			a.end(Failure) // at once: a client that has got it may leave before the handler returns
 		}
-	case a.Status == http.StatusSwitchingProtocols, streams(a.Header()): // a hijack counts as 101
+	case a.Status == http.StatusSwitchingProtocols, grammar.MediaType(a.Header()) == "text/event-stream": // a hijack counts as 101
 		a.slow = false
 		a.end(Success)
 	case a.ticket != 0:
@@ -111,7 +113,7 @@ func (a *answer) began() {
 // finish counts how the handler has ended.
 func (a *answer) finish(returned bool) {
 	switch {
-	case left(a.ctx):
+	case blame.Left(a.ctx):
 		a.end(Neutral)
 	case !returned:
 		a.end(Failure)

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/trivet-go/trivet/internal/blame"
 	"github.com/trivet-go/trivet/internal/origin"
 	"github.com/trivet-go/trivet/internal/settings"
 )
@@ -261,7 +262,7 @@ func (t *throttled) RoundTrip(req *http.Request) (*http.Response, error) {
 	th.sent.Add(1)
 	outcome := Failure
 	defer func() { f.end(th.now(), at, outcome) }() // also if next panics
-	out, up := guardUpload(req)
+	out, up := blame.Watch(req)
 	resp, err := t.next.RoundTrip(out)
 	switch {
 	case err != nil:

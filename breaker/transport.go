@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/trivet-go/trivet/internal/blame"
+	"github.com/trivet-go/trivet/internal/grammar"
 	"github.com/trivet-go/trivet/internal/origin"
 )
 
@@ -78,7 +80,7 @@ func (t *transport) RoundTrip(req *http.Request) (resp *http.Response, err error
 		done = true
 		return b.refuse(req, refusal)
 	}
-	out, _ := guardUpload(req)
+	out, _ := blame.Watch(req)
 	x = &exchange{call: k, req: out}
 	resp, err = t.next.RoundTrip(out)
 	if err != nil || resp == nil { // both nil is next's bug; http.Client complains of it
@@ -158,7 +160,7 @@ func (x *exchange) follow(resp *http.Response) {
 	case b.cfg.Failed(resp.StatusCode):
 		x.end(Failure)
 		return
-	case resp.StatusCode == http.StatusSwitchingProtocols, streams(resp.Header):
+	case resp.StatusCode == http.StatusSwitchingProtocols, grammar.MediaType(resp.Header) == "text/event-stream":
 		x.end(Success) // it may last for hours, and where it is cut says little
 		return
 	}
@@ -220,7 +222,7 @@ func (x *exchange) fail(err error) {
 		x.end(Failure)
 		return
 	}
-	up, _ := x.req.Body.(*upload)
+	up, _ := x.req.Body.(*blame.Upload)
 	x.end(failureOf(x.req, err, up))
 }
 

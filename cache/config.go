@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/trivet-go/trivet/internal/grammar"
 	"github.com/trivet-go/trivet/internal/settings"
 )
 
@@ -156,7 +157,7 @@ func (c Config) withDefaults() (Config, error) {
 func fieldNames(f *settings.Faults, field string, names []string) []string {
 	list := make([]string, len(names))
 	for i, name := range names {
-		if !isToken(name) {
+		if !grammar.IsToken(name) {
 			f.Add(field, "entry %d, %q, is not the name of a field", i, name)
 		}
 		list[i] = http.CanonicalHeaderKey(name)

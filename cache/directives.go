@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/dunglas/httpsfv"
+
+	"github.com/trivet-go/trivet/internal/grammar"
 )
 
 // directives are what a response says about how it may be cached.
@@ -115,7 +117,7 @@ func deltaSeconds(s string) (n seconds, ok bool) {
 func fieldList(value string) []string {
 	var names []string
 	for _, name := range splitList(value, ',') {
-		if isToken(name) {
+		if grammar.IsToken(name) {
 			names = append(names, http.CanonicalHeaderKey(name))
 		}
 	}
@@ -230,7 +232,7 @@ func eachDirective(lines []string, f func(name, value string, hasValue bool)) {
 		for line != "" {
 			line = strings.TrimLeft(line, " \t,")
 			end := 0
-			for end < len(line) && isTokenByte(line[end]) {
+			for end < len(line) && grammar.IsTokenByte(line[end]) {
 				end++
 			}
 			name, rest := line[:end], line[end:]
@@ -256,7 +258,7 @@ func eachDirective(lines []string, f func(name, value string, hasValue bool)) {
 func directiveValue(s string) (value, rest string) {
 	if !strings.HasPrefix(s, `"`) {
 		end := 0
-		for end < len(s) && isTokenByte(s[end]) {
+		for end < len(s) && grammar.IsTokenByte(s[end]) {
 			end++
 		}
 		return s[:end], s[end:]

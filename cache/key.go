@@ -270,19 +270,4 @@ func (c *Cache) urlLabels(u *url.URL) []string {
 // methodQuery is RFC 10008's, which net/http has no constant for.
 const methodQuery = "QUERY"
 
-// isToken reports whether s is a token (RFC 9110, section 5.6.2), as names of fields are.
-func isToken(s string) bool {
-	for i := range len(s) {
-		if !isTokenByte(s[i]) {
-			return false
-		}
-	}
-	return s != ""
-}
-
-func isTokenByte(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
-		strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
-}
-
 func hashOf(echo []byte) Key { return sha256.Sum256(echo) }

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/trivet-go/trivet/internal/grammar"
 )
 
 // maxPlainSelecting is the longest normal form that is kept as it is. Longer ones are hashed.
@@ -18,7 +20,7 @@ func varyNames(lines []string) (names []string, star bool) {
 			element = strings.Trim(element, " \t")
 			switch {
 			case element == "":
-			case !isToken(element) || element == "*":
+			case !grammar.IsToken(element) || element == "*":
 				return nil, true
 			default:
 				names = append(names, http.CanonicalHeaderKey(element))
@@ -97,7 +99,7 @@ func (e *Entry) matches(h http.Header, m *forms) bool {
 func (e *Entry) speaks(h http.Header, m *forms) bool {
 	const field = "Accept-Language"
 	language := e.Header["Content-Language"]
-	if len(language) != 1 || !isToken(language[0]) {
+	if len(language) != 1 || !grammar.IsToken(language[0]) {
 		return false
 	}
 	negotiated := false

@@ -7,10 +7,10 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
+	"github.com/trivet-go/trivet/internal/blame"
 	"github.com/trivet-go/trivet/internal/retryafter"
 	"github.com/trivet-go/trivet/internal/unsent"
 )
@@ -179,7 +179,7 @@ func (c *call) judgeError(a *attempt, err error) finding {
 		return finding{final: GaveUpFinal, unsent: true, free: true}
 	case a.Err() != nil: // PerTry's end, since the request's context goes on
 		return finding{reason: ReasonTimeout, unsent: a.notSent(err)}
-	case errors.Is(err, context.Canceled), hopeless(err):
+	case errors.Is(err, context.Canceled), hopeless(c.req, err):
 		return finding{final: GaveUpFinal}
 	case a.notSent(err):
 		return finding{reason: ReasonUnsent, unsent: true}
@@ -247,7 +247,7 @@ func unserved(err error) bool {
 
 // hopeless reports whether the next attempt would fail like the one that ended with err: the
 // server's certificate is not trusted, or the request is one that cannot be sent.
-func hopeless(err error) bool {
+func hopeless(req *http.Request, err error) bool {
 	var (
 		certificate *tls.CertificateVerificationError
 		authority   x509.UnknownAuthorityError
@@ -258,21 +258,5 @@ func hopeless(err error) bool {
 		errors.As(err, &invalid) {
 		return true
 	}
-	text := err.Error()
-	return slices.ContainsFunc(
-		requestErrors[:],
-		func(prefix string) bool { return strings.HasPrefix(text, prefix) },
-	)
-}
-
-// requestErrors are how net/http begins to say that a request cannot be sent; it has no types for
-// it. What follows may be what a server wrote.
-var requestErrors = [...]string{
-	"net/http: invalid ", // method, field name or value
-	"net/http: HTTP/1.x transport connection broken: http: ContentLength=",
-	"net/http: can't write control character",
-	"http: ContentLength=", "http: Request.ContentLength=", "http: nil Request",
-	"http: no Host in request URL",
-	"http2: invalid ", "http2: request body larger than ", "http2: request header list larger than ",
-	"unsupported protocol scheme",
+	return blame.Request(req, err)
 }

@@ -13,6 +13,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/trivet-go/trivet/internal/grammar"
 	"github.com/trivet-go/trivet/internal/origin"
 	"github.com/trivet-go/trivet/internal/settings"
 	"github.com/trivet-go/trivet/telemetry/internal/redact"
@@ -119,7 +120,7 @@ func headerFields(f *settings.Faults, setting string, names []string) []headerFi
 	var fields []headerField
 	for _, name := range names {
 		switch {
-		case !isToken(name):
+		case !grammar.IsToken(name):
 			f.Add(setting, "%q is no field name", name)
 		case redact.IsSecret(name):
 			f.Add(setting, "%s holds credentials", name)

@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/trivet-go/trivet/internal/grammar"
 	"github.com/trivet-go/trivet/internal/origin"
 	"github.com/trivet-go/trivet/internal/settings"
 )
@@ -137,7 +138,7 @@ func (c Config) withDefaults(f *settings.Faults) Config {
 		f.Add("Methods", "%d methods, at most %d", len(c.Methods), maxMethods)
 	}
 	for _, m := range c.Methods {
-		if !isToken(m) {
+		if !grammar.IsToken(m) {
 			f.Add("Methods", "%q is no method", m)
 		}
 	}
@@ -153,7 +154,7 @@ func (c Config) withDefaults(f *settings.Faults) Config {
 	}
 	c.Query = slices.Clone(c.Query)
 	if c.RequestID != "" {
-		if !isToken(c.RequestID) {
+		if !grammar.IsToken(c.RequestID) {
 			f.Add("RequestID", "%q is no field name", c.RequestID)
 		}
 		c.RequestID = http.CanonicalHeaderKey(c.RequestID)
@@ -178,16 +179,4 @@ func (c Config) withDefaults(f *settings.Faults) Config {
 func isAddress(s string) bool {
 	_, err := netip.ParseAddr(s)
 	return err == nil
-}
-
-// isToken reports whether s is a token (RFC 9110, section 5.6.2).
-func isToken(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
-			strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0) {
-			return false
-		}
-	}
-	return s != ""
 }

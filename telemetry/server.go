@@ -12,6 +12,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/trivet-go/trivet/internal/grammar"
 	"github.com/trivet-go/trivet/internal/origin"
 	"github.com/trivet-go/trivet/internal/response"
 )
@@ -285,8 +286,7 @@ func (ex *exchange) isStream() bool {
 }
 
 func announcesStream(h http.Header) bool {
-	media, _, _ := strings.Cut(h.Get("Content-Type"), ";")
-	switch strings.ToLower(strings.TrimSpace(media)) {
+	switch grammar.MediaType(h) {
 	case "text/event-stream", "multipart/x-mixed-replace",
 		"application/x-ndjson", "application/ndjson", "application/jsonl", "application/json-seq":
 		return true

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/trivet-go/trivet/internal/grammar"
 )
 
 const maxTimings = 16
@@ -23,7 +25,7 @@ type timing struct {
 //	defer telemetry.Measure(ctx, "db")()
 func Measure(ctx context.Context, name string) (end func()) {
 	ex := exchangeFrom(ctx)
-	if ex == nil || !ex.tel.cfg.ServerTiming || !isToken(name) {
+	if ex == nil || !ex.tel.cfg.ServerTiming || !grammar.IsToken(name) {
 		return func() {}
 	}
 	start := time.Now()

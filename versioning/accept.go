@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/trivet-go/trivet/internal/grammar"
 )
 
 // maxRanges is how many media ranges of a request's Accept are looked at.
@@ -260,7 +262,7 @@ func spaces(s string) int {
 // token returns how many bytes the token has that s begins with.
 func token(s string) int {
 	for i := range len(s) {
-		if !isTokenByte(s[i]) {
+		if !grammar.IsTokenByte(s[i]) {
 			return i
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/trivet-go/trivet/internal/grammar"
 	"github.com/trivet-go/trivet/internal/settings"
 )
 
@@ -187,7 +188,7 @@ func (c Config) withDefaults() (Config, table, *settings.Faults) {
 	}
 	for i, name := range c.PinVary {
 		c.PinVary[i] = textproto.CanonicalMIMEHeaderKey(name)
-		if !isToken(name) {
+		if !grammar.IsToken(name) {
 			f.Add(fmt.Sprintf("PinVary[%d]", i), "%q is not the name of a field", name)
 		}
 	}
@@ -195,7 +196,7 @@ func (c Config) withDefaults() (Config, table, *settings.Faults) {
 		name  string
 		value *string
 	}{{"Echo", &c.Echo}, {"Supported", &c.Supported}} {
-		if *field.value != "" && !isToken(*field.value) {
+		if *field.value != "" && !grammar.IsToken(*field.value) {
 			f.Add(field.name, "%q is not the name of a field", *field.value)
 		}
 		*field.value = textproto.CanonicalMIMEHeaderKey(*field.value)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/trivet-go/trivet/internal/grammar"
 	"github.com/trivet-go/trivet/internal/settings"
 )
 
@@ -222,7 +223,7 @@ func (c RolloutConfig) withDefaults() (RolloutConfig, error) {
 	if c.OnDeadline != RollBack && c.OnDeadline != Pause {
 		f.Add("OnDeadline", "%q is not Pause or RollBack", c.OnDeadline)
 	}
-	if c.TagField != "" && !isToken(c.TagField) {
+	if c.TagField != "" && !grammar.IsToken(c.TagField) {
 		f.Add("TagField", "%q is not the name of a field", c.TagField)
 	}
 	c.TagField = textproto.CanonicalMIMEHeaderKey(c.TagField)

@@ -3,12 +3,12 @@ package versioning
 import (
 	"bufio"
 	"context"
-	"errors"
 	"net"
 	"net/http"
 	"strings"
 	"time"
 
+	"github.com/trivet-go/trivet/internal/blame"
 	"github.com/trivet-go/trivet/internal/response"
 )
 
@@ -106,7 +106,7 @@ func withTag(field string, values []string, tag string) string {
 func (a *rolloutAnswer) answers() {
 	if a.took < 0 {
 		a.took = a.rollout.now() - a.begun
-		a.gone = left(a.ctx)
+		a.gone = blame.Left(a.ctx)
 		a.late = !a.gone && a.ctx.Err() != nil
 	}
 }
@@ -137,7 +137,7 @@ func (a *rolloutAnswer) finish() {
 
 // end counts how the handler has ended.
 func (a *rolloutAnswer) end(returned bool) {
-	gone := left(a.ctx)
+	gone := blame.Left(a.ctx)
 	a.answers()
 	o := success
 	switch {
@@ -153,14 +153,4 @@ func (a *rolloutAnswer) end(returned bool) {
 		o = canceled
 	}
 	a.rollout.leave(a.plan, a.draw, o, a.took)
-}
-
-// left reports whether the caller has given up. A time that has run out is not that, in whatever way
-// the context was told of it.
-func left(ctx context.Context) bool {
-	if ctx.Err() == nil || !errors.Is(ctx.Err(), context.Canceled) {
-		return false
-	}
-	var late interface{ Timeout() bool }
-	return !errors.As(context.Cause(ctx), &late) || !late.Timeout()
 }

@@ -404,6 +404,49 @@ func TestTransportOutcomes(t *testing.T) {
 	}
 }
 
+// A client that breaks off its upload through a proxy, and one whose request cannot be sent to anybody,
+// say nothing about a release.
+func TestTransportsBlameNoReleaseForARequest(t *testing.T) {
+	t.Run("its body", func(t *testing.T) {
+		r := allCanary(t)
+		body := &brokenBody{Reader: errReader{}}
+		var sent *http.Request
+		rt := r.Transport(nil, tripper(func(req *http.Request) (*http.Response, error) {
+			sent = req
+			_, err := io.ReadAll(req.Body)
+			_ = req.Body.Close()
+			return nil, err
+		}))
+		req := request("POST", "http://x/", "User", "a")
+		req.Body = body
+		_, err := rt.RoundTrip(req)
+		require.EqualError(t, err, "reset")
+		require.NotSame(t, req, sent)
+		require.Equal(t, 1, body.closed)
+		require.Equal(t, 1, int(seen(t, r).Canceled))
+		require.Zero(t, seen(t, r).Requests)
+	})
+	t.Run("itself", func(t *testing.T) {
+		r := allCanary(t)
+		req := request("GET", "http://x/", "User", "a")
+		req.Header["A B"] = []string{"x"}
+		_, err := r.Transport(nil, nil).RoundTrip(req)
+		require.ErrorContains(t, err, "invalid header field name")
+		require.Equal(t, 1, int(seen(t, r).Canceled))
+		require.Zero(t, seen(t, r).Requests)
+	})
+	t.Run("and the answer is that of the request given", func(t *testing.T) {
+		r := allCanary(t)
+		req := request("POST", "http://x/", "User", "a")
+		req.Body = io.NopCloser(strings.NewReader("x"))
+		resp, err := r.Transport(nil, tripper(func(req *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 204, Request: req}, nil
+		})).RoundTrip(req)
+		require.NoError(t, err)
+		require.Same(t, req, resp.Request)
+	})
+}
+
 type errReader struct{}
 
 func (errReader) Read([]byte) (int, error) { return 0, errors.New("reset") }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"sync/atomic"
 
+	"github.com/trivet-go/trivet/internal/blame"
 	"github.com/trivet-go/trivet/internal/unsent"
 )
 
@@ -13,8 +14,9 @@ import (
 // is nil is [http.DefaultTransport].
 //
 // Errors are the statuses that [RolloutConfig].Failed names, errors, and bodies that break off. What
-// the caller has canceled counts for nothing, nor does an error that says that the request was not
-// sent and when it can be (NotSent, RetryAfter). A request is in flight until its answer's body is
+// the caller has canceled counts for nothing, nor do a body of the request that cannot be read, a
+// request that net/http refuses to send, and an error that says that the request was not sent and when
+// it can be (NotSent, RetryAfter). A request is in flight until its answer's body is
 // closed. As with [Rollout.Handler], the transports belong to the present Release.
 func (r *Rollout) Transport(stable, canary http.RoundTripper) http.RoundTripper {
 	t := &rolloutTransport{rollout: r, release: r.current.Load().cfg.Release}
@@ -52,19 +54,23 @@ func (t *rolloutTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	}()
 	p, d, cookie := r.enter(req, t.release)
 	passed = true
-	x := &rolloutExchange{rollout: r, plan: p, draw: d, req: req, begun: r.now()}
+	out, upload := blame.Watch(req)
+	x := &rolloutExchange{rollout: r, plan: p, draw: d, req: req, upload: upload, begun: r.now()}
 	answered := false
 	defer func() {
 		if !answered { // next has panicked
 			x.end(failure)
 		}
 	}()
-	resp, err := t.arms[d.arm()].RoundTrip(req)
+	resp, err := t.arms[d.arm()].RoundTrip(out)
 	answered = true
 	x.took = r.now() - x.begun
 	if err != nil || resp == nil { // both nil is next's bug; http.Client complains of it
 		x.end(x.outcomeOf(err))
 		return resp, err
+	}
+	if out != req {
+		resp.Request = req
 	}
 	if !d.untouched() {
 		x.mark(resp, cookie)
@@ -99,6 +105,7 @@ type rolloutExchange struct {
 	plan    *plan
 	draw    draw
 	req     *http.Request
+	upload  *blame.Upload
 	begun   int64
 	took    int64
 	outcome outcome // by the header
@@ -109,7 +116,7 @@ type rolloutExchange struct {
 // outcomeOf says what an error means.
 func (x *rolloutExchange) outcomeOf(err error) outcome {
 	switch {
-	case left(x.req.Context()):
+	case blame.Left(x.req.Context()), x.upload.Failed(), err != nil && blame.Request(x.req, err):
 		return canceled
 	case err != nil && unsent.Is(err) && unsent.RetryAfter(err) > 0:
 		return shed

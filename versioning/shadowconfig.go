@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/trivet-go/trivet/internal/grammar"
 	"github.com/trivet-go/trivet/internal/settings"
 )
 
@@ -155,7 +156,7 @@ func (c ShadowConfig) withDefaults() (ShadowConfig, error) {
 func fieldNames(f *settings.Faults, field string, names []string) []string {
 	names = slices.Clone(names)
 	for i, name := range names {
-		if !isToken(name) {
+		if !grammar.IsToken(name) {
 			f.Add(field, "%q is not the name of a field", name)
 		}
 		names[i] = textproto.CanonicalMIMEHeaderKey(name)

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/trivet-go/trivet/internal/grammar"
 	"github.com/trivet-go/trivet/internal/response"
 )
 
@@ -123,7 +124,7 @@ func (x *shadowWatch) answers() {
 	h := x.Header()
 	x.fields = fieldValues(x.room[:0], h, x.shadow.cfg.Fields)
 	x.coding = h.Get("Content-Encoding")
-	if isStream(h) {
+	if grammar.MediaType(h) == "text/event-stream" {
 		x.answer.fail(ShadowStream)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/trivet-go/trivet/internal/grammar"
 	"github.com/trivet-go/trivet/internal/origin"
 	"github.com/trivet-go/trivet/internal/settings"
 )
@@ -112,7 +113,7 @@ func (s *Source) check(f *settings.Faults, field string) {
 			f.Add(field, "the pattern of a Host needs one '*' and more")
 		}
 	case sourceHeader:
-		if !isToken(s.name) {
+		if !grammar.IsToken(s.name) {
 			f.Add(field, "%q is not the name of a field", s.name)
 		}
 		if s.name == "Host" {
@@ -120,10 +121,10 @@ func (s *Source) check(f *settings.Faults, field string) {
 		}
 	case sourceMediaType:
 		base, subtype, ok := strings.Cut(s.name, "/")
-		if s.vendor && (!ok || !isToken(base) || !isToken(subtype)) {
+		if s.vendor && (!ok || !grammar.IsToken(base) || !grammar.IsToken(subtype)) {
 			f.Add(field, "%q is not the start of a media type", s.name)
 		}
-		if !s.vendor && (!isToken(s.name) || s.name == "q") {
+		if !s.vendor && (!grammar.IsToken(s.name) || s.name == "q") {
 			f.Add(field, "%q is not the name of a parameter", s.name)
 		}
 	case sourceQuery:
@@ -136,7 +137,7 @@ func (s *Source) check(f *settings.Faults, field string) {
 		}
 	}
 	for _, name := range s.vary {
-		if !isToken(name) {
+		if !grammar.IsToken(name) {
 			f.Add(field, "%q is not the name of a field", name)
 		}
 	}
@@ -288,22 +289,3 @@ func startsWithDigit(s string) bool {
 	c, _ := utf8.DecodeRuneInString(s)
 	return unicode.IsDigit(c)
 }
-
-// isToken reports whether s is a token (RFC 9110, section 5.6.2).
-func isToken(s string) bool {
-	for i := range len(s) {
-		if !isTokenByte(s[i]) {
-			return false
-		}
-	}
-	return s != ""
-}
-
-func isTokenByte(c byte) bool { return tokenBytes[c] }
-
-var tokenBytes = func() (table [256]bool) {
-	for c := range byte(0x80) {
-		table[c] = isAlnum(c) || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
-	}
-	return table
-}()

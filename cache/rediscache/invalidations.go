@@ -85,19 +85,11 @@ func NewInvalidations(client redis.UniversalClient, cfg InvalidationsConfig) (*I
 
 // checkSubscriber returns why client cannot serve a subscription, if it cannot.
 func checkSubscriber(client redis.UniversalClient) error {
-	missing := false
-	switch c := client.(type) {
-	case nil:
-		missing = true
-	case *redis.Client:
-		missing = c == nil
-	case *redis.ClusterClient:
-		missing = c == nil
-	case *redis.Ring:
-		return errors.New("rediscache: client: is a Ring, whose clients may use different servers")
-	}
-	if missing {
+	if redisguard.IsNil(client) {
 		return errors.New("rediscache: client: is nil")
+	}
+	if _, ok := client.(*redis.Ring); ok {
+		return errors.New("rediscache: client: is a Ring, whose clients may use different servers")
 	}
 	return nil
 }

@@ -236,13 +236,6 @@ type run struct {
 	args   []any
 }
 
-// A single is a command that go-redis sends once: what it repeats it delays, within a time that is
-// short here, and in the end it says that the time was over and not what has failed.
-type single struct{ *redis.Cmd }
-
-// NoRetry implements redis.Cmder.
-func (single) NoRetry() bool { return true }
-
 // do runs scripts in one round trip; in a second one only if the server has forgotten them. If a
 // connection turns out to be dead, which says nothing about the server, it tries again.
 func do(ctx context.Context, client redis.UniversalClient, runs ...run) ([]*redis.Cmd, error) {
@@ -260,7 +253,7 @@ func do(ctx context.Context, client redis.UniversalClient, runs ...run) ([]*redi
 			}
 			cmds[i] = redis.NewCmd(ctx, append(args, r.args...)...)
 			cmds[i].SetFirstKeyPos(3)
-			if err := pipe.Process(ctx, single{cmds[i]}); err != nil {
+			if err := pipe.Process(ctx, redisguard.Once(cmds[i])); err != nil {
 				return cmds, err
 			}
 		}

@@ -63,13 +63,6 @@ func (s *Store) call(
 	return nil, fmt.Errorf("redislimit: %w", err)
 }
 
-// A single is a command that go-redis sends once: what it repeats it delays, within a time that is
-// short here, and in the end it says that the time was over and not what has failed.
-type single struct{ *redis.Cmd }
-
-// NoRetry implements redis.Cmder.
-func (single) NoRetry() bool { return true }
-
 // eval runs the script. A connection that turns out to be dead says nothing about the server: if the
 // call may be repeated, it is, on another one.
 func (s *Store) eval(ctx context.Context, again bool, keys []string, args []any) ([]int64, error) {
@@ -81,7 +74,7 @@ func (s *Store) eval(ctx context.Context, again bool, keys []string, args []any)
 		}
 		cmd := redis.NewCmd(ctx, append(all, args...)...)
 		cmd.SetFirstKeyPos(3)
-		if err := s.client.Process(ctx, single{cmd}); err != nil {
+		if err := s.client.Process(ctx, redisguard.Once(cmd)); err != nil {
 			return nil, err
 		}
 		return cmd.Int64Slice()

@@ -43,7 +43,7 @@ var _ ratelimit.Store = (*Store)(nil)
 // may come up later. The error, if any, names every invalid field of cfg.
 func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	cfg, err := cfg.withDefaults()
-	if isNil(client) {
+	if redisguard.IsNil(client) {
 		err = errors.Join(errors.New("redislimit: client: is nil"), err)
 	}
 	if err != nil {
@@ -65,21 +65,6 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 		s.sharded = true
 	}
 	return s, nil
-}
-
-// isNil reports whether client is nil, or a nil pointer of one of go-redis's types.
-func isNil(client redis.UniversalClient) bool {
-	switch c := client.(type) {
-	case nil:
-		return true
-	case *redis.Client:
-		return c == nil
-	case *redis.ClusterClient:
-		return c == nil
-	case *redis.Ring:
-		return c == nil
-	}
-	return false
 }
 
 // Stats is a snapshot of a [Store]'s counters and gauges.

@@ -56,28 +56,13 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	}
 	settings.Positive(f, "Timeout", &cfg.Timeout, defaultTimeout)
 	err := f.Err()
-	if isNil(client) {
+	if redisguard.IsNil(client) {
 		err = errors.Join(errors.New("redisrollout: client: is nil"), err)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return &Store{cfg: cfg, client: client, guard: redisguard.New()}, nil
-}
-
-// isNil reports whether client is nil, or a nil pointer of one of go-redis's types.
-func isNil(client redis.UniversalClient) bool {
-	switch c := client.(type) {
-	case nil:
-		return true
-	case *redis.Client:
-		return c == nil
-	case *redis.ClusterClient:
-		return c == nil
-	case *redis.Ring:
-		return c == nil
-	}
-	return false
 }
 
 // Stats is a snapshot of a [Store]'s counters and gauges.
