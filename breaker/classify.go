@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/trivet-go/trivet/internal/blame"
+	"github.com/trivet-go/trivet/internal/grammar"
 	"github.com/trivet-go/trivet/internal/unsent"
 )
 
@@ -38,3 +39,7 @@ func canceled(req *http.Request) bool {
 	deadline, ok := req.Context().Deadline()
 	return !ok || time.Now().Before(deadline)
 }
+
+// streams reports whether an answer is an event stream: it begins and ends when events do, so
+// neither says anything about who sends it.
+func streams(h http.Header) bool { return grammar.MediaType(h) == "text/event-stream" }

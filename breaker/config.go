@@ -156,7 +156,8 @@ func counted(f *settings.Faults, field string, n *int, def int) {
 }
 
 func failed(status int) bool {
-	return status >= 500 && status != http.StatusNotImplemented && status != http.StatusHTTPVersionNotSupported
+	return status >= 500 &&
+		status != http.StatusNotImplemented && status != http.StatusHTTPVersionNotSupported
 }
 
 func writeOpen(w http.ResponseWriter, _ *http.Request, err error) {

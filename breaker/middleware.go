@@ -8,7 +8,6 @@ import (
 	"net/http"
 
 	"github.com/trivet-go/trivet/internal/blame"
-	"github.com/trivet-go/trivet/internal/grammar"
 	"github.com/trivet-go/trivet/internal/linger"
 	"github.com/trivet-go/trivet/internal/response"
 )
@@ -102,7 +101,7 @@ func (a *answer) began() {
 		if !blame.Left(a.ctx) {
 			a.end(Failure) // at once: a client that has got it may leave before the handler returns
 		}
-	case a.Status == http.StatusSwitchingProtocols, grammar.MediaType(a.Header()) == "text/event-stream": // a hijack counts as 101
+	case a.Status == http.StatusSwitchingProtocols, streams(a.Header()): // a hijack counts as 101
 		a.slow = false
 		a.end(Success)
 	case a.ticket != 0:

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/trivet-go/trivet/internal/blame"
-	"github.com/trivet-go/trivet/internal/grammar"
 	"github.com/trivet-go/trivet/internal/origin"
 )
 
@@ -160,7 +159,7 @@ func (x *exchange) follow(resp *http.Response) {
 	case b.cfg.Failed(resp.StatusCode):
 		x.end(Failure)
 		return
-	case resp.StatusCode == http.StatusSwitchingProtocols, grammar.MediaType(resp.Header) == "text/event-stream":
+	case resp.StatusCode == http.StatusSwitchingProtocols, streams(resp.Header):
 		x.end(Success) // it may last for hours, and where it is cut says little
 		return
 	}
