@@ -49,7 +49,7 @@ func TestT04_ReplaysOfNetHTTP(t *testing.T) {
 	tr := testTransport(t, backend.HTTP1)
 	r := newRetrier(
 		t,
-		retry.Config{MaxAttempts: 2, Budget: retry.Budget{Ratio: -1, Reserve: -1}},
+		retry.Config{MaxAttempts: 2, Budget: retry.BudgetConfig{Ratio: -1, Reserve: -1}},
 	) // pays for no retry of ours
 	rt := r.Transport(tr)
 	for i := range 20 {
