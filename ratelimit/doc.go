@@ -38,8 +38,8 @@
 // What CountIf gives back is what time has not paid: debts are paid in the order in which they were
 // made. So over a key's life what counts keeps the rate. A client that holds requests open which do
 // not count saves up what it leaves unused meanwhile, and may use it at once when they end. A
-// SlidingWindow takes what does not count out of the window that it was charged in, and admits no
-// more than its bound ever.
+// SlidingWindow takes what does not count out of the window that it was charged in, and never admits
+// more than its bound.
 //
 // # Place in a chain
 //
