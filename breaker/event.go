@@ -23,7 +23,7 @@ type EventKind string
 // The kinds of events.
 const (
 	Transition EventKind = "transition" // a key's state has changed
-	Refused    EventKind = "refused"    // a request was refused, or would have been but for DryRun
+	Refusal    EventKind = "refusal"    // a request was refused, or would have been but for DryRun
 )
 
 // An Event is one thing that happened in a [Breaker].
@@ -34,13 +34,13 @@ type Event struct {
 	From, To State         // of a transition; both the present state if a request was refused
 	Duration time.Duration // that the breaker stays open, of a transition to Open
 
-	// What the window, or the probes, held at the transition.
+	// What the window, or the probes, held at the transition. Failures are those that were not Slow.
 	Requests, Failures, Slow uint64
 }
 
 // LogValue implements [slog.LogValuer]: the event's name, its states, and the rest as detail.
 func (e Event) LogValue() slog.Value {
-	if e.Kind == Refused {
+	if e.Kind == Refusal {
 		return slog.GroupValue(
 			slog.String("event", string(e.Kind)),
 			slog.String("state", string(e.To)),

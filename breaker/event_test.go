@@ -39,7 +39,7 @@ func TestEventsTellWhatTheWindowHeld(t *testing.T) {
 			Duration: 5 * time.Second,
 			Requests: 20, Failures: 5, Slow: 5,
 		}, seen.events[0])
-		require.Equal(t, breaker.Event{Kind: breaker.Refused, Key: "a", From: breaker.Open, To: breaker.Open},
+		require.Equal(t, breaker.Event{Kind: breaker.Refusal, Key: "a", From: breaker.Open, To: breaker.Open},
 			seen.events[1])
 		time.Sleep(5 * time.Second)
 		ask(b, "a", breaker.Success)
@@ -248,8 +248,8 @@ func TestEventsInLogs(t *testing.T) {
 			Kind: breaker.Transition, Key: "k", From: breaker.HalfOpen, To: breaker.Ramping, Requests: 1,
 		}, "b.event=transition b.from=half_open b.to=ramping" +
 			" b.detail.key=k b.detail.requests=1 b.detail.failures=0 b.detail.slow=0"},
-		{breaker.Event{Kind: breaker.Refused, Key: "k", From: breaker.Open, To: breaker.Open},
-			"b.event=refused b.state=open b.detail.key=k"},
+		{breaker.Event{Kind: breaker.Refusal, Key: "k", From: breaker.Open, To: breaker.Open},
+			"b.event=refusal b.state=open b.detail.key=k"},
 		{breaker.ThrottleEvent{Key: "k", Requests: 3, Accepted: 1},
 			"b.event=throttled b.detail.key=k b.detail.requests=3 b.detail.accepted=1"},
 	} {

@@ -43,7 +43,8 @@ func (e *ThrottledError) NotSent() bool { return true }
 // RetryAfter returns Wait.
 func (e *ThrottledError) RetryAfter() time.Duration { return e.Wait }
 
-// ThrottleConfig configures a [Throttle]. The zero ThrottleConfig is valid.
+// ThrottleConfig configures a [Throttle]. The zero ThrottleConfig is valid. Its functions are called
+// by many requests at a time: they must be safe for concurrent use.
 type ThrottleConfig struct {
 	// Key says whose refusals count for a request; one that has no key (ok is false) passes
 	// uncounted. If nil, it is the host of the URL.

@@ -7,8 +7,8 @@ import (
 )
 
 // An upload is the body of a request. It tells failures of the body, which are the sender's, from
-// those of whom it is sent to: a client that breaks off its upload to a proxy must not open the
-// breaker in front of the proxy's upstream.
+// those of the server: a client that breaks off its upload to a proxy must not open the breaker in
+// front of the proxy's upstream.
 type upload struct {
 	io.ReadCloser
 	broken, closed atomic.Bool

@@ -331,7 +331,7 @@ func TestEventsAndStatsBecomeMetrics(t *testing.T) {
 		want[v.Group()[0].Value.String()]++
 	}
 	require.Zero(t, s.tel.Stats().Faults)
-	require.Zero(t, s.tel.Stats().Overflow)
+	require.Zero(t, s.tel.Stats().Overflowed)
 
 	kinds := map[string]string{}
 	sums := map[string]float64{} // by name, or name{key}
@@ -488,7 +488,7 @@ func TestEventsAndStatisticsOfOnePackageHaveDifferentNames(t *testing.T) {
 		seen[m.Name] = true
 	}
 	for _, name := range []string{
-		"trivet.breaker.transition", "trivet.breaker.refused", "trivet.breaker.refusals",
+		"trivet.breaker.transition", "trivet.breaker.refusal", "trivet.breaker.refusals",
 		"trivet.breaker.open", "trivet.breaker.throttled", "trivet.breaker.throttle.throttled",
 		"trivet.retry.request", "trivet.retry.requests", "trivet.retry.budget", "trivet.retry.deadline",
 		"trivet.retry.deadline.requests",

@@ -109,7 +109,7 @@ func TestO11_AbortsOfClientsThatLeft(t *testing.T) {
 	points := b.points(t, "http.server.request.duration")
 	require.Len(t, points, 1)
 	require.Contains(t, points[0], "error.type=canceled")
-	require.Zero(t, b.Stats().Errors)
+	require.Zero(t, b.Stats().Failures)
 	require.Equal(t, "WARN", out.all(t)[0]["level"])
 }
 

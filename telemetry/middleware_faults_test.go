@@ -36,7 +36,7 @@ func TestO16_RouteFuncThatPanicsHidesNoFailure(t *testing.T) {
 	serve(b.Middleware(mux), httptest.NewRequest("GET", "/x", nil))
 	require.Contains(t, b.points(t, "http.server.request.duration")[0],
 		"error.type=503 http.request.method=GET http.response.status_code=503 http.route=/x")
-	require.EqualValues(t, 1, b.Stats().Errors)
+	require.EqualValues(t, 1, b.Stats().Failures)
 	require.Equal(t, "ERROR", out.all(t)[0]["level"])
 }
 

@@ -62,7 +62,7 @@ type seriesCache struct {
 
 func (t *Telemetry) newSeriesCache(build func(seriesKey) *series, client bool) *seriesCache {
 	c := &seriesCache{client: client, places: map[seriesKey]bool{}}
-	c.limit, c.lost = t.cfg.MaxSeries, &t.overflow
+	c.limit, c.lost = t.cfg.MaxSeries, &t.overflowed
 	c.key = func(k seriesKey) seriesKey { return k }
 	c.answers = func(*series, seriesKey) bool { return true }
 	c.build = func(k seriesKey) (seriesKey, *series) {

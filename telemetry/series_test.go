@@ -101,10 +101,10 @@ func TestO19_NothingIsGivenUpBeforeItMust(t *testing.T) {
 		r := httptest.NewRequest("GET", fmt.Sprint("/", i%9), nil)
 		r.Method = []string{"GET", "PUT", "POST", "HEAD", "DELETE"}[i/9]
 		serve(h, r)
-		require.Zero(t, b.Stats().Overflow, "%d", i)
+		require.Zero(t, b.Stats().Overflowed, "%d", i)
 	}
 	serve(h, httptest.NewRequest("OPTIONS", "/1", nil))
-	require.EqualValues(t, 1, b.Stats().Overflow)
+	require.EqualValues(t, 1, b.Stats().Overflowed)
 }
 
 // TestO19_FailuresOfHostsKeepTheirHost, on the client side.
