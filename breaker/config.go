@@ -26,8 +26,8 @@ const (
 	longest = 365 * 24 * time.Hour
 )
 
-// Config configures a [Breaker]. The zero Config is valid. Its functions are called by many requests
-// at a time: they must be safe for concurrent use.
+// Config configures a [Breaker]. The zero Config is valid. Its functions are called by many
+// requests at a time: they must be safe for concurrent use.
 type Config struct {
 	// Key says whose failures a request's outcome counts to; a request that has no key (ok is
 	// false) passes unguarded. If nil, the key is, on a client, the host of the URL; on a server

@@ -26,13 +26,13 @@
 // not: it keeps one caller from using up what is there for all. A breaker protects you, and others,
 // from somebody else's failure: you do not wait for answers that will not come, and the failing
 // server has time to recover. A throttle protects an overloaded server from your share of its
-// overload: it never stops all requests, since the server still serves some. Together they make each
-// refusal where it costs the least work: the server's limiter answers 429 before anything was done;
-// the client's throttle learns from these answers and no longer sends what would get them; its
-// breaker learns from failures and time-outs, and sends nothing for a while. A breaker on a server
-// belongs around one route with a fragile dependency, inside the limiter, whose refusals it must not
-// see: else the server's own defence would open it. Do not put a breaker where all failures have
-// different causes, such as around a whole server.
+// overload: it never stops all requests, since the server still serves some. Together they make
+// each refusal where it costs the least work: the server's limiter answers 429 before anything was
+// done; the client's throttle learns from these answers and no longer sends what would get them;
+// its breaker learns from failures and time-outs, and sends nothing for a while. A breaker on a
+// server belongs around one route with a fragile dependency, inside the limiter, whose refusals it
+// must not see: else the server's own defence would open it. Do not put a breaker where all
+// failures have different causes, such as around a whole server.
 //
 // # Place in a chain
 //

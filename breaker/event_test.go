@@ -308,7 +308,8 @@ func TestASlowAnswerThatBreaksIsAFailure(t *testing.T) {
 	})
 }
 
-// TestR32_TransitionsAreToldWithoutAnEnd: the client whose request opened the circuit may have left.
+// TestR32_TransitionsAreToldWithoutAnEnd: the client whose request opened the circuit may have
+// left.
 func TestR32_TransitionsAreToldWithoutAnEnd(t *testing.T) {
 	var told []error
 	b := newBreaker(t, breaker.Config{MinRequests: 1, Observe: func(ctx context.Context, e breaker.Event) {

@@ -406,8 +406,8 @@ func TestStoresThatExaggerate(t *testing.T) {
 	require.False(t, allow(t, l, "a"))
 }
 
-// TestNeverIsLongerThanAnyWait: if one of two policies would never admit the request, there is no time
-// to come again at, whatever the other says.
+// TestNeverIsLongerThanAnyWait: if one of two policies would never admit the request, there is no
+// time to come again at, whatever the other says.
 func TestNeverIsLongerThanAnyWait(t *testing.T) {
 	day := policyOf("day", ratelimit.PerDay(4).WithBurst(4))
 	month := policyOf("month", ratelimit.PerDay(1).WithBurst(2))
@@ -427,7 +427,8 @@ func TestNeverIsLongerThanAnyWait(t *testing.T) {
 	}
 }
 
-// TestRateForThatAdmitsNothing: a plan of zero is refused, and nothing is charged or asked of a store.
+// TestRateForThatAdmitsNothing: a plan of zero is refused, and nothing is charged or asked of a
+// store.
 func TestRateForThatAdmitsNothing(t *testing.T) {
 	for _, a := range algorithms {
 		rate := ratelimit.Rate{Limit: 0, Window: time.Minute}

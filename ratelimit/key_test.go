@@ -157,8 +157,8 @@ func TestR33_SeveralValuesAreNoKey(t *testing.T) {
 	require.Equal(t, http.StatusBadRequest, w.Code, "it can be refused")
 }
 
-// TestR33_OneReadingForAll: over a real connection, whatever is sent, what goes on has one value in one
-// spelling.
+// TestR33_OneReadingForAll: over a real connection, whatever is sent, what goes on has one value in
+// one spelling.
 func TestR33_OneReadingForAll(t *testing.T) {
 	got := make(chan http.Header, 1)
 	signs := strings.NewReplacer("_", "-", ".", "-")

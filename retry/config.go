@@ -23,8 +23,8 @@ const (
 	defaultMinHedgeDelay = time.Millisecond
 )
 
-// Config configures a [Retrier]. The zero Config is valid. Its functions are called by many requests
-// at a time: they must be safe for concurrent use.
+// Config configures a [Retrier]. The zero Config is valid. Its functions are called by many
+// requests at a time: they must be safe for concurrent use.
 type Config struct {
 	// MaxAttempts is how often a request is sent at most, a hedge not counted. Zero means 3, 1
 	// means that nothing is retried. Negative is invalid.

@@ -34,8 +34,8 @@ func (deadlineError) Error() string        { return "retry: the request's deadli
 func (deadlineError) Timeout() bool        { return true }
 func (deadlineError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// DeadlineConfig configures a [Deadline]. The zero DeadlineConfig is valid. Its functions are called by
-// many requests at a time: they must be safe for concurrent use.
+// DeadlineConfig configures a [Deadline]. The zero DeadlineConfig is valid. Its functions are
+// called by many requests at a time: they must be safe for concurrent use.
 type DeadlineConfig struct {
 	// Timeout is the time that a request has. Zero means 30 s. Negative is invalid.
 	Timeout time.Duration

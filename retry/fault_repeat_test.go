@@ -166,7 +166,8 @@ func TestT05_ErrorsOfUnservedStreams(t *testing.T) {
 	}
 }
 
-// gone is how net/http says that a connection was closed after a GOAWAY, with what the server says of it.
+// gone is how net/http says that a connection was closed after a GOAWAY, with what the server says
+// of it.
 func gone(debug string) error {
 	return fmt.Errorf(
 		"http2: server sent GOAWAY and closed the connection; LastStreamID=0, "+

@@ -80,8 +80,8 @@ func TestRetriesOverTheWire(t *testing.T) {
 				)
 				r := newRetrier(t, quick(retry.Config{Budget: retry.BudgetConfig{Reserve: 1_000_000}}))
 				rt := r.Transport(testTransport(t, p))
-				// Both the drain and net/http give up a connection that a busy machine is slow on, so there
-				// is more than one chance.
+				// Both the drain and net/http give up a connection that a busy machine is slow on,
+				// so there is more than one chance.
 				for start := time.Now(); len(conns) != 1 && time.Since(start) < time.Minute; {
 					bodies, conns = nil, map[string]bool{}
 					for range 5 {

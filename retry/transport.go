@@ -140,8 +140,8 @@ func (c *call) again(f finding) (wait time.Duration, body io.ReadCloser, giveUp 
 	if wait == f.wait && f.wait > 0 && !f.free {
 		wait = c.spread(wait)
 	}
-	// After an attempt that was refused unsent the next one costs nothing, but only if no attempt of
-	// the request was sent before.
+	// After an attempt that was refused unsent the next one costs nothing, but only if no attempt
+	// of the request was sent before.
 	if !f.free || c.sent > 0 {
 		if c.budget == nil || !c.budget.draw() {
 			return 0, nil, GaveUpBudget

@@ -81,7 +81,8 @@ type Config struct {
 
 	// RequestID is the header field that carries a request id, such as X-Request-Id. A client's is
 	// kept if it consists of at most 128 letters, digits, '-', '_' and '.' and begins with neither
-	// '-' nor '.'; it is replaced if not. It is repeated on the response and on what [Telemetry.Transport] sends. Empty means no ids.
+	// '-' nor '.'; it is replaced if not. It is repeated on the response and on what
+	// [Telemetry.Transport] sends. Empty means no ids.
 	RequestID string
 
 	// Panics says what to do with a handler's panic. Zero means [PassOn].

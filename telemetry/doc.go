@@ -34,8 +34,8 @@
 // Their events are metrics, events of the request's span, and fields of its line in the access log.
 // See [Observer] for what an event must look like.
 //
-// [LogHandler] puts the ids of trace, span and request, and the route, on the lines that the service
-// itself writes with log/slog.
+// [LogHandler] puts the ids of trace, span and request, and the route, on the lines that the
+// service itself writes with log/slog.
 //
 // # Traces
 //

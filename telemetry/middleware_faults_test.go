@@ -97,8 +97,8 @@ func TestO16_FaultsAreReportedSparsely(t *testing.T) {
 		defer mu.Unlock()
 		reports = append(reports, err.Error())
 	}))
-	// As at the start of the process. What otel.GetErrorHandler returns cannot be set: it is otel's own
-	// delegator, which would have to call itself.
+	// As at the start of the process. What otel.GetErrorHandler returns cannot be set: it is otel's
+	// own delegator, which would have to call itself.
 	defer otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Print(err) }))
 	b := newBench(t, telemetry.Config{
 		RouteFunc: func(*http.Request) string { panic("token=hunter2\nforged") },

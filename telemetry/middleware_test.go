@@ -213,8 +213,8 @@ func TestInformationalResponsesAreNotTheStatus(t *testing.T) {
 	})
 }
 
-// O09: the server's log tells of a second WriteHeader, with the handler's line, and of nothing else; what
-// is recorded is what was sent.
+// O09: the server's log tells of a second WriteHeader, with the handler's line, and of nothing
+// else; what is recorded is what was sent.
 func TestO09_StatusAndSizeAreWhatWasSent(t *testing.T) {
 	tests := []struct {
 		name, method string

@@ -13,9 +13,9 @@ import (
 	"github.com/trivet-go/trivet/telemetry"
 )
 
-// flooded returns a bench whose server has routes /0 to /9, and do, which has one of them, or another,
-// answer with a status. Strangers have made requests to route /0 with all methods, protocols and names
-// that there are, and got all statuses up to last.
+// flooded returns a bench whose server has routes /0 to /9, and do, which has one of them, or
+// another, answer with a status. Strangers have made requests to route /0 with all methods,
+// protocols and names that there are, and got all statuses up to last.
 func flooded(t *testing.T, maxSeries, last int) (b *bench, do func(route string, status int)) {
 	t.Helper()
 	methods := make([]string, min(maxSeries/4, 150))
