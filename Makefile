@@ -61,8 +61,7 @@ consumer: ## build and run README's programs in a module of their own
 	@.ci/consumer
 
 .PHONY: bench
-bench: ## write the golden table of the balancer's simulation anew, run the benchmarks, and those beside rivals in benchmarks/ (BENCH, BENCHTIME, COUNT)
-	go test -count=1 -run '^TestSimulationFast$$' ./balancer -update
+bench: ## run the benchmarks, and those beside rivals in benchmarks/ (BENCH, BENCHTIME, COUNT)
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(COUNT) -timeout 1h ./...
 	cd benchmarks && GOWORK=off go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(COUNT) -timeout 1h ./...
 
@@ -75,6 +74,10 @@ endtoend: ## what a request costs through the gateway beside other proxies (Linu
 	go build -o bin/gateway ./examples/gateway
 	cd benchmarks && GOWORK=off go build -o ../bin/endtoend ./endtoend
 	bin/endtoend -gateway bin/gateway
+
+.PHONY: golden
+golden: ## write the golden table of the balancer's simulation anew, from its fast part (balancer/testdata/sim.golden.txt)
+	go test -count=1 -run '^TestSimulationFast$$' ./balancer -update
 
 .PHONY: simulate
 simulate: ## write testdata of balancer (the golden table, sim.md) and versioning (rollout.md) anew from the whole simulations (10 minutes of two processors)

@@ -123,7 +123,9 @@ func BenchmarkRetryAmplification(b *testing.B) {
 	for _, percent := range []int{1, 5, 10, 20, 50, 100} {
 		arms := append(
 			retryArms(b, retry.Config{}),
-			retryArm{"trivet/ratio=0.2", trivetRetry(b, retry.Config{Budget: retry.Budget{Ratio: 0.2}})},
+			retryArm{
+				"trivet/ratio=0.2", trivetRetry(b, retry.Config{Budget: retry.BudgetConfig{Ratio: 0.2}}),
+			},
 		)
 		for _, arm := range arms[1:] {
 			b.Run(fmt.Sprintf("failing=%d/arm=%s", percent, arm.name), func(b *testing.B) {

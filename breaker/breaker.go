@@ -118,7 +118,6 @@ func (b *Breaker) enter(ctx context.Context, key string, k *call) *OpenError {
 	}
 }
 
-// circuit returns key's circuit.
 func (b *Breaker) circuit(key string) *circuit {
 	if c := b.circuits.find(key); c != nil {
 		return c
@@ -146,8 +145,8 @@ func (b *Breaker) now() int64 { return 1 + int64(time.Since(b.base)) } // never 
 // soon returns what a refused request is told to wait where nobody knows when it would be admitted.
 func (b *Breaker) soon() time.Duration { return max(time.Millisecond, b.cfg.OpenFor/10) }
 
-// Isolate refuses all requests of key until [Breaker.Reset]. An isolated key stands on top of
-// [Config.MaxKeys].
+// Isolate refuses all requests of key until [Breaker.Reset]. An isolated key has a state of its own
+// even if [Config.MaxKeys] are taken.
 func (b *Breaker) Isolate(key string) {
 	for !b.circuits.pin(key).command(context.Background(), isolated) {
 	}

@@ -26,7 +26,8 @@ const (
 	longest = 365 * 24 * time.Hour
 )
 
-// Config configures a [Breaker]. The zero Config is valid.
+// Config configures a [Breaker]. The zero Config is valid. Its functions are called by many
+// requests at a time: they must be safe for concurrent use.
 type Config struct {
 	// Key says whose failures a request's outcome counts to; a request that has no key (ok is
 	// false) passes unguarded. If nil, the key is, on a client, the host of the URL; on a server
@@ -84,8 +85,9 @@ type Config struct {
 	Ramp time.Duration
 
 	// MaxKeys is how many keys have a state of their own. Zero means 4,096. Negative is invalid.
-	// All others share one more state. A key makes room for another if it is closed and idle; an
-	// open one never does.
+	// All others share one more state. A key makes room for another if it is closed and idle, or if
+	// it is open and nobody has asked for it in the hour after its open time. An isolated key makes
+	// none.
 	MaxKeys int
 
 	// Skip names requests that are passed on untouched. If nil, none is.
@@ -104,8 +106,9 @@ type Config struct {
 	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 
 	// Observe, if not nil, receives every transition and every refusal. It is called with no lock
-	// held, on the goroutine of a request; for one key the transitions come one by one and in
-	// order. It must be quick and safe for concurrent use.
+	// held, on the goroutine of a request, or of the caller of [Breaker.Isolate] or [Breaker.Reset]
+	// and then with [context.Background]; for one key the transitions come one by one and in order.
+	// It must be quick and safe for concurrent use.
 	Observe func(ctx context.Context, e Event)
 }
 

@@ -1,6 +1,9 @@
 // Package breaker stops requests to what keeps failing.
 //
 //	b, err := breaker.New(breaker.Config{})
+//	if err != nil {
+//		log.Fatal(err)
+//	}
 //	client := &http.Client{Transport: b.Transport(http.DefaultTransport)}
 //	resp, err := client.Get("https://users.internal/42")
 //	if errors.Is(err, breaker.ErrOpen) {
@@ -20,23 +23,21 @@
 // # When to use which
 //
 // A limiter (package ratelimit) bounds what each caller may ask of you, whether you are busy or
-// not: it keeps one caller from using up what is there for all. A shedder protects you from the sum
-// of them: it refuses what you cannot serve in time right now, the least important first. A breaker
-// protects you, and others, from somebody else's failure: you do not wait for answers that will not
-// come, and what is failing gets the peace to recover. A throttle protects somebody else from your
-// share of his overload: it never stops altogether, since he still serves some. Together they leave
-// each refusal to whoever can make it for the least work: the server's limiter and shedder answer
-// 429 and 503 before anything was done; the client's throttle learns from these answers and no
-// longer sends what would get them; its breaker learns from failures and time-outs, and sends
-// nothing for a while. A breaker on a server belongs around one route with a fragile dependency,
-// inside limiter and shedder, whose refusals it must not see: else the server's own defence would
-// open it. Do not put a breaker where all failures have different causes, such as around a whole
-// server.
+// not: it keeps one caller from using up what is there for all. A breaker protects you, and others,
+// from somebody else's failure: you do not wait for answers that will not come, and the failing
+// server has time to recover. A throttle protects an overloaded server from your share of its
+// overload: it never stops all requests, since the server still serves some. Together they make
+// each refusal where it costs the least work: the server's limiter answers 429 before anything was
+// done; the client's throttle learns from these answers and no longer sends what would get them;
+// its breaker learns from failures and time-outs, and sends nothing for a while. A breaker on a
+// server belongs around one route with a fragile dependency, inside the limiter, whose refusals it
+// must not see: else the server's own defence would open it. Do not put a breaker where all
+// failures have different causes, such as around a whole server.
 //
 // # Place in a chain
 //
-// On a server: inside telemetry, shedder, limits and a cache, which can answer stale for it; around
-// the handler. On a client: inside retry, which sends a refused request elsewhere or later, and
+// On a server: inside telemetry, limits and a cache, which can answer stale for it; around the
+// handler. On a client: inside retry, which sends a refused request elsewhere or later, and
 // inside the balancer, one key for each endpoint; around telemetry and the endpoint's transport:
 //
 //	balancer.Config{Wrap: func(e balancer.Endpoint, next http.RoundTripper) http.RoundTripper {

@@ -34,7 +34,8 @@ type Event struct {
 	From, To State         // of a transition; both the present state if a request was refused
 	Duration time.Duration // that the breaker stays open, of a transition to Open
 
-	// What the window, or the probes, held at the transition.
+	// What the window, or the probes, held at the transition. Failures are those that were not
+	// Slow.
 	Requests, Failures, Slow uint64
 }
 

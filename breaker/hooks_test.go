@@ -16,8 +16,8 @@ type transportFunc func(*http.Request) (*http.Response, error)
 
 func (f transportFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// TestHooksThatPanic: each panics on the caller's goroutine and goes on there. The breaker is left as
-// it was, with nothing in flight.
+// TestHooksThatPanic: each panics on the caller's goroutine and goes on there. The breaker is left
+// as it was, with nothing in flight.
 func TestHooksThatPanic(t *testing.T) {
 	for _, hook := range []string{"Key", "Failed", "Skip", "Fallback", "ErrorHandler", "Observe"} {
 		t.Run(hook, func(t *testing.T) {

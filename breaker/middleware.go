@@ -18,7 +18,7 @@ import (
 // Failures are the statuses that [Config.Failed] names, panics, aborted answers, and deadlines that
 // have passed before next returns. A request whose client has left before that counts for nothing,
 // nor does one whose deadline has passed while next was writing: it may have waited for its client.
-// What a limiter or a shedder around it refuses, the breaker does not see.
+// The breaker does not see what a limiter around it refuses.
 func (b *Breaker) Middleware(next http.Handler) http.Handler {
 	if next == nil {
 		panic("breaker: nil handler")

@@ -89,8 +89,8 @@ func (t *table[S]) pin(key string) *S {
 	return t.putLocked(key)
 }
 
-// sweepLocked removes the idle keys. However few they are, the next sweep is a while away: where keys
-// become idle one by one, each newcomer would sweep all of them.
+// sweepLocked removes the idle keys. However few they are, the next sweep is a while away: where
+// keys become idle one by one, each newcomer would sweep all of them.
 func (t *table[S]) sweepLocked(now int64) {
 	buckets := *t.buckets.Load()
 	for i := range buckets {

@@ -44,7 +44,8 @@ func (e *ThrottledError) NotSent() bool { return true }
 // RetryAfter returns Wait.
 func (e *ThrottledError) RetryAfter() time.Duration { return e.Wait }
 
-// ThrottleConfig configures a [Throttle]. The zero ThrottleConfig is valid.
+// ThrottleConfig configures a [Throttle]. The zero ThrottleConfig is valid. Its functions are
+// called by many requests at a time: they must be safe for concurrent use.
 type ThrottleConfig struct {
 	// Key says whose refusals count for a request; one that has no key (ok is false) passes
 	// uncounted. If nil, it is the host of the URL.
@@ -65,8 +66,9 @@ type ThrottleConfig struct {
 	// Skip names requests that are passed on untouched. If nil, none is.
 	Skip func(*http.Request) bool
 
-	// DryRun decides, counts and observes as always, and refuses nothing. What it would have refused
-	// is sent, and counts when the server accepts it, so that it would refuse fewer than without.
+	// DryRun decides, counts and observes as always, and refuses nothing. What it would have
+	// refused is sent, and counts when the server accepts it, so that it would refuse fewer than
+	// without.
 	DryRun bool
 
 	// Observe, if not nil, receives every refusal. It is called on the request's goroutine with no

@@ -22,8 +22,9 @@ const patience = time.Second
 //
 // Failures are the statuses that [Config.Failed] names, errors, deadlines that have passed, and
 // bodies that break off; those count when they do. What the caller has canceled counts for nothing,
-// nor does an error that says by NotSent that the request did not leave, nor a body that breaks off
-// after the caller has spent more time not reading it than reading.
+// nor does an error that says by NotSent that the request did not leave. Nor does a body that
+// breaks off after the caller has spent more time not reading it than reading, if it did not read
+// for at least a second or its context has ended.
 func (b *Breaker) Transport(next http.RoundTripper) http.RoundTripper {
 	return b.TransportFor("", next)
 }

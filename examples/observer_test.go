@@ -331,7 +331,7 @@ func TestEventsAndStatsBecomeMetrics(t *testing.T) {
 		want[v.Group()[0].Value.String()]++
 	}
 	require.Zero(t, s.tel.Stats().Faults)
-	require.Zero(t, s.tel.Stats().Overflow)
+	require.Zero(t, s.tel.Stats().Overflowed)
 
 	kinds := map[string]string{}
 	sums := map[string]float64{} // by name, or name{key}
@@ -403,7 +403,8 @@ func TestEventsAndStatsBecomeMetrics(t *testing.T) {
 		require.NotZero(t, sums[event], event)
 		require.Equal(t, sums[event], sums[stat], "%s, %s", event, stat)
 	}
-	require.Equal(t, "metricdata.Gauge[float64] ", kinds["trivet.ratelimit.degraded"])
+	require.Equal(t, "metricdata.Gauge[float64] ", kinds["trivet.ratelimit.store_up"])
+	require.EqualValues(t, 1, sums["trivet.ratelimit.store_up"])
 	require.Equal(t, float64(3), sums["trivet.balancer.endpoints"])
 }
 

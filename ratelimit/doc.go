@@ -20,9 +20,9 @@
 // A [Limiter] decides several named policies together: a request is charged to all of them or to
 // none, at one instant. [Limiter.Middleware] answers 429 with a problem document, Retry-After and
 // the RateLimit fields; [Limiter.Take] and [Limiter.TakeKeys] decide without writing to a response,
-// and [Limiter.Peek] looks without charging. A [Policy] with CountIf counts only answers of a status
-// that it names, such as failed log-ins. [Concurrency] bounds requests in flight per key. The
-// client's side is package ratelimit/pacer: it waits so that a server's limits are kept.
+// and [Limiter.Peek] looks without charging. A [Policy] with CountIf counts only answers of a
+// status that it names, such as failed log-ins. [Concurrency] bounds requests in flight per key.
+// The client's side is package ratelimit/pacer: it waits so that a server's limits are kept.
 //
 // # Algorithms
 //
@@ -38,8 +38,8 @@
 // What CountIf gives back is what time has not paid: debts are paid in the order in which they were
 // made. So over a key's life what counts keeps the rate. A client that holds requests open which do
 // not count saves up what it leaves unused meanwhile, and may use it at once when they end. A
-// SlidingWindow takes what does not count out of the window that it was charged in, and admits no
-// more than its bound ever.
+// SlidingWindow takes what does not count out of the window that it was charged in, and never
+// admits more than its bound.
 //
 // # Place in a chain
 //

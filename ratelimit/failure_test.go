@@ -98,7 +98,7 @@ func TestR18_EachPolicyHasItsOwnFailure(t *testing.T) {
 		for range 4 {
 			require.True(t, allow(t, l, "a", "a"))
 		}
-		require.False(t, l.Stats().Degraded)
+		require.True(t, l.Stats().StoreUp)
 		store.err = errDown
 		d, err := l.TakeKeys(t.Context(), []string{"a", "a"})
 		require.NoError(t, err)
@@ -112,16 +112,16 @@ func TestR18_EachPolicyHasItsOwnFailure(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []string{"local"}, d.Violated())
 		require.InDelta(t, 24*time.Hour/5, d.RetryAfter, float64(time.Minute), "at half of the pace")
-		require.True(t, l.Stats().Degraded)
+		require.False(t, l.Stats().StoreUp)
 		require.EqualValues(t, 5, l.Stats().Failures)
 
 		// What the store has remembered is no sign that it is well.
 		store.err, store.remembered = nil, true
 		allow(t, l, "b", "b")
-		require.True(t, l.Stats().Degraded)
+		require.False(t, l.Stats().StoreUp)
 		store.remembered = false
 		allow(t, l, "b", "b")
-		require.False(t, l.Stats().Degraded)
+		require.True(t, l.Stats().StoreUp)
 		require.Equal(t, []string{"false down", "true <nil>"}, events)
 
 		// A caller who left is no failure of the store.
@@ -130,7 +130,7 @@ func TestR18_EachPolicyHasItsOwnFailure(t *testing.T) {
 		cancel()
 		_, err = l.TakeKeys(gone, []string{"c", "c"})
 		require.NoError(t, err)
-		require.False(t, l.Stats().Degraded)
+		require.True(t, l.Stats().StoreUp)
 	})
 }
 
@@ -406,8 +406,8 @@ func TestStoresThatExaggerate(t *testing.T) {
 	require.False(t, allow(t, l, "a"))
 }
 
-// TestNeverIsLongerThanAnyWait: if one of two policies would never admit the request, there is no time
-// to come again at, whatever the other says.
+// TestNeverIsLongerThanAnyWait: if one of two policies would never admit the request, there is no
+// time to come again at, whatever the other says.
 func TestNeverIsLongerThanAnyWait(t *testing.T) {
 	day := policyOf("day", ratelimit.PerDay(4).WithBurst(4))
 	month := policyOf("month", ratelimit.PerDay(1).WithBurst(2))
@@ -427,7 +427,8 @@ func TestNeverIsLongerThanAnyWait(t *testing.T) {
 	}
 }
 
-// TestRateForThatAdmitsNothing: a plan of zero is refused, and nothing is charged or asked of a store.
+// TestRateForThatAdmitsNothing: a plan of zero is refused, and nothing is charged or asked of a
+// store.
 func TestRateForThatAdmitsNothing(t *testing.T) {
 	for _, a := range algorithms {
 		rate := ratelimit.Rate{Limit: 0, Window: time.Minute}

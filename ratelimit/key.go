@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/trivet-go/trivet/internal/grammar"
 	"github.com/trivet-go/trivet/internal/origin"
 )
 
@@ -14,18 +15,22 @@ import (
 // use. [ByPeer] is one, and [ByIP], [ByHeader], [ByPattern] and [Join] make others.
 type KeyFunc func(*http.Request) (key string, ok bool)
 
-// ByHeader keys requests by the value of the named field, without surrounding white space. The key is
-// half of the value's SHA-256: values are often secrets, and of any length. "Host" means the request's
-// host in lower case, without port and final dot. Of "Authorization" the scheme is taken in lower
-// case, and one space after it.
+// ByHeader keys requests by the value of the named field, without surrounding white space. The key
+// is half of the value's SHA-256: values are often secrets, and of any length. "Host" means the
+// request's host in lower case, without port and final dot. Of "Authorization" the scheme is taken
+// in lower case, and one space after it. If name cannot be the name of a field, because it is empty
+// or has a space in it, the result is nil, which [New] refuses like any missing Key.
 //
-// A request with several values has no key, also if all but one are empty: a server behind might take
-// another one than is counted here. Nor is a field counted that is spelt X_Api_Key, which such a
-// server may take for X-Api-Key. [Unambiguous] sees to both.
+// A request with several values has no key, also if all but one are empty: a server behind might
+// take another one than is counted here. Nor is a field counted that is spelt X_Api_Key, which such
+// a server may take for X-Api-Key. [Unambiguous] sees to both.
 //
 // A client is free to send another value each time. Where the value is a credential, use ByHeader
 // inside the middleware that checks it.
 func ByHeader(name string) KeyFunc {
+	if !grammar.IsToken(name) {
+		return nil
+	}
 	name = http.CanonicalHeaderKey(name)
 	if name == "Host" {
 		return func(r *http.Request) (string, bool) {

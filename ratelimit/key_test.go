@@ -3,6 +3,7 @@ package ratelimit_test
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -156,12 +157,12 @@ func TestR33_SeveralValuesAreNoKey(t *testing.T) {
 	require.Equal(t, http.StatusBadRequest, w.Code, "it can be refused")
 }
 
-// TestR33_OneReadingForAll: over a real connection, whatever is sent, what goes on has one value in one
-// spelling.
+// TestR33_OneReadingForAll: over a real connection, whatever is sent, what goes on has one value in
+// one spelling.
 func TestR33_OneReadingForAll(t *testing.T) {
 	got := make(chan http.Header, 1)
 	signs := strings.NewReplacer("_", "-", ".", "-")
-	s := httptest.NewServer(ratelimit.Unambiguous("x-api-key", "Authorization")(http.HandlerFunc(
+	s := httptest.NewServer(unambiguous(t, "x-api-key", "Authorization")(http.HandlerFunc(
 		func(w http.ResponseWriter, r *http.Request) {
 			r.Pattern = "/seen"
 			got <- r.Header
@@ -203,10 +204,53 @@ func TestR33_OneReadingForAll(t *testing.T) {
 	}
 	r := httptest.NewRequest("GET", "/", nil)
 	r.Header["X_api_key"] = []string{"b"}
-	ratelimit.Unambiguous("X-Api-Key")(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	unambiguous(t, "X-Api-Key")(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		r.Pattern = "/seen"
 	})).ServeHTTP(httptest.NewRecorder(), r)
 	require.Equal(t, "/seen", r.Pattern)
 	require.Contains(t, r.Header, "X_api_key", "the caller's header is left alone")
-	require.PanicsWithValue(t, "ratelimit: nil handler", func() { ratelimit.Unambiguous("A")(nil) })
+	require.PanicsWithValue(t, "ratelimit: nil handler", func() { unambiguous(t, "A")(nil) })
+}
+
+func unambiguous(t *testing.T, names ...string) func(http.Handler) http.Handler {
+	t.Helper()
+	middleware, err := ratelimit.Unambiguous(names...)
+	require.NoError(t, err)
+	return middleware
+}
+
+// A field by such a name is never there: with MissingSkip the limit would be off.
+func TestR33_WhatIsNoFieldNameIsRefused(t *testing.T) {
+	for _, name := range []string{"", "X Api Key", "X-Api-Key:", " X-Api-Key", "X-Api-Key\n", "Schlüssel"} {
+		require.Nil(t, ratelimit.ByHeader(name), name)
+		p := policyOf("p", ratelimit.PerDay(1))
+		p.Key, p.Missing = ratelimit.Join(ratelimit.ByHeader(name), ratelimit.ByPeer), ratelimit.MissingSkip
+		_, err := ratelimit.New(ratelimit.Config{Policies: []ratelimit.Policy{p}})
+		require.EqualError(t, err, "ratelimit: Config.Policies[0].Key: is required")
+
+		_, err = ratelimit.Unambiguous("X-Api-Key", name, "!#$%&'*+-.^_`|~09azAZ", name)
+		want := fmt.Sprintf("ratelimit: Unambiguous: %q is not the name of a header field", name)
+		require.EqualError(t, err, want+"\n"+want)
+	}
+	require.NotNil(t, ratelimit.ByHeader("!#$%&'*+-.^_`|~09azAZ"))
+}
+
+// A client that is still sending gets its 400 all the same.
+func TestR33_AnAmbiguousFieldIsAnsweredToAClientThatStillSends(t *testing.T) {
+	const size = 8 << 20
+	s := httptest.NewServer(unambiguous(t, "X-Api-Key")(nothing))
+	defer s.Close()
+	conn, err := net.Dial("tcp", s.Listener.Addr().String())
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: x\r\nX-Api-Key: a\r\nX-Api-Key: b\r\n"+
+		"Content-Length: %d\r\n\r\n", size)
+	require.NoError(t, err)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusBadRequest, resp.StatusCode)
+	_, err = io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	_, err = conn.Write(make([]byte, size))
+	require.NoError(t, err, "what is left is read")
 }

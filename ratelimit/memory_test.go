@@ -72,8 +72,8 @@ func TestR07_NobodyEvictsHisOwnDebt(t *testing.T) {
 	}
 }
 
-// TestR07_LastWindowsDebtsAreInherited: what was counted in the window before is owed too, as long as
-// the sliding one covers it.
+// TestR07_LastWindowsDebtsAreInherited: what was counted in the window before is owed too, as long
+// as the sliding one covers it.
 func TestR07_LastWindowsDebtsAreInherited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := policyOf("p", ratelimit.PerHour(10))

@@ -12,8 +12,8 @@ import (
 )
 
 // Middleware returns a handler that admits requests to next while they are within l's policies, and
-// answers the others with [Config.ErrorHandler]. It sets the RateLimit fields of both; they tell what
-// is left before a policy's CountIf gives anything back. It reads no body, except that after a
+// answers the others with [Config.ErrorHandler]. It sets the RateLimit fields of both; they tell
+// what is left before a policy's CountIf gives anything back. It reads no body, except that after a
 // refusal of a large upload it reads on for a while, so that the answer is not lost, and closes the
 // connection. It wraps the ResponseWriter only if a policy has a CountIf. It panics if next is nil.
 func (l *Limiter) Middleware(next http.Handler) http.Handler {

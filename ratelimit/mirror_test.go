@@ -24,8 +24,8 @@ func admittedLocally(t *testing.T, l *ratelimit.Limiter, store *brokenStore, key
 	return n
 }
 
-// TestR18_MirrorOfAStoreThatDoesNotCount: a store that does not say what is left has admitted all the
-// same, so each admission counts here.
+// TestR18_MirrorOfAStoreThatDoesNotCount: a store that does not say what is left has admitted all
+// the same, so each admission counts here.
 func TestR18_MirrorOfAStoreThatDoesNotCount(t *testing.T) {
 	for _, a := range algorithms {
 		store := &brokenStore{remaining: -1}

@@ -7,8 +7,8 @@ import (
 
 // Peek says what [Limiter.Take] would say to r now, and charges nothing. Remaining is what each
 // policy has left. A peek is neither counted in Stats nor observed, and its Decision cannot be
-// charged. The answer may be out of date when it arrives: what must not exceed a limit is decided by
-// Take.
+// charged. The answer may be out of date when it arrives: what must not exceed a limit is decided
+// by Take.
 func (l *Limiter) Peek(ctx context.Context, r *http.Request) (d Decision, err error) {
 	d.init(l)
 	if err := d.ask(r); err != nil {

@@ -85,7 +85,7 @@ func TestPeekWhileTheStoreFails(t *testing.T) {
 				require.EqualValues(t, 2, d.Remaining)
 			}
 		}
-		require.True(t, l.Stats().Degraded)
+		require.False(t, l.Stats().StoreUp)
 	}
 }
 

@@ -51,7 +51,8 @@ const (
 )
 
 // A Policy is one of the limits that a [Limiter] decides together. Name, Rate, Key and Missing are
-// required.
+// required. Its functions are called by many requests at a time: they must be safe for concurrent
+// use.
 type Policy struct {
 	// Name names the policy in headers, metrics and the Store. Required: 1 to 64 letters, digits,
 	// '_', '-' and '.'. Limiters on one Store share the counts of policies of one name.

@@ -114,8 +114,8 @@ func TestCountIfWithoutAnAnswer(t *testing.T) {
 		"abort":  func() { panic(http.ErrAbortHandler) },
 		"goexit": runtime.Goexit,
 	} {
-		// In simulated time: of requests at once, one that has read the clock before the others could be
-		// refused at the limit.
+		// In simulated time: of requests at once, one that has read the clock before the others
+		// could be refused at the limit.
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := limiterOf(t, logIns(ratelimit.GCRA))
@@ -385,7 +385,8 @@ func TestR32_WorkAfterTheAnswerOutlivesTheRequest(t *testing.T) {
 	require.EqualValues(t, 3, d.Remaining)
 }
 
-// TestRefundsOfWhatTimeHasPaid: of a debt that is paid nothing is given back, of half of one a half.
+// TestRefundsOfWhatTimeHasPaid: of a debt that is paid nothing is given back, of half of one a
+// half.
 func TestRefundsOfWhatTimeHasPaid(t *testing.T) {
 	rate := ratelimit.Rate{Limit: 1, Window: time.Second, Burst: 4}
 	for _, tt := range []struct {
@@ -417,8 +418,8 @@ func TestRefundsAtAShareOfTheRate(t *testing.T) {
 	}
 }
 
-// TestRefundOfAChargeInTheNextWindow: a request whose clock was read before another's, which has begun
-// the next window, is charged and given back in that one.
+// TestRefundOfAChargeInTheNextWindow: a request whose clock was read before another's, which has
+// begun the next window, is charged and given back in that one.
 func TestRefundOfAChargeInTheNextWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, 100)

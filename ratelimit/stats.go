@@ -12,10 +12,10 @@ type Stats struct {
 	NoKey       uint64 `json:"no_key"`
 	Unavailable uint64 `json:"unavailable"` // refused by FailClosed
 	Errors      uint64 `json:"errors"`      // not decided: RateFor or Cost returned an invalid value
-	Failures    uint64 `json:"failures"`    // decisions that the store failed to make, or Charge to write
+	Failures    uint64 `json:"failures"`    // calls of the store that failed: to decide, Charge or Done
 
-	// Degraded is true while the store fails and each policy's OnError decides.
-	Degraded bool `json:"degraded"`
+	// StoreUp is false while the store fails and each policy's OnError decides.
+	StoreUp bool `json:"store_up"`
 
 	// Refused counts refusals by the name of the policy.
 	Refused map[string]uint64 `json:"refused"`
@@ -27,7 +27,7 @@ type Stats struct {
 // Stats returns a snapshot.
 func (l *Limiter) Stats() Stats {
 	s := Stats{
-		Errors: l.errors.Load(), Failures: l.failed.Load(), Degraded: l.degraded.Load(),
+		Errors: l.errors.Load(), Failures: l.failed.Load(), StoreUp: !l.degraded.Load(),
 		Refused: make(map[string]uint64, len(l.policies)),
 	}
 	for i := range l.outcomes {

@@ -163,9 +163,9 @@ func (c *Claim) try(now int64) (ok bool) {
 	return a.ok
 }
 
-// decide is decideAll for one claim. Whoever had the lock before may have read the clock after now, so
-// that what it has charged looks as if it left no room. Whoever is refused is refused by a clock that
-// was read with the lock held.
+// decide is decideAll for one claim. Whoever had the lock before may have read the clock after now,
+// so that what it has charged looks as if it left no room. Whoever is refused is refused by a clock
+// that was read with the lock held.
 func (c *Claim) decide(m *MemoryStore, now int64) {
 	c.lock(now)
 	a := c.ask(now, c.Cost)

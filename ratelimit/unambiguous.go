@@ -1,24 +1,37 @@
 package ratelimit
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 
+	"github.com/trivet-go/trivet/internal/grammar"
+	"github.com/trivet-go/trivet/internal/linger"
 	"github.com/trivet-go/trivet/internal/problem"
 )
 
 // Unambiguous returns a middleware that makes sure that all behind it read the named header fields
-// alike: [ByHeader], and a server that the request is passed on to. A request with more than one value
-// of such a field gets 400: who would count one value while another is used? Fields that are spelt
-// otherwise, such as X_Api_Key for X-Api-Key, are removed: CGI cannot tell underscores from hyphens,
-// and some servers tell no sign from another.
+// alike: [ByHeader], and a server that the request is passed on to. A request with more than one
+// value of such a field gets 400, or one value could be counted and another used. Fields that are
+// spelt otherwise, such as X_Api_Key for X-Api-Key, are removed: CGI cannot tell underscores from
+// hyphens, and some servers tell no sign from another. The error, if any, names every name that
+// cannot be that of a field. The middleware panics if its handler is nil.
 //
 // Put it around a [Limiter] by header whose requests go on to other servers, and around one with
-// [MissingSkip]: without it, who sends a field twice is not counted there.
-func Unambiguous(names ...string) func(http.Handler) http.Handler {
+// [MissingSkip]: without it, a client that sends a field twice is not counted there.
+func Unambiguous(names ...string) (func(http.Handler) http.Handler, error) {
+	var faults []error
 	canonical := make(map[string]string, len(names)) // by what the spellings have in common
 	for _, name := range names {
+		if !grammar.IsToken(name) {
+			faults = append(faults,
+				fmt.Errorf("ratelimit: Unambiguous: %q is not the name of a header field", name))
+		}
 		canonical[plainName(name)] = http.CanonicalHeaderKey(name)
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
 	}
 	return func(next http.Handler) http.Handler {
 		if next == nil {
@@ -37,17 +50,21 @@ func Unambiguous(names ...string) func(http.Handler) http.Handler {
 					}
 					delete(out.Header, field)
 				case len(values) > 1:
-					problem.Write(w, problem.Details{
-						Title: http.StatusText(http.StatusBadRequest), Status: http.StatusBadRequest,
-						Detail: "More than one value of " + name,
-					})
+					linger.Answer(w, r, func(w http.ResponseWriter) { writeAmbiguous(w, name) })
 					return
 				}
 			}
 			next.ServeHTTP(w, out)
 			r.Pattern = out.Pattern // so that an outer middleware can read it too
 		})
-	}
+	}, nil
+}
+
+func writeAmbiguous(w http.ResponseWriter, name string) {
+	problem.Write(w, problem.Details{
+		Title: http.StatusText(http.StatusBadRequest), Status: http.StatusBadRequest,
+		Detail: "More than one value of " + name,
+	})
 }
 
 // plainName returns name in lower case, with a hyphen for each sign.

@@ -160,8 +160,8 @@ const (
 )
 
 // discard closes the body of an answer that nobody gets, and returns how long that took. It reads a
-// little of the body first, so that the connection can be used again, but for no longer than most, or
-// a moment.
+// little of the body first, so that the connection can be used again, but for no longer than most,
+// or a moment.
 func discard(resp *http.Response, most time.Duration) (took time.Duration) {
 	if resp == nil || resp.Body == nil {
 		return 0

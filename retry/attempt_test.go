@@ -95,7 +95,7 @@ func TestCallersTraceIsKept(t *testing.T) {
 		_, _, err := send(t, r.Transport(serve(dialing)), request(t, "POST", nil).WithContext(ctx))
 		require.ErrorIs(t, err, lost)
 		require.Equal(t, []string{"a.test:80", "a.test:80", "a.test:80"}, conns)
-		require.Equal(t, uint64(2), r.Stats().Retries["unsent"])
+		require.Equal(t, uint64(2), r.Stats().Retries["unprocessed"])
 	})
 }
 

@@ -100,7 +100,7 @@ func TestBudgetProperties(t *testing.T) {
 
 // The same with many requests at a time.
 func TestBudgetUnderConcurrency(t *testing.T) {
-	tariff := newTariff(Config{Hedge: true, HedgeRatio: 0.05, Budget: Budget{Ratio: 0.1, Reserve: 10}})
+	tariff := newTariff(Config{Hedge: true, HedgeRatio: 0.05, Budget: BudgetConfig{Ratio: 0.1, Reserve: 10}})
 	b := newBudget(&tariff, 0)
 	var requests, successes, sent, hedges atomic.Int64
 	var clock atomic.Int64
@@ -141,7 +141,7 @@ func TestBudgetUnderConcurrency(t *testing.T) {
 
 // A hedge that the balance cannot pay for leaves its share to the next one.
 func TestHedgeThatCannotBePaidFor(t *testing.T) {
-	tariff := newTariff(Config{Hedge: true, HedgeRatio: 1, Budget: Budget{Ratio: 1, Reserve: 1}})
+	tariff := newTariff(Config{Hedge: true, HedgeRatio: 1, Budget: BudgetConfig{Ratio: 1, Reserve: 1}})
 	b := newBudget(&tariff, 0)
 	b.request(1)
 	require.True(t, b.draw())
@@ -157,7 +157,7 @@ func TestHedgeThatCannotBePaidFor(t *testing.T) {
 
 // Without a reserve there is nothing that time could fill up.
 func TestNoReserveNoRefill(t *testing.T) {
-	tariff := newTariff(Config{Budget: Budget{Ratio: 0.5, Reserve: -1}})
+	tariff := newTariff(Config{Budget: BudgetConfig{Ratio: 0.5, Reserve: -1}})
 	b := newBudget(&tariff, 0)
 	b.request(time.Hour)
 	require.False(t, b.draw())
@@ -168,7 +168,7 @@ func TestNoReserveNoRefill(t *testing.T) {
 
 // Many goroutines that see the same silence get its token once.
 func TestIdleTimeIsCountedOnce(t *testing.T) {
-	tariff := newTariff(Config{Budget: Budget{Ratio: -1, Reserve: 100}})
+	tariff := newTariff(Config{Budget: BudgetConfig{Ratio: -1, Reserve: 100}})
 	b := newBudget(&tariff, 0)
 	for b.draw() {
 	}
@@ -187,7 +187,7 @@ func TestIdleTimeIsCountedOnce(t *testing.T) {
 func TestT01_BudgetTable(t *testing.T) {
 	const requests = 100_000
 	send := func(ratio, p float64) (amplification, success float64) {
-		tariff := newTariff(Config{Budget: Budget{Ratio: ratio, Reserve: 10}})
+		tariff := newTariff(Config{Budget: BudgetConfig{Ratio: ratio, Reserve: 10}})
 		b := newBudget(&tariff, 0)
 		random := rand.New(rand.NewPCG(1, 2))
 		sent, good := 0, 0
@@ -235,7 +235,7 @@ func TestT01_BudgetTable(t *testing.T) {
 // A request that comes later to the budget than one after it does not turn time back: the silence
 // between them would count twice.
 func TestIdleTimeOfRequestsOutOfOrder(t *testing.T) {
-	tariff := newTariff(Config{Budget: Budget{Ratio: -1, Reserve: 100}})
+	tariff := newTariff(Config{Budget: BudgetConfig{Ratio: -1, Reserve: 100}})
 	b := newBudget(&tariff, 0)
 	for b.draw() {
 	}

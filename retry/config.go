@@ -23,7 +23,8 @@ const (
 	defaultMinHedgeDelay = time.Millisecond
 )
 
-// Config configures a [Retrier]. The zero Config is valid.
+// Config configures a [Retrier]. The zero Config is valid. Its functions are called by many
+// requests at a time: they must be safe for concurrent use.
 type Config struct {
 	// MaxAttempts is how often a request is sent at most, a hedge not counted. Zero means 3, 1
 	// means that nothing is retried. Negative is invalid.
@@ -43,12 +44,12 @@ type Config struct {
 	MaxRetryAfter time.Duration
 
 	// MaxBody is how much of a request's body is kept to be sent again if the request has no
-	// GetBody. A longer body is sent once. All Retriers of the process together keep at most 64
-	// MiB. Zero means 64 KiB. Negative means that nothing is kept.
+	// GetBody. A longer body is sent once. Zero means 64 KiB. Negative means that nothing is kept.
+	// More than 64 MiB is invalid: all Retriers of the process together keep at most that.
 	MaxBody int64
 
 	// Budget pays for retries and hedges.
-	Budget Budget
+	Budget BudgetConfig
 
 	// Key names the budget that a request draws on. A request without a key is sent once. If nil,
 	// the key is the URL's host.
@@ -93,8 +94,8 @@ type Config struct {
 	// Negative is invalid.
 	MinHedgeDelay time.Duration
 
-	// Class tells requests of one host apart that take differently long. It must be low in
-	// cardinality: beyond 64 of a host the rest share one. If nil, the class is the method.
+	// Class names the group of a request. Requests of one group take about equally long. It must be
+	// low in cardinality: beyond 64 of a host the rest share one. If nil, the class is the method.
 	Class func(*http.Request) string
 
 	// Observe, if not nil, receives every request's [Event]. It is called on the request's
@@ -102,9 +103,9 @@ type Config struct {
 	Observe func(ctx context.Context, e Event)
 }
 
-// A Budget bounds what a key may send beyond its requests. In any span of time that is at most
+// BudgetConfig bounds what a key may send beyond its requests. In any span of time that is at most
 // Ratio for each success, plus Reserve, plus one for each 10 s without a request.
-type Budget struct {
+type BudgetConfig struct {
 	// Ratio is what a success earns. Zero means 0.1. Negative means nothing. More than 1 is
 	// invalid.
 	Ratio float64
@@ -125,7 +126,10 @@ func (c Config) withDefaults() (Config, error) {
 	settings.NotNegative(f, "PerTry", c.PerTry)
 	settings.Positive(f, "MaxRetryAfter", &c.MaxRetryAfter, defaultMaxRetryAfter)
 	settings.Default(f, "MaxBody", &c.MaxBody, defaultMaxBody)
-	c.MaxBody = min(max(c.MaxBody, 0), maxBuffered)
+	if c.MaxBody > maxBuffered {
+		f.Add("MaxBody", "%d is more than %d", c.MaxBody, int64(maxBuffered))
+	}
+	c.MaxBody = max(c.MaxBody, 0)
 	settings.Share(f, "Budget.Ratio", &c.Budget.Ratio, defaultRatio)
 	settings.Default(f, "Budget.Reserve", &c.Budget.Reserve, defaultReserve)
 	if c.Budget.Reserve > maxReserve {

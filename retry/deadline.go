@@ -34,7 +34,8 @@ func (deadlineError) Error() string        { return "retry: the request's deadli
 func (deadlineError) Timeout() bool        { return true }
 func (deadlineError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// DeadlineConfig configures a [Deadline]. The zero DeadlineConfig is valid.
+// DeadlineConfig configures a [Deadline]. The zero DeadlineConfig is valid. Its functions are
+// called by many requests at a time: they must be safe for concurrent use.
 type DeadlineConfig struct {
 	// Timeout is the time that a request has. Zero means 30 s. Negative is invalid.
 	Timeout time.Duration
@@ -104,9 +105,9 @@ func (d *Deadline) Stats() DeadlineStats {
 
 // The further outcomes of a request with a [Deadline].
 const (
-	OutcomeExpired Outcome = "expired" // it was late, with nothing sent before the deadline
-	OutcomeAborted Outcome = "aborted" // it was late with an answer begun
-	OutcomeInvalid Outcome = "invalid" // its deadline field cannot be read
+	Expired Outcome = "expired" // it was late, with nothing sent before the deadline
+	Aborted Outcome = "aborted" // it was late with an answer begun
+	Invalid Outcome = "invalid" // its deadline field cannot be read
 )
 
 // A DeadlineEvent is one request.
@@ -126,11 +127,12 @@ func (e DeadlineEvent) LogValue() slog.Value {
 	)
 }
 
-// Middleware gives the requests to next a deadline. next runs on the request's own goroutine and
-// nothing is buffered, so it is up to next to stop when its request's context ends. If it returns
-// late having sent nothing, the client gets [DeadlineConfig.ErrorHandler]'s answer; an answer that
-// was begun in time and is not known to be whole is aborted with [http.ErrAbortHandler]. An answer
-// that was begun late is left alone: it is how next says that it is late.
+// Middleware gives the requests to next a deadline. It panics if next is nil. next runs on the
+// request's own goroutine and nothing is buffered, so it is up to next to stop when its request's
+// context ends. If it returns late having sent nothing, the client gets
+// [DeadlineConfig.ErrorHandler]'s answer; an answer that was begun in time and is not known to be
+// whole is aborted with [http.ErrAbortHandler]. An answer that was begun late is left alone: it is
+// how next says that it is late.
 func (d *Deadline) Middleware(next http.Handler) http.Handler {
 	if next == nil {
 		panic("retry: nil handler")
@@ -147,7 +149,7 @@ func (d *Deadline) Middleware(next http.Handler) http.Handler {
 func (d *Deadline) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	d.requests.Add(1)
 	start := time.Now()
-	event := DeadlineEvent{Outcome: OutcomeFailure} // unless next returns
+	event := DeadlineEvent{Outcome: Failure} // unless next returns
 	if d.cfg.Observe != nil {
 		defer func() {
 			event.Duration = time.Since(start)
@@ -160,7 +162,8 @@ func (d *Deadline) serve(w http.ResponseWriter, r *http.Request, next http.Handl
 		err = ErrDeadline // the caller has stopped waiting: no handler should begin
 	}
 	if err != nil {
-		d.refuse(w, r, err, &event)
+		// next will not read the body.
+		linger.Answer(w, r, func(w http.ResponseWriter) { d.refuse(w, r, err, &event) })
 		return
 	}
 	ctx, cancel := context.WithTimeoutCause(r.Context(), timeout, ErrDeadline)
@@ -178,10 +181,10 @@ func (d *Deadline) serve(w http.ResponseWriter, r *http.Request, next http.Handl
 			// A proxy aborts by itself when its copying ends. The panic goes on.
 			if context.Cause(ctx) != ErrDeadline {
 				d.canceled.Add(1)
-				event.Outcome = OutcomeCanceled
+				event.Outcome = Canceled
 			} else if rec.Status != 0 {
 				d.aborted.Add(1)
-				event.Outcome = OutcomeAborted
+				event.Outcome = Aborted
 			}
 		}()
 		next.ServeHTTP(rec, inner)
@@ -189,20 +192,20 @@ func (d *Deadline) serve(w http.ResponseWriter, r *http.Request, next http.Handl
 	}()
 	switch {
 	case ctx.Err() == nil || rec.Hijacked:
-		event.Outcome = OutcomeSuccess
+		event.Outcome = Success
 	case context.Cause(ctx) != ErrDeadline: // the client left, or a deadline around this one has passed
 		d.canceled.Add(1)
-		event.Outcome = OutcomeCanceled
+		event.Outcome = Canceled
 	case rec.Status == 0:
 		d.refuse(w, r, ErrDeadline, &event)
 	case rec.late: // next has answered that it is late, as a proxy does
 		d.expired.Add(1)
-		event.Outcome = OutcomeExpired
+		event.Outcome = Expired
 	case whole(rec.Recorder, r):
-		event.Outcome = OutcomeSuccess
+		event.Outcome = Success
 	default:
 		d.aborted.Add(1)
-		event.Outcome = OutcomeAborted
+		event.Outcome = Aborted
 		panic(http.ErrAbortHandler) // or the client would take a part for the whole
 	}
 }
@@ -251,12 +254,11 @@ func (w *lateWriter) Flush() { _ = w.FlushError() }
 func (d *Deadline) refuse(w http.ResponseWriter, r *http.Request, err error, event *DeadlineEvent) {
 	if err == ErrDeadlineField {
 		d.invalid.Add(1)
-		event.Outcome = OutcomeInvalid
-		linger.Answer(w, r, func(w http.ResponseWriter) { d.cfg.ErrorHandler(w, r, err) })
-		return
+		event.Outcome = Invalid
+	} else {
+		d.expired.Add(1)
+		event.Outcome = Expired
 	}
-	d.expired.Add(1)
-	event.Outcome = OutcomeExpired
 	d.cfg.ErrorHandler(w, r, err)
 }
 

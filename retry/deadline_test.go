@@ -156,7 +156,7 @@ func TestLateWithNothingSent(t *testing.T) {
 		require.Equal(t, map[string]any{"title": "Gateway Timeout", "status": 504.0}, doc)
 		require.Equal(
 			t,
-			[]retry.DeadlineEvent{{Outcome: retry.OutcomeExpired, Duration: 2 * time.Second}},
+			[]retry.DeadlineEvent{{Outcome: retry.Expired, Duration: 2 * time.Second}},
 			events,
 		)
 		require.Equal(t, retry.DeadlineStats{Requests: 1, Expired: 1}, d.Stats())
@@ -282,7 +282,7 @@ func TestPanicsOfHandlersPass(t *testing.T) {
 						panic(value)
 					}))
 				})
-				require.Equal(t, retry.OutcomeFailure, events[0].Outcome)
+				require.Equal(t, retry.Failure, events[0].Outcome)
 			})
 		}
 	}
@@ -302,7 +302,7 @@ func TestClientLeavesBeforeTheDeadline(t *testing.T) {
 		d.Middleware(http.HandlerFunc(sleep)).
 			ServeHTTP(w, httptest.NewRequest("GET", "/", nil).WithContext(ctx))
 		require.Empty(t, w.Body.String())
-		require.Equal(t, retry.OutcomeCanceled, events[0].Outcome)
+		require.Equal(t, retry.Canceled, events[0].Outcome)
 		require.Equal(t, retry.DeadlineStats{Requests: 1, Canceled: 1}, d.Stats())
 	})
 }
@@ -449,7 +449,7 @@ func TestDeadlineOfAHijackedConnection(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 200, status)
 	require.Equal(t, "mine", text)
-	require.Equal(t, retry.OutcomeSuccess, <-outcome)
+	require.Equal(t, retry.Success, <-outcome)
 }
 
 // What one service's Retrier says is what the next one's Deadline reads.
@@ -481,12 +481,19 @@ func TestDeadlinesArePassedOn(t *testing.T) {
 }
 
 func TestDeadlineEventIsBounded(t *testing.T) {
-	e := retry.DeadlineEvent{Outcome: retry.OutcomeExpired, Duration: time.Second, Passed: true}
+	e := retry.DeadlineEvent{Outcome: retry.Expired, Duration: time.Second, Passed: true}
 	require.Equal(t, "[event=deadline outcome=expired passed=true duration=1s]", e.LogValue().String())
 }
 
-// A client whose deadline cannot be read gets its 400 though it is still sending.
-func TestInvalidDeadlineReachesAClientThatStillSends(t *testing.T) {
+// A client that is refused by its deadline field gets its answer though it is still sending.
+func TestRefusalByTheFieldReachesAClientThatStillSends(t *testing.T) {
+	for field, status := range map[string]int{"x": 400, "0": 504} {
+		t.Run(field, func(t *testing.T) { testRefusalReachesASender(t, field, status) })
+	}
+}
+
+func testRefusalReachesASender(t *testing.T, field string, status int) {
+	t.Helper()
 	const size = 8 << 20
 	b := backend.Start(t, backend.Config{Handler: newDeadline(t, retry.DeadlineConfig{
 		Field: "Request-Timeout",
@@ -494,14 +501,14 @@ func TestInvalidDeadlineReachesAClientThatStillSends(t *testing.T) {
 	conn, err := net.Dial("tcp", b.Addr)
 	require.NoError(t, err)
 	defer conn.Close()
-	_, err = fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: a\r\nRequest-Timeout: x\r\n"+
-		"Content-Length: %d\r\n\r\n", size)
+	_, err = fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: a\r\nRequest-Timeout: %s\r\n"+
+		"Content-Length: %d\r\n\r\n", field, size)
 	require.NoError(t, err)
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	require.NoError(t, err)
 	_, err = io.ReadAll(resp.Body)
 	require.NoError(t, err)
-	require.Equal(t, 400, resp.StatusCode)
+	require.Equal(t, status, resp.StatusCode)
 	_, err = io.CopyN(conn, readerFunc(func(p []byte) (int, error) { return len(p), nil }), size)
 	require.NoError(t, err, "what is left is read")
 }

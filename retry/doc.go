@@ -4,7 +4,7 @@
 //	if err != nil {
 //		log.Fatal(err)
 //	}
-//	client := &http.Client{Transport: retrier.Transport(balancer)}
+//	client := &http.Client{Transport: retrier.Transport(lb)} // lb is a *balancer.Balancer
 //
 //	deadline, err := retry.NewDeadline(retry.DeadlineConfig{Timeout: 10 * time.Second})
 //	if err != nil {
@@ -23,8 +23,9 @@
 // let it go unserved, or an error of a transport below says so by a method NotSent. [Config.When]
 // can decide otherwise.
 //
-// Retries wait for a random time that doubles, at least as long as Retry-After asks for. An answer
-// or error whose time would come after the request's deadline is returned at once.
+// Retries wait for a random time that doubles, at least as long as Retry-After asks for. If the
+// next attempt could not begin before the request's deadline, the answer or error is returned at
+// once.
 //
 // The attempts counted are those that the Retrier makes. net/http itself sends a request again
 // whose connection turns out to be dead, and HTTP/2 requests that a server has let go unserved. An
@@ -32,17 +33,18 @@
 //
 // # Budget
 //
-// Each key, by default each host, pays for its retries and hedges from one [Budget]: what it sends
-// never exceeds (1 + Ratio) × its requests + Reserve + one for each 10 s in which it was silent. In
-// a total outage that is its requests and the reserve, whatever MaxAttempts is. The reserve is each
-// process's: a thousand clients of one server have a thousand of them, spent once, over the time
-// that their jitter takes.
+// Each key, by default each host, pays for its retries and hedges from one [BudgetConfig]: what it
+// sends never exceeds (1 + Ratio) × its requests + Reserve + one for each 10 s in which it was
+// silent. In a total outage that is its requests and the reserve, whatever MaxAttempts is. The
+// reserve is each process's: a thousand clients of one server have a thousand of them, spent once,
+// over the time that their jitter takes.
 //
 // # Hedging
 //
-// With [Config.Hedge] a safe request that takes longer than 95 % of those before it is sent a
-// second time, and the first answer counts. When many requests are late, the host is slow rather
-// than unlucky, and nothing is hedged until that has become usual.
+// With [Config.Hedge] a safe request, or one with an Idempotency-Key, that takes longer than 95 %
+// of the earlier ones did is sent a second time, and the first answer counts. When many requests
+// are late, the host is slow rather than unlucky, and nothing is hedged until that has become
+// usual.
 //
 // # Place in a chain
 //

@@ -28,30 +28,30 @@ func TestObserve(t *testing.T) {
 			return got[0]
 		}
 		e := ask(200)
-		require.Equal(t, retry.Event{Outcome: retry.OutcomeSuccess, Key: "a.test"}, e)
+		require.Equal(t, retry.Event{Outcome: retry.Success, Key: "a.test"}, e)
 		e = ask(answer(503, "Retry-After", "1"), 200)
-		require.Equal(t, retry.OutcomeSuccess, e.Outcome)
+		require.Equal(t, retry.Success, e.Outcome)
 		require.Equal(t, 1, e.Retries)
 		require.GreaterOrEqual(t, e.Duration, time.Second)
 		e = ask(503)
-		require.Equal(t, retry.OutcomeFailure, e.Outcome)
+		require.Equal(t, retry.Failure, e.Outcome)
 		require.Equal(t, retry.GaveUpAttempts, e.GaveUp)
 		e = ask(500)
-		require.Equal(t, retry.OutcomeSuccess, e.Outcome, "the server answered, and no retry was called for")
+		require.Equal(t, retry.Success, e.Outcome, "the server answered, and no retry was called for")
 		e = ask(io.EOF)
-		require.Equal(t, retry.OutcomeFailure, e.Outcome)
+		require.Equal(t, retry.Failure, e.Outcome)
 		require.Equal(t, io.EOF, e.Err)
 
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		got = nil
 		send(t, r.Transport(serve(after(time.Hour, 200))), request(t, "GET", nil).WithContext(ctx))
-		require.Equal(t, retry.OutcomeCanceled, got[0].Outcome)
+		require.Equal(t, retry.Canceled, got[0].Outcome)
 		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		got = nil
 		send(t, r.Transport(serve(after(time.Hour, 200))), request(t, "GET", nil).WithContext(ctx))
-		require.Equal(t, retry.OutcomeFailure, got[0].Outcome)
+		require.Equal(t, retry.Failure, got[0].Outcome)
 		require.Equal(t, retry.GaveUpDeadline, got[0].GaveUp)
 	})
 }
@@ -89,10 +89,10 @@ func TestFailureAfterTheCallerLeft(t *testing.T) {
 // An error that could be a timeout and is none has another reason.
 func TestReasonsOfErrors(t *testing.T) {
 	for reason, err := range map[string]error{
-		"timeout": &net.OpError{Op: "read", Err: &timeoutError{}},
-		"error":   &net.OpError{Op: "read", Err: syscall.ECONNRESET},
-		"unsent":  &net.OpError{Op: "dial", Err: &timeoutError{}},
-		"refused": refusal{time.Second},
+		"timeout":     &net.OpError{Op: "read", Err: &timeoutError{}},
+		"error":       &net.OpError{Op: "read", Err: syscall.ECONNRESET},
+		"unprocessed": &net.OpError{Op: "dial", Err: &timeoutError{}},
+		"not_sent":    refusal{time.Second},
 	} {
 		bubble(t, func(t *testing.T) {
 			r := newRetrier(t, retry.Config{})

@@ -49,7 +49,7 @@ func TestT04_ReplaysOfNetHTTP(t *testing.T) {
 	tr := testTransport(t, backend.HTTP1)
 	r := newRetrier(
 		t,
-		retry.Config{MaxAttempts: 2, Budget: retry.Budget{Ratio: -1, Reserve: -1}},
+		retry.Config{MaxAttempts: 2, Budget: retry.BudgetConfig{Ratio: -1, Reserve: -1}},
 	) // pays for no retry of ours
 	rt := r.Transport(tr)
 	for i := range 20 {
@@ -166,7 +166,8 @@ func TestT05_ErrorsOfUnservedStreams(t *testing.T) {
 	}
 }
 
-// gone is how net/http says that a connection was closed after a GOAWAY, with what the server says of it.
+// gone is how net/http says that a connection was closed after a GOAWAY, with what the server says
+// of it.
 func gone(debug string) error {
 	return fmt.Errorf(
 		"http2: server sent GOAWAY and closed the connection; LastStreamID=0, "+

@@ -197,10 +197,9 @@ func TestT22_Spread(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			const clients = 5000
 			s := serve(answer(503, "Retry-After", field))
-			r := newRetrier(
-				t,
-				retry.Config{MaxAttempts: 2, Backoff: time.Second, Budget: retry.Budget{Reserve: clients}},
-			)
+			r := newRetrier(t, retry.Config{
+				MaxAttempts: 2, Backoff: time.Second, Budget: retry.BudgetConfig{Reserve: clients},
+			})
 			var wg sync.WaitGroup
 			start := time.Now()
 			for range clients {
@@ -254,7 +253,7 @@ func TestT25_BackoffDoesNotOverflow(t *testing.T) {
 				MaxAttempts: attempts,
 				Backoff:     base,
 				MaxBackoff:  most,
-				Budget:      retry.Budget{Reserve: 1000},
+				Budget:      retry.BudgetConfig{Reserve: 1000},
 			},
 		)
 		last := int64(0)

@@ -30,7 +30,7 @@ func TestHedgeWaitsForItsLeastDelay(t *testing.T) {
 // A request that could not be hedged when it was late is hedged later on.
 func TestHedgeThatComesLater(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		r := newRetrier(t, retry.Config{Hedge: true, Budget: retry.Budget{Ratio: -1, Reserve: 1}})
+		r := newRetrier(t, retry.Config{Hedge: true, Budget: retry.BudgetConfig{Ratio: -1, Reserve: 1}})
 		warm(t, r, "GET")
 		send(t, r.Transport(serve(503)), request(t, "GET", nil))
 		require.Zero(t, r.Stats().Budget["a.test"])
@@ -50,7 +50,7 @@ func TestHedgeThatComesLater(t *testing.T) {
 // Without budget there is no hedge, and the attempt goes on.
 func TestNoBudgetNoHedge(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		r := newRetrier(t, retry.Config{Hedge: true, Budget: retry.Budget{Ratio: -1, Reserve: 1}})
+		r := newRetrier(t, retry.Config{Hedge: true, Budget: retry.BudgetConfig{Ratio: -1, Reserve: 1}})
 		warm(t, r, "GET")
 		send(t, r.Transport(serve(503)), request(t, "GET", nil))
 		require.Zero(t, r.Stats().Budget["a.test"])
@@ -105,7 +105,7 @@ func TestHedgeTellsWhatIsLeftOfTheDeadline(t *testing.T) {
 // first wait after the attempt has left.
 func TestHedgeLooksAgainLessAndLessOften(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		r := newRetrier(t, retry.Config{Hedge: true, Budget: retry.Budget{Ratio: -1, Reserve: 1}})
+		r := newRetrier(t, retry.Config{Hedge: true, Budget: retry.BudgetConfig{Ratio: -1, Reserve: 1}})
 		warm(t, r, "GET")
 		send(t, r.Transport(serve(503)), request(t, "GET", nil))
 		require.Zero(t, r.Stats().Budget["a.test"])

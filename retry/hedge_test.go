@@ -399,7 +399,7 @@ func TestHedgingDoesNotFeedItself(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRetrier(
 			t,
-			retry.Config{Hedge: true, HedgeRatio: 1, Budget: retry.Budget{Ratio: 1, Reserve: 1000}},
+			retry.Config{Hedge: true, HedgeRatio: 1, Budget: retry.BudgetConfig{Ratio: 1, Reserve: 1000}},
 		)
 		var n atomic.Int64
 		s := roundTripper(
@@ -421,7 +421,7 @@ func TestHedgesConcurrently(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRetrier(
 			t,
-			retry.Config{Hedge: true, HedgeRatio: 1, Budget: retry.Budget{Ratio: 1, Reserve: 1000}},
+			retry.Config{Hedge: true, HedgeRatio: 1, Budget: retry.BudgetConfig{Ratio: 1, Reserve: 1000}},
 		)
 		warm(t, r, "GET")
 		var n atomic.Int64

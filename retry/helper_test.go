@@ -82,8 +82,8 @@ type server struct {
 	mu   sync.Mutex // guards the fields below
 	seen []seen
 
-	// Each is a *http.Response, a status, an error or a func(*http.Request) (*http.Response, error).
-	// The last one is for all further attempts.
+	// Each is a *http.Response, a status, an error or a func(*http.Request) (*http.Response,
+	// error). The last one is for all further attempts.
 	answers []any
 }
 

@@ -11,8 +11,8 @@ import (
 	"github.com/trivet-go/trivet/retry"
 )
 
-// TestHooksThatPanic: each panics on the caller's goroutine and goes on there, and the next request is
-// sent as ever. (TestPanicsInAHedge has those that run on the library's own.)
+// TestHooksThatPanic: each panics on the caller's goroutine and goes on there, and the next request
+// is sent as ever. (TestPanicsInAHedge has those that run on the library's own.)
 func TestHooksThatPanic(t *testing.T) {
 	for _, hook := range []string{"Key", "When", "Scope", "Class", "Observe"} {
 		t.Run(hook, func(t *testing.T) {

@@ -102,7 +102,7 @@ func TestRefusalAtTheEndOfPerTry(t *testing.T) {
 		status, _, err := send(t, r.Transport(s), request(t, "POST", nil))
 		require.NoError(t, err)
 		require.Equal(t, 200, status)
-		require.Equal(t, map[string]uint64{"refused": 1}, r.Stats().Retries)
+		require.Equal(t, map[string]uint64{"not_sent": 1}, r.Stats().Retries)
 	})
 }
 

@@ -99,10 +99,10 @@ func TestAnswersThatAProxyAbortsAreCounted(t *testing.T) {
 	}
 	e := <-events
 	if err == nil {
-		require.Equal(t, retry.OutcomeExpired, e.Outcome)
+		require.Equal(t, retry.Expired, e.Outcome)
 		return
 	}
-	require.Equal(t, retry.OutcomeAborted, e.Outcome)
+	require.Equal(t, retry.Aborted, e.Outcome)
 	require.EqualValues(t, 1, d.Stats().Aborted)
 }
 

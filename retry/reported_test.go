@@ -36,7 +36,7 @@ func TestReported_LargeAnswersAreWhole(t *testing.T) {
 			})})
 		r := newRetrier(t, quick(retry.Config{
 			PerTry: time.Minute, Hedge: true, HedgeRatio: 1,
-			Budget: retry.Budget{Ratio: 1, Reserve: 1000},
+			Budget: retry.BudgetConfig{Ratio: 1, Reserve: 1000},
 		}))
 		rt := r.Transport(testTransport(t, p))
 		for range 70 { // from the 50th on, hedges may join
@@ -91,7 +91,7 @@ func TestReported_TheServerIsToldWhatTheAttemptHas(t *testing.T) {
 // whose hedges have failed ends.
 func TestReported_ASpentBudgetEndsNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		r := newRetrier(t, retry.Config{Hedge: true, Budget: retry.Budget{Ratio: -1, Reserve: 1}})
+		r := newRetrier(t, retry.Config{Hedge: true, Budget: retry.BudgetConfig{Ratio: -1, Reserve: 1}})
 		warm(t, r, "GET")
 		var wg sync.WaitGroup
 		wg.Go(func() { // its hedge takes the only token
@@ -146,7 +146,7 @@ func TestReported_CancelingHedgedRequestsDeadlocksNothing(t *testing.T) {
 			})})
 		r := newRetrier(t, quick(retry.Config{
 			Hedge: true, HedgeRatio: 1, MinHedgeDelay: time.Microsecond,
-			Budget: retry.Budget{Ratio: 1, Reserve: 10_000},
+			Budget: retry.BudgetConfig{Ratio: 1, Reserve: 10_000},
 		}))
 		rt := r.Transport(testTransport(t, p))
 		var wg sync.WaitGroup

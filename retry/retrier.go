@@ -90,9 +90,9 @@ type Outcome string
 
 // The outcomes of a request.
 const (
-	OutcomeSuccess  Outcome = "success"  // an answer that no retry was needed for, or that one has brought
-	OutcomeFailure  Outcome = "failure"  // an error, or an answer that a retry might have cured
-	OutcomeCanceled Outcome = "canceled" // the caller left
+	Success  Outcome = "success"  // an answer that was not to be retried, whatever its status
+	Failure  Outcome = "failure"  // an error, or an answer that a retry might have cured
+	Canceled Outcome = "canceled" // the caller left
 )
 
 // An Event is one request, with all its attempts.

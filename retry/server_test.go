@@ -78,10 +78,10 @@ func TestRetriesOverTheWire(t *testing.T) {
 						}),
 					},
 				)
-				r := newRetrier(t, quick(retry.Config{Budget: retry.Budget{Reserve: 1_000_000}}))
+				r := newRetrier(t, quick(retry.Config{Budget: retry.BudgetConfig{Reserve: 1_000_000}}))
 				rt := r.Transport(testTransport(t, p))
-				// Both the drain and net/http give up a connection that a busy machine is slow on, so there
-				// is more than one chance.
+				// Both the drain and net/http give up a connection that a busy machine is slow on,
+				// so there is more than one chance.
 				for start := time.Now(); len(conns) != 1 && time.Since(start) < time.Minute; {
 					bodies, conns = nil, map[string]bool{}
 					for range 5 {
@@ -175,7 +175,7 @@ func TestHedgesOverTheWire(t *testing.T) {
 					}),
 				},
 			)
-			r := newRetrier(t, retry.Config{Hedge: true, HedgeRatio: 1, Budget: retry.Budget{Ratio: 1}})
+			r := newRetrier(t, retry.Config{Hedge: true, HedgeRatio: 1, Budget: retry.BudgetConfig{Ratio: 1}})
 			rt := r.Transport(testTransport(t, p))
 			// On a busy machine all of the host may seem slow, and is not hedged for a while.
 			for i := 0; r.Stats().HedgesWon < 3; i++ {
@@ -286,7 +286,7 @@ func TestPOSTThatWasNotSent(t *testing.T) {
 		require.Equal(t, 200, status)
 		require.EqualValues(t, 3, n.Load())
 		require.Equal(t, 1, b.Requests())
-		require.Equal(t, map[string]uint64{"unsent": 2}, r.Stats().Retries)
+		require.Equal(t, map[string]uint64{"unprocessed": 2}, r.Stats().Retries)
 		require.Equal(t, uint64(1), r.Stats().Attempts)
 		tr.CloseIdleConnections()
 	})

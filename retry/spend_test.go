@@ -61,7 +61,9 @@ func TestBudgetIsEarnedBySuccesses(t *testing.T) {
 	}
 	for _, tt := range tests {
 		bubble(t, func(t *testing.T) {
-			r := newRetrier(t, retry.Config{MaxAttempts: 2, Budget: retry.Budget{Ratio: 0.25, Reserve: 2}})
+			r := newRetrier(t, retry.Config{
+				MaxAttempts: 2, Budget: retry.BudgetConfig{Ratio: 0.25, Reserve: 2},
+			})
 			send(t, r.Transport(serve(503, 503)), request(t, "GET", nil))
 			require.Equal(t, 1.0, r.Stats().Budget["a.test"])
 			send(t, r.Transport(serve(tt.answer)), request(t, "POST", nil))
@@ -77,7 +79,7 @@ func TestBudgetIsEarnedBySuccesses(t *testing.T) {
 // A token is drawn before the backoff: requests that wait count.
 func TestWaitingRequestsHoldTheirToken(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		r := newRetrier(t, retry.Config{Budget: retry.Budget{Reserve: 1}})
+		r := newRetrier(t, retry.Config{Budget: retry.BudgetConfig{Reserve: 1}})
 		slow := serve(answer(503, "Retry-After", "5"), 200)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
@@ -110,7 +112,7 @@ func TestWhatIsNotSentCostsNothing(t *testing.T) {
 		require.Equal(t, 150, s.count())
 		require.Equal(t, 10.0, r.Stats().Budget["a.test"])
 		require.Zero(t, r.Stats().Attempts)
-		require.Equal(t, uint64(100), r.Stats().Retries["unsent"])
+		require.Equal(t, uint64(100), r.Stats().Retries["unprocessed"])
 
 		s = serve(dial, dial, 500)
 		send(t, r.Transport(s), request(t, "GET", nil))

@@ -314,7 +314,8 @@ func TestSpoolKeepsNothingAfterTheCall(t *testing.T) {
 	require.Equal(t, 1, src.closed())
 }
 
-// What lies beyond the limit is one reader's: another one that comes to the limit gets no part of it.
+// What lies beyond the limit is one reader's: another one that comes to the limit gets no part of
+// it.
 func TestSpoolBeyondItsLimitHasOneReader(t *testing.T) {
 	s := newSpool(&source{Reader: iotest.OneByteReader(strings.NewReader("0123456789"))}, 3)
 	first, err := s.next()

@@ -55,5 +55,4 @@ func (t *table[V]) get(key string) (v *V, shared bool) {
 	return v, false
 }
 
-// all returns the states by key.
 func (t *table[V]) all() map[string]*V { return *t.current.Load() }

@@ -140,8 +140,8 @@ func (c *call) again(f finding) (wait time.Duration, body io.ReadCloser, giveUp 
 	if wait == f.wait && f.wait > 0 && !f.free {
 		wait = c.spread(wait)
 	}
-	// A request that was refused unsent is sent at no cost later on, but only if it is the first of
-	// the request's to be sent.
+	// After an attempt that was refused unsent the next one costs nothing, but only if no attempt
+	// of the request was sent before.
 	if !f.free || c.sent > 0 {
 		if c.budget == nil || !c.budget.draw() {
 			return 0, nil, GaveUpBudget
@@ -225,14 +225,14 @@ func (c *call) end(resp *http.Response, err error, giveUp Reason) (*http.Respons
 	}
 	if r.cfg.Observe != nil {
 		e := Event{
-			Outcome: OutcomeSuccess, Duration: r.now() - c.began, Retries: c.retries, Hedged: c.hedged,
+			Outcome: Success, Duration: r.now() - c.began, Retries: c.retries, Hedged: c.hedged,
 			HedgeWon: c.hedgeWon, GaveUp: giveUp, Key: c.key, Err: err,
 		}
 		switch {
 		case giveUp == GaveUpCanceled:
-			e.Outcome = OutcomeCanceled
+			e.Outcome = Canceled
 		case giveUp != "" || err != nil:
-			e.Outcome = OutcomeFailure
+			e.Outcome = Failure
 		}
 		ctx := c.req.Context()
 		if ctx.Err() != nil { // the caller gave up: that does not end what Observe does with it

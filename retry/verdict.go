@@ -38,19 +38,19 @@ type Reason string
 
 // Why a request was retried. An answer's reason is its status, such as "503".
 const (
-	ReasonRefused Reason = "refused" // an error says NotSent and after what time to come again
-	ReasonUnsent  Reason = "unsent"  // no connection, or a server let it go unserved
-	ReasonTimeout Reason = "timeout" // PerTry, or a limit of the transport below
-	ReasonError   Reason = "error"   // the connection broke
-	ReasonWhen    Reason = "when"    // Config.When
+	ReasonNotSent     Reason = "not_sent"    // an error says NotSent and after what time to come again
+	ReasonUnprocessed Reason = "unprocessed" // no connection, or a server let it go unserved
+	ReasonTimeout     Reason = "timeout"     // PerTry, or a limit of the transport below
+	ReasonError       Reason = "error"       // the connection broke
+	ReasonWhen        Reason = "when"        // Config.When
 )
 
 // Why a request that had failed was not retried.
 const (
 	GaveUpAttempts   Reason = "attempts"    // MaxAttempts
 	GaveUpBudget     Reason = "budget"      // none left
-	GaveUpDeadline   Reason = "deadline"    // it would pass before the next attempt
-	GaveUpCanceled   Reason = "canceled"    // the caller left while the next attempt was waited for
+	GaveUpDeadline   Reason = "deadline"    // it has passed, or would before the next attempt
+	GaveUpCanceled   Reason = "canceled"    // the caller left
 	GaveUpRetryAfter Reason = "retry_after" // the wait asked for is more than MaxRetryAfter
 	GaveUpMethod     Reason = "method"      // it may not be repeated (RFC 9110, section 9.2.2)
 	GaveUpBody       Reason = "body"        // its body cannot be sent again
@@ -174,7 +174,7 @@ func (c *call) judgeError(a *attempt, err error) finding {
 		return finding{final: gone(c.ctx)}
 	case unsent.Is(err):
 		if wait := unsent.RetryAfter(err); wait > 0 {
-			return finding{reason: ReasonRefused, wait: wait, unsent: true, free: true}
+			return finding{reason: ReasonNotSent, wait: wait, unsent: true, free: true}
 		}
 		return finding{final: GaveUpFinal, unsent: true, free: true}
 	case a.Err() != nil: // PerTry's end, since the request's context goes on
@@ -182,7 +182,7 @@ func (c *call) judgeError(a *attempt, err error) finding {
 	case errors.Is(err, context.Canceled), hopeless(c.req, err):
 		return finding{final: GaveUpFinal}
 	case a.notSent(err):
-		return finding{reason: ReasonUnsent, unsent: true}
+		return finding{reason: ReasonUnprocessed, unsent: true}
 	}
 	var timeout interface{ Timeout() bool }
 	if errors.As(err, &timeout) && timeout.Timeout() {

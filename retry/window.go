@@ -14,8 +14,8 @@ const (
 	stale       = 5 * time.Minute // unless they are older than this
 	enough      = 50              // requests before which there is no quantile
 	slowShare   = 0.25            // if more than this share of the requests is late, all of the host is slow
-	subBuckets  = 8               // of each power of two: a bucket is at most 13 % wide
-	buckets     = 27 * subBuckets // from 16 µs up to half an hour
+	subBuckets  = 8               // of each power of two: from 128 µs on a bucket is at most 13 % wide
+	buckets     = 27 * subBuckets // up to 2.4 hours
 	unit        = 16 * time.Microsecond
 )
 

@@ -62,8 +62,8 @@ func (b *bounded[Q, K, V]) add(q Q, limit int) *V {
 	return b.addIf(q, func(n int) bool { return n < limit })
 }
 
-// addIf returns the value for q, made if fits says so of the number of values, and otherwise nil. It
-// calls fits at most once, with b.mu held.
+// addIf returns the value for q, made if fits says so of the number of values, and otherwise nil.
+// It calls fits at most once, with b.mu held.
 func (b *bounded[Q, K, V]) addIf(q Q, fits func(n int) bool) *V {
 	b.mu.Lock()
 	defer b.mu.Unlock()

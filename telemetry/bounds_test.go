@@ -93,8 +93,8 @@ func TestSeriesOfStatusesWithoutRoute(t *testing.T) {
 	require.Equal(t, most/8, bare)
 }
 
-// TestO11_AbortsOfClientsThatLeft: a proxy aborts when its client has left. That is the client's doing
-// and no fault of the server.
+// TestO11_AbortsOfClientsThatLeft: a proxy aborts when its client has left. That is the client's
+// doing and no fault of the server.
 func TestO11_AbortsOfClientsThatLeft(t *testing.T) {
 	l, out := logTo(t, telemetry.AccessLogConfig{})
 	b := newBench(t, telemetry.Config{AccessLog: l})
@@ -109,11 +109,12 @@ func TestO11_AbortsOfClientsThatLeft(t *testing.T) {
 	points := b.points(t, "http.server.request.duration")
 	require.Len(t, points, 1)
 	require.Contains(t, points[0], "error.type=canceled")
-	require.Zero(t, b.Stats().Errors)
+	require.Zero(t, b.Stats().Failures)
 	require.Equal(t, "WARN", out.all(t)[0]["level"])
 }
 
-// TestStreamsWithoutAFirstByte: nobody can say how long it took, so no objective counts it as quick.
+// TestStreamsWithoutAFirstByte: nobody can say how long it took, so no objective counts it as
+// quick.
 func TestStreamsWithoutAFirstByte(t *testing.T) {
 	s := newSLO(t, telemetry.SLOConfig{Name: "all", Latency: time.Second, LatencyTarget: 0.9})
 	b := newBench(t, telemetry.Config{SLOs: []*telemetry.SLO{s}, TracerProvider: noop.NewTracerProvider()})

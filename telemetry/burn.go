@@ -24,8 +24,8 @@ const ringMinutes = 72*60 + 1 // the longest window and a minute to begin
 type Objective string
 
 const (
-	Availability Objective = "availability"
-	Latency      Objective = "latency"
+	Availability Objective = "availability" // a share of the requests must not fail
+	Latency      Objective = "latency"      // a share of those that do not fail must be done in time
 )
 
 // A Severity says who should act on a [Burn].

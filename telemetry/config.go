@@ -27,7 +27,8 @@ const (
 )
 
 // Config configures a [Telemetry]. The zero Config is valid: it uses the global OpenTelemetry
-// providers and trusts no proxy.
+// providers and trusts no proxy. Its functions are called by many requests at a time: they must be
+// safe for concurrent use.
 type Config struct {
 	// TracerProvider makes the spans. If nil, otel.GetTracerProvider() is used. Give it
 	// noop.NewTracerProvider() to have no spans: that makes requests cheaper, and an incoming
@@ -80,8 +81,9 @@ type Config struct {
 	Query []string
 
 	// RequestID is the header field that carries a request id, such as X-Request-Id. A client's is
-	// kept if it consists of at most 128 letters, digits, '-', '_' and '.', and replaced if not.
-	// It is repeated on the response and on what [Telemetry.Transport] sends. Empty means no ids.
+	// kept if it consists of at most 128 letters, digits, '-', '_' and '.' and begins with neither
+	// '-' nor '.'; it is replaced if not. It is repeated on the response and on what
+	// [Telemetry.Transport] sends. Empty means no ids.
 	RequestID string
 
 	// Panics says what to do with a handler's panic. Zero means [PassOn].

@@ -1,7 +1,8 @@
 // Package telemetry shows what HTTP servers and clients do: traces, metrics, an access log, and
 // objectives with burn rates, on the OpenTelemetry API alone.
 //
-//	lines, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: log.Handler()})
+//	log := slog.Default().Handler()
+//	lines, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Handler: log})
 //	if err != nil {
 //		return err
 //	}
@@ -33,8 +34,8 @@
 // Their events are metrics, events of the request's span, and fields of its line in the access log.
 // See [Observer] for what an event must look like.
 //
-// [LogHandler] puts the ids of trace, span and request, and the route, on the lines that the service
-// itself writes with log/slog.
+// [LogHandler] puts the ids of trace, span and request, and the route, on the lines that the
+// service itself writes with log/slog.
 //
 // # Traces
 //
@@ -86,9 +87,9 @@
 // This package's own, by Register(tel, "", x.Stats):
 //
 //	x                  instruments
-//	Telemetry          trivet.telemetry.in_flight .requests .errors .panics .series .overflow
-//	                   .log_skipped .faults
-//	SLO                trivet.telemetry.slo.requests .failed .timed .slow .burn_rate{key}
+//	Telemetry          trivet.telemetry.in_flight .requests .failures .panics .series
+//	                   .overflowed .log_skipped .faults
+//	SLO                trivet.telemetry.slo.requests .failures .timed .slow .burn_rate{key}
 //	                   .firing{key}
 //	health.Health      trivet.health.started .draining .up{key}
 //

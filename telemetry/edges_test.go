@@ -39,7 +39,7 @@ func TestDeadlineIsTheServersFault(t *testing.T) {
 	points := strings.Join(b.points(t, "http.server.request.duration"), "\n")
 	require.Contains(t, points, "error.type=timeout ")
 	require.Contains(t, points, "error.type=canceled ")
-	require.EqualValues(t, 1, b.Stats().Errors)
+	require.EqualValues(t, 1, b.Stats().Failures)
 	lines := out.all(t)
 	require.Equal(t, "ERROR", lines[0]["level"])
 	require.Equal(t, "WARN", lines[1]["level"])
@@ -289,7 +289,7 @@ func TestObserverTellsEventsApart(t *testing.T) {
 	}, b.points(t, "trivet.telemetry.e"))
 	require.Equal(t, []string{" = 50"}, b.points(t, "trivet.telemetry.e.a"))
 	require.Equal(t, []string{" = 50"}, b.points(t, "trivet.telemetry.e.b"))
-	require.Zero(t, b.Stats().Overflow, "no series is made twice")
+	require.Zero(t, b.Stats().Overflowed, "no series is made twice")
 }
 
 // Words are few by contract. Where they are not, they end at the bound like everything else.

@@ -142,7 +142,7 @@ func TestO15_CanceledRequestsLeaveNoGoroutine(t *testing.T) {
 		require.True(t, strings.HasSuffix(p, " = 0"), p)
 	}
 	require.EqualValues(t, 10000, b.Stats().Requests)
-	require.Zero(t, b.Stats().Errors)
+	require.Zero(t, b.Stats().Failures)
 }
 
 // Hostile paths, methods and hosts: ten million of them with make soak.

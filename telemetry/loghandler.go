@@ -11,17 +11,17 @@ import (
 	"github.com/trivet-go/trivet/telemetry/internal/redact"
 )
 
-// LogHandler returns a handler that adds to each record what its context belongs to, and passes it on
-// to next: trace_id and span_id of the current span, and within [Telemetry.Middleware] request_id and
-// http.route, as in the lines of an [AccessLog]. They stand outside of groups. So the lines that a
-// service writes with slog.InfoContext and the like can be found by request:
+// LogHandler returns a handler that adds to each record what its context belongs to, and passes it
+// on to next: trace_id and span_id of the current span, and within [Telemetry.Middleware]
+// request_id and http.route, as in the lines of an [AccessLog]. They stand outside of groups. So
+// the lines that a service writes with slog.InfoContext and the like can be found by request:
 //
 //	slog.SetDefault(slog.New(telemetry.LogHandler(slog.NewJSONHandler(os.Stderr, nil))))
 //
 // The route is known once a ServeMux, or [Config.RouteFunc], knows it: in its handlers and in the
 // goroutines that they start. Where something between copies the request, [Route] is needed. An
-// AccessLog may be given the handler too: it has these fields of its own, once. LogHandler panics if
-// next is nil.
+// AccessLog may be given the handler too: it has these fields of its own, once. LogHandler panics
+// if next is nil.
 func LogHandler(next slog.Handler) slog.Handler {
 	if next == nil {
 		panic("telemetry: nil handler")

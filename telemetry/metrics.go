@@ -117,8 +117,9 @@ func (t *Telemetry) clientSeries(k seriesKey) *series {
 	return s
 }
 
-// exemplar returns the context that instruments get for ctx, whose span is span. They look there for
-// the span of an exemplar, once for each of them: if it was not sampled, there is nothing to find.
+// exemplar returns the context that instruments get for ctx, whose span is span. They look there
+// for the span of an exemplar, once for each of them: if it was not sampled, there is nothing to
+// find.
 func exemplar(ctx context.Context, span trace.Span) context.Context {
 	if span == nil || !span.SpanContext().IsSampled() {
 		return context.Background()

@@ -36,7 +36,7 @@ func TestO16_RouteFuncThatPanicsHidesNoFailure(t *testing.T) {
 	serve(b.Middleware(mux), httptest.NewRequest("GET", "/x", nil))
 	require.Contains(t, b.points(t, "http.server.request.duration")[0],
 		"error.type=503 http.request.method=GET http.response.status_code=503 http.route=/x")
-	require.EqualValues(t, 1, b.Stats().Errors)
+	require.EqualValues(t, 1, b.Stats().Failures)
 	require.Equal(t, "ERROR", out.all(t)[0]["level"])
 }
 
@@ -97,8 +97,8 @@ func TestO16_FaultsAreReportedSparsely(t *testing.T) {
 		defer mu.Unlock()
 		reports = append(reports, err.Error())
 	}))
-	// As at the start of the process. What otel.GetErrorHandler returns cannot be set: it is otel's own
-	// delegator, which would have to call itself.
+	// As at the start of the process. What otel.GetErrorHandler returns cannot be set: it is otel's
+	// own delegator, which would have to call itself.
 	defer otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Print(err) }))
 	b := newBench(t, telemetry.Config{
 		RouteFunc: func(*http.Request) string { panic("token=hunter2\nforged") },

@@ -52,7 +52,7 @@ func TestPanicIsRecordedAndPassedOn(t *testing.T) {
 	require.NotContains(t, event, "hunter2")
 	require.NotContains(t, event, "s3cr3t")
 	require.EqualValues(t, 1, b.Stats().Panics)
-	require.EqualValues(t, 1, b.Stats().Errors)
+	require.EqualValues(t, 1, b.Stats().Failures)
 	require.Zero(t, b.Stats().InFlight)
 }
 
@@ -213,8 +213,8 @@ func TestInformationalResponsesAreNotTheStatus(t *testing.T) {
 	})
 }
 
-// O09: the server's log tells of a second WriteHeader, with the handler's line, and of nothing else; what
-// is recorded is what was sent.
+// O09: the server's log tells of a second WriteHeader, with the handler's line, and of nothing
+// else; what is recorded is what was sent.
 func TestO09_StatusAndSizeAreWhatWasSent(t *testing.T) {
 	tests := []struct {
 		name, method string
@@ -373,7 +373,7 @@ func TestClientThatLeaves(t *testing.T) {
 		require.Contains(t, b.eventually(t, "http.server.request.duration", 1)[0], "error.type=canceled")
 		require.Eventually(t, func() bool { return b.Stats().Requests == 1 }, patience,
 			time.Millisecond)
-		require.Zero(t, b.Stats().Errors, "nobody knows what it would have got")
+		require.Zero(t, b.Stats().Failures, "nobody knows what it would have got")
 		require.Equal(t, codes.Error, b.span(t).Status().Code)
 	})
 }

@@ -109,7 +109,7 @@ func newEventObserver(t *Telemetry, pkg, name string) *eventObserver {
 	if name == "" {
 		o.group = pkg
 	}
-	o.limit, o.lost = t.cfg.MaxSeries, &t.overflow
+	o.limit, o.lost = t.cfg.MaxSeries, &t.overflowed
 	o.ordinary = o.limit - min(maxWords, o.limit/4)
 	o.key, o.answers, o.shared = o.hash, (*eventSeries).fits, withoutDimensions
 	o.build = func(e eventShape) (uint64, *eventSeries) { return o.hash(e), o.newSeries(e) }

@@ -110,7 +110,7 @@ func TestObserverSeriesAreBounded(t *testing.T) {
 	}
 	require.Equal(t, 2000, total, "no event goes uncounted")
 	require.Contains(t, strings.Join(points, "\n"), "name=x otel.metric.overflow=true")
-	require.NotZero(t, b.Stats().Overflow)
+	require.NotZero(t, b.Stats().Overflowed)
 }
 
 // loose breaks the contract in every way.

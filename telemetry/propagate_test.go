@@ -237,8 +237,8 @@ func (q *quoting) Extract(ctx context.Context, c propagation.TextMapCarrier) con
 	return propagation.TraceContext{}.Extract(ctx, c)
 }
 
-// TestO21_MalformedBaggageIsQuotedNowhere: at a public edge no baggage is parsed, elsewhere what can
-// be.
+// TestO21_MalformedBaggageIsQuotedNowhere: at a public edge no baggage is parsed, elsewhere what
+// can be.
 func TestO21_MalformedBaggageIsQuotedNowhere(t *testing.T) {
 	for _, public := range []bool{true, false} {
 		q := new(quoting)

@@ -33,9 +33,8 @@ const maxDepth = 8
 //     exported.
 //
 // Strings, slices, functions and fields tagged "-" are left out. name becomes the attribute "name";
-// if empty, there is none. A second Stats of one type and name is an error: give them names. A panic of
-// stats leaves its metrics out of that collection. stats must
-// be safe for concurrent use.
+// if empty, there is none. A second Stats of one type and name is an error: give them names. A
+// panic of stats leaves its metrics out of that collection. stats must be safe for concurrent use.
 func Register[S any](t *Telemetry, name string, stats func() S) (unregister func() error, err error) {
 	typ := reflect.TypeFor[S]()
 	if t == nil || stats == nil {

@@ -122,7 +122,7 @@ func TestO01_SeriesAreBounded(t *testing.T) {
 	require.Contains(t, points, "error.type=500 http.response.status_code=500 otel.metric.overflow=true")
 	require.Contains(t, points, "http.response.status_code=200 otel.metric.overflow=true")
 	require.NotContains(t, points, "host")
-	require.Greater(t, b.Stats().Overflow, uint64(n-2*limit))
+	require.Greater(t, b.Stats().Overflowed, uint64(n-2*limit))
 	// A span is not a series: it keeps its own route.
 	last := b.spans.Ended()[n-1]
 	require.Contains(t, text(last.Attributes()), "http.route=/1999")

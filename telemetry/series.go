@@ -44,8 +44,8 @@ func (k seriesKey) place(client bool) seriesKey {
 const errFailed = "5xx"
 
 // A seriesCache has a series for each key, within a bound. When room gets scarce it gives up first
-// what strangers choose, then the kinds of answers, and the routes last: room is kept for each route
-// that has been seen, to count what failed and what did not.
+// what strangers choose, then the kinds of answers, and the routes last: room is kept for each
+// route that has been seen, to count what failed and what did not.
 type seriesCache struct {
 	bounded[seriesKey, seriesKey, series]
 	client bool
@@ -62,7 +62,7 @@ type seriesCache struct {
 
 func (t *Telemetry) newSeriesCache(build func(seriesKey) *series, client bool) *seriesCache {
 	c := &seriesCache{client: client, places: map[seriesKey]bool{}}
-	c.limit, c.lost = t.cfg.MaxSeries, &t.overflow
+	c.limit, c.lost = t.cfg.MaxSeries, &t.overflowed
 	c.key = func(k seriesKey) seriesKey { return k }
 	c.answers = func(*series, seriesKey) bool { return true }
 	c.build = func(k seriesKey) (seriesKey, *series) {
@@ -125,8 +125,8 @@ func (c *seriesCache) failed(k seriesKey) bool {
 	return c.client && k.errorType(true) != "" || !c.client && k.serverFault()
 }
 
-// insert makes the series of key for a request of k, if there are fewer than limit, the room that is
-// kept for routes included.
+// insert makes the series of key for a request of k, if there are fewer than limit, the room that
+// is kept for routes included.
 func (c *seriesCache) insert(key, k seriesKey, limit int) *series {
 	return c.addIf(key, func(n int) bool {
 		c.keepLocked(n, k.place(c.client))

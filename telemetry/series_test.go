@@ -13,9 +13,9 @@ import (
 	"github.com/trivet-go/trivet/telemetry"
 )
 
-// flooded returns a bench whose server has routes /0 to /9, and do, which has one of them, or another,
-// answer with a status. Strangers have made requests to route /0 with all methods, protocols and names
-// that there are, and got all statuses up to last.
+// flooded returns a bench whose server has routes /0 to /9, and do, which has one of them, or
+// another, answer with a status. Strangers have made requests to route /0 with all methods,
+// protocols and names that there are, and got all statuses up to last.
 func flooded(t *testing.T, maxSeries, last int) (b *bench, do func(route string, status int)) {
 	t.Helper()
 	methods := make([]string, min(maxSeries/4, 150))
@@ -101,10 +101,10 @@ func TestO19_NothingIsGivenUpBeforeItMust(t *testing.T) {
 		r := httptest.NewRequest("GET", fmt.Sprint("/", i%9), nil)
 		r.Method = []string{"GET", "PUT", "POST", "HEAD", "DELETE"}[i/9]
 		serve(h, r)
-		require.Zero(t, b.Stats().Overflow, "%d", i)
+		require.Zero(t, b.Stats().Overflowed, "%d", i)
 	}
 	serve(h, httptest.NewRequest("OPTIONS", "/1", nil))
-	require.EqualValues(t, 1, b.Stats().Overflow)
+	require.EqualValues(t, 1, b.Stats().Overflowed)
 }
 
 // TestO19_FailuresOfHostsKeepTheirHost, on the client side.

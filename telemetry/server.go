@@ -203,8 +203,8 @@ func (t *Telemetry) requestID(r *http.Request) string {
 }
 
 // newRequestID returns 128 random bits as 26 characters in base32 (RFC 4648, section 6). It is an
-// identifier and no secret, so it is drawn from math/rand/v2, which the system seeds: to ask the system
-// each time would cost a call.
+// identifier and no secret, so it is drawn from math/rand/v2, which the system seeds: to ask the
+// system each time would cost a call.
 func newRequestID() string {
 	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 	var id [26]byte

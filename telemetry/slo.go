@@ -152,7 +152,7 @@ func (s *SLO) add(at time.Duration, bad, timed, slow bool) {
 // SLOStats is a snapshot of an [SLO].
 type SLOStats struct {
 	Requests uint64             `json:"requests"`
-	Failed   uint64             `json:"failed"`    // by the server's fault
+	Failures uint64             `json:"failures"`  // by the server's fault
 	Timed    uint64             `json:"timed"`     // those that count for the latency objective
 	Slow     uint64             `json:"slow"`      // of them, those that took too long
 	BurnRate map[string]float64 `json:"burn_rate"` // by objective and window: "availability 1h"
@@ -162,7 +162,7 @@ type SLOStats struct {
 // Stats returns a snapshot.
 func (s *SLO) Stats() SLOStats {
 	st := SLOStats{
-		Requests: s.all.total.Load(), Failed: s.all.bad.Load(),
+		Requests: s.all.total.Load(), Failures: s.all.bad.Load(),
 		Timed: s.all.timed.Load(), Slow: s.all.slow.Load(),
 		BurnRate: make(map[string]float64), Firing: make(map[string]bool),
 	}

@@ -108,7 +108,7 @@ func TestBurnRates(t *testing.T) {
 		for _, b := range s.Burn() {
 			require.Zero(t, b.Total)
 		}
-		require.EqualValues(t, 60+1000, s.Stats().Failed)
+		require.EqualValues(t, 60+1000, s.Stats().Failures)
 	})
 }
 
@@ -146,7 +146,7 @@ func TestObjectives(t *testing.T) {
 		traffic(h, 5, "/sleep/301ms")
 		traffic(h, 7, "/elsewhere")
 		st := s.Stats()
-		require.Equal(t, []uint64{17, 3, 14, 5}, []uint64{st.Requests, st.Failed, st.Timed, st.Slow})
+		require.Equal(t, []uint64{17, 3, 14, 5}, []uint64{st.Requests, st.Failures, st.Timed, st.Slow})
 		require.Len(t, s.Burn(), 2*3, "14.4 times 10 %% is more than all requests: that pair can never fire")
 
 		// The threshold is a boundary of the histogram, so Prometheus counts the same.

@@ -37,7 +37,7 @@ type Telemetry struct {
 
 	inFlight                         atomic.Int64
 	requests, failed, panics, faults atomic.Uint64
-	overflow                         atomic.Uint64 // requests and events in an overflow series
+	overflowed                       atomic.Uint64 // requests and events in an overflow series
 }
 
 // New returns a Telemetry. The error, if any, names every invalid field of cfg.
@@ -81,24 +81,27 @@ func New(cfg Config) (*Telemetry, error) {
 type Stats struct {
 	InFlight   int    `json:"in_flight"`   // requests inside Middleware
 	Requests   uint64 `json:"requests"`    // requests that Middleware finished
-	Errors     uint64 `json:"errors"`      // of them, those that failed by the server's fault
+	Failures   uint64 `json:"failures"`    // of them, those that failed by the server's fault
 	Panics     uint64 `json:"panics"`      // of them, those whose handler panicked
 	Series     int    `json:"series"`      // series of the HTTP metrics, overflow included
-	Overflow   uint64 `json:"overflow"`    // requests and events counted in an overflow series
+	Overflowed uint64 `json:"overflowed"`  // requests and events counted in an overflow series
 	LogSkipped uint64 `json:"log_skipped"` // log lines that sampling left out
-	Faults     uint64 `json:"faults"`      // panics of providers, handlers and hooks, caught
+
+	// Faults counts the panics of providers, log handlers and hooks, which are caught. Other
+	// packages count those as panics; here Panics are those of the handler that is observed.
+	Faults uint64 `json:"faults"`
 }
 
 // Stats returns a snapshot.
 func (t *Telemetry) Stats() Stats {
 	s := Stats{
-		InFlight: int(t.inFlight.Load()),
-		Requests: t.requests.Load(),
-		Errors:   t.failed.Load(),
-		Panics:   t.panics.Load(),
-		Series:   t.server.series.size() + t.client.series.size(),
-		Overflow: t.overflow.Load(),
-		Faults:   t.faults.Load(),
+		InFlight:   int(t.inFlight.Load()),
+		Requests:   t.requests.Load(),
+		Failures:   t.failed.Load(),
+		Panics:     t.panics.Load(),
+		Series:     t.server.series.size() + t.client.series.size(),
+		Overflowed: t.overflowed.Load(),
+		Faults:     t.faults.Load(),
 	}
 	if t.cfg.AccessLog != nil {
 		s.LogSkipped = t.cfg.AccessLog.skipped.Load()

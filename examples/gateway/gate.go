@@ -15,8 +15,9 @@ import (
 // A gate holds the limits that a route's requests must pass before they are proxied.
 type gate struct {
 	settings    gateSettings
-	limiter     *ratelimit.Limiter     // nil without limits
-	concurrency *ratelimit.Concurrency // nil without a bound
+	limiter     *ratelimit.Limiter              // nil without limits
+	unambiguous func(http.Handler) http.Handler // nil without limits by header
+	concurrency *ratelimit.Concurrency          // nil without a bound
 }
 
 // gateSettings are the settings that a gate depends on. A reload that leaves them keeps the gate.
@@ -33,6 +34,16 @@ func newGateSettings(r Route, cfg Config) gateSettings {
 		s.limits = append(s.limits, cfg.Limits[name])
 	}
 	return s
+}
+
+// headers returns the fields that limits count by.
+func (s gateSettings) headers() (fields []string) {
+	for _, l := range s.limits {
+		if l.By == "header" {
+			fields = append(fields, l.Header)
+		}
+	}
+	return fields
 }
 
 // newGate returns a gate with settings s: old, which may be nil, if it has the same.
@@ -67,6 +78,12 @@ func newGate(
 			return nil, fmt.Errorf("limits of route %s: %w (to change sliding, "+
 				"or the window of a sliding limit, restart or give it another name)", s.label, err)
 		}
+		if fields := s.headers(); len(fields) > 0 {
+			// The upstream must not read another value than the one that was counted.
+			if g.unambiguous, err = ratelimit.Unambiguous(fields...); err != nil {
+				return nil, fmt.Errorf("limits of route %s: %w", s.label, err)
+			}
+		}
 	}
 	if s.concurrency > 0 {
 		var err error
@@ -92,17 +109,10 @@ func (g *gate) limit(next http.Handler) http.Handler {
 		return next
 	}
 	h := g.limiter.Middleware(next)
-	var fields []string
-	for _, l := range g.settings.limits {
-		if l.By == "header" {
-			fields = append(fields, l.Header)
-		}
-	}
-	if len(fields) == 0 {
+	if g.unambiguous == nil {
 		return h
 	}
-	// The upstream must not read another value than the one that was counted.
-	return ratelimit.Unambiguous(fields...)(h)
+	return g.unambiguous(h)
 }
 
 // bound puts the bound of requests in flight before a route's handler.

@@ -348,7 +348,7 @@ routes:
 	require.Equal(t, map[int]int{200: 2, 429: 1}, statuses(t, c, one.url+"/open", 3, nil))
 	var p limitsPage
 	page(t, one, "/limits", &p)
-	require.Zero(t, p.Routes["/shared"].Limits.Degraded)
+	require.True(t, p.Routes["/shared"].Limits.StoreUp)
 	require.NotZero(t, p.Redis.Calls)
 	require.Zero(t, p.Redis.Failures)
 
@@ -359,7 +359,7 @@ routes:
 	require.Equal(t, map[int]int{429: 5}, statuses(t, c, one.url+"/shared", 5, nil),
 		"a failure grants no fresh burst")
 	page(t, one, "/limits", &p)
-	require.True(t, p.Routes["/closed"].Limits.Degraded)
+	require.False(t, p.Routes["/closed"].Limits.StoreUp)
 	require.NotZero(t, p.Redis.Failures)
 
 	// A gateway without Redis is still ready.

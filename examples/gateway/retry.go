@@ -57,6 +57,7 @@ func (u *Upstream) checkRetries(f *faults, path ...any) {
 		keys := map[string][]any{
 			"MaxAttempts": {"retry", "attempts"}, "Backoff": {"retry", "backoff"},
 			"Budget.Reserve": {"retry", "reserve"}, "HedgeRatio": {"hedge", "ratio"},
+			"MaxBody": {"retry", "max_body"},
 		}[fault.Field()]
 		f.add(fault.Reason(), at(keys...)...)
 	}
@@ -69,7 +70,7 @@ func (u *Upstream) retries() retry.Config {
 		cfg.MaxAttempts, cfg.MaxBody = r.Attempts, int64(r.MaxBody)
 		cfg.Backoff, cfg.MaxBackoff = time.Duration(r.Backoff), time.Duration(r.MaxBackoff)
 		cfg.PerTry, cfg.MaxRetryAfter = time.Duration(r.PerTry), time.Duration(r.MaxRetryAfter)
-		cfg.Budget = retry.Budget{Ratio: float64(r.Ratio), Reserve: r.Reserve}
+		cfg.Budget = retry.BudgetConfig{Ratio: float64(r.Ratio), Reserve: r.Reserve}
 	}
 	if h := u.Hedge; h != nil {
 		cfg.Hedge, cfg.HedgeRatio, cfg.MinHedgeDelay = true, float64(h.Ratio), time.Duration(h.MinDelay)

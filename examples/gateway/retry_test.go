@@ -169,9 +169,10 @@ func TestFaultsOfRetriesAreNamed(t *testing.T) {
 		"retry: {attempts: -1}": "f:1: upstreams.app.retry.attempts: -1 is negative",
 		"retry: {backoff: 2s, max_backoff: 1s}": "f:1: upstreams.app.retry.backoff: " +
 			"2s is more than MaxBackoff, 1s",
-		"retry: {reserve: -1}":    "f:1: upstreams.app.retry.reserve: must be positive",
-		"retry: {per_try: -1s}":   "f:1: upstreams.app.retry.per_try: must be positive",
-		"hedge: {min_delay: -1s}": "f:1: upstreams.app.hedge.min_delay: must be positive",
+		"retry: {reserve: -1}":     "f:1: upstreams.app.retry.reserve: must be positive",
+		"retry: {max_body: 65MiB}": "f:1: upstreams.app.retry.max_body: 68157440 is more than 67108864",
+		"retry: {per_try: -1s}":    "f:1: upstreams.app.retry.per_try: must be positive",
+		"hedge: {min_delay: -1s}":  "f:1: upstreams.app.hedge.min_delay: must be positive",
 		"hedge: {ratio: 3}": "f:1: upstreams.app.hedge.ratio: must be a share such as 0.25, " +
 			"more than 0 and at most 1, not `3`",
 	} {

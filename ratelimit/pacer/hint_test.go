@@ -244,8 +244,8 @@ func FuzzRateLimit(f *testing.F) {
 	})
 }
 
-// TestPacerBlocksAndTokensRunTogether: what is earned during a block is there at its end, so who can
-// wait that long is not refused.
+// TestPacerBlocksAndTokensRunTogether: what is earned during a block is there at its end, so who
+// can wait that long is not refused.
 func TestPacerBlocksAndTokensRunTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := pacer.Config{Rate: ratelimit.PerSecond(1).WithBurst(1), MaxQueue: -1}

@@ -10,8 +10,8 @@ import (
 	"github.com/trivet-go/trivet/ratelimit/pacer"
 )
 
-// TestR32_TurnsAreToldWithoutAnEnd: a caller that gives up its turn is observed by a context that has
-// not ended.
+// TestR32_TurnsAreToldWithoutAnEnd: a caller that gives up its turn is observed by a context that
+// has not ended.
 func TestR32_TurnsAreToldWithoutAnEnd(t *testing.T) {
 	var told []error
 	observe := func(ctx context.Context, _ pacer.Event) { told = append(told, ctx.Err()) }

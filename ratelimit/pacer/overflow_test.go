@@ -58,8 +58,8 @@ func TestPacerLeavingTheOverflow(t *testing.T) {
 	})
 }
 
-// TestPacerKeepsWhatIsToWait: a host that said to wait keeps its pace until that is over, even if it
-// has all its tokens and another host would need the place.
+// TestPacerKeepsWhatIsToWait: a host that said to wait keeps its pace until that is over, even if
+// it has all its tokens and another host would need the place.
 func TestPacerKeepsWhatIsToWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(1).WithBurst(2), MaxKeys: 1, MaxQueue: -1})
@@ -76,8 +76,8 @@ func TestPacerKeepsWhatIsToWait(t *testing.T) {
 	})
 }
 
-// TestPacerLeavingAnOverflowThatWasSlowed: the host takes the slow pace along, and not its trace once
-// that is over.
+// TestPacerLeavingAnOverflowThatWasSlowed: the host takes the slow pace along, and not its trace
+// once that is over.
 func TestPacerLeavingAnOverflowThatWasSlowed(t *testing.T) {
 	slowed := func(t *testing.T) *pacer.Pacer {
 		p := newPacer(t, pacer.Config{Rate: ratelimit.PerSecond(10).WithBurst(5), MaxKeys: 1, MaxQueue: -1})

@@ -63,8 +63,8 @@ func (h *pace) inherit(from *pace) {
 	}
 }
 
-// restoreLocked goes back to the configured rate when a hint's time is over, as of that time: what was
-// earned since then is earned at the configured rate. Nothing has used the limiter since then.
+// restoreLocked goes back to the configured rate when a hint's time is over, as of that time: what
+// was earned since then is earned at the configured rate. Nothing has used the limiter since then.
 func (h *pace) restoreLocked(now time.Time) {
 	if !h.slowedUntil.IsZero() && !now.Before(h.slowedUntil) {
 		h.limiter.SetLimitAt(h.slowedUntil, h.most)

@@ -63,8 +63,8 @@ func (s *Store) call(
 	return nil, fmt.Errorf("redislimit: %w", err)
 }
 
-// eval runs the script. A connection that turns out to be dead says nothing about the server: if the
-// call may be repeated, it is, on another one.
+// eval runs the script. A connection that turns out to be dead says nothing about the server: if
+// the call may be repeated, it is, on another one.
 func (s *Store) eval(ctx context.Context, again bool, keys []string, args []any) ([]int64, error) {
 	run := func(command, script string) ([]int64, error) {
 		all := make([]any, 0, 3+len(keys)+len(args))

@@ -14,8 +14,8 @@ import (
 	"github.com/trivet-go/trivet/ratelimit/redislimit"
 )
 
-// TestFailuresSayTheirFirstCause: not that the time was over, within which go-redis would have tried
-// again. The clients have go-redis's defaults.
+// TestFailuresSayTheirFirstCause: not that the time was over, within which go-redis would have
+// tried again. The clients have go-redis's defaults.
 func TestFailuresSayTheirFirstCause(t *testing.T) {
 	liar := startLiar(t)
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
@@ -55,8 +55,8 @@ func TestFailuresSayTheirFirstCause(t *testing.T) {
 	}
 }
 
-// TestR35_ConnectionsThatDieTogether: a healthy server that cuts off all pooled connections costs no
-// decision, and does not open the breaker.
+// TestR35_ConnectionsThatDieTogether: a healthy server that cuts off all pooled connections costs
+// no decision, and does not open the breaker.
 func TestR35_ConnectionsThatDieTogether(t *testing.T) {
 	server := startRedis(t)
 	admin := server.client(t)
@@ -88,8 +88,8 @@ func TestR35_ConnectionsThatDieTogether(t *testing.T) {
 	}
 }
 
-// TestRightsAreEnough: a user with the rights that the package comment names can do all that the store
-// does.
+// TestRightsAreEnough: a user with the rights that the package comment names can do all that the
+// store does.
 func TestRightsAreEnough(t *testing.T) {
 	server := startRedis(t)
 	admin := server.client(t)
@@ -112,8 +112,8 @@ func TestRightsAreEnough(t *testing.T) {
 	}
 }
 
-// TestR34_LeasesOfSlidingWindowsAreRefused: what is used after the window that it was paid in would let
-// an aligned window admit up to twice its limit.
+// TestR34_LeasesOfSlidingWindowsAreRefused: what is used after the window that it was paid in would
+// let an aligned window admit up to twice its limit.
 func TestR34_LeasesOfSlidingWindowsAreRefused(t *testing.T) {
 	store := newStore(t, quick(t, "127.0.0.1:1"), redislimit.Config{
 		Leases: map[string]redislimit.LeaseConfig{"window": {}, "bucket": {}},

@@ -28,10 +28,10 @@
 // Burst + Limit × lag/Window for each key. A step of the server's clock forward pays debts as much
 // earlier; a step back delays no request by more than the debt.
 //
-// What comes after the answer, Charge of a Decision and what a CountIf gives back, does not end with
-// the request, but within the same Timeout, and is sent once. What asks for a decision is sent once
-// more, and at most twice, if the connection proves dead: what a decision costs is charged twice if
-// only the answer was lost. The client's MaxRetries adds nothing to that.
+// What comes after the answer, Charge of a Decision and what a CountIf gives back, does not end
+// with the request, but within the same Timeout, and is sent once. What asks for a decision is sent
+// once more, and at most twice, if the connection proves dead: what a decision costs is charged
+// twice if only the answer was lost. The client's MaxRetries adds nothing to that.
 //
 // # Leases
 //

@@ -47,8 +47,8 @@ func admits(leased int64) []any {
 	return []any{int64(0), 99 - leased, int64(0), int64(1000), leased}
 }
 
-// TestLeasesAreAsOldAsTheirQuestion: Redis charges when it gets the question, so a lease begins with
-// the sending and not when the answer comes.
+// TestLeasesAreAsOldAsTheirQuestion: Redis charges when it gets the question, so a lease begins
+// with the sending and not when the answer comes.
 func TestLeasesAreAsOldAsTheirQuestion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		latency := time.Duration(0)
@@ -70,8 +70,8 @@ func TestLeasesAreAsOldAsTheirQuestion(t *testing.T) {
 	})
 }
 
-// TestWaitingForALeaseIsWaitingForRedis: who waits for another's purchase that does not end waits no
-// longer than one call may take.
+// TestWaitingForALeaseIsWaitingForRedis: who waits for another's purchase that does not end waits
+// no longer than one call may take.
 func TestWaitingForALeaseIsWaitingForRedis(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		over := make(chan struct{})
@@ -90,8 +90,8 @@ func TestWaitingForALeaseIsWaitingForRedis(t *testing.T) {
 	})
 }
 
-// TestChargesAreMadeOnce: a connection that dies may have brought the charge, so only what decides is
-// asked again.
+// TestChargesAreMadeOnce: a connection that dies may have brought the charge, so only what decides
+// is asked again.
 func TestChargesAreMadeOnce(t *testing.T) {
 	var calls atomic.Int64
 	var dead atomic.Bool

@@ -6,8 +6,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestLeasesInUseKeepTheirPlace: when there is no room for another lease, those give way whose time is
-// over, and no others: what they have paid for would be lost.
+// TestLeasesInUseKeepTheirPlace: when there is no room for another lease, those give way whose time
+// is over, and no others: what they have paid for would be lost.
 func TestLeasesInUseKeepTheirPlace(t *testing.T) {
 	ls := newLeases()
 	const most = maxLeases / leaseShards

@@ -129,7 +129,7 @@ func testFailing(t *testing.T, fell, raise func(*server)) {
 	degraded := func(want bool) func() bool {
 		return func() bool {
 			for _, l := range limiters {
-				if l.Stats().Degraded != want {
+				if l.Stats().StoreUp == want {
 					return false
 				}
 			}
@@ -295,7 +295,7 @@ func TestDenialsAreNoSignOfHealth(t *testing.T) {
 		require.False(t, take(t, l, "a").Allowed)
 	}
 	require.Equal(t, []bool{false}, events)
-	require.True(t, l.Stats().Degraded)
+	require.False(t, l.Stats().StoreUp)
 }
 
 // TestR21_FailoverLosesWrites: a replica that lags takes over; at most what the lag earned and had

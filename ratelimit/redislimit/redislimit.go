@@ -89,8 +89,8 @@ func (s *Store) Stats() Stats {
 }
 
 // Prepare implements [ratelimit.Store]. It refuses rates that the script cannot count exactly,
-// several policies on a Cluster unless their keys share a slot, and a leased policy beside others, of
-// a sliding window, or with a CountIf.
+// several policies on a Cluster unless their keys share a slot, and a leased policy beside others,
+// of a sliding window, or with a CountIf.
 func (s *Store) Prepare(policies []ratelimit.Policy) error {
 	var errs []error
 	for _, p := range policies {

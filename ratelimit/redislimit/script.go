@@ -19,8 +19,8 @@ const (
 // The script's values: of a bucket "time debt b", of a sliding window "number previous current".
 // ARGV: the mode, then for each key: kind, three numbers of the rate, the most debt, cost, and two
 // that depend on the mode. The answer for each key: denied, remaining, retry and reset in
-// microseconds, leased; in mode hold also the two numbers of a receipt: of a bucket the time and the
-// debt after the charge, of a sliding window its number and zero.
+// microseconds, leased; in mode hold also the two numbers of a receipt: of a bucket the time and
+// the debt after the charge, of a sliding window its number and zero.
 //
 //	take    decides and charges all keys or none; the two: what to lease, fraction and maximum
 //	hold    the same, for a charge that may be refunded

@@ -257,8 +257,8 @@ func TestOptionalChecksKeepTheirLastResult(t *testing.T) {
 	})
 }
 
-// TestDrainWithoutDelay: it does not wait, and readiness fails all the same. What has not started yet
-// still may.
+// TestDrainWithoutDelay: it does not wait, and readiness fails all the same. What has not started
+// yet still may.
 func TestDrainWithoutDelay(t *testing.T) {
 	h := newHealth(t, health.Config{DrainDelay: -1, Checks: []health.CheckConfig{
 		{Name: "db", Func: func(context.Context) error { return nil }},
@@ -269,8 +269,8 @@ func TestDrainWithoutDelay(t *testing.T) {
 	require.Equal(t, 200, code(h.Startup()))
 }
 
-// Before its first run a check is not up, one that fails keeps the service from having started however
-// many pass, and an optional one is waited for that once.
+// Before its first run a check is not up, one that fails keeps the service from having started
+// however many pass, and an optional one is waited for that once.
 func TestBeforeTheFirstResults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("broken")

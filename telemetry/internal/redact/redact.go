@@ -18,8 +18,8 @@ const (
 )
 
 // Query returns query with the values of all parameters but the allowed ones replaced. A parameter
-// without '=' may be a secret all by itself, and so may be one that only ends in '=': base64 does. Of
-// an allowed value that is a URL itself, user information, query and fragment are replaced.
+// without '=' may be a secret all by itself, and so may be one that only ends in '=': base64 does.
+// Of an allowed value that is a URL itself, user information, query and fragment are replaced.
 func Query(query string, allowed map[string]bool) string {
 	var b strings.Builder
 	for pair := range strings.SplitSeq(query, "&") {
@@ -64,8 +64,8 @@ func URL(u *url.URL, allowed map[string]bool) string {
 	return c.String()
 }
 
-// isPlain reports whether the value of a parameter, however often it is escaped, holds neither a URL
-// with secret parts nor anything else that looks like a secret.
+// isPlain reports whether the value of a parameter, however often it is escaped, holds neither a
+// URL with secret parts nor anything else that looks like a secret.
 func isPlain(value string) bool {
 	for range 4 {
 		if Text(value) != Clip(value, maxText) || Reference(value) != value {
@@ -80,8 +80,8 @@ func isPlain(value string) bool {
 	return false
 }
 
-// Reference returns a URI reference (RFC 3986, section 4.1), such as a Location, without credentials
-// and secrets. It need not be a valid one.
+// Reference returns a URI reference (RFC 3986, section 4.1), such as a Location, without
+// credentials and secrets. It need not be a valid one.
 func Reference(ref string) string {
 	// The expression of RFC 3986, appendix B: what follows the first '#' is the fragment, what lies
 	// between the first '?' before it and it is the query.
@@ -147,7 +147,8 @@ func Field(name, value string) string {
 	return Text(value)
 }
 
-// links returns the value of a Link field (RFC 8288): references in angle brackets, with parameters.
+// links returns the value of a Link field (RFC 8288): references in angle brackets, with
+// parameters.
 func links(value string) string {
 	var b strings.Builder
 	for value != "" && b.Len() < maxText {

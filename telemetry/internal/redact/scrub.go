@@ -86,8 +86,9 @@ func Text(text string) string {
 	return Clip(text, maxText)
 }
 
-// isHarmless reports whether text cannot hold a secret: it is short, one word of letters, digits, and
-// what stands in names and addresses of hosts, and no name of a secret or JSON web token is in it.
+// isHarmless reports whether text cannot hold a secret: it is short, one word of letters, digits,
+// and what stands in names and addresses of hosts, and no name of a secret or JSON web token is in
+// it.
 func isHarmless(text string) bool {
 	if len(text) > maxText {
 		return false
@@ -220,8 +221,9 @@ func scrubValues(text string) string {
 	}
 }
 
-// valueEnd returns where the value ends that text begins with: a string in quotes, which are escaped
-// as often as the JSON that it is part of was put into other strings, an array or object, or a word.
+// valueEnd returns where the value ends that text begins with: a string in quotes, which are
+// escaped as often as the JSON that it is part of was put into other strings, an array or object,
+// or a word.
 func valueEnd(text string) int {
 	escapes := len(text) - len(strings.TrimLeft(text, `\`))
 	if escapes < len(text) {
@@ -253,8 +255,8 @@ func valueEnd(text string) int {
 	return end
 }
 
-// closing returns where in s stands the quote that ends a string whose quotes have that many escapes,
-// or -1.
+// closing returns where in s stands the quote that ends a string whose quotes have that many
+// escapes, or -1.
 func closing(s string, escapes int, quote byte) int {
 	n := 0
 	for i := range len(s) {

@@ -123,7 +123,8 @@ func TestO20_References(t *testing.T) {
 		redact.Field("Link", "<a>, </b?c="+secret+">; x, <d?"+secret))
 }
 
-// TestO20_ParametersThatHoldURLs are shown, if they are allowed, as long as nothing in them is secret.
+// TestO20_ParametersThatHoldURLs are shown, if they are allowed, as long as nothing in them is
+// secret.
 func TestO20_ParametersThatHoldURLs(t *testing.T) {
 	for query, want := range map[string]string{
 		"q=https%3A%2F%2Fa.test%2F%3Fsig%3D1":       "q=REDACTED",
