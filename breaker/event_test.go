@@ -249,7 +249,7 @@ func TestEventsInLogs(t *testing.T) {
 		}, "b.event=transition b.from=half_open b.to=ramping" +
 			" b.detail.key=k b.detail.requests=1 b.detail.failures=0 b.detail.slow=0"},
 		{breaker.Event{Kind: breaker.Refused, Key: "k", From: breaker.Open, To: breaker.Open},
-			"b.event=refusal b.state=open b.detail.key=k"},
+			"b.event=refused b.state=open b.detail.key=k"},
 		{breaker.ThrottleEvent{Key: "k", Requests: 3, Accepted: 1},
 			"b.event=throttled b.detail.key=k b.detail.requests=3 b.detail.accepted=1"},
 	} {
