@@ -22,7 +22,8 @@ var ErrRolloutStore = errors.New("versioning: the rollout's store failed")
 // A Rollout gives a growing share of requests to a new release, the arm canary, and compares it with
 // what is in use, the arm stable. It promotes the release or rolls it back by itself. Create one with
 // [NewRollout]. A Rollout is safe for concurrent use. It has one goroutine, and others while Gate or
-// OnRollback run; [Rollout.Close] ends them.
+// OnRollback run; [Rollout.Close] ends them. A panic of a callback on one of these goroutines is
+// recovered and counted in [RolloutStats]; so is each panic of the Store and of Judge.
 type Rollout struct {
 	base    time.Time
 	replica string
@@ -300,12 +301,31 @@ func (r *Rollout) lockFor(ctx context.Context) error {
 	}
 }
 
-// unlock ends the turn and makes the calls that waited for it.
+// unlock ends the turn of a caller's goroutine and makes the calls of Observe that waited for it. A
+// panic of Observe is the caller's.
 func (r *Rollout) unlock() {
-	events := r.events
-	r.events = nil
-	<-r.turn
-	for _, call := range events {
+	for _, call := range r.endTurn() {
 		call()
 	}
+}
+
+// unlockCalmly is unlock on a goroutine of the Rollout, where a panic of Observe is only counted: an
+// event of it would be Observe's again.
+func (r *Rollout) unlockCalmly() {
+	for _, call := range r.endTurn() {
+		func() {
+			defer func() {
+				if recover() != nil {
+					r.counts.panics.Add(1)
+				}
+			}()
+			call()
+		}()
+	}
+}
+
+func (r *Rollout) endTurn() (events []func()) {
+	events, r.events = r.events, nil
+	<-r.turn
+	return events
 }

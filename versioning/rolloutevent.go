@@ -8,7 +8,7 @@ import (
 // A RolloutEvent is a change of the state of a [Rollout], or a call of its Store that failed when
 // the one before had not, or the other way round.
 type RolloutEvent struct {
-	Kind     EventKind // RolloutChange, RolloutStoreChange or RolloutPanic
+	Kind     EventKind // RolloutChange, RolloutStoreChange or RolloutHookPanic
 	Rollout  string    // its name
 	Release  string
 	From, To Phase
@@ -17,14 +17,14 @@ type RolloutEvent struct {
 	Weight   int    // of 10,000, that canary has now
 
 	Up  bool  // RolloutStoreChange: the Store answers
-	Err error // RolloutStoreChange, RolloutPanic
+	Err error // RolloutStoreChange, RolloutHookPanic
 }
 
 // The kinds of a RolloutEvent.
 const (
 	RolloutChange      EventKind = "rollout"
 	RolloutStoreChange EventKind = "store"
-	RolloutPanic       EventKind = "panic" // of Gate, Judge or OnRollback
+	RolloutHookPanic   EventKind = "hook_panic" // of Gate, Judge, OnRollback or the Store
 )
 
 // LogValue implements [slog.LogValuer].
@@ -93,7 +93,7 @@ type RolloutStats struct {
 	Evidence float64           `json:"evidence"`  // against canary, of what rolls back: 1 does
 	StoreUp  bool              `json:"store_up"`
 	Failures uint64            `json:"failures"` // calls of the Store that failed
-	Panics   uint64            `json:"panics"`   // of Gate, Judge and OnRollback
+	Panics   uint64            `json:"panics"`   // of Gate, Judge, OnRollback and the Store, and of Observe on the Rollout's goroutines
 }
 
 // Stats returns a snapshot.

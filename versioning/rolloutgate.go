@@ -50,7 +50,7 @@ func (r *Rollout) ask(p *plan, step Step) {
 		err := r.calm(func() error { return call(ctx, step) })
 		r.lock()
 		g.done, g.err = true, err
-		r.unlock()
+		r.unlockCalmly()
 		r.wake()
 	})
 }

@@ -12,7 +12,8 @@ const (
 	storeTimeout = 5 * time.Second       // for a Store without a limit of its own
 )
 
-// run looks at each Interval, and soon after canary has failed in a new bucket of keys.
+// run looks at each Interval, and soon after a request has failed in a bucket of keys for the first
+// time.
 func (r *Rollout) run() {
 	var looked, synced time.Time
 	timer := time.NewTimer(0)
@@ -39,16 +40,28 @@ func (r *Rollout) run() {
 		if sync {
 			synced = looked
 		}
-		r.look(sync)
+		r.lookCalmly(sync)
 	}
 }
 
 // look judges the release by all that is known and does what follows. With sync it asks the Store
-// first.
+// first. It is for callers' goroutines: a panic of Observe passes.
 func (r *Rollout) look(sync bool) {
 	judged, said := r.judge(r.current.Load().cfg)
 	r.lock()
 	defer r.unlock()
+	r.lookLocked(sync, judged, said)
+}
+
+// lookCalmly is look on the Rollout's own goroutine.
+func (r *Rollout) lookCalmly(sync bool) {
+	judged, said := r.judge(r.current.Load().cfg)
+	r.lock()
+	defer r.unlockCalmly()
+	r.lookLocked(sync, judged, said)
+}
+
+func (r *Rollout) lookLocked(sync bool, judged Decision, said string) {
 	if r.closed {
 		return
 	}
@@ -100,12 +113,41 @@ func (r *Rollout) judge(cfg *RolloutConfig) (d Decision, said string) {
 
 // panicked counts and reports a panic of a callback.
 func (r *Rollout) panicked(p any) error {
+	r.lock()
+	defer r.unlockCalmly()
+	return r.panickedLocked(p)
+}
+
+func (r *Rollout) panickedLocked(p any) error {
 	err := fmt.Errorf("versioning: callback panicked: %v", p)
 	r.counts.panics.Add(1)
-	r.lock()
-	r.emit(RolloutEvent{Kind: RolloutPanic, Err: err})
-	r.unlock()
+	r.emit(RolloutEvent{Kind: RolloutHookPanic, Err: err})
 	return err
+}
+
+// storeSync calls the Store's Sync. A panic is an error, on whatever goroutine: a Rollout that has half
+// changed, or keeps its turn, would be worse than one whose Store has failed.
+func (r *Rollout) storeSync(name string, report RolloutReport) (shared RolloutShared, err error) {
+	ctx, cancel := context.WithTimeout(r.ctx, storeTimeout)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			shared, err = RolloutShared{}, r.panickedLocked(p)
+		}
+	}()
+	return r.store.Sync(ctx, name, report)
+}
+
+// storeChange calls the Store's Change, as storeSync does Sync.
+func (r *Rollout) storeChange(name string, next RolloutState) (s RolloutShared, changed bool, err error) {
+	ctx, cancel := context.WithTimeout(r.ctx, storeTimeout)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			s, changed, err = RolloutShared{}, false, r.panickedLocked(p)
+		}
+	}()
+	return r.store.Change(ctx, name, next)
 }
 
 // sync tells the Store what this replica has seen and adopts what it knows.
@@ -117,9 +159,7 @@ func (r *Rollout) sync() {
 		p.evidence.addTo(own)
 		report.Evidence = own.encode(p.state.Epoch)
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, storeTimeout)
-	defer cancel()
-	shared, err := r.store.Sync(ctx, p.cfg.Name, report)
+	shared, err := r.storeSync(p.cfg.Name, report)
 	if !r.heard(&shared, err) {
 		return
 	}
@@ -173,9 +213,7 @@ func (r *Rollout) heard(shared *RolloutShared, err error) bool {
 // change asks the Store for a new state and adopts the one that is in force then. It reports whether
 // that is the new one.
 func (r *Rollout) change(next RolloutState) (changed bool, err error) {
-	ctx, cancel := context.WithTimeout(r.ctx, storeTimeout)
-	defer cancel()
-	shared, changed, err := r.store.Change(ctx, r.current.Load().cfg.Name, next)
+	shared, changed, err := r.storeChange(r.current.Load().cfg.Name, next)
 	if !r.heard(&shared, err) {
 		return false, errors.Join(ErrRolloutStore, err)
 	}
@@ -291,14 +329,12 @@ func (r *Rollout) save(present RolloutState) {
 			r.unsaved = false
 			return // nobody tries it any more
 		}
-		ctx, cancel := context.WithTimeout(r.ctx, storeTimeout)
 		next := present.ended(own.state.Reason, own.state.Text)
 		if lost {
 			next = own.state
 			next.Revision = 0
 		}
-		shared, changed, err := r.store.Change(ctx, own.cfg.Name, next)
-		cancel()
+		shared, changed, err := r.storeChange(own.cfg.Name, next)
 		if !r.heard(&shared, err) {
 			return // the next sync tries again
 		}

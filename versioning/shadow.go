@@ -31,6 +31,7 @@ type Shadow struct {
 	closed  bool
 
 	counts             shadowCounts
+	panics             atomic.Uint64
 	primary, candidate histogram // until the answer began
 	differences        differences
 }

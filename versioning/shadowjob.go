@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 )
@@ -50,7 +49,7 @@ type shadowAnswer struct {
 func (s *Shadow) calmly(f func()) {
 	defer func() {
 		if recover() != nil {
-			s.counts[slices.Index(shadowOutcomes[:], ShadowPanic)].Add(1)
+			s.panics.Add(1)
 		}
 	}()
 	f()
@@ -62,15 +61,19 @@ func (s *Shadow) run(j *shadowJob) {
 	learn := safeMethod(j.method) && s.cfg.Learn > 0 && rand.Float64() < s.cfg.Learn
 	if learn {
 		again, outcome := s.ask(j, j.next)
-		if outcome == "" {
-			s.differences.learn(s, j, &again)
+		switch outcome {
+		case "":
+			s.calmly(func() { s.differences.learn(s, j, &again) })
 			again.body.free()
+		case ShadowPanic: // the request has another outcome, that of the candidate
+			s.panics.Add(1)
 		}
 	}
 	answer, outcome := s.ask(j, nil)
 	if outcome == "" {
 		s.candidate.add(answer.took)
-		outcome = s.differences.compare(s, j, &answer)
+		outcome = ShadowPanic // unless Show returns
+		s.calmly(func() { outcome = s.differences.compare(s, j, &answer) })
 		answer.body.free()
 	}
 	s.count(j.ctx, outcome)

@@ -24,8 +24,8 @@ const (
 	ShadowLearning ShadowOutcome = "learning"
 
 	ShadowFailure  ShadowOutcome = "failure"   // Transport has returned an error
-	ShadowTimeout  ShadowOutcome = "timeout"   // the candidate took longer than Timeout
-	ShadowPanic    ShadowOutcome = "panic"     // the candidate, or the handler in use, panicked
+	ShadowTimeout  ShadowOutcome = "timeout"   // the candidate took longer than Timeout, or Close cut it off
+	ShadowPanic    ShadowOutcome = "panic"     // the candidate, the handler in use, or Show panicked
 	ShadowDropped  ShadowOutcome = "dropped"   // there was no room: Queue or MaxBytes
 	ShadowTooLarge ShadowOutcome = "too_large" // a body is larger than MaxBody
 	ShadowPartial  ShadowOutcome = "partial"   // the handler in use has not read the whole body
@@ -69,13 +69,17 @@ type ShadowStats struct {
 	Queue    int               `json:"queue"`    // copies that wait
 	Workers  int               `json:"workers"`  // that are busy
 	Bytes    int               `json:"bytes"`    // that copies take
+
+	// Panics counts panics on the Shadow's goroutines: of Observe and Show, and of the handler in use
+	// while it answers a request once more, see [ShadowConfig].Learn.
+	Panics uint64 `json:"panics"`
 }
 
 // Stats returns a snapshot.
 func (s *Shadow) Stats() ShadowStats {
 	stats := ShadowStats{
 		Requests: map[string]uint64{}, Queue: len(s.queue), Workers: int(s.workers.Load()),
-		Bytes: int(s.bytes.Load()),
+		Bytes: int(s.bytes.Load()), Panics: s.panics.Load(),
 	}
 	for i, outcome := range shadowOutcomes {
 		stats.Requests[string(outcome)] = s.counts[i].Load()
