@@ -48,10 +48,11 @@ type Rollout struct {
 	// Store is called, so whoever waits for it must be able to give up.
 	turn    chan struct{}
 	closed  bool
-	claimed bool   // the release has been the one that is tried
-	unsaved bool   // the Store does not know yet that the release was rolled back
-	others  *tally // what other replicas have seen in this epoch
-	voices  int    // how many of them
+	claimed bool         // the release has been the one that is tried
+	unsaved bool         // the Store does not know yet that the release was rolled back
+	open    RolloutState // what the last change asked for if its answer was lost; else zero
+	others  *tally       // what other replicas have seen in this epoch
+	voices  int          // how many of them
 	floor   floor
 	broken  string // what floor has found in this epoch
 	slow    slowness

@@ -7,8 +7,12 @@ import (
 
 // Promote ends the present step without its minimums, its Gate and its verdict: canary gets the next
 // step's weight, and after the last one all requests for good. A release that is paused runs again.
-// The error matches [ErrPhase] after a rollback and after the end, and [ErrRolloutStore] if the Store
-// does not answer; then nothing has changed. All methods that change the state share this.
+//
+// The errors of Switch, Pause, Resume and Retry are the same: one matches [ErrPhase] if the phase does
+// not allow the change, which is after a rollback and after the end here, [ErrRolloutStore] if the
+// Store does not answer, and [ErrRolloutClosed] after Close. Without an answer nothing has changed as
+// far as this replica knows, but the Store may have made the change: [Rollout.State] has it as soon
+// as the Store answers. A call that is repeated before that does not make the change twice.
 func (r *Rollout) Promote(ctx context.Context) error {
 	return r.operate(ctx, func(p *plan) (RolloutState, bool) {
 		return p.forward(p.nextStep(), r.said.Load()), p.watchedState()

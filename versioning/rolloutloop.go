@@ -2,6 +2,7 @@ package versioning
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -213,10 +214,16 @@ func (r *Rollout) heard(shared *RolloutShared, err error) bool {
 // change asks the Store for a new state and adopts the one that is in force then. It reports whether
 // that is the new one.
 func (r *Rollout) change(next RolloutState) (changed bool, err error) {
+	next.Attempt = rand.Text()
+	if r.open.asksFor(&next) {
+		next.Attempt = r.open.Attempt
+	}
+	r.open = next
 	shared, changed, err := r.storeChange(r.current.Load().cfg.Name, next)
 	if !r.heard(&shared, err) {
 		return false, errors.Join(ErrRolloutStore, err)
 	}
+	r.open = RolloutState{}
 	r.adopt(shared)
 	return changed, nil
 }
@@ -334,6 +341,7 @@ func (r *Rollout) save(present RolloutState) {
 			next = own.state
 			next.Revision = 0
 		}
+		next.Attempt = rand.Text()
 		shared, changed, err := r.storeChange(own.cfg.Name, next)
 		if !r.heard(&shared, err) {
 			return // the next sync tries again

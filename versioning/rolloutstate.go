@@ -57,6 +57,10 @@ type RolloutState struct {
 
 	// Revision is the Store's: it counts changes. Zero means that there is no state.
 	Revision uint64 `json:"revision"`
+
+	// Attempt names the change that made this state, so that a change is made once even if the answer
+	// to it is lost and the call repeated.
+	Attempt string `json:"attempt"`
 }
 
 // maxPast is how many releases are remembered.
@@ -140,6 +144,14 @@ func (s RolloutState) resumed(age time.Duration) RolloutState {
 	}
 	s.Phase, s.Reason, s.Text = PhaseRunning, ReasonOperator, "resumed"
 	return s
+}
+
+// asksFor reports whether a change to next, whose caller does not know what became of the one to s,
+// asks for the same. Evidence and times may have gone on since.
+func (s *RolloutState) asksFor(next *RolloutState) bool {
+	return s.Attempt != "" && s.Revision == next.Revision && s.Release == next.Release &&
+		s.Phase == next.Phase && s.Step == next.Step && s.Weight == next.Weight &&
+		s.Reason == next.Reason && s.Text == next.Text
 }
 
 // serves returns the weight that a replica with that release gives canary.

@@ -17,7 +17,9 @@ type RolloutStore interface {
 
 	// Change replaces the state by next, with the revision after next.Revision, if the present one
 	// has next.Revision; changed says whether it was so. It returns what is known then. If the epoch
-	// changes, Age begins again and all evidence goes.
+	// changes, Age begins again and all evidence goes. If next.Attempt is not empty and that of the
+	// present state, this change has been made already, by a call whose answer was lost: then changed
+	// is true and nothing is replaced.
 	Change(ctx context.Context, name string, next RolloutState) (now RolloutShared, changed bool, err error)
 }
 
@@ -94,6 +96,9 @@ func (m *MemoryRolloutStore) Change(
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := m.rolloutLocked(name)
+	if next.Attempt != "" && next.Attempt == r.state.Attempt {
+		return r.shared(), true, nil
+	}
 	if next.Revision != r.state.Revision {
 		return r.shared(), false, nil
 	}

@@ -3,6 +3,7 @@ package redisrollout
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -47,7 +48,8 @@ type Store struct {
 var _ versioning.RolloutStore = (*Store)(nil)
 
 // New returns a Store on client, which remains the caller's to close. It does not call Redis, which
-// may come up later. The error, if any, names every invalid field of cfg.
+// may come up later. A Ring is refused: its clients decide each for itself which server is down. The
+// error, if any, names every invalid field of cfg.
 func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	f := settings.Of("redisrollout", "Config")
 	cfg.Prefix = cmp.Or(cfg.Prefix, defaultPrefix)
@@ -56,13 +58,24 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	}
 	settings.Positive(f, "Timeout", &cfg.Timeout, defaultTimeout)
 	err := f.Err()
-	if isNil(client) {
+	switch {
+	case isNil(client):
 		err = errors.Join(errors.New("redisrollout: client: is nil"), err)
+	case isRing(client):
+		const text = "redisrollout: client: is a Ring, whose clients may use different servers"
+		err = errors.Join(errors.New(text), err)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return &Store{cfg: cfg, client: client, guard: redisguard.New()}, nil
+}
+
+// isRing reports whether client is a Ring. Its clients decide each for itself which server is down, so
+// that replicas could keep different states.
+func isRing(client redis.UniversalClient) bool {
+	_, ok := client.(*redis.Ring)
+	return ok
 }
 
 // isNil reports whether client is nil, or a nil pointer of one of go-redis's types.
@@ -110,6 +123,7 @@ func (s *Store) Sync(
 func (s *Store) Change(
 	ctx context.Context, name string, next versioning.RolloutState,
 ) (versioning.RolloutShared, bool, error) {
+	attempt := cmp.Or(next.Attempt, rand.Text()) // a call that is sent again must know its own change
 	before := strconv.FormatUint(next.Revision, 10)
 	next.Revision++
 	text, err := json.Marshal(next)
@@ -117,13 +131,46 @@ func (s *Store) Change(
 		return versioning.RolloutShared{}, false, fmt.Errorf("redisrollout: %w", err)
 	}
 	changed, shared, err := s.call(ctx, changeScript, name, before, strconv.FormatUint(next.Revision, 10),
-		strconv.FormatUint(next.Epoch, 10), text)
+		strconv.FormatUint(next.Epoch, 10), text, attempt)
 	return shared, changed, err
+}
+
+// A single is a command that go-redis sends once: what it repeats it delays, within a time that is
+// short here, and in the end it says that the time was over and not what has failed.
+type single struct{ *redis.Cmd }
+
+// NoRetry implements redis.Cmder.
+func (single) NoRetry() bool { return true }
+
+// maxTries is how often a call is made again after it met a dead connection.
+const maxTries = 2
+
+// eval runs a script. A connection that turns out to be dead says nothing about the server, so the
+// call is made again on another one: no script does its work twice.
+func (s *Store) eval(ctx context.Context, script script, keys []string, args []any) ([]any, error) {
+	run := func(command, text string) ([]any, error) {
+		all := append([]any{command, text, len(keys), keys[0], keys[1]}, args...)
+		cmd := redis.NewCmd(ctx, all...)
+		cmd.SetFirstKeyPos(3)
+		if err := s.client.Process(ctx, single{cmd}); err != nil {
+			return nil, err
+		}
+		return cmd.Slice()
+	}
+	for tries := 0; ; tries++ {
+		reply, err := run("evalsha", script.hash)
+		if redis.HasErrorPrefix(err, "NOSCRIPT") {
+			reply, err = run("eval", script.source)
+		}
+		if tries == maxTries || !redisguard.IsDead(err) || ctx.Err() != nil {
+			return reply, err
+		}
+	}
 }
 
 // call runs a script in one round trip; a second one only if the server has forgotten it.
 func (s *Store) call(
-	ctx context.Context, script *redis.Script, name string, args ...any,
+	ctx context.Context, script script, name string, args ...any,
 ) (changed bool, shared versioning.RolloutShared, err error) {
 	keys := []string{s.cfg.Prefix + "{" + name + "}:state", s.cfg.Prefix + "{" + name + "}:seen"}
 	args = append(args, keep.Milliseconds(), maxReplicas)
@@ -134,7 +181,7 @@ func (s *Store) call(
 	var a answer
 	err = s.guard.Do(ctx, time.Now().Add(s.cfg.Timeout), func(ctx context.Context) error {
 		s.calls.Add(1)
-		reply, err := script.Run(ctx, s.client, keys, args...).Slice()
+		reply, err := s.eval(ctx, script, keys, args)
 		if err == nil {
 			a.changed, a.shared, err = parse(reply)
 		}

@@ -66,6 +66,10 @@ func TestNewNamesEveryFault(t *testing.T) {
 		_, err = redisrollout.New(client, redisrollout.Config{})
 		require.EqualError(t, err, "redisrollout: client: is nil")
 	}
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1:1"}})
+	defer ring.Close()
+	_, err = redisrollout.New(ring, redisrollout.Config{})
+	require.EqualError(t, err, "redisrollout: client: is a Ring, whose clients may use different servers")
 }
 
 // TestStoresAgree: the store in memory and the one in Redis do the same.
@@ -129,6 +133,15 @@ func TestStoresAgree(t *testing.T) {
 			require.Empty(t, next.Evidence)
 			require.EqualValues(t, 3, next.State.Revision)
 			require.Less(t, next.Age, paused.Age+time.Minute)
+
+			// An attempt that is made again has changed the state, and does not change it again.
+			state = next.State
+			state.Phase, state.Attempt = versioning.PhaseRunning, "one"
+			again := change(true, state)
+			require.Equal(t, again.State, change(true, state).State)
+			require.EqualValues(t, 4, again.State.Revision)
+			state.Attempt = "two"
+			require.Equal(t, again.State, change(false, state).State)
 		})
 	}
 }
