@@ -14,6 +14,7 @@ import (
 )
 
 const (
+	endless        = 1 << 60 // bytes, to which something can still be added
 	defaultMaxBody = 1 << 20
 	defaultMaxItem = 64 << 10
 	defaultMaxKeys = 10_000
@@ -123,11 +124,11 @@ type Config struct {
 
 	// MaxBody is the most bytes of a body that is converted as a whole. A request with more gets
 	// 413; for responses see OnError. Zero means 1 MiB. Negative is invalid.
-	MaxBody int
+	MaxBody int64
 
 	// MaxItem is the most bytes of an item (an event, a line) of a stream that is converted. Zero
 	// means 64 KiB. Negative is invalid.
-	MaxItem int
+	MaxItem int64
 
 	// OnError says what becomes of a response that cannot be converted. Empty means [Refuse].
 	OnError OnError
@@ -204,6 +205,7 @@ func (c Config) withDefaults() (Config, table, *settings.Faults) {
 		f.Add("Supported", "is the same field as Echo")
 	}
 	settings.Positive(f, "MaxBody", &c.MaxBody, defaultMaxBody)
+	c.MaxBody = min(c.MaxBody, endless)
 	settings.Positive(f, "MaxItem", &c.MaxItem, defaultMaxItem)
 	settings.Positive(f, "MaxKeys", &c.MaxKeys, defaultMaxKeys)
 	settings.Positive(f, "Watch", &c.Watch, defaultWatch)

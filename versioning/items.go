@@ -76,7 +76,7 @@ func (it *items) flush() error {
 
 // bound gives up if an item is too large.
 func (it *items) bound() {
-	if len(it.partial)+len(it.data)+len(it.after) > it.converter.conversion.versions.cfg.MaxItem {
+	if int64(len(it.partial)+len(it.data)+len(it.after)) > it.converter.conversion.versions.cfg.MaxItem {
 		it.fail(errItem)
 	}
 }
@@ -94,7 +94,7 @@ func (it *items) line(line []byte, ended bool) {
 	}
 	text := line
 	if len(bytes.TrimSpace(line)) > 0 {
-		if len(line) > it.converter.conversion.versions.cfg.MaxItem {
+		if int64(len(line)) > it.converter.conversion.versions.cfg.MaxItem {
 			it.fail(errItem)
 			return
 		}

@@ -64,7 +64,7 @@ type Rollout struct {
 type plan struct {
 	cfg      *RolloutConfig
 	state    RolloutState
-	weight   int // of canary, here
+	weight   int // of fullWeight, of canary, here
 	watched  bool
 	salt     uint64
 	evidence *evidence
@@ -228,7 +228,7 @@ func (p *plan) public() RolloutState {
 	case s.Release != p.cfg.Release:
 		s.Phase, s.Text = PhaseSuperseded, "release "+s.Release+" is tried"
 	}
-	s.Release, s.Weight = p.cfg.Release, p.weight
+	s.Release, s.Weight = p.cfg.Release, shareOf(p.weight)
 	return s
 }
 
@@ -265,7 +265,7 @@ func (r *Rollout) Drained(ctx context.Context) error {
 type phaseFault struct{ s RolloutState }
 
 func (e *phaseFault) Error() string {
-	return "versioning: release " + e.s.Release + " is " + string(e.s.Phase) + " with " + percent(e.s.Weight)
+	return "versioning: release " + e.s.Release + " is " + string(e.s.Phase) + " with " + percent(e.s.weight())
 }
 
 func (e *phaseFault) Is(target error) bool { return target == ErrPhase }

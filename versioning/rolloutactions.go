@@ -25,7 +25,7 @@ func (r *Rollout) Promote(ctx context.Context) error {
 func (r *Rollout) Switch(ctx context.Context) error {
 	return r.operate(ctx, func(p *plan) (RolloutState, bool) {
 		last := len(p.cfg.Steps) - 1
-		return p.forward(last, r.said.Load()), p.watchedState() && p.state.Weight < fullWeight
+		return p.forward(last, r.said.Load()), p.watchedState() && p.state.weight() < fullWeight
 	})
 }
 
@@ -38,14 +38,16 @@ func (p *plan) forward(step int, v *Verdict) RolloutState {
 	return s.atStep(step, p.cfg.Steps, ReasonOperator, v)
 }
 
-// Pause keeps the rollout at its present weight. What is found worse meanwhile is rolled back.
+// Pause keeps the rollout at its present weight. A release that is found worse meanwhile is treated as
+// [RolloutConfig].OnFail says.
 func (r *Rollout) Pause(ctx context.Context) error {
 	return r.operate(ctx, func(p *plan) (RolloutState, bool) {
 		return p.state.paused(ReasonOperator, "paused"), p.watchedState() && p.state.Phase == PhaseRunning
 	})
 }
 
-// Resume ends a pause. The step's Deadline begins again; after [Freeze] so does the comparison.
+// Resume ends a pause. The step's Deadline begins again. If the release was paused because it was found
+// worse, the comparison begins again too.
 func (r *Rollout) Resume(ctx context.Context) error {
 	return r.operate(ctx, func(p *plan) (RolloutState, bool) {
 		return p.state.resumed(time.Since(p.since)), p.watchedState() && p.state.Phase == PhasePaused

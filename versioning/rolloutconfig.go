@@ -56,10 +56,8 @@ const (
 	// RollBack gives all requests to stable. The release is not tried again until [Rollout.Retry].
 	RollBack Action = "roll_back"
 
-	// Freeze leaves the weight as it is, for a person to decide.
-	Freeze Action = "freeze"
-
-	// Pause is Freeze: the weight stays, and what is found worse later still rolls back.
+	// Pause leaves the weight as it is, for a person to decide: see [Rollout.Resume]. A release that
+	// is found worse later is treated as OnFail says.
 	Pause Action = "pause"
 )
 
@@ -81,7 +79,7 @@ type Step struct {
 	Deadline time.Duration
 }
 
-func (s Step) weight() int { return int(math.Round(s.Weight * fullWeight)) }
+func (s Step) weight() int { return weightOf(s.Weight) }
 
 // A CookieConfig is the cookie of [MissingCookie]. Its zero value is valid.
 type CookieConfig struct {
@@ -148,7 +146,7 @@ type RolloutConfig struct {
 	Judge func() (d Decision, reason string)
 
 	// OnFail says what happens to a release that is found worse: [RollBack], also if empty, or
-	// [Freeze].
+	// [Pause].
 	OnFail Action
 
 	// OnDeadline says what happens when a step's Deadline is over: [Pause], also if empty, or
@@ -215,8 +213,8 @@ func (c RolloutConfig) withDefaults() (RolloutConfig, error) {
 	c.Cookie.check(f)
 	c.checkSteps(f)
 	c.OnFail = cmp.Or(c.OnFail, RollBack)
-	if c.OnFail != RollBack && c.OnFail != Freeze {
-		f.Add("OnFail", "%q is not RollBack or Freeze", c.OnFail)
+	if c.OnFail != RollBack && c.OnFail != Pause {
+		f.Add("OnFail", "%q is not RollBack or Pause", c.OnFail)
 	}
 	c.OnDeadline = cmp.Or(c.OnDeadline, Pause)
 	if c.OnDeadline != RollBack && c.OnDeadline != Pause {

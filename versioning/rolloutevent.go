@@ -12,9 +12,9 @@ type RolloutEvent struct {
 	Rollout  string    // its name
 	Release  string
 	From, To Phase
-	Reason   string // a word: one of the Reason constants
-	Text     string // a sentence with the numbers
-	Weight   int    // of 10,000, that canary has now
+	Reason   Reason
+	Text     string  // the reason as a sentence, with numbers
+	Weight   float64 // the share of keys that get canary now
 
 	Up  bool  // RolloutStoreChange: the Store answers
 	Err error // RolloutStoreChange, RolloutHookPanic
@@ -34,8 +34,8 @@ func (e RolloutEvent) LogValue() slog.Value {
 	switch e.Kind {
 	case RolloutChange:
 		attrs = append(attrs, slog.String("from", string(e.From)), slog.String("to", string(e.To)),
-			slog.String("reason", e.Reason))
-		detail = append(detail, slog.Int("weight", e.Weight), slog.String("text", e.Text))
+			slog.String("reason", string(e.Reason)))
+		detail = append(detail, slog.Float64("weight", e.Weight), slog.String("text", e.Text))
 	case RolloutStoreChange:
 		attrs = append(attrs, slog.Bool("up", e.Up))
 	}
@@ -45,20 +45,23 @@ func (e RolloutEvent) LogValue() slog.Value {
 	return slog.GroupValue(append(attrs, slog.GroupAttrs("detail", detail...))...)
 }
 
-// The words that say why a [Rollout] is in its state, or what its verdict is about.
+// A Reason says why a [Rollout] is in its state, or what its verdict is about.
+type Reason string
+
+// The reasons.
 const (
-	ReasonStart    = "start"    // a release is new
-	ReasonStep     = "step"     // a step has ended well
-	ReasonPromoted = "promoted" // the last one has
-	ReasonErrors   = "errors"   // canary fails more often
-	ReasonLatency  = "latency"  // canary is slower
-	ReasonFloor    = "floor"    // canary is broken
-	ReasonJudge    = "judge"    // RolloutConfig.Judge decided
-	ReasonDeadline = "deadline" // there was too little data for a verdict
-	ReasonGate     = "gate"     // RolloutConfig.Gate returned an error
-	ReasonOperator = "operator" // a person has called a method
-	ReasonData     = "data"     // a minimum of the step is not met
-	ReasonDoubt    = "doubt"    // there is evidence against the release, and not enough
+	ReasonStart    Reason = "start"    // a release is new
+	ReasonStep     Reason = "step"     // a step has ended well
+	ReasonPromoted Reason = "promoted" // the last one has
+	ReasonErrors   Reason = "errors"   // canary fails more often
+	ReasonLatency  Reason = "latency"  // canary is slower
+	ReasonFloor    Reason = "floor"    // canary is broken
+	ReasonJudge    Reason = "judge"    // RolloutConfig.Judge decided
+	ReasonDeadline Reason = "deadline" // there was too little data for a verdict
+	ReasonGate     Reason = "gate"     // RolloutConfig.Gate returned an error
+	ReasonOperator Reason = "operator" // a person has called a method
+	ReasonData     Reason = "data"     // a minimum of the step is not met
+	ReasonDoubt    Reason = "doubt"    // there is evidence against the release, and not enough
 )
 
 type rolloutCounts struct {
@@ -101,7 +104,7 @@ func (r *Rollout) Stats() RolloutStats {
 	s := RolloutStats{
 		Requests: map[string]uint64{}, InFlight: map[string]int{},
 		Forced: r.counts.forced.Load(), Missing: r.counts.missing.Load(), Cookies: r.counts.cookies.Load(),
-		Weight: float64(r.current.Load().weight) / fullWeight, StoreUp: r.storeUp.Load(),
+		Weight: shareOf(r.current.Load().weight), StoreUp: r.storeUp.Load(),
 		Failures: r.counts.failures.Load(), Panics: r.counts.panics.Load(),
 	}
 	for i, arm := range [...]Arm{Stable, Canary} {

@@ -77,7 +77,7 @@ func (r *Rollout) stopGate() {
 type Rollback struct {
 	Release string
 	Tag     string // of canary's answers: what caches must purge
-	Reason  string // one of the Reason constants
+	Reason  Reason
 	Text    string // the same as a sentence, with numbers
 	Drained bool   // no request is in flight in canary any more
 }

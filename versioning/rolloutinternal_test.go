@@ -342,7 +342,7 @@ func TestEvidenceOfAPeriodIsAShare(t *testing.T) {
 	whole := math.Exp(logEvidence(500, &seen.slow))
 	for period := 1; period < 4; period++ {
 		p := position{cfg: cfg, judged: Advance, state: &RolloutState{
-			Weight: 500, Period: period, ErrorsBefore: 3, LatencyBefore: 5,
+			Weight: 0.05, Period: period, ErrorsBefore: 3, LatencyBefore: 5,
 		}}
 		v := p.verdict(seen, time.Now())
 		require.InDelta(t, 3+share(period), v.Errors.Evidence, 1e-9, "no error says nothing")
@@ -353,7 +353,7 @@ func TestEvidenceOfAPeriodIsAShare(t *testing.T) {
 // TestSlowWithinTheTolerance: more slow requests are evidence, but no reason, unless a percentile is
 // worse by more than the tolerance.
 func TestSlowWithinTheTolerance(t *testing.T) {
-	state := &RolloutState{Weight: 500, Period: 1, Step: 0}
+	state := &RolloutState{Weight: 0.05, Period: 1, Step: 0}
 	for tolerance, want := range map[float64]Decision{1.25: RejectRelease, 4: Hold} {
 		steps := []Step{{Weight: 0.05, MinRequests: 5000}}
 		cfg := &RolloutConfig{Alpha: 0.005, Tolerance: tolerance, Steps: steps}

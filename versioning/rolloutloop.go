@@ -315,7 +315,7 @@ func (r *Rollout) act(p *plan, v *Verdict) {
 }
 
 // rollBack takes all requests from canary, and tells the Store as soon as it answers.
-func (r *Rollout) rollBack(reason, text string) {
+func (r *Rollout) rollBack(reason Reason, text string) {
 	p := r.current.Load()
 	next := *p
 	next.state = p.state.ended(reason, text)

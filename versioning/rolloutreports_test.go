@@ -86,13 +86,13 @@ func TestReleasesThatFollowEachOther(t *testing.T) {
 	r := newRollout(t, cfg)
 	require.NoError(t, r.Rollback(t.Context(), "aborted"))
 	require.NoError(t, r.Retry(t.Context()))
-	require.Equal(t, 5000, r.State().Weight)
+	require.Equal(t, 0.5, r.State().Weight)
 	require.NoError(t, r.Pause(t.Context()))
 	cfg.Release = "v3"
 	require.NoError(t, r.Reload(cfg))
 	require.Equal(t, versioning.PhaseRunning, r.State().Phase)
 	require.Equal(t, "v3", r.State().Release)
-	require.Equal(t, 5000, r.State().Weight)
+	require.Equal(t, 0.5, r.State().Weight)
 	require.Equal(t, []string{"v2"}, r.State().Past)
 }
 
@@ -118,7 +118,7 @@ func TestRequestsToStableProveNothing(t *testing.T) {
 	v := r.Verdict()
 	require.Equal(t, versioning.Hold, v.Decision)
 	require.Contains(t, strings.Join(v.Missing, " "), "requests to canary: ")
-	require.Equal(t, 5000, r.State().Weight)
+	require.Equal(t, 0.5, r.State().Weight)
 }
 
 // A mirror that is slow blocks the next request of the connection (nginx/nginx-gateway-fabric#533,

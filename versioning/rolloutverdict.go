@@ -24,14 +24,14 @@ const (
 // A Verdict is what is known of a release at its present weight.
 type Verdict struct {
 	Decision Decision  `json:"decision"`
-	Reason   string    `json:"reason"`  // a word: one of the Reason constants
-	Text     string    `json:"text"`    // the same as a sentence, with numbers
+	Reason   Reason    `json:"reason"`
+	Text     string    `json:"text"`    // the reason as a sentence, with numbers
 	Missing  []string  `json:"missing"` // what the step still needs; not null
 	At       time.Time `json:"at"`
 
 	Epoch    uint64        `json:"epoch"`    // of the state
-	Weight   int           `json:"weight"`   // of 10,000
-	Time     time.Duration `json:"time"`     // at this weight, in nanoseconds
+	Weight   float64       `json:"weight"`   // the share of keys that get canary
+	Time     time.Duration `json:"time_ns"`  // at this weight
 	Replicas int           `json:"replicas"` // whose evidence is in it
 
 	// Needed is the evidence against canary that rejects it, 1/Alpha, in either test. Without a
@@ -57,9 +57,9 @@ type ArmReport struct {
 	Failed   uint64        `json:"failed"`
 	Shed     uint64        `json:"shed"`
 	Canceled uint64        `json:"canceled"`
-	P50      time.Duration `json:"p50"` // until the answer began, in nanoseconds
-	P95      time.Duration `json:"p95"`
-	P99      time.Duration `json:"p99"`
+	P50      time.Duration `json:"p50_ns"` // until the answer began
+	P95      time.Duration `json:"p95_ns"`
+	P99      time.Duration `json:"p99_ns"`
 }
 
 func (a *ArmReport) rate() string {
@@ -121,7 +121,7 @@ func (p *position) verdict(t *tally, now time.Time) Verdict {
 	return v
 }
 
-func (v *Verdict) reject(reason, text string) {
+func (v *Verdict) reject(reason Reason, text string) {
 	v.Decision, v.Reason, v.Text = RejectRelease, reason, text
 }
 
@@ -129,12 +129,12 @@ func (v *Verdict) advance(text string) { v.Decision, v.Reason, v.Text = Advance,
 
 // test returns what one test has found, with the evidence of earlier weights.
 func (p *position) test(t *testTally, before float64) TestResult {
-	canary, stable := t.buckets.count(p.state.Weight)
+	canary, stable := t.buckets.count(p.state.weight())
 	r := TestResult{
 		Evidence: before, Canary: uint64(canary) + t.singles[1], Stable: uint64(stable) + t.singles[0],
 	}
 	if p.state.Period > 0 {
-		r.Evidence += share(p.state.Period) * math.Exp(min(logEvidence(p.state.Weight, t), 600))
+		r.Evidence += share(p.state.Period) * math.Exp(min(logEvidence(p.state.weight(), t), 600))
 	}
 	return r
 }
@@ -173,7 +173,7 @@ func spread(q float64, n uint64) float64 {
 
 // minimums judges whether a step whose release nothing rejects may end.
 func (p *position) minimums(v *Verdict, tail string) {
-	step := p.cfg.Steps[max(nextStep(p.cfg.Steps, p.state.Weight)-1, 0)]
+	step := p.cfg.Steps[max(nextStep(p.cfg.Steps, p.state.weight())-1, 0)]
 	v.Reason = ReasonData
 	if step.MinTime > p.time {
 		v.Missing = append(v.Missing, fmt.Sprintf("time: %v of %v", p.time.Round(time.Second), step.MinTime))

@@ -47,7 +47,7 @@ func TestTheWindowOfSlowness(t *testing.T) {
 func TestNoDoubtWithinTheTolerance(t *testing.T) {
 	for tolerance, want := range map[float64]Decision{1.25: RejectRelease, 4: Advance} {
 		cfg := &RolloutConfig{Alpha: 0.005, Tolerance: tolerance, Steps: []Step{{Weight: 0.05}}}
-		p := position{cfg: cfg, judged: Advance, state: &RolloutState{Weight: 500, Period: 1}}
+		p := position{cfg: cfg, judged: Advance, state: &RolloutState{Weight: 0.05, Period: 1}}
 		v := p.verdict(slowTally(1.5), time.Now())
 		require.Greater(t, v.Latency.Evidence, v.Needed)
 		require.Equal(t, want, v.Decision, "%v: %s", tolerance, v.Text)
@@ -65,20 +65,20 @@ func TestReleasesOfThePastAreBounded(t *testing.T) {
 	require.Equal(t, strconv.Itoa(2*maxPast-1), s.Past[0])
 }
 
-// TestAResumedRolloutIsJudgedAnew if it was frozen for what was found: whoever resumes it has judged
+// TestAResumedRolloutIsJudgedAnew if it was paused for what was found: whoever resumes it has judged
 // that. Otherwise what was seen stays, and the deadline begins again.
 func TestAResumedRolloutIsJudgedAnew(t *testing.T) {
-	for _, reason := range []string{ReasonErrors, ReasonLatency, ReasonFloor, ReasonJudge} {
-		frozen := RolloutState{
+	for _, reason := range []Reason{ReasonErrors, ReasonLatency, ReasonFloor, ReasonJudge} {
+		judged := RolloutState{
 			Phase: PhasePaused, Reason: reason, Epoch: 4, Period: 3, ErrorsBefore: 7, LatencyBefore: 8,
-			Extended: time.Hour, Weight: 500,
+			Extended: time.Hour, Weight: 0.05,
 		}
 		want := RolloutState{
-			Phase: PhaseRunning, Reason: ReasonOperator, Text: "resumed", Epoch: 5, Period: 1, Weight: 500,
+			Phase: PhaseRunning, Reason: ReasonOperator, Text: "resumed", Epoch: 5, Period: 1, Weight: 0.05,
 		}
-		require.Equal(t, want, frozen.resumed(time.Minute), reason)
+		require.Equal(t, want, judged.resumed(time.Minute), reason)
 	}
-	for _, reason := range []string{ReasonOperator, ReasonDeadline, ReasonGate} {
+	for _, reason := range []Reason{ReasonOperator, ReasonDeadline, ReasonGate} {
 		paused := RolloutState{
 			Phase: PhasePaused, Reason: reason, Epoch: 4, Period: 3, ErrorsBefore: 7, LatencyBefore: 8,
 		}

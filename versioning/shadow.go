@@ -112,7 +112,7 @@ func (s *Shadow) unfit(r *http.Request) ShadowOutcome {
 		return ShadowMethod
 	case r.Method == http.MethodConnect, len(r.Header["Upgrade"]) > 0:
 		return ShadowUpgrade
-	case r.ContentLength > int64(s.cfg.MaxBody):
+	case r.ContentLength > s.cfg.MaxBody:
 		return ShadowTooLarge
 	}
 	return ""
@@ -122,7 +122,7 @@ func (s *Shadow) unfit(r *http.Request) ShadowOutcome {
 const shadowOverhead = 2048
 
 // headerSize is about how many bytes the copy of r's header takes.
-func headerSize(r *http.Request) int {
+func headerSize(r *http.Request) int64 {
 	size := shadowOverhead + len(r.URL.Path) + len(r.URL.RawQuery)
 	for name, values := range r.Header {
 		size += 64 + len(name)
@@ -130,19 +130,19 @@ func headerSize(r *http.Request) int {
 			size += 16 + len(v)
 		}
 	}
-	return size
+	return int64(size)
 }
 
 // reserve takes n bytes of MaxBytes, if there are so many left.
-func (s *Shadow) reserve(n int) bool {
-	if s.bytes.Add(int64(n)) <= int64(s.cfg.MaxBytes) {
+func (s *Shadow) reserve(n int64) bool {
+	if s.bytes.Add(n) <= s.cfg.MaxBytes {
 		return true
 	}
 	s.release(n)
 	return false
 }
 
-func (s *Shadow) release(n int) { s.bytes.Add(-int64(n)) }
+func (s *Shadow) release(n int64) { s.bytes.Add(-n) }
 
 // enqueue gives a job to a worker, or drops it.
 func (s *Shadow) enqueue(j *shadowJob) {

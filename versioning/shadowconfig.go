@@ -73,11 +73,11 @@ type ShadowConfig struct {
 
 	// MaxBody is the most bytes of a request's or an answer's body that are copied. Zero means
 	// 64 KiB. Negative is invalid.
-	MaxBody int
+	MaxBody int64
 
 	// MaxBytes is the most memory, in bytes, that all copies together take. Zero means 32 MiB.
 	// Negative is invalid.
-	MaxBytes int
+	MaxBytes int64
 
 	// Workers is how many copies are sent at once. Zero means 4. Negative is invalid.
 	Workers int
@@ -137,6 +137,7 @@ func (c ShadowConfig) withDefaults() (ShadowConfig, error) {
 	settings.Share(f, "Sample", &c.Sample, 1)
 	settings.Positive(f, "MaxBody", &c.MaxBody, defaultShadowBody)
 	settings.Positive(f, "MaxBytes", &c.MaxBytes, defaultShadowBytes)
+	c.MaxBody, c.MaxBytes = min(c.MaxBody, endless), min(c.MaxBytes, endless)
 	settings.Positive(f, "Workers", &c.Workers, defaultShadowWorkers)
 	settings.Positive(f, "Queue", &c.Queue, defaultShadowQueue)
 	settings.Positive(f, "Timeout", &c.Timeout, defaultShadowTimeout)

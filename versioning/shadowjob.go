@@ -23,7 +23,7 @@ type shadowJob struct {
 	url                         url.URL
 	header                      http.Header
 	body                        []byte
-	size                        int // of what is neither of the bodies
+	size                        int64 // of what is neither of the bodies
 
 	primary shadowAnswer
 	room    [2]string // for primary's fields
@@ -32,7 +32,7 @@ type shadowJob struct {
 // free gives back the memory that the job takes.
 func (j *shadowJob) free() {
 	j.primary.body.free()
-	j.shadow.release(j.size + cap(j.body))
+	j.shadow.release(j.size + int64(cap(j.body)))
 	j.body = nil
 }
 
@@ -174,7 +174,7 @@ func (s *Shadow) send(w *shadowWriter, req *http.Request) error {
 	}
 	defer resp.Body.Close()
 	// What the comparison does not need is not read.
-	_, err = io.Copy(w, io.LimitReader(resp.Body, int64(s.cfg.MaxBody)+1))
+	_, err = io.Copy(w, io.LimitReader(resp.Body, s.cfg.MaxBody+1))
 	return err
 }
 

@@ -107,11 +107,11 @@ type PathReport struct {
 	Noisy   bool   `json:"noisy"`   // so that it does not count
 }
 
-// LatencyOf has the percentiles of the time until answers began, in nanoseconds.
+// LatencyOf has the percentiles of the time until answers began.
 type LatencyOf struct {
-	P50 time.Duration `json:"p50"`
-	P95 time.Duration `json:"p95"`
-	P99 time.Duration `json:"p99"`
+	P50 time.Duration `json:"p50_ns"`
+	P95 time.Duration `json:"p95_ns"`
+	P99 time.Duration `json:"p99_ns"`
 }
 
 func (h *histogram) percentiles() LatencyOf {

@@ -96,10 +96,10 @@ func (v *Versions) removable(version string, now time.Time) Removal {
 
 // A Report is what is known of all versions.
 type Report struct {
-	Since    time.Time       `json:"since"` // since when some version's use is watched
-	Keys     int             `json:"keys"`  // that are counted
-	Overflow bool            `json:"overflow"`
-	Versions []VersionReport `json:"versions"` // oldest first
+	Since      time.Time       `json:"since"`      // since when some version's use is watched
+	Keys       int             `json:"keys"`       // that are counted
+	Overflowed bool            `json:"overflowed"` // there were more than MaxKeys
+	Versions   []VersionReport `json:"versions"`   // oldest first
 }
 
 // A VersionReport is what is known of one version.
@@ -127,7 +127,7 @@ func (v *Versions) Report() Report {
 	now := time.Now()
 	r := Report{
 		Since: v.ledger.begun(), Keys: int(v.ledger.keys.Load()),
-		Overflow: v.ledger.overflowed(), Versions: make([]VersionReport, len(v.versions)),
+		Overflowed: v.ledger.overflowed(), Versions: make([]VersionReport, len(v.versions)),
 	}
 	for i := range r.Versions {
 		d := &v.versions[i]
