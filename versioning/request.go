@@ -79,7 +79,8 @@ type lineReader struct {
 	line, out  []byte
 	err        error
 
-	read, trailer http.Header // the trailer fields as net/http reads them, and as the handler gets them
+	// The trailer fields as net/http reads them, and as the handler gets them.
+	read, trailer http.Header
 }
 
 func (l *lineReader) Close() error { return l.src.Close() }

@@ -54,8 +54,8 @@ func newConverter(c *conversion, w http.ResponseWriter, r *http.Request) *conver
 	}
 }
 
-// Header returns the handler's header. What it leaves alone stays as it is set outside; what it sets
-// is converted.
+// Header returns the handler's header. What it leaves alone stays as it is set outside; what it
+// sets is converted.
 func (c *converter) Header() http.Header { return c.header }
 
 // appended reports whether a handler's values of a field stand beside those that are set outside.

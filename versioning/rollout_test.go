@@ -68,8 +68,8 @@ func (a *armHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write([]byte(a.name))
 }
 
-// users sends n requests of as many users through h, beginning with that number, and returns how many
-// canary answered.
+// users sends n requests of as many users through h, beginning with that number, and returns how
+// many canary answered.
 func users(h http.Handler, from, n int) (canary int) {
 	for i := range n {
 		if serve(h, request("GET", "/", "User", strconv.Itoa(from+i))).Body.String() == "canary" {
@@ -249,8 +249,8 @@ func TestPauseKeepsTheWeight(t *testing.T) {
 	})
 }
 
-// TestPromoteAfterPause: whoever promotes what was paused for its errors has judged the evidence, which
-// then does not pause it again.
+// TestPromoteAfterPause: whoever promotes what was paused for its errors has judged the evidence,
+// which then does not pause it again.
 func TestPromoteAfterPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := rolloutOf(0.05, 0.5)
@@ -523,9 +523,9 @@ func TestGateIsAskedBeforeEachStep(t *testing.T) {
 	})
 }
 
-// TestV15_NothingBeginsInAnArmThatIsDrained: requests come all the time while the arms change places.
-// After Switch or Rollback has returned no request begins in the other arm, and once that is drained
-// none is in it.
+// TestV15_NothingBeginsInAnArmThatIsDrained: requests come all the time while the arms change
+// places. After Switch or Rollback has returned no request begins in the other arm, and once that
+// is drained none is in it.
 func TestV15_NothingBeginsInAnArmThatIsDrained(t *testing.T) {
 	cfg := rolloutOf(1)
 	cfg.Manual = true

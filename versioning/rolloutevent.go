@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// A RolloutEvent is a change of the state of a [Rollout], or a call of its Store that failed when
-// the one before had not, or the other way round.
+// A RolloutEvent is a change of the state of a [Rollout], a call of its Store that failed when the
+// one before had not or the other way round, or a panic of a callback.
 type RolloutEvent struct {
 	Kind     EventKind // RolloutChange, RolloutStoreChange or RolloutHookPanic
 	Rollout  string    // its name
@@ -29,8 +29,8 @@ const (
 
 // LogValue implements [slog.LogValuer].
 func (e RolloutEvent) LogValue() slog.Value {
-	attrs := []slog.Attr{slog.String("event", string(e.Kind)), slog.String("rollout", e.Rollout)}
-	detail := []slog.Attr{slog.String("release", e.Release)}
+	attrs := []slog.Attr{slog.String("event", string(e.Kind))}
+	detail := []slog.Attr{slog.String("rollout", e.Rollout), slog.String("release", e.Release)}
 	switch e.Kind {
 	case RolloutChange:
 		attrs = append(attrs, slog.String("from", string(e.From)), slog.String("to", string(e.To)),
@@ -93,10 +93,13 @@ type RolloutStats struct {
 	Missing  uint64            `json:"missing"`   // without a key
 	Cookies  uint64            `json:"cookies"`   // that were set
 	Weight   float64           `json:"weight"`    // the share of canary
-	Evidence float64           `json:"evidence"`  // against canary, of what rolls back: 1 does
+	Evidence float64           `json:"evidence"`  // against canary; at 1 it is rolled back
 	StoreUp  bool              `json:"store_up"`
 	Failures uint64            `json:"failures"` // calls of the Store that failed
-	Panics   uint64            `json:"panics"`   // of Gate, Judge, OnRollback and the Store, and of Observe on the Rollout's goroutines
+
+	// Panics counts panics of Gate, Judge, OnRollback and the Store, and those of Observe on the
+	// Rollout's own goroutines.
+	Panics uint64 `json:"panics"`
 }
 
 // Stats returns a snapshot.

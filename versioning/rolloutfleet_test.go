@@ -49,8 +49,8 @@ func (s *sickStore) fails(ctx context.Context) (versioning.RolloutShared, error)
 	s.mu.Unlock()
 	switch {
 	case hangs && raceEnabled:
-		// Just before ctx ends: Go's race detector breaks down now and then when timers call functions
-		// in a bubble (golang/go#78156).
+		// Just before ctx ends: Go's race detector breaks down now and then when timers call
+		// functions in a bubble (golang/go#78156).
 		select {
 		case <-ctx.Done():
 		case <-time.After(4 * time.Second):
@@ -189,8 +189,8 @@ func TestAFleetTakesEachStepOnce(t *testing.T) {
 	})
 }
 
-// TestV17_TheStoreIsLost: the last state stays, nobody promotes, and each replica still rolls itself
-// back. The others hear of it when the store is there again.
+// TestV17_TheStoreIsLost: the last state stays, nobody promotes, and each replica still rolls
+// itself back. The others hear of it when the store is there again.
 func TestV17_TheStoreIsLost(t *testing.T) {
 	for _, how := range []string{"lost", "hangs", "lies"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -289,8 +289,8 @@ func TestV18_TheStoreForgets(t *testing.T) {
 	})
 }
 
-// TestV18_AReplicaThatHasNotRolledBackIsFirst: the store was lost while one replica rolled back, and
-// comes back empty. Another one tells it first that the release is tried.
+// TestV18_AReplicaThatHasNotRolledBackIsFirst: the store was lost while one replica rolled back,
+// and comes back empty. Another one tells it first that the release is tried.
 func TestV18_AReplicaThatHasNotRolledBackIsFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 1, rolloutOf(0.05))
@@ -317,8 +317,8 @@ func TestV18_AReplicaThatHasNotRolledBackIsFirst(t *testing.T) {
 	})
 }
 
-// TestAReplicaWithAnotherRelease: while a fleet is renewed, two releases are configured. The newer one
-// is tried; those that have the older one give it nothing, also after a restart.
+// TestAReplicaWithAnotherRelease: while a fleet is renewed, two releases are configured. The newer
+// one is tried; those that have the older one give it nothing, also after a restart.
 func TestAReplicaWithAnotherRelease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := rolloutOf(0.5)
@@ -344,7 +344,8 @@ func TestAReplicaWithAnotherRelease(t *testing.T) {
 	})
 }
 
-// TestAReplicaThatStartsLater takes the state as it is, and its age, but its own evidence is its own.
+// TestAReplicaThatStartsLater takes the state as it is, and its age, but its own evidence is its
+// own.
 func TestAReplicaThatStartsLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 1, rolloutOf(0.05))

@@ -13,8 +13,8 @@ const (
 	storeTimeout = 5 * time.Second       // for a Store without a limit of its own
 )
 
-// run looks at each Interval, and soon after a request has failed in a bucket of keys for the first
-// time.
+// run looks at each Interval, and soon after the first error, or the first slow request, of canary
+// in a bucket of keys.
 func (r *Rollout) run() {
 	var looked, synced time.Time
 	timer := time.NewTimer(0)
@@ -126,8 +126,8 @@ func (r *Rollout) panickedLocked(p any) error {
 	return err
 }
 
-// storeSync calls the Store's Sync. A panic is an error, on whatever goroutine: a Rollout that has half
-// changed, or keeps its turn, would be worse than one whose Store has failed.
+// storeSync calls the Store's Sync. A panic is an error, on whatever goroutine: a Rollout that has
+// half changed, or keeps its turn, would be worse than one whose Store has failed.
 func (r *Rollout) storeSync(name string, report RolloutReport) (shared RolloutShared, err error) {
 	ctx, cancel := context.WithTimeout(r.ctx, storeTimeout)
 	defer cancel()
@@ -167,7 +167,8 @@ func (r *Rollout) sync() {
 	state := shared.State
 	switch mine := p.state; {
 	case r.unsaved:
-		// Before anything of the Store's is adopted, which may be older: it would undo the rollback.
+		// Before anything of the Store's is adopted, which may be older: it would undo the
+		// rollback.
 		r.save(state)
 		return
 	case p.known && mine.Release == p.cfg.Release && (state.Revision == 0 ||
@@ -211,8 +212,8 @@ func (r *Rollout) heard(shared *RolloutShared, err error) bool {
 	return err == nil
 }
 
-// change asks the Store for a new state and adopts the one that is in force then. It reports whether
-// that is the new one.
+// change asks the Store for a new state and adopts the one that is in force then. It reports
+// whether that is the new one.
 func (r *Rollout) change(next RolloutState) (changed bool, err error) {
 	next.Attempt = rand.Text()
 	if r.open.asksFor(&next) {
@@ -256,8 +257,8 @@ func (r *Rollout) begin(next *plan) {
 	r.stopGate()
 }
 
-// read adds up what other replicas have seen. What makes no sense is left out: it has been written by
-// another version of this package, or by something else.
+// read adds up what other replicas have seen. What makes no sense is left out: it has been written
+// by another version of this package, or by something else.
 func (r *Rollout) read(p *plan, evidence map[string][]byte) (t *tally, voices int) {
 	if !p.watchedState() {
 		return nil, 0
@@ -331,7 +332,7 @@ func (r *Rollout) rollBack(reason Reason, text string) {
 func (r *Rollout) save(present RolloutState) {
 	own := r.current.Load()
 	for range 8 { // others may change it meanwhile, but not for ever
-		lost := present.Revision == 0 && own.state.Release == own.cfg.Release // the Store knows nothing
+		lost := present.Revision == 0 && own.state.Release == own.cfg.Release // by the Store
 		if !lost && (present.Release != own.cfg.Release || present.Phase == PhaseRolledBack) {
 			r.unsaved = false
 			return // nobody tries it any more

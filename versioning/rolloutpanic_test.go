@@ -14,8 +14,9 @@ import (
 	"github.com/trivet-go/trivet/versioning"
 )
 
-// TestAnObserverThatPanics ends nothing on the Rollout's goroutines: by what the loop does, by a failed
-// Store, by the panics of other callbacks. On the goroutine of who calls a method it is the caller's.
+// TestAnObserverThatPanics ends nothing on the Rollout's goroutines: by what the loop does, by a
+// failed Store, by the panics of other callbacks. On the goroutine of who calls a method it is the
+// caller's.
 func TestAnObserverThatPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var quiet atomic.Bool

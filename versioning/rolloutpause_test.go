@@ -1,7 +1,7 @@
 //go:build !race
 
-// Hours of a rollout that is paused, in which the replica and its clock alternate. What runs at once is
-// tested with the race detector in rolloutfleet_test.go.
+// Hours of a rollout that is paused, in which the replica and its clock alternate. What runs at
+// once is tested with the race detector in rolloutfleet_test.go.
 
 package versioning_test
 

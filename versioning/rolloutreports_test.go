@@ -42,7 +42,8 @@ func TestTheCookieIsForAllPaths(t *testing.T) {
 	}
 }
 
-// Between the last step and the promotion nobody meets the old release (argoproj/argo-rollouts#1718).
+// Between the last step and the promotion nobody meets the old release
+// (argoproj/argo-rollouts#1718).
 func TestThePromotionGivesStableNothing(t *testing.T) {
 	cfg := rolloutOf(1)
 	cfg.Manual = true
@@ -96,8 +97,8 @@ func TestReleasesThatFollowEachOther(t *testing.T) {
 	require.Equal(t, []string{"v2"}, r.State().Past)
 }
 
-// Checks that only reached the old release promoted a broken one (argoproj/argo-rollouts#1700): here
-// the requests of canary itself count, and without enough of them nothing ends.
+// Checks that only reached the old release promoted a broken one (argoproj/argo-rollouts#1700):
+// here the requests of canary itself count, and without enough of them nothing ends.
 func TestRequestsToStableProveNothing(t *testing.T) {
 	cfg := rolloutOf(0.5)
 	cfg.Steps[0].MinTime = -1

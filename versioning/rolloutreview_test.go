@@ -14,8 +14,8 @@ import (
 	"github.com/trivet-go/trivet/versioning"
 )
 
-// TestStepsThatChangeUnderWay: whatever the new steps are, the weight never falls, and no new step that
-// is greater is left out.
+// TestStepsThatChangeUnderWay: whatever the new steps are, the weight never falls, and no new step
+// that is greater is left out.
 func TestStepsThatChangeUnderWay(t *testing.T) {
 	for _, tt := range []struct {
 		before []float64
@@ -154,8 +154,8 @@ func TestV18_ARollbackInAStoreThatForgot(t *testing.T) {
 	})
 }
 
-// TestARollbackOfYesterdayIsNotReported: a replica that starts when the release has been rolled back
-// already has given it nothing, so there is nothing to purge.
+// TestARollbackOfYesterdayIsNotReported: a replica that starts when the release has been rolled
+// back already has given it nothing, so there is nothing to purge.
 func TestARollbackOfYesterdayIsNotReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := rolloutOf(0.05)
@@ -176,8 +176,8 @@ func TestARollbackOfYesterdayIsNotReported(t *testing.T) {
 	})
 }
 
-// TestManyErrorsAskForFewLooks: a release that fails at everything does not keep a processor busy with
-// looks.
+// TestManyErrorsAskForFewLooks: a release that fails at everything does not keep a processor busy
+// with looks.
 func TestManyErrorsAskForFewLooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := rolloutOf(0.5)
@@ -219,8 +219,8 @@ func TestAClientThatLeavesInTheAnswer(t *testing.T) {
 	require.Zero(t, r.Verdict().Canary.Requests)
 }
 
-// TestV17_NobodyActsBeforeTheStoreKnows: a release that this replica has rolled back, which the store
-// does not know yet, is not tried again meanwhile.
+// TestV17_NobodyActsBeforeTheStoreKnows: a release that this replica has rolled back, which the
+// store does not know yet, is not tried again meanwhile.
 func TestV17_NobodyActsBeforeTheStoreKnows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 1, rolloutOf(0.05))

@@ -58,8 +58,8 @@ type RolloutState struct {
 	// Revision is the Store's: it counts changes. Zero means that there is no state.
 	Revision uint64 `json:"revision"`
 
-	// Attempt names the change that made this state, so that a change is made once even if the answer
-	// to it is lost and the call repeated.
+	// Attempt names the change that made this state, so that a change is made once even if the
+	// answer to it is lost and the call repeated.
 	Attempt string `json:"attempt"`
 }
 
@@ -132,8 +132,8 @@ const maxText = 1000
 
 func clip(text string) string { return strings.ToValidUTF8(text[:min(len(text), maxText)], "") }
 
-// resumed returns the state that follows s when it goes on after the given time at its weight. If it
-// was paused because of evidence, whoever resumes it has judged that, and it begins anew.
+// resumed returns the state that follows s when it goes on after the given time at its weight. If
+// it was paused because of evidence, whoever resumes it has judged that, and it begins anew.
 func (s RolloutState) resumed(age time.Duration) RolloutState {
 	switch s.Reason {
 	case ReasonErrors, ReasonLatency, ReasonFloor, ReasonJudge:

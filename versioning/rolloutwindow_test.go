@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestTheWindowOfSlowness: what is slow is decided by the last ten seconds, and only what is above the
-// 95th percentile by more than a histogram can tell.
+// TestTheWindowOfSlowness: what is slow is decided by the last ten seconds, and only what is above
+// the 95th percentile by more than a histogram can tell.
 func TestTheWindowOfSlowness(t *testing.T) {
 	var s slowness
 	e := &evidence{weight: 500}
@@ -43,7 +43,8 @@ func TestTheWindowOfSlowness(t *testing.T) {
 	require.Less(t, time.Duration(e.slowFrom.Load()), 2*time.Millisecond)
 }
 
-// TestNoDoubtWithinTheTolerance: a release that is slower by no more than may be is not held for it.
+// TestNoDoubtWithinTheTolerance: a release that is slower by no more than may be is not held for
+// it.
 func TestNoDoubtWithinTheTolerance(t *testing.T) {
 	for tolerance, want := range map[float64]Decision{1.25: RejectRelease, 4: Advance} {
 		cfg := &RolloutConfig{Alpha: 0.005, Tolerance: tolerance, Steps: []Step{{Weight: 0.05}}}
@@ -65,8 +66,8 @@ func TestReleasesOfThePastAreBounded(t *testing.T) {
 	require.Equal(t, strconv.Itoa(2*maxPast-1), s.Past[0])
 }
 
-// TestAResumedRolloutIsJudgedAnew if it was paused for what was found: whoever resumes it has judged
-// that. Otherwise what was seen stays, and the deadline begins again.
+// TestAResumedRolloutIsJudgedAnew if it was paused for what was found: whoever resumes it has
+// judged that. Otherwise what was seen stays, and the deadline begins again.
 func TestAResumedRolloutIsJudgedAnew(t *testing.T) {
 	for _, reason := range []Reason{ReasonErrors, ReasonLatency, ReasonFloor, ReasonJudge} {
 		judged := RolloutState{

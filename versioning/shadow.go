@@ -49,12 +49,13 @@ func NewShadow(cfg ShadowConfig) (*Shadow, error) {
 	return s, nil
 }
 
-// Middleware lets next answer each request and sends copies of some to the candidate, when the answer
-// has been given. Requests are read and answered as they would be otherwise, while what passes is
-// copied within the bounds of the configuration. It panics if next is nil.
+// Middleware lets next answer each request and sends copies of some to the candidate, when the
+// answer has been given. next reads and answers requests as it would without the Shadow; what
+// passes is copied within the bounds of the configuration. It panics if next is nil.
 //
-// Not copied, and counted by reason, are requests with other methods, upgrades, event streams, bodies
-// beyond MaxBody or that next has not read to their end, and what its client has not waited for.
+// A request is not copied if its method is not one of those that are copied, if its connection is
+// upgraded, if its answer is a stream of events, if a body is longer than MaxBody, if next has not
+// read the body to its end, or if its client has left. Each is counted under its [ShadowOutcome].
 func (s *Shadow) Middleware(next http.Handler) http.Handler {
 	if next == nil {
 		panic("versioning: nil handler")
@@ -215,8 +216,8 @@ func (s *Shadow) discard() {
 	}
 }
 
-// Close ends all copies and waits for them, or until ctx ends: a candidate may not heed its context.
-// Requests go on and are not copied any more.
+// Close ends all copies and waits for them, or until ctx ends: a candidate may not heed its
+// context. Requests go on and are not copied any more.
 func (s *Shadow) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true

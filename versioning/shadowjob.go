@@ -139,8 +139,8 @@ func (j *shadowJob) request(ctx context.Context) *http.Request {
 	return req.WithContext(ctx)
 }
 
-// hopByHop are fields that end at this server, besides those that Connection names (RFC 9110, section
-// 7.6.1).
+// hopByHop are fields that end at this server, besides those that Connection names (RFC 9110,
+// section 7.6.1).
 var hopByHop = [...]string{
 	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }

@@ -121,6 +121,50 @@ func TestLimitsWithoutAnEnd(t *testing.T) {
 	require.Equal(t, map[string]uint64{"match": 1}, idle(t, s))
 }
 
+// TestAJudgeThatMakesNoSense holds the rollout, and says why: 5 would otherwise be no limit at all,
+// and a decision that is none would advance.
+func TestAJudgeThatMakesNoSense(t *testing.T) {
+	s := newShadow(t, shadowOf(telling))
+	for _, tt := range []struct {
+		most  float64
+		worse versioning.Decision
+		why   string
+	}{
+		{5, versioning.RejectRelease, "the share 5 that may differ is not from 0 to 1"},
+		{-0.1, versioning.RejectRelease, "the share -0.1 that may differ is not from 0 to 1"},
+		{math.NaN(), versioning.Hold, "the share NaN that may differ is not from 0 to 1"},
+		{0.05, versioning.Advance, `the decision "advance" is not Hold or RejectRelease`},
+		{0.05, "", `the decision "" is not Hold or RejectRelease`},
+		{1, versioning.Hold, "0 of 1 answers are compared"},
+	} {
+		d, why := s.Judge(tt.most, 1, tt.worse)()
+		require.Equal(t, versioning.Hold, d)
+		require.Equal(t, tt.why, why)
+	}
+	_, why := s.Judge(0, -7, versioning.Hold)()
+	require.Equal(t, "0 of 1 answers are compared", why, "at least one")
+	synctest.Test(t, func(t *testing.T) {
+		cfg := rolloutOf(0.05)
+		cfg.Judge = func() (versioning.Decision, string) { return "perhaps", "who knows" }
+		r := newRollout(t, cfg)
+		users(r.Handler(newArm("stable"), newArm("canary")), 0, 5000)
+		time.Sleep(2 * time.Minute)
+		require.Equal(t, 0.05, r.State().Weight)
+		require.Equal(t, []string{"the judge: who knows"}, r.Verdict().Missing)
+	})
+}
+
+// TestNamesAreDetail: what tells instances apart in metrics is the name of the observer, for all
+// packages.
+func TestNamesAreDetail(t *testing.T) {
+	e := versioning.RolloutEvent{Kind: versioning.RolloutStoreChange, Rollout: "shop", Release: "v2"}
+	require.Equal(t, "[event=store up=false detail=[rollout=shop release=v2]]", e.LogValue().String())
+	s := versioning.ShadowEvent{Shadow: "shop", Outcome: versioning.ShadowMatch}
+	require.Equal(t, "[event=shadow outcome=match detail=[shadow=shop]]", s.LogValue().String())
+	panicked := versioning.RolloutEvent{Kind: versioning.RolloutHookPanic}
+	require.Contains(t, panicked.LogValue().String(), "event=hook_panic")
+}
+
 // A forgetfulStore makes changes and loses its answers.
 type forgetfulStore struct {
 	*versioning.MemoryRolloutStore
@@ -137,8 +181,8 @@ func (f *forgetfulStore) Change(
 	return shared, changed, err
 }
 
-// TestACallIsRepeatedWhoseAnswerWasLost: it has made its change, and makes it once. Another call, and
-// the same after the change was heard of, is another change.
+// TestACallIsRepeatedWhoseAnswerWasLost: it has made its change, and makes it once. Another call,
+// and the same after the change was heard of, is another change.
 func TestACallIsRepeatedWhoseAnswerWasLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &forgetfulStore{MemoryRolloutStore: versioning.NewMemoryRolloutStore()}

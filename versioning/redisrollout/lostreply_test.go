@@ -46,8 +46,8 @@ func (c *lossyClient) lose(cut faultproxy.Cut, once bool) {
 
 func (c *lossyClient) mend() { c.proxy.Set(faultproxy.Fault{}) }
 
-// TestALostReplyChangesTheStateOnce: the server has made a change, and the connection breaks before it
-// says so. A call that is repeated, by the store or by a person, does not make it twice.
+// TestALostReplyChangesTheStateOnce: the server has made a change, and the connection breaks before
+// it says so. A call that is repeated, by the store or by a person, does not make it twice.
 func TestALostReplyChangesTheStateOnce(t *testing.T) {
 	s := startRedis(t)
 	for _, maxRetries := range []int{0, -1} { // go-redis' default, and none

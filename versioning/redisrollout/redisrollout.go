@@ -30,7 +30,8 @@ type Config struct {
 	// Prefix begins every key. Empty means "trivet:rollout:". It must not contain braces.
 	Prefix string
 
-	// Timeout is the most that a rollout may wait for Redis. Zero means 500 ms. Negative is invalid.
+	// Timeout is the most that a rollout may wait for Redis. Zero means 500 ms. Negative is
+	// invalid.
 	Timeout time.Duration
 }
 
@@ -48,8 +49,8 @@ type Store struct {
 var _ versioning.RolloutStore = (*Store)(nil)
 
 // New returns a Store on client, which remains the caller's to close. It does not call Redis, which
-// may come up later. A Ring is refused: its clients decide each for itself which server is down. The
-// error, if any, names every invalid field of cfg.
+// may come up later. A Ring is refused: its clients decide each for itself which server is down.
+// The error, if any, names every invalid field of cfg.
 func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	f := settings.Of("redisrollout", "Config")
 	cfg.Prefix = cmp.Or(cfg.Prefix, defaultPrefix)
@@ -71,8 +72,8 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	return &Store{cfg: cfg, client: client, guard: redisguard.New()}, nil
 }
 
-// isRing reports whether client is a Ring. Its clients decide each for itself which server is down, so
-// that replicas could keep different states.
+// isRing reports whether client is a Ring. Its clients decide each for itself which server is down,
+// so that replicas could keep different states.
 func isRing(client redis.UniversalClient) bool {
 	_, ok := client.(*redis.Ring)
 	return ok
@@ -99,7 +100,7 @@ type Stats struct {
 	Failures uint64 `json:"failures"`  // that failed or took too long
 	Refused  uint64 `json:"refused"`   // calls not made while the breaker was open
 	Open     bool   `json:"open"`      // the breaker is open
-	InFlight int    `json:"in_flight"` // calls that have not ended, those included that nobody waits for
+	InFlight int    `json:"in_flight"` // calls that have not ended, even if nobody waits for them
 }
 
 // Stats returns a snapshot.
@@ -123,7 +124,8 @@ func (s *Store) Sync(
 func (s *Store) Change(
 	ctx context.Context, name string, next versioning.RolloutState,
 ) (versioning.RolloutShared, bool, error) {
-	attempt := cmp.Or(next.Attempt, rand.Text()) // a call that is sent again must know its own change
+	// A call that is sent again must know its own change.
+	attempt := cmp.Or(next.Attempt, rand.Text())
 	before := strconv.FormatUint(next.Revision, 10)
 	next.Revision++
 	text, err := json.Marshal(next)

@@ -20,9 +20,10 @@ func newScript(source string) script {
 	return script{source: source, hash: redis.NewScript(source).Hash()}
 }
 
-// KEYS[1] is a hash: revision, epoch, since (the server's time in microseconds when the epoch began),
-// state, and attempt, which names the change that made it. KEYS[2] is what replicas have seen in the epoch. ARGV ends with the time to keep both, in
-// milliseconds, and the number of replicas.
+// KEYS[1] is a hash: revision, epoch, since (the server's time in microseconds when the epoch
+// began), state, and attempt, which names the change that made it. KEYS[2] is what replicas have
+// seen in the epoch. ARGV ends with the time to keep both, in milliseconds, and the number of
+// replicas.
 const answer = `
 local function now()
   local t = redis.call('TIME')
@@ -51,8 +52,8 @@ end
 return answer(0, time)
 `)
 
-// changeScript takes the revision that the new state was made of, its own, its epoch, itself, and the
-// name of the attempt. An attempt whose reply was lost, and is made again, finds its own state.
+// changeScript takes the revision that the new state was made of, its own, its epoch, itself, and
+// the name of the attempt. An attempt whose reply was lost, and is made again, finds its own state.
 var changeScript = newScript(answer + `
 local time = now()
 if redis.call('HGET', KEYS[1], 'attempt') == ARGV[5] then
