@@ -76,7 +76,7 @@ type step struct {
 	body   *Body
 }
 
-// A stepError is an error of one change.
+// A stepError says in which change err happened.
 type stepError struct {
 	change string
 	err    error
