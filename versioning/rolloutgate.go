@@ -2,8 +2,6 @@ package versioning
 
 import (
 	"context"
-	"fmt"
-	"runtime/debug"
 	"time"
 )
 
@@ -53,16 +51,6 @@ func (r *Rollout) ask(p *plan, step Step) {
 		r.unlockCalmly()
 		r.wake()
 	})
-}
-
-// calm calls f and makes an error of its panic.
-func (r *Rollout) calm(f func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = r.panicked(fmt.Sprintf("%v\n%s", p, debug.Stack()))
-		}
-	}()
-	return f()
 }
 
 // stopGate ends the call of Gate, if there is one, and forgets its answer.
