@@ -54,7 +54,8 @@ func (s *Source) accept(lines []string, t *table, want int, now time.Time) choic
 			index, why := t.find(m.text, now)
 			switch {
 			case why != "":
-				// Nobody can have it, and many do not mean us: browsers accept signed exchanges "v=b3".
+				// The range cannot be served. It may be about something else: browsers accept
+				// signed exchanges with "v=b3".
 				if m.quality > 0 && unknown.why != Unsupported {
 					unknown = claim{text: m.text, why: why}
 				}

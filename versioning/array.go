@@ -5,7 +5,8 @@ import (
 	"slices"
 )
 
-// An Array is a JSON array. There is nothing in a nil Array.
+// An Array is a JSON array. There is nothing in a nil Array, and Append on it panics. Like an
+// [Object], an Array is not safe for concurrent use, not even for reading.
 type Array struct {
 	src      raw // not nil: not read yet
 	elements []any
@@ -41,13 +42,13 @@ func (a *Array) Len() int {
 	return len(a.elements)
 }
 
-// At returns the element with that index.
+// At returns the element with that index. It panics if there is none.
 func (a *Array) At(i int) any {
 	a.read()
 	return inspect(&a.elements[i])
 }
 
-// Set sets the element with that index.
+// Set sets the element with that index. It panics if there is none.
 func (a *Array) Set(i int, value any) {
 	a.read()
 	a.elements[i] = value

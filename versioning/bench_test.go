@@ -139,8 +139,8 @@ func fiveChanges() []versioning.Change {
 	return changes
 }
 
-// BenchmarkConversion converts a body of 10 KiB across 5 changes, beside what encoding/json takes to
-// decode and encode it.
+// BenchmarkConversion converts a body of 10 KiB across 5 changes, beside what encoding/json takes
+// to decode and encode it.
 func BenchmarkConversion(b *testing.B) {
 	body := tenKiB()
 	v := chained(b, versioning.Config{}, fiveChanges()...)

@@ -7,9 +7,9 @@ import (
 )
 
 // A Body is how a [Change] converts bodies. [JSON], [JSONValue] and [Pair] make one; the zero Body
-// leaves bodies alone. Bodies are converted if they are JSON (application/json or any type that ends
-// in +json), or streams of JSON: events of text/event-stream and lines of application/x-ndjson,
-// application/ndjson and application/jsonl, each by itself as it comes.
+// leaves bodies alone. Bodies are converted if they are JSON (application/json or any type that
+// ends in +json), or streams of JSON: events of text/event-stream and lines of
+// application/x-ndjson, application/ndjson and application/jsonl, each by itself as it comes.
 type Body struct {
 	convert func(root any) (any, error)
 }
@@ -76,7 +76,7 @@ type step struct {
 	body   *Body
 }
 
-// A stepError is an error of one change.
+// A stepError says in which change err happened.
 type stepError struct {
 	change string
 	err    error

@@ -15,6 +15,7 @@ import (
 )
 
 const (
+	endless        = 1 << 60 // bytes, to which something can still be added
 	defaultMaxBody = 1 << 20
 	defaultMaxItem = 64 << 10
 	defaultMaxKeys = 10_000
@@ -40,16 +41,16 @@ func Fixed(version string) Default { return Default(fixedPrefix + version) }
 
 const fixedPrefix = "fixed:"
 
-// A Match says which version a name that is none means.
+// A Match says what a name means that is not the name of a version.
 type Match string
 
 const (
-	// Exact knows the names of versions only.
+	// Exact refuses such a name.
 	Exact Match = "exact"
 
-	// Floor takes the newest version that is not newer than what was asked for: of dates any before
-	// it, unless the date has not come yet; of numbers one of the same major number that has a later
-	// minor one. Words have no Floor.
+	// Floor takes the newest version that is not newer than the name. A date means the last version
+	// before it, and is refused if it is after today. A number means the last minor version before
+	// it, and is refused unless its major version has a later minor one too. Words have no Floor.
 	Floor Match = "floor"
 )
 
@@ -71,8 +72,8 @@ const (
 	// Refuse answers 500. A stream that has begun breaks off.
 	Refuse OnError = "refuse"
 
-	// Pass sends the response as the handler wrote it, which is the head version's. A stream that has
-	// begun breaks off all the same.
+	// Pass sends the response as the handler wrote it, which is the head version's. A stream that
+	// has begun breaks off all the same.
 	Pass OnError = "pass"
 )
 
@@ -88,15 +89,15 @@ type Config struct {
 	// Conflict says what happens when Sources disagree. Empty means [Reject].
 	Conflict Conflict
 
-	// Match says whether a version may be asked for that is none. Empty means [Exact].
+	// Match says whether a request may name a version that does not exist. Empty means [Exact].
 	Match Match
 
 	// Pin, if not nil, returns the version that the caller's account is bound to. It is asked if no
 	// source names a version. ok is false if there is none.
 	Pin func(r *http.Request) (version string, ok bool)
 
-	// PinVary names the fields that Pin looks at, or is "*" if it looks at something else. Empty means
-	// Authorization.
+	// PinVary names the fields that Pin looks at, or is "*" if it looks at something else. Empty
+	// means Authorization.
 	PinVary []string
 
 	// Default is the version of requests that name none and have no Pin. Empty means [Require].
@@ -124,17 +125,17 @@ type Config struct {
 
 	// MaxBody is the most bytes of a body that is converted as a whole. A request with more gets
 	// 413; for responses see OnError. Zero means 1 MiB. Negative is invalid.
-	MaxBody int
+	MaxBody int64
 
 	// MaxItem is the most bytes of an item (an event, a line) of a stream that is converted. Zero
 	// means 64 KiB. Negative is invalid.
-	MaxItem int
+	MaxItem int64
 
 	// OnError says what becomes of a response that cannot be converted. Empty means [Refuse].
 	OnError OnError
 
-	// Client names who sent a request, for [Versions.Report] and [Versions.Removable]. If nil, or ok
-	// is false, the client has no name.
+	// Client names who sent a request, for [Versions.Report] and [Versions.Removable]. If nil, or
+	// ok is false, the client has no name.
 	Client func(r *http.Request) (key string, ok bool)
 
 	// Internal, if not nil, names requests that do not count as use: monitoring, crawlers, services
@@ -142,21 +143,22 @@ type Config struct {
 	Internal func(*http.Request) bool
 
 	// MaxKeys is how many combinations of version, route and client are counted. Further ones share
-	// one more for each version, and no version is removable from then on, until a ledger begins anew:
-	// leave room for clients that come and go. Zero means 10,000. Negative is invalid.
+	// one more for each version, and no version is removable from then on, until a ledger begins
+	// anew: leave room for clients that come and go. Zero means 10,000. Negative is invalid.
 	MaxKeys int
 
 	// Watch is how long a version must have been unused before [Versions.Removable] says so. Zero
 	// means 30 days. Negative is invalid.
 	Watch time.Duration
 
-	// ErrorHandler answers requests that are refused; Vary and other fields are set already, and so is
-	// Cache-Control: no-store. err is a [*RefusedError] or a [*ConversionError]. If nil, they get a
-	// problem document (RFC 9457).
+	// ErrorHandler answers requests that are refused; Vary and other fields are set already, and so
+	// is Cache-Control: no-store. err is a [*RefusedError] or a [*ConversionError]. If nil, they
+	// get a problem document (RFC 9457).
 	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 
-	// Observe, if not nil, receives an event for each request. It is called on the request's
-	// goroutine with no lock held, so it must be quick and safe for concurrent use.
+	// Observe, if not nil, receives an event for each request that is given a version or refused,
+	// and for each conversion that fails. It is called with no lock held, on the goroutine that
+	// serves the request or reads its body, so it must be quick and safe for concurrent use.
 	Observe func(ctx context.Context, e Event)
 }
 
@@ -205,6 +207,7 @@ func (c Config) withDefaults() (Config, table, *settings.Faults) {
 		f.Add("Supported", "is the same field as Echo")
 	}
 	settings.Positive(f, "MaxBody", &c.MaxBody, defaultMaxBody)
+	c.MaxBody = min(c.MaxBody, endless)
 	settings.Positive(f, "MaxItem", &c.MaxItem, defaultMaxItem)
 	settings.Positive(f, "MaxKeys", &c.MaxKeys, defaultMaxKeys)
 	settings.Positive(f, "Watch", &c.Watch, defaultWatch)

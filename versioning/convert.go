@@ -28,7 +28,6 @@ func (e *ConversionError) Error() string {
 	return fmt.Sprintf("%v: %s %s: %v", ErrConversion, e.Direction, e.Version, e.Err)
 }
 
-// Is matches [ErrConversion].
 func (e *ConversionError) Is(target error) bool { return target == ErrConversion }
 
 func (e *ConversionError) Unwrap() error { return e.Err }
@@ -130,7 +129,8 @@ func (c *conversion) up(r *http.Request) *ConversionError {
 		unmarkConditions(r.Header, c.mark())
 	}
 	if responds {
-		// A part of the head version's bytes is no part of ours, and what is encoded cannot be read.
+		// A part of the head version's bytes is no part of ours, and what is encoded cannot be
+		// read.
 		for _, name := range [...]string{"Range", "If-Range", "Accept-Encoding"} {
 			delete(r.Header, name)
 		}
@@ -171,8 +171,8 @@ func (v *Versions) answer(w http.ResponseWriter, r *http.Request, e *ConversionE
 
 // Down converts a body of the head version, such as a webhook's or a queue's, for a client of
 // another version: by those changes without Routes, and those that say Messages. Like
-// [Config].Pin, version may be a name that [Floor] allows. The error matches [ErrUnsupported] if
-// there is no such version, and [ErrConversion] if body cannot be converted.
+// [Config].Pin, version may be a name that [Floor] allows. The error matches [ErrUnsupported] or
+// [ErrMalformed] if there is no such version, and [ErrConversion] if body cannot be converted.
 func (v *Versions) Down(ctx context.Context, version string, body []byte) ([]byte, error) {
 	index, why := v.table.find(version, time.Now())
 	if why != "" {

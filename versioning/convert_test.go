@@ -523,8 +523,8 @@ func nextLine(t testing.TB, r *bufio.Reader) string {
 	return line
 }
 
-// TestR32_ConversionsAreToldWithoutAnEnd: a client that leaves is observed by a context that has not
-// ended.
+// TestR32_ConversionsAreToldWithoutAnEnd: a client that leaves is observed by a context that has
+// not ended.
 func TestR32_ConversionsAreToldWithoutAnEnd(t *testing.T) {
 	var told []error
 	cfg := versioning.Config{Observe: func(ctx context.Context, e versioning.Event) {

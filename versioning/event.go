@@ -76,12 +76,12 @@ type versionCounts struct {
 
 // Stats is a snapshot of counters and gauges.
 type Stats struct {
-	Requests  map[string]uint64 `json:"requests"`  // that were answered, by version
-	Refused   map[string]uint64 `json:"refused"`   // by why, a Status
-	Converted map[string]uint64 `json:"converted"` // requests with a chain of changes, by version
-	Failures  uint64            `json:"failures"`  // conversions that failed
-	Keys      int               `json:"keys"`      // combinations of version, route and client
-	Overflow  uint64            `json:"overflow"`  // requests that MaxKeys left no place for
+	Requests   map[string]uint64 `json:"requests"`   // that were answered, by version
+	Refused    map[string]uint64 `json:"refused"`    // by why, a Status
+	Converted  map[string]uint64 `json:"converted"`  // requests with a chain of changes, by version
+	Failures   uint64            `json:"failures"`   // conversions that failed
+	Keys       int               `json:"keys"`       // combinations of version, route and client
+	Overflowed uint64            `json:"overflowed"` // requests that MaxKeys left no place for
 }
 
 // Stats returns a snapshot.
@@ -94,7 +94,7 @@ func (v *Versions) Stats() Stats {
 		c := &v.counts.versions[i]
 		s.Requests[v.versions[i].Name] = c.requests.Load()
 		s.Converted[v.versions[i].Name] = c.converted.Load()
-		s.Overflow += v.ledger.overflow[i].requests.Load()
+		s.Overflowed += v.ledger.overflow[i].requests.Load()
 	}
 	for i, status := range refusing {
 		s.Refused[string(status)] = v.counts.refused[i].Load()

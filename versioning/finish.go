@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// finish completes the response of a handler that has returned. The error, if there is one, is to be
-// told the client.
+// finish completes the response of a handler that has returned. The error, if there is one, is to
+// be told the client.
 func (c *converter) finish() *ConversionError {
 	if c.Hijacked {
 		return nil

@@ -12,8 +12,8 @@ import (
 	"github.com/trivet-go/trivet/versioning"
 )
 
-// TestHooksThatPanic: each panics on the request's goroutine and goes on there, unless it is a change's,
-// whose panic is an error of the conversion; the next request is answered as ever.
+// TestHooksThatPanic: each panics on the request's goroutine and goes on there, unless it is a
+// change's, whose panic is an error of the conversion; the next request is answered as ever.
 func TestHooksThatPanic(t *testing.T) {
 	for _, hook := range []string{
 		"Pin", "Skip", "Enforce", "Client", "Internal", "ErrorHandler", "Observe",

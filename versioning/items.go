@@ -76,7 +76,7 @@ func (it *items) flush() error {
 
 // bound gives up if an item is too large.
 func (it *items) bound() {
-	if len(it.partial)+len(it.data)+len(it.after) > it.converter.conversion.versions.cfg.MaxItem {
+	if int64(len(it.partial)+len(it.data)+len(it.after)) > it.converter.conversion.versions.cfg.MaxItem {
 		it.fail(errItem)
 	}
 }
@@ -94,7 +94,7 @@ func (it *items) line(line []byte, ended bool) {
 	}
 	text := line
 	if len(bytes.TrimSpace(line)) > 0 {
-		if len(line) > it.converter.conversion.versions.cfg.MaxItem {
+		if int64(len(line)) > it.converter.conversion.versions.cfg.MaxItem {
 			it.fail(errItem)
 			return
 		}
@@ -155,8 +155,8 @@ func (it *items) endEvent() {
 	it.data, it.after, it.hasData, it.name = it.data[:0], it.after[:0], false, ""
 }
 
-// convertData converts the data of an event, if they are a JSON object or array. Others, such as the
-// mark of the end in use with many APIs, "[DONE]", are left alone.
+// convertData converts the data of an event, if they are a JSON object or array. Others, such as
+// the mark of the end in use with many APIs, "[DONE]", are left alone.
 func (it *items) convertData() []byte {
 	text := bytes.TrimLeft(it.data, " \t\r\n")
 	if len(text) == 0 || text[0] != '{' && text[0] != '[' || !json.Valid(text) {

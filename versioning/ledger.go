@@ -12,8 +12,9 @@ import (
 // maxClient is how many bytes of a client's key are kept.
 const maxClient = 128
 
-// gapShare is the part of Config.Watch that may lie between Save and Restore without the watch
-// beginning anew: a restart takes less than a thirtieth of it, a snapshot from a drawer more.
+// gapShare: the watch begins anew if more than a thirtieth of Config.Watch lies between Save and
+// Restore. A restart takes less. After a longer time nobody knows who has used the version
+// meanwhile.
 const gapShare = 30
 
 // A usageKey is one combination that is counted.
@@ -57,8 +58,8 @@ type ledger struct {
 	inFlight []atomic.Int64
 	shards   [16]ledgerShard
 
-	// unnamed is, by version, a copy of what is in shards for clients without a name: by route, read
-	// without a lock and replaced as a whole.
+	// unnamed is, by version, a copy of what is in shards for clients without a name: by route,
+	// read without a lock and replaced as a whole.
 	unnamed []atomic.Pointer[map[string]*usage]
 }
 

@@ -226,8 +226,9 @@ func TestBrownoutsAndEnforce(t *testing.T) {
 	})
 }
 
-// Each moment of a version's life belongs to one side: a brownout and a deprecation begin at theirs, and
-// a brownout and a version have ended at theirs. Of brownouts that overlap the last end counts.
+// Each moment of a version's life belongs to one side: a brownout and a deprecation begin at
+// theirs, and a brownout and a version have ended at theirs. Of brownouts that overlap the last end
+// counts.
 func TestMomentsOfAVersionsLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()

@@ -7,9 +7,12 @@ import (
 	"slices"
 )
 
-// An Object is a JSON object whose members keep their order. Create one with [NewObject]. It is
-// read member by member as they are asked for. The values that its methods return are nil, bool,
-// string, [json.Number], *Object and *[Array]; nothing is found in a nil Object.
+// An Object is a JSON object whose members keep their order. Create one with [NewObject]. The
+// values that its methods return are nil, bool, string, [json.Number], *Object and *[Array].
+// Nothing is found in a nil Object, and Set on it panics.
+//
+// An Object is not safe for concurrent use, not even for reading: its text is read when a member is
+// asked for, and what was read is kept.
 type Object struct {
 	src     raw // not nil: not read yet
 	members []member

@@ -79,7 +79,8 @@ func (l location) complete(h http.Header) {
 // What is on another host, or names a version itself, stays.
 func (l location) giveBack(target string) string {
 	if l.slashes && strings.HasPrefix(target, "//") {
-		// The handler redirects to the path that it got, which is no host: /v2//x was not one either.
+		// The handler redirects to the path that it got, which is no host: /v2//x was not one
+		// either.
 		return l.scope.prefix + target
 	}
 	u, err := url.Parse(target)

@@ -54,9 +54,9 @@ type RefusedError struct {
 	Supported []string
 	Latest    string
 
-	Sunset     time.Time     // of Version; zero if it has none
-	Successor  string        // URL of what follows Version; "" if it is not known
-	RetryAfter time.Duration // until the brownout ends; zero if nobody knows
+	Sunset    time.Time     // of Version; zero if it has none
+	Successor string        // URL of what follows Version; "" if it is not known
+	Wait      time.Duration // until the brownout ends; zero if nobody knows
 }
 
 func (e *RefusedError) Error() string {
@@ -69,6 +69,9 @@ func (e *RefusedError) Error() string {
 
 // Is matches the error that stands for e.Status.
 func (e *RefusedError) Is(target error) bool { return target == refusals[e.Status].err }
+
+// RetryAfter returns Wait.
+func (e *RefusedError) RetryAfter() time.Duration { return e.Wait }
 
 // shorten returns the start of s, which a client wrote, as text.
 func shorten(s string) string {
@@ -100,8 +103,8 @@ func (v *Versions) refuse(w http.ResponseWriter, r *http.Request, now time.Time,
 		}
 		s.announce(h)
 		if !d.until.IsZero() {
-			e.RetryAfter = d.until.Sub(now)
-			retryafter.Set(h, e.RetryAfter)
+			e.Wait = d.until.Sub(now)
+			retryafter.Set(h, e.Wait)
 		}
 	}
 	if d.code == http.StatusUnsupportedMediaType && d.media != "" {

@@ -30,7 +30,7 @@ func (c *conversion) upBody(r *http.Request, steps []step) *ConversionError {
 		}
 		return nil
 	}
-	most := int64(c.versions.cfg.MaxBody)
+	most := c.versions.cfg.MaxBody
 	if r.ContentLength > most {
 		return c.failed(Up, http.StatusRequestEntityTooLarge, errTooLarge)
 	}
@@ -75,11 +75,12 @@ type lineReader struct {
 	src        io.Closer
 	lines      *bufio.Reader
 	steps      []step
-	max        int
+	max        int64
 	line, out  []byte
 	err        error
 
-	read, trailer http.Header // the trailer fields as net/http reads them, and as the handler gets them
+	// The trailer fields as net/http reads them, and as the handler gets them.
+	read, trailer http.Header
 }
 
 func (l *lineReader) Close() error { return l.src.Close() }
@@ -102,7 +103,7 @@ func (l *lineReader) next() {
 	for {
 		part, err := l.lines.ReadSlice('\n')
 		l.line = append(l.line, part...)
-		if len(l.line) > l.max {
+		if int64(len(l.line)) > l.max {
 			l.err = l.conversion.failed(Up, http.StatusRequestEntityTooLarge, errItem)
 			return
 		}

@@ -9,8 +9,8 @@ import (
 )
 
 // Resolve returns a handler that finds out which version each request speaks, tells next by the
-// context ([FromContext]), and refuses requests that speak none or one that has ended. It leaves the
-// request as it is: a cache between Resolve and [Versions.Convert] sees what clients see. The
+// context ([FromContext]), and refuses requests that speak none or one that has ended. It leaves
+// the request as it is: a cache between Resolve and [Versions.Convert] sees what clients see. The
 // response gets Vary and what is to be said of the version. It panics if next is nil.
 func (v *Versions) Resolve(next http.Handler) http.Handler { return v.resolve(next, false) }
 

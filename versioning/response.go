@@ -54,8 +54,8 @@ func newConverter(c *conversion, w http.ResponseWriter, r *http.Request) *conver
 	}
 }
 
-// Header returns the handler's header. What it leaves alone stays as it is set outside; what it sets
-// is converted.
+// Header returns the handler's header. What it leaves alone stays as it is set outside; what it
+// sets is converted.
 func (c *converter) Header() http.Header { return c.header }
 
 // appended reports whether a handler's values of a field stand beside those that are set outside.
@@ -188,7 +188,7 @@ func (c *converter) decide(code int) {
 	case code == http.StatusPartialContent:
 		c.fail(errPartial)
 	case kind == document:
-		if c.declared > int64(cv.versions.cfg.MaxBody) {
+		if c.declared > cv.versions.cfg.MaxBody {
 			c.fail(errTooLarge)
 			return
 		}
@@ -244,7 +244,7 @@ func (c *converter) Write(p []byte) (int, error) {
 	case bodiless:
 		return len(p), nil
 	case buffering:
-		if len(c.buf)+len(p) <= c.conversion.versions.cfg.MaxBody {
+		if int64(len(c.buf)+len(p)) <= c.conversion.versions.cfg.MaxBody {
 			c.buf = append(c.buf, p...)
 			return len(p), nil
 		}

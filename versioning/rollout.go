@@ -13,16 +13,20 @@ import (
 	"github.com/trivet-go/trivet/internal/settings"
 )
 
-// ErrPhase reports that a [Rollout] cannot do that in its present phase, which the error names.
+// ErrPhase reports that a [Rollout] cannot do what it was asked to do in its present phase. The
+// error that matches it names the phase.
 var ErrPhase = errors.New("versioning: not in this phase")
 
-// ErrRolloutStore reports that a [Rollout] cannot do that because its Store does not answer.
+// ErrRolloutStore reports that a [Rollout] cannot do what it was asked to do because its Store does
+// not answer.
 var ErrRolloutStore = errors.New("versioning: the rollout's store failed")
 
-// A Rollout gives a growing share of requests to a new release, the arm canary, and compares it with
-// what is in use, the arm stable. It promotes the release or rolls it back by itself. Create one with
-// [NewRollout]. A Rollout is safe for concurrent use. It has one goroutine, and others while Gate or
-// OnRollback run; [Rollout.Close] ends them.
+// A Rollout gives a growing share of requests to a new release, the arm canary, and compares it
+// with what is in use, the arm stable. It promotes the release or rolls it back by itself. Create
+// one with [NewRollout]. A Rollout is safe for concurrent use. It has one goroutine, and others
+// while Gate or OnRollback run; [Rollout.Close] ends them. A panic of a callback on one of these
+// goroutines is recovered and counted in [RolloutStats]; so is each panic of the Store and of
+// Judge.
 type Rollout struct {
 	base    time.Time
 	replica string
@@ -47,10 +51,11 @@ type Rollout struct {
 	// Store is called, so whoever waits for it must be able to give up.
 	turn    chan struct{}
 	closed  bool
-	claimed bool   // the release has been the one that is tried
-	unsaved bool   // the Store does not know yet that the release was rolled back
-	others  *tally // what other replicas have seen in this epoch
-	voices  int    // how many of them
+	claimed bool         // the release has been the one that is tried
+	unsaved bool         // the Store does not know yet that the release was rolled back
+	open    RolloutState // what the last change asked for if its answer was lost; else zero
+	others  *tally       // what other replicas have seen in this epoch
+	voices  int          // how many of them
 	floor   floor
 	broken  string // what floor has found in this epoch
 	slow    slowness
@@ -62,7 +67,7 @@ type Rollout struct {
 type plan struct {
 	cfg      *RolloutConfig
 	state    RolloutState
-	weight   int // of canary, here
+	weight   int // of fullWeight, of canary, here
 	watched  bool
 	salt     uint64
 	evidence *evidence
@@ -71,8 +76,8 @@ type plan struct {
 	known    bool // the Store has answered
 }
 
-// NewRollout returns a Rollout that begins with its first step as soon as the Store has answered. The
-// error, if any, names every invalid field of cfg.
+// NewRollout returns a Rollout that begins with its first step as soon as the Store has answered.
+// The error, if any, names every invalid field of cfg.
 func NewRollout(cfg RolloutConfig) (*Rollout, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -96,12 +101,12 @@ func NewRollout(cfg RolloutConfig) (*Rollout, error) {
 	return r, nil
 }
 
-// Reload replaces the configuration. With the same Release the rollout goes on: its state, weight and
-// evidence stay, and Steps, limits and callbacks are the new ones from now on. The next step is the
-// first one with more than the present weight. With another Release, that is tried from its first step
-// on; then Handler and Transport must be called after Reload, for an arm that was wrapped for one
-// release gets no requests of another. Name and Store cannot change, nor can Salt without Release. On
-// an error nothing changes.
+// Reload replaces the configuration. With the same Release the rollout goes on: its state, weight
+// and evidence stay, and Steps, limits and callbacks are the new ones from now on. The next step is
+// the first one with more than the present weight. With another Release, that is tried from its
+// first step on; then Handler and Transport must be called after Reload, for an arm that was
+// wrapped for one release gets no requests of another. Name and Store cannot change, nor can Salt
+// without Release. On an error nothing changes.
 func (r *Rollout) Reload(cfg RolloutConfig) error {
 	cfg, err := cfg.withDefaults()
 	r.lock()
@@ -197,7 +202,8 @@ func (r *Rollout) install(p *plan) {
 	r.current.Store(p)
 }
 
-// halt takes all requests from canary at once.
+// halt(true) takes all requests from canary at once. After halt(false) the next plan that is
+// installed goes by its state again.
 func (r *Rollout) halt(yes bool) {
 	r.planMu.Lock()
 	r.stopping = yes
@@ -226,7 +232,7 @@ func (p *plan) public() RolloutState {
 	case s.Release != p.cfg.Release:
 		s.Phase, s.Text = PhaseSuperseded, "release "+s.Release+" is tried"
 	}
-	s.Release, s.Weight = p.cfg.Release, p.weight
+	s.Release, s.Weight = p.cfg.Release, shareOf(p.weight)
 	return s
 }
 
@@ -263,7 +269,8 @@ func (r *Rollout) Drained(ctx context.Context) error {
 type phaseFault struct{ s RolloutState }
 
 func (e *phaseFault) Error() string {
-	return "versioning: release " + e.s.Release + " is " + string(e.s.Phase) + " with " + percent(e.s.Weight)
+	return "versioning: release " + e.s.Release + " is " + string(e.s.Phase) + " with " +
+		percent(e.s.weight())
 }
 
 func (e *phaseFault) Is(target error) bool { return target == ErrPhase }
@@ -300,12 +307,31 @@ func (r *Rollout) lockFor(ctx context.Context) error {
 	}
 }
 
-// unlock ends the turn and makes the calls that waited for it.
+// unlock ends the turn of a caller's goroutine and makes the calls of Observe that waited for it. A
+// panic of Observe is the caller's.
 func (r *Rollout) unlock() {
-	events := r.events
-	r.events = nil
-	<-r.turn
-	for _, call := range events {
+	for _, call := range r.endTurn() {
 		call()
 	}
+}
+
+// unlockCalmly is unlock on a goroutine of the Rollout, where a panic of Observe is only counted:
+// an event of it would be Observe's again.
+func (r *Rollout) unlockCalmly() {
+	for _, call := range r.endTurn() {
+		func() {
+			defer func() {
+				if recover() != nil {
+					r.counts.panics.Add(1)
+				}
+			}()
+			call()
+		}()
+	}
+}
+
+func (r *Rollout) endTurn() (events []func()) {
+	events, r.events = r.events, nil
+	<-r.turn
+	return events
 }

@@ -68,8 +68,8 @@ func (a *armHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write([]byte(a.name))
 }
 
-// users sends n requests of as many users through h, beginning with that number, and returns how many
-// canary answered.
+// users sends n requests of as many users through h, beginning with that number, and returns how
+// many canary answered.
 func users(h http.Handler, from, n int) (canary int) {
 	for i := range n {
 		if serve(h, request("GET", "/", "User", strconv.Itoa(from+i))).Body.String() == "canary" {
@@ -81,7 +81,7 @@ func users(h http.Handler, from, n int) (canary int) {
 
 func TestRolloutFaultsAreNamed(t *testing.T) {
 	_, err := versioning.NewRollout(versioning.RolloutConfig{
-		Release: "a b", OnFail: versioning.Pause, OnDeadline: versioning.Freeze, TagField: "a:b", Alpha: 0.5,
+		Release: "a b", OnFail: "freeze", OnDeadline: "freeze", TagField: "a:b", Alpha: 0.5,
 		Tolerance: 0.9, Floor: 2, Interval: -1, Cookie: versioning.CookieConfig{Name: "a=b", MaxAge: 1},
 		Steps: []versioning.Step{
 			{Weight: 1.5}, {Weight: 0.00001}, {Weight: 0.5}, {Weight: 0.5, MinTime: 2, Deadline: 1},
@@ -91,7 +91,7 @@ func TestRolloutFaultsAreNamed(t *testing.T) {
 		`Name: "" is not 1 to 64`, `Release: "a b" is not`, "Key: is required", "Missing: is required",
 		"Cookie.Name: ", "Cookie.MaxAge: 1ns is under", "Steps[0].Weight: 1.5 is not",
 		"Steps[1].Weight: 1e-05",
-		"Steps[3].Weight: 0.5 is not more", "Steps[3].Deadline: 1ns is not", `OnFail: "pause" is not`,
+		"Steps[3].Weight: 0.5 is not more", "Steps[3].Deadline: 1ns is not", `OnFail: "freeze" is not`,
 		`OnDeadline: "freeze" is not`, `TagField: "a:b" is not`, "Alpha: 0.5 is not", "Tolerance: 0.9 is not",
 		"Floor: 2 is more than 1", "Interval: -1ns is negative",
 	} {
@@ -151,8 +151,8 @@ func TestAGoodReleaseIsPromotedByItself(t *testing.T) {
 		r := newRollout(t, cfg)
 		stable, canary := newArm("stable"), newArm("canary")
 		h := r.Handler(stable, canary)
-		require.Equal(t, 500, r.State().Weight, "the first step begins at once")
-		var weights []int
+		require.Equal(t, 0.05, r.State().Weight, "the first step begins at once")
+		var weights []float64
 		for minute := range 10 {
 			// Not before a minute, and not before a hundred requests.
 			weights = append(weights, r.State().Weight)
@@ -163,7 +163,7 @@ func TestAGoodReleaseIsPromotedByItself(t *testing.T) {
 			users(h, rand.IntN(1e9), n)
 			time.Sleep(time.Minute + 2*time.Second)
 		}
-		require.Equal(t, []int{500, 500, 5000, 10000, 10000}, weights[:5])
+		require.Equal(t, []float64{0.05, 0.05, 0.5, 1, 1}, weights[:5])
 		s := r.State()
 		require.Equal(t, versioning.PhasePromoted, s.Phase)
 		require.Equal(t, "canary gets all requests for good", s.Text)
@@ -175,8 +175,8 @@ func TestAGoodReleaseIsPromotedByItself(t *testing.T) {
 			reasons = append(reasons, fmt.Sprint(e.From, " ", e.To, " ", e.Reason, " ", e.Weight))
 		}
 		require.Equal(t, []string{
-			"waiting running start 0", "running running step 500", "running running step 5000",
-			"running running step 10000", "running promoted step 10000",
+			"waiting running start 0", "running running step 0.05", "running running step 0.5",
+			"running running step 1", "running promoted step 1",
 		}, reasons)
 		require.NoError(t, r.Drained(t.Context()))
 	})
@@ -221,16 +221,16 @@ func TestABadReleaseIsRolledBackByItself(t *testing.T) {
 		}
 		require.ErrorContains(t, r.Promote(t.Context()), "versioning: release v2 is rolled_back with 0 %")
 		require.NoError(t, r.Retry(t.Context()))
-		require.Equal(t, 500, r.State().Weight)
+		require.Equal(t, 0.05, r.State().Weight)
 		require.ErrorIs(t, r.Retry(t.Context()), versioning.ErrPhase)
 		require.Less(t, r.Stats().Evidence, 0.1, "what was seen before is forgotten")
 	})
 }
 
-func TestFreezeKeepsTheWeight(t *testing.T) {
+func TestPauseKeepsTheWeight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := rolloutOf(0.05, 0.5)
-		cfg.OnFail = versioning.Freeze
+		cfg.OnFail = versioning.Pause
 		r := newRollout(t, cfg)
 		canary := newArm("canary")
 		canary.status.Store(500)
@@ -239,22 +239,22 @@ func TestFreezeKeepsTheWeight(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		s := r.State()
 		require.Equal(t, versioning.PhasePaused, s.Phase)
-		require.Equal(t, 500, s.Weight)
+		require.Equal(t, 0.05, s.Weight)
 		canary.status.Store(200)
 		// Whoever resumes it has looked at the evidence: it does not count again.
 		require.NoError(t, r.Resume(t.Context()))
 		users(h, 0, 5000)
 		time.Sleep(2 * time.Minute)
-		require.Equal(t, 5000, r.State().Weight)
+		require.Equal(t, 0.5, r.State().Weight)
 	})
 }
 
-// TestPromoteAfterFreeze: whoever promotes what is frozen has judged the evidence, which then does not
-// freeze it again.
-func TestPromoteAfterFreeze(t *testing.T) {
+// TestPromoteAfterPause: whoever promotes what was paused for its errors has judged the evidence,
+// which then does not pause it again.
+func TestPromoteAfterPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := rolloutOf(0.05, 0.5)
-		cfg.OnFail = versioning.Freeze
+		cfg.OnFail = versioning.Pause
 		r := newRollout(t, cfg)
 		canary := newArm("canary")
 		canary.status.Store(500)
@@ -267,7 +267,7 @@ func TestPromoteAfterFreeze(t *testing.T) {
 		users(h, 0, 1000)
 		time.Sleep(2 * time.Second)
 		require.Equal(t, versioning.PhaseRunning, r.State().Phase, "%s", r.State().Text)
-		require.Equal(t, 5000, r.State().Weight)
+		require.Equal(t, 0.5, r.State().Weight)
 	})
 }
 
@@ -304,7 +304,7 @@ func TestV13_SilencePromotesNobody(t *testing.T) {
 			require.Equal(t, versioning.PhaseRunning, r.State().Phase)
 			users(h, 1000, 2000)
 			time.Sleep(2 * time.Second)
-			require.Equal(t, 10_000, r.State().Weight)
+			require.Equal(t, 1.0, r.State().Weight)
 		})
 	}
 }
@@ -372,7 +372,7 @@ func TestV14_OneBrokenClientIsNoBrokenRelease(t *testing.T) {
 		require.EqualValues(t, 15_000, v.Canary.Failed)
 		require.EqualValues(t, 1, v.Errors.Canary)
 		time.Sleep(time.Minute)
-		require.Equal(t, 9000, r.State().Weight)
+		require.Equal(t, 0.9, r.State().Weight)
 	})
 }
 
@@ -491,7 +491,7 @@ func TestGateIsAskedBeforeEachStep(t *testing.T) {
 		require.Equal(t, versioning.ReasonGate, r.Verdict().Reason)
 		answer <- nil
 		time.Sleep(20 * time.Millisecond)
-		require.Equal(t, 500, r.State().Weight)
+		require.Equal(t, 0.05, r.State().Weight)
 
 		users(h, 0, 5000)
 		time.Sleep(2 * time.Minute)
@@ -523,9 +523,9 @@ func TestGateIsAskedBeforeEachStep(t *testing.T) {
 	})
 }
 
-// TestV15_NothingBeginsInAnArmThatIsDrained: requests come all the time while the arms change places.
-// After Switch or Rollback has returned no request begins in the other arm, and once that is drained
-// none is in it.
+// TestV15_NothingBeginsInAnArmThatIsDrained: requests come all the time while the arms change
+// places. After Switch or Rollback has returned no request begins in the other arm, and once that
+// is drained none is in it.
 func TestV15_NothingBeginsInAnArmThatIsDrained(t *testing.T) {
 	cfg := rolloutOf(1)
 	cfg.Manual = true

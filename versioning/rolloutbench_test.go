@@ -25,7 +25,8 @@ func runningRollout(tb testing.TB, stable, canary http.Handler, tagField string)
 	return newRollout(tb, cfg).Handler(stable, canary)
 }
 
-// beyond prints what h costs beyond the handler in it: interleaved, the median of ten and the spread.
+// beyond prints what h costs beyond the handler in it: interleaved, the median of ten and the
+// spread.
 func beyond(b *testing.B, bare, h http.Handler, r *http.Request) {
 	const each = 20_000
 	w := &nullWriter{header: http.Header{}}
@@ -51,8 +52,8 @@ func beyond(b *testing.B, bare, h http.Handler, r *http.Request) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkRollout: the bar is 300 ns and one allocation beyond the key function, and beyond the same
-// handler that reads the clock as often.
+// BenchmarkRollout: the bar is 300 ns and one allocation beyond the key function, and beyond the
+// same handler that reads the clock as often.
 func BenchmarkRollout(b *testing.B) {
 	bare := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(200) })
 	base := time.Now()

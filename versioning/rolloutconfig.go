@@ -57,10 +57,8 @@ const (
 	// RollBack gives all requests to stable. The release is not tried again until [Rollout.Retry].
 	RollBack Action = "roll_back"
 
-	// Freeze leaves the weight as it is, for a person to decide.
-	Freeze Action = "freeze"
-
-	// Pause is Freeze: the weight stays, and what is found worse later still rolls back.
+	// Pause leaves the weight as it is, for a person to decide: see [Rollout.Resume]. A release
+	// that is found worse later is treated as OnFail says.
 	Pause Action = "pause"
 )
 
@@ -77,12 +75,12 @@ type Step struct {
 	// none.
 	MinRequests int
 
-	// Deadline is how long the step may last; then OnDeadline says what happens. Zero means an hour,
-	// or twice MinTime if that is longer. Negative means for ever.
+	// Deadline is how long the step may last; then OnDeadline says what happens. Zero means an
+	// hour, or twice MinTime if that is longer. Negative means for ever.
 	Deadline time.Duration
 }
 
-func (s Step) weight() int { return int(math.Round(s.Weight * fullWeight)) }
+func (s Step) weight() int { return weightOf(s.Weight) }
 
 // A CookieConfig is the cookie of [MissingCookie]. Its zero value is valid.
 type CookieConfig struct {
@@ -97,7 +95,8 @@ type CookieConfig struct {
 	Insecure bool
 }
 
-// RolloutConfig configures a [Rollout]. Name, Release, Key, Missing and Steps are required.
+// RolloutConfig configures a [Rollout]. Name, Release, Key, Missing and Steps are required. Its
+// functions are called concurrently.
 type RolloutConfig struct {
 	// Name names the rollout in events, tags and the Store. Required: 1 to 64 letters, digits, '_',
 	// '-' and '.'. Replicas of one service have one name.
@@ -145,11 +144,12 @@ type RolloutConfig struct {
 	Gate func(ctx context.Context, next Step) error
 
 	// Judge, if not nil, is asked at each look for what else speaks for or against the release: see
-	// [Shadow.Judge]. Reason is for people. It must return at once.
+	// [Shadow.Judge]. The rollout waits unless it says [Advance]; what it says [RejectRelease] of is
+	// treated as OnFail says. reason is for people. It must return at once.
 	Judge func() (d Decision, reason string)
 
 	// OnFail says what happens to a release that is found worse: [RollBack], also if empty, or
-	// [Freeze].
+	// [Pause].
 	OnFail Action
 
 	// OnDeadline says what happens when a step's Deadline is over: [Pause], also if empty, or
@@ -168,22 +168,24 @@ type RolloutConfig struct {
 	// Failed says which statuses are errors. If nil, those from 500 on are.
 	Failed func(status int) bool
 
-	// Shed says which answers are a limiter's, which count for nothing. If nil, 429 and a 503 with
-	// Retry-After are.
+	// Shed says which answers are a limiter's. They count for nothing, unless canary sheds nearly
+	// all of its requests and stable does not: then canary is broken, see Floor. If nil, 429 and a
+	// 503 with Retry-After are such answers.
 	Shed func(status int, h http.Header) bool
 
-	// Alpha is the chance that a release which is no worse is rolled back by the test of errors, and
-	// the chance that it is by the test of latency, over all steps together. Zero means 0.005. Not
-	// between 0 and 0.5 is invalid.
+	// Alpha is the chance that a release which is no worse is rolled back by the test of errors,
+	// and the chance that it is by the test of latency, over all steps together. Zero means 0.005.
+	// Not between 0 and 0.5 is invalid.
 	Alpha float64
 
-	// Tolerance is how many times as long the 50th, 95th or 99th percentile of canary's latency must
-	// be as stable's before the test of latency counts. Zero means 1.25. Less than 1 is invalid.
+	// Tolerance is how many times as long the 50th, 95th or 99th percentile of canary's latency
+	// must be as stable's before the test of latency counts. Zero means 1.25. Less than 1 is
+	// invalid.
 	Tolerance float64
 
-	// Floor is the share of canary's requests, and of its keys, that must have failed lately for the
-	// release to be broken whatever stable does. Zero means 0.5. Negative means no floor. Fewer than
-	// five keys are not judged by it.
+	// Floor is the share of canary's requests, and of its keys, that must have failed lately for
+	// the release to be broken whatever stable does. Zero means 0.5. Negative means no floor. Fewer
+	// than five keys are not judged by it.
 	Floor float64
 
 	// Interval is the time between looks, and between calls of the Store. Zero means 1 s. Negative
@@ -193,8 +195,10 @@ type RolloutConfig struct {
 	// Store shares state and evidence with other replicas. If nil, this process is the only one.
 	Store RolloutStore
 
-	// Observe, if not nil, receives an event for each change of state. It is called with no lock
-	// held, from the goroutine that made the change.
+	// Observe, if not nil, receives an event for each change of state, for each change between a
+	// Store that answers and one that does not, and for each panic of Gate, Judge, OnRollback and
+	// the Store. It is called with no lock held, on the goroutine of whoever calls a method or on
+	// one of the Rollout's own. It must be quick and safe for concurrent use.
 	Observe func(ctx context.Context, e RolloutEvent)
 }
 
@@ -216,8 +220,8 @@ func (c RolloutConfig) withDefaults() (RolloutConfig, error) {
 	c.Cookie.check(f)
 	c.checkSteps(f)
 	c.OnFail = cmp.Or(c.OnFail, RollBack)
-	if c.OnFail != RollBack && c.OnFail != Freeze {
-		f.Add("OnFail", "%q is not RollBack or Freeze", c.OnFail)
+	if c.OnFail != RollBack && c.OnFail != Pause {
+		f.Add("OnFail", "%q is not RollBack or Pause", c.OnFail)
 	}
 	c.OnDeadline = cmp.Or(c.OnDeadline, Pause)
 	if c.OnDeadline != RollBack && c.OnDeadline != Pause {

@@ -6,14 +6,14 @@ import (
 )
 
 // Decide returns a handler that decides the arm of each request before next, so that what stands
-// between it and [Rollout.Handler] knows the arm: see [ArmOf]. It is for caches in front of arms that
-// differ on purpose, whose keys must have the arm in them:
+// between it and [Rollout.Handler] knows the arm: see [ArmOf]. It is for caches in front of arms
+// that differ on purpose, whose keys must have the arm in them:
 //
 //	handler = rollout.Decide(cache.Middleware(rollout.Handler(blue, green)))
 //
-// A request keeps its arm although the weight changes meanwhile, unless that arm gets none any more:
-// then the other one answers, with Cache-Control: no-store. Cookies of [MissingCookie] are set here.
-// It panics if next is nil.
+// A request keeps its arm although the weight changes meanwhile, unless that arm gets none any
+// more: then the other one answers, with Cache-Control: no-store. Cookies of [MissingCookie] are
+// set here. It panics if next is nil.
 func (r *Rollout) Decide(next http.Handler) http.Handler {
 	if next == nil {
 		panic("versioning: nil handler")
@@ -32,8 +32,8 @@ func (r *Rollout) Decide(next http.Handler) http.Handler {
 	})
 }
 
-// ArmOf returns the arm that [Rollout.Decide] has decided on for r; false if it has not. With several
-// rollouts it is the innermost one's.
+// ArmOf returns the arm that [Rollout.Decide] has decided on for r; false if it has not. With
+// several rollouts it is the innermost one's.
 func ArmOf(r *http.Request) (arm Arm, ok bool) {
 	d, ok := r.Context().Value(decisionKey{}).(*armDecision)
 	if !ok {

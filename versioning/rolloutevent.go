@@ -5,37 +5,37 @@ import (
 	"sync/atomic"
 )
 
-// A RolloutEvent is a change of the state of a [Rollout], or a call of its Store that failed when
-// the one before had not, or the other way round.
+// A RolloutEvent is a change of the state of a [Rollout], a call of its Store that failed when the
+// one before had not or the other way round, or a panic of a callback.
 type RolloutEvent struct {
-	Kind     EventKind // RolloutChange, RolloutStoreChange or RolloutPanic
+	Kind     EventKind // RolloutChange, RolloutStoreChange or RolloutHookPanic
 	Rollout  string    // its name
 	Release  string
 	From, To Phase
-	Reason   string // a word: one of the Reason constants
-	Text     string // a sentence with the numbers
-	Weight   int    // of 10,000, that canary has now
+	Reason   Reason
+	Text     string  // the reason as a sentence, with numbers
+	Weight   float64 // the share of keys that get canary now
 
 	Up  bool  // RolloutStoreChange: the Store answers
-	Err error // RolloutStoreChange, RolloutPanic
+	Err error // RolloutStoreChange, RolloutHookPanic
 }
 
 // The kinds of a RolloutEvent.
 const (
 	RolloutChange      EventKind = "rollout"
 	RolloutStoreChange EventKind = "store"
-	RolloutPanic       EventKind = "panic" // of Gate, Judge or OnRollback
+	RolloutHookPanic   EventKind = "hook_panic" // of Gate, Judge, OnRollback or the Store
 )
 
 // LogValue implements [slog.LogValuer].
 func (e RolloutEvent) LogValue() slog.Value {
-	attrs := []slog.Attr{slog.String("event", string(e.Kind)), slog.String("rollout", e.Rollout)}
-	detail := []slog.Attr{slog.String("release", e.Release)}
+	attrs := []slog.Attr{slog.String("event", string(e.Kind))}
+	detail := []slog.Attr{slog.String("rollout", e.Rollout), slog.String("release", e.Release)}
 	switch e.Kind {
 	case RolloutChange:
 		attrs = append(attrs, slog.String("from", string(e.From)), slog.String("to", string(e.To)),
-			slog.String("reason", e.Reason))
-		detail = append(detail, slog.Int("weight", e.Weight), slog.String("text", e.Text))
+			slog.String("reason", string(e.Reason)))
+		detail = append(detail, slog.Float64("weight", e.Weight), slog.String("text", e.Text))
 	case RolloutStoreChange:
 		attrs = append(attrs, slog.Bool("up", e.Up))
 	}
@@ -45,20 +45,23 @@ func (e RolloutEvent) LogValue() slog.Value {
 	return slog.GroupValue(append(attrs, slog.GroupAttrs("detail", detail...))...)
 }
 
-// The words that say why a [Rollout] is in its state, or what its verdict is about.
+// A Reason says why a [Rollout] is in its state, or what its verdict is about.
+type Reason string
+
+// The reasons.
 const (
-	ReasonStart    = "start"    // a release is new
-	ReasonStep     = "step"     // a step has ended well
-	ReasonPromoted = "promoted" // the last one has
-	ReasonErrors   = "errors"   // canary fails more often
-	ReasonLatency  = "latency"  // canary is slower
-	ReasonFloor    = "floor"    // canary is broken
-	ReasonJudge    = "judge"    // RolloutConfig.Judge decided
-	ReasonDeadline = "deadline" // there was too little data for a verdict
-	ReasonGate     = "gate"     // RolloutConfig.Gate returned an error
-	ReasonOperator = "operator" // a person has called a method
-	ReasonData     = "data"     // a minimum of the step is not met
-	ReasonDoubt    = "doubt"    // there is evidence against the release, and not enough
+	ReasonStart    Reason = "start"    // a release is new
+	ReasonStep     Reason = "step"     // a step has ended well
+	ReasonPromoted Reason = "promoted" // the last one has
+	ReasonErrors   Reason = "errors"   // canary fails more often
+	ReasonLatency  Reason = "latency"  // canary is slower
+	ReasonFloor    Reason = "floor"    // canary is broken
+	ReasonJudge    Reason = "judge"    // RolloutConfig.Judge decided
+	ReasonDeadline Reason = "deadline" // there was too little data for a verdict
+	ReasonGate     Reason = "gate"     // RolloutConfig.Gate returned an error
+	ReasonOperator Reason = "operator" // a person has called a method
+	ReasonData     Reason = "data"     // a minimum of the step is not met
+	ReasonDoubt    Reason = "doubt"    // there is evidence against the release, and not enough
 )
 
 type rolloutCounts struct {
@@ -90,10 +93,13 @@ type RolloutStats struct {
 	Missing  uint64            `json:"missing"`   // without a key
 	Cookies  uint64            `json:"cookies"`   // that were set
 	Weight   float64           `json:"weight"`    // the share of canary
-	Evidence float64           `json:"evidence"`  // against canary, of what rolls back: 1 does
+	Evidence float64           `json:"evidence"`  // against canary; at 1 it is rolled back
 	StoreUp  bool              `json:"store_up"`
 	Failures uint64            `json:"failures"` // calls of the Store that failed
-	Panics   uint64            `json:"panics"`   // of Gate, Judge and OnRollback
+
+	// Panics counts panics of Gate, Judge, OnRollback and the Store, and those of Observe on the
+	// Rollout's own goroutines.
+	Panics uint64 `json:"panics"`
 }
 
 // Stats returns a snapshot.
@@ -101,7 +107,7 @@ func (r *Rollout) Stats() RolloutStats {
 	s := RolloutStats{
 		Requests: map[string]uint64{}, InFlight: map[string]int{},
 		Forced: r.counts.forced.Load(), Missing: r.counts.missing.Load(), Cookies: r.counts.cookies.Load(),
-		Weight: float64(r.current.Load().weight) / fullWeight, StoreUp: r.storeUp.Load(),
+		Weight: shareOf(r.current.Load().weight), StoreUp: r.storeUp.Load(),
 		Failures: r.counts.failures.Load(), Panics: r.counts.panics.Load(),
 	}
 	for i, arm := range [...]Arm{Stable, Canary} {

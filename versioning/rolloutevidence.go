@@ -1,6 +1,7 @@
 package versioning
 
 import (
+	"math"
 	"math/bits"
 	"sync/atomic"
 	"time"
@@ -10,6 +11,12 @@ import (
 const fullWeight = 10_000
 
 const setWords = (fullWeight + 63) / 64
+
+// weightOf returns a share, from 0 to 1, as a weight.
+func weightOf(share float64) int { return int(math.Round(share * fullWeight)) }
+
+// shareOf returns a weight as the share that people see.
+func shareOf(weight int) float64 { return float64(weight) / fullWeight }
 
 // A bitmap is a set of buckets. It may be used concurrently.
 type bitmap [setWords]atomic.Uint64

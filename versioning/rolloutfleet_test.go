@@ -49,8 +49,8 @@ func (s *sickStore) fails(ctx context.Context) (versioning.RolloutShared, error)
 	s.mu.Unlock()
 	switch {
 	case hangs && raceEnabled:
-		// Just before ctx ends: Go's race detector breaks down now and then when timers call functions
-		// in a bubble (golang/go#78156).
+		// Just before ctx ends: Go's race detector breaks down now and then when timers call
+		// functions in a bubble (golang/go#78156).
 		select {
 		case <-ctx.Done():
 		case <-time.After(4 * time.Second):
@@ -122,7 +122,7 @@ func (f *fleet) send(from, n int) {
 	}
 }
 
-func (f *fleet) weights() (list []int) {
+func (f *fleet) weights() (list []float64) {
 	for _, r := range f.replicas {
 		list = append(list, r.State().Weight)
 	}
@@ -134,7 +134,7 @@ func (f *fleet) weights() (list []int) {
 func TestAFleetHasOneTest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 4, rolloutOf(0.05))
-		require.Equal(t, []int{500, 500, 500, 500}, f.weights())
+		require.Equal(t, []float64{0.05, 0.05, 0.05, 0.05}, f.weights())
 		// One user who always fails, at all replicas.
 		broken := 0
 		for users(f.handlers[0], broken, 1) == 0 {
@@ -150,7 +150,7 @@ func TestAFleetHasOneTest(t *testing.T) {
 			f.canary.status.Store(500)
 		}
 		time.Sleep(2 * time.Second)
-		require.Equal(t, []int{500, 500, 500, 500}, f.weights(), "%s", f.replicas[0].Verdict().Text)
+		require.Equal(t, []float64{0.05, 0.05, 0.05, 0.05}, f.weights(), "%s", f.replicas[0].Verdict().Text)
 		v := f.replicas[0].Verdict()
 		require.EqualValues(t, 1, v.Errors.Canary)
 		require.Equal(t, 4, v.Replicas)
@@ -185,12 +185,12 @@ func TestAFleetTakesEachStepOnce(t *testing.T) {
 		// One rolls back, and so do all.
 		require.NoError(t, f.replicas[2].Rollback(t.Context(), "it was not so good"))
 		time.Sleep(2 * time.Second)
-		require.Equal(t, []int{0, 0, 0, 0}, f.weights())
+		require.Equal(t, []float64{0, 0, 0, 0}, f.weights())
 	})
 }
 
-// TestV17_TheStoreIsLost: the last state stays, nobody promotes, and each replica still rolls itself
-// back. The others hear of it when the store is there again.
+// TestV17_TheStoreIsLost: the last state stays, nobody promotes, and each replica still rolls
+// itself back. The others hear of it when the store is there again.
 func TestV17_TheStoreIsLost(t *testing.T) {
 	for _, how := range []string{"lost", "hangs", "lies"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -210,13 +210,13 @@ func TestV17_TheStoreIsLost(t *testing.T) {
 				f.store.lost, f.store.hangs = how == "lost", how == "hangs"
 				if how == "lies" {
 					f.store.lie = &versioning.RolloutState{
-						Release: "v2", Phase: "odd", Weight: 20_000, Revision: 99,
+						Release: "v2", Phase: "odd", Weight: 2, Revision: 99,
 					}
 				}
 			})
 			f.send(0, 10_000)
 			time.Sleep(3 * time.Minute)
-			require.Equal(t, []int{500, 500}, f.weights())
+			require.Equal(t, []float64{0.05, 0.05}, f.weights())
 			require.Equal(t, []string{"the store, which does not answer"}, f.replicas[0].Verdict().Missing)
 			require.False(t, f.replicas[0].Stats().StoreUp)
 			require.ErrorIs(t, f.replicas[0].Promote(t.Context()), versioning.ErrRolloutStore)
@@ -226,12 +226,12 @@ func TestV17_TheStoreIsLost(t *testing.T) {
 				serve(f.handlers[1], request("GET", "/", "User", strconv.Itoa(i)))
 			}
 			time.Sleep(20 * time.Second)
-			require.Equal(t, []int{500, 0}, f.weights(), "each for itself")
+			require.Equal(t, []float64{0.05, 0}, f.weights(), "each for itself")
 			require.Equal(t, versioning.ReasonErrors, f.replicas[1].State().Reason)
 
 			f.store.set(func() { f.store.lost, f.store.hangs, f.store.lie = false, false, nil })
 			time.Sleep(20 * time.Second)
-			require.Equal(t, []int{0, 0}, f.weights())
+			require.Equal(t, []float64{0, 0}, f.weights())
 			require.Equal(t, versioning.PhaseRolledBack, f.replicas[0].State().Phase)
 			mu.Lock()
 			defer mu.Unlock()
@@ -280,7 +280,7 @@ func TestV18_TheStoreForgets(t *testing.T) {
 			}
 			f.store.set(func() { f.store.MemoryRolloutStore = old })
 			time.Sleep(5 * time.Second)
-			require.Equal(t, []int{0, 0}, f.weights())
+			require.Equal(t, []float64{0, 0}, f.weights())
 			now, err := old.Sync(t.Context(), "shop", versioning.RolloutReport{})
 			require.NoError(t, err)
 			require.Equal(t, versioning.PhaseRolledBack, now.State.Phase)
@@ -289,8 +289,8 @@ func TestV18_TheStoreForgets(t *testing.T) {
 	})
 }
 
-// TestV18_AReplicaThatHasNotRolledBackIsFirst: the store was lost while one replica rolled back, and
-// comes back empty. Another one tells it first that the release is tried.
+// TestV18_AReplicaThatHasNotRolledBackIsFirst: the store was lost while one replica rolled back,
+// and comes back empty. Another one tells it first that the release is tried.
 func TestV18_AReplicaThatHasNotRolledBackIsFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 1, rolloutOf(0.05))
@@ -317,8 +317,8 @@ func TestV18_AReplicaThatHasNotRolledBackIsFirst(t *testing.T) {
 	})
 }
 
-// TestAReplicaWithAnotherRelease: while a fleet is renewed, two releases are configured. The newer one
-// is tried; those that have the older one give it nothing, also after a restart.
+// TestAReplicaWithAnotherRelease: while a fleet is renewed, two releases are configured. The newer
+// one is tried; those that have the older one give it nothing, also after a restart.
 func TestAReplicaWithAnotherRelease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := rolloutOf(0.5)
@@ -326,8 +326,8 @@ func TestAReplicaWithAnotherRelease(t *testing.T) {
 		cfg.Release, cfg.Store = "v3", f.store
 		newer := newRollout(t, cfg)
 		time.Sleep(3 * time.Second)
-		require.Equal(t, 5000, newer.State().Weight)
-		require.Equal(t, []int{0, 0}, f.weights())
+		require.Equal(t, 0.5, newer.State().Weight)
+		require.Equal(t, []float64{0, 0}, f.weights())
 		require.Equal(t, versioning.PhaseSuperseded, f.replicas[0].State().Phase)
 		require.ErrorIs(t, f.replicas[0].Promote(t.Context()), versioning.ErrPhase)
 		require.ErrorIs(t, f.replicas[0].Rollback(t.Context(), ""), versioning.ErrPhase)
@@ -336,15 +336,16 @@ func TestAReplicaWithAnotherRelease(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		require.Equal(t, versioning.PhaseSuperseded, restarted.State().Phase)
 		require.Equal(t, "release v3 is tried", restarted.State().Text)
-		require.Equal(t, 5000, newer.State().Weight)
+		require.Equal(t, 0.5, newer.State().Weight)
 		require.NoError(t, restarted.Retry(t.Context()))
 		time.Sleep(3 * time.Second)
-		require.Equal(t, []int{5000, 5000}, f.weights())
+		require.Equal(t, []float64{0.5, 0.5}, f.weights())
 		require.Equal(t, versioning.PhaseSuperseded, newer.State().Phase)
 	})
 }
 
-// TestAReplicaThatStartsLater takes the state as it is, and its age, but its own evidence is its own.
+// TestAReplicaThatStartsLater takes the state as it is, and its age, but its own evidence is its
+// own.
 func TestAReplicaThatStartsLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 1, rolloutOf(0.05))
@@ -360,10 +361,10 @@ func TestAReplicaThatStartsLater(t *testing.T) {
 			return newRollout(t, lost).State().Phase
 		}())
 		time.Sleep(5 * time.Second)
-		require.Equal(t, 500, late.State().Weight)
+		require.Equal(t, 0.05, late.State().Weight)
 		require.InDelta(t, 5000, late.Verdict().Stable.Requests+late.Verdict().Canary.Requests, 1)
 		time.Sleep(20 * time.Second)
-		require.Equal(t, 10_000, late.State().Weight, "by what a replica that is gone has seen")
+		require.Equal(t, 1.0, late.State().Weight, "by what a replica that is gone has seen")
 	})
 }
 
@@ -387,7 +388,7 @@ func TestReloadKeepsWhatIsKnown(t *testing.T) {
 		users(old, 0, 100)
 		require.EqualValues(t, 6100, r.Stats().Requests["stable"]+r.Stats().Requests["canary"])
 		time.Sleep(11 * time.Second)
-		require.Equal(t, 10_000, r.State().Weight, "the new minimum is in force")
+		require.Equal(t, 1.0, r.State().Weight, "the new minimum is in force")
 
 		for field, f := range map[string]func(*versioning.RolloutConfig){
 			"Name":  func(c *versioning.RolloutConfig) { c.Name = "other" },
@@ -403,7 +404,7 @@ func TestReloadKeepsWhatIsKnown(t *testing.T) {
 		// Another release begins anew, and handlers of the one before get nothing.
 		cfg.Release = "v3"
 		require.NoError(t, r.Reload(cfg))
-		require.Equal(t, 500, r.State().Weight)
+		require.Equal(t, 0.05, r.State().Weight)
 		require.Zero(t, users(h, 0, 1000))
 		require.InDelta(t, 250, users(r.Handler(newArm("stable"), newArm("canary")), 0, 5000), 80)
 		require.Equal(t, "shop:v3:canary", r.Tag(versioning.Canary))
@@ -411,12 +412,12 @@ func TestReloadKeepsWhatIsKnown(t *testing.T) {
 		require.NoError(t, r.Reload(cfg))
 		require.Equal(t, versioning.PhaseSuperseded, r.State().Phase, "it has had its turn")
 		require.NoError(t, r.Retry(t.Context()))
-		require.Equal(t, 500, r.State().Weight)
+		require.Equal(t, 0.05, r.State().Weight)
 		require.NoError(t, r.Close(t.Context()))
 		require.ErrorIs(t, r.Reload(cfg), versioning.ErrRolloutClosed)
 		require.ErrorIs(t, r.Promote(t.Context()), versioning.ErrRolloutClosed)
 		require.ErrorIs(t, r.Rollback(t.Context(), strings.Repeat("x", 5000)), versioning.ErrRolloutClosed)
-		require.Equal(t, 500, r.State().Weight, "nothing changes any more")
+		require.Equal(t, 0.05, r.State().Weight, "nothing changes any more")
 	})
 }
 
@@ -442,7 +443,7 @@ func TestTheJudgeIsHeard(t *testing.T) {
 		require.Equal(t, []string{"the judge: it panicked"}, r.Verdict().Missing)
 		says.Store(versioning.Advance)
 		time.Sleep(2 * time.Second)
-		require.Equal(t, 10_000, r.State().Weight)
+		require.Equal(t, 1.0, r.State().Weight)
 		says.Store(versioning.RejectRelease)
 		time.Sleep(2 * time.Second)
 		require.Equal(t, versioning.PhaseRolledBack, r.State().Phase)

@@ -2,8 +2,6 @@ package versioning
 
 import (
 	"context"
-	"fmt"
-	"runtime/debug"
 	"time"
 )
 
@@ -50,19 +48,9 @@ func (r *Rollout) ask(p *plan, step Step) {
 		err := r.calm(func() error { return call(ctx, step) })
 		r.lock()
 		g.done, g.err = true, err
-		r.unlock()
+		r.unlockCalmly()
 		r.wake()
 	})
-}
-
-// calm calls f and makes an error of its panic.
-func (r *Rollout) calm(f func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = r.panicked(fmt.Sprintf("%v\n%s", p, debug.Stack()))
-		}
-	}()
-	return f()
 }
 
 // stopGate ends the call of Gate, if there is one, and forgets its answer.
@@ -77,7 +65,7 @@ func (r *Rollout) stopGate() {
 type Rollback struct {
 	Release string
 	Tag     string // of canary's answers: what caches must purge
-	Reason  string // one of the Reason constants
+	Reason  Reason
 	Text    string // the same as a sentence, with numbers
 	Drained bool   // no request is in flight in canary any more
 }

@@ -12,12 +12,14 @@ import (
 	"github.com/trivet-go/trivet/internal/response"
 )
 
-// Handler returns a handler that passes each request to stable or to canary. It panics if one of them
-// is nil.
+// Handler returns a handler that passes each request to stable or to canary. It panics if one of
+// them is nil.
 //
 // Errors are the statuses that [RolloutConfig].Failed names, panics, aborted answers, and deadlines
 // that have passed before the answer began. Latency is the time until the answer begins. A request
-// whose client has left before it was answered counts for nothing, nor does one that was shed.
+// whose client has left before it was answered is no error; if it was slow by then, it counts as
+// slow. A request that was shed counts for nothing, unless canary sheds nearly all of its requests
+// and stable does not.
 //
 // The handlers belong to the Release that is configured when Handler is called: after a
 // [Rollout.Reload] with another one, stable answers whatever comes through this handler.
@@ -38,7 +40,7 @@ func (r *Rollout) Handler(stable, canary http.Handler) http.Handler {
 			return
 		}
 		a := &rolloutAnswer{
-			writer:  writer{Recorder: response.Recorder{ResponseWriter: w}}, // its Bytes are not used
+			writer:  writer{Recorder: response.Recorder{ResponseWriter: w}}, // Bytes is not used
 			rollout: r, plan: p, draw: d, cookie: cookie, ctx: req.Context(), begun: r.now(), took: -1,
 		}
 		a.owner = a
@@ -89,8 +91,8 @@ func (a *rolloutAnswer) complete(h http.Header) {
 	}
 }
 
-// withTag returns the value of a field of tags with one more. Surrogate-Key separates them by spaces,
-// others by commas.
+// withTag returns the value of a field of tags with one more. Surrogate-Key separates them by
+// spaces, others by commas.
 func withTag(field string, values []string, tag string) string {
 	if len(values) == 0 {
 		return tag

@@ -187,8 +187,8 @@ func TestV16_AnswersAreTagged(t *testing.T) {
 	}
 }
 
-// TestOnRollbackIsCalledAgainWhenCanaryIsDrained: a request that was in flight may have given a cache
-// its answer after the first purge.
+// TestOnRollbackIsCalledAgainWhenCanaryIsDrained: a request that was in flight may have given a
+// cache its answer after the first purge.
 func TestOnRollbackIsCalledAgainWhenCanaryIsDrained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex

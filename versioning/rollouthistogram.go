@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Bins of a histogram of durations: 32 for each doubling from 1 µs to over an hour, so that a bin is
-// 1/32 wide and its middle at most 1.6 % off.
+// Bins of a histogram of durations: 32 for each doubling from 1 µs to over an hour, so that a bin
+// is 1/32 wide and its middle at most 1.6 % off.
 const (
 	binBits  = 5
 	firstBit = 10 // 1,024 ns: all below are in the first bin
@@ -60,8 +60,8 @@ func sum(counts []uint64) (n uint64) {
 	return n
 }
 
-// quantile returns the duration below which the share q of what is counted lies; 0 if nothing is, or
-// if q is not a share.
+// quantile returns the duration below which the share q of what is counted lies; 0 if nothing is,
+// or if q is not a share.
 func quantile(counts []uint64, q float64) time.Duration {
 	n := sum(counts)
 	if n == 0 || q < 0 || q >= 1 {

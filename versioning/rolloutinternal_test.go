@@ -13,9 +13,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestEvidenceIsFair: without a difference the mean of the evidence is 1, whatever has been seen, so
-// that Ville's inequality applies. Here all orders of a small number of events are weighed with their
-// chances.
+// TestEvidenceIsFair: without a difference the mean of the evidence is 1, whatever has been seen,
+// so that Ville's inequality applies. Here all orders of a small number of events are weighed with
+// their chances.
 func TestEvidenceIsFair(t *testing.T) {
 	for _, weight := range []int{1, 500, 5000, 9999} {
 		for events := range 8 {
@@ -224,8 +224,8 @@ func TestCanceledRequestsAreSlowIfTheyWere(t *testing.T) {
 	require.EqualValues(t, 3, sum.arms[1].canceled)
 }
 
-// serveFloor gives the floor requests: of stable and canary those that failed, were shed, were well.
-// A negative number is of requests in four buckets, else each has one of its own.
+// serveFloor gives the floor requests: of stable and canary those that failed, were shed, were
+// well. A negative number is of requests in four buckets, else each has one of its own.
 func serveFloor(e *evidence, stable, canary [3]int) {
 	bucket := 0
 	for arm, counts := range [][3]int{stable, canary} {
@@ -310,8 +310,8 @@ func TestBucketsAtTheEdge(t *testing.T) {
 	}
 }
 
-// slowTally is a tally in which canary's requests take so many times as long as stable's, and more of
-// its buckets have slow ones.
+// slowTally is a tally in which canary's requests take so many times as long as stable's, and more
+// of its buckets have slow ones.
 func slowTally(times float64) *tally {
 	e := &evidence{weight: 500}
 	e.slowFrom.Store(int64(50 * time.Millisecond))
@@ -342,7 +342,7 @@ func TestEvidenceOfAPeriodIsAShare(t *testing.T) {
 	whole := math.Exp(logEvidence(500, &seen.slow))
 	for period := 1; period < 4; period++ {
 		p := position{cfg: cfg, judged: Advance, state: &RolloutState{
-			Weight: 500, Period: period, ErrorsBefore: 3, LatencyBefore: 5,
+			Weight: 0.05, Period: period, ErrorsBefore: 3, LatencyBefore: 5,
 		}}
 		v := p.verdict(seen, time.Now())
 		require.InDelta(t, 3+share(period), v.Errors.Evidence, 1e-9, "no error says nothing")
@@ -350,10 +350,10 @@ func TestEvidenceOfAPeriodIsAShare(t *testing.T) {
 	}
 }
 
-// TestSlowWithinTheTolerance: more slow requests are evidence, but no reason, unless a percentile is
-// worse by more than the tolerance.
+// TestSlowWithinTheTolerance: more slow requests are evidence, but no reason, unless a percentile
+// is worse by more than the tolerance.
 func TestSlowWithinTheTolerance(t *testing.T) {
-	state := &RolloutState{Weight: 500, Period: 1, Step: 0}
+	state := &RolloutState{Weight: 0.05, Period: 1, Step: 0}
 	for tolerance, want := range map[float64]Decision{1.25: RejectRelease, 4: Hold} {
 		steps := []Step{{Weight: 0.05, MinRequests: 5000}}
 		cfg := &RolloutConfig{Alpha: 0.005, Tolerance: tolerance, Steps: steps}
@@ -364,8 +364,8 @@ func TestSlowWithinTheTolerance(t *testing.T) {
 	}
 }
 
-// TestEvidenceIsOfItsEpoch: a verdict about another weight, which an operator's step may meet, is not
-// carried on.
+// TestEvidenceIsOfItsEpoch: a verdict about another weight, which an operator's step may meet, is
+// not carried on.
 func TestEvidenceIsOfItsEpoch(t *testing.T) {
 	s := RolloutState{
 		Release: "v2", Phase: PhaseRunning, Epoch: 7, Period: 1, ErrorsBefore: 2, Extended: time.Hour,
@@ -411,8 +411,8 @@ func TestAFailureIsNotSlow(t *testing.T) {
 	require.Equal(t, []int{0, 1}, []int{slow, failed})
 }
 
-// A decision that was made under one plan holds under another as far as the arm still gets requests.
-// What was forced stays where it was forced to while the release is the same.
+// A decision that was made under one plan holds under another as far as the arm still gets
+// requests. What was forced stays where it was forced to while the release is the same.
 func TestADecisionUnderAnotherPlan(t *testing.T) {
 	cfg, other := &RolloutConfig{Release: "r1"}, &RolloutConfig{Release: "r2"}
 	drawn := func(canary bool) draw { return draw{canary: canary, counts: true, bucket: 7} }

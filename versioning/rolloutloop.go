@@ -1,9 +1,8 @@
 package versioning
 
 import (
-	"context"
+	"crypto/rand"
 	"errors"
-	"fmt"
 	"time"
 )
 
@@ -12,7 +11,8 @@ const (
 	storeTimeout = 5 * time.Second       // for a Store without a limit of its own
 )
 
-// run looks at each Interval, and soon after canary has failed in a new bucket of keys.
+// run looks at each Interval, and soon after the first error, or the first slow request, of canary
+// in a bucket of keys.
 func (r *Rollout) run() {
 	var looked, synced time.Time
 	timer := time.NewTimer(0)
@@ -39,16 +39,28 @@ func (r *Rollout) run() {
 		if sync {
 			synced = looked
 		}
-		r.look(sync)
+		r.lookCalmly(sync)
 	}
 }
 
 // look judges the release by all that is known and does what follows. With sync it asks the Store
-// first.
+// first. It is for callers' goroutines: a panic of Observe passes.
 func (r *Rollout) look(sync bool) {
 	judged, said := r.judge(r.current.Load().cfg)
 	r.lock()
 	defer r.unlock()
+	r.lookLocked(sync, judged, said)
+}
+
+// lookCalmly is look on the Rollout's own goroutine.
+func (r *Rollout) lookCalmly(sync bool) {
+	judged, said := r.judge(r.current.Load().cfg)
+	r.lock()
+	defer r.unlockCalmly()
+	r.lookLocked(sync, judged, said)
+}
+
+func (r *Rollout) lookLocked(sync bool, judged Decision, said string) {
 	if r.closed {
 		return
 	}
@@ -98,16 +110,6 @@ func (r *Rollout) judge(cfg *RolloutConfig) (d Decision, said string) {
 	return cfg.Judge()
 }
 
-// panicked counts and reports a panic of a callback.
-func (r *Rollout) panicked(p any) error {
-	err := fmt.Errorf("versioning: callback panicked: %v", p)
-	r.counts.panics.Add(1)
-	r.lock()
-	r.emit(RolloutEvent{Kind: RolloutPanic, Err: err})
-	r.unlock()
-	return err
-}
-
 // sync tells the Store what this replica has seen and adopts what it knows.
 func (r *Rollout) sync() {
 	p := r.current.Load()
@@ -117,16 +119,15 @@ func (r *Rollout) sync() {
 		p.evidence.addTo(own)
 		report.Evidence = own.encode(p.state.Epoch)
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, storeTimeout)
-	defer cancel()
-	shared, err := r.store.Sync(ctx, p.cfg.Name, report)
+	shared, err := r.storeSync(p.cfg.Name, report)
 	if !r.heard(&shared, err) {
 		return
 	}
 	state := shared.State
 	switch mine := p.state; {
 	case r.unsaved:
-		// Before anything of the Store's is adopted, which may be older: it would undo the rollback.
+		// Before anything of the Store's is adopted, which may be older: it would undo the
+		// rollback.
 		r.save(state)
 		return
 	case p.known && mine.Release == p.cfg.Release && (state.Revision == 0 ||
@@ -170,15 +171,19 @@ func (r *Rollout) heard(shared *RolloutShared, err error) bool {
 	return err == nil
 }
 
-// change asks the Store for a new state and adopts the one that is in force then. It reports whether
-// that is the new one.
+// change asks the Store for a new state and adopts the one that is in force then. It reports
+// whether that is the new one.
 func (r *Rollout) change(next RolloutState) (changed bool, err error) {
-	ctx, cancel := context.WithTimeout(r.ctx, storeTimeout)
-	defer cancel()
-	shared, changed, err := r.store.Change(ctx, r.current.Load().cfg.Name, next)
+	next.Attempt = rand.Text()
+	if r.open.asksFor(&next) {
+		next.Attempt = r.open.Attempt
+	}
+	r.open = next
+	shared, changed, err := r.storeChange(r.current.Load().cfg.Name, next)
 	if !r.heard(&shared, err) {
 		return false, errors.Join(ErrRolloutStore, err)
 	}
+	r.open = RolloutState{}
 	r.adopt(shared)
 	return changed, nil
 }
@@ -211,8 +216,8 @@ func (r *Rollout) begin(next *plan) {
 	r.stopGate()
 }
 
-// read adds up what other replicas have seen. What makes no sense is left out: it has been written by
-// another version of this package, or by something else.
+// read adds up what other replicas have seen. What makes no sense is left out: it has been written
+// by another version of this package, or by something else.
 func (r *Rollout) read(p *plan, evidence map[string][]byte) (t *tally, voices int) {
 	if !p.watchedState() {
 		return nil, 0
@@ -270,7 +275,7 @@ func (r *Rollout) act(p *plan, v *Verdict) {
 }
 
 // rollBack takes all requests from canary, and tells the Store as soon as it answers.
-func (r *Rollout) rollBack(reason, text string) {
+func (r *Rollout) rollBack(reason Reason, text string) {
 	p := r.current.Load()
 	next := *p
 	next.state = p.state.ended(reason, text)
@@ -286,19 +291,18 @@ func (r *Rollout) rollBack(reason, text string) {
 func (r *Rollout) save(present RolloutState) {
 	own := r.current.Load()
 	for range 8 { // others may change it meanwhile, but not for ever
-		lost := present.Revision == 0 && own.state.Release == own.cfg.Release // the Store knows nothing
+		lost := present.Revision == 0 && own.state.Release == own.cfg.Release // by the Store
 		if !lost && (present.Release != own.cfg.Release || present.Phase == PhaseRolledBack) {
 			r.unsaved = false
 			return // nobody tries it any more
 		}
-		ctx, cancel := context.WithTimeout(r.ctx, storeTimeout)
 		next := present.ended(own.state.Reason, own.state.Text)
 		if lost {
 			next = own.state
 			next.Revision = 0
 		}
-		shared, changed, err := r.store.Change(ctx, own.cfg.Name, next)
-		cancel()
+		next.Attempt = rand.Text()
+		shared, changed, err := r.storeChange(own.cfg.Name, next)
 		if !r.heard(&shared, err) {
 			return // the next sync tries again
 		}

@@ -1,7 +1,7 @@
 //go:build !race
 
-// Hours of a rollout that is paused, in which the replica and its clock alternate. What runs at once is
-// tested with the race detector in rolloutfleet_test.go.
+// Hours of a rollout that is paused, in which the replica and its clock alternate. What runs at
+// once is tested with the race detector in rolloutfleet_test.go.
 
 package versioning_test
 
@@ -24,7 +24,7 @@ func TestAPauseOutlivesTheDeadline(t *testing.T) {
 		require.NoError(t, r.Pause(t.Context()))
 		time.Sleep(3 * time.Hour)
 		require.Equal(t, versioning.PhasePaused, r.State().Phase)
-		require.Equal(t, 500, r.State().Weight)
+		require.Equal(t, 0.05, r.State().Weight)
 		require.NoError(t, r.Resume(t.Context()))
 		time.Sleep(30 * time.Minute)
 		require.Equal(t, versioning.PhaseRunning, r.State().Phase, "the deadline begins again")
@@ -42,7 +42,7 @@ func TestPauseHoldsAndStillRollsBack(t *testing.T) {
 		require.ErrorIs(t, r.Pause(t.Context()), versioning.ErrPhase)
 		users(h, 0, 5000)
 		time.Sleep(time.Hour)
-		require.Equal(t, 500, r.State().Weight)
+		require.Equal(t, 0.05, r.State().Weight)
 		canary.status.Store(500)
 		users(h, 0, 5000)
 		time.Sleep(2 * time.Second)

@@ -42,7 +42,8 @@ func TestTheCookieIsForAllPaths(t *testing.T) {
 	}
 }
 
-// Between the last step and the promotion nobody meets the old release (argoproj/argo-rollouts#1718).
+// Between the last step and the promotion nobody meets the old release
+// (argoproj/argo-rollouts#1718).
 func TestThePromotionGivesStableNothing(t *testing.T) {
 	cfg := rolloutOf(1)
 	cfg.Manual = true
@@ -86,18 +87,18 @@ func TestReleasesThatFollowEachOther(t *testing.T) {
 	r := newRollout(t, cfg)
 	require.NoError(t, r.Rollback(t.Context(), "aborted"))
 	require.NoError(t, r.Retry(t.Context()))
-	require.Equal(t, 5000, r.State().Weight)
+	require.Equal(t, 0.5, r.State().Weight)
 	require.NoError(t, r.Pause(t.Context()))
 	cfg.Release = "v3"
 	require.NoError(t, r.Reload(cfg))
 	require.Equal(t, versioning.PhaseRunning, r.State().Phase)
 	require.Equal(t, "v3", r.State().Release)
-	require.Equal(t, 5000, r.State().Weight)
+	require.Equal(t, 0.5, r.State().Weight)
 	require.Equal(t, []string{"v2"}, r.State().Past)
 }
 
-// Checks that only reached the old release promoted a broken one (argoproj/argo-rollouts#1700): here
-// the requests of canary itself count, and without enough of them nothing ends.
+// Checks that only reached the old release promoted a broken one (argoproj/argo-rollouts#1700):
+// here the requests of canary itself count, and without enough of them nothing ends.
 func TestRequestsToStableProveNothing(t *testing.T) {
 	cfg := rolloutOf(0.5)
 	cfg.Steps[0].MinTime = -1
@@ -118,7 +119,7 @@ func TestRequestsToStableProveNothing(t *testing.T) {
 	v := r.Verdict()
 	require.Equal(t, versioning.Hold, v.Decision)
 	require.Contains(t, strings.Join(v.Missing, " "), "requests to canary: ")
-	require.Equal(t, 5000, r.State().Weight)
+	require.Equal(t, 0.5, r.State().Weight)
 }
 
 // A mirror that is slow blocks the next request of the connection (nginx/nginx-gateway-fabric#533,

@@ -14,30 +14,30 @@ import (
 	"github.com/trivet-go/trivet/versioning"
 )
 
-// TestStepsThatChangeUnderWay: whatever the new steps are, the weight never falls, and no new step that
-// is greater is left out.
+// TestStepsThatChangeUnderWay: whatever the new steps are, the weight never falls, and no new step
+// that is greater is left out.
 func TestStepsThatChangeUnderWay(t *testing.T) {
 	for _, tt := range []struct {
 		before []float64
 		after  []float64
-		want   []int // weights that follow 5000
+		want   []float64 // weights that follow 0.5
 	}{
-		{[]float64{0.05, 0.5}, []float64{0.05, 0.1, 0.25, 0.5, 0.75}, []int{7500, 10_000}},
-		{[]float64{0.05, 0.5}, []float64{0.1}, []int{10_000}},
-		{[]float64{0.05, 0.5}, []float64{0.8}, []int{8000, 10_000}},
-		{[]float64{0.5}, []float64{0.01, 0.05, 0.1}, []int{10_000}},
-		{[]float64{0.5}, []float64{0.6, 0.7}, []int{6000, 7000, 10_000}},
+		{[]float64{0.05, 0.5}, []float64{0.05, 0.1, 0.25, 0.5, 0.75}, []float64{0.75, 1}},
+		{[]float64{0.05, 0.5}, []float64{0.1}, []float64{1}},
+		{[]float64{0.05, 0.5}, []float64{0.8}, []float64{0.8, 1}},
+		{[]float64{0.5}, []float64{0.01, 0.05, 0.1}, []float64{1}},
+		{[]float64{0.5}, []float64{0.6, 0.7}, []float64{0.6, 0.7, 1}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRollout(t, rolloutOf(tt.before...))
 			h := r.Handler(newArm("stable"), newArm("canary"))
-			for r.State().Weight < 5000 {
+			for r.State().Weight < 0.5 {
 				require.NoError(t, r.Promote(t.Context()))
 			}
 			require.NoError(t, r.Reload(rolloutOf(tt.after...)))
-			require.Equal(t, 5000, r.State().Weight)
-			var weights []int
-			for last := 5000; r.State().Phase == versioning.PhaseRunning; time.Sleep(time.Second) {
+			require.Equal(t, 0.5, r.State().Weight)
+			var weights []float64
+			for last := 0.5; r.State().Phase == versioning.PhaseRunning; time.Sleep(time.Second) {
 				if w := r.State().Weight; w != last {
 					weights = append(weights, w)
 					last = w
@@ -62,11 +62,11 @@ func TestMinimumsAfterStepsChanged(t *testing.T) {
 		require.NoError(t, r.Reload(cfg))
 		users(h, 0, 1000)
 		time.Sleep(59 * time.Minute)
-		require.Equal(t, 5000, r.State().Weight)
+		require.Equal(t, 0.5, r.State().Weight)
 		time.Sleep(2 * time.Minute)
-		require.Equal(t, 7000, r.State().Weight)
+		require.Equal(t, 0.7, r.State().Weight)
 		require.NoError(t, r.Switch(t.Context()))
-		require.Equal(t, 10_000, r.State().Weight)
+		require.Equal(t, 1.0, r.State().Weight)
 		require.ErrorIs(t, r.Switch(t.Context()), versioning.ErrPhase)
 		require.NoError(t, r.Close(t.Context()))
 	})
@@ -154,8 +154,8 @@ func TestV18_ARollbackInAStoreThatForgot(t *testing.T) {
 	})
 }
 
-// TestARollbackOfYesterdayIsNotReported: a replica that starts when the release has been rolled back
-// already has given it nothing, so there is nothing to purge.
+// TestARollbackOfYesterdayIsNotReported: a replica that starts when the release has been rolled
+// back already has given it nothing, so there is nothing to purge.
 func TestARollbackOfYesterdayIsNotReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := rolloutOf(0.05)
@@ -176,12 +176,12 @@ func TestARollbackOfYesterdayIsNotReported(t *testing.T) {
 	})
 }
 
-// TestManyErrorsAskForFewLooks: a release that fails at everything does not keep a processor busy with
-// looks.
+// TestManyErrorsAskForFewLooks: a release that fails at everything does not keep a processor busy
+// with looks.
 func TestManyErrorsAskForFewLooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := rolloutOf(0.5)
-		cfg.OnFail = versioning.Freeze
+		cfg.OnFail = versioning.Pause
 		var looks atomic.Int64
 		cfg.Judge = func() (versioning.Decision, string) {
 			looks.Add(1)
@@ -219,8 +219,8 @@ func TestAClientThatLeavesInTheAnswer(t *testing.T) {
 	require.Zero(t, r.Verdict().Canary.Requests)
 }
 
-// TestV17_NobodyActsBeforeTheStoreKnows: a release that this replica has rolled back, which the store
-// does not know yet, is not tried again meanwhile.
+// TestV17_NobodyActsBeforeTheStoreKnows: a release that this replica has rolled back, which the
+// store does not know yet, is not tried again meanwhile.
 func TestV17_NobodyActsBeforeTheStoreKnows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 1, rolloutOf(0.05))

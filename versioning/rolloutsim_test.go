@@ -237,8 +237,8 @@ func (s *scene) rules() [len(simRules)]rule {
 	}
 }
 
-// run returns for each rule after how many requests to canary it has found a difference; -1 if never.
-// Only requests that fail are looked at one by one.
+// run returns for each rule after how many requests to canary it has found a difference; -1 if
+// never. Only requests that fail are looked at one by one.
 func (s *scene) run(seed uint64, all bool) (found [len(simRules)]float64) {
 	rng := rand.New(rand.NewPCG(seed, 18))
 	c := s.customer(rng)
@@ -251,7 +251,8 @@ func (s *scene) run(seed uint64, all bool) (found [len(simRules)]float64) {
 	for i := range found {
 		found[i] = -1
 	}
-	// Of every request, the chance that it may fail: the greater rate, or the broken clients' share.
+	// Of every request, the chance that it may fail: the greater rate, or the broken clients'
+	// share.
 	most := max(s.rates[0], s.rates[1])
 	var broken []int
 	brokenShare := 0.0

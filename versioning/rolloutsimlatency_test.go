@@ -101,7 +101,7 @@ func (s *latencyScene) run(seed uint64) float64 {
 	c := errors.customer(rng)
 	salt := rng.Uint64()
 	cfg := &RolloutConfig{Alpha: simAlpha, Tolerance: defaultTolerance, Steps: []Step{{Weight: 0.05}}}
-	state := &RolloutState{Weight: simWeight, Period: 1}
+	state := &RolloutState{Weight: shareOf(simWeight), Period: 1}
 	e := &evidence{weight: simWeight}
 	var slow slowness
 	begin := time.Unix(0, 0)

@@ -14,8 +14,8 @@ import (
 // saltOf returns what makes the buckets of one salt independent of those of another.
 func saltOf(salt string) uint64 { return xxhash.Sum64String(salt) }
 
-// bucketOf returns the bucket of a key: canary has those below the weight. All replicas agree, and a
-// greater weight takes no key away from canary.
+// bucketOf returns the bucket of a key: canary has those below the weight. All replicas agree, and
+// a greater weight takes no key away from canary.
 func bucketOf(salt uint64, key string) int { return scale(mix(xxhash.Sum64String(key) ^ salt)) }
 
 // mix spreads each bit of x over all bits, without making two numbers one (SplitMix64's finalizer).
@@ -83,8 +83,8 @@ func (r *Rollout) cookieKey(cfg *RolloutConfig, req *http.Request) (key, cookie 
 	return key, key
 }
 
-// cookieLine returns the value of the Set-Cookie field for a new key. The cookie says nothing of the
-// arm, which changes with the weight.
+// cookieLine returns the value of the Set-Cookie field for a new key. The cookie says nothing of
+// the arm, which changes with the weight.
 func (c *CookieConfig) line(key string) string {
 	cookie := http.Cookie{
 		Name: c.Name, Value: key, Path: "/", MaxAge: int(c.MaxAge.Seconds()),
@@ -116,8 +116,8 @@ func (r *Rollout) enter(req *http.Request, wrapped string) (p *plan, d draw, coo
 		}
 		a := &r.counts.arms[d.arm()]
 		a.begun.Add(1)
-		// Who waits until an arm is drained changes the plan first: either this request sees the new
-		// plan here, or it is seen in flight.
+		// Who waits until an arm is drained changes the plan first: either this request sees the
+		// new plan here, or it is seen in flight.
 		if now := r.current.Load(); now == p || now.weight == p.weight && now.cfg == p.cfg {
 			if d.skipped {
 				a.skipped.Add(1)

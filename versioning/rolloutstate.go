@@ -33,12 +33,12 @@ const (
 
 // A RolloutState is what all replicas of a [Rollout] have in common. A [RolloutStore] keeps it.
 type RolloutState struct {
-	Release string `json:"release"`
-	Phase   Phase  `json:"phase"`
-	Step    int    `json:"step"`   // of RolloutConfig.Steps; -1 before the first
-	Weight  int    `json:"weight"` // of 10,000, that canary gets
-	Reason  string `json:"reason"` // why it is so: one of the Reason constants
-	Text    string `json:"text"`   // the same as a sentence, with numbers
+	Release string  `json:"release"`
+	Phase   Phase   `json:"phase"`
+	Step    int     `json:"step"`   // of RolloutConfig.Steps; -1 before the first
+	Weight  float64 `json:"weight"` // the share of keys that get canary, in steps of 0.0001
+	Reason  Reason  `json:"reason"` // why it is so
+	Text    string  `json:"text"`   // the same as a sentence, with numbers
 
 	// Epoch counts changes of the weight. Evidence belongs to one.
 	Epoch uint64 `json:"epoch"`
@@ -50,20 +50,24 @@ type RolloutState struct {
 	LatencyBefore float64 `json:"latency_before"`
 
 	// Extended is by how much later the step's deadline is, since the rollout was resumed.
-	Extended time.Duration `json:"extended"`
+	Extended time.Duration `json:"extended_ns"`
 
 	// Past are releases that were tried, the latest last.
 	Past []string `json:"past"`
 
 	// Revision is the Store's: it counts changes. Zero means that there is no state.
 	Revision uint64 `json:"revision"`
+
+	// Attempt names the change that made this state, so that a change is made once even if the
+	// answer to it is lost and the call repeated.
+	Attempt string `json:"attempt"`
 }
 
 // maxPast is how many releases are remembered.
 const maxPast = 100
 
 // begun returns the state that follows s when release is tried.
-func (s RolloutState) begun(release, reason string) RolloutState {
+func (s RolloutState) begun(release string, reason Reason) RolloutState {
 	past := s.Past
 	if s.Release != "" && s.Release != release {
 		past = append(slices.Clone(past), s.Release)
@@ -77,7 +81,7 @@ func (s RolloutState) begun(release, reason string) RolloutState {
 
 // atStep returns the state that follows s at a step, or after the last one. What the test of s has
 // found goes on to count.
-func (s RolloutState) atStep(step int, steps []Step, reason string, v *Verdict) RolloutState {
+func (s RolloutState) atStep(step int, steps []Step, reason Reason, v *Verdict) RolloutState {
 	next := s
 	next.Phase, next.Step, next.Reason, next.Extended = PhaseRunning, step, reason, 0
 	next.Epoch++
@@ -86,13 +90,13 @@ func (s RolloutState) atStep(step int, steps []Step, reason string, v *Verdict) 
 	}
 	next.Period++
 	if step >= len(steps) {
-		next.Phase, next.Step, next.Weight = PhasePromoted, len(steps), fullWeight
+		next.Phase, next.Step, next.Weight = PhasePromoted, len(steps), 1
 		next.Text = "canary gets all requests for good"
 		return next
 	}
-	next.Weight = steps[step].weight()
-	next.Text = fmt.Sprintf("canary gets %s of requests, step %d of %d", percent(next.Weight), step+1,
-		len(steps))
+	weight := steps[step].weight()
+	next.Weight = shareOf(weight)
+	next.Text = fmt.Sprintf("canary gets %s of requests, step %d of %d", percent(weight), step+1, len(steps))
 	return next
 }
 
@@ -108,17 +112,17 @@ func nextStep(steps []Step, weight int) int {
 	return len(steps)
 }
 
-func (p *plan) nextStep() int { return nextStep(p.cfg.Steps, p.state.Weight) }
+func (p *plan) nextStep() int { return nextStep(p.cfg.Steps, p.state.weight()) }
 
 // ended returns the state that follows s when the release is rolled back.
-func (s RolloutState) ended(reason, text string) RolloutState {
+func (s RolloutState) ended(reason Reason, text string) RolloutState {
 	s.Phase, s.Weight, s.Reason, s.Text = PhaseRolledBack, 0, reason, clip(text)
 	s.Epoch++
 	return s
 }
 
 // paused returns the state that follows s when the rollout waits for a person.
-func (s RolloutState) paused(reason, text string) RolloutState {
+func (s RolloutState) paused(reason Reason, text string) RolloutState {
 	s.Phase, s.Reason, s.Text = PhasePaused, reason, clip(text)
 	return s
 }
@@ -128,8 +132,8 @@ const maxText = 1000
 
 func clip(text string) string { return strings.ToValidUTF8(text[:min(len(text), maxText)], "") }
 
-// resumed returns the state that follows s when it goes on after the given time at its weight. If it
-// was frozen because of evidence, whoever resumes it has judged that, and it begins anew.
+// resumed returns the state that follows s when it goes on after the given time at its weight. If
+// it was paused because of evidence, whoever resumes it has judged that, and it begins anew.
 func (s RolloutState) resumed(age time.Duration) RolloutState {
 	switch s.Reason {
 	case ReasonErrors, ReasonLatency, ReasonFloor, ReasonJudge:
@@ -142,6 +146,14 @@ func (s RolloutState) resumed(age time.Duration) RolloutState {
 	return s
 }
 
+// asksFor reports whether a change to next, whose caller does not know what became of the one to s,
+// asks for the same. Evidence and times may have gone on since.
+func (s *RolloutState) asksFor(next *RolloutState) bool {
+	return s.Attempt != "" && s.Revision == next.Revision && s.Release == next.Release &&
+		s.Phase == next.Phase && s.Step == next.Step && s.Weight == next.Weight &&
+		s.Reason == next.Reason && s.Text == next.Text
+}
+
 // serves returns the weight that a replica with that release gives canary.
 func (s *RolloutState) serves(release string) int {
 	if s.Release != release {
@@ -149,7 +161,7 @@ func (s *RolloutState) serves(release string) int {
 	}
 	switch s.Phase {
 	case PhaseRunning, PhasePaused, PhasePromoted:
-		return s.Weight
+		return s.weight()
 	}
 	return 0
 }
@@ -161,8 +173,11 @@ func (s *RolloutState) valid() bool {
 	default:
 		return false
 	}
-	return validName(s.Release) && s.Weight >= 0 && s.Weight <= fullWeight && s.Step >= -1 &&
+	return validName(s.Release) && s.Weight >= 0 && s.Weight <= 1 && s.Step >= -1 &&
 		s.Period >= 0 && s.ErrorsBefore >= 0 && s.LatencyBefore >= 0 && s.Extended >= 0
 }
 
-func percent(weight int) string { return fmt.Sprintf("%g %%", float64(weight)/fullWeight*100) }
+// weight returns the weight of canary in an integer.
+func (s *RolloutState) weight() int { return weightOf(s.Weight) }
+
+func percent(weight int) string { return fmt.Sprintf("%g %%", shareOf(weight)*100) }

@@ -12,12 +12,15 @@ import (
 // concurrent use. [NewMemoryRolloutStore] has one for one process, package redisrollout one for
 // several.
 type RolloutStore interface {
-	// Sync replaces what a replica has seen and returns what is known of the rollout with that name.
+	// Sync replaces what a replica has seen and returns what is known of the rollout with that
+	// name.
 	Sync(ctx context.Context, name string, report RolloutReport) (RolloutShared, error)
 
 	// Change replaces the state by next, with the revision after next.Revision, if the present one
-	// has next.Revision; changed says whether it was so. It returns what is known then. If the epoch
-	// changes, Age begins again and all evidence goes.
+	// has next.Revision; changed says whether it was so. It returns what is known then. If the
+	// epoch changes, Age begins again and all evidence goes. If next.Attempt is not empty and that
+	// of the present state, this change has been made already, by a call whose answer was lost:
+	// then changed is true and nothing is replaced.
 	Change(ctx context.Context, name string, next RolloutState) (now RolloutShared, changed bool, err error)
 }
 
@@ -36,7 +39,8 @@ type RolloutShared struct {
 }
 
 // A MemoryRolloutStore is a [RolloutStore] for the rollouts of one process. Create one with
-// [NewMemoryRolloutStore].
+// [NewMemoryRolloutStore]. A MemoryRolloutStore is safe for concurrent use. It never forgets a
+// rollout.
 type MemoryRolloutStore struct {
 	mu       sync.Mutex // guards the fields below
 	rollouts map[string]*memoryRollout
@@ -94,6 +98,9 @@ func (m *MemoryRolloutStore) Change(
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := m.rolloutLocked(name)
+	if next.Attempt != "" && next.Attempt == r.state.Attempt {
+		return r.shared(), true, nil
+	}
 	if next.Revision != r.state.Revision {
 		return r.shared(), false, nil
 	}

@@ -10,13 +10,14 @@ import (
 	"github.com/trivet-go/trivet/internal/unsent"
 )
 
-// Transport returns a RoundTripper that sends each request through stable or through canary. One that
-// is nil is [http.DefaultTransport].
+// Transport returns a RoundTripper that sends each request through stable or through canary. One
+// that is nil is [http.DefaultTransport].
 //
-// Errors are the statuses that [RolloutConfig].Failed names, errors, and bodies that break off. What
-// the caller has canceled counts for nothing, nor do a body of the request that cannot be read, a
-// request that net/http refuses to send, and an error that says that the request was not sent and when
-// it can be (NotSent, RetryAfter). A request is in flight until its answer's body is
+// Errors are the statuses that [RolloutConfig].Failed names, errors, and bodies that break off. A
+// request that the caller has canceled is no error; if it was slow by then, it counts as slow. Nor is
+// one whose body cannot be read, or that net/http refuses to send. An error that says that the
+// request was not sent and when it can be (NotSent, RetryAfter) counts as an answer that
+// [RolloutConfig].Shed names. A request is in flight until its answer's body is
 // closed. As with [Rollout.Handler], the transports belong to the present Release.
 func (r *Rollout) Transport(stable, canary http.RoundTripper) http.RoundTripper {
 	t := &rolloutTransport{rollout: r, release: r.current.Load().cfg.Release}
@@ -48,7 +49,7 @@ func (t *rolloutTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	r := t.rollout
 	passed := false
 	defer func() {
-		if !passed && req.Body != nil { // Skip, Force or Key has panicked: nobody will see the request
+		if !passed && req.Body != nil { // Skip, Force or Key has panicked: no arm gets the request
 			_ = req.Body.Close()
 		}
 	}()

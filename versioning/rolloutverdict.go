@@ -24,14 +24,14 @@ const (
 // A Verdict is what is known of a release at its present weight.
 type Verdict struct {
 	Decision Decision  `json:"decision"`
-	Reason   string    `json:"reason"`  // a word: one of the Reason constants
-	Text     string    `json:"text"`    // the same as a sentence, with numbers
+	Reason   Reason    `json:"reason"`
+	Text     string    `json:"text"`    // the reason as a sentence, with numbers
 	Missing  []string  `json:"missing"` // what the step still needs; not null
 	At       time.Time `json:"at"`
 
 	Epoch    uint64        `json:"epoch"`    // of the state
-	Weight   int           `json:"weight"`   // of 10,000
-	Time     time.Duration `json:"time"`     // at this weight, in nanoseconds
+	Weight   float64       `json:"weight"`   // the share of keys that get canary
+	Time     time.Duration `json:"time_ns"`  // at this weight
 	Replicas int           `json:"replicas"` // whose evidence is in it
 
 	// Needed is the evidence against canary that rejects it, 1/Alpha, in either test. Without a
@@ -47,7 +47,7 @@ type Verdict struct {
 // A TestResult is what a test of a [Rollout] has found at all weights so far.
 type TestResult struct {
 	Evidence float64 `json:"evidence"` // against canary: 1 says nothing, Verdict.Needed rejects it
-	Stable   uint64  `json:"stable"`   // events at this weight that count: one for each bucket of keys
+	Stable   uint64  `json:"stable"`   // events that count at this weight: one for each bucket
 	Canary   uint64  `json:"canary"`
 }
 
@@ -57,9 +57,9 @@ type ArmReport struct {
 	Failed   uint64        `json:"failed"`
 	Shed     uint64        `json:"shed"`
 	Canceled uint64        `json:"canceled"`
-	P50      time.Duration `json:"p50"` // until the answer began, in nanoseconds
-	P95      time.Duration `json:"p95"`
-	P99      time.Duration `json:"p99"`
+	P50      time.Duration `json:"p50_ns"` // until the answer began
+	P95      time.Duration `json:"p95_ns"`
+	P99      time.Duration `json:"p99_ns"`
 }
 
 func (a *ArmReport) rate() string {
@@ -121,7 +121,7 @@ func (p *position) verdict(t *tally, now time.Time) Verdict {
 	return v
 }
 
-func (v *Verdict) reject(reason, text string) {
+func (v *Verdict) reject(reason Reason, text string) {
 	v.Decision, v.Reason, v.Text = RejectRelease, reason, text
 }
 
@@ -129,18 +129,18 @@ func (v *Verdict) advance(text string) { v.Decision, v.Reason, v.Text = Advance,
 
 // test returns what one test has found, with the evidence of earlier weights.
 func (p *position) test(t *testTally, before float64) TestResult {
-	canary, stable := t.buckets.count(p.state.Weight)
+	canary, stable := t.buckets.count(p.state.weight())
 	r := TestResult{
 		Evidence: before, Canary: uint64(canary) + t.singles[1], Stable: uint64(stable) + t.singles[0],
 	}
 	if p.state.Period > 0 {
-		r.Evidence += share(p.state.Period) * math.Exp(min(logEvidence(p.state.Weight, t), 600))
+		r.Evidence += share(p.state.Period) * math.Exp(min(logEvidence(p.state.weight(), t), 600))
 	}
 	return r
 }
 
-// slower returns the percentile whose ratio exceeds Tolerance by more than its own uncertainty, with
-// the ratio; "" if there is none.
+// slower returns the percentile whose ratio exceeds Tolerance by more than its own uncertainty,
+// with the ratio; "" if there is none.
 func (p *position) slower(t *tally) (tail string, ratio float64) {
 	stable, canary := t.arms[0].durations[:], t.arms[1].durations[:]
 	for _, q := range percentiles {
@@ -161,9 +161,9 @@ var percentiles = [...]struct {
 	at   float64
 }{{"median", 0.5}, {"95th percentile", 0.95}, {"99th percentile", 0.99}}
 
-// spread returns how far the share of n durations that lie below their quantile q may be from q: 2.5
-// standard deviations. A release that is slower by less than Tolerance must not be rejected because
-// its percentile is that of a few requests, at one of many looks.
+// spread returns how far the share of n durations that lie below their quantile q may be from q:
+// 2.5 standard deviations. A release that is slower by less than Tolerance must not be rejected
+// because its percentile is that of a few requests, at one of many looks.
 func spread(q float64, n uint64) float64 {
 	if n == 0 {
 		return 1
@@ -173,7 +173,7 @@ func spread(q float64, n uint64) float64 {
 
 // minimums judges whether a step whose release nothing rejects may end.
 func (p *position) minimums(v *Verdict, tail string) {
-	step := p.cfg.Steps[max(nextStep(p.cfg.Steps, p.state.Weight)-1, 0)]
+	step := p.cfg.Steps[max(nextStep(p.cfg.Steps, p.state.weight())-1, 0)]
 	v.Reason = ReasonData
 	if step.MinTime > p.time {
 		v.Missing = append(v.Missing, fmt.Sprintf("time: %v of %v", p.time.Round(time.Second), step.MinTime))
@@ -181,8 +181,8 @@ func (p *position) minimums(v *Verdict, tail string) {
 	if n := v.Canary.Requests; step.MinRequests > 0 && n < uint64(step.MinRequests) {
 		v.Missing = append(v.Missing, fmt.Sprintf("requests to canary: %d of %d", n, step.MinRequests))
 	}
-	// A release as good as stable gets there in fewer than one of so many tries, and then waits until
-	// the suspicion has gone.
+	// A release that is as good as stable reaches doubt with a chance of at most 1/doubt. It then
+	// waits until the evidence has become less.
 	doubt := math.Sqrt(v.Needed)
 	if e := v.Errors.Evidence; e >= doubt {
 		v.Reason = ReasonDoubt
@@ -194,7 +194,7 @@ func (p *position) minimums(v *Verdict, tail string) {
 		v.Missing = append(v.Missing, fmt.Sprintf("an answer about latency: evidence of %.1f is not under "+
 			"%.1f and not %.0f", e, doubt, v.Needed))
 	}
-	if p.judged == Hold {
+	if p.judged != Advance {
 		v.Reason = ReasonJudge
 		v.Missing = append(v.Missing, "the judge: "+p.judgedSaid)
 	}
@@ -264,8 +264,8 @@ func (f *floor) look(e *evidence, share float64) string {
 	case exceeds(failed[1], n[1]) && exceeds(uint64(badKeys), uint64(keys)):
 		return fmt.Sprintf("%d of its last %d requests failed, in %d of %d buckets of keys", failed[1], n[1],
 			badKeys, keys)
-	// Requests that were shed count for nothing, unless canary sheds nearly all and stable does not:
-	// then it is down, and the breaker or the balancer in front of it says so.
+	// Requests that were shed count for nothing, unless canary sheds nearly all and stable does
+	// not: then it is down, and the breaker or the balancer in front of it says so.
 	case exceeds(unserved[1], n[1]) && exceeds(uint64(noneKeys), uint64(keys)) &&
 		n[0] > 0 && float64(unserved[0]) < share/2*float64(n[0]):
 		return fmt.Sprintf("%d of its last %d requests were not served, in %d of %d buckets of keys, and %d "+

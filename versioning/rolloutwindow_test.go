@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestTheWindowOfSlowness: what is slow is decided by the last ten seconds, and only what is above the
-// 95th percentile by more than a histogram can tell.
+// TestTheWindowOfSlowness: what is slow is decided by the last ten seconds, and only what is above
+// the 95th percentile by more than a histogram can tell.
 func TestTheWindowOfSlowness(t *testing.T) {
 	var s slowness
 	e := &evidence{weight: 500}
@@ -43,11 +43,12 @@ func TestTheWindowOfSlowness(t *testing.T) {
 	require.Less(t, time.Duration(e.slowFrom.Load()), 2*time.Millisecond)
 }
 
-// TestNoDoubtWithinTheTolerance: a release that is slower by no more than may be is not held for it.
+// TestNoDoubtWithinTheTolerance: a release that is slower by no more than may be is not held for
+// it.
 func TestNoDoubtWithinTheTolerance(t *testing.T) {
 	for tolerance, want := range map[float64]Decision{1.25: RejectRelease, 4: Advance} {
 		cfg := &RolloutConfig{Alpha: 0.005, Tolerance: tolerance, Steps: []Step{{Weight: 0.05}}}
-		p := position{cfg: cfg, judged: Advance, state: &RolloutState{Weight: 500, Period: 1}}
+		p := position{cfg: cfg, judged: Advance, state: &RolloutState{Weight: 0.05, Period: 1}}
 		v := p.verdict(slowTally(1.5), time.Now())
 		require.Greater(t, v.Latency.Evidence, v.Needed)
 		require.Equal(t, want, v.Decision, "%v: %s", tolerance, v.Text)
@@ -65,20 +66,20 @@ func TestReleasesOfThePastAreBounded(t *testing.T) {
 	require.Equal(t, strconv.Itoa(2*maxPast-1), s.Past[0])
 }
 
-// TestAResumedRolloutIsJudgedAnew if it was frozen for what was found: whoever resumes it has judged
-// that. Otherwise what was seen stays, and the deadline begins again.
+// TestAResumedRolloutIsJudgedAnew if it was paused for what was found: whoever resumes it has
+// judged that. Otherwise what was seen stays, and the deadline begins again.
 func TestAResumedRolloutIsJudgedAnew(t *testing.T) {
-	for _, reason := range []string{ReasonErrors, ReasonLatency, ReasonFloor, ReasonJudge} {
-		frozen := RolloutState{
+	for _, reason := range []Reason{ReasonErrors, ReasonLatency, ReasonFloor, ReasonJudge} {
+		judged := RolloutState{
 			Phase: PhasePaused, Reason: reason, Epoch: 4, Period: 3, ErrorsBefore: 7, LatencyBefore: 8,
-			Extended: time.Hour, Weight: 500,
+			Extended: time.Hour, Weight: 0.05,
 		}
 		want := RolloutState{
-			Phase: PhaseRunning, Reason: ReasonOperator, Text: "resumed", Epoch: 5, Period: 1, Weight: 500,
+			Phase: PhaseRunning, Reason: ReasonOperator, Text: "resumed", Epoch: 5, Period: 1, Weight: 0.05,
 		}
-		require.Equal(t, want, frozen.resumed(time.Minute), reason)
+		require.Equal(t, want, judged.resumed(time.Minute), reason)
 	}
-	for _, reason := range []string{ReasonOperator, ReasonDeadline, ReasonGate} {
+	for _, reason := range []Reason{ReasonOperator, ReasonDeadline, ReasonGate} {
 		paused := RolloutState{
 			Phase: PhasePaused, Reason: reason, Epoch: 4, Period: 3, ErrorsBefore: 7, LatencyBefore: 8,
 		}

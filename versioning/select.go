@@ -8,11 +8,11 @@ import (
 	"github.com/trivet-go/trivet/internal/settings"
 )
 
-// Select returns a handler that lets a handler for each version answer. handlers has one for each of
-// [Config].Versions, by its name; the error names those that are missing or too many. Where the path
-// names the version, the handlers get it without that segment. Requests that [Config].Skip names go
-// to the head version's handler. If no [Versions.Resolve] is around it, Select resolves by itself.
-// It panics if one of handlers is nil.
+// Select returns a handler that lets a handler for each version answer. handlers has one for each
+// of [Config].Versions, by its name; the error names those that are missing or too many. Where the
+// path names the version, the handlers get it without that segment. Requests that [Config].Skip
+// names go to the head version's handler. If no [Versions.Resolve] is around it, Select resolves by
+// itself. It panics if one of handlers is nil.
 func (v *Versions) Select(handlers map[string]http.Handler) (http.Handler, error) {
 	f := settings.Of("versioning", "Select")
 	list := make([]http.Handler, len(v.versions))

@@ -30,6 +30,7 @@ type Shadow struct {
 	closed  bool
 
 	counts             shadowCounts
+	panics             atomic.Uint64
 	primary, candidate histogram // until the answer began
 	differences        differences
 }
@@ -47,12 +48,13 @@ func NewShadow(cfg ShadowConfig) (*Shadow, error) {
 	return s, nil
 }
 
-// Middleware lets next answer each request and sends copies of some to the candidate, when the answer
-// has been given. Requests are read and answered as they would be otherwise, while what passes is
-// copied within the bounds of the configuration. It panics if next is nil.
+// Middleware lets next answer each request and sends copies of some to the candidate, when the
+// answer has been given. next reads and answers requests as it would without the Shadow; what
+// passes is copied within the bounds of the configuration. It panics if next is nil.
 //
-// Not copied, and counted by reason, are requests with other methods, upgrades, event streams, bodies
-// beyond MaxBody or that next has not read to their end, and what its client has not waited for.
+// A request is not copied if its method is not one of those that are copied, if its connection is
+// upgraded, if its answer is a stream of events, if a body is longer than MaxBody, if next has not
+// read the body to its end, or if its client has left. Each is counted under its [ShadowOutcome].
 func (s *Shadow) Middleware(next http.Handler) http.Handler {
 	if next == nil {
 		panic("versioning: nil handler")
@@ -110,7 +112,7 @@ func (s *Shadow) unfit(r *http.Request) ShadowOutcome {
 		return ShadowMethod
 	case r.Method == http.MethodConnect, len(r.Header["Upgrade"]) > 0:
 		return ShadowUpgrade
-	case r.ContentLength > int64(s.cfg.MaxBody):
+	case r.ContentLength > s.cfg.MaxBody:
 		return ShadowTooLarge
 	}
 	return ""
@@ -120,7 +122,7 @@ func (s *Shadow) unfit(r *http.Request) ShadowOutcome {
 const shadowOverhead = 2048
 
 // headerSize is about how many bytes the copy of r's header takes.
-func headerSize(r *http.Request) int {
+func headerSize(r *http.Request) int64 {
 	size := shadowOverhead + len(r.URL.Path) + len(r.URL.RawQuery)
 	for name, values := range r.Header {
 		size += 64 + len(name)
@@ -128,19 +130,19 @@ func headerSize(r *http.Request) int {
 			size += 16 + len(v)
 		}
 	}
-	return size
+	return int64(size)
 }
 
 // reserve takes n bytes of MaxBytes, if there are so many left.
-func (s *Shadow) reserve(n int) bool {
-	if s.bytes.Add(int64(n)) <= int64(s.cfg.MaxBytes) {
+func (s *Shadow) reserve(n int64) bool {
+	if s.bytes.Add(n) <= s.cfg.MaxBytes {
 		return true
 	}
 	s.release(n)
 	return false
 }
 
-func (s *Shadow) release(n int) { s.bytes.Add(-int64(n)) }
+func (s *Shadow) release(n int64) { s.bytes.Add(-n) }
 
 // enqueue gives a job to a worker, or drops it.
 func (s *Shadow) enqueue(j *shadowJob) {
@@ -213,8 +215,8 @@ func (s *Shadow) discard() {
 	}
 }
 
-// Close ends all copies and waits for them, or until ctx ends: a candidate may not heed its context.
-// Requests go on and are not copied any more.
+// Close ends all copies and waits for them, or until ctx ends: a candidate may not heed its
+// context. Requests go on and are not copied any more.
 func (s *Shadow) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true

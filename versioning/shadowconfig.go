@@ -40,7 +40,7 @@ const (
 )
 
 // ShadowConfig configures a [Shadow]. Name, Credentials, and either Candidate or Transport are
-// required.
+// required. Its functions are called concurrently.
 type ShadowConfig struct {
 	// Name names the shadow in events. Required: 1 to 64 letters, digits, '_', '-' and '.'.
 	Name string
@@ -68,23 +68,23 @@ type ShadowConfig struct {
 	// Skip, if not nil, names requests that are not copied.
 	Skip func(*http.Request) bool
 
-	// Methods are those besides GET, HEAD and OPTIONS whose requests are copied. What they do is done
-	// twice if the candidate shares anything with what is in use.
+	// Methods are those besides GET, HEAD and OPTIONS whose requests are copied. What they do is
+	// done twice if the candidate shares anything with what is in use.
 	Methods []string
 
 	// MaxBody is the most bytes of a request's or an answer's body that are copied. Zero means
 	// 64 KiB. Negative is invalid.
-	MaxBody int
+	MaxBody int64
 
 	// MaxBytes is the most memory, in bytes, that all copies together take. Zero means 32 MiB.
 	// Negative is invalid.
-	MaxBytes int
+	MaxBytes int64
 
 	// Workers is how many copies are sent at once. Zero means 4. Negative is invalid.
 	Workers int
 
-	// Queue is how many copies wait for a worker. Further ones are dropped. Zero means 256. Negative
-	// is invalid.
+	// Queue is how many copies wait for a worker. Further ones are dropped. Zero means 256.
+	// Negative is invalid.
 	Queue int
 
 	// Timeout is how long a copy may take. Zero means 10 s. Negative is invalid.
@@ -102,16 +102,17 @@ type ShadowConfig struct {
 	// invalid.
 	Learn float64
 
-	// Show, if not nil, names paths whose values may stand in the report. All others are redacted:
-	// only their types and sizes do.
+	// Show, if not nil, says whether the report may have the values at a path. Of all other values
+	// it has only the type and the size.
 	Show func(path string) bool
 
 	// MaxPaths is how many paths are counted. All others share one more. Zero means 1,000. Negative
 	// is invalid.
 	MaxPaths int
 
-	// Observe, if not nil, receives an event for each sampled request. It is called with no lock
-	// held, by the goroutine of the request or of a worker.
+	// Observe, if not nil, receives an event for each sampled request, also for those that are not
+	// copied. It is called with no lock held, on the goroutine of the request, of a worker, or of
+	// who calls [Shadow.Close]. It must be quick and safe for concurrent use.
 	Observe func(ctx context.Context, e ShadowEvent)
 }
 
@@ -138,6 +139,7 @@ func (c ShadowConfig) withDefaults() (ShadowConfig, error) {
 	settings.Share(f, "Sample", &c.Sample, 1)
 	settings.Positive(f, "MaxBody", &c.MaxBody, defaultShadowBody)
 	settings.Positive(f, "MaxBytes", &c.MaxBytes, defaultShadowBytes)
+	c.MaxBody, c.MaxBytes = min(c.MaxBody, endless), min(c.MaxBytes, endless)
 	settings.Positive(f, "Workers", &c.Workers, defaultShadowWorkers)
 	settings.Positive(f, "Queue", &c.Queue, defaultShadowQueue)
 	settings.Positive(f, "Timeout", &c.Timeout, defaultShadowTimeout)
@@ -167,8 +169,8 @@ func fieldNames(f *settings.Faults, field string, names []string) []string {
 // secretFields are what CredentialsStrip removes besides SecretFields.
 var secretFields = [...]string{"Authorization", "Proxy-Authorization", "Cookie", "Idempotency-Key"}
 
-// safeMethod reports whether requests with that method change nothing (RFC 9110, section 9.2.1). TRACE
-// is left out: it shows what the client sent.
+// safeMethod reports whether requests with that method change nothing (RFC 9110, section 9.2.1).
+// TRACE is left out: it shows what the client sent.
 func safeMethod(method string) bool {
 	return cmp.Or(method, http.MethodGet) == http.MethodGet || method == http.MethodHead ||
 		method == http.MethodOptions

@@ -206,7 +206,7 @@ func (s *Shadow) diff(j *shadowJob, b *shadowAnswer) (f *found, ok bool) {
 	if bytes.Equal(first, second) {
 		return f, true
 	}
-	size := treeOverhead * (len(first) + len(second))
+	size := treeOverhead * int64(len(first)+len(second))
 	if !s.reserve(size) {
 		return f, false
 	}
@@ -222,7 +222,7 @@ func (s *Shadow) diff(j *shadowJob, b *shadowAnswer) (f *found, ok bool) {
 }
 
 // unzipSize is about how many bytes unzip takes.
-func (s *Shadow) unzipSize(a *shadowAnswer) int {
+func (s *Shadow) unzipSize(a *shadowAnswer) int64 {
 	if !a.zipped() {
 		return 0
 	}
@@ -241,8 +241,8 @@ func (s *Shadow) unzip(a *shadowAnswer) []byte {
 	if err != nil {
 		return a.body.b
 	}
-	text, err := io.ReadAll(io.LimitReader(r, int64(s.cfg.MaxBody)+1))
-	if err != nil || len(text) > s.cfg.MaxBody {
+	text, err := io.ReadAll(io.LimitReader(r, s.cfg.MaxBody+1))
+	if err != nil || int64(len(text)) > s.cfg.MaxBody {
 		return a.body.b
 	}
 	return text

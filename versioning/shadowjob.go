@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 )
@@ -24,7 +23,7 @@ type shadowJob struct {
 	url                         url.URL
 	header                      http.Header
 	body                        []byte
-	size                        int // of what is neither of the bodies
+	size                        int64 // of what is neither of the bodies
 
 	primary shadowAnswer
 	room    [2]string // for primary's fields
@@ -33,7 +32,7 @@ type shadowJob struct {
 // free gives back the memory that the job takes.
 func (j *shadowJob) free() {
 	j.primary.body.free()
-	j.shadow.release(j.size + cap(j.body))
+	j.shadow.release(j.size + int64(cap(j.body)))
 	j.body = nil
 }
 
@@ -50,7 +49,7 @@ type shadowAnswer struct {
 func (s *Shadow) calmly(f func()) {
 	defer func() {
 		if recover() != nil {
-			s.counts[slices.Index(shadowOutcomes[:], ShadowPanic)].Add(1)
+			s.panics.Add(1)
 		}
 	}()
 	f()
@@ -62,15 +61,19 @@ func (s *Shadow) run(j *shadowJob) {
 	learn := safeMethod(j.method) && s.cfg.Learn > 0 && rand.Float64() < s.cfg.Learn
 	if learn {
 		again, outcome := s.ask(j, j.next)
-		if outcome == "" {
-			s.differences.learn(s, j, &again)
+		switch outcome {
+		case "":
+			s.calmly(func() { s.differences.learn(s, j, &again) })
 			again.body.free()
+		case ShadowPanic: // the request has another outcome, that of the candidate
+			s.panics.Add(1)
 		}
 	}
 	answer, outcome := s.ask(j, nil)
 	if outcome == "" {
 		s.candidate.add(answer.took)
-		outcome = s.differences.compare(s, j, &answer)
+		outcome = ShadowPanic // unless Show returns
+		s.calmly(func() { outcome = s.differences.compare(s, j, &answer) })
 		answer.body.free()
 	}
 	s.count(j.ctx, outcome)
@@ -136,8 +139,8 @@ func (j *shadowJob) request(ctx context.Context) *http.Request {
 	return req.WithContext(ctx)
 }
 
-// hopByHop are fields that end at this server, besides those that Connection names (RFC 9110, section
-// 7.6.1).
+// hopByHop are fields that end at this server, besides those that Connection names (RFC 9110,
+// section 7.6.1).
 var hopByHop = [...]string{
 	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
@@ -171,7 +174,7 @@ func (s *Shadow) send(w *shadowWriter, req *http.Request) error {
 	}
 	defer resp.Body.Close()
 	// What the comparison does not need is not read.
-	_, err = io.Copy(w, io.LimitReader(resp.Body, int64(s.cfg.MaxBody)+1))
+	_, err = io.Copy(w, io.LimitReader(resp.Body, s.cfg.MaxBody+1))
 	return err
 }
 

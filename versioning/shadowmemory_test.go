@@ -32,8 +32,8 @@ func (b *lateEOF) Read(p []byte) (int, error) {
 
 func (b *lateEOF) Close() error { return nil }
 
-// TestABodyReadToItsAnnouncedEnd: a handler that reads as many bytes as Content-Length says has read
-// the whole body, whether it has seen EOF or not.
+// TestABodyReadToItsAnnouncedEnd: a handler that reads as many bytes as Content-Length says has
+// read the whole body, whether it has seen EOF or not.
 func TestABodyReadToItsAnnouncedEnd(t *testing.T) {
 	for _, tt := range []struct {
 		read int64
@@ -178,8 +178,8 @@ func TestMemoryIsGivenBack(t *testing.T) {
 	})
 }
 
-// TestCloseGivesBackWhatWaits: copies that wait for a worker are dropped, and so are those of requests
-// that end later.
+// TestCloseGivesBackWhatWaits: copies that wait for a worker are dropped, and so are those of
+// requests that end later.
 func TestCloseGivesBackWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := shadowOf(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -220,7 +220,8 @@ func TestCloseGivesBackWhatWaits(t *testing.T) {
 	})
 }
 
-// TestABodyThatIsReadLater: a transport may read on when the handler has returned. That is not copied.
+// TestABodyThatIsReadLater: a transport may read on when the handler has returned. That is not
+// copied.
 func TestABodyThatIsReadLater(t *testing.T) {
 	cfg := shadowOf(telling)
 	cfg.Methods = []string{"POST"}

@@ -24,8 +24,8 @@ const (
 	ShadowLearning ShadowOutcome = "learning"
 
 	ShadowFailure  ShadowOutcome = "failure"   // Transport has returned an error
-	ShadowTimeout  ShadowOutcome = "timeout"   // the candidate took longer than Timeout
-	ShadowPanic    ShadowOutcome = "panic"     // the candidate, or the handler in use, panicked
+	ShadowTimeout  ShadowOutcome = "timeout"   // it took longer than Timeout, or Close cut it off
+	ShadowPanic    ShadowOutcome = "panic"     // the candidate, the handler in use or Show panicked
 	ShadowDropped  ShadowOutcome = "dropped"   // there was no room: Queue or MaxBytes
 	ShadowTooLarge ShadowOutcome = "too_large" // a body is larger than MaxBody
 	ShadowPartial  ShadowOutcome = "partial"   // the handler in use has not read the whole body
@@ -51,8 +51,8 @@ type ShadowEvent struct {
 
 // LogValue implements [slog.LogValuer].
 func (e ShadowEvent) LogValue() slog.Value {
-	return slog.GroupValue(slog.String("event", "shadow"), slog.String("shadow", e.Shadow),
-		slog.String("outcome", string(e.Outcome)))
+	return slog.GroupValue(slog.String("event", "shadow"), slog.String("outcome", string(e.Outcome)),
+		slog.GroupAttrs("detail", slog.String("shadow", e.Shadow)))
 }
 
 // count counts and reports an outcome.
@@ -69,13 +69,17 @@ type ShadowStats struct {
 	Queue    int               `json:"queue"`    // copies that wait
 	Workers  int               `json:"workers"`  // that are busy
 	Bytes    int               `json:"bytes"`    // that copies take
+
+	// Panics counts panics on the Shadow's goroutines: of Observe and Show, and of the handler in
+	// use while it answers a request once more, see [ShadowConfig].Learn.
+	Panics uint64 `json:"panics"`
 }
 
 // Stats returns a snapshot.
 func (s *Shadow) Stats() ShadowStats {
 	stats := ShadowStats{
 		Requests: map[string]uint64{}, Queue: len(s.queue), Workers: int(s.workers.Load()),
-		Bytes: int(s.bytes.Load()),
+		Bytes: int(s.bytes.Load()), Panics: s.panics.Load(),
 	}
 	for i, outcome := range shadowOutcomes {
 		stats.Requests[string(outcome)] = s.counts[i].Load()
@@ -87,8 +91,8 @@ func (s *Shadow) Stats() ShadowStats {
 type ShadowReport struct {
 	Compared  uint64       `json:"compared"`
 	Learned   uint64       `json:"learned"`   // pairs of answers of the handler in use
-	Judged    uint64       `json:"judged"`    // compared since it is known what is noise
-	Differing uint64       `json:"differing"` // of these, with a difference that is none
+	Judged    uint64       `json:"judged"`    // compared since noise is known
+	Differing uint64       `json:"differing"` // judged with a difference that is not noise
 	Paths     []PathReport `json:"paths"`     // the most frequent differences first, noise last
 	Samples   []Difference `json:"samples"`
 	Primary   LatencyOf    `json:"primary"`
@@ -103,11 +107,11 @@ type PathReport struct {
 	Noisy   bool   `json:"noisy"`   // so that it does not count
 }
 
-// LatencyOf has the percentiles of the time until answers began, in nanoseconds.
+// LatencyOf has the percentiles of the time until answers began.
 type LatencyOf struct {
-	P50 time.Duration `json:"p50"`
-	P95 time.Duration `json:"p95"`
-	P99 time.Duration `json:"p99"`
+	P50 time.Duration `json:"p50_ns"`
+	P95 time.Duration `json:"p95_ns"`
+	P99 time.Duration `json:"p99_ns"`
 }
 
 func (h *histogram) percentiles() LatencyOf {
@@ -141,18 +145,29 @@ func (s *Shadow) Report() ShadowReport {
 	return r
 }
 
-// Judge returns a function for [RolloutConfig].Judge: it holds the rollout until that many answers
-// have been judged, and says worse, [Hold] or [RejectRelease], if more than the share most of them
-// differ. A Shadow compares one candidate: another release needs another Shadow, or it is judged by
-// what the one before has answered.
+// Judge returns a function for [RolloutConfig].Judge. It holds the rollout until least answers have
+// been judged, and at least one. Then it returns worse, which is [Hold] or [RejectRelease], if the
+// share of them that differ is more than most, and otherwise [Advance]. most is from 0 to 1: 0.05
+// for 5 %. With another most or another worse it holds the rollout for ever, and its reason says
+// so.
+//
+// A Shadow compares one candidate. Another release needs another Shadow, or it is judged by what
+// the release before has answered.
 func (s *Shadow) Judge(most float64, least int, worse Decision) func() (Decision, string) {
 	return func() (Decision, string) {
+		switch {
+		case !(most >= 0 && most <= 1):
+			return Hold, fmt.Sprintf("the share %v that may differ is not from 0 to 1", most)
+		case worse != Hold && worse != RejectRelease:
+			return Hold, fmt.Sprintf("the decision %q is not Hold or RejectRelease", worse)
+		}
+		least := max(least, 1)
 		d := &s.differences
 		d.mu.Lock()
 		judged, differing := d.judged, d.differing
 		d.mu.Unlock()
 		switch {
-		case judged < uint64(max(least, 1)):
+		case judged < uint64(least):
 			return Hold, fmt.Sprintf("%d of %d answers are compared", judged, least)
 		case float64(differing) > most*float64(judged):
 			return worse, fmt.Sprintf("%d of %d answers differ, more than %.4g %%", differing, judged,

@@ -29,8 +29,8 @@ func zipped(coding, text string) http.Handler {
 	})
 }
 
-// TestAnswersInGzipAreComparedByPath: clients ask for gzip, so their answers come in it, the copies'
-// too. Compared as bytes they would differ at a single place, which soon counts as noise.
+// TestAnswersInGzipAreComparedByPath: clients ask for gzip, so their answers come in it, the
+// copies' too. Compared as bytes they would differ at a single place, which soon counts as noise.
 func TestAnswersInGzipAreComparedByPath(t *testing.T) {
 	broken := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

@@ -30,19 +30,19 @@ func (b *shadowBuffer) add(p []byte) {
 		return
 	}
 	need := len(b.b) + len(p)
-	if need > b.shadow.cfg.MaxBody {
+	if int64(need) > b.shadow.cfg.MaxBody {
 		b.fail(ShadowTooLarge)
 		return
 	}
 	if need > cap(b.b) {
-		room := min(max(2*cap(b.b), need, firstBuffer), max(b.shadow.cfg.MaxBody, need))
-		if !b.shadow.reserve(room) {
+		room := int(min(int64(max(2*cap(b.b), need, firstBuffer)), b.shadow.cfg.MaxBody))
+		if !b.shadow.reserve(int64(room)) {
 			b.fail(ShadowDropped)
 			return
 		}
 		before := b.b
 		b.b = append(make([]byte, 0, room), before...)
-		b.shadow.release(cap(before))
+		b.shadow.release(int64(cap(before)))
 	}
 	b.b = append(b.b, p...)
 }
@@ -56,7 +56,7 @@ func (b *shadowBuffer) fail(reason ShadowOutcome) {
 }
 
 func (b *shadowBuffer) free() {
-	b.shadow.release(cap(b.b))
+	b.shadow.release(int64(cap(b.b)))
 	b.b = nil
 }
 
@@ -106,7 +106,7 @@ type shadowWatch struct {
 	url      url.URL
 	header   http.Header // of the request, as it came
 	body     shadowBody
-	reserved int
+	reserved int64
 
 	begun, took int64 // took is until the answer began; -1 before
 	fields      []string
@@ -172,7 +172,7 @@ func (x *shadowWatch) ReadFrom(src io.Reader) (int64, error) {
 	x.answers()
 	if x.answer.failed == "" {
 		// One byte more than fits gives the copy up.
-		most := int64(x.shadow.cfg.MaxBody - len(x.answer.b) + 1)
+		most := x.shadow.cfg.MaxBody - int64(len(x.answer.b)) + 1
 		n, err := io.Copy(struct{ io.Writer }{x}, io.LimitReader(src, most))
 		if err != nil || n < most {
 			return n, err
@@ -227,7 +227,7 @@ func (x *shadowWatch) finish(returned bool) {
 		s.primary.add(time.Duration(x.took))
 	}
 	if reason != "" {
-		s.release(x.reserved + cap(body))
+		s.release(x.reserved + int64(cap(body)))
 		x.answer.free()
 		s.count(ctx, reason)
 		return

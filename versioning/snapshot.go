@@ -11,12 +11,12 @@ import (
 	"time"
 )
 
-// ErrSnapshot reports that what [Versions.Restore] read is not a snapshot that it can use. The error
-// that wraps it says why.
+// ErrSnapshot reports that what [Versions.Restore] read is not a snapshot that it can use. The
+// error that wraps it says why.
 var ErrSnapshot = errors.New("versioning: bad snapshot")
 
-// A snapshot is the magic word, the version of the format, a ledgerSnapshot as JSON, and the CRC-32C
-// of all before it.
+// A snapshot is the magic word, the version of the format, a ledgerSnapshot as JSON, and the
+// CRC-32C of all before it.
 const (
 	snapshotMagic   = "trivetVU"
 	snapshotVersion = 1
@@ -26,10 +26,10 @@ const (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 type ledgerSnapshot struct {
-	Saved    int64                    `json:"saved"` // times are Unix times in nanoseconds
-	Since    map[string]int64         `json:"since"` // by version
-	Seen     []usageSnapshot          `json:"seen"`
-	Overflow map[string]usageSnapshot `json:"overflow"` // by version
+	Saved      int64                    `json:"saved"` // times are Unix times in nanoseconds
+	Since      map[string]int64         `json:"since"` // by version
+	Seen       []usageSnapshot          `json:"seen"`
+	Overflowed map[string]usageSnapshot `json:"overflowed"` // by version
 }
 
 type usageSnapshot struct {
@@ -50,7 +50,7 @@ func (u *usage) snapshot() usageSnapshot {
 // the snapshot or not. The format is versioned and checksummed, and not encrypted.
 func (v *Versions) Save(w io.Writer) error {
 	s := ledgerSnapshot{
-		Saved: time.Now().UnixNano(), Since: map[string]int64{}, Overflow: map[string]usageSnapshot{},
+		Saved: time.Now().UnixNano(), Since: map[string]int64{}, Overflowed: map[string]usageSnapshot{},
 	}
 	for i := range v.versions {
 		s.Since[v.versions[i].Name] = v.ledger.since[i].Load()
@@ -62,7 +62,7 @@ func (v *Versions) Save(w io.Writer) error {
 	})
 	for i := range v.ledger.overflow {
 		if row := v.ledger.overflow[i].snapshot(); row.Requests > 0 {
-			s.Overflow[v.versions[i].Name] = row
+			s.Overflowed[v.versions[i].Name] = row
 		}
 	}
 	payload, err := json.Marshal(s)
@@ -79,8 +79,8 @@ func (v *Versions) Save(w io.Writer) error {
 }
 
 // Restore reads what [Versions.Save] wrote and adds it to what has been seen since: requests are
-// summed, and each version is watched since the earlier of the two. A version that the snapshot does
-// not know is watched since New, and so are all if nobody watched for more than a thirtieth of
+// summed, and each version is watched since the earlier of the two. A version that the snapshot
+// does not know is watched since New, and so are all if nobody watched for more than a thirtieth of
 // [Config].Watch between Save and New. Versions that there are no longer are left out.
 //
 // Restore a snapshot once: a second time its requests count again. If it is damaged, or of another
@@ -120,7 +120,7 @@ func (l *ledger) restore(s *ledgerSnapshot, t *table, now int64) {
 				min(row.Last, now))
 		}
 	}
-	for version, row := range s.Overflow {
+	for version, row := range s.Overflowed {
 		if i := t.index(version); i >= 0 && row.Requests > 0 {
 			l.overflow[i].see(row.Requests, min(row.First, now), min(row.Last, now))
 		}

@@ -49,9 +49,9 @@ type Source struct {
 }
 
 // Path returns the Source that reads the first segment of the path, whole: with the prefix "/v" the
-// version of /v2/users is "2". A segment that does not go on with a digit, such as /vehicles, is no
-// version; where versions are words, only a segment that is one counts. [Versions.Convert] and
-// [Versions.Select] strip the segment.
+// version of /v2/users is "2". A segment that does not go on with a digit and is not "latest", such
+// as /vehicles, is no version; where versions are words, only a segment that is one counts.
+// [Versions.Convert] and [Versions.Select] strip the segment.
 //
 // With such a source, paths with dot segments get 400, however they are written: what follows
 // might read another version in them.

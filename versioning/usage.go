@@ -37,7 +37,7 @@ type Removal struct {
 	Since     time.Time `json:"since"`     // since when its use is watched
 	LastSeen  time.Time `json:"last_seen"` // the last use; zero if there was none
 	Requests  uint64    `json:"requests"`
-	Clients   []string  `json:"clients"` // that used it within Config.Watch; "" is one without a name
+	Clients   []string  `json:"clients"` // that used it within Config.Watch; "" has no name
 }
 
 // Removable says whether version may be removed: nobody has used it for [Config].Watch. It never is
@@ -55,8 +55,8 @@ func (v *Versions) removable(version string, now time.Time) Removal {
 		return r
 	}
 	r.Since = time.Unix(0, v.ledger.since[index].Load())
-	// First what is in flight, then what has been seen: a request that ends meanwhile is in one of the
-	// two, since it is recorded before it leaves.
+	// First what is in flight, then what has been seen: a request that ends meanwhile is in one of
+	// the two, since it is recorded before it leaves.
 	inFlight := v.ledger.inFlight[index].Load()
 	begin := now.Add(-v.cfg.Watch)
 	var last int64
@@ -96,10 +96,10 @@ func (v *Versions) removable(version string, now time.Time) Removal {
 
 // A Report is what is known of all versions.
 type Report struct {
-	Since    time.Time       `json:"since"` // since when some version's use is watched
-	Keys     int             `json:"keys"`  // that are counted
-	Overflow bool            `json:"overflow"`
-	Versions []VersionReport `json:"versions"` // oldest first
+	Since      time.Time       `json:"since"`      // since when some version's use is watched
+	Keys       int             `json:"keys"`       // that are counted
+	Overflowed bool            `json:"overflowed"` // there were more than MaxKeys
+	Versions   []VersionReport `json:"versions"`   // oldest first
 }
 
 // A VersionReport is what is known of one version.
@@ -127,7 +127,7 @@ func (v *Versions) Report() Report {
 	now := time.Now()
 	r := Report{
 		Since: v.ledger.begun(), Keys: int(v.ledger.keys.Load()),
-		Overflow: v.ledger.overflowed(), Versions: make([]VersionReport, len(v.versions)),
+		Overflowed: v.ledger.overflowed(), Versions: make([]VersionReport, len(v.versions)),
 	}
 	for i := range r.Versions {
 		d := &v.versions[i]
@@ -160,8 +160,8 @@ func pointer(t time.Time) *time.Time {
 	return &t
 }
 
-// ReportHandler returns a handler that answers GET with [Versions.Report] as JSON. It names clients,
-// so it is for operators only.
+// ReportHandler returns a handler that answers GET with [Versions.Report] as JSON. It names
+// clients, so it is for operators only.
 func (v *Versions) ReportHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {

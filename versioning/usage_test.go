@@ -126,7 +126,7 @@ func TestLedgerIsBounded(t *testing.T) {
 			serve(h, request("GET", "/v2/users/7", "Client", fmt.Sprint(i)))
 		}
 		require.Equal(t, 10, v.Stats().Keys)
-		require.EqualValues(t, 990, v.Stats().Overflow)
+		require.EqualValues(t, 990, v.Stats().Overflowed)
 		require.EqualValues(t, 1000, v.Removable("2").Requests)
 		time.Sleep(2 * day)
 		for _, version := range []string{"1", "2"} {

@@ -11,8 +11,8 @@ import (
 
 // A Version is one of the versions that an API speaks, and until when it does.
 type Version struct {
-	// Name is what clients write: a date such as "2026-10-01", a number such as "2" or "2.1", or any
-	// 1 to 64 letters, digits, '.', '_' and '-'. All names of an API are of one kind. Required.
+	// Name is what clients write: a date such as "2026-10-01", a number such as "2" or "2.1", or
+	// any 1 to 64 letters, digits, '.', '_' and '-'. All names of an API are of one kind. Required.
 	Name string
 
 	// Deprecated is since when clients should leave the version; it may be in the future. If it is
@@ -28,8 +28,8 @@ type Version struct {
 	Brownouts []Brownout
 
 	// Successor is the URL of what replaces the version, for a Link with the relation
-	// successor-version. If it is empty and the path named the version, the link is to the same path
-	// in the next version that is still spoken.
+	// successor-version. If it is empty and the path named the version, the link is to the same
+	// path in the next version that is still spoken.
 	Successor string
 
 	// Info is the URL of a page about the deprecation, for a Link with the relation deprecation.
@@ -40,7 +40,7 @@ type Version struct {
 	Links []Link
 }
 
-// A Brownout is a time at which a version is refused. It has From and has not Until.
+// A Brownout is a time at which a version is refused. From is in it, Until is not.
 type Brownout struct {
 	From, Until time.Time
 }
@@ -231,7 +231,7 @@ func (t *table) find(s string, now time.Time) (index int, why Status) {
 			return -1, Unsupported
 		}
 	case i == len(t.ordinals) || t.ordinals[i-1]>>32 != at>>32 || t.ordinals[i]>>32 != at>>32:
-		return -1, Unsupported // no minor version beyond those that are there, and no other major one
+		return -1, Unsupported // no later minor version, and no other major one
 	}
 	return i - 1, ""
 }

@@ -62,7 +62,6 @@ func New(cfg Config) (*Versions, error) {
 	return v, nil
 }
 
-// head is the index of the head version.
 func (v *Versions) head() int { return len(v.versions) - 1 }
 
 // Changes returns the changes in the order in which requests of the oldest version go through them.
@@ -83,7 +82,7 @@ func (v *Versions) Middleware(next http.Handler) http.Handler { return v.resolve
 type Resolved struct {
 	Version   string // one of Config.Versions
 	Requested string // as the client, or Config.Pin, named it; "" if nobody did
-	Source    string // where: path, host, header, media_type, query, function, pin, default or preflight
+	Source    string // path, host, header, media_type, query, function, pin, default or preflight
 	Status    Status // Active or Deprecated
 }
 
@@ -101,8 +100,8 @@ func FromContext(ctx context.Context) (r Resolved, ok bool) {
 }
 
 // Key returns the version that r speaks, as a part of the key under which a cache inside
-// [Versions.Resolve] keeps the response; inside of several, the versions of all of them. ok is false
-// where FromContext's is.
+// [Versions.Resolve] keeps the response; inside of several, the versions of all of them. ok is
+// false where FromContext's is.
 func Key(r *http.Request) (key string, ok bool) {
 	s := scopeFrom(r.Context())
 	if s == nil {

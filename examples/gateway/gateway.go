@@ -79,7 +79,7 @@ func newGateway(cfg Config, log *slog.Logger, stdout, stderr io.Writer) (*gatewa
 		g.counts.close()
 		return nil, err
 	}
-	if g.rollouts, err = newRolloutStores(cfg.Redis, g.counts); err != nil {
+	if g.rollouts, err = newRolloutStores(cfg.Redis, g.counts, g.observer.tel); err != nil {
 		g.observer.discard()
 		g.counts.close()
 		return nil, err

@@ -30,7 +30,7 @@ type Rollout struct {
 	Sticky  *Sticky `yaml:"sticky"` // the cookie of missing: cookie
 
 	Manual     bool    `yaml:"manual"`      // each step begins by POST /rollouts; false
-	OnFail     string  `yaml:"on_fail"`     // a release that is worse: "roll_back" or "freeze"; roll_back
+	OnFail     string  `yaml:"on_fail"`     // a release that is worse: "roll_back" or "pause"; roll_back
 	OnDeadline string  `yaml:"on_deadline"` // one not judged in time: "pause" or "roll_back"; pause
 	Alpha      Share   `yaml:"alpha"`       // the chance that a test rolls a good release back; 0.005
 	Tolerance  float64 `yaml:"tolerance"`   // how many times as slow a release may be; 1.25

@@ -50,7 +50,7 @@ func trials(t *testing.T, g *live) map[string]struct {
 }
 
 // awaitTrial waits until the rollout of a route is in a phase with a weight.
-func awaitTrial(t *testing.T, g *live, route string, phase versioning.Phase, weight int) rolloutStatus {
+func awaitTrial(t *testing.T, g *live, route string, phase versioning.Phase, weight float64) rolloutStatus {
 	t.Helper()
 	var now rolloutStatus
 	require.Eventually(t, func() bool {
@@ -90,28 +90,29 @@ func TestAGoodReleaseGetsEverythingAndABadOneNothing(t *testing.T) {
 	c := client(t)
 	t.Run("good", func(t *testing.T) {
 		g := start(t, trial(v1.Addr, v2.Addr, half, ""))
-		awaitTrial(t, g, "/", versioning.PhaseRunning, 5000)
+		awaitTrial(t, g, "/", versioning.PhaseRunning, 0.5)
 		require.Len(t, visit(t, c, g.url, 0, 200), 2) // the weight may rise meanwhile, and r2 be promoted
 		require.Eventually(t, func() bool {
-			return trials(t, g)["/"].Rollout.State.Weight == 10_000
+			return trials(t, g)["/"].Rollout.State.Weight == 1
 		}, eventually, 5*time.Millisecond)
 		visit(t, c, g.url, 0, 30)
-		awaitTrial(t, g, "/", versioning.PhasePromoted, 10_000)
+		awaitTrial(t, g, "/", versioning.PhasePromoted, 1)
 		require.Equal(t, map[string]int{"v2": 20}, visit(t, c, g.url, 0, 20))
 	})
 	t.Run("bad", func(t *testing.T) {
 		v2.Set(backend.Behaviour{Status: 500})
 		g := start(t, trial(v1.Addr, v2.Addr, half, ""))
-		awaitTrial(t, g, "/", versioning.PhaseRunning, 5000)
+		awaitTrial(t, g, "/", versioning.PhaseRunning, 0.5)
 		visit(t, c, g.url, 0, 200)
 		shown := awaitTrial(t, g, "/", versioning.PhaseRolledBack, 0)
-		require.Contains(t, []string{versioning.ReasonErrors, versioning.ReasonFloor}, shown.State.Reason)
+		reasons := []versioning.Reason{versioning.ReasonErrors, versioning.ReasonFloor}
+		require.Contains(t, reasons, shown.State.Reason)
 		require.NotEmpty(t, shown.Verdict.Text)
 		require.Equal(t, map[string]int{"v1": 20}, visit(t, c, g.url, 0, 20))
 	})
 	t.Run("down", func(t *testing.T) {
 		g := start(t, trial(v1.Addr, "127.0.0.1:1", half, ""))
-		awaitTrial(t, g, "/", versioning.PhaseRunning, 5000)
+		awaitTrial(t, g, "/", versioning.PhaseRunning, 0.5)
 		visit(t, c, g.url, 0, 200)
 		awaitTrial(t, g, "/", versioning.PhaseRolledBack, 0)
 		require.Equal(t, map[string]int{"v1": 20}, visit(t, c, g.url, 0, 20))
@@ -139,7 +140,7 @@ func TestWhoHasAnArm(t *testing.T) {
 				sticky = ", sticky: {name: arm, max_age: 1h, insecure: true}"
 			}
 			g := start(t, trial(v1.Addr, v2.Addr, by+sticky+steps, ""))
-			awaitTrial(t, g, "/", versioning.PhaseRunning, 5000)
+			awaitTrial(t, g, "/", versioning.PhaseRunning, 0.5)
 			answers, cookie := map[string]bool{}, ""
 			for range 60 {
 				req, err := http.NewRequest(http.MethodGet, g.url, nil)
@@ -173,7 +174,7 @@ func TestPeopleActOnRollouts(t *testing.T) {
 		"}, {path: /none, upstream: v1"))
 	c := client(t)
 	awaitTrial(t, g, "/", versioning.PhaseRunning, 0)
-	is := func(phase versioning.Phase, weight int) {
+	is := func(phase versioning.Phase, weight float64) {
 		t.Helper()
 		state := trials(t, g)["/"].Rollout.State
 		require.Equal(t, phase, state.Phase)
@@ -183,18 +184,18 @@ func TestPeopleActOnRollouts(t *testing.T) {
 		action string
 		status int
 		phase  versioning.Phase
-		weight int
+		weight float64
 	}{
-		{"promote", 204, versioning.PhaseRunning, 1000},
-		{"retry", 409, versioning.PhaseRunning, 1000},
-		{"resume", 409, versioning.PhaseRunning, 1000},
-		{"promote", 204, versioning.PhaseRunning, 5000},
-		{"pause", 204, versioning.PhasePaused, 5000},
-		{"pause", 409, versioning.PhasePaused, 5000},
-		{"resume", 204, versioning.PhaseRunning, 5000},
-		{"switch", 204, versioning.PhaseRunning, 10_000},
-		{"promote", 204, versioning.PhasePromoted, 10_000},
-		{"promote", 409, versioning.PhasePromoted, 10_000},
+		{"promote", 204, versioning.PhaseRunning, 0.1},
+		{"retry", 409, versioning.PhaseRunning, 0.1},
+		{"resume", 409, versioning.PhaseRunning, 0.1},
+		{"promote", 204, versioning.PhaseRunning, 0.5},
+		{"pause", 204, versioning.PhasePaused, 0.5},
+		{"pause", 409, versioning.PhasePaused, 0.5},
+		{"resume", 204, versioning.PhaseRunning, 0.5},
+		{"switch", 204, versioning.PhaseRunning, 1},
+		{"promote", 204, versioning.PhasePromoted, 1},
+		{"promote", 409, versioning.PhasePromoted, 1},
 		{"rollback", 204, versioning.PhaseRolledBack, 0},
 		{"rollback", 409, versioning.PhaseRolledBack, 0},
 	} {
@@ -236,7 +237,7 @@ func TestPeopleActOnRollouts(t *testing.T) {
 func TestG16_ActionsOnRolloutsNeedTheToken(t *testing.T) {
 	v1 := backend.Start(t, backend.Config{Name: "v1"})
 	g := start(t, trial(v1.Addr, v1.Addr, half, ""))
-	awaitTrial(t, g, "/", versioning.PhaseRunning, 5000)
+	awaitTrial(t, g, "/", versioning.PhaseRunning, 0.5)
 	const body = `{"route": "/", "action": "rollback"}`
 	for _, token := range []string{"", "x", g.gateway.token + "x"} {
 		status, _ := act(g, "/rollouts", token, body)
@@ -260,14 +261,14 @@ func TestRolloutsOutliveReloads(t *testing.T) {
 	}
 	g := start(t, trial(v1.Addr, v2.Addr, of("0.5"), ""))
 	c := client(t)
-	awaitTrial(t, g, "/", versioning.PhaseRunning, 5000)
+	awaitTrial(t, g, "/", versioning.PhaseRunning, 0.5)
 	before := visit(t, c, g.url, 0, 100)
 
 	// Other steps, and another host of the canary: weight, arms and evidence stay.
 	reloadText(t, g, trial(v1.Addr, v3.Addr, of("0.6"), ""))
 	now := trials(t, g)["/"].Rollout
 	require.Equal(t, versioning.PhaseRunning, now.State.Phase)
-	require.Equal(t, 5000, now.State.Weight)
+	require.Equal(t, 0.5, now.State.Weight)
 	after := visit(t, c, g.url, 0, 100)
 	require.Equal(t, before["v1"], after["v1"])
 	require.Equal(t, before["v2"], after["v3"])
@@ -293,7 +294,7 @@ func TestRolloutsOutliveReloads(t *testing.T) {
 	// Another release begins at the first step.
 	next := strings.Replace(trial(v1.Addr, v2.Addr, of("0.5"), ""), "r2", "r3", 1)
 	reloadText(t, g, next)
-	awaitTrial(t, g, "/", versioning.PhaseRunning, 5000)
+	awaitTrial(t, g, "/", versioning.PhaseRunning, 0.5)
 	require.Len(t, visit(t, c, g.url, 0, 100), 2)
 
 	// One that has followed another is not tried again.
@@ -360,7 +361,7 @@ func TestARollbackLeavesNothingInTheCache(t *testing.T) {
 	v2 := backend.Start(t, backend.Config{Handler: http.HandlerFunc(named("v2"))})
 	g := start(t, trial(v1.Addr, v2.Addr, byUser+", steps: [{weight: 0.5, for: 1h}]",
 		", cache: {ttl: 1h, stale: 1h, stale_if_error: 1h}"))
-	awaitTrial(t, g, "/", versioning.PhaseRunning, 5000)
+	awaitTrial(t, g, "/", versioning.PhaseRunning, 0.5)
 	c := client(t)
 	first, second := map[string]string{}, map[string]string{}
 	all := func(answers map[string]string) {
@@ -399,7 +400,7 @@ func TestACacheKeepsArmsApart(t *testing.T) {
 	v2 := backend.Start(t, backend.Config{Handler: http.HandlerFunc(named("v2"))})
 	const keys = "by: header, header: X-User, missing: cookie, steps: [{weight: 0.5, for: 1h}]"
 	g := start(t, trial(v1.Addr, v2.Addr, keys+", apart: true", ", cache: {ttl: 1h}"))
-	awaitTrial(t, g, "/", versioning.PhaseRunning, 5000)
+	awaitTrial(t, g, "/", versioning.PhaseRunning, 0.5)
 	c := client(t)
 	answers := visit(t, c, g.url, 0, 100)
 	require.InDelta(t, 50, answers["v2"], 30)
@@ -429,17 +430,22 @@ func TestGatewaysShareARolloutInRedis(t *testing.T) {
 	text := fmt.Sprintf("redis: {addr: %q, timeout: 1s}\n", redis.Addr) +
 		trial(v1.Addr, v2.Addr, byUser+", store: redis, steps: [{weight: 0.5, for: 1h}]", "")
 	a, b := start(t, text), start(t, text)
-	awaitTrial(t, a, "/", versioning.PhaseRunning, 5000)
-	awaitTrial(t, b, "/", versioning.PhaseRunning, 5000)
+	awaitTrial(t, a, "/", versioning.PhaseRunning, 0.5)
+	awaitTrial(t, b, "/", versioning.PhaseRunning, 0.5)
 	c := client(t)
 	require.Equal(t, visit(t, c, a.url, 0, 50), visit(t, c, b.url, 0, 50))
 	onRollout(t, a, 204, "rollback")
 	awaitTrial(t, b, "/", versioning.PhaseRolledBack, 0)
 	require.Equal(t, map[string]int{"v1": 20}, visit(t, c, b.url, 0, 20))
 
+	w := httptest.NewRecorder()
+	r := httptest.NewRequest(http.MethodGet, "http://localhost/metrics", nil)
+	newAdmin(a.gateway).Handler.ServeHTTP(w, r)
+	require.Contains(t, w.Body.String(), "trivet_redisrollout_calls_total")
+
 	// Another store knows nothing of it; back again, Redis does.
 	reloadText(t, b, strings.Replace(text, "store: redis", "store: memory", 1))
-	awaitTrial(t, b, "/", versioning.PhaseRunning, 5000)
+	awaitTrial(t, b, "/", versioning.PhaseRunning, 0.5)
 	reloadText(t, b, text)
 	awaitTrial(t, b, "/", versioning.PhaseRolledBack, 0)
 }
@@ -468,7 +474,7 @@ func TestFaultsOfRolloutsAreNamed(t *testing.T) {
 		{"by: cookie, cookie: a, missing: cookie, sticky: {name: a b}" + steps, "sticky.name: "},
 		{"by: cookie, cookie: a, missing: cookie, sticky: {max_age: 5ms}" + steps,
 			"sticky.max_age: 5ms is under 1 s"},
-		{byUser + ", on_fail: panic" + steps, `on_fail: "panic" is not RollBack or Freeze`},
+		{byUser + ", on_fail: panic" + steps, `on_fail: "panic" is not RollBack or Pause`},
 		{byUser + ", on_deadline: freeze" + steps, `on_deadline: "freeze" is not Pause or RollBack`},
 		{byUser + ", alpha: 0.7" + steps, "alpha: 0.7 is not between 0 and 0.5"},
 		{byUser + ", tolerance: 0.5" + steps, "tolerance: 0.5 is not a number of at least 1"},
@@ -530,8 +536,8 @@ func TestAnswersThatStandStillAreErrors(t *testing.T) {
 		})})
 	defer close(hang)
 	g := start(t, "server: {stall_timeout: 200ms}\n"+
-		trial(v1.Addr, v2.Addr, "by: request, on_fail: freeze, steps: [{weight: 1, for: 1h}]", ""))
-	awaitTrial(t, g, "/", versioning.PhaseRunning, 10_000)
+		trial(v1.Addr, v2.Addr, "by: request, on_fail: pause, steps: [{weight: 1, for: 1h}]", ""))
+	awaitTrial(t, g, "/", versioning.PhaseRunning, 1)
 	ended := func() versioning.ArmReport {
 		var now versioning.ArmReport
 		require.Eventually(t, func() bool {

@@ -72,7 +72,7 @@ func (s *Shadow) config() versioning.ShadowConfig {
 	return versioning.ShadowConfig{
 		Name: shadowName(s.Upstream), Credentials: versioning.Credentials(s.Credentials),
 		SecretFields: s.SecretFields, Sample: float64(s.Sample), Methods: s.Methods,
-		MaxBody: int(s.MaxBody), MaxBytes: int(s.MaxBytes), Workers: s.Workers,
+		MaxBody: int64(s.MaxBody), MaxBytes: int64(s.MaxBytes), Workers: s.Workers,
 		Timeout: time.Duration(s.Timeout), Ignore: s.Ignore, Learn: float64(s.Learn),
 	}
 }

@@ -190,7 +190,7 @@ func TestAShadowBesideARollout(t *testing.T) {
 		", shadow: {upstream: v3, credentials: strip, learn: 1}"),
 		"upstreams: {", fmt.Sprintf("upstreams: {v3: {hosts: [%q]}, ", v3.Addr), 1)
 	g := start(t, text)
-	awaitTrial(t, g, "/", versioning.PhaseRunning, 5000)
+	awaitTrial(t, g, "/", versioning.PhaseRunning, 0.5)
 	answers := visit(t, client(t), g.url, 0, 100)
 	awaitShadow(t, g, func(s *shadowStatus) bool { return s.Report.Compared == uint64(answers["v1"]) })
 	require.EqualValues(t, answers["v1"], v3.Requests())

@@ -18,10 +18,14 @@ type rolloutStores struct {
 	redis  *redisrollout.Store // nil without Redis
 }
 
-func newRolloutStores(cfg Redis, c *counts) (s rolloutStores, err error) {
+func newRolloutStores(cfg Redis, c *counts, tel *telemetry.Telemetry) (s rolloutStores, err error) {
 	s.memory = versioning.NewMemoryRolloutStore()
-	if c.client != nil {
-		s.redis, err = redisrollout.New(c.client, redisrollout.Config{Prefix: cfg.Prefix + "rollout:"})
+	if c.client == nil {
+		return s, nil
+	}
+	s.redis, err = redisrollout.New(c.client, redisrollout.Config{Prefix: cfg.Prefix + "rollout:"})
+	if err == nil {
+		_, err = telemetry.Register(tel, "", s.redis.Stats) // for as long as the gateway lasts
 	}
 	return s, err
 }

@@ -14,7 +14,9 @@
 // Each replica calls Redis once in each Interval of its rollout, never for a request. A call is one
 // round trip: a script replaces what the replica has seen and returns the state and what the others
 // have. A change of state is made by the first who asks for it: one that was made of an older state
-// is refused. How long a weight has been in force is told by the server's clock.
+// is refused. A call whose connection breaks is sent again, and a change is made once all the same,
+// since each has a name that is kept with the state. How long a weight has been in force is told by
+// the server's clock.
 //
 // # When Redis fails
 //
@@ -27,7 +29,7 @@
 // # Limits
 //
 // Redis 5 or later is needed, or another server that speaks its protocol and replicates a script's
-// effects. Both keys of a rollout live in one slot of a Cluster. They are some 4 kB for each replica,
-// of which 512 are kept, and expire 90 days after the last call. Whoever can write them decides what
-// clients get.
+// effects. A Ring is refused. Both keys of a rollout live in one slot of a Cluster. They are some 4
+// kB for each replica, of which 512 are kept, and expire 90 days after the last call. Whoever can
+// write them decides what clients get.
 package redisrollout

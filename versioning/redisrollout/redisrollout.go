@@ -3,6 +3,7 @@ package redisrollout
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,7 +30,8 @@ type Config struct {
 	// Prefix begins every key. Empty means "trivet:rollout:". It must not contain braces.
 	Prefix string
 
-	// Timeout is the most that a rollout may wait for Redis. Zero means 500 ms. Negative is invalid.
+	// Timeout is the most that a rollout may wait for Redis. Zero means 500 ms. Negative is
+	// invalid.
 	Timeout time.Duration
 }
 
@@ -47,7 +49,8 @@ type Store struct {
 var _ versioning.RolloutStore = (*Store)(nil)
 
 // New returns a Store on client, which remains the caller's to close. It does not call Redis, which
-// may come up later. The error, if any, names every invalid field of cfg.
+// may come up later. A Ring is refused: its clients decide each for itself which server is down.
+// The error, if any, names every invalid field of cfg.
 func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	f := settings.Of("redisrollout", "Config")
 	cfg.Prefix = cmp.Or(cfg.Prefix, defaultPrefix)
@@ -56,13 +59,24 @@ func New(client redis.UniversalClient, cfg Config) (*Store, error) {
 	}
 	settings.Positive(f, "Timeout", &cfg.Timeout, defaultTimeout)
 	err := f.Err()
-	if redisguard.IsNil(client) {
+	switch {
+	case redisguard.IsNil(client):
 		err = errors.Join(errors.New("redisrollout: client: is nil"), err)
+	case isRing(client):
+		const text = "redisrollout: client: is a Ring, whose clients may use different servers"
+		err = errors.Join(errors.New(text), err)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return &Store{cfg: cfg, client: client, guard: redisguard.New()}, nil
+}
+
+// isRing reports whether client is a Ring. Its clients decide each for itself which server is down,
+// so that replicas could keep different states.
+func isRing(client redis.UniversalClient) bool {
+	_, ok := client.(*redis.Ring)
+	return ok
 }
 
 // Stats is a snapshot of a [Store]'s counters and gauges.
@@ -71,7 +85,7 @@ type Stats struct {
 	Failures uint64 `json:"failures"`  // that failed or took too long
 	Refused  uint64 `json:"refused"`   // calls not made while the breaker was open
 	Open     bool   `json:"open"`      // the breaker is open
-	InFlight int    `json:"in_flight"` // calls that have not ended, those included that nobody waits for
+	InFlight int    `json:"in_flight"` // calls that have not ended, even if nobody waits for them
 }
 
 // Stats returns a snapshot.
@@ -95,6 +109,8 @@ func (s *Store) Sync(
 func (s *Store) Change(
 	ctx context.Context, name string, next versioning.RolloutState,
 ) (versioning.RolloutShared, bool, error) {
+	// A call that is sent again must know its own change.
+	attempt := cmp.Or(next.Attempt, rand.Text())
 	before := strconv.FormatUint(next.Revision, 10)
 	next.Revision++
 	text, err := json.Marshal(next)
@@ -102,13 +118,39 @@ func (s *Store) Change(
 		return versioning.RolloutShared{}, false, fmt.Errorf("redisrollout: %w", err)
 	}
 	changed, shared, err := s.call(ctx, changeScript, name, before, strconv.FormatUint(next.Revision, 10),
-		strconv.FormatUint(next.Epoch, 10), text)
+		strconv.FormatUint(next.Epoch, 10), text, attempt)
 	return shared, changed, err
+}
+
+// maxTries is how often a call is made again after it met a dead connection.
+const maxTries = 2
+
+// eval runs a script. A connection that turns out to be dead says nothing about the server, so the
+// call is made again on another one: no script does its work twice.
+func (s *Store) eval(ctx context.Context, script script, keys []string, args []any) ([]any, error) {
+	run := func(command, text string) ([]any, error) {
+		all := append([]any{command, text, len(keys), keys[0], keys[1]}, args...)
+		cmd := redis.NewCmd(ctx, all...)
+		cmd.SetFirstKeyPos(3)
+		if err := s.client.Process(ctx, redisguard.Once(cmd)); err != nil {
+			return nil, err
+		}
+		return cmd.Slice()
+	}
+	for tries := 0; ; tries++ {
+		reply, err := run("evalsha", script.hash)
+		if redis.HasErrorPrefix(err, "NOSCRIPT") {
+			reply, err = run("eval", script.source)
+		}
+		if tries == maxTries || !redisguard.IsDead(err) || ctx.Err() != nil {
+			return reply, err
+		}
+	}
 }
 
 // call runs a script in one round trip; a second one only if the server has forgotten it.
 func (s *Store) call(
-	ctx context.Context, script *redis.Script, name string, args ...any,
+	ctx context.Context, script script, name string, args ...any,
 ) (changed bool, shared versioning.RolloutShared, err error) {
 	keys := []string{s.cfg.Prefix + "{" + name + "}:state", s.cfg.Prefix + "{" + name + "}:seen"}
 	args = append(args, keep.Milliseconds(), maxReplicas)
@@ -119,7 +161,7 @@ func (s *Store) call(
 	var a answer
 	err = s.guard.Do(ctx, time.Now().Add(s.cfg.Timeout), func(ctx context.Context) error {
 		s.calls.Add(1)
-		reply, err := script.Run(ctx, s.client, keys, args...).Slice()
+		reply, err := s.eval(ctx, script, keys, args)
 		if err == nil {
 			a.changed, a.shared, err = parse(reply)
 		}

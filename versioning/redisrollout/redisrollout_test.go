@@ -66,6 +66,10 @@ func TestNewNamesEveryFault(t *testing.T) {
 		_, err = redisrollout.New(client, redisrollout.Config{})
 		require.EqualError(t, err, "redisrollout: client: is nil")
 	}
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1:1"}})
+	defer ring.Close()
+	_, err = redisrollout.New(ring, redisrollout.Config{})
+	require.EqualError(t, err, "redisrollout: client: is a Ring, whose clients may use different servers")
 }
 
 // TestStoresAgree: the store in memory and the one in Redis do the same.
@@ -95,7 +99,7 @@ func TestStoresAgree(t *testing.T) {
 			require.Empty(t, empty.Evidence)
 
 			state := versioning.RolloutState{
-				Release: "v2", Phase: versioning.PhaseRunning, Step: 1, Weight: 500, Reason: "step",
+				Release: "v2", Phase: versioning.PhaseRunning, Step: 1, Weight: 0.05, Reason: "step",
 				Text: "é\x00", Epoch: 7, Period: 2, ErrorsBefore: 0.1, LatencyBefore: 1e300,
 				Extended: time.Minute,
 				Past:     []string{"v1"},
@@ -129,6 +133,15 @@ func TestStoresAgree(t *testing.T) {
 			require.Empty(t, next.Evidence)
 			require.EqualValues(t, 3, next.State.Revision)
 			require.Less(t, next.Age, paused.Age+time.Minute)
+
+			// An attempt that is made again has changed the state, and does not change it again.
+			state = next.State
+			state.Phase, state.Attempt = versioning.PhaseRunning, "one"
+			again := change(true, state)
+			require.Equal(t, again.State, change(true, state).State)
+			require.EqualValues(t, 4, again.State.Revision)
+			state.Attempt = "two"
+			require.Equal(t, again.State, change(false, state).State)
 		})
 	}
 }
@@ -267,7 +280,7 @@ func eventually(t *testing.T, what string, f func() bool) {
 	require.Eventually(t, f, 60*time.Second, 2*time.Millisecond, what)
 }
 
-func (f *fleet) are(phase versioning.Phase, weight int) func() bool {
+func (f *fleet) are(phase versioning.Phase, weight float64) func() bool {
 	return func() bool {
 		for _, r := range f.rollouts {
 			if s := r.State(); s.Phase != phase || s.Weight != weight {
@@ -280,12 +293,12 @@ func (f *fleet) are(phase versioning.Phase, weight int) func() bool {
 
 func TestAFleetPromotesTogether(t *testing.T) {
 	f := newFleet(t, startRedis(t))
-	eventually(t, "the first step", f.are(versioning.PhaseRunning, 3000))
+	eventually(t, "the first step", f.are(versioning.PhaseRunning, 0.3))
 	f.send(0, 700) // neither has 300 for canary by itself
 	f.send(1, 700)
-	eventually(t, "the last step", f.are(versioning.PhaseRunning, 10_000))
+	eventually(t, "the last step", f.are(versioning.PhaseRunning, 1))
 	f.send(0, 400)
-	eventually(t, "the end", f.are(versioning.PhasePromoted, 10_000))
+	eventually(t, "the end", f.are(versioning.PhasePromoted, 1))
 	require.NoError(t, f.rollouts[1].Rollback(t.Context(), "not so good"))
 	eventually(t, "the rollback", f.are(versioning.PhaseRolledBack, 0))
 	require.Equal(t, "not so good", f.rollouts[0].State().Text)
@@ -299,7 +312,7 @@ func TestV17_RedisIsKilledOrStopped(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			s := startRedis(t)
 			f := newFleet(t, s)
-			eventually(t, "the first step", f.are(versioning.PhaseRunning, 3000))
+			eventually(t, "the first step", f.are(versioning.PhaseRunning, 0.3))
 			if how == "killed" {
 				s.Kill()
 			} else {
@@ -314,14 +327,14 @@ func TestV17_RedisIsKilledOrStopped(t *testing.T) {
 				v := f.rollouts[0].Verdict()
 				return len(v.Missing) == 1 && v.Missing[0] == "the store, which does not answer"
 			})
-			require.True(t, f.are(versioning.PhaseRunning, 3000)())
+			require.True(t, f.are(versioning.PhaseRunning, 0.3)())
 			require.ErrorIs(t, f.rollouts[0].Promote(t.Context()), versioning.ErrRolloutStore)
 			f.canary.status.Store(500)
 			f.send(1, 2000)
 			eventually(t, "its own rollback", func() bool {
 				return f.rollouts[1].State().Phase == versioning.PhaseRolledBack
 			})
-			require.Equal(t, 3000, f.rollouts[0].State().Weight)
+			require.Equal(t, 0.3, f.rollouts[0].State().Weight)
 			if how == "killed" {
 				s.Restart()
 			} else {
@@ -337,7 +350,7 @@ func TestV17_RedisIsKilledOrStopped(t *testing.T) {
 func TestV18_RedisIsFlushed(t *testing.T) {
 	s := startRedis(t)
 	f := newFleet(t, s)
-	eventually(t, "the first step", f.are(versioning.PhaseRunning, 3000))
+	eventually(t, "the first step", f.are(versioning.PhaseRunning, 0.3))
 	require.NoError(t, f.rollouts[0].Rollback(t.Context(), "bad"))
 	eventually(t, "the rollback", f.are(versioning.PhaseRolledBack, 0))
 	client := s.client(t)

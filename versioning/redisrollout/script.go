@@ -11,9 +11,19 @@ const (
 	maxReplicas = 512                 // whose evidence is kept; those that are gone count too
 )
 
-// KEYS[1] is a hash: revision, epoch, since (the server's time in microseconds when the epoch began)
-// and state. KEYS[2] is what replicas have seen in the epoch. ARGV ends with the time to keep both, in
-// milliseconds, and the number of replicas.
+// A script is run by its hash, and sent whole if the server has forgotten it.
+type script struct {
+	source, hash string
+}
+
+func newScript(source string) script {
+	return script{source: source, hash: redis.NewScript(source).Hash()}
+}
+
+// KEYS[1] is a hash: revision, epoch, since (the server's time in microseconds when the epoch
+// began), state, and attempt, which names the change that made it. KEYS[2] is what replicas have
+// seen in the epoch. ARGV ends with the time to keep both, in milliseconds, and the number of
+// replicas.
 const answer = `
 local function now()
   local t = redis.call('TIME')
@@ -31,7 +41,7 @@ end
 
 // syncScript takes the replica, its epoch and what it has seen, which is empty if it has no part in
 // the epoch.
-var syncScript = redis.NewScript(answer + `
+var syncScript = newScript(answer + `
 local time = now()
 if ARGV[3] ~= '' and redis.call('HGET', KEYS[1], 'epoch') == ARGV[2] then
   local most = tonumber(ARGV[#ARGV])
@@ -42,9 +52,13 @@ end
 return answer(0, time)
 `)
 
-// changeScript takes the revision that the new state was made of, its own, its epoch and itself.
-var changeScript = redis.NewScript(answer + `
+// changeScript takes the revision that the new state was made of, its own, its epoch, itself, and
+// the name of the attempt. An attempt whose reply was lost, and is made again, finds its own state.
+var changeScript = newScript(answer + `
 local time = now()
+if redis.call('HGET', KEYS[1], 'attempt') == ARGV[5] then
+  return answer(1, time)
+end
 if (redis.call('HGET', KEYS[1], 'revision') or '0') ~= ARGV[1] then
   return answer(0, time)
 end
@@ -55,5 +69,6 @@ end
 redis.call('HSET', KEYS[1], 'revision', ARGV[2])
 redis.call('HSET', KEYS[1], 'epoch', ARGV[3])
 redis.call('HSET', KEYS[1], 'state', ARGV[4])
+redis.call('HSET', KEYS[1], 'attempt', ARGV[5])
 return answer(1, time)
 `)

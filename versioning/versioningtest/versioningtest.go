@@ -29,7 +29,8 @@ import (
 
 // A Fixture is one exchange with a client of an old version.
 type Fixture struct {
-	// Client is what the client sends. Its header or URL names the version, as Config.Sources has it.
+	// Client is what the client sends. Its header or URL names the version, as Config.Sources has
+	// it.
 	Client Message `json:"client"`
 
 	// Handler is what the handler gets. Fields that are not in its header are not compared.
@@ -41,8 +42,8 @@ type Fixture struct {
 	// Result is what the client gets. Fields that are not in its header are not compared.
 	Result Message `json:"result"`
 
-	// WriteBack, if not nil, is a request without a body in which the client then sends back what it
-	// got. The handler must get what it answered: a client that changes nothing loses nothing.
+	// WriteBack, if not nil, is a request without a body in which the client then sends back what
+	// it got. The handler must get what it answered: a client that changes nothing loses nothing.
 	WriteBack *Message `json:"write_back,omitempty"`
 }
 
@@ -52,7 +53,7 @@ type Message struct {
 	URL    string            `json:"url,omitempty"`    // of a request: path and query
 	Status int               `json:"status,omitempty"` // of a response; zero means 200
 	Header map[string]string `json:"header,omitempty"` // an empty value: the field must be missing
-	Body   json.RawMessage   `json:"body,omitempty"`   // compared as JSON, but for the order of members
+	Body   json.RawMessage   `json:"body,omitempty"`   // as JSON; members may be in any order
 	Text   string            `json:"text,omitempty"`   // a body that is not JSON, such as a stream
 }
 
