@@ -51,7 +51,7 @@ type endpoint struct {
 
 	ejectedUntil int64
 	ejections    int    // one more with each ejection, one less with each good interval
-	reason       string // of the ejection
+	reason       Reason // of the ejection
 
 	tickReplied, tickFailed       uint64  // the counters at the last tick
 	recentReplies, recentFailures float64 // those of the last seconds, the older the less

@@ -71,7 +71,7 @@ func (g *group) members() []*endpoint {
 func (g *group) isMemberLocked(e *endpoint) bool { return slices.Contains(g.endpoints, e) }
 
 // changeLocked returns the event that says what state e is in now, and why.
-func (e *endpoint) changeLocked(now int64, reason string) Event {
+func (e *endpoint) changeLocked(now int64, reason Reason) Event {
 	return Event{Kind: EndpointChanged, Endpoint: e.public(), State: e.stateLocked(now), Reason: reason}
 }
 

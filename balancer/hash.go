@@ -65,7 +65,7 @@ func (p hash) Pick(v *View, r *http.Request) int {
 	if !ok {
 		return p.cfg.Next.Pick(v, r)
 	}
-	v.reason = "hash"
+	v.reason = ReasonHash
 	k := hashString(key)
 	limit := math.Inf(1)
 	if p.cfg.Bound > 0 {

@@ -153,7 +153,7 @@ func TestHash(t *testing.T) {
 			for i := range 50 {
 				p, err := pickFor(t.Context(), b, fmt.Sprint(i))
 				require.NoError(t, err)
-				require.Equal(t, "hash", p.Reason)
+				require.Equal(t, balancer.ReasonHash, p.Reason)
 				placed[fmt.Sprint(i)] = p.Endpoint.Addr
 			}
 			if first == nil {
@@ -170,7 +170,7 @@ func TestHash(t *testing.T) {
 		got := map[string]bool{}
 		for range 10 {
 			p := pickOf(t, b)
-			require.Equal(t, "turn", p.Reason)
+			require.Equal(t, balancer.ReasonTurn, p.Reason)
 			got[p.Endpoint.Addr] = true
 		}
 		require.Len(t, got, 3)

@@ -23,7 +23,7 @@ func outcomeOfResponse(resp *http.Response) (out Outcome, pause time.Duration) {
 	case code < 429:
 		return Success, 0
 	case code == http.StatusTooManyRequests:
-		return Refused, 0
+		return Rejected, 0
 	case code == http.StatusServiceUnavailable && resp.Header.Get("Retry-After") != "":
 		pause, ok := retryafter.Parse(resp.Header.Get("Retry-After"), time.Now())
 		if !ok {
@@ -52,7 +52,7 @@ func outcomeOfError(err error, req *http.Request, bodyErr error, late bool) (out
 	case !left && end == nil:
 		return Failure, true
 	case left && unsent.Is(err):
-		return Unsent, true
+		return NotSent, true
 	case bodyErr != nil:
 		return Canceled, false
 	case errors.Is(end, context.DeadlineExceeded) && late:
@@ -60,7 +60,7 @@ func outcomeOfError(err error, req *http.Request, bodyErr error, late bool) (out
 	case end != nil: // a caller that leaves, or is in more of a hurry than most, blames nobody
 		return Canceled, false
 	case callersFault(req, err):
-		return Refused, false
+		return Rejected, false
 	}
 	return Failure, false
 }

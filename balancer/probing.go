@@ -80,7 +80,7 @@ func (p probing) Pick(v *View, r *http.Request) int {
 	if probes := v.config.probes; probes != nil { // nil if a user's own policy calls p
 		probes.want(v)
 		if i := probes.pick(v); i >= 0 {
-			v.reason = "probe"
+			v.reason = ReasonProbe
 			return i
 		}
 	}

@@ -63,7 +63,7 @@ func TestAReloadForgetsChecksInARow(t *testing.T) {
 	g.reload(&none, 2)
 	events := g.takeEvents()
 	require.Len(t, events, 1)
-	require.Equal(t, "no health checks", events[0].Reason)
+	require.Equal(t, ReasonNoHealthChecks, events[0].Reason)
 	require.Equal(t, Healthy, events[0].State)
 	for _, e := range g.endpoints {
 		require.Zero(t, e.checks)
