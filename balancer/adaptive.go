@@ -58,8 +58,8 @@ func (adaptive) Pick(v *View, r *http.Request) int {
 	return int(least % scanLimit)
 }
 
-// fewestOpen returns the endpoint with the fewest requests in flight for its weight. Those that fail
-// or pause count as if they had more.
+// fewestOpen returns the endpoint with the fewest requests in flight for its weight. Those that
+// fail or pause count as if they had more.
 func (v *View) fewestOpen() int {
 	v.reason = ReasonConnections
 	return v.least(func(i int) float64 {

@@ -248,8 +248,8 @@ func TestL38_LongBodiesAreNotSentAgain(t *testing.T) {
 	require.Zero(t, b.Stats().Failures, "nobody is to blame")
 }
 
-// The server may have processed a request whose stream it has reset for another reason, or one up to
-// the last stream of its GOAWAY.
+// The server may have processed a request whose stream it has reset for another reason, or one up
+// to the last stream of its GOAWAY.
 func TestL38_RequestsThatMayHaveBeenProcessed(t *testing.T) {
 	for name, reply := range map[string]func(*http2.Framer, uint32, int){
 		"protocol error": refusing(http2.ErrCodeProtocol, 1),

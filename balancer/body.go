@@ -16,8 +16,8 @@ const (
 	maxCopy = 64 << 10
 
 	// closeGrace is how long the end of a body waits for a Read of it that is still going on, since
-	// closing it under that Read would spend it; and how long a transport hears nothing of a body that
-	// has been given up.
+	// closing it under that Read would spend it; and how long a transport hears nothing of a body
+	// that has been given up.
 	closeGrace = time.Second
 )
 
@@ -149,8 +149,8 @@ func (b *requestBody) beginRead(turn int, p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed && b.pos == 0 && !b.spent && (!b.released || b.overdue) {
-		// net/http has closed the body of a request that got no stream on one connection, and goes on
-		// with another one.
+		// net/http has closed the body of a request that got no stream on one connection, and goes
+		// on with another one.
 		b.closed, b.overdue = false, false
 	}
 	switch {
@@ -243,7 +243,8 @@ func (b *requestBody) release(answered bool) {
 	}
 }
 
-// awaitEndLocked returns when the response has ended, or after closeGrace: it may wait for the body.
+// awaitEndLocked returns when the response has ended, or after closeGrace: it may wait for the
+// body.
 func (b *requestBody) awaitEndLocked() {
 	if b.ended == nil {
 		b.ended = make(chan struct{})

@@ -151,8 +151,8 @@ func withoutFraming(h http.Header) http.Header {
 	return h
 }
 
-// differ returns the rule by which Handler may differ from the ReverseProxy in an exchange, "" if both
-// have done the same, or "?" and what differs.
+// differ returns the rule by which Handler may differ from the ReverseProxy in an exchange, "" if
+// both have done the same, or "?" and what differs.
 func differ(g *generated, ours, theirs outcome) (rule, what string) {
 	if g.leave {
 		return "the client left", ""

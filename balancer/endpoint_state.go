@@ -37,7 +37,7 @@ type endpoint struct {
 	hash         uint64        // of the address
 	description  atomic.Pointer[description]
 	transport    atomic.Pointer[endpointTransport] // nil in simulations
-	gate         atomic.Pointer[gate]              // nil if Config.MaxConns is none
+	gate         atomic.Pointer[gate]              // nil without a bound
 	brokenBodies atomic.Uint32                     // bodies in a row that broke off
 	lastError    atomic.Pointer[failure]           // of an attempt
 

@@ -23,10 +23,10 @@ type Outcome string
 const (
 	Success  Outcome = "success"
 	Failure  Outcome = "failure"  // the endpoint is at fault: [OutlierConfig] says when
-	Busy     Outcome = "busy"     // 503 with Retry-After: the endpoint is not at fault, it asks for a pause
+	Busy     Outcome = "busy"     // 503 with Retry-After: no fault, the endpoint asks for a pause
 	Rejected Outcome = "rejected" // 429, or net/http would not send it: the request is at fault
 	Canceled Outcome = "canceled" // by the caller, or by a failure of the body that the caller gave
-	NotSent  Outcome = "not_sent" // a wrapper of [Config.Wrap] refused it, with NotSent
+	NotSent  Outcome = "not_sent" // a wrapper of [Config.Wrap] did not send it: its error says NotSent
 )
 
 // An Event is one thing that happened in a [Balancer].

@@ -272,9 +272,9 @@ func (x *exchange) modify() bool {
 	return false
 }
 
-// breakOff ends a response of which the rest does not come. If nothing of it has been sent, and what
-// broke it is that the client's body could not be read, the client is told that: a transport closes
-// the connection then, and with it the server's answer.
+// breakOff ends a response of which the rest does not come. If nothing of it has been sent, and
+// what broke it is that the client's body could not be read, the client is told that: a transport
+// closes the connection then, and with it the server's answer.
 func (x *exchange) breakOff(unsent bool, before http.Header) {
 	var failed *bodyError
 	if unsent && x.upload != nil {

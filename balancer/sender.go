@@ -14,8 +14,8 @@ import (
 // a body that are there at once leave in one write, and one that comes late holds up neither.
 const flushDelay = 2 * time.Millisecond
 
-// A sender copies the bodies of responses to clients, one at a time. It has the buffer and the timer
-// that this takes.
+// A sender copies the bodies of responses to clients, one at a time. It has the buffer and the
+// timer that this takes.
 type sender struct {
 	timer *time.Timer // flushes
 
@@ -34,9 +34,9 @@ type sender struct {
 // waits 50 ms for the rest of a request before it tells of the end of the answer.
 const holdDelay = 100 * time.Millisecond
 
-// copyBody writes the header of resp to w, and copies the body. With hold it tries to have the whole
-// of it first, and to state its length. It returns an error if it could not copy all of it, and
-// whether it has written nothing then.
+// copyBody writes the header of resp to w, and copies the body. With hold it tries to have the
+// whole of it first, and to state its length. It returns an error if it could not copy all of it,
+// and whether it has written nothing then.
 func (h *handler) copyBody(w http.ResponseWriter, resp *http.Response, hold bool) (unsent bool, err error) {
 	s, ok := h.senders.Get().(*sender)
 	if !ok {

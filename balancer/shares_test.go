@@ -1,7 +1,7 @@
 //go:build !race
 
-// Statistics of how policies share out requests, over minutes of simulated time. What they do at once
-// is tested with the race detector in pool_test.go.
+// Statistics of how policies share out requests, over minutes of simulated time. What they do at
+// once is tested with the race detector in pool_test.go.
 
 package balancer_test
 

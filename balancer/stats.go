@@ -10,8 +10,8 @@ type Stats struct {
 	NoEndpoints uint64 `json:"no_endpoints"` // requests that failed with ErrNoEndpoints
 	Full        uint64 `json:"full"`         // of these, with ErrFull
 	Ejections   uint64 `json:"ejections"`
-	// Panics are those of Observe, of Health.Check and of a Resolver that the Balancer has recovered.
-	// On a caller's goroutine a panic passes through, and is not counted.
+	// Panics are those of Observe, of Health.Check and of a Resolver that the Balancer has
+	// recovered. On a caller's goroutine a panic passes through, and is not counted.
 	Panics uint64 `json:"panics"`
 
 	Targets   int `json:"targets"`

@@ -109,7 +109,8 @@ func TestL35_NothingLeadsOutOfTheTargetsPath(t *testing.T) {
 	} {
 		require.Equal(t, hidden, balancer.HiddenDots(&url.URL{Path: path}), path)
 	}
-	// Whatever the path is, and whatever a lenient server makes of it, it stays behind the target's.
+	// Whatever the path is, and whatever a lenient server makes of it, it stays behind the
+	// target's.
 	rapid.Check(t, func(rt *rapid.T) {
 		uri := "/" + strings.Join(rapid.SliceOf(rapid.SampledFrom([]string{
 			"a", ".", "..", "/", "%2e", "%2E", "%2f", "%5c", `\`, ";", ";x=1", "%25", "%", "2e", "%c0%ae",

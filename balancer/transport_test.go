@@ -359,8 +359,9 @@ func TestResponsesNameTheCallersRequestAndProxiesAreIgnored(t *testing.T) {
 	require.Same(t, req, resp.Request)
 }
 
-// A request whose deadline has passed before an endpoint is chosen, because it has waited elsewhere, blames
-// none, also while nobody knows what is usual. One that an endpoint lets wait does.
+// A request whose deadline has passed before an endpoint is chosen, because it has waited
+// elsewhere, blames none, also while nobody knows what is usual. One that an endpoint lets wait
+// does.
 func TestARequestThatComesTooLateBlamesNoEndpoint(t *testing.T) {
 	release := make(chan struct{})
 	defer close(release)

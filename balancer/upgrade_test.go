@@ -328,8 +328,8 @@ func TestUpgradedConnectionsHalfClose(t *testing.T) {
 	}
 }
 
-// RFC 9110, section 7.8: the new protocol follows the request. What a client sends of its body after a
-// 101 would be taken for it.
+// RFC 9110, section 7.8: the new protocol follows the request. What a client sends of its body
+// after a 101 would be taken for it.
 func TestL20_A101BeforeTheRequestHasEndedIsRefused(t *testing.T) {
 	for whole, want := range map[bool]string{true: "101", false: "502"} {
 		addr := serveRaw(t, func(c net.Conn) {
