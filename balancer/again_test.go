@@ -28,7 +28,7 @@ type frameServer struct {
 	reply  func(f *http2.Framer, stream uint32, nth int) // of its connection, from 1
 	early  bool                                          // reply to the header, without the body
 	mu     sync.Mutex                                    // guards the field below
-	bodies []string                                      // of the streams that were answered with 200
+	bodies []string                                      // of the streams answered with 200
 }
 
 func serveFrames(t *testing.T, s *frameServer) *frameServer {

@@ -28,7 +28,7 @@ type requestBody struct {
 	rc     io.ReadCloser
 	copies bool // keep what is read
 
-	mu       sync.Mutex    // guards the fields below: transports read and close on goroutines of their own
+	mu       sync.Mutex    // guards the fields below, for transports with goroutines of their own
 	turn     int           // of the present reader: earlier ones get nothing more
 	kept     []byte        // all that has been read of rc, unless spent
 	pos      int           // how much of kept the present reader has got
@@ -36,7 +36,7 @@ type requestBody struct {
 	reading  bool          // a Read of rc is going on
 	end      error         // what rc said at its end
 	readErr  error         // end, if not io.EOF: the caller's body failed, not the endpoint
-	closed   bool          // the present reader is; as long as the body can be read again, rc stays open
+	closed   bool          // the present reader is; rc is not while the body can be read again
 	released bool          // a Close closes rc at once, and nothing more is kept
 	answered bool          // there is a response
 	over     bool          // which has ended

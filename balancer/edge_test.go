@@ -124,7 +124,7 @@ func TestReloadTakesTheObserverAway(t *testing.T) {
 			Observe:  new(events).observe, Policy: first{}, Outlier: balancer.OutlierConfig{Consecutive: 1},
 			Wrap: upstream(func(e balancer.Endpoint, _ *http.Request) (*http.Response, error) {
 				resp := answer(200)
-				resp.Body = io.NopCloser(broken{}) // ejects at the end of the body, where no event is sent
+				resp.Body = io.NopCloser(broken{}) // ejects at its end, where no event is sent
 				return resp, nil
 			}).wrap,
 		}

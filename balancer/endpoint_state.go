@@ -17,9 +17,9 @@ type endpoint struct {
 	picked     atomic.Uint64 // attempts sent; picked - replied of them await their header
 	replied    atomic.Uint64 // attempts that ended with a header or an error
 	sampled    atomic.Int64  // when a reply last updated cost
-	mean       atomicFloat   // moving average of the latency, as the estimator keeps it; zero if unknown
+	mean       atomicFloat   // moving average of the latency as the estimator keeps it, or 0
 	cost       costs         // the same as a latency
-	score      atomicFloat32 // mean / weight with all penalties; policies multiply it by inFlight + 1
+	score      atomicFloat32 // mean / weight with all penalties; for policies: × (inFlight + 1)
 	restricted atomic.Bool   // in probation, in slow start or pausing: a pick has to look closer
 	probation  atomic.Bool   // nothing is known: one request at a time until the first reply
 	_          [4]byte
@@ -124,7 +124,7 @@ const (
 	Pending  State = "pending"  // new, and not yet checked
 	Down     State = "down"     // failed its active checks
 	Ejected  State = "ejected"  // failed requests
-	Draining State = "draining" // removed, with requests still running, or told to by Endpoint.Drain
+	Draining State = "draining" // removed with requests still running, or by Endpoint.Drain
 )
 
 func (e *endpoint) stateLocked(now int64) State {

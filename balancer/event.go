@@ -26,7 +26,7 @@ const (
 	Busy     Outcome = "busy"     // 503 with Retry-After: no fault, the endpoint asks for a pause
 	Rejected Outcome = "rejected" // 429, or net/http would not send it: the request is at fault
 	Canceled Outcome = "canceled" // by the caller, or by a failure of the body that the caller gave
-	NotSent  Outcome = "not_sent" // a wrapper of [Config.Wrap] did not send it: its error says NotSent
+	NotSent  Outcome = "not_sent" // a wrapper of [Config.Wrap] refused it and says NotSent
 )
 
 // An Event is one thing that happened in a [Balancer].
@@ -41,7 +41,7 @@ type Event struct {
 
 	// Attempted.
 	Outcome  Outcome
-	Repicked int           // endpoints that the same RoundTrip went to before, in vain
+	Repicked int           // attempts of the same RoundTrip before this one, all in vain
 	Duration time.Duration // until the header or the error
 
 	// EndpointChanged.

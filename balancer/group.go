@@ -21,7 +21,7 @@ type group struct {
 	current     atomic.Pointer[snapshot] // nil until the first set is known
 	restricted  atomic.Int64             // endpoints that are restricted
 	commonFault atomic.Bool              // most endpoints fail: the fault is in what they share
-	typical     atomicFloat              // lower median of the endpoints' costs; zero if none is known
+	typical     atomicFloat              // lower median of the endpoints' known costs, or 0
 	sequence    atomic.Uint64            // for policies that go round
 	ejections   atomic.Uint64            // in total
 	hasEvents   atomic.Bool              // there are events

@@ -79,8 +79,9 @@ func neverSent(err error) bool {
 	for ; err != nil; err = errors.Unwrap(err) { // these have no exported type
 		s := err.Error()
 		if s == "net/http: TLS handshake timeout" ||
-			s == "http2: client conn could not be established" || // closed before its first request
-			strings.HasPrefix(s, "http2: Transport received GOAWAY from server ErrCode:") { // of the first
+			// Closed before its first request, or by a GOAWAY to the first.
+			s == "http2: client conn could not be established" ||
+			strings.HasPrefix(s, "http2: Transport received GOAWAY from server ErrCode:") {
 			return true
 		}
 	}

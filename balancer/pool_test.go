@@ -210,7 +210,8 @@ func TestL11_NothingIsLeftOfEndpointsThatGo(t *testing.T) {
 		for k := range 3 {
 			s = append(s, balancer.Endpoint{Addr: live[(i+k)%len(live)].Addr})
 		}
-		return append(s, balancer.Endpoint{Addr: fmt.Sprintf("127.0.0.1:%d", 1+i%1000)}) // nobody there
+		// Nobody is there.
+		return append(s, balancer.Endpoint{Addr: fmt.Sprintf("127.0.0.1:%d", 1+i%1000)})
 	}
 	p := balancer.NewPushed(set(0)...)
 	b := newBalancer(t, balancer.Config{
@@ -318,7 +319,7 @@ func TestReloadOfTheTransport(t *testing.T) {
 			_, err := get(t.Context(), b)
 			done <- err
 		}()
-		synctest.Wait() // it is on its way; net/http answers OPTIONS *, so the warm-up takes no time
+		synctest.Wait() // net/http answers OPTIONS *: the warm-up takes no time
 		require.NoError(t, b.Warm(t.Context(), "http://users.internal", 2))
 		cfg.Transport = net.transport()
 		require.NoError(t, b.Reload(cfg))

@@ -11,7 +11,7 @@ const (
 	ReasonTurn         Reason = "turn"          // [RoundRobin]
 	ReasonHash         Reason = "hash"          // [Hash]: the request has a key
 	ReasonSticky       Reason = "sticky"        // [Sticky]: the request has a valid cookie
-	ReasonProbe        Reason = "probe"         // [Probing]: the best by what endpoints said of their load
+	ReasonProbe        Reason = "probe"         // [Probing]: best by the loads that endpoints said
 	ReasonExplore      Reason = "explore"       // to find out whether a slow endpoint has recovered
 	ReasonOnly         Reason = "only"          // there was no other
 	ReasonPolicy       Reason = "policy"        // a policy of the user's own
@@ -20,11 +20,11 @@ const (
 
 // Why the state of an endpoint changed.
 const (
-	ReasonConsecutiveFailures Reason = "consecutive_failures" // ejected: [OutlierConfig.Consecutive]
-	ReasonSuccessRate         Reason = "success_rate"         // ejected: [OutlierConfig.Deviations]
+	ReasonConsecutiveFailures Reason = "consecutive_failures" // ejects: [OutlierConfig.Consecutive]
+	ReasonSuccessRate         Reason = "success_rate"         // ejects: [OutlierConfig.Deviations]
 	ReasonEndOfEjection       Reason = "end_of_ejection"
 	ReasonHealthCheck         Reason = "health_check"     // active checks passed or failed
-	ReasonNoHealthChecks      Reason = "no_health_checks" // a Reload ended the checks that it had failed
+	ReasonNoHealthChecks      Reason = "no_health_checks" // a Reload ended those that it had failed
 	ReasonWarmUp              Reason = "warm_up"          // [Config.Warm] is done
 	ReasonDrain               Reason = "drain"            // [Endpoint.Drain] was set
 	ReasonEndOfDrain          Reason = "end_of_drain"     // [Endpoint.Drain] was cleared

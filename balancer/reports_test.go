@@ -104,7 +104,7 @@ func TestResponsesWithoutBodiesKeepTheirLength(t *testing.T) {
 				resp, err = f.client.Get(f.URL + path)
 				require.NoError(t, err)
 				require.Equal(t, 304, resp.StatusCode)
-				body, _ := io.ReadAll(resp.Body) // net/http misses a body of that length over HTTP/2
+				body, _ := io.ReadAll(resp.Body) // net/http misses such a body over HTTP/2
 				resp.Body.Close()
 				require.Empty(t, body)
 				said := resp.Header["Content-Length"] != nil

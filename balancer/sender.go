@@ -25,7 +25,7 @@ type sender struct {
 	waiting  bool // w may hold something back
 	armed    bool // the timer will call flushLate
 	panicked any  // in w, on the timer's goroutine
-	failed   bool // w has: net/http may read buf still, to send it on a stream that the client has reset
+	failed   bool // w has: net/http may still read buf, for a stream that the client has reset
 
 	buf [32 << 10]byte
 }

@@ -287,7 +287,7 @@ func TestRecoveredEndpointsAreNotStarved(t *testing.T) {
 						b := newBalancer(t, cfg)
 						bad := addrs(5)[2]
 						gap := 5 * time.Millisecond
-						if !checks { // requests of users find out, and only 0.2 % may be spent on that
+						if !checks { // requests of users find out, 0.2 % of them
 							gap = 2 * time.Millisecond
 						}
 						send := func(d time.Duration) (sent int) {

@@ -90,7 +90,7 @@ func TestSlowServersGetLess(t *testing.T) {
 	cells := simulate([]lbsim.Scenario{scenario}, policies, 2, nil)
 	const fair = 1.0 / 8
 	eachRun(t, cells, scenario.Name, func(t *testing.T, policy string, r lbsim.Result) {
-		if policy == "round robin" { // it looks at nothing, and has the server ejected for its timeouts
+		if policy == "round robin" { // it looks at nothing; timeouts eject the server
 			require.Greater(t, r.BadShare, fair/2)
 			require.Positive(t, r.Expired)
 			return

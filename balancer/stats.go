@@ -6,7 +6,7 @@ import "time"
 type Stats struct {
 	Attempts    uint64 `json:"attempts"`     // that have a header or an error
 	Failures    uint64 `json:"failures"`     // of these
-	Repicked    uint64 `json:"repicked"`     // attempts that were not sent and went to another endpoint
+	Repicked    uint64 `json:"repicked"`     // attempts after which the request was sent again
 	NoEndpoints uint64 `json:"no_endpoints"` // requests that failed with ErrNoEndpoints
 	Full        uint64 `json:"full"`         // of these, with ErrFull
 	Ejections   uint64 `json:"ejections"`

@@ -317,7 +317,7 @@ func TestRequestsThatNobodyCouldSend(t *testing.T) {
 					}
 					return err
 				}
-				require.NoError(t, send(func(*http.Request) {})) // now the server's settings are known
+				require.NoError(t, send(func(*http.Request) {})) // for the server's settings
 				for range 10 {
 					require.Error(t, send(c.spoil))
 				}

@@ -134,7 +134,8 @@ func TestIdleConnectionsEndInTurn(t *testing.T) {
 	require.NoError(t, err)
 	w.mu.Lock()
 	last := w.idle[len(w.idle)-1]
-	last.idleSince = last.idleSince.Add(base.IdleConnTimeout) // it is not over when the first one is
+	// It is not over when the first one is.
+	last.idleSince = last.idleSince.Add(base.IdleConnTimeout)
 	w.mu.Unlock()
 	require.Eventually(t, func() bool {
 		w.mu.Lock()

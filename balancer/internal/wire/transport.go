@@ -30,7 +30,7 @@ type Transport struct {
 
 	mu      sync.Mutex // guards the fields below
 	idle    []*conn    // the last one was used last
-	closing bool       // since CloseIdleConnections: what falls idle is closed until the next request
+	closing bool       // since CloseIdleConnections, until the next request: idle means closed
 	sweeper *time.Timer
 	sweeps  bool       // the sweeper will run
 	spares  []net.Conn // dialled for us and of no use here: base takes them
