@@ -1,7 +1,6 @@
 package balancer_test
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -46,9 +45,10 @@ func TestAttemptsSayWhyTheyWentThere(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var seen events
 				b := newBalancer(t, balancer.Config{
-					Resolver: balancer.Static("a:1", "b:1"), Policy: policy, Wrap: ok200, Observe: seen.observe,
+					Resolver: balancer.Static("a:1", "b:1"), Policy: policy, Wrap: ok200,
+					Observe: seen.observe,
 					Health: balancer.HealthConfig{ // without checks a pick may explore
-						Check: func(context.Context, balancer.Endpoint, http.RoundTripper) error { return nil },
+						Check: newChecks().check,
 					},
 				})
 				req, err := http.NewRequest("GET", "http://users.internal/", nil)

@@ -166,7 +166,8 @@ func (e *endpoint) statusLocked(now int64) EndpointStatus {
 	public := e.public()
 	s := EndpointStatus{
 		Addr: public.Addr, Weight: max(public.Weight, 1), Priority: public.Priority, Zone: public.Zone,
-		Labels: public.Labels, State: e.stateLocked(now), Reason: e.reason, CheckError: e.checkError, Share: e.slowStart.Load(),
+		Labels: public.Labels, State: e.stateLocked(now), Reason: e.reason,
+		CheckError: e.checkError, Share: e.slowStart.Load(),
 		InFlight: int(e.inFlight.Load()), Attempts: e.replied.Load(), Failures: e.failed.Load(),
 		FailuresInARow: int(e.failures.Load()), Cost: time.Duration(e.cost.Load()), Ejections: e.ejections,
 		CheckLatency: time.Duration(e.checkCost), Queued: e.gate.Load().queued(),
