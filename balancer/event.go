@@ -66,7 +66,8 @@ func (e Event) LogValue() slog.Value {
 	switch e.Kind {
 	case Attempted:
 		attrs = append(attrs, slog.String("outcome", string(e.Outcome)),
-			slog.String("reason", string(e.Reason)), slog.Bool("repicked", e.Repicked > 0), slog.Duration("duration", e.Duration))
+			slog.String("reason", string(e.Reason)), slog.Bool("repicked", e.Repicked > 0),
+			slog.Duration("duration", e.Duration))
 	case EndpointChanged:
 		attrs = append(attrs, slog.String("state", string(e.State)), slog.String("reason", string(e.Reason)))
 		if e.EjectedFor > 0 {
