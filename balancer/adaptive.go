@@ -34,7 +34,7 @@ func (adaptive) Pick(v *View, r *http.Request) int {
 	if r != nil && len(r.Header["Upgrade"]) > 0 {
 		return v.fewestOpen()
 	}
-	v.reason = "cost"
+	v.reason = ReasonCost
 	if len(v.endpoints) > scanLimit {
 		return v.bestOfSample()
 	}
@@ -58,10 +58,10 @@ func (adaptive) Pick(v *View, r *http.Request) int {
 	return int(least % scanLimit)
 }
 
-// fewestOpen returns the endpoint with the fewest requests in flight for its weight. Those that fail
-// or pause count as if they had more.
+// fewestOpen returns the endpoint with the fewest requests in flight for its weight. Those that
+// fail or pause count as if they had more.
 func (v *View) fewestOpen() int {
-	v.reason = "connections"
+	v.reason = ReasonConnections
 	return v.least(func(i int) float64 {
 		e := v.endpoints[i]
 		load := float64(e.inFlight.Load()+1) / e.weight()

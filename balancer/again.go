@@ -50,8 +50,8 @@ func classify(r *http.Request, err error) error {
 // cutOff reports whether err is the end of another request's context. net/http gives the connection
 // of an answer without a body back before it has delivered the answer. If the context of that
 // request ends in between, net/http closes the connection under the request that has it by then,
-// and tells that one the other's error. The comparison is exact, since net/http's own timeouts match
-// context.DeadlineExceeded.
+// and tells that one the other's error. The comparison is exact, since net/http's own timeouts
+// match context.DeadlineExceeded.
 func cutOff(r *http.Request, err error) bool {
 	return (err == context.Canceled || err == context.DeadlineExceeded) && r.Context().Err() == nil
 }

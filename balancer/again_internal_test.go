@@ -66,7 +66,7 @@ func TestRequestsThatAreCutOffForAnother(t *testing.T) {
 			require.Zero(t, b.Stats().InFlight)
 			if tt.want == errCutOff {
 				out, elsewhere := outcomeOfError(err, req, nil, false)
-				require.Equal(t, Refused, out, "the endpoint is not to blame")
+				require.Equal(t, Rejected, out, "the endpoint is not to blame")
 				require.False(t, elsewhere, "it may have been processed")
 			}
 		})

@@ -28,7 +28,7 @@ type frameServer struct {
 	reply  func(f *http2.Framer, stream uint32, nth int) // of its connection, from 1
 	early  bool                                          // reply to the header, without the body
 	mu     sync.Mutex                                    // guards the field below
-	bodies []string                                      // of the streams that were answered with 200
+	bodies []string                                      // of the streams answered with 200
 }
 
 func serveFrames(t *testing.T, s *frameServer) *frameServer {
@@ -248,8 +248,8 @@ func TestL38_LongBodiesAreNotSentAgain(t *testing.T) {
 	require.Zero(t, b.Stats().Failures, "nobody is to blame")
 }
 
-// The server may have processed a request whose stream it has reset for another reason, or one up to
-// the last stream of its GOAWAY.
+// The server may have processed a request whose stream it has reset for another reason, or one up
+// to the last stream of its GOAWAY.
 func TestL38_RequestsThatMayHaveBeenProcessed(t *testing.T) {
 	for name, reply := range map[string]func(*http2.Framer, uint32, int){
 		"protocol error": refusing(http2.ErrCodeProtocol, 1),

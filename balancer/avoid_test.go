@@ -83,11 +83,11 @@ func TestTheEventTellsWhereARequestWent(t *testing.T) {
 	})
 	pick := pickOf(t, b)
 	require.Equal(t, balancer.Endpoint{Addr: "b:1"}, pick.Endpoint)
-	require.Equal(t, "policy", pick.Reason)
+	require.Equal(t, balancer.ReasonPolicy, pick.Reason)
 	require.Equal(t, 1, pick.Repicked)
 	one := newBalancer(t, balancer.Config{Resolver: balancer.Static("a:1"), Wrap: ok200})
 	pick = pickOf(t, one)
 	require.Equal(t, balancer.Endpoint{Addr: "a:1"}, pick.Endpoint)
-	require.Equal(t, "only", pick.Reason)
+	require.Equal(t, balancer.ReasonOnly, pick.Reason)
 	require.Zero(t, pick.Repicked)
 }

@@ -91,7 +91,7 @@ type Balancer struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	hookPanics atomic.Uint64
+	panics atomic.Uint64
 
 	mu      sync.Mutex // guards the writing of pools, and the fields below
 	closed  bool

@@ -16,8 +16,8 @@ const (
 	maxCopy = 64 << 10
 
 	// closeGrace is how long the end of a body waits for a Read of it that is still going on, since
-	// closing it under that Read would spend it; and how long a transport hears nothing of a body that
-	// has been given up.
+	// closing it under that Read would spend it; and how long a transport hears nothing of a body
+	// that has been given up.
 	closeGrace = time.Second
 )
 
@@ -28,7 +28,7 @@ type requestBody struct {
 	rc     io.ReadCloser
 	copies bool // keep what is read
 
-	mu       sync.Mutex    // guards the fields below: transports read and close on goroutines of their own
+	mu       sync.Mutex    // guards the fields below, for transports with goroutines of their own
 	turn     int           // of the present reader: earlier ones get nothing more
 	kept     []byte        // all that has been read of rc, unless spent
 	pos      int           // how much of kept the present reader has got
@@ -36,7 +36,7 @@ type requestBody struct {
 	reading  bool          // a Read of rc is going on
 	end      error         // what rc said at its end
 	readErr  error         // end, if not io.EOF: the caller's body failed, not the endpoint
-	closed   bool          // the present reader is; as long as the body can be read again, rc stays open
+	closed   bool          // the present reader is; rc is not while the body can be read again
 	released bool          // a Close closes rc at once, and nothing more is kept
 	answered bool          // there is a response
 	over     bool          // which has ended
@@ -149,8 +149,8 @@ func (b *requestBody) beginRead(turn int, p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed && b.pos == 0 && !b.spent && (!b.released || b.overdue) {
-		// net/http has closed the body of a request that got no stream on one connection, and goes on
-		// with another one.
+		// net/http has closed the body of a request that got no stream on one connection, and goes
+		// on with another one.
 		b.closed, b.overdue = false, false
 	}
 	switch {
@@ -243,7 +243,8 @@ func (b *requestBody) release(answered bool) {
 	}
 }
 
-// awaitEndLocked returns when the response has ended, or after closeGrace: it may wait for the body.
+// awaitEndLocked returns when the response has ended, or after closeGrace: it may wait for the
+// body.
 func (b *requestBody) awaitEndLocked() {
 	if b.ended == nil {
 		b.ended = make(chan struct{})

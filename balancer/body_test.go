@@ -79,7 +79,8 @@ func TestBodiesAreReadAgain(t *testing.T) {
 	}
 }
 
-// net/http closes the body of a request that gets no stream, and then uses it on another connection.
+// net/http closes the body of a request that gets no stream, and then uses it on another
+// connection.
 func TestBodiesThatAreClosedAndThenRead(t *testing.T) {
 	c, b := protected(strings.NewReader("hello"), true)
 	require.NoError(t, b.Close())
@@ -176,8 +177,8 @@ func TestBodiesThatAreClosedDuringARead(t *testing.T) {
 // givenUp is a body that net/http's server has given up.
 var givenUp = iotest.ErrReader(http.ErrBodyReadAfterClose)
 
-// Over HTTP/1.1 a server gives up the body of a request when it begins to answer, and a limit may be
-// passed then. The response may be short, or wait for the rest of the body.
+// Over HTTP/1.1 a server gives up the body of a request when it begins to answer, and a limit may
+// be passed then. The response may be short, or wait for the rest of the body.
 func TestTransportsHearLateThatTheBodyEnds(t *testing.T) {
 	tooLarge := &http.MaxBytesError{Limit: 1}
 	for body, failure := range map[io.Reader]error{

@@ -24,9 +24,10 @@ const (
 	defaultRise           = 2
 	defaultFall           = 3
 
-	// The defaults of gRPC's outlier detection (proposal A50), with two exceptions. The share is
-	// larger, since 10 % of a small fleet is no endpoint at all. Base is shorter, since a restart
-	// takes seconds and trying again costs one request.
+	// The defaults of gRPC's outlier detection (proposal A50), with three exceptions. Consecutive
+	// is Envoy's, since A50 counts no failures in a row. The share is larger, since 10 % of a
+	// small fleet is no endpoint at all. Base is shorter, since a restart takes seconds and trying
+	// again costs one request.
 	defaultConsecutive  = 5
 	defaultInterval     = 10 * time.Second
 	defaultBase         = 2 * time.Second
@@ -37,19 +38,21 @@ const (
 	defaultMinRequests  = 100
 )
 
-// forever caps durations: adding jitter or the current time to more could overflow.
+// forever caps durations: adding jitter or the current time to more could overflow. Config and
+// DNSConfig say so.
 const forever = 100 * 365 * 24 * time.Hour
 
-// Config configures a [Balancer]. Only Resolver is required.
+// Config configures a [Balancer]. Only Resolver is required. Its functions, Resolver and Policy
+// must be safe for concurrent use. A duration of more than 100 years counts as 100 years.
 type Config struct {
 	// Resolver says which endpoints serve a target. Required.
 	Resolver Resolver
 
-	// Targets are the hosts of the URLs that Resolver's endpoints serve, such as "users.internal" or
-	// "users.internal:8443"; without a port, that of the URL's scheme is meant. Requests for others
-	// fail with [ErrOtherTarget]. If empty, there is no such bound: a resolver that has the same
-	// endpoints for every target, as [Static] and [Pushed] do, then also gets what a redirect sends
-	// to a stranger's site, credentials for that site included.
+	// Targets are the hosts of the URLs that Resolver's endpoints serve, such as "users.internal"
+	// or "users.internal:8443"; without a port, that of the URL's scheme is meant. Requests for
+	// others fail with [ErrOtherTarget]. If empty, there is no such bound: a resolver that has the
+	// same endpoints for every target, as [Static] and [Pushed] do, then also gets what a redirect
+	// sends to a stranger's site, credentials for that site included.
 	Targets []string
 
 	// Policy picks an endpoint for each request. If nil, it is [Adaptive].
@@ -74,11 +77,11 @@ type Config struct {
 	Conns int
 
 	// MaxConns is how many requests an endpoint works on at once: connections of HTTP/1.1, upgraded
-	// ones included, or streams of HTTP/2. A request for which every endpoint is full waits in a queue
-	// as long, up to a second or its own deadline, first come first served; then it fails with
-	// [ErrFull]. Zero means 1,024, which is more than most servers work on at once, and keeps few
-	// clients from taking all ports and descriptors. Negative means none. Health checks are not
-	// counted.
+	// ones included, or streams of HTTP/2. A request for which every endpoint is full waits in a
+	// queue of at most MaxConns requests, first come first served, for up to a second or until its
+	// own deadline; then it fails with [ErrFull]. Zero means 1,024: more than most servers work on
+	// at once, and few enough that a few clients do not take all ports and descriptors. Negative
+	// means no bound. Health checks are not counted.
 	MaxConns int
 
 	// ConnLife is how long a connection takes new requests, varied by a fifth. Zero means without
@@ -102,9 +105,13 @@ type Config struct {
 	// target's first resolution start with their full share.
 	SlowStart time.Duration
 
-	// PanicBelow is the share of available endpoints below which a target is in panic mode: all of
-	// its endpoints get requests, whatever is known of them. Zero means 0.5. At most 1. Negative
-	// means never: with none available, requests fail with [ErrNoEndpoints].
+	// PanicBelow is the share of available endpoints below which a target can be in panic mode: all
+	// of its endpoints get requests, whatever is known of them. Panic mode also takes that the
+	// available endpoints of all priorities together cannot carry all requests. A priority is taken
+	// to carry 1.4 times the share of its endpoints that is available: with 72 % of them it carries
+	// everything. With a Zone, the endpoints in it and the others count as two priorities. Zero
+	// means 0.5. At most 1. Negative means never: with none available, requests fail with
+	// [ErrNoEndpoints].
 	PanicBelow float64
 
 	// Zone, if not empty, makes endpoints of that zone preferred: others of the same priority get
@@ -155,8 +162,12 @@ type HealthConfig struct {
 func (h *HealthConfig) enabled() bool { return h.Path != "" || h.Check != nil }
 
 // OutlierConfig configures passive health checks: endpoints that fail real requests are ejected.
-// 5xx answers, errors and expired deadlines are failures. A 429 is none, since it is about the
-// client, and neither is a request that its caller canceled.
+//
+// These are failures: a status of 5xx other than 501, 505 and a 503 with Retry-After, or below 100;
+// a body that breaks off; an error that neither the caller nor the request is to blame for, a
+// failed dial included; and a deadline that expired although it left the endpoint the usual time of
+// a reply. A 429 is none, since it is about the client, and neither is a request that its caller
+// canceled.
 type OutlierConfig struct {
 	// Consecutive is how many failures in a row eject an endpoint, unless most of the others are
 	// failing too: then the fault is elsewhere. Zero means 5. Negative means off.

@@ -25,7 +25,7 @@ const drainTime = 30 * time.Second
 type endpointTransport struct {
 	conns *conns
 
-	rt atomic.Pointer[http.RoundTripper] // conns, wrapped by Config.Wrap; nil before the first request
+	rt atomic.Pointer[http.RoundTripper] // conns within Config.Wrap; nil before the first request
 
 	mu       sync.Mutex // held while wrap runs
 	wrap     func(e Endpoint, next http.RoundTripper) http.RoundTripper

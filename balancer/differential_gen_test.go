@@ -189,8 +189,8 @@ func (a *reply) head(status int, fields []field) string {
 	return b.String()
 }
 
-// raw returns the bytes of the reply over HTTP/1, which names its exchange, and whether the connection
-// ends after them.
+// raw returns the bytes of the reply over HTTP/1, which names its exchange, and whether the
+// connection ends after them.
 func (a *reply) raw(name string) (raw string, end bool) {
 	var b strings.Builder
 	if a.fault == "silent" {

@@ -44,7 +44,8 @@ type running struct {
 	heard
 }
 
-// exchangeField names the exchange that a request belongs to. One may be late, of a client that left.
+// exchangeField names the exchange that a request belongs to. One may be late, of a client that
+// left.
 const exchangeField = "X-Exchange"
 
 func (s *rawServer) begin(g *generated, name string) {

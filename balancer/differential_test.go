@@ -151,14 +151,15 @@ func withoutFraming(h http.Header) http.Header {
 	return h
 }
 
-// differ returns the rule by which Handler may differ from the ReverseProxy in an exchange, "" if both
-// have done the same, or "?" and what differs.
+// differ returns the rule by which Handler may differ from the ReverseProxy in an exchange, "" if
+// both have done the same, or "?" and what differs.
 func differ(g *generated, ours, theirs outcome) (rule, what string) {
 	if g.leave {
 		return "the client left", ""
 	}
 	if rule := refusedByRule(g); rule != "" {
-		refused := ours.client.status == 400 || g.proto == "2" && ours.client.status == 0 // by net/http
+		// Status 0 is net/http's refusal over HTTP/2.
+		refused := ours.client.status == 400 || g.proto == "2" && ours.client.status == 0
 		if ours.server.times == 0 && refused || rule == "dot segments" && ours.server.times > 0 {
 			return rule, ""
 		}

@@ -17,7 +17,8 @@ const (
 	defaultDNSInterval  = 30 * time.Second
 	defaultMaxEndpoints = 1000
 
-	// minRefresh is the least time between two lookups, however many hints come.
+	// minRefresh is the least time from one lookup to the next that a hint brings forward, however
+	// many hints come. After a failed lookup the next one comes sooner: see firstBackoff.
 	minRefresh = 5 * time.Second
 	// firstBackoff is the wait after a failed lookup. Each further failure doubles it, up to the
 	// Interval.
@@ -37,8 +38,9 @@ type DNSConfig struct {
 	Network string
 
 	// Interval is the time between two lookups, varied by a tenth. Trouble with the endpoints
-	// brings the next lookup forward, but to no less than 5 s after the last one. Zero means 30 s.
-	// Negative is invalid.
+	// brings the next lookup forward, but to no less than 5 s after the last one. A failed lookup
+	// is repeated after a second, and after twice as long each further time, up to Interval. Zero
+	// means 30 s, and more than 100 years counts as 100 years. Negative is invalid.
 	Interval time.Duration
 
 	// Linger is how long an address stays after it was last in an answer: for name servers that
@@ -56,7 +58,8 @@ type DNSConfig struct {
 
 	// Allow, if not nil, reports whether an address may be connected to. It guards against names
 	// that resolve to where strangers should not get: loopback, link-local, private networks. It is
-	// given addresses without a zone, and IPv4 addresses in their own form.
+	// given addresses without a zone, and IPv4 addresses in their own form. It must be safe for
+	// concurrent use.
 	Allow func(netip.Addr) bool
 
 	// Resolver makes the lookups. If nil, it is net.DefaultResolver.

@@ -26,12 +26,12 @@
 // that comes back gets its share back slowly.
 //
 // A request that provably did not leave goes to another endpoint at once: its dial failed, or a
-// wrapper said NotSent. So does one whose stream a server of HTTP/2 has refused; one beyond the last
-// stream of a GOAWAY is sent again to the same endpoint. Neither has been processed (RFC 9113,
-// section 8.7): this holds for every method, and blames nobody. Of a body without GetBody, 64 KiB
-// are kept for it where HTTP/2 may be spoken; a longer one gets an error with NotSent. A request
-// that may have been processed is never repeated here. That is the business of a retry layer around
-// the Balancer, which asks for another endpoint by [Avoid].
+// wrapper said NotSent. So does one whose stream a server of HTTP/2 has refused; one beyond the
+// last stream of a GOAWAY is sent again to the same endpoint. Neither has been processed (RFC
+// 9113, section 8.7): this holds for every method, and blames nobody. Of a body without GetBody,
+// 64 KiB are kept for it where HTTP/2 may be spoken; a longer one gets an error with NotSent. A
+// request that may have been processed is never repeated here. That is the business of a retry
+// layer around the Balancer, which asks for another endpoint by [Avoid].
 //
 // An endpoint works on [Config.MaxConns] requests at once, and as many more wait their turn for up
 // to a second. Upgraded connections count from their 101 to their end, there and in what policies
@@ -54,8 +54,8 @@
 // connection serves many clients' requests. [Balancer.Handler] closes a connection after a request
 // with such credentials. CONNECT is not supported. The net/http transport repeats some idempotent
 // requests by itself when a reused connection turns out to be dead; such a repeat goes to the same
-// endpoint and is not counted. It also repeats requests without a body whose stream was refused, and
-// waits between two such attempts, for a minute in all. net/http can close a connection under a
-// request because another request ended that had it before: a GET, HEAD, OPTIONS or TRACE without a
-// body is then sent again; any other fails, and blames nobody.
+// endpoint and is not counted. It also repeats requests without a body whose stream was refused,
+// and waits between two such attempts, for a minute in all. net/http can close a connection under
+// a request because another request ended that had it before: a GET, HEAD, OPTIONS or TRACE
+// without a body is then sent again; any other fails, and blames nobody.
 package balancer

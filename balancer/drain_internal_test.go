@@ -31,7 +31,8 @@ func TestShareOfEjectedEndpointsIsOfThoseInUse(t *testing.T) {
 	require.False(t, g.ejectLocked(others[2], 2, "test"), "half of the four that are in use")
 }
 
-// Requests that were in flight when an endpoint was drained may fail there. It is not ejected for that.
+// Requests that were in flight when an endpoint was drained may fail there. It is not ejected for
+// that.
 func TestDrainedEndpointsAreNotEjected(t *testing.T) {
 	g, drained, others := drainedHalf(t)
 	for _, e := range []*endpoint{drained[0], others[0]} {

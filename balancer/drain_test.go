@@ -90,7 +90,8 @@ func TestEveryEndpointDrainedIsNoEndpoint(t *testing.T) {
 	})
 }
 
-// A request in flight ends as it would, and the endpoint is checked on, so that it comes back at once.
+// A request in flight ends as it would, and the endpoint is checked on, so that it comes back at
+// once.
 func TestDrainedEndpointsFinishAndAreChecked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newChecks()

@@ -9,8 +9,8 @@ import (
 // Refuse lets write answer r before its body has been read, and sees to it that the client gets the
 // answer: if a connection is closed while data of the client's lies unread, it is reset, and the
 // reset may overtake the answer. So after an answer to a large upload the connection is read on for
-// up to 30 s and 64 MiB, on a goroutine of its own, and closed. Handlers in front of a [Balancer.Handler]
-// answer with it; a Handler itself needs no help.
+// up to 30 s and 64 MiB, on a goroutine of its own, and closed. Handlers in front of a
+// [Balancer.Handler] answer with it; a Handler itself needs no help.
 func Refuse(w http.ResponseWriter, r *http.Request, write func(w http.ResponseWriter)) {
 	linger.Answer(w, r, write)
 }

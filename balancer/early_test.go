@@ -74,8 +74,8 @@ func TestL36_AnswersBeforeTheUploadHasEndedArrive(t *testing.T) {
 		f := newFront(t, false, b, balancer.HandlerConfig{}, nil)
 		limit := newFront(t, false, b, balancer.HandlerConfig{}, func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				// Given w itself, it would set fields of w when the limit is hit, on a goroutine of the
-				// transport, while an early answer is written.
+				// Given w itself, it would set fields of w when the limit is hit, on a goroutine
+				// of the transport, while an early answer is written.
 				r.Body = http.MaxBytesReader(struct{ http.ResponseWriter }{w}, r.Body, 1<<20)
 				next.ServeHTTP(w, r)
 			})

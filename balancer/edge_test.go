@@ -124,7 +124,7 @@ func TestReloadTakesTheObserverAway(t *testing.T) {
 			Observe:  new(events).observe, Policy: first{}, Outlier: balancer.OutlierConfig{Consecutive: 1},
 			Wrap: upstream(func(e balancer.Endpoint, _ *http.Request) (*http.Response, error) {
 				resp := answer(200)
-				resp.Body = io.NopCloser(broken{}) // ejects at the end of the body, where no event is sent
+				resp.Body = io.NopCloser(broken{}) // ejects at its end, where no event is sent
 				return resp, nil
 			}).wrap,
 		}
@@ -187,7 +187,7 @@ func TestObserversThatPanicDoNotLeak(t *testing.T) {
 	})
 	require.PanicsWithValue(t, "bug", func() { _, _ = get(t.Context(), b) })
 	require.Zero(t, b.Stats().InFlight)
-	require.Equal(t, uint64(1), b.Stats().Requests)
+	require.Equal(t, uint64(1), b.Stats().Attempts)
 	require.True(t, body.closed(), "nobody else can")
 }
 
@@ -289,6 +289,6 @@ func TestWrappersThatReturnNothing(t *testing.T) {
 	})
 	require.Panics(t, func() { _, _ = get(t.Context(), b) })
 	s := b.Stats()
-	require.Equal(t, uint64(1), s.Requests, "it does not await its header for ever")
+	require.Equal(t, uint64(1), s.Attempts, "it does not await its header for ever")
 	require.Zero(t, s.InFlight)
 }

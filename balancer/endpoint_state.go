@@ -17,9 +17,9 @@ type endpoint struct {
 	picked     atomic.Uint64 // attempts sent; picked - replied of them await their header
 	replied    atomic.Uint64 // attempts that ended with a header or an error
 	sampled    atomic.Int64  // when a reply last updated cost
-	mean       atomicFloat   // moving average of the latency, as the estimator keeps it; zero if unknown
+	mean       atomicFloat   // moving average of the latency as the estimator keeps it, or 0
 	cost       costs         // the same as a latency
-	score      atomicFloat32 // mean / weight with all penalties; policies multiply it by inFlight + 1
+	score      atomicFloat32 // mean / weight with all penalties; for policies: × (inFlight + 1)
 	restricted atomic.Bool   // in probation, in slow start or pausing: a pick has to look closer
 	probation  atomic.Bool   // nothing is known: one request at a time until the first reply
 	_          [4]byte
@@ -37,7 +37,7 @@ type endpoint struct {
 	hash         uint64        // of the address
 	description  atomic.Pointer[description]
 	transport    atomic.Pointer[endpointTransport] // nil in simulations
-	gate         atomic.Pointer[gate]              // nil if Config.MaxConns is none
+	gate         atomic.Pointer[gate]              // nil without a bound
 	brokenBodies atomic.Uint32                     // bodies in a row that broke off
 	lastError    atomic.Pointer[failure]           // of an attempt
 
@@ -51,7 +51,7 @@ type endpoint struct {
 
 	ejectedUntil int64
 	ejections    int    // one more with each ejection, one less with each good interval
-	reason       string // of the ejection
+	reason       Reason // of the ejection
 
 	tickReplied, tickFailed       uint64  // the counters at the last tick
 	recentReplies, recentFailures float64 // those of the last seconds, the older the less
@@ -124,7 +124,7 @@ const (
 	Pending  State = "pending"  // new, and not yet checked
 	Down     State = "down"     // failed its active checks
 	Ejected  State = "ejected"  // failed requests
-	Draining State = "draining" // removed, with requests still running, or told to by Endpoint.Drain
+	Draining State = "draining" // removed with requests still running, or by Endpoint.Drain
 )
 
 func (e *endpoint) stateLocked(now int64) State {

@@ -22,11 +22,11 @@ type Outcome string
 // The outcomes of attempts.
 const (
 	Success  Outcome = "success"
-	Failure  Outcome = "failure"  // 5xx, a broken connection, a failed dial, an expired deadline
-	Busy     Outcome = "busy"     // 503 with Retry-After: the endpoint asks for a pause, which is no fault
-	Refused  Outcome = "refused"  // 429, or net/http would not send it: the request is at fault
+	Failure  Outcome = "failure"  // the endpoint is at fault: [OutlierConfig] says when
+	Busy     Outcome = "busy"     // 503 with Retry-After: no fault, the endpoint asks for a pause
+	Rejected Outcome = "rejected" // 429, or net/http would not send it: the request is at fault
 	Canceled Outcome = "canceled" // by the caller, or by a failure of the body that the caller gave
-	Unsent   Outcome = "unsent"   // refused by a wrapper of [Config.Wrap], with NotSent
+	NotSent  Outcome = "not_sent" // a wrapper of [Config.Wrap] refused it and says NotSent
 )
 
 // An Event is one thing that happened in a [Balancer].
@@ -36,14 +36,12 @@ type Event struct {
 	Endpoint Endpoint // of Attempted and EndpointChanged
 	Err      error    // of a failed attempt, check or resolution
 
-	// Reason says why an attempt went to this endpoint ("cost", "connections", "least request",
-	// "turn", "hash", "sticky", "probe", "explore", "only", "policy", "any"), or why an endpoint's
-	// state changed.
-	Reason string
+	// Reason says why an attempt went to this endpoint, or why an endpoint's state changed.
+	Reason Reason
 
 	// Attempted.
 	Outcome  Outcome
-	Repicked int           // endpoints that the same RoundTrip went to before, in vain
+	Repicked int           // attempts of the same RoundTrip before this one, all in vain
 	Duration time.Duration // until the header or the error
 
 	// EndpointChanged.
@@ -67,10 +65,11 @@ func (e Event) LogValue() slog.Value {
 	attrs := append(make([]slog.Attr, 0, 6), slog.String("event", string(e.Kind)))
 	switch e.Kind {
 	case Attempted:
-		attrs = append(attrs, slog.String("outcome", string(e.Outcome)), slog.String("reason", e.Reason),
-			slog.Bool("repicked", e.Repicked > 0), slog.Duration("duration", e.Duration))
+		attrs = append(attrs, slog.String("outcome", string(e.Outcome)),
+			slog.String("reason", string(e.Reason)), slog.Bool("repicked", e.Repicked > 0),
+			slog.Duration("duration", e.Duration))
 	case EndpointChanged:
-		attrs = append(attrs, slog.String("state", string(e.State)), slog.String("reason", e.Reason))
+		attrs = append(attrs, slog.String("state", string(e.State)), slog.String("reason", string(e.Reason)))
 		if e.EjectedFor > 0 {
 			detail = append(detail, slog.Duration("ejected_for", e.EjectedFor))
 		}

@@ -3,13 +3,101 @@ package balancer_test
 import (
 	"errors"
 	"log/slog"
+	"net/http"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/trivet-go/trivet/balancer"
 )
+
+// Words that logs and metrics have are chosen once.
+func TestWordsOfOutcomesAndReasons(t *testing.T) {
+	require.Equal(t,
+		[]balancer.Outcome{"success", "failure", "busy", "rejected", "canceled", "not_sent"},
+		[]balancer.Outcome{balancer.Success, balancer.Failure, balancer.Busy, balancer.Rejected,
+			balancer.Canceled, balancer.NotSent})
+	require.Equal(t,
+		[]balancer.Reason{"cost", "connections", "least_request", "turn", "hash", "sticky", "probe",
+			"explore", "only", "policy", "any"},
+		[]balancer.Reason{balancer.ReasonCost, balancer.ReasonConnections, balancer.ReasonLeastRequest,
+			balancer.ReasonTurn, balancer.ReasonHash, balancer.ReasonSticky, balancer.ReasonProbe,
+			balancer.ReasonExplore, balancer.ReasonOnly, balancer.ReasonPolicy, balancer.ReasonAny})
+	require.Equal(t,
+		[]balancer.Reason{"consecutive_failures", "success_rate", "end_of_ejection", "health_check",
+			"no_health_checks", "warm_up", "drain", "end_of_drain"},
+		[]balancer.Reason{balancer.ReasonConsecutiveFailures, balancer.ReasonSuccessRate,
+			balancer.ReasonEndOfEjection, balancer.ReasonHealthCheck, balancer.ReasonNoHealthChecks,
+			balancer.ReasonWarmUp, balancer.ReasonDrain, balancer.ReasonEndOfDrain})
+}
+
+func TestAttemptsSayWhyTheyWentThere(t *testing.T) {
+	for want, policy := range map[balancer.Reason]balancer.Policy{
+		balancer.ReasonCost:         balancer.Adaptive(),
+		balancer.ReasonConnections:  balancer.Adaptive(),
+		balancer.ReasonLeastRequest: balancer.LeastRequest(2),
+		balancer.ReasonTurn:         balancer.RoundRobin(),
+		balancer.ReasonAny:          pickNone{},
+	} {
+		t.Run(string(want), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var seen events
+				b := newBalancer(t, balancer.Config{
+					Resolver: balancer.Static("a:1", "b:1"), Policy: policy, Wrap: ok200,
+					Observe: seen.observe,
+					Health: balancer.HealthConfig{ // without checks a pick may explore
+						Check: newChecks().check,
+					},
+				})
+				req, err := http.NewRequest("GET", "http://users.internal/", nil)
+				require.NoError(t, err)
+				if want == balancer.ReasonConnections {
+					req.Header.Set("Upgrade", "websocket")
+				}
+				resp, err := b.RoundTrip(req)
+				require.NoError(t, err)
+				resp.Body.Close()
+				require.Equal(t, want, seen.of(balancer.Attempted)[0].Reason)
+			})
+		})
+	}
+}
+
+// pickNone leaves every pick to the balancer.
+type pickNone struct{}
+
+func (pickNone) Pick(*balancer.View, *http.Request) int { return -1 }
+
+func TestChangesSayWhyTheyCame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet("a:1", "b:1")
+		f.set("a:1", server{status: 500})
+		set := balancer.NewPushed(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"})
+		var seen events
+		b := newBalancer(t, balancer.Config{
+			Resolver: set, Policy: balancer.RoundRobin(), Wrap: f.wrap, Observe: seen.observe,
+			Outlier: balancer.OutlierConfig{Consecutive: 3},
+		})
+		load(t, b, 10*time.Millisecond, time.Second)
+		f.set("a:1", server{})
+		load(t, b, 10*time.Millisecond, time.Minute)
+		set.Set(balancer.Endpoint{Addr: "a:1", Drain: true}, balancer.Endpoint{Addr: "b:1"})
+		synctest.Wait()
+		set.Set(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"})
+		synctest.Wait()
+		var reasons []balancer.Reason
+		for _, e := range seen.of(balancer.EndpointChanged) {
+			require.Equal(t, "a:1", e.Endpoint.Addr)
+			reasons = append(reasons, e.Reason)
+		}
+		require.Equal(t, []balancer.Reason{
+			balancer.ReasonConsecutiveFailures, balancer.ReasonEndOfEjection,
+			balancer.ReasonDrain, balancer.ReasonEndOfDrain,
+		}, reasons)
+	})
+}
 
 // Events follow the contract of telemetry.Observer: what is bounded stands at the top, and all else
 // in the group detail.
@@ -26,7 +114,7 @@ func TestEventsAsLogValues(t *testing.T) {
 				Target:   "http://a",
 				Endpoint: e,
 				Outcome:  balancer.Failure,
-				Reason:   "cost",
+				Reason:   balancer.ReasonCost,
 				Repicked: 1,
 				Duration: time.Second,
 				Err:      errors.New("x"),
@@ -46,10 +134,10 @@ func TestEventsAsLogValues(t *testing.T) {
 				Target:     "http://a",
 				Endpoint:   e,
 				State:      balancer.Ejected,
-				Reason:     "consecutive failures",
+				Reason:     balancer.ReasonConsecutiveFailures,
 				EjectedFor: time.Second,
 			},
-			map[string]any{"event": "endpoint", "state": "ejected", "reason": "consecutive failures"},
+			map[string]any{"event": "endpoint", "state": "ejected", "reason": "consecutive_failures"},
 			[]string{"target", "endpoint", "ejected_for"},
 		},
 		"resolve": {

@@ -67,7 +67,8 @@ func (x *exchange) prepare() (fault string) {
 			x.trace.GotConn, x.trace.GotFirstResponseByte = e.connected, e.answering
 		}
 		if x.out.Trailer = x.upload.trailer; x.out.Trailer != nil {
-			x.out.ContentLength = -1 // HTTP/2 can have both; HTTP/1.1 has trailers after chunks only
+			// HTTP/2 can have both; HTTP/1.1 has trailers after chunks only.
+			x.out.ContentLength = -1
 		}
 	}
 	scheme, _, _ := strings.Cut(x.out.Header.Get("Authorization"), " ")
@@ -211,9 +212,10 @@ func (x *exchange) answer() {
 	removeTrailers(resp.Trailer, x.nominated)
 	switch {
 	case !x.in.ProtoAtLeast(1, 1):
-		resp.Trailer = nil // HTTP/1.0 has none, and only a length tells it whether it has got everything
+		resp.Trailer = nil // HTTP/1.0 has none, and sees only by the length that it has all
 	case x.in.ProtoMajor == 1 && len(resp.Trailer) > 0:
-		resp.Header.Del("Content-Length") // HTTP/2 can have both; HTTP/1.1 has trailers after chunks only
+		// HTTP/2 can have both; HTTP/1.1 has trailers after chunks only.
+		resp.Header.Del("Content-Length")
 	}
 	addHeader(dst, resp.Header)
 	if _, ok := dst["Content-Type"]; !ok {
@@ -272,9 +274,9 @@ func (x *exchange) modify() bool {
 	return false
 }
 
-// breakOff ends a response of which the rest does not come. If nothing of it has been sent, and what
-// broke it is that the client's body could not be read, the client is told that: a transport closes
-// the connection then, and with it the server's answer.
+// breakOff ends a response of which the rest does not come. If nothing of it has been sent, and
+// what broke it is that the client's body could not be read, the client is told that: a transport
+// closes the connection then, and with it the server's answer.
 func (x *exchange) breakOff(unsent bool, before http.Header) {
 	var failed *bodyError
 	if unsent && x.upload != nil {

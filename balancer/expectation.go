@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// expectTime is how long a client that asks before it sends its body (RFC 9110, section 10.1.1) waits
-// for a server that says nothing. It is as long as curl waits, and as net/http's transport.
+// expectTime is how long a client that asks before it sends its body (RFC 9110, section 10.1.1)
+// waits for a server that says nothing. It is as long as curl waits, and as net/http's transport.
 const expectTime = time.Second
 
 // An expectation keeps a transport from reading a body that its client sends only when it is told
@@ -75,7 +75,8 @@ func (e *expectation) wait() bool {
 	return e.expected
 }
 
-// brokenInterval is how often is looked whether a connection is broken on which an answer has begun.
+// brokenInterval is the time between two looks at whether a connection on which an answer has begun
+// is broken.
 const brokenInterval = 50 * time.Millisecond
 
 // broken reports whether the connection to the server is closed: its answer was none. net/http's

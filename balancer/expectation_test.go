@@ -50,8 +50,8 @@ func TestL37_ExpectationsWaitForAnAnswerThatHasBegun(t *testing.T) {
 	}
 }
 
-// net/http's transport says that an answer is broken when nobody reads the request's body any more, and
-// the body waits to be told what the answer is.
+// net/http's transport says that an answer is broken when nobody reads the request's body any
+// more, and the body waits to be told what the answer is.
 func TestL37_AnAnswerThatIsNoneEndsTheWait(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

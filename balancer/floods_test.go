@@ -180,7 +180,7 @@ func TestHeaderLimitsThatNobodyCouldKeep(t *testing.T) {
 			if err != nil {
 				return
 			}
-			if f, ok := f.(*http2.HeadersFrame); ok { // the one that was sent before the settings came
+			if f, ok := f.(*http2.HeadersFrame); ok { // sent before the settings came
 				_ = fr.WriteRSTStream(f.StreamID, http2.ErrCodeInternal)
 			}
 		}

@@ -5,8 +5,8 @@ import (
 	"encoding/binary"
 )
 
-// A frames follows the frames of a websocket connection in one direction (RFC 6455, section 5.2). It
-// knows where one ends and the next may begin.
+// A frames follows the frames of a websocket connection in one direction (RFC 6455, section 5.2).
+// It knows where one ends and the next may begin.
 type frames struct {
 	head   [14]byte // of the frame that has begun
 	have   int      // bytes of head; 0 within a payload
@@ -63,8 +63,8 @@ func (f *frames) payloadLength() uint64 {
 	}
 }
 
-// whole reports whether no frame has been sent in part. A control frame may then follow, even within
-// a message of several frames (RFC 6455, section 5.4).
+// whole reports whether no frame has been sent in part. A control frame may then follow, even
+// within a message of several frames (RFC 6455, section 5.4).
 func (f *frames) whole() bool { return f.have == 0 && f.left == 0 }
 
 // goingAway returns a close frame with the status 1001 (RFC 6455, section 7.4.1).

@@ -21,7 +21,7 @@ type group struct {
 	current     atomic.Pointer[snapshot] // nil until the first set is known
 	restricted  atomic.Int64             // endpoints that are restricted
 	commonFault atomic.Bool              // most endpoints fail: the fault is in what they share
-	typical     atomicFloat              // lower median of the endpoints' costs; zero if none is known
+	typical     atomicFloat              // lower median of the endpoints' known costs, or 0
 	sequence    atomic.Uint64            // for policies that go round
 	ejections   atomic.Uint64            // in total
 	hasEvents   atomic.Bool              // there are events
@@ -71,7 +71,7 @@ func (g *group) members() []*endpoint {
 func (g *group) isMemberLocked(e *endpoint) bool { return slices.Contains(g.endpoints, e) }
 
 // changeLocked returns the event that says what state e is in now, and why.
-func (e *endpoint) changeLocked(now int64, reason string) Event {
+func (e *endpoint) changeLocked(now int64, reason Reason) Event {
 	return Event{Kind: EndpointChanged, Endpoint: e.public(), State: e.stateLocked(now), Reason: reason}
 }
 

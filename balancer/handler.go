@@ -13,15 +13,16 @@ import (
 	"github.com/trivet-go/trivet/internal/settings"
 )
 
-// HandlerConfig configures [Balancer.Handler]. The zero HandlerConfig is valid.
+// HandlerConfig configures [Balancer.Handler]. The zero HandlerConfig is valid. Its functions must
+// be safe for concurrent use.
 type HandlerConfig struct {
 	// Rewrite, if not nil, may change the outbound request after everything else has been done to
 	// it. It must leave the inbound one alone.
 	Rewrite func(r *httputil.ProxyRequest)
 
 	// ModifyResponse, if not nil, may change the response before it is sent on. If it changes
-	// ContentLength, the field follows. Of a 101 it may change the header only. If it returns an error,
-	// ErrorHandler answers the request.
+	// ContentLength, the field follows. Of a 101 it may change the header only. If it returns an
+	// error, ErrorHandler answers the request.
 	ModifyResponse func(resp *http.Response) error
 
 	// TargetHost sends the target's host in the Host field. By default the client's is sent on, as
@@ -37,10 +38,10 @@ type HandlerConfig struct {
 	// TrustUnix trusts all peers of unix sockets as TrustedProxies trusts those in its networks.
 	TrustUnix bool
 
-	// LenientQuery sends on queries that servers read in different ways: those with a semicolon, with
-	// a percent sign that encodes nothing, or with more parameters than net/url reads. By default they
-	// get 400, since a check in front of the Handler could see other parameters than the server. Set
-	// it where nothing in front reads parameters.
+	// LenientQuery sends on queries that servers read in different ways: those with a semicolon,
+	// with a percent sign that encodes nothing, or with more parameters than net/url reads. By
+	// default they get 400, since a check in front of the Handler could see other parameters than
+	// the server. Set it where nothing in front reads parameters.
 	LenientQuery bool
 
 	// Transport, if not nil, wraps the Balancer: the place for a retry layer.
@@ -55,8 +56,8 @@ type HandlerConfig struct {
 // Handler returns a reverse proxy to target through b. Requests keep their method, body and
 // streaming, and their path and query behind target's. The path's dot segments are resolved first;
 // a path that spells them in another way than "." and ".." gets 400, and so do a query that servers
-// read in different ways (see [HandlerConfig.LenientQuery]), a Host that is none and a method that
-// is none. Only upgrades to websocket are passed on. CONNECT gets 405. OPTIONS and TRACE with
+// read in different ways (see [HandlerConfig.LenientQuery]) and a malformed Host or method. Only
+// upgrades to websocket are passed on. CONNECT gets 405. OPTIONS and TRACE with
 // Max-Forwards: 0 are answered here.
 //
 // Header fields of the request are removed in this order:
@@ -75,17 +76,17 @@ type HandlerConfig struct {
 // nothing. A chain of proxies that is too long to be read is shortened to the client and the peer.
 //
 // Trailers, of requests and responses, pass the same rules, and may carry nothing that belongs into
-// a header: framing, routing, credentials, content fields, request ids and the context of traces (RFC
-// 9110, section 6.5.1). Informational responses pass them too; HTTP/1.0 clients get none.
+// a header: framing, routing, credentials, content fields, request ids and the context of traces
+// (RFC 9110, section 6.5.1). Informational responses pass them too; HTTP/1.0 clients get none.
 //
 // A response of known length leaves together with its header if it is there within 2 ms; a longer
 // wait holds back neither. Each piece of an event stream, of gRPC and of a response of unknown
 // length is flushed as it comes. Nothing is added to a response but what net/http needs for its
 // connection. An answer that comes before the request has ended reaches a client that still sends:
 // see [Refuse]. An http.MaxBytesReader in front sets fields of its ResponseWriter when the limit is
-// hit, so it must not have the Handler's own: give it a wrapper that hides that. A client that waits
-// for 100 (Continue) is invited by the server, or after a second of its silence, and never after a
-// refusal.
+// hit, so it must not have the Handler's own: give it a wrapper that hides that. A client that
+// waits for 100 (Continue) is invited by the server, or after a second of its silence, and never
+// after a refusal.
 //
 // An upgraded connection ends when its peers end it, or with the request's context, as the context
 // of an http.Server's BaseContext: then each peer that has got whole frames gets a close frame with

@@ -91,7 +91,8 @@ func TestHandlerErrors(t *testing.T) {
 			status("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n"+strings.Repeat("x", 2000)))
 		require.Equal(t, 400,
 			status("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n"))
-		f2 := newFront(t, true, b, hc, limit) // HTTP/1.1 ends the connection when a read deadline has passed
+		// HTTP/1.1 ends the connection when a read deadline has passed.
+		f2 := newFront(t, true, b, hc, limit)
 		body, halt := io.Pipe()
 		defer halt.Close()
 		late, err := f2.client.Post(f2.URL+"/impatient", "text/plain", body)

@@ -10,11 +10,12 @@ import (
 // HashConfig configures [Hash].
 type HashConfig struct {
 	// Key returns what decides about the endpoint, such as a user id or the URL's path. Without ok
-	// the request is left to Next. Required.
+	// the request is left to Next. It must be safe for concurrent use. Required.
 	Key func(r *http.Request) (key string, ok bool)
 
-	// Bound is how much more than the average an endpoint may have in flight before its keys go to
-	// their next choice. Zero means 1.25. Negative means without bound. Otherwise it must exceed 1.
+	// Bound is how many times the average an endpoint may have in flight, for its weight, before
+	// its keys go to their next choice. Zero means 1.25. Negative means no bound. Otherwise it
+	// must exceed 1.
 	Bound float64
 
 	// Next picks for requests without a key. If nil, it is [Adaptive]. It cannot be [Sticky].
@@ -65,7 +66,7 @@ func (p hash) Pick(v *View, r *http.Request) int {
 	if !ok {
 		return p.cfg.Next.Pick(v, r)
 	}
-	v.reason = "hash"
+	v.reason = ReasonHash
 	k := hashString(key)
 	limit := math.Inf(1)
 	if p.cfg.Bound > 0 {

@@ -94,7 +94,7 @@ func TestL27_BoundedLoad(t *testing.T) {
 		n := rapid.IntRange(1, 12).Draw(rt, "hosts")
 		bound := rapid.SampledFrom([]float64{1.01, 1.25, 2, 5}).Draw(rt, "bound")
 		weights := rapid.SliceOfN(rapid.Uint32Range(1, 4), n, n).Draw(rt, "weights")
-		sends := rapid.SliceOfN(rapid.IntRange(0, 3), 1, 60).Draw(rt, "keys") // few keys: heavy skew
+		sends := rapid.SliceOfN(rapid.IntRange(0, 3), 1, 60).Draw(rt, "keys") // few keys: skew
 		var fault error
 		synctest.Test(t, func(t *testing.T) {
 			f := newFleet(addrs(n)...)
@@ -115,7 +115,7 @@ func TestL27_BoundedLoad(t *testing.T) {
 				fault = err
 				return
 			}
-			time.Sleep(12 * time.Second) // probation, in which a endpoint has one request only, is over
+			time.Sleep(12 * time.Second) // the probation with one request at a time is over
 			for i, key := range sends {
 				go func() { _, _ = pickFor(t.Context(), b, fmt.Sprint(key)) }()
 				synctest.Wait()
@@ -153,7 +153,7 @@ func TestHash(t *testing.T) {
 			for i := range 50 {
 				p, err := pickFor(t.Context(), b, fmt.Sprint(i))
 				require.NoError(t, err)
-				require.Equal(t, "hash", p.Reason)
+				require.Equal(t, balancer.ReasonHash, p.Reason)
 				placed[fmt.Sprint(i)] = p.Endpoint.Addr
 			}
 			if first == nil {
@@ -170,7 +170,7 @@ func TestHash(t *testing.T) {
 		got := map[string]bool{}
 		for range 10 {
 			p := pickOf(t, b)
-			require.Equal(t, "turn", p.Reason)
+			require.Equal(t, balancer.ReasonTurn, p.Reason)
 			got[p.Endpoint.Addr] = true
 		}
 		require.Len(t, got, 3)

@@ -17,7 +17,8 @@ func isHopByHop(name string) bool {
 	return false
 }
 
-// removeNominated removes the fields from h that connection, the values of a Connection field, names.
+// removeNominated removes the fields from h that connection, the values of a Connection field,
+// names.
 func removeNominated(h http.Header, connection []string) {
 	for _, line := range connection {
 		for name := range strings.SplitSeq(line, ",") {

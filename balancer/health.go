@@ -83,6 +83,7 @@ func (p *pool) checkOnce(ctx context.Context, cfg *Config, e *endpoint) (err err
 	if cfg.Health.Check != nil {
 		defer func() {
 			if v := recover(); v != nil { // a check is the user's code on our goroutine
+				p.balancer.panics.Add(1)
 				err = fmt.Errorf("balancer: health check panicked: %v", v)
 			}
 		}()
@@ -111,7 +112,7 @@ func (g *group) checked(e *endpoint, err error, took, now int64) {
 		pending, available := e.down && first, !e.down
 		if pending || available && -e.checks >= config.Health.Fall {
 			e.down = true
-			event := e.changeLocked(now, "health check")
+			event := e.changeLocked(now, ReasonHealthCheck)
 			event.Err = err
 			g.emitLocked(event)
 			g.publishLocked(now)
@@ -125,7 +126,7 @@ func (g *group) checked(e *endpoint, err error, took, now int64) {
 		e.failures.Store(0)
 		e.brokenBodies.Store(0)
 		g.startSlowlyLocked(config, e, now)
-		g.emitLocked(e.changeLocked(now, "health check"))
+		g.emitLocked(e.changeLocked(now, ReasonHealthCheck))
 		g.publishLocked(now)
 	}
 	g.reviseLocked(config, e, now)
@@ -165,7 +166,7 @@ func (g *group) warmed(e *endpoint, now int64) {
 	defer g.mu.Unlock()
 	if config := g.config.Load(); e.down && !config.checksHealth {
 		e.down = false
-		g.emitLocked(e.changeLocked(now, "warm-up"))
+		g.emitLocked(e.changeLocked(now, ReasonWarmUp))
 		g.publishLocked(now)
 	}
 }

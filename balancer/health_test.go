@@ -67,14 +67,14 @@ func TestHealthRiseAndFall(t *testing.T) {
 		require.Len(t, c.times("a:1"), n+3, "checks failed in a row")
 		s := statusOf(t, b, "a:1")
 		require.Equal(t, balancer.Down, s.State)
-		require.Equal(t, "disk full", s.Reason)
+		require.Equal(t, "disk full", s.CheckError)
 		for range 50 {
 			require.Equal(t, "b:1", pickOf(t, b).Endpoint.Addr)
 		}
 		changed := seen.of(balancer.EndpointChanged)
 		require.Len(t, changed, 1)
 		require.Equal(t, balancer.Down, changed[0].State)
-		require.Equal(t, "health check", changed[0].Reason)
+		require.Equal(t, balancer.ReasonHealthCheck, changed[0].Reason)
 		require.Equal(t, "a:1", changed[0].Endpoint.Addr)
 		require.ErrorIs(t, changed[0].Err, errCheck)
 
@@ -85,7 +85,7 @@ func TestHealthRiseAndFall(t *testing.T) {
 		}
 		require.Len(t, c.times("a:1"), n+4, "checks passed in a row")
 		require.Less(t, statusOf(t, b, "a:1").Share, 1.0, "it comes back slowly")
-		require.Empty(t, statusOf(t, b, "a:1").Reason)
+		require.Empty(t, statusOf(t, b, "a:1").CheckError)
 		require.Len(t, seen.of(balancer.EndpointChanged), 2)
 	})
 }
@@ -293,9 +293,44 @@ func TestChecksThatMisbehave(t *testing.T) {
 				time.Sleep(40 * time.Second)
 				require.Equal(t, balancer.Down, statusOf(t, b, "a:1").State)
 				require.Equal(t, balancer.Healthy, statusOf(t, b, "b:1").State)
+				if name == "panic" {
+					require.Equal(t, "balancer: health check panicked: bug", statusOf(t, b, "a:1").CheckError)
+					require.GreaterOrEqual(t, b.Stats().Panics, uint64(3), "each is counted")
+				} else {
+					require.Zero(t, b.Stats().Panics)
+				}
 			})
 		})
 	}
+}
+
+// An endpoint may be ejected and fail its checks: its status says both.
+func TestStatusTellsEjectionsFromChecks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newChecks()
+		c.set("a:1", errCheck)
+		b := newBalancer(t, balancer.Config{
+			Resolver: balancer.Static("a:1", "b:1", "c:1"), Policy: balancer.RoundRobin(),
+			Wrap: upstream(func(e balancer.Endpoint, _ *http.Request) (*http.Response, error) {
+				if e.Addr == "a:1" {
+					return answer(500), nil
+				}
+				return answer(200), nil
+			}).wrap,
+			Health:  balancer.HealthConfig{Interval: time.Minute, Check: c.check},
+			Outlier: balancer.OutlierConfig{Consecutive: 2, Base: time.Hour, Max: time.Hour},
+		})
+		for range 12 {
+			pickOf(t, b)
+		}
+		synctest.Wait()
+		s := statusOf(t, b, "a:1")
+		require.Equal(t, balancer.Ejected, s.State)
+		require.Equal(t, balancer.ReasonConsecutiveFailures, s.Reason)
+		require.Equal(t, "disk full", s.CheckError)
+		require.Empty(t, statusOf(t, b, "b:1").CheckError)
+		require.Empty(t, statusOf(t, b, "b:1").Reason)
+	})
 }
 
 func TestHealthPathOverHTTP(t *testing.T) {
@@ -344,7 +379,7 @@ func TestHealthPathOverHTTP(t *testing.T) {
 					asked[0],
 					"as the target's name, redirects not followed",
 				)
-				require.Equal(t, uint64(1), b.Stats().Requests, "checks are not requests")
+				require.Equal(t, uint64(1), b.Stats().Attempts, "checks are not requests")
 			})
 		})
 	}
@@ -428,7 +463,7 @@ func TestWarmUp(t *testing.T) {
 func TestEveryChangeOfStateIsObserved(t *testing.T) {
 	changes := func(seen *events) (all []string) {
 		for _, e := range seen.of(balancer.EndpointChanged) {
-			all = append(all, e.Endpoint.Addr+" "+string(e.State)+", "+e.Reason)
+			all = append(all, e.Endpoint.Addr+" "+string(e.State)+", "+string(e.Reason))
 		}
 		return all
 	}
@@ -451,7 +486,7 @@ func TestEveryChangeOfStateIsObserved(t *testing.T) {
 			time.Sleep(time.Second)
 			require.ElementsMatch(
 				t,
-				[]string{"b:1 down, health check", "c:1 healthy, health check"},
+				[]string{"b:1 down, health_check", "c:1 healthy, health_check"},
 				changes(seen),
 			)
 			resolver.Set(balancer.Endpoint{Addr: "b:1"})
@@ -460,7 +495,7 @@ func TestEveryChangeOfStateIsObserved(t *testing.T) {
 			cfg.Health = balancer.HealthConfig{}
 			require.NoError(t, b.Reload(cfg))
 			time.Sleep(time.Second)
-			require.Contains(t, changes(seen), "b:1 healthy, no health checks")
+			require.Contains(t, changes(seen), "b:1 healthy, no_health_checks")
 		})
 	})
 	t.Run("warm-up", func(t *testing.T) {
@@ -478,7 +513,7 @@ func TestEveryChangeOfStateIsObserved(t *testing.T) {
 			pickOf(t, b)
 			resolver.Set(balancer.Endpoint{Addr: "a:1"}, balancer.Endpoint{Addr: "b:1"})
 			time.Sleep(time.Second)
-			require.Equal(t, []string{"b:1 healthy, warm-up"}, changes(seen))
+			require.Equal(t, []string{"b:1 healthy, warm_up"}, changes(seen))
 		})
 	})
 	// If most endpoints of a set fail their first check, the target is in panic mode at once, not

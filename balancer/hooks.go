@@ -14,7 +14,7 @@ const resolveAgain = time.Second
 func (p *pool) guarded(hook func()) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			p.balancer.hookPanics.Add(1)
+			p.balancer.panics.Add(1)
 			err = fmt.Errorf("balancer: hook panicked: %v", v)
 		}
 	}()

@@ -52,7 +52,7 @@ func TestHooksThatPanicOnTheBalancersGoroutines(t *testing.T) {
 			_, err := get(t.Context(), b)
 			require.NoError(t, err)
 			time.Sleep(time.Minute) // endpoints are found to be down meanwhile, which is told
-			require.Positive(t, b.Stats().HookPanics)
+			require.Positive(t, b.Stats().Panics)
 			_, err = get(t.Context(), b)
 			require.NoError(t, err)
 		})
@@ -69,7 +69,7 @@ func TestHooksThatPanicOnTheBalancersGoroutines(t *testing.T) {
 			time.Sleep(time.Minute) // it is asked again after a random wait
 			_, err = get(t.Context(), b)
 			require.NoError(t, err)
-			require.EqualValues(t, 2, b.Stats().HookPanics)
+			require.EqualValues(t, 2, b.Stats().Panics)
 			require.EqualValues(t, 3, r.calls.Load())
 		})
 	})

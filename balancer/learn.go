@@ -216,9 +216,9 @@ func lowerMedian(values []float64) float64 {
 type estimator struct {
 	decay       time.Duration // time constant of the moving average
 	perDecay    float64       // 1/decay, in 1/ns
-	perInFlight bool          // divide a latency by the requests in flight when its request was sent
+	perInFlight bool          // divide a latency by the requests in flight as it was sent
 	cubeRoots   bool          // average the cube roots, and score by them
-	peak        bool          // a latency above the average replaces it: for peak EWMA in the simulation
+	peak        bool          // a latency above the average replaces it: the simulation's peak EWMA
 }
 
 // rootEstimator is Adaptive's.

@@ -24,7 +24,7 @@ func (p leastRequest) validate() error {
 func (leastRequest) traits() traits { return traits{} }
 
 func (p leastRequest) Pick(v *View, _ *http.Request) int {
-	v.reason = "least request"
+	v.reason = ReasonLeastRequest
 	load := func(i int) float64 {
 		e := v.endpoints[i]
 		return float64(e.inFlight.Load()+1) / e.weight()

@@ -25,8 +25,9 @@ type gate struct {
 	mu      sync.Mutex // guards the fields below
 	waiting list.List  // of chan struct{}; each is closed when its request has a place
 
-	// owed is how many waiting requests have left whose places are still to come, from requests that
-	// have counted themselves out and wait for mu. Those places go to nobody: they are counted already.
+	// owed is how many waiting requests have left whose places are still to come, from requests
+	// that have counted themselves out and wait for mu. Those places go to nobody: they are
+	// counted already.
 	owed int
 }
 
@@ -61,7 +62,8 @@ func (g *gate) leave() {
 	}
 }
 
-// handOver gives the place of a request that has counted itself out to the one that has waited longest.
+// handOver gives the place of a request that has counted itself out to the one that has waited
+// longest.
 func (g *gate) handOver() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

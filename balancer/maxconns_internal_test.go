@@ -180,8 +180,8 @@ func TestPlacesOfRequestsThatHaveLeft(t *testing.T) {
 	settled(t, g)
 }
 
-// A request has counted itself out and not yet handed over its place, when one that waits gives up: the
-// place is free for newcomers, and nobody else may get it.
+// A request has counted itself out and not yet handed over its place, when one that waits gives
+// up: the place is free for newcomers, and nobody else may get it.
 func TestPlacesAreNotGivenTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate(1)

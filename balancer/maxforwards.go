@@ -5,8 +5,8 @@ import (
 	"strconv"
 )
 
-// maxForwards returns how many more proxies may pass r on (RFC 9110, section 7.6.2), if it says so and
-// is of a method for which that counts.
+// maxForwards returns how many more proxies may pass r on (RFC 9110, section 7.6.2), if it says so
+// and is of a method for which that counts.
 func maxForwards(r *http.Request) (n uint64, ok bool) {
 	if r.Method != http.MethodOptions && r.Method != http.MethodTrace {
 		return 0, false
@@ -19,8 +19,8 @@ func maxForwards(r *http.Request) (n uint64, ok bool) {
 	return n, err == nil
 }
 
-// passedOn says in the outbound header that the request has come to one more proxy. It returns false
-// if no further one may have it.
+// passedOn says in the outbound header that the request has come to one more proxy. It returns
+// false if no further one may have it.
 func passedOn(in *http.Request, out http.Header) bool {
 	n, ok := maxForwards(in)
 	switch {
@@ -33,7 +33,8 @@ func passedOn(in *http.Request, out http.Header) bool {
 	return true
 }
 
-// answerLast answers a request that goes no further. TRACE would tell what proxies in front have added.
+// answerLast answers a request that goes no further. TRACE would tell what proxies in front have
+// added.
 func (x *exchange) answerLast(w http.ResponseWriter) {
 	w.Header().Set("Allow", methods)
 	if x.in.Method == http.MethodOptions {

@@ -62,9 +62,9 @@ func (g *group) update(
 // drainedLocked tells that e is drained, or not any more: then it starts slowly, as whatever comes
 // back.
 func (g *group) drainedLocked(config *groupConfig, e *endpoint, now int64) {
-	reason := "drain"
+	reason := ReasonDrain
 	if !e.public().Drain {
-		reason = "end of drain"
+		reason = ReasonEndOfDrain
 		g.startSlowlyLocked(config, e, now)
 	}
 	g.emitLocked(e.changeLocked(now, reason))
@@ -82,7 +82,7 @@ func (g *group) reload(cfg *Config, now int64) {
 			wasDown := e.down
 			e.down, e.checks, e.checkError = false, 0, ""
 			if wasDown {
-				g.emitLocked(e.changeLocked(now, "no health checks"))
+				g.emitLocked(e.changeLocked(now, ReasonNoHealthChecks))
 			}
 		}
 	}

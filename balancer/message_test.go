@@ -26,8 +26,8 @@ import (
 // A field of an HTTP/2 header block, as it goes over the wire.
 type field [2]string
 
-// askH2 sends one request over HTTP/2 in clear and returns the status of its answer: "closed" if the
-// connection ends, "reset" if the stream does.
+// askH2 sends one request over HTTP/2 in clear and returns the status of its answer: "closed" if
+// the connection ends, "reset" if the stream does.
 func askH2(t require.TestingT, addr string, fields []field, body string, end bool) (status string) {
 	c, err := net.Dial("tcp", addr)
 	require.NoError(t, err)

@@ -23,7 +23,7 @@ func outcomeOfResponse(resp *http.Response) (out Outcome, pause time.Duration) {
 	case code < 429:
 		return Success, 0
 	case code == http.StatusTooManyRequests:
-		return Refused, 0
+		return Rejected, 0
 	case code == http.StatusServiceUnavailable && resp.Header.Get("Retry-After") != "":
 		pause, ok := retryafter.Parse(resp.Header.Get("Retry-After"), time.Now())
 		if !ok {
@@ -52,7 +52,7 @@ func outcomeOfError(err error, req *http.Request, bodyErr error, late bool) (out
 	case !left && end == nil:
 		return Failure, true
 	case left && unsent.Is(err):
-		return Unsent, true
+		return NotSent, true
 	case bodyErr != nil:
 		return Canceled, false
 	case errors.Is(end, context.DeadlineExceeded) && late:
@@ -60,7 +60,7 @@ func outcomeOfError(err error, req *http.Request, bodyErr error, late bool) (out
 	case end != nil: // a caller that leaves, or is in more of a hurry than most, blames nobody
 		return Canceled, false
 	case callersFault(req, err):
-		return Refused, false
+		return Rejected, false
 	}
 	return Failure, false
 }
@@ -79,8 +79,9 @@ func neverSent(err error) bool {
 	for ; err != nil; err = errors.Unwrap(err) { // these have no exported type
 		s := err.Error()
 		if s == "net/http: TLS handshake timeout" ||
-			s == "http2: client conn could not be established" || // closed before its first request
-			strings.HasPrefix(s, "http2: Transport received GOAWAY from server ErrCode:") { // of the first
+			// Closed before its first request, or by a GOAWAY to the first.
+			s == "http2: client conn could not be established" ||
+			strings.HasPrefix(s, "http2: Transport received GOAWAY from server ErrCode:") {
 			return true
 		}
 	}

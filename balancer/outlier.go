@@ -78,13 +78,13 @@ func (g *group) ejectFailing(e *endpoint, now int64) {
 		g.commonFault.Store(true)
 		return
 	}
-	if g.ejectLocked(e, now, "consecutive failures") {
+	if g.ejectLocked(e, now, ReasonConsecutiveFailures) {
 		g.publishLocked(now)
 	}
 }
 
 // ejectLocked ejects e if MaxEjected allows it.
-func (g *group) ejectLocked(e *endpoint, now int64, reason string) bool {
+func (g *group) ejectLocked(e *endpoint, now int64, reason Reason) bool {
 	o := &g.config.Load().Outlier
 	ejected, available, all := 0, 0, 0
 	for _, other := range g.endpoints {
@@ -154,7 +154,7 @@ func (g *group) judgeLocked(config *groupConfig, now int64) {
 	limit := mean - max(o.Deviations*math.Sqrt(squares/float64(len(known))), minGap)
 	for _, w := range known {
 		if w.rate < limit {
-			g.ejectLocked(w.endpoint, now, "success rate")
+			g.ejectLocked(w.endpoint, now, ReasonSuccessRate)
 		}
 	}
 }

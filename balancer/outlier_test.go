@@ -212,7 +212,7 @@ func TestFailuresInARowEject(t *testing.T) {
 				load(t, b, 10*time.Millisecond, time.Second)
 				s := statusOf(t, b, "10.0.0.0:80")
 				require.Equal(t, balancer.Ejected, s.State)
-				require.Equal(t, "consecutive failures", s.Reason)
+				require.Equal(t, balancer.ReasonConsecutiveFailures, s.Reason)
 				require.Equal(t, uint64(3), s.Failures)
 				require.Equal(t, uint64(1), b.Stats().Ejections)
 				changed := seen.of(balancer.EndpointChanged)
@@ -287,21 +287,21 @@ func TestL12_ReturningEndpointsAreNotSwamped(t *testing.T) {
 		}
 		var shares []float64
 		for range 10 {
-			before := statusOf(t, b, back).Requests
+			before := statusOf(t, b, back).Attempts
 			sent, failed := load(t, b, time.Millisecond, time.Second)
 			require.Zero(t, failed)
-			shares = append(shares, float64(statusOf(t, b, back).Requests-before)/float64(sent))
+			shares = append(shares, float64(statusOf(t, b, back).Attempts-before)/float64(sent))
 		}
 		fair := 0.25
 		require.Less(t, shares[0], fair, "in the first second: %v", shares)
 		require.Less(t, shares[0], shares[6], "it grows: %v", shares)
 		load(t, b, time.Millisecond, 2*time.Second)
 		require.Equal(t, 1.0, statusOf(t, b, back).Share)
-		before := statusOf(t, b, back).Requests
+		before := statusOf(t, b, back).Attempts
 		sent, _ := load(t, b, time.Millisecond, 2*time.Second)
 		require.Greater(
 			t,
-			float64(statusOf(t, b, back).Requests-before),
+			float64(statusOf(t, b, back).Attempts-before),
 			fair*0.25*float64(sent),
 			"no starvation after recovery",
 		)

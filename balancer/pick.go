@@ -22,7 +22,7 @@ type choice struct {
 	at       int64 // when
 	inFlight int64 // at the endpoint, this attempt included
 	gate     *gate // through which the attempt has come; nil if there is no bound
-	reason   string
+	reason   Reason
 }
 
 // undo takes back what pick has counted.
@@ -54,7 +54,7 @@ func (g *group) pick(
 		v.avoid(nil)
 	}
 	if i >= 0 {
-		v.reason = "sticky"
+		v.reason = ReasonSticky
 	} else {
 		i = v.choose(r)
 	}
@@ -90,7 +90,7 @@ type View struct {
 	endpoints []*endpoint // of tier
 	now       int64
 	bits      uint64 // random, drawn once per pick
-	reason    string
+	reason    Reason
 
 	tried      []*endpoint
 	avoids     bool   // some endpoints may have to be passed over
@@ -100,26 +100,26 @@ type View struct {
 
 func (v *View) reset(g *group, config *groupConfig, t *tier, now int64) {
 	v.group, v.config, v.tier, v.endpoints = g, config, t, t.endpoints
-	v.now, v.bits, v.reason = now, g.random(), "policy"
+	v.now, v.bits, v.reason = now, g.random(), ReasonPolicy
 	v.tried, v.avoids, v.skip = nil, false, nil
 }
 
 // choose asks the policy, or explores.
 func (v *View) choose(r *http.Request) int {
 	if len(v.endpoints) == 1 {
-		v.reason = "only"
+		v.reason = ReasonOnly
 		return 0
 	}
 	if v.config.keepsCosts() && !v.config.checksHealth && v.bits%exploreOneIn == 0 {
 		if i := v.longestSlow(); i >= 0 {
-			v.reason = "explore"
+			v.reason = ReasonExplore
 			return i
 		}
 	}
 	if i := v.config.Policy.Pick(v, r); i >= 0 && i < len(v.endpoints) {
 		return i
 	}
-	v.reason = "any"
+	v.reason = ReasonAny
 	return v.any()
 }
 

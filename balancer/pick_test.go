@@ -218,7 +218,8 @@ func TestL29_TurnsOfLargeWeights(t *testing.T) {
 		{1, 1, 1}, {1 << 31, 1 << 30, 1 << 30},
 		{math.MaxUint32, math.MaxUint32 / 2, math.MaxUint32 / 2}, {3e9, 2e9, 1e9},
 	} {
-		for _, end := range []uint64{0, 1 << 31, 1 << 32, 1 << 63} { // the last counter comes to its end at 0
+		// The last counter comes to its end at 0.
+		for _, end := range []uint64{0, 1 << 31, 1 << 32, 1 << 63} {
 			cfg, err := Config{Resolver: Static("unused"), Policy: RoundRobin()}.withDefaults()
 			require.NoError(t, err)
 			g := newGroup(&cfg)

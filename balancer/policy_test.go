@@ -146,7 +146,7 @@ func TestView(t *testing.T) {
 		require.Equal(t, 3, spy.failures)
 		require.Zero(t, spy.cost, "a failure tells nothing of the latency")
 		require.NotEqual(t, spy.sequence[0], spy.sequence[1])
-		require.Equal(t, "policy", spy.reason(t, b))
+		require.Equal(t, balancer.ReasonPolicy, spy.reason(t, b))
 	})
 }
 
@@ -171,7 +171,7 @@ func (s *spy) Pick(v *balancer.View, _ *http.Request) int {
 	return 1
 }
 
-func (s *spy) reason(t *testing.T, b *balancer.Balancer) string { return pickOf(t, b).Reason }
+func (s *spy) reason(t *testing.T, b *balancer.Balancer) balancer.Reason { return pickOf(t, b).Reason }
 
 // Under every sequence of requests, the counters of every policy add up.
 func TestBooksAreKept(t *testing.T) {
@@ -201,10 +201,10 @@ func TestBooksAreKept(t *testing.T) {
 		}
 		s := b.Stats()
 		total := uint64(0)
-		for _, c := range s.EndpointRequests {
+		for _, c := range s.EndpointAttempts {
 			total += c
 		}
-		if s.Requests != uint64(sends) || total != s.Requests || s.InFlight != 0 || s.Failures != 0 {
+		if s.Attempts != uint64(sends) || total != s.Attempts || s.InFlight != 0 || s.Failures != 0 {
 			rt.Fatalf("%d sent: %+v", sends, s)
 		}
 	})

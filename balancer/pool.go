@@ -240,8 +240,8 @@ func (p *pool) update(ctx context.Context, endpoints []Endpoint, err error) {
 	}
 }
 
-// unlock releases the pool's mutex and tells the observer what has happened. It runs on goroutines of
-// the pool's own, so a panic of the observer goes no further.
+// unlock releases the pool's mutex and tells the observer what has happened. It runs on goroutines
+// of the pool's own, so a panic of the observer goes no further.
 func (p *pool) unlock() {
 	ctx, observe := p.ctx, p.cfg.Observe
 	p.mu.Unlock()

@@ -165,7 +165,7 @@ func TestRemovedEndpointsDrain(t *testing.T) {
 		synctest.Wait()
 		require.Zero(t, net.open(addrs(3)[0]))
 		require.Len(t, b.Endpoints("http://users.internal"), 1)
-		require.Equal(t, uint64(2), b.Stats().Requests, "what the removed endpoint has done still counts")
+		require.Equal(t, uint64(2), b.Stats().Attempts, "what the removed endpoint has done still counts")
 	})
 }
 
@@ -210,7 +210,8 @@ func TestL11_NothingIsLeftOfEndpointsThatGo(t *testing.T) {
 		for k := range 3 {
 			s = append(s, balancer.Endpoint{Addr: live[(i+k)%len(live)].Addr})
 		}
-		return append(s, balancer.Endpoint{Addr: fmt.Sprintf("127.0.0.1:%d", 1+i%1000)}) // nobody there
+		// Nobody is there.
+		return append(s, balancer.Endpoint{Addr: fmt.Sprintf("127.0.0.1:%d", 1+i%1000)})
 	}
 	p := balancer.NewPushed(set(0)...)
 	b := newBalancer(t, balancer.Config{
@@ -293,15 +294,15 @@ func TestReloadKeepsState(t *testing.T) {
 		synctest.Wait()
 		s := statusOf(t, b, addrs(4)[0])
 		require.Equal(t, balancer.Ejected, s.State, "what is known stays")
-		require.Equal(t, before.EndpointRequests[addrs(4)[0]], s.Requests)
+		require.Equal(t, before.EndpointAttempts[addrs(4)[0]], s.Attempts)
 		require.Len(t, b.Endpoints("http://users.internal"), 4)
 		load(t, b, 10*time.Millisecond, time.Second)
-		require.Equal(t, "cost", pickOf(t, b).Reason)
+		require.Equal(t, balancer.ReasonCost, pickOf(t, b).Reason)
 		require.Equal(t, dialed, net.dialed(addrs(4)[1]), "connections stay")
 		p.Set() // nobody listens to the old resolver any more
 		synctest.Wait()
 		require.Len(t, b.Endpoints("http://users.internal"), 4)
-		require.Equal(t, before.Requests+101, b.Stats().Requests)
+		require.Equal(t, before.Attempts+101, b.Stats().Attempts)
 	})
 }
 
@@ -318,7 +319,7 @@ func TestReloadOfTheTransport(t *testing.T) {
 			_, err := get(t.Context(), b)
 			done <- err
 		}()
-		synctest.Wait() // it is on its way; net/http answers OPTIONS *, so the warm-up takes no time
+		synctest.Wait() // net/http answers OPTIONS *: the warm-up takes no time
 		require.NoError(t, b.Warm(t.Context(), "http://users.internal", 2))
 		cfg.Transport = net.transport()
 		require.NoError(t, b.Reload(cfg))
@@ -393,9 +394,9 @@ func TestReloadEndsSlowStart(t *testing.T) {
 				require.NoError(t, b.Reload(cfg))
 				load(t, b, 10*time.Millisecond, 3*time.Second)
 				require.Equal(t, 1.0, statusOf(t, b, "new:1").Share)
-				before := statusOf(t, b, "new:1").Requests
+				before := statusOf(t, b, "new:1").Attempts
 				load(t, b, 10*time.Millisecond, 3*time.Second)
-				require.InDelta(t, 100, statusOf(t, b, "new:1").Requests-before, 5)
+				require.InDelta(t, 100, statusOf(t, b, "new:1").Attempts-before, 5)
 			})
 		})
 	}

@@ -80,7 +80,7 @@ func (p probing) Pick(v *View, r *http.Request) int {
 	if probes := v.config.probes; probes != nil { // nil if a user's own policy calls p
 		probes.want(v)
 		if i := probes.pick(v); i >= 0 {
-			v.reason = "probe"
+			v.reason = ReasonProbe
 			return i
 		}
 	}
@@ -151,7 +151,7 @@ func (p *probes) pick(v *View) int {
 		fresh := 1 / (1 + age + age*age/2) // about exp(-age)
 		others := mean + (e.answer.others.Load()-mean)*fresh
 		latency := typical + (e.answer.latency.Load()-typical)*fresh
-		if f := e.penalty.Load(); f > 1 { // an endpoint that fails at once must not look idle and fast
+		if f := e.penalty.Load(); f > 1 { // what fails at once must not look idle and fast
 			others = max(others, mean)
 			if !commonFault {
 				latency = max(latency, typical)

@@ -14,10 +14,10 @@ import (
 
 // ErrorStatus returns the status that answers a request which failed with err, an error that
 // [HandlerConfig.ErrorHandler] gets: 413, 408 or 400 if the client's body was at fault, 431 if its
-// header is larger than any server takes, 503 if the request was not sent, 504 after a timeout, else
-// 502. With 503 it also returns the wait that err states, or one second if err states none, for
-// Retry-After. A wait of 0 is none: no Retry-After is to be sent, since the refusal is final. With
-// other statuses the wait is 0.
+// header is larger than any server takes, 503 if the request was not sent, 504 after a timeout,
+// else 502. With 503 it also returns the wait that err states, or one second if err states none,
+// for Retry-After. A wait of 0 is none: no Retry-After is to be sent, since the refusal is final.
+// With other statuses the wait is 0.
 //
 // It does not know the request's context. If that has expired, whatever err says may have come of
 // it: a handler that sets deadlines answers 504 for 502 then.

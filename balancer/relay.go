@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// relayBuffer is the size of each of a relay's two buffers. Most upgraded connections are many, idle
-// and send little at a time.
+// relayBuffer is the size of each of a relay's two buffers. Most upgraded connections are many,
+// idle and send little at a time.
 const relayBuffer = 8 << 10
 
 // farewellTime is how long the peers of an upgraded connection have to read that it ends.

@@ -12,8 +12,8 @@ import (
 	"github.com/trivet-go/trivet/balancer"
 )
 
-// TestReloadsInARowLeaveOneCheck: the settings of the last one hold for the endpoints that are there
-// already, and none is checked twice.
+// TestReloadsInARowLeaveOneCheck: the settings of the last one hold for the endpoints that are
+// there already, and none is checked twice.
 func TestReloadsInARowLeaveOneCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newChecks()
@@ -68,8 +68,8 @@ func TestAReloadWarmsNobodyWhoIsWarm(t *testing.T) {
 	})
 }
 
-// TestProbationLastsUntilAReplyOrTenSeconds: who has not answered yet has one request, and after ten
-// seconds as many as others.
+// TestProbationLastsUntilAReplyOrTenSeconds: who has not answered yet has one request, and after
+// ten seconds as many as others.
 func TestProbationLastsUntilAReplyOrTenSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int64

@@ -22,7 +22,7 @@ const (
 // Reporter returns a handler that tells [Probing] clients how busy the server is: it answers GET
 // [LoadPath] itself, and adds the field [LoadHeader] to the responses of next. Wrap the whole
 // server in one Reporter, within what authenticates: the load of a server is not for strangers.
-// [Balancer.Handler] does not pass the field on.
+// [Balancer.Handler] does not pass the field on. Reporter panics if next is nil.
 func Reporter(next http.Handler) http.Handler {
 	if next == nil {
 		panic("balancer: nil handler")

@@ -269,11 +269,11 @@ func TestProbing(t *testing.T) {
 	before, explored := b.Stats().Failures, uint64(0)
 	for range 200 {
 		send(b)
-		if pick.Reason == "explore" {
+		if pick.Reason == ReasonExplore {
 			explored++ // one request in exploreOneIn, if an endpoint was slow for a moment
 			continue
 		}
-		require.Equal(t, "probe", pick.Reason)
+		require.Equal(t, ReasonProbe, pick.Reason)
 	}
 	require.LessOrEqual(t, explored, uint64(10))
 	require.LessOrEqual(t, b.Stats().Failures-before, explored)
@@ -281,7 +281,7 @@ func TestProbing(t *testing.T) {
 	mute := client(serve(false, 200), serve(false, 200))
 	for range 1000 {
 		send(mute)
-		require.NotEqual(t, "probe", pick.Reason, "nothing is known")
+		require.NotEqual(t, ReasonProbe, pick.Reason, "nothing is known")
 	}
 	probes := int32(0)
 	for _, h := range mute.Endpoints("http://users.internal") {
@@ -320,7 +320,7 @@ func TestProbingWithoutProbes(t *testing.T) {
 			require.NoError(t, err)
 			_, err = b.RoundTrip(req)
 			require.NoError(t, err)
-			require.Equal(t, "cost", pick.Reason)
+			require.Equal(t, ReasonCost, pick.Reason)
 		})
 	}
 }

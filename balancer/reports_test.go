@@ -71,7 +71,8 @@ func TestModifyResponseWrapsAnUpgrade(t *testing.T) {
 }
 
 // elazarl/goproxy #11, openlitespeed #457: a HEAD loses the length; Docker then uploads all again.
-// envoy #16545, #9274: a 304 gets one, or framing, and its server's stray body is taken for a response.
+// envoy #16545, #9274: a 304 gets one, or framing, and its server's stray body is taken for a
+// response.
 func TestResponsesWithoutBodiesKeepTheirLength(t *testing.T) {
 	addr := serveRaw(t, func(c net.Conn) {
 		buf := bufio.NewReader(c)
@@ -103,7 +104,7 @@ func TestResponsesWithoutBodiesKeepTheirLength(t *testing.T) {
 				resp, err = f.client.Get(f.URL + path)
 				require.NoError(t, err)
 				require.Equal(t, 304, resp.StatusCode)
-				body, _ := io.ReadAll(resp.Body) // net/http misses a body of that length over HTTP/2
+				body, _ := io.ReadAll(resp.Body) // net/http misses such a body over HTTP/2
 				resp.Body.Close()
 				require.Empty(t, body)
 				said := resp.Header["Content-Length"] != nil
@@ -114,9 +115,9 @@ func TestResponsesWithoutBodiesKeepTheirLength(t *testing.T) {
 	}
 }
 
-// yarp #437: the cookies of an HTTP/2 request, each in a field, are joined by commas. traefik #2895,
-// #10110: gRPC servers miss "te: trailers". traefik #4181: a gRPC error whose status comes in the only
-// HEADERS loses it.
+// yarp #437: the cookies of an HTTP/2 request, each in a field, are joined by commas.
+// traefik #2895, #10110: gRPC servers miss "te: trailers". traefik #4181: a gRPC error whose status
+// comes in the only HEADERS loses it.
 func TestWhatGRPCAndBrowsersSendOverHTTP2(t *testing.T) {
 	var got http.Header
 	be := backend.Start(t, serving(func(w http.ResponseWriter, r *http.Request) {

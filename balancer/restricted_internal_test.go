@@ -26,7 +26,8 @@ func grouped(t *testing.T, cfg Config, addrs ...string) (g *group, become func(n
 	return g, become
 }
 
-// Picks look closer while there is an endpoint to look at: not for one that has left in its slow start.
+// Picks look closer while there is an endpoint to look at: not for one that has left in its slow
+// start.
 func TestASlowStartEndsWithItsEndpoint(t *testing.T) {
 	g, become := grouped(t, Config{SlowStart: time.Minute}, "a:1")
 	g.endProbation(g.endpoints[0])
@@ -50,8 +51,8 @@ func TestAPauseOutlivesAProbation(t *testing.T) {
 	require.Zero(t, g.restricted.Load())
 }
 
-// A Reload that ends health checks forgets what they have found, and tells who is back for that. What
-// was counted in a row would go on with the checks of a later Reload.
+// A Reload that ends health checks forgets what they have found, and tells who is back for that.
+// What was counted in a row would go on with the checks of a later Reload.
 func TestAReloadForgetsChecksInARow(t *testing.T) {
 	g, _ := grouped(t, Config{Health: HealthConfig{Path: "/"}}, "a:1", "b:1")
 	g.endpoints[0].checks, g.endpoints[1].checks = -2, 1
@@ -63,7 +64,7 @@ func TestAReloadForgetsChecksInARow(t *testing.T) {
 	g.reload(&none, 2)
 	events := g.takeEvents()
 	require.Len(t, events, 1)
-	require.Equal(t, "no health checks", events[0].Reason)
+	require.Equal(t, ReasonNoHealthChecks, events[0].Reason)
 	require.Equal(t, Healthy, events[0].State)
 	for _, e := range g.endpoints {
 		require.Zero(t, e.checks)

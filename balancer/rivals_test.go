@@ -26,7 +26,7 @@ func (p peakEWMA) validate() error {
 func (p peakEWMA) traits() traits { return traits{estimator: estimator{decay: p.decay, peak: true}} }
 
 func (p peakEWMA) Pick(v *View, _ *http.Request) int {
-	v.reason = "cost"
+	v.reason = ReasonCost
 	return v.leastOf(2, v.score)
 }
 

@@ -14,7 +14,7 @@ func (roundRobin) traits() traits  { return traits{} }
 // Pick walks a static stride schedule: in every round each endpoint comes up once, and is taken in
 // weight of maxWeight rounds.
 func (roundRobin) Pick(v *View, _ *http.Request) int {
-	v.reason = "turn"
+	v.reason = ReasonTurn
 	n, top := uint64(len(v.endpoints)), uint64(v.tier.maxWeight)
 	if v.tier.uniform {
 		for range min(n, scanLimit) {

@@ -14,8 +14,8 @@ import (
 // a body that are there at once leave in one write, and one that comes late holds up neither.
 const flushDelay = 2 * time.Millisecond
 
-// A sender copies the bodies of responses to clients, one at a time. It has the buffer and the timer
-// that this takes.
+// A sender copies the bodies of responses to clients, one at a time. It has the buffer and the
+// timer that this takes.
 type sender struct {
 	timer *time.Timer // flushes
 
@@ -25,7 +25,7 @@ type sender struct {
 	waiting  bool // w may hold something back
 	armed    bool // the timer will call flushLate
 	panicked any  // in w, on the timer's goroutine
-	failed   bool // w has: net/http may read buf still, to send it on a stream that the client has reset
+	failed   bool // w has: net/http may still read buf, for a stream that the client has reset
 
 	buf [32 << 10]byte
 }
@@ -34,9 +34,9 @@ type sender struct {
 // waits 50 ms for the rest of a request before it tells of the end of the answer.
 const holdDelay = 100 * time.Millisecond
 
-// copyBody writes the header of resp to w, and copies the body. With hold it tries to have the whole
-// of it first, and to state its length. It returns an error if it could not copy all of it, and
-// whether it has written nothing then.
+// copyBody writes the header of resp to w, and copies the body. With hold it tries to have the
+// whole of it first, and to state its length. It returns an error if it could not copy all of it,
+// and whether it has written nothing then.
 func (h *handler) copyBody(w http.ResponseWriter, resp *http.Response, hold bool) (unsent bool, err error) {
 	s, ok := h.senders.Get().(*sender)
 	if !ok {

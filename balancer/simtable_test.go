@@ -337,7 +337,8 @@ func TestSimulationFast(t *testing.T) {
 	}
 	want, err := os.ReadFile(golden)
 	require.NoError(t, err)
-	if runtime.GOARCH == "amd64" { // others round a·b+c once, which changes the last digits, hence ties
+	// Other processors round a·b+c once, which changes the last digits, hence ties.
+	if runtime.GOARCH == "amd64" {
 		require.Equal(
 			t,
 			string(want),

@@ -11,8 +11,8 @@ import (
 	"github.com/trivet-go/trivet/internal/lbsim"
 )
 
-// The table of TestSimulationFast notices any change. What follows says what of it has to stay when a
-// change is meant, for each policy and seed.
+// The table of TestSimulationFast notices any change. What follows says what of it has to stay
+// when a change is meant, for each policy and seed.
 
 // eachRun calls f for each policy and seed of the cell of that name.
 func eachRun(t *testing.T, cells []*cell, name string, f func(t *testing.T, policy string, r lbsim.Result)) {
@@ -33,8 +33,8 @@ func eachRun(t *testing.T, cells []*cell, name string, f func(t *testing.T, poli
 	t.Fatalf("no cell %q", name)
 }
 
-// TestEqualsGetEqualShares: among servers that do not differ no policy has favourites, and no request
-// fails.
+// TestEqualsGetEqualShares: among servers that do not differ no policy has favourites, and no
+// request fails.
 func TestEqualsGetEqualShares(t *testing.T) {
 	eachRun(t, goodCells(), "even .90", func(t *testing.T, _ string, r lbsim.Result) {
 		require.Zero(t, r.Failed+r.Expired)
@@ -44,8 +44,8 @@ func TestEqualsGetEqualShares(t *testing.T) {
 	})
 }
 
-// TestABlackHoleIsLeftAlone: a server that fails at once looks the quickest, and gets next to nothing;
-// the others share what it leaves.
+// TestABlackHoleIsLeftAlone: a server that fails at once looks the quickest, and gets next to
+// nothing; the others share what it leaves.
 func TestABlackHoleIsLeftAlone(t *testing.T) {
 	eachRun(t, goodCells(), "black hole .75", func(t *testing.T, _ string, r lbsim.Result) {
 		require.Less(t, r.BadShare, 0.002)
@@ -55,8 +55,8 @@ func TestABlackHoleIsLeftAlone(t *testing.T) {
 	})
 }
 
-// TestAServerThatHungIsUsedAgain: while it hangs it costs few requests, and once it is well it has its
-// share again: it is half of the run away, and one of eight.
+// TestAServerThatHungIsUsedAgain: while it hangs it costs few requests, and once it is well it has
+// its share again: it is half of the run away, and one of eight.
 func TestAServerThatHungIsUsedAgain(t *testing.T) {
 	eachRun(t, goodCells(), "hang 10 s .75", func(t *testing.T, _ string, r lbsim.Result) {
 		require.Less(t, r.ErrorShare(), 0.001)
@@ -67,9 +67,9 @@ func TestAServerThatHungIsUsedAgain(t *testing.T) {
 	})
 }
 
-// TestSlowServersGetLess: a server at a quarter of the pace gets less than half of a fair share, and is
-// not given up, by every policy that looks; those that know what a reply costs keep its queue out of the
-// slowest replies.
+// TestSlowServersGetLess: a server at a quarter of the pace gets less than half of a fair share,
+// and is not given up, by every policy that looks; those that know what a reply costs keep its
+// queue out of the slowest replies.
 func TestSlowServersGetLess(t *testing.T) {
 	var scenario lbsim.Scenario
 	for _, s := range lbsim.Scenarios(1) {
@@ -90,7 +90,7 @@ func TestSlowServersGetLess(t *testing.T) {
 	cells := simulate([]lbsim.Scenario{scenario}, policies, 2, nil)
 	const fair = 1.0 / 8
 	eachRun(t, cells, scenario.Name, func(t *testing.T, policy string, r lbsim.Result) {
-		if policy == "round robin" { // it looks at nothing, and has the server ejected for its timeouts
+		if policy == "round robin" { // it looks at nothing; timeouts eject the server
 			require.Greater(t, r.BadShare, fair/2)
 			require.Positive(t, r.Expired)
 			return
@@ -106,8 +106,9 @@ func TestSlowServersGetLess(t *testing.T) {
 	}
 }
 
-// TestCostsTellAntagonists: where servers are slowed down and let go by turns, the slowest replies of
-// the policies that know what a reply costs are much quicker than of those that count requests only.
+// TestCostsTellAntagonists: where servers are slowed down and let go by turns, the slowest replies
+// of the policies that know what a reply costs are much quicker than of those that count requests
+// only.
 func TestCostsTellAntagonists(t *testing.T) {
 	for _, c := range goodCells() {
 		if c.scenario.Name != "antagonists .75" {

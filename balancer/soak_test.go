@@ -241,10 +241,10 @@ func (b *bather) run(x soaked) (a got, wrong string) {
 }
 
 // Exchanges of all kinds, many at once and with all faults of the generator, over loopback: clients
-// that leave, servers that break off or are dead, upgrades, trailers, informational and early answers,
-// requests that are refused and sent again. Each client gets its own answer and no other, and in the
-// end nothing is left of them: no request in flight, no goroutine, no descriptor. With TRIVET_SOAK=1
-// there are a million; another number is how many.
+// that leave, servers that break off or are dead, upgrades, trailers, informational and early
+// answers, requests that are refused and sent again. Each client gets its own answer and no other,
+// and in the end nothing is left of them: no request in flight, no goroutine, no descriptor. With
+// TRIVET_SOAK=1 there are a million; another number is how many.
 func TestSoakOfExchanges(t *testing.T) {
 	exchanges, workers := 2000, 16
 	if n, err := strconv.Atoi(os.Getenv("TRIVET_SOAK")); err == nil && n > 0 {
@@ -302,7 +302,7 @@ func TestSoakOfExchanges(t *testing.T) {
 		}
 		require.NotZero(t, s.Repicked, "requests have been sent again")
 		require.NotZero(t, s.Failures)
-		t.Logf("to servers of HTTP/%s: %d requests, %d failures, %d sent again", up, s.Requests, s.Failures,
+		t.Logf("to servers of HTTP/%s: %d attempts, %d failures, %d sent again", up, s.Attempts, s.Failures,
 			s.Repicked)
 	}
 	require.NoError(t, b.close())
@@ -316,7 +316,8 @@ func TestSoakOfExchanges(t *testing.T) {
 	}
 }
 
-// soon reports whether so is true within two minutes. Unlike require.Eventually, it starts no goroutine.
+// soon reports whether so is true within two minutes. Unlike require.Eventually, it starts no
+// goroutine.
 func soon(so func() bool) bool {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

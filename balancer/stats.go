@@ -4,13 +4,15 @@ import "time"
 
 // Stats is a snapshot of a [Balancer]'s counters and gauges.
 type Stats struct {
-	Requests    uint64 `json:"requests"`     // attempts with a header or an error
+	Attempts    uint64 `json:"attempts"`     // that have a header or an error
 	Failures    uint64 `json:"failures"`     // of these
-	Repicked    uint64 `json:"repicked"`     // attempts that were not sent and went to another endpoint
+	Repicked    uint64 `json:"repicked"`     // attempts after which the request was sent again
 	NoEndpoints uint64 `json:"no_endpoints"` // requests that failed with ErrNoEndpoints
 	Full        uint64 `json:"full"`         // of these, with ErrFull
 	Ejections   uint64 `json:"ejections"`
-	HookPanics  uint64 `json:"hook_panics"` // of Observe and Resolver on the Balancer's own goroutines
+	// Panics are those of Observe, of Health.Check and of a Resolver that the Balancer has
+	// recovered. On a caller's goroutine a panic passes through, and is not counted.
+	Panics uint64 `json:"panics"`
 
 	Targets   int `json:"targets"`
 	Endpoints int `json:"endpoints"`
@@ -21,13 +23,13 @@ type Stats struct {
 	Panicking int `json:"panicking"` // targets in panic mode
 
 	// By endpoint address.
-	EndpointRequests map[string]uint64 `json:"endpoint_requests"`
+	EndpointAttempts map[string]uint64 `json:"endpoint_attempts"`
 	EndpointFailures map[string]uint64 `json:"endpoint_failures"`
 	EndpointInFlight map[string]int    `json:"endpoint_in_flight"`
 }
 
 func (s *Stats) add(o Stats) {
-	s.Requests += o.Requests
+	s.Attempts += o.Attempts
 	s.Failures += o.Failures
 	s.Repicked += o.Repicked
 	s.NoEndpoints += o.NoEndpoints
@@ -38,8 +40,8 @@ func (s *Stats) add(o Stats) {
 // Stats returns the present counters and gauges.
 func (b *Balancer) Stats() Stats {
 	s := Stats{
-		HookPanics:       b.hookPanics.Load(),
-		EndpointRequests: map[string]uint64{},
+		Panics:           b.panics.Load(),
+		EndpointAttempts: map[string]uint64{},
 		EndpointFailures: map[string]uint64{},
 		EndpointInFlight: map[string]int{},
 	}
@@ -61,7 +63,7 @@ func (b *Balancer) Stats() Stats {
 		p.mu.Lock()
 		for _, e := range p.group.members() {
 			addr := e.public().Addr
-			s.EndpointRequests[addr] += e.replied.Load()
+			s.EndpointAttempts[addr] += e.replied.Load()
 			s.EndpointFailures[addr] += e.failed.Load()
 		}
 		for _, e := range p.allLocked() {
@@ -84,7 +86,7 @@ func (p *pool) count() Stats {
 		sum.add(e)
 	}
 	return Stats{
-		Requests: sum.replied, Failures: sum.failed, Repicked: p.repicked.Load(),
+		Attempts: sum.replied, Failures: sum.failed, Repicked: p.repicked.Load(),
 		NoEndpoints: p.unserved.Load(), Full: p.full.Load(), Ejections: p.group.ejections.Load(),
 	}
 }
@@ -111,15 +113,17 @@ type EndpointStatus struct {
 	Labels   map[string]string `json:"labels,omitempty"`
 
 	State  State  `json:"state"`
-	Reason string `json:"reason,omitempty"` // of an ejection, or the last check's error
+	Reason Reason `json:"reason,omitempty"` // of an ejection
+	// CheckError is why the last active check failed, if it did.
+	CheckError string `json:"check_error,omitempty"`
 	// LastError is why an attempt failed last, if without an answer, and LastErrorAt when.
 	LastError   string    `json:"last_error,omitempty"`
 	LastErrorAt time.Time `json:"last_error_at,omitzero"`
 	// Share is how much of its part an endpoint in slow start gets; otherwise 1.
 	Share          float64       `json:"share"`
 	InFlight       int           `json:"in_flight"`
-	Queued         int           `json:"queued"` // of these, for room under Config.MaxConns
-	Requests       uint64        `json:"requests"`
+	Queued         int           `json:"queued"`   // of these, for room under Config.MaxConns
+	Attempts       uint64        `json:"attempts"` // that have a header or an error
 	Failures       uint64        `json:"failures"`
 	FailuresInARow int           `json:"failures_in_a_row"`
 	Cost           time.Duration `json:"cost_ns"` // see [View.Cost]
@@ -162,16 +166,14 @@ func (e *endpoint) statusLocked(now int64) EndpointStatus {
 	public := e.public()
 	s := EndpointStatus{
 		Addr: public.Addr, Weight: max(public.Weight, 1), Priority: public.Priority, Zone: public.Zone,
-		Labels: public.Labels, State: e.stateLocked(now), Reason: e.reason, Share: e.slowStart.Load(),
-		InFlight: int(e.inFlight.Load()), Requests: e.replied.Load(), Failures: e.failed.Load(),
+		Labels: public.Labels, State: e.stateLocked(now), Reason: e.reason,
+		CheckError: e.checkError, Share: e.slowStart.Load(),
+		InFlight: int(e.inFlight.Load()), Attempts: e.replied.Load(), Failures: e.failed.Load(),
 		FailuresInARow: int(e.failures.Load()), Cost: time.Duration(e.cost.Load()), Ejections: e.ejections,
 		CheckLatency: time.Duration(e.checkCost), Queued: e.gate.Load().queued(),
 	}
 	if e.ejectedUntil > now {
 		s.EjectedFor = time.Duration(e.ejectedUntil - now)
-	}
-	if s.Reason == "" {
-		s.Reason = e.checkError
 	}
 	if last := e.lastError.Load(); last != nil {
 		s.LastError, s.LastErrorAt = last.text, last.at

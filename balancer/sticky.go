@@ -18,8 +18,9 @@ type StickyConfig struct {
 	// At least 16 bytes. Required. Replicas must share it.
 	Secret []byte
 
-	// Name is the cookie's. Empty means "trivet_host". That says host, where all else says endpoint,
-	// on purpose: browsers hold cookies of that name, and another one would move their clients.
+	// Name is the cookie's. Empty means "trivet_host". That says host, where all else says
+	// endpoint, on purpose: browsers hold cookies of that name, and another one would move their
+	// clients.
 	Name string
 
 	// MaxAge is how long a browser keeps the cookie, in whole seconds. Zero means for its session.

@@ -52,7 +52,7 @@ func TestStickyKeepsAClientOnItsEndpoint(t *testing.T) {
 	for range 50 {
 		p, set := visit(t, b, c)
 		require.Equal(t, first.Endpoint, p.Endpoint)
-		require.Equal(t, "sticky", p.Reason)
+		require.Equal(t, balancer.ReasonSticky, p.Reason)
 		require.Empty(t, set, "a cookie that holds is not set again")
 	}
 	replica := newBalancer(t, balancer.Config{
@@ -96,7 +96,7 @@ func TestL30_ForgedCookies(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, set := visit(t, b, &http.Cookie{Name: "trivet_host", Value: value})
-			require.NotEqual(t, "sticky", p.Reason)
+			require.NotEqual(t, balancer.ReasonSticky, p.Reason)
 			require.Contains(t, addrs(5), p.Endpoint.Addr)
 			require.Len(t, set, 1, "and gets a good one")
 		})
@@ -136,7 +136,7 @@ func TestStickyMovesWhenTheEndpointIsGone(t *testing.T) {
 		time.Sleep(60 * time.Second)
 		for range 50 {
 			got, _ := visit(t, b, low...)
-			require.Equal(t, "sticky", got.Reason)
+			require.Equal(t, balancer.ReasonSticky, got.Reason)
 			require.Equal(t, uint8(1), got.Endpoint.Priority)
 		}
 	})

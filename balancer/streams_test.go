@@ -50,7 +50,8 @@ func perEndpoint(b *balancer.Balancer) []int {
 	return n
 }
 
-// Connections that are open for hours are spread by what is open, not by how long a handshake takes.
+// Connections that are open for hours are spread by what is open, not by how long a handshake
+// takes.
 func TestL39_OpenConnectionsAreLoad(t *testing.T) {
 	fast, even := addrs(3), map[string]time.Duration{}
 	for _, addr := range fast {
@@ -94,8 +95,8 @@ func TestL39_OpenConnectionsAreLoad(t *testing.T) {
 	}
 }
 
-// An endpoint that joins late gets the newcomers until it has as many open as the others, also after
-// a Reload.
+// An endpoint that joins late gets the newcomers until it has as many open as the others, also
+// after a Reload.
 func TestL39_LateEndpointsCatchUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := addrs(3)

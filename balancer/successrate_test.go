@@ -44,7 +44,7 @@ func TestSuccessRateEjects(t *testing.T) {
 		}
 		s := statusOf(t, b, "10.0.0.0:80")
 		require.Equal(t, balancer.Ejected, s.State)
-		require.Equal(t, "success rate", s.Reason)
+		require.Equal(t, balancer.ReasonSuccessRate, s.Reason)
 		require.Equal(t, uint64(1), b.Stats().Ejections)
 	})
 	t.Run("not by a single failure", func(t *testing.T) {

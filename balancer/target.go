@@ -52,11 +52,11 @@ func (x *exchange) outboundURL() (fault string) {
 	return ""
 }
 
-// HiddenDots reports whether u's path has what some servers take for a dot segment although it is not
-// spelt "." or "..": it is encoded, even more than once or as two bytes, it stands behind an encoded
-// slash or a backslash, or it has parameters, a NUL or blanks behind it, which some cut off. Servers
-// differ in it, so [Balancer.Handler] refuses such a path. Whoever chooses a route or a limit by the
-// path, in front of a Handler, refuses it before that.
+// HiddenDots reports whether u's path has what some servers take for a dot segment although it is
+// not spelt "." or "..": it is encoded, even more than once or as two bytes, it stands behind an
+// encoded slash or a backslash, or it has parameters, a NUL or blanks behind it, which some cut
+// off. Servers differ in it, so [Balancer.Handler] refuses such a path. Whoever chooses a route or
+// a limit by the path, in front of a Handler, refuses it before that.
 func HiddenDots(u *url.URL) bool {
 	if !mayHaveDots(u.Path) {
 		return false
@@ -186,8 +186,8 @@ func joinSlash(a, b string) string {
 // mostParameters is how many parameters of a query net/url reads.
 const mostParameters = 10_000
 
-// plainQuery reports whether every server that reads parameters finds the same ones as net/url: some
-// split at semicolons, and take what cannot be decoded as it is.
+// plainQuery reports whether every server that reads parameters finds the same ones as net/url:
+// some split at semicolons, and take what cannot be decoded as it is.
 func plainQuery(q string) bool {
 	parameters := 1
 	for i := 0; i < len(q); i++ {

@@ -109,7 +109,8 @@ func TestL35_NothingLeadsOutOfTheTargetsPath(t *testing.T) {
 	} {
 		require.Equal(t, hidden, balancer.HiddenDots(&url.URL{Path: path}), path)
 	}
-	// Whatever the path is, and whatever a lenient server makes of it, it stays behind the target's.
+	// Whatever the path is, and whatever a lenient server makes of it, it stays behind the
+	// target's.
 	rapid.Check(t, func(rt *rapid.T) {
 		uri := "/" + strings.Join(rapid.SliceOf(rapid.SampledFrom([]string{
 			"a", ".", "..", "/", "%2e", "%2E", "%2f", "%5c", `\`, ";", ";x=1", "%25", "%", "2e", "%c0%ae",
@@ -203,13 +204,13 @@ func TestRequestTargetsStayBehindTheTargetsPath(t *testing.T) {
 	for target, want := range map[string]string{
 		"x:admin": "400 ", "http:admin": "400 ", "http:/admin": "200 ", "http://a/admin": "200 ",
 	} {
-		before := b.Stats().Requests
+		before := b.Stats().Attempts
 		answer := exchange(t, f.Listener.Addr().String(), "GET "+target+" HTTP/1.1\r\nHost: a\r\n\r\n")
 		require.Regexp(t, "^HTTP/1.1 "+want, answer, target)
 		if want == "200 " {
 			require.Contains(t, answer, "/base/admin", target)
 		} else {
-			require.Equal(t, before, b.Stats().Requests, "no endpoint hears of it")
+			require.Equal(t, before, b.Stats().Attempts, "no endpoint hears of it")
 		}
 	}
 }

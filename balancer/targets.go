@@ -11,8 +11,8 @@ import (
 	"github.com/trivet-go/trivet/internal/settings"
 )
 
-// ErrOtherTarget reports a request for a target that [Config.Targets] does not name: its endpoints are
-// not those of that target. The request was not sent.
+// ErrOtherTarget reports a request for a target that [Config.Targets] does not name: its endpoints
+// are not those of that target. The request was not sent.
 var ErrOtherTarget = errors.New("balancer: not one of Config.Targets")
 
 // An otherTargetError is final: the wait that it states is none.

@@ -45,5 +45,5 @@ func (g *group) endEjectionLocked(config *groupConfig, e *endpoint, now int64, t
 		g.setCost(config, e, typical)
 	}
 	g.startSlowlyLocked(config, e, now)
-	g.emitLocked(e.changeLocked(now, "ejection ended"))
+	g.emitLocked(e.changeLocked(now, ReasonEndOfEjection))
 }

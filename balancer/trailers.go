@@ -42,8 +42,8 @@ func mayTrail(name string) bool {
 	return true
 }
 
-// removeTrailers removes what may not stand in a trailer section, or is named by nominated, the values
-// of the Connection field.
+// removeTrailers removes what may not stand in a trailer section, or is named by nominated, the
+// values of the Connection field.
 func removeTrailers(trailer http.Header, nominated []string) {
 	removeNominated(trailer, nominated)
 	for name := range trailer {

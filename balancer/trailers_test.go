@@ -124,8 +124,8 @@ func TestL47_TrailersOfResponsesPassTheRulesOfFields(t *testing.T) {
 	}
 }
 
-// Trailers take a length away from HTTP/1.1 clients only. HTTP/1.0 clients get no trailers, and know by
-// the length alone whether they have got everything.
+// Trailers take a length away from HTTP/1.1 clients only. HTTP/1.0 clients get no trailers, and
+// know by the length alone whether they have got everything.
 func TestL47_TrailersBesideALength(t *testing.T) {
 	b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed()})
 	cfg := balancer.HandlerConfig{Transport: func(http.RoundTripper) http.RoundTripper {

@@ -248,8 +248,8 @@ func (a *attempt) send(out *http.Request, try int) (resp *http.Response, elsewhe
 	return resp, false, nil
 }
 
-// inTime reports whether the request's deadline had not passed when the endpoint was chosen: for one that
-// comes too late, because it has waited for something else, no endpoint is to blame.
+// inTime reports whether the request's deadline had not passed when the endpoint was chosen: for
+// one that comes too late, because it has waited for something else, no endpoint is to blame.
 func (a *attempt) inTime() bool {
 	deadline, ok := a.ctx.Deadline()
 	return !ok || int64(deadline.Sub(a.balancer.origin)) > a.choice.at

@@ -43,7 +43,7 @@ func TestOutcomesOfAttempts(t *testing.T) {
 		"200":         {status: 200, want: "success"},
 		"404":         {status: 404, want: "success"},
 		"428":         {status: 428, want: "success"},
-		"429":         {status: 429, want: "refused"},
+		"429":         {status: 429, want: "rejected"},
 		"500":         {status: 500, want: "failure", fault: true},
 		"501":         {status: 501, want: "success"},
 		"502":         {status: 502, want: "failure", fault: true},
@@ -65,7 +65,7 @@ func TestOutcomesOfAttempts(t *testing.T) {
 		"broken connection": {err: io.ErrUnexpectedEOF, want: "failure", fault: true},
 		"caller leaves":     {cancel: true, want: "canceled"},
 		"deadline":          {timeout: time.Second, want: "failure", fault: true},
-		"wrapper refuses":   {err: fmt.Errorf("wrapped: %w", unsent{}), want: "unsent"},
+		"wrapper refuses":   {err: fmt.Errorf("wrapped: %w", unsent{}), want: "not_sent"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -110,7 +110,7 @@ func TestOutcomesOfAttempts(t *testing.T) {
 					want = 1
 				}
 				s := b.Stats()
-				require.Equal(t, uint64(1), s.Requests)
+				require.Equal(t, uint64(1), s.Attempts)
 				require.Equal(t, want, s.Failures)
 				require.Zero(t, s.InFlight)
 			})
@@ -317,7 +317,7 @@ func TestRequestsThatNobodyCouldSend(t *testing.T) {
 					}
 					return err
 				}
-				require.NoError(t, send(func(*http.Request) {})) // now the server's settings are known
+				require.NoError(t, send(func(*http.Request) {})) // for the server's settings
 				for range 10 {
 					require.Error(t, send(c.spoil))
 				}
@@ -359,8 +359,9 @@ func TestResponsesNameTheCallersRequestAndProxiesAreIgnored(t *testing.T) {
 	require.Same(t, req, resp.Request)
 }
 
-// A request whose deadline has passed before an endpoint is chosen, because it has waited elsewhere, blames
-// none, also while nobody knows what is usual. One that an endpoint lets wait does.
+// A request whose deadline has passed before an endpoint is chosen, because it has waited
+// elsewhere, blames none, also while nobody knows what is usual. One that an endpoint lets wait
+// does.
 func TestARequestThatComesTooLateBlamesNoEndpoint(t *testing.T) {
 	release := make(chan struct{})
 	defer close(release)

@@ -56,8 +56,8 @@ func (x *exchange) upgrade() {
 		return
 	}
 	if x.upload != nil && !x.upload.ended.Load() {
-		// RFC 9110, section 7.8: the new protocol follows the request. What comes next could belong to
-		// either.
+		// RFC 9110, section 7.8: the new protocol follows the request. What comes next could
+		// belong to either.
 		x.fail(errors.New("balancer: the server switched protocols before the request had ended"))
 		return
 	}

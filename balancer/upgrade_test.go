@@ -328,8 +328,8 @@ func TestUpgradedConnectionsHalfClose(t *testing.T) {
 	}
 }
 
-// RFC 9110, section 7.8: the new protocol follows the request. What a client sends of its body after a
-// 101 would be taken for it.
+// RFC 9110, section 7.8: the new protocol follows the request. What a client sends of its body
+// after a 101 would be taken for it.
 func TestL20_A101BeforeTheRequestHasEndedIsRefused(t *testing.T) {
 	for whole, want := range map[bool]string{true: "101", false: "502"} {
 		addr := serveRaw(t, func(c net.Conn) {
@@ -379,9 +379,9 @@ func TestL18_TunnelsDoNotPoisonConnections(t *testing.T) {
 		"CONNECT with path": "CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			before := b.Stats().Requests
+			before := b.Stats().Attempts
 			require.Contains(t, exchange(t, addr, raw), "HTTP/1.1 405 ")
-			require.Equal(t, before, b.Stats().Requests, "no endpoint hears of it")
+			require.Equal(t, before, b.Stats().Attempts, "no endpoint hears of it")
 		})
 	}
 	t.Run("Upgrade", func(t *testing.T) {

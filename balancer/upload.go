@@ -53,7 +53,8 @@ func (u *upload) Read(p []byte) (int, error) {
 }
 
 // Close leaves the client's body open: to close it would be to read it, which may take as long as
-// the client likes, and another endpoint may yet get it. A transport that waits to send it is let go.
+// the client likes, and another endpoint may yet get it. A transport that waits to send it is let
+// go.
 func (u *upload) Close() error {
 	u.decide(false)
 	return nil

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A transport that waits to send a body is let go when it closes the body, and when the exchange ends,
-// even if its server has begun to answer and will never be done.
+// A transport that waits to send a body is let go when it closes the body, and when the exchange
+// ends, even if its server has begun to answer and will never be done.
 func TestL37_WhoWaitsToSendIsLetGo(t *testing.T) {
 	for name, end := range map[string]func(*upload){
 		"the transport closes": func(u *upload) { _ = u.Close() },
@@ -77,7 +77,8 @@ func TestUploadsAreAwaited(t *testing.T) {
 	require.ErrorIs(t, err, errUploadClosed)
 }
 
-// A body that is being read cannot be read anew, and neither can one that was closed under its reader.
+// A body that is being read cannot be read anew, and neither can one that was closed under its
+// reader.
 func TestBodiesThatAreBeingReadCannotBeReplayed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rc, feed := io.Pipe()

@@ -156,7 +156,7 @@ func (z *zone) stream(c net.Conn) {
 
 // piped returns a resolver that asks z without sockets, inside a synctest bubble.
 func (z *zone) piped(t *testing.T) *net.Resolver {
-	t.Cleanup(func() { time.Sleep(time.Minute) }) // net's queries end with their own deadline, not with ours
+	t.Cleanup(func() { time.Sleep(time.Minute) }) // net's queries end by their own deadline
 	return &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		client, server := net.Pipe()
 		go z.stream(server)

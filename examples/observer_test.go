@@ -309,7 +309,7 @@ func TestEventsKeepTheContractOfLogValue(t *testing.T) {
 	}
 	for event, tuple := range map[string]string{
 		"attempt":     "outcome=failure reason=turn repicked=false ",
-		"endpoint":    "state=ejected reason=consecutive failures ",
+		"endpoint":    "state=ejected reason=consecutive_failures ",
 		"resolve":     "ok=true ",
 		"panic":       "panicking=true ",
 		"decision":    "outcome=limited policy=per-key degraded=false ",
@@ -389,7 +389,7 @@ func TestEventsAndStatsBecomeMetrics(t *testing.T) {
 	}
 	// Counted events and statistics agree.
 	for event, stat := range map[string]string{
-		"trivet.balancer.attempt":                "trivet.balancer.requests",
+		"trivet.balancer.attempt":                "trivet.balancer.attempts",
 		"trivet.balancer.attempt{failure}":       "trivet.balancer.failures",
 		"trivet.ratelimit.decision{admitted}":    "trivet.ratelimit.admitted",
 		"trivet.ratelimit.decision{limited}":     "trivet.ratelimit.limited",

@@ -135,7 +135,7 @@ func loopbackHosts(next http.Handler) http.Handler {
 
 const adminIndex = `/healthz     the process answers
 /readyz      the process wants requests
-/upstreams   the hosts of each upstream, and their state
+/upstreams   the endpoints of each upstream, and their state
 /breakers    the circuit breakers of each upstream's hosts
 /retries     repeated requests of each upstream, and what its budget has left
 /versions    who uses which version of each route, and which may be removed

@@ -98,9 +98,9 @@ func TestUpstreamsSayWhyTheyFail(t *testing.T) {
 		answer := httptest.NewRecorder()
 		r := httptest.NewRequest("GET", "http://127.0.0.1/upstreams", nil)
 		newAdmin(g.gateway).Handler.ServeHTTP(answer, r)
-		var upstreams map[string]struct{ Hosts []balancer.EndpointStatus }
+		var upstreams map[string]struct{ Endpoints []balancer.EndpointStatus }
 		require.NoError(t, json.Unmarshal(answer.Body.Bytes(), &upstreams), answer.Body)
-		host := upstreams["app"].Hosts[0]
+		host := upstreams["app"].Endpoints[0]
 		require.Contains(t, host.LastError, why)
 		require.WithinDuration(t, time.Now(), host.LastErrorAt, time.Minute)
 	}

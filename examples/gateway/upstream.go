@@ -170,13 +170,14 @@ func (u *upstream) start() {
 // close closes the balancer. It waits for the requests in flight until ctx ends.
 func (u *upstream) close(ctx context.Context) { _ = u.balancer.Close(ctx) }
 
-// status returns the hosts and statistics for the admin server.
+// status returns the endpoints, which are the hosts as the balancer sees them, and statistics for the
+// admin server.
 func (u *upstream) status() any {
 	return struct {
-		Target  string                    `json:"target"`
-		Hosts   []balancer.EndpointStatus `json:"hosts"`
-		Stats   balancer.Stats            `json:"stats"`
-		Waiting int64                     `json:"waiting"` // requests, since all hosts are down
+		Target    string                    `json:"target"`
+		Endpoints []balancer.EndpointStatus `json:"endpoints"`
+		Stats     balancer.Stats            `json:"stats"`
+		Waiting   int64                     `json:"waiting"` // requests, since all hosts are down
 	}{u.target.String(), u.hosts(), u.balancer.Stats(), u.standby.waiting.Load()}
 }
 

@@ -13,8 +13,8 @@ import (
 // errClosed is the error of reads after Close; it reads as net/http's.
 var errClosed = errors.New("http: read on closed response body")
 
-// A body is the body of a response. At its end the connection is idle; if it is closed before, so is
-// the connection.
+// A body is the body of a response. At its end the connection is idle; if it is closed before, so
+// is the connection.
 type body struct {
 	conn  *conn
 	src   io.Reader

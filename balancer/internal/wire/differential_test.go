@@ -165,8 +165,8 @@ func TestExchangesEndAsWithNetHTTP(t *testing.T) {
 				}
 				got, want := send(ours, w), send(theirs, std)
 				if got != want {
-					// net/http can fail a request for what was left on the connection before: on a new
-					// one it does what it does.
+					// net/http can fail a request for what was left on the connection before: on a
+					// new one it does what it does.
 					std.CloseIdleConnections()
 					want = send(theirs, std)
 				}

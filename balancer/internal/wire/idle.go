@@ -73,8 +73,8 @@ func (t *Transport) sweep() {
 	closeAll(old)
 }
 
-// CloseIdleConnections closes the connections that are idle, and those that fall idle before the next
-// request.
+// CloseIdleConnections closes the connections that are idle, and those that fall idle before the
+// next request.
 func (t *Transport) CloseIdleConnections() {
 	t.mu.Lock()
 	old, spares := t.idle, t.spares

@@ -83,8 +83,8 @@ func TestIdleConnectionsEndAfterOthersWereClosed(t *testing.T) {
 	})
 }
 
-// A connection whose time is over is not used, also if nobody has swept it yet, nor are those before
-// it.
+// A connection whose time is over is not used, also if nobody has swept it yet, nor are those
+// before it.
 func TestExpiredConnectionsAreNotUsed(t *testing.T) {
 	w, rest := resting(t)
 	ends := []net.Conn{rest(), rest()}
@@ -112,7 +112,8 @@ func (c ending) AfterFunc(f func()) (stop func() bool) {
 	return func() bool { return true }
 }
 
-// A connection does not fall idle if the context ends, which closes it, just as the response is whole.
+// A connection does not fall idle if the context ends, which closes it, just as the response is
+// whole.
 func TestConnectionsThatAreBeingClosedDoNotFallIdle(t *testing.T) {
 	s := startRaw(t)
 	w := direct(t, s)
@@ -161,8 +162,8 @@ func TestWhatCannotBeWrittenIsNotRepeated(t *testing.T) {
 	require.True(t, (&conn{writeErr: errTapped}).mayRepeat(r, errTapped))
 }
 
-// A connection whose server will close it does not fall idle, nor does one whose body was closed just
-// before its end came.
+// A connection whose server will close it does not fall idle, nor does one whose body was closed
+// just before its end came.
 func TestConnectionsThatEndDoNotFallIdle(t *testing.T) {
 	s := startRaw(t)
 	w := direct(t, s)

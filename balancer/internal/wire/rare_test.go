@@ -40,7 +40,8 @@ func (c *tapped) SetReadDeadline(t time.Time) error {
 	return c.TCPConn.SetReadDeadline(t)
 }
 
-// tap returns a Transport to s, a flag that lets the next write fail, and the connections it has made.
+// tap returns a Transport to s, a flag that lets the next write fail, and the connections it has
+// made.
 func tap(
 	t *testing.T, s *rawServer, change func(*http.Transport),
 ) (*Transport, *atomic.Bool, func() []*tapped) {
@@ -72,8 +73,8 @@ func tap(
 	}
 }
 
-// Nothing of a request has left if the first write fails: it is sent again, whatever its method, if the
-// connection had been idle, and not on a new one.
+// Nothing of a request has left if the first write fails: it is sent again, whatever its method,
+// if the connection had been idle, and not on a new one.
 func TestRequestsThatHaveNotLeftAreRepeated(t *testing.T) {
 	s := startRaw(t)
 	w, fails, conns := tap(t, s, nil)
@@ -133,7 +134,8 @@ func TestIdleConnectionsEndInTurn(t *testing.T) {
 	require.NoError(t, err)
 	w.mu.Lock()
 	last := w.idle[len(w.idle)-1]
-	last.idleSince = last.idleSince.Add(base.IdleConnTimeout) // it is not over when the first one is
+	// It is not over when the first one is.
+	last.idleSince = last.idleSince.Add(base.IdleConnTimeout)
 	w.mu.Unlock()
 	require.Eventually(t, func() bool {
 		w.mu.Lock()

@@ -10,11 +10,12 @@ import (
 )
 
 // maxBody is the largest body of a request that is written before anything is read. A server that
-// answers without reading it must not block the write: what the kernel keeps for a connection is more.
+// answers without reading it must not block the write: what the kernel keeps for a connection is
+// more.
 const maxBody = 64 << 10
 
-// simple reports whether r is one of the requests that Transport takes itself: nothing in it asks for
-// more than to be written and answered. Whatever net/http would refuse, it is left to.
+// simple reports whether r is one of the requests that Transport takes itself: nothing in it asks
+// for more than to be written and answered. Whatever net/http would refuse, it is left to.
 func simple(r *http.Request) bool {
 	if r.URL == nil || r.URL.Scheme != "http" || r.URL.Host == "" || r.Header == nil || r.Close ||
 		r.Method == http.MethodConnect || !token(r.Method) ||
@@ -128,8 +129,8 @@ func rewound(r *http.Request) (*http.Request, error) {
 	return &out, nil
 }
 
-// mayRepeat reports whether r, which failed on a connection that had been idle, may be sent again: no
-// byte of it was sent, or it may be repeated and none of a response came.
+// mayRepeat reports whether r, which failed on a connection that had been idle, may be sent again:
+// no byte of it was sent, or it may be repeated and none of a response came.
 func (c *conn) mayRepeat(r *http.Request, err error) bool {
 	if c.answered || err == (timeoutError{}) {
 		return false

@@ -1,11 +1,11 @@
 // Package wire is an HTTP/1.1 client for one address that does its work on the goroutine of its
-// caller: there is none that reads and none that writes a connection. It takes the requests that are
-// simple and common; http.Transport, which it stands on, takes all others.
+// caller: there is none that reads and none that writes a connection. It takes the requests that
+// are simple and common; http.Transport, which it stands on, takes all others.
 //
-// What http.Transport promises holds: the limit and the timeout of a response's header, 1xx, hooks of
-// httptrace, trailers, cancellation at any time, one bound and one timeout of idle connections, and
-// that a request is repeated only if it was not processed or may be. A connection on which something
-// has arrived since its last response is not used again.
+// What http.Transport promises holds: the limit and the timeout of a response's header, 1xx, hooks
+// of httptrace, trailers, cancellation at any time, one bound and one timeout of idle connections,
+// and that a request is repeated only if it was not processed or may be. A connection on which
+// something has arrived since its last response is not used again.
 package wire
 
 import (
@@ -30,7 +30,7 @@ type Transport struct {
 
 	mu      sync.Mutex // guards the fields below
 	idle    []*conn    // the last one was used last
-	closing bool       // since CloseIdleConnections: what falls idle is closed until the next request
+	closing bool       // since CloseIdleConnections, until the next request: idle means closed
 	sweeper *time.Timer
 	sweeps  bool       // the sweeper will run
 	spares  []net.Conn // dialled for us and of no use here: base takes them
@@ -151,8 +151,8 @@ func hostPort(u *url.URL) string {
 	return u.Host + ":80"
 }
 
-// exchange sends r over c and reads the header of the response. Unless the response has a body, c is
-// idle or closed afterwards.
+// exchange sends r over c and reads the header of the response. Unless the response has a body, c
+// is idle or closed afterwards.
 func (c *conn) exchange(
 	ctx context.Context, trace *httptrace.ClientTrace, r *http.Request,
 ) (*http.Response, error) {
