@@ -164,7 +164,7 @@ func TestRequestsKeepTheTargetsName(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "users.internal", string(body))
 	require.Equal(t, "users.internal", resp.Request.URL.Host)
-	require.Equal(t, uint64(1), b.Stats().Attempts)
+	require.Equal(t, uint64(1), b.Stats().Requests)
 }
 
 func TestTargetsAreOfSchemeAndHost(t *testing.T) {
@@ -188,7 +188,7 @@ func TestTargetsAreOfSchemeAndHost(t *testing.T) {
 	require.ErrorIs(t, err, balancer.ErrTooManyTargets)
 	require.True(t, notSent(err))
 	require.Len(t, b.Endpoints("http://Users.Internal"), 1)
-	require.Equal(t, uint64(2), b.Endpoints("http://users.internal")[0].Attempts)
+	require.Equal(t, uint64(2), b.Endpoints("http://users.internal")[0].Requests)
 	require.Nil(t, b.Endpoints("http://orders.internal"))
 	require.Nil(t, b.Endpoints("users.internal"))
 }
@@ -311,7 +311,7 @@ func TestIdleTargetsAreForgotten(t *testing.T) {
 		synctest.Wait()
 		s := b.Stats()
 		require.Zero(t, s.Targets)
-		require.Equal(t, uint64(2), s.Attempts, "counters do not fall")
+		require.Equal(t, uint64(2), s.Requests, "counters do not fall")
 		require.Zero(t, net.open("a:1"))
 		_, err = get(t.Context(), b)
 		require.NoError(t, err, "it comes back with the next request")
@@ -329,21 +329,20 @@ func TestStatsAndEndpointsAreJSON(t *testing.T) {
 	})
 	pickOf(t, b)
 	s := b.Stats()
-	require.Equal(t, uint64(1), s.Attempts)
+	require.Equal(t, uint64(1), s.Requests)
 	require.Equal(t, uint64(1), s.Failures)
-	require.Equal(t, map[string]uint64{"a:1": 1}, s.EndpointAttempts)
+	require.Equal(t, map[string]uint64{"a:1": 1}, s.EndpointRequests)
 	require.Equal(t, map[string]uint64{"a:1": 1}, s.EndpointFailures)
 	require.Equal(t, map[string]int{"a:1": 0}, s.EndpointInFlight)
 	text, err := json.Marshal(s)
 	require.NoError(t, err)
 	var counts map[string]any
 	require.NoError(t, json.Unmarshal(text, &counts))
-	require.Equal(t, 1.0, counts["attempts"])
-	require.Equal(t, map[string]any{"a:1": 1.0}, counts["endpoint_attempts"])
+	require.Equal(t, 1.0, counts["requests"])
+	require.Equal(t, map[string]any{"a:1": 1.0}, counts["endpoint_requests"])
 	require.Equal(t, 0.0, counts["panics"])
 	for key := range counts {
 		require.Regexp(t, "^[a-z_]+$", key)
-		require.NotContains(t, key, "requests", "attempts are counted")
 	}
 	table, err := json.Marshal(b.Endpoints("http://users.internal"))
 	require.NoError(t, err)
@@ -355,7 +354,7 @@ func TestStatsAndEndpointsAreJSON(t *testing.T) {
 	require.Equal(t, 3.0, rows[0]["weight"])
 	require.Equal(t, "z", rows[0]["zone"])
 	require.Equal(t, map[string]any{"k": "v"}, rows[0]["labels"])
-	require.Equal(t, 1.0, rows[0]["attempts"])
+	require.Equal(t, 1.0, rows[0]["requests"])
 	require.Equal(t, 1.0, rows[0]["failures"])
 	require.Equal(t, 1.0, rows[0]["failures_in_a_row"])
 }

@@ -102,7 +102,7 @@ func TestForgottenDuringAPick(t *testing.T) {
 		_, err := get(t.Context(), b)
 		require.NoError(t, err)
 		require.Equal(t, 1, inflight)
-		require.Equal(t, uint64(1), b.Stats().Attempts)
+		require.Equal(t, uint64(1), b.Stats().Requests)
 	})
 }
 

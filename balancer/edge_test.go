@@ -187,7 +187,7 @@ func TestObserversThatPanicDoNotLeak(t *testing.T) {
 	})
 	require.PanicsWithValue(t, "bug", func() { _, _ = get(t.Context(), b) })
 	require.Zero(t, b.Stats().InFlight)
-	require.Equal(t, uint64(1), b.Stats().Attempts)
+	require.Equal(t, uint64(1), b.Stats().Requests)
 	require.True(t, body.closed(), "nobody else can")
 }
 
@@ -289,6 +289,6 @@ func TestWrappersThatReturnNothing(t *testing.T) {
 	})
 	require.Panics(t, func() { _, _ = get(t.Context(), b) })
 	s := b.Stats()
-	require.Equal(t, uint64(1), s.Attempts, "it does not await its header for ever")
+	require.Equal(t, uint64(1), s.Requests, "it does not await its header for ever")
 	require.Zero(t, s.InFlight)
 }

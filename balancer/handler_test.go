@@ -375,7 +375,7 @@ func TestL26_AnswersBeforeTheBodyHasEnded(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		require.NotZero(t, f.b.Stats().Attempts)
+		require.NotZero(t, f.b.Stats().Requests)
 		require.Eventually(t, func() bool { return f.b.Stats().InFlight == 0 }, time.Minute,
 			time.Millisecond)
 	})

@@ -379,7 +379,7 @@ func TestHealthPathOverHTTP(t *testing.T) {
 					asked[0],
 					"as the target's name, redirects not followed",
 				)
-				require.Equal(t, uint64(1), b.Stats().Attempts, "checks are not requests")
+				require.Equal(t, uint64(1), b.Stats().Requests, "checks are not requests")
 			})
 		})
 	}

@@ -287,21 +287,21 @@ func TestL12_ReturningEndpointsAreNotSwamped(t *testing.T) {
 		}
 		var shares []float64
 		for range 10 {
-			before := statusOf(t, b, back).Attempts
+			before := statusOf(t, b, back).Requests
 			sent, failed := load(t, b, time.Millisecond, time.Second)
 			require.Zero(t, failed)
-			shares = append(shares, float64(statusOf(t, b, back).Attempts-before)/float64(sent))
+			shares = append(shares, float64(statusOf(t, b, back).Requests-before)/float64(sent))
 		}
 		fair := 0.25
 		require.Less(t, shares[0], fair, "in the first second: %v", shares)
 		require.Less(t, shares[0], shares[6], "it grows: %v", shares)
 		load(t, b, time.Millisecond, 2*time.Second)
 		require.Equal(t, 1.0, statusOf(t, b, back).Share)
-		before := statusOf(t, b, back).Attempts
+		before := statusOf(t, b, back).Requests
 		sent, _ := load(t, b, time.Millisecond, 2*time.Second)
 		require.Greater(
 			t,
-			float64(statusOf(t, b, back).Attempts-before),
+			float64(statusOf(t, b, back).Requests-before),
 			fair*0.25*float64(sent),
 			"no starvation after recovery",
 		)

@@ -36,7 +36,7 @@ func TestBusyEndpointsPause(t *testing.T) {
 			_, err := get(t.Context(), b)
 			require.NoError(t, err)
 		}
-		before := statusOf(t, b, "10.0.0.0:80").Attempts
+		before := statusOf(t, b, "10.0.0.0:80").Requests
 		for range 1000 {
 			_, err := get(t.Context(), b)
 			require.NoError(t, err)
@@ -44,7 +44,7 @@ func TestBusyEndpointsPause(t *testing.T) {
 		}
 		require.LessOrEqual(
 			t,
-			statusOf(t, b, "10.0.0.0:80").Attempts-before,
+			statusOf(t, b, "10.0.0.0:80").Requests-before,
 			uint64(20),
 			"in four of the five seconds",
 		)
@@ -52,8 +52,8 @@ func TestBusyEndpointsPause(t *testing.T) {
 		require.Zero(t, b.Stats().Failures)
 		time.Sleep(10 * time.Second)
 		load(t, b, 2*time.Millisecond, 10*time.Second)
-		before = statusOf(t, b, "10.0.0.0:80").Attempts
+		before = statusOf(t, b, "10.0.0.0:80").Requests
 		sent, _ := load(t, b, 2*time.Millisecond, 10*time.Second)
-		require.Greater(t, statusOf(t, b, "10.0.0.0:80").Attempts-before, uint64(sent/16))
+		require.Greater(t, statusOf(t, b, "10.0.0.0:80").Requests-before, uint64(sent/16))
 	})
 }

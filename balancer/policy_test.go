@@ -201,10 +201,10 @@ func TestBooksAreKept(t *testing.T) {
 		}
 		s := b.Stats()
 		total := uint64(0)
-		for _, c := range s.EndpointAttempts {
+		for _, c := range s.EndpointRequests {
 			total += c
 		}
-		if s.Attempts != uint64(sends) || total != s.Attempts || s.InFlight != 0 || s.Failures != 0 {
+		if s.Requests != uint64(sends) || total != s.Requests || s.InFlight != 0 || s.Failures != 0 {
 			rt.Fatalf("%d sent: %+v", sends, s)
 		}
 	})

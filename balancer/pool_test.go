@@ -165,7 +165,7 @@ func TestRemovedEndpointsDrain(t *testing.T) {
 		synctest.Wait()
 		require.Zero(t, net.open(addrs(3)[0]))
 		require.Len(t, b.Endpoints("http://users.internal"), 1)
-		require.Equal(t, uint64(2), b.Stats().Attempts, "what the removed endpoint has done still counts")
+		require.Equal(t, uint64(2), b.Stats().Requests, "what the removed endpoint has done still counts")
 	})
 }
 
@@ -294,7 +294,7 @@ func TestReloadKeepsState(t *testing.T) {
 		synctest.Wait()
 		s := statusOf(t, b, addrs(4)[0])
 		require.Equal(t, balancer.Ejected, s.State, "what is known stays")
-		require.Equal(t, before.EndpointAttempts[addrs(4)[0]], s.Attempts)
+		require.Equal(t, before.EndpointRequests[addrs(4)[0]], s.Requests)
 		require.Len(t, b.Endpoints("http://users.internal"), 4)
 		load(t, b, 10*time.Millisecond, time.Second)
 		require.Equal(t, balancer.ReasonCost, pickOf(t, b).Reason)
@@ -302,7 +302,7 @@ func TestReloadKeepsState(t *testing.T) {
 		p.Set() // nobody listens to the old resolver any more
 		synctest.Wait()
 		require.Len(t, b.Endpoints("http://users.internal"), 4)
-		require.Equal(t, before.Attempts+101, b.Stats().Attempts)
+		require.Equal(t, before.Requests+101, b.Stats().Requests)
 	})
 }
 
@@ -394,9 +394,9 @@ func TestReloadEndsSlowStart(t *testing.T) {
 				require.NoError(t, b.Reload(cfg))
 				load(t, b, 10*time.Millisecond, 3*time.Second)
 				require.Equal(t, 1.0, statusOf(t, b, "new:1").Share)
-				before := statusOf(t, b, "new:1").Attempts
+				before := statusOf(t, b, "new:1").Requests
 				load(t, b, 10*time.Millisecond, 3*time.Second)
-				require.InDelta(t, 100, statusOf(t, b, "new:1").Attempts-before, 5)
+				require.InDelta(t, 100, statusOf(t, b, "new:1").Requests-before, 5)
 			})
 		})
 	}

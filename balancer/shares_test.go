@@ -67,7 +67,7 @@ func TestEqualCostsShareEvenly(t *testing.T) {
 				sent, failed := load(t, b, time.Millisecond, 8*time.Second)
 				require.Zero(t, failed)
 				fair := float64(sent) / 8
-				for addr, n := range b.Stats().EndpointAttempts {
+				for addr, n := range b.Stats().EndpointRequests {
 					// Of equal endpoints, Adaptive prefers those that it knows to take concurrent
 					// requests well.
 					require.Greater(t, float64(n), 0.3*fair, addr)
@@ -97,7 +97,7 @@ func TestWeights(t *testing.T) {
 					Resolver: balancer.NewPushed(set...), Policy: p, Wrap: f.wrap,
 				})
 				sent, _ := load(t, b, time.Millisecond, 15*time.Second)
-				n := b.Stats().EndpointAttempts
+				n := b.Stats().EndpointRequests
 				for i, w := range weights {
 					require.InDelta(t, w/15, float64(n[addrs(4)[i]])/float64(sent), 0.03, "%v", n)
 				}
@@ -128,7 +128,7 @@ func TestPoliciesAvoidSlowEndpoints(t *testing.T) {
 					Resolver: balancer.Static(f.addrs()...), Policy: p, Wrap: f.wrap,
 				})
 				sent, _ := load(t, b, 2*time.Millisecond, 10*time.Second)
-				require.Less(t, float64(statusOf(t, b, "10.0.0.0:80").Attempts), 0.05*float64(sent))
+				require.Less(t, float64(statusOf(t, b, "10.0.0.0:80").Requests), 0.05*float64(sent))
 			})
 		})
 	}
@@ -167,9 +167,9 @@ func TestSlowEndpointsAreFoundAgain(t *testing.T) {
 				}
 				b := newBalancer(t, cfg)
 				load(t, b, time.Millisecond, 10*time.Second)
-				before := statusOf(t, b, "10.0.0.0:80").Attempts
+				before := statusOf(t, b, "10.0.0.0:80").Requests
 				sent, _ := load(t, b, time.Millisecond, 10*time.Second)
-				hit := float64(statusOf(t, b, "10.0.0.0:80").Attempts - before)
+				hit := float64(statusOf(t, b, "10.0.0.0:80").Requests - before)
 				if health {
 					// The second slow reply is needed to show that the first was no accident.
 					require.LessOrEqual(t, hit, 2.0, "of %d", sent)
@@ -178,11 +178,11 @@ func TestSlowEndpointsAreFoundAgain(t *testing.T) {
 				}
 				delay.Store(int64(5 * time.Millisecond))
 				load(t, b, time.Millisecond, 10*time.Second)
-				before = statusOf(t, b, "10.0.0.0:80").Attempts
+				before = statusOf(t, b, "10.0.0.0:80").Requests
 				sent, _ = load(t, b, time.Millisecond, 10*time.Second)
 				require.Greater(
 					t,
-					float64(statusOf(t, b, "10.0.0.0:80").Attempts-before),
+					float64(statusOf(t, b, "10.0.0.0:80").Requests-before),
 					0.25*float64(sent)/4,
 					"a quarter of its fair share, ten seconds after it has recovered",
 				)
@@ -226,10 +226,10 @@ func TestBusyEndpointsPauseWithoutCosts(t *testing.T) {
 				require.Zero(t, b.Stats().Ejections)
 				busy.Store(false)
 				time.Sleep(3 * time.Second)
-				before := statusOf(t, b, "10.0.0.0:80").Attempts
+				before := statusOf(t, b, "10.0.0.0:80").Requests
 				sent, failed = load(t, b, 5*time.Millisecond, 20*time.Second)
 				require.Zero(t, failed)
-				require.Greater(t, statusOf(t, b, "10.0.0.0:80").Attempts-before, uint64(sent/8))
+				require.Greater(t, statusOf(t, b, "10.0.0.0:80").Requests-before, uint64(sent/8))
 			})
 		})
 	}
@@ -308,10 +308,10 @@ func TestRecoveredEndpointsAreNotStarved(t *testing.T) {
 						send(10 * time.Second)
 						f.set(bad, server{delay: 10 * time.Millisecond})
 						send(10 * time.Second)
-						before := statusOf(t, b, bad).Attempts
+						before := statusOf(t, b, bad).Requests
 						sent := send(2 * time.Second)
 						time.Sleep(3 * time.Second)
-						got := float64(statusOf(t, b, bad).Attempts-before) / (float64(sent) / 5)
+						got := float64(statusOf(t, b, bad).Requests-before) / (float64(sent) / 5)
 						require.GreaterOrEqual(t, got, 0.25, "of its fair share")
 					})
 				})

@@ -302,7 +302,7 @@ func TestSoakOfExchanges(t *testing.T) {
 		}
 		require.NotZero(t, s.Repicked, "requests have been sent again")
 		require.NotZero(t, s.Failures)
-		t.Logf("to servers of HTTP/%s: %d attempts, %d failures, %d sent again", up, s.Attempts, s.Failures,
+		t.Logf("to servers of HTTP/%s: %d attempts, %d failures, %d sent again", up, s.Requests, s.Failures,
 			s.Repicked)
 	}
 	require.NoError(t, b.close())

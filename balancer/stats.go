@@ -4,7 +4,7 @@ import "time"
 
 // Stats is a snapshot of a [Balancer]'s counters and gauges.
 type Stats struct {
-	Attempts    uint64 `json:"attempts"`     // that have a header or an error
+	Requests    uint64 `json:"requests"`     // attempts that have a header or an error
 	Failures    uint64 `json:"failures"`     // of these
 	Repicked    uint64 `json:"repicked"`     // attempts after which the request was sent again
 	NoEndpoints uint64 `json:"no_endpoints"` // requests that failed with ErrNoEndpoints
@@ -23,13 +23,13 @@ type Stats struct {
 	Panicking int `json:"panicking"` // targets in panic mode
 
 	// By endpoint address.
-	EndpointAttempts map[string]uint64 `json:"endpoint_attempts"`
+	EndpointRequests map[string]uint64 `json:"endpoint_requests"`
 	EndpointFailures map[string]uint64 `json:"endpoint_failures"`
 	EndpointInFlight map[string]int    `json:"endpoint_in_flight"`
 }
 
 func (s *Stats) add(o Stats) {
-	s.Attempts += o.Attempts
+	s.Requests += o.Requests
 	s.Failures += o.Failures
 	s.Repicked += o.Repicked
 	s.NoEndpoints += o.NoEndpoints
@@ -41,7 +41,7 @@ func (s *Stats) add(o Stats) {
 func (b *Balancer) Stats() Stats {
 	s := Stats{
 		Panics:           b.panics.Load(),
-		EndpointAttempts: map[string]uint64{},
+		EndpointRequests: map[string]uint64{},
 		EndpointFailures: map[string]uint64{},
 		EndpointInFlight: map[string]int{},
 	}
@@ -63,7 +63,7 @@ func (b *Balancer) Stats() Stats {
 		p.mu.Lock()
 		for _, e := range p.group.members() {
 			addr := e.public().Addr
-			s.EndpointAttempts[addr] += e.replied.Load()
+			s.EndpointRequests[addr] += e.replied.Load()
 			s.EndpointFailures[addr] += e.failed.Load()
 		}
 		for _, e := range p.allLocked() {
@@ -86,7 +86,7 @@ func (p *pool) count() Stats {
 		sum.add(e)
 	}
 	return Stats{
-		Attempts: sum.replied, Failures: sum.failed, Repicked: p.repicked.Load(),
+		Requests: sum.replied, Failures: sum.failed, Repicked: p.repicked.Load(),
 		NoEndpoints: p.unserved.Load(), Full: p.full.Load(), Ejections: p.group.ejections.Load(),
 	}
 }
@@ -123,7 +123,7 @@ type EndpointStatus struct {
 	Share          float64       `json:"share"`
 	InFlight       int           `json:"in_flight"`
 	Queued         int           `json:"queued"`   // of these, for room under Config.MaxConns
-	Attempts       uint64        `json:"attempts"` // that have a header or an error
+	Requests       uint64        `json:"requests"` // attempts that have a header or an error
 	Failures       uint64        `json:"failures"`
 	FailuresInARow int           `json:"failures_in_a_row"`
 	Cost           time.Duration `json:"cost_ns"` // see [View.Cost]
@@ -168,7 +168,7 @@ func (e *endpoint) statusLocked(now int64) EndpointStatus {
 		Addr: public.Addr, Weight: max(public.Weight, 1), Priority: public.Priority, Zone: public.Zone,
 		Labels: public.Labels, State: e.stateLocked(now), Reason: e.reason,
 		CheckError: e.checkError, Share: e.slowStart.Load(),
-		InFlight: int(e.inFlight.Load()), Attempts: e.replied.Load(), Failures: e.failed.Load(),
+		InFlight: int(e.inFlight.Load()), Requests: e.replied.Load(), Failures: e.failed.Load(),
 		FailuresInARow: int(e.failures.Load()), Cost: time.Duration(e.cost.Load()), Ejections: e.ejections,
 		CheckLatency: time.Duration(e.checkCost), Queued: e.gate.Load().queued(),
 	}

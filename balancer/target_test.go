@@ -204,13 +204,13 @@ func TestRequestTargetsStayBehindTheTargetsPath(t *testing.T) {
 	for target, want := range map[string]string{
 		"x:admin": "400 ", "http:admin": "400 ", "http:/admin": "200 ", "http://a/admin": "200 ",
 	} {
-		before := b.Stats().Attempts
+		before := b.Stats().Requests
 		answer := exchange(t, f.Listener.Addr().String(), "GET "+target+" HTTP/1.1\r\nHost: a\r\n\r\n")
 		require.Regexp(t, "^HTTP/1.1 "+want, answer, target)
 		if want == "200 " {
 			require.Contains(t, answer, "/base/admin", target)
 		} else {
-			require.Equal(t, before, b.Stats().Attempts, "no endpoint hears of it")
+			require.Equal(t, before, b.Stats().Requests, "no endpoint hears of it")
 		}
 	}
 }

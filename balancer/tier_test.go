@@ -117,7 +117,7 @@ func TestZonesSpillByLoad(t *testing.T) {
 			Wrap: f.wrap, Zone: "a",
 		})
 		there := func() uint64 {
-			return statusOf(t, b, "there-0:1").Attempts + statusOf(t, b, "there-1:1").Attempts
+			return statusOf(t, b, "there-0:1").Requests + statusOf(t, b, "there-1:1").Requests
 		}
 		sent, _ := load(t, b, 5*time.Millisecond, 10*time.Second)
 		require.Less(t, float64(there()), 0.05*float64(sent))

@@ -110,7 +110,7 @@ func TestOutcomesOfAttempts(t *testing.T) {
 					want = 1
 				}
 				s := b.Stats()
-				require.Equal(t, uint64(1), s.Attempts)
+				require.Equal(t, uint64(1), s.Requests)
 				require.Equal(t, want, s.Failures)
 				require.Zero(t, s.InFlight)
 			})

@@ -379,9 +379,9 @@ func TestL18_TunnelsDoNotPoisonConnections(t *testing.T) {
 		"CONNECT with path": "CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			before := b.Stats().Attempts
+			before := b.Stats().Requests
 			require.Contains(t, exchange(t, addr, raw), "HTTP/1.1 405 ")
-			require.Equal(t, before, b.Stats().Attempts, "no endpoint hears of it")
+			require.Equal(t, before, b.Stats().Requests, "no endpoint hears of it")
 		})
 	}
 	t.Run("Upgrade", func(t *testing.T) {

@@ -23,7 +23,7 @@ func (p *pool) upkeep(ctx context.Context) {
 		}
 		now := p.balancer.now()
 		idleTimeout := p.tick(now)
-		if n := p.count().Attempts; n != last || p.inFlight() > 0 {
+		if n := p.count().Requests; n != last || p.inFlight() > 0 {
 			last, lastUse = n, now
 		}
 		quiet := time.Duration(now - lastUse)

@@ -78,7 +78,7 @@ func TestSiblings(t *testing.T) {
 	require.NotEmpty(t, b.points(t, "trivet.balancer.attempt.duration"))
 	require.Equal(t, []string{"name=backends = 2"}, b.points(t, "trivet.balancer.endpoints"))
 	require.Equal(t, []string{"name=backends = 0"}, b.points(t, "trivet.balancer.in_flight"))
-	require.Len(t, b.points(t, "trivet.balancer.endpoint_attempts"), 2)
+	require.Len(t, b.points(t, "trivet.balancer.endpoint_requests"), 2)
 	require.Equal(t, []string{
 		"degraded=false outcome=admitted policy= = 6",
 		"degraded=false outcome=limited policy=per-ip = 2",

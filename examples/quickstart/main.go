@@ -233,7 +233,7 @@ func run(out io.Writer, sampleEvery int) error {
 		retrier.Stats().Requests)
 	fmt.Fprintf(out, "%d requests in version 1\n", versions.Stats().Requests["1"])
 	for _, e := range lb.Endpoints("http://greetings.internal") {
-		fmt.Fprintf(out, "%s: %d attempts, %s %s\n", e.Addr, e.Attempts, e.State, e.Reason)
+		fmt.Fprintf(out, "%s: %d requests, %s %s\n", e.Addr, e.Requests, e.State, e.Reason)
 	}
 	return nil
 }
