@@ -49,12 +49,14 @@ func (w *headersWriter) WriteHeader(code int) {
 		if w.Status != 0 {
 			w.state = headersSent
 		}
-	case w.state != headersOpen:
-	case w.holds(code):
+	case w.state == headersOpen:
+		spellPlainly(w.Header())
+		if !w.holds(code) {
+			w.send(code)
+			return
+		}
 		w.state = headersHolding
 		w.header = w.Header().Clone()
-	default:
-		w.send(code)
 	}
 }
 
@@ -195,7 +197,9 @@ func (w *headersWriter) begin(p []byte) {
 	if w.Hijacked {
 		return
 	}
-	if header := w.Header(); w.owner.types && !w.holds(http.StatusOK) {
+	header := w.Header()
+	spellPlainly(header)
+	if w.owner.types && !w.holds(http.StatusOK) {
 		sniff(header, p)
 	}
 	w.WriteHeader(http.StatusOK)

@@ -31,7 +31,7 @@ func (o *sent) fetch(f *fill) {
 		}
 		own = plainNames(own)
 		length := int64(-1)
-		if resp.Header.Get("Content-Length") == "" {
+		if own.Get("Content-Length") == "" {
 			length = resp.ContentLength
 		}
 		f.offer = resp // which is the client's once it is decided, if it is not stored
