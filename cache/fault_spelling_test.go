@@ -90,7 +90,8 @@ func TestC01_AFieldThatIsDroppedIsDroppedInAnySpelling(t *testing.T) {
 				})).RoundTrip(r)
 				require.NoError(t, err)
 				require.Equal(t, "x", text(t, resp))
-				do(c.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { none(r) })), r)
+				h := func(_ http.ResponseWriter, r *http.Request) { none(r) }
+				do(c.Middleware(http.HandlerFunc(h)), r)
 				require.NotEmpty(t, r.Header, "the caller's own map")
 			}
 		}

@@ -78,7 +78,8 @@ func (w *headersWriter) send(code int) {
 	header := w.Header()
 	w.owner.complete(header, w.r, code)
 	w.state = headersSent
-	// RFC 9110, section 13.2.1: conditions count if the response without them is a 2xx.
+	// RFC 9110, section 13.2.1, lets conditions count if the response without them is a 2xx or a
+	// 412. Here only 200 and 206, a deviation: no other has validators worth asking for.
 	if code != http.StatusOK && code != http.StatusPartialContent {
 		w.Recorder.WriteHeader(code)
 		return
