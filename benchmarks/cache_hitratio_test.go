@@ -10,7 +10,7 @@ import (
 // BenchmarkDataCacheHitRatio plays each trace once an iteration, from one goroutine, with a new
 // cache. It reports the median hit ratio of each contender in %, and by how many points Trivet is
 // ahead of otter and golang-lru. The last line has, for each contender, by how many points it is
-// behind the best one: the mean of all rows, and the worst of them. Run it with -benchtime 9x,
+// behind the best one: the mean of all rows, and the worst of them. Run it with -benchtime 3x,
 // since chance decides what the policies learn.
 //
 // otter-sync empties its buffers at once, as otter's own simulator does, so it shows otter's

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// ErrPurge reports what a purge was asked for and cannot be: a URL that is not absolute, or neither
+// ErrPurge reports that a purge cannot be carried out: the URL is not absolute, or how is neither
 // [Soft] nor [Hard].
 var ErrPurge = errors.New("cache: bad purge")
 
@@ -157,7 +157,7 @@ func purgeURL(s string) (*url.URL, error) {
 	return u, nil
 }
 
-// observe calls Observe, if there is one. Nobody is told of what a panicking one missed.
+// observe calls Observe, if there is one. If it panics, the event is lost.
 func (c *Cache) observe(ctx context.Context, e Event) {
 	if !c.quiet {
 		c.cfg.Observe(ctx, e)
@@ -172,7 +172,7 @@ func (c *Cache) storeResult(ctx context.Context, err error) {
 		}
 		return
 	}
-	c.counts.storeErrors.Add(1)
+	c.counts.failures.Add(1)
 	if c.counts.storeDown.Swap(1) == 0 {
 		c.observe(ctx, Event{Kind: StoreChanged, Err: err})
 	}

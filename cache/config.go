@@ -23,15 +23,15 @@ const (
 	maxObjectShare = 4  // and at most this part
 )
 
-// An UnkeyedPolicy says what is done with the request fields that many handlers read and no key
+// An UnkeyedAction says what is done with the request fields that many handlers read and no key
 // holds: X-Forwarded-Host, X-Original-URL and their like. One client's value must not shape what
 // another client gets.
-type UnkeyedPolicy int
+type UnkeyedAction int
 
 const (
 	// UnkeyedKey makes the values of these fields part of the key. The parameters for and by of
 	// the field Forwarded, which tell one client from another, stay out.
-	UnkeyedKey UnkeyedPolicy = iota
+	UnkeyedKey UnkeyedAction = iota
 	// UnkeyedDrop keeps these fields from the handler.
 	UnkeyedDrop
 )
@@ -49,8 +49,9 @@ type Config struct {
 	Private bool
 
 	// KeyExtra, if not nil, returns what else tells one response from another, such as the version
-	// of the API that was resolved.
-	KeyExtra func(r *http.Request) string
+	// of the API that was resolved (versioning.Key). If ok is false nothing is added to the key,
+	// as without KeyExtra; an empty key with ok is a value like others, and other than that.
+	KeyExtra func(r *http.Request) (key string, ok bool)
 
 	// IgnoreQuery names the parameters of the URL's query that make no difference, such as
 	// "fbclid". A name that ends in "*" stands for all names that begin so: "utm_*". The handler
@@ -103,7 +104,7 @@ type Config struct {
 
 	// Unkeyed says what is done with request fields that handlers read and keys do not hold. Zero
 	// is [UnkeyedKey]: their values become part of the key.
-	Unkeyed UnkeyedPolicy
+	Unkeyed UnkeyedAction
 
 	// Drop names further fields of responses that are not replayed.
 	Drop []string

@@ -1,15 +1,23 @@
 // Package cache stores responses of HTTP and answers from them, and keeps values in memory that are
 // expensive to get.
 //
-//	c, err := cache.New(cache.Config{
+//	pages, err := cache.New(cache.Config{
 //		IgnoreQuery: []string{"utm_*", "fbclid"},
 //	})
 //	if err != nil {
 //		return err
 //	}
-//	defer c.Close(context.Background())
-//	server.Handler = c.Middleware(server.Handler)           // a shared cache before a handler
-//	client.Transport = private.Transport(client.Transport)  // with Config{Private: true}
+//	defer pages.Close(context.Background())
+//	server.Handler = pages.Middleware(server.Handler) // a shared cache before a handler
+//
+// For a client of one user, Config.Private is set:
+//
+//	private, err := cache.New(cache.Config{Private: true})
+//	if err != nil {
+//		return err
+//	}
+//	defer private.Close(context.Background())
+//	client.Transport = private.Transport(client.Transport)
 //
 // A [Cache] obeys what responses say (RFC 9111): a handler that sets "Cache-Control: max-age=60" is
 // cached for a minute, one that says nothing is not, unless it sets Last-Modified. What it does:
@@ -50,7 +58,7 @@
 // that no client waits for goes on for [Config.FetchTimeout]; there are at most
 // [Config.MaxBackground]. The bodies that are being fetched take together up to the store's bound
 // once more; beyond that they stream through and are not stored. A handler that the Cache runs can
-// flush and send 1xx responses; Hijack works only for requests that ask for an upgrade, which pass.
+// flush and send 1xx responses. Hijack works for every request that passes, upgrades among them.
 //
 // Two deviations from RFC 9111. A shared cache uses a stale response with s-maxage where the same
 // response has stale-while-revalidate or stale-if-error, as public caches do. And a response
@@ -93,26 +101,27 @@
 // # Eviction
 //
 // No fixed policy is the best. LRU suits sessions and feeds, where what was just used is used next;
-// a scan or a loop flushes it. W-TinyLFU keeps what is used often and has a window for newcomers,
-// on whose share of the cache it depends: 1 % suits loops and steady favorites, 100 % is LRU. Here
-// a duel chooses the share. The uses of some hundred keys, sampled by their hashes, are played in
-// four tiny caches with windows of 1, 10, 50 and 100 %. The share in force gives way to one that
-// would have had more hits: by half of the cache's entries, by a quarter the first time if they have
-// weights, and by up to twice as many after changes in quick succession. [MemoryStats] tells the
-// share.
+// a scan or a loop flushes it. W-TinyLFU keeps what is used often and has a window for newcomers.
+// What it is good for depends on the window's share of the cache: 1 % suits loops and steady
+// favorites, 100 % is LRU. Here a contest, which we call the duel, chooses the share while the
+// cache runs. The uses of some hundred keys, sampled by their hashes, are played in four tiny
+// caches with windows of 1, 10, 50 and 100 %. Another share takes the place of the one in force
+// when it would have had so many more hits as half of the cache has entries; a quarter the first
+// time, if entries have weights. After changes in quick succession up to twice as many more hits
+// are asked for. [MemoryStats] tells the share.
 //
 // What is set while there is room counts as a use of its key only if about as many keys were missed
 // before: a cache that is filled in advance gives way to what is then asked for.
 //
 // The policy keeps the name TinyLFU, under which its window, its admission and its sketch of past
 // uses can be looked up; the duel is known as set dueling, from the caches of processors. By how
-// many points of hit ratio it is behind the best policy of each of 58 rows, mean and worst (make
+// many points of hit ratio each is behind the best policy of each of 58 rows, mean and worst (make
 // bench BENCH=DataCacheHitRatio BENCHTIME=3x):
 //
 //	Trivet 0.3 and 2.3    otter 2.3 and 15    theine 3.4 and 27    LRU 7.5 and 94
 //
-// The duel takes some 15 KB in each shard, and with weights 60 at most: 15 bytes for each of a
-// thousand entries, 2 for each of ten thousand.
+// The duel takes some 15 KB in each shard, at most 60 KB if entries have weights. Of 15 KB, each of
+// a thousand entries has 15 bytes, each of ten thousand less than 2.
 //
 // # Ownership
 //

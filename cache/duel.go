@@ -21,8 +21,8 @@ type duel struct {
 	sweep   int          // slots up to this one may have keys that the sample has lost
 
 	// The rivals have as much room as the cache gives to keys of the sample. A fixed part of the
-	// cache's bound would not do: where a loop is a little larger than the cache, a few keys more or
-	// less in the sample decide between all hits and none.
+	// cache's bound would not do: where a loop is a little larger than the cache, a few keys more
+	// or less in the sample decide between all hits and none.
 	count      int     // entries of the cache that are in the sample
 	weight     int64   // of these
 	room       int64   // of a rival: the mean of weight in the last epoch

@@ -226,8 +226,8 @@ func TestAChangeOfTheShareHasItsPrice(t *testing.T) {
 	require.Equal(t, leastAhead+1, after(current), "with a sample of nothing it takes some hits all the same")
 }
 
-// In an empty cache nobody is ahead. If what a rival was ahead by remained, the first uses would change
-// the share.
+// In an empty cache nobody is ahead. If what a rival was ahead by remained, the first uses would
+// change the share.
 func TestAnEmptiedCacheKeepsItsShare(t *testing.T) {
 	for name, keys := range map[string]func(int) int{"mixed": mixed(), "loop": loop()} {
 		for uses := 20_000; uses <= 40_000; uses += 2000 {

@@ -405,7 +405,8 @@ func TestTransport_LeavesToTheCallerWhatIsNotStored(t *testing.T) {
 	}
 }
 
-// A Date that is a second later than Last-Modified makes that a strong validator; not a moment sooner.
+// A Date that is a second later than Last-Modified makes that a strong validator; not a moment
+// sooner.
 func TestC48_ADateOfTheNextSecondIsAStrongValidator(t *testing.T) {
 	now := time.Now().UTC()
 	before := now.Add(-time.Second).Format(http.TimeFormat)

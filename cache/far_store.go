@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// ErrTooLarge is what Put of a [FarStore] returns for a response that is too large for it. A [Tiered]
-// keeps such a one in its near tier, and no process waits for another's.
-var ErrTooLarge = errors.New("the response is too large for the store")
+// ErrTooLarge is what Put of a [FarStore] returns for a response that is too large for it. A
+// [Tiered] keeps such a one in its near tier, and no process waits for another's.
+var ErrTooLarge = errors.New("cache: the response is too large for the store")
 
 // A FarStore is a [Store] that several processes share, and that a [Tiered] can have as its far
 // tier. rediscache.Store is one. A Mark of it is the number of purges in all processes, or grows
@@ -34,7 +34,8 @@ type FarStore interface {
 	// unless somebody else is.
 	Lock(ctx context.Context, key Key, limit time.Duration) (FarLock, error)
 
-	// Extend lets a lock last for as long as limit from now on. It reports whether it is still held.
+	// Extend lets a lock last for as long as limit from now on. It reports whether it is still
+	// held.
 	Extend(ctx context.Context, key Key, token uint64, limit time.Duration) (held bool, err error)
 
 	// Unlock ends a lock if it is still held, and announces that: stored tells whether what was
@@ -64,12 +65,12 @@ type News struct {
 }
 
 // A NewsKind says what a [News] is about.
-type NewsKind int
+type NewsKind string
 
 // The kinds of News.
 const (
-	NewsPurged  NewsKind = iota // something may have been purged: Sync tells
-	NewsFetched                 // a fetch has ended, and its lock too
-	NewsUp                      // what is announced from now on is heard
-	NewsDown                    // the connection is lost
+	NewsPurged  NewsKind = "purged"  // something may have been purged: Sync tells
+	NewsFetched NewsKind = "fetched" // a fetch has ended, and its lock too
+	NewsUp      NewsKind = "up"      // what is announced from now on is heard
+	NewsDown    NewsKind = "down"    // the connection is lost
 )

@@ -15,7 +15,8 @@ import (
 	"github.com/trivet-go/trivet/cache"
 )
 
-// saying returns a handler that sends what body returns, with those fields, names and values in turn.
+// saying returns a handler that sends what body returns, with those fields, names and values in
+// turn.
 func saying(body func(r *http.Request) string, fields ...string) *counted {
 	return &counted{serve: func(w http.ResponseWriter, r *http.Request) {
 		for i := 0; i < len(fields); i += 2 {
@@ -23,6 +24,11 @@ func saying(body func(r *http.Request) string, fields ...string) *counted {
 		}
 		_, _ = io.WriteString(w, body(r))
 	}}
+}
+
+// extra is a KeyExtra for tests.
+func extra(r *http.Request) (key string, ok bool) {
+	return r.Header.Get("Extra"), len(r.Header["Extra"]) > 0
 }
 
 // fixed is a body for saying.

@@ -75,7 +75,8 @@ func TestC43_LocationsOfTheSameOriginAreInvalidated(t *testing.T) {
 	}
 }
 
-// A fetch whose body is under way when it is purged brings the old response to nobody who asks later.
+// A fetch whose body is under way when it is purged brings the old response to nobody who asks
+// later.
 func TestC45_PurgesReachBodiesUnderWay(t *testing.T) {
 	purges := map[string]func(ctx context.Context, c *cache.Cache) error{
 		"URL": func(ctx context.Context, c *cache.Cache) error {

@@ -35,7 +35,7 @@ func TestC04_NoPartOfAKeyPassesForAnother(t *testing.T) {
 		w.Header().Set("Cache-Control", "max-age=60")
 		fmt.Fprintf(w, "%+q", of(r, string(body)))
 	}}
-	c := newCache(t, cache.Config{KeyExtra: func(r *http.Request) string { return r.Header.Get("Extra") }})
+	c := newCache(t, cache.Config{KeyExtra: extra})
 	h := c.Middleware(origin)
 	short := rapid.StringOfN(rapid.SampledFrom([]rune{'a', '/', '|'}), 0, 2, -1)
 	rapid.Check(t, func(t *rapid.T) {
@@ -65,7 +65,8 @@ func TestC04_NoPartOfAKeyPassesForAnother(t *testing.T) {
 	require.Positive(t, c.Stats().Requests[cache.Hit], "some of the requests were the same")
 }
 
-// A store that finds another key's responses, as one with short or weak hashes would, is not believed.
+// A store that finds another key's responses, as one with short or weak hashes would, is not
+// believed.
 func TestC05_WhatIsStoredIsComparedWithTheWholeKey(t *testing.T) {
 	store := newSpyStore(t, cache.MemoryStoreConfig{})
 	var first *cache.Resource
@@ -194,4 +195,27 @@ func reply(status int, body string, fields ...string) *http.Response {
 	w.WriteHeader(status)
 	_, _ = w.WriteString(body)
 	return w.Result()
+}
+
+// What KeyExtra does not tell is no value, not even the empty one.
+func TestC04_NoExtraIsNotAnEmptyExtra(t *testing.T) {
+	origin := saying(func(r *http.Request) string { return fmt.Sprintf("%q", r.Header["Extra"]) },
+		"Cache-Control", "max-age=60")
+	h := newCache(t, cache.Config{KeyExtra: extra}).Middleware(origin)
+	for range 2 {
+		require.Equal(t, `[]`, text(t, get(h, "/")))
+		require.Equal(t, `[""]`, text(t, get(h, "/", "Extra", "")))
+		require.Equal(t, `["1"]`, text(t, get(h, "/", "Extra", "1")))
+	}
+	require.EqualValues(t, 3, origin.calls.Load())
+}
+
+func TestKeyExtra_ThatTellsNothingAddsNothing(t *testing.T) {
+	store, err := cache.NewMemoryStore(cache.MemoryStoreConfig{})
+	require.NoError(t, err)
+	origin := saying(fixed("x"), "Cache-Control", "max-age=60")
+	get(newCache(t, cache.Config{Store: store}).Middleware(origin), "/")
+	h := newCache(t, cache.Config{Store: store, KeyExtra: extra}).Middleware(origin)
+	require.True(t, fromCache(get(h, "/")))
+	require.False(t, fromCache(get(h, "/", "Extra", "")))
 }

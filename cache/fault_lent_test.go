@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -167,21 +166,6 @@ func TestC20_C12_TheSpellingOfAFieldHidesNothing(t *testing.T) {
 			}
 			require.Equal(t, 2, sent)
 		})
-	}
-}
-
-// So may a client, in the map of a request.
-func TestC17_TheSpellingOfARequestsFieldHidesNothing(t *testing.T) {
-	client := newCache(t, cache.Config{}).Transport(senderFunc(func(r *http.Request) (*http.Response, error) {
-		//lint:ignore SA1008 it is what is tested
-		return reply(200, strings.Join(r.Header["authorization"], ""), "Cache-Control", "max-age=60"), nil
-	}))
-	for _, name := range []string{"alice", "bob"} {
-		r := newRequest(http.MethodGet, "http://a/")
-		r.Header["authorization"] = []string{name}
-		resp, err := client.RoundTrip(r)
-		require.NoError(t, err)
-		require.Equal(t, name, text(t, resp))
 	}
 }
 

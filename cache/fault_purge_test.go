@@ -37,8 +37,8 @@ func TestC45_OtherPurgesDoNotTouchAFetchUnderWay(t *testing.T) {
 	}
 }
 
-// A fetch that lasts for more purges than are remembered one by one is never thought untouched by one
-// that meant it.
+// A fetch that lasts for more purges than are remembered one by one is never thought untouched by
+// one that meant it.
 func TestC45_NoPurgeIsForgottenWhileAFetchLasts(t *testing.T) {
 	ctx := t.Context()
 	store := newSpyStore(t, cache.MemoryStoreConfig{})

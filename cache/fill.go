@@ -115,7 +115,7 @@ func (f *fill) report(took time.Duration) {
 	switch {
 	case err != nil || panicked != nil || serverError(status):
 		outcome = Error
-		f.c.counts.failures.Add(1)
+		f.c.counts.failed.Add(1)
 	case f.updated == nil:
 		outcome = Miss
 	}

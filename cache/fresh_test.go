@@ -397,8 +397,8 @@ func TestFreshness_AtItsBounds(t *testing.T) {
 	}
 }
 
-// RFC 9111, section 4.2.3: the time that the origin took counts to the age, of what is stored and of
-// what a HEAD updates.
+// RFC 9111, section 4.2.3: the time that the origin took counts to the age, of what is stored and
+// of what a HEAD updates.
 func TestC38_TheTimeThatAnAnswerTookIsAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(

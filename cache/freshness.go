@@ -171,7 +171,7 @@ func (c *Cache) policy(e *Entry) *policyOf {
 		p.date = e.Received
 	}
 	for name, values := range e.Header {
-		if len(values) == 0 || name == "Age" || c.drops[name] {
+		if len(values) == 0 || name == "Age" || c.drops[http.CanonicalHeaderKey(name)] {
 			continue
 		}
 		p.names = append(p.names, name)

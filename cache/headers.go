@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// Headers adds the fields that caches live on to the responses of a handler that has none, or whose
-// fields are wrong: freshness, tags, Vary, entity tags. It answers conditional requests. Create one
-// with [NewHeaders]. Headers are safe for concurrent use and start no goroutines.
+// Headers adds the fields by which caches decide to the responses of a handler that has none, or
+// whose fields are wrong: freshness, tags, Vary, entity tags. It answers conditional requests.
+// Create one with [NewHeaders]. Headers are safe for concurrent use and start no goroutines.
 //
 // They stand directly around the handler, inside of a [Cache], which then stores what a handler
 // sends that says nothing:
 //
 //	handler = cache.Middleware(headers.Middleware(handler))
 //
-// Neither `public` nor s-maxage is ever added: a shared cache that obeys RFC 9111, section 3.5, stores
-// no response to a request with Authorization for what is added here.
+// Neither `public` nor s-maxage is ever added: a shared cache that obeys RFC 9111, section 3.5,
+// stores no response to a request with Authorization for what is added here.
 type Headers struct {
 	cfg   HeadersConfig // read-only after NewHeaders
 	rules []headersRule // cfg.Rules, then cfg.TTL
@@ -148,8 +148,8 @@ func statesFreshness(header http.Header) bool {
 	return false
 }
 
-// ruleFor returns the first rule that names a response, nil if none does. A 304 is judged as the 200
-// that it stands for. It tells no media type: where one matters, the stored response keeps the
+// ruleFor returns the first rule that names a response, nil if none does. A 304 is judged as the
+// 200 that it stands for. It tells no media type: where one matters, the stored response keeps the
 // freshness that it has.
 func (h *Headers) ruleFor(header http.Header, status int) *headersRule {
 	if status == http.StatusNotModified {

@@ -28,8 +28,8 @@ func capFreshness(header http.Header, most time.Duration, now time.Time) {
 	if err != nil { // invalid, so in the past (RFC 9111, section 5.3)
 		return
 	}
-	// RFC 9111, section 4.2.1: freshness is the difference to Date, which is now if the handler does
-	// not set it.
+	// RFC 9111, section 4.2.1: freshness is the difference to Date, which is now if the handler
+	// does not set it.
 	date := now
 	if own, err := http.ParseTime(header.Get("Date")); err == nil {
 		date = own
@@ -39,8 +39,8 @@ func capFreshness(header http.Header, most time.Duration, now time.Time) {
 	}
 }
 
-// capDirectives lowers max-age and s-maxage in a list of directives to most seconds. The rest of the
-// list stays as it is.
+// capDirectives lowers max-age and s-maxage in a list of directives to most seconds. The rest of
+// the list stays as it is.
 func capDirectives(line string, most int64) string {
 	var out strings.Builder
 	for rest := line; rest != ""; {

@@ -7,7 +7,8 @@ import (
 )
 
 // preconditions evaluates the conditions of a request, in the order of RFC 9110, section 13.2.2,
-// against the validators in header, of a response with status 200. It returns 200, 304 or 412.
+// against the validators in header, of a response with status 200 or 206. It returns 200 if they
+// hold, else 304 or 412.
 func preconditions(r *http.Request, header http.Header) int {
 	tag := header.Get("Etag")
 	modified, err := http.ParseTime(header.Get("Last-Modified"))

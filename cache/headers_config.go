@@ -16,10 +16,11 @@ const defaultHeadersMaxBody = 64 << 10
 // HeadersConfig configures [Headers]. The zero HeadersConfig is valid: it adds entity tags, and no
 // freshness. Its functions must be safe for concurrent use.
 type HeadersConfig struct {
-	// TTL is for how long responses with status 200, 203, 204, 206, 300, 301 and 308 are fresh if no
-	// rule names them. It is for responses that say nothing themselves: those without Cache-Control,
-	// CDN-Cache-Control, Surrogate-Control, Expires and Pragma, unless Override is set. Zero means
-	// that they stay as they are. Negative is invalid. Durations here are whole seconds.
+	// TTL is for how long responses with status 200, 203, 204, 206, 300, 301 and 308 are fresh if
+	// no rule names them. It is for responses that say nothing themselves: those without
+	// Cache-Control, CDN-Cache-Control, Surrogate-Control, Expires and Pragma, unless Override is
+	// set. Zero means that they stay as they are. Negative is invalid. Durations here are whole
+	// seconds.
 	TTL time.Duration
 
 	// SharedTTL is the same for shared caches that obey CDN-Cache-Control (RFC 9213), such as a CDN
@@ -34,30 +35,31 @@ type HeadersConfig struct {
 	// (stale-while-revalidate of RFC 5861). Zero means not at all. Negative is invalid.
 	Stale time.Duration
 
-	// StaleIfError is for how long after the TTL a cache may serve a response if fetching another one
-	// fails (stale-if-error of RFC 5861). Zero means that the response does not say. Negative is
-	// invalid.
+	// StaleIfError is for how long after the TTL a cache may serve a response if fetching another
+	// one fails (stale-if-error of RFC 5861). Zero means that the response does not say. Negative
+	// is invalid.
 	StaleIfError time.Duration
 
 	// Max caps the freshness that responses state, whether they state it themselves or get it here.
-	// It does not reach what caches guess from Last-Modified: a TTL does. Zero means no cap. Negative
-	// is invalid.
+	// It does not reach what caches guess from Last-Modified: a TTL does. Zero means no cap.
+	// Negative is invalid.
 	Max time.Duration
 
-	// Override puts TTL and Rules in place of what the responses that they name say themselves, also
-	// where those forbid to be stored. It is for handlers whose fields are wrong.
+	// Override puts TTL and Rules in place of what the responses that they name say themselves,
+	// also where those forbid to be stored. It is for handlers whose fields are wrong.
 	Override bool
 
 	// StoreSetCookie lets TTL and Rules apply to responses that set cookies. By default those are
 	// left as they are, so that no cache is invited to give one client's cookie to others.
 	StoreSetCookie bool
 
-	// Tags, if not nil, returns the tags by which caches can be told to purge the response to r. It is
-	// called when the handler sends its header: r.Pattern and r.PathValue tell the route. A tag has
-	// neither spaces nor commas. The handler's own tags stay.
+	// Tags, if not nil, returns the tags by which caches can be told to purge the response to r. It
+	// is called when the handler sends its header: r.Pattern and r.PathValue tell the route. A tag
+	// has neither spaces nor commas. The handler's own tags stay.
 	Tags func(r *http.Request) []string
 
-	// TagField is the field of the Tags, "Surrogate-Key" or "Cache-Tag". Empty means "Surrogate-Key".
+	// TagField is the field of the Tags, "Surrogate-Key" or "Cache-Tag". Empty means
+	// "Surrogate-Key".
 	TagField string
 
 	// Vary names the request fields on which responses depend, beside those that the handler names.
@@ -65,8 +67,8 @@ type HeadersConfig struct {
 
 	// MaxBody is the size in bytes of the largest body for which an entity tag is made. Up to there
 	// the bodies of responses with status 200 and no ETag of their own are held until the handler
-	// returns, flushes or writes more; after a flush, or beyond MaxBody, there is no tag and nothing
-	// is held. Zero means 64 KiB. Negative means no tags.
+	// returns, flushes or writes more; after a flush, or beyond MaxBody, there is no tag and
+	// nothing is held. Zero means 64 KiB. Negative means no tags.
 	MaxBody int64
 
 	// Skip, if not nil, reports which requests pass untouched.
@@ -87,8 +89,8 @@ type HeadersRule struct {
 	// invalid.
 	TTL time.Duration
 
-	// SharedTTL is the same for shared caches that obey CDN-Cache-Control. Zero means that TTL is for
-	// all caches. Negative is invalid.
+	// SharedTTL is the same for shared caches that obey CDN-Cache-Control. Zero means that TTL is
+	// for all caches. Negative is invalid.
 	SharedTTL time.Duration
 }
 

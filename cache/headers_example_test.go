@@ -10,8 +10,8 @@ import (
 	"github.com/trivet-go/trivet/cache"
 )
 
-// A handler that knows nothing of caches gets freshness and entity tags. Around these headers stands
-// a Cache, or a CDN.
+// A handler that knows nothing of caches gets freshness and entity tags. Around these headers
+// stands a Cache, or a CDN.
 func ExampleHeaders() {
 	headers, err := cache.NewHeaders(cache.HeadersConfig{
 		TTL:   time.Minute,

@@ -174,7 +174,8 @@ func TestHeadersAddFreshness(t *testing.T) {
 	}
 }
 
-// An ETag of the handler's own means that the body is not held, and rules must know its type anyway.
+// An ETag of the handler's own means that the body is not held, and rules must know its type
+// anyway.
 func TestHeadersFindTheTypeOfBodiesThatAreNotHeld(t *testing.T) {
 	headers := newHeaders(t, cache.HeadersConfig{Rules: []cache.HeadersRule{
 		{Types: []string{"text/html"}, TTL: time.Minute},

@@ -74,8 +74,8 @@ func ExampleCache_Transport() {
 	// hello <nil>
 }
 
-// A page that depends on a cookie and does not say so is the same page for everybody. Say "private",
-// or "no-store", or Vary.
+// A page that depends on a cookie and does not say so is the same page for everybody. Say
+// "private", or "no-store", or Vary.
 func ExampleCache_Middleware_incorrect() {
 	c, err := cache.New(cache.Config{})
 	if err != nil {

@@ -66,8 +66,8 @@ func (x *exchange) invalidate(ctx context.Context, status int, h http.Header) {
 	x.c.observe(ctx, Event{Kind: Purged, By: "method", Err: failed})
 }
 
-// changes count what a Cache was told to forget: by slots of paths, which several may share, and what
-// may concern any.
+// changes count what a Cache was told to forget: by slots of paths, which several may share, and
+// what may concern any.
 type changes struct {
 	any   atomic.Uint64
 	slots [256]atomic.Uint64
@@ -130,7 +130,7 @@ func (x *exchange) posted(ctx context.Context, status int, own, outer http.Heade
 // update updates what is stored with the response to a HEAD (RFC 9111, section 4.3.5): what cannot
 // be the same any more is invalidated.
 func (x *exchange) update(ctx context.Context, status int, h, outer http.Header, began time.Time) {
-	mark := x.mark // what was purged while the HEAD was under way it knows nothing of
+	mark := x.mark // the response knows of no purge that came while the HEAD was under way
 	r, _, err := x.look(ctx)
 	if err != nil {
 		return

@@ -39,8 +39,10 @@ func (x *exchange) appendEcho(b []byte) []byte {
 	b = appendPart(b, path)
 	b = appendPart(b, u.RawPath)
 	if x.c.cfg.KeyExtra != nil {
-		b = append(b, 'x')
-		b = appendPart(b, x.c.cfg.KeyExtra(x.r))
+		if extra, ok := x.c.cfg.KeyExtra(x.r); ok {
+			b = append(b, 'x')
+			b = appendPart(b, extra)
+		}
 	}
 	if mask := x.fields & unkeyedFields; mask != 0 && x.c.cfg.Unkeyed == UnkeyedKey {
 		b = x.appendUnkeyed(b, mask)

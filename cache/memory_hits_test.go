@@ -84,8 +84,8 @@ func TestHitRatioAheadOfGolangLRU(t *testing.T) {
 	}
 }
 
-// A cache that is filled in advance gives way to what is then asked for. One that was filled because
-// of misses does not, for each of its entries has been used as often as a newcomer.
+// A cache that is filled in advance gives way to what is then asked for. One that was filled
+// because of misses does not, for each of its entries has been used as often as a newcomer.
 func TestAFillInAdvanceIsNoUse(t *testing.T) {
 	const size, newcomers = 1000, 100
 	load := func(context.Context, int) (int, error) { return 1, nil }

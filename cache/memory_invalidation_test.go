@@ -233,8 +233,8 @@ func TestC73_HistoriesWithFrequentInvalidations(t *testing.T) {
 	}
 }
 
-// A value is stale since the first soft invalidation that it saw: repeated ones do not prolong that,
-// whether or not somebody looked between them.
+// A value is stale since the first soft invalidation that it saw: repeated ones do not prolong
+// that, whether or not somebody looked between them.
 func TestSoftInvalidationsCountFromTheFirstThatAValueSaw(t *testing.T) {
 	for _, older := range []bool{false, true} { // than the first of three invalidations
 		for _, seen := range []bool{false, true} {
@@ -266,8 +266,8 @@ func TestSoftInvalidationsCountFromTheFirstThatAValueSaw(t *testing.T) {
 	}
 }
 
-// An invalidation just before a load began is none of what it brings: a caller that came after it, and
-// before the next one, gets that.
+// An invalidation just before a load began is none of what it brings: a caller that came after it,
+// and before the next one, gets that.
 func TestAnInvalidationBeforeALoadDoesNotRepeatIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, cache.MemoryConfig[string, int]{

@@ -75,7 +75,8 @@ func TestAKeyThatIsSetWhileItsLoadFails(t *testing.T) {
 	})
 }
 
-// TestAnInvalidationWhileALoadFails: a soft one leaves the old value to stand in, a hard one does not.
+// TestAnInvalidationWhileALoadFails: a soft one leaves the old value to stand in, a hard one does
+// not.
 func TestAnInvalidationWhileALoadFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, cache.MemoryConfig[string, int]{
@@ -120,8 +121,8 @@ func TestASoftInvalidationAfterTheEndOfTheTTL(t *testing.T) {
 	}
 }
 
-// TestAWaiterThatLeavesAsItsLoadEnds: whichever is first, the caller has one of the two answers, the
-// value is kept, and nothing is left under way.
+// TestAWaiterThatLeavesAsItsLoadEnds: whichever is first, the caller has one of the two answers,
+// the value is kept, and nothing is left under way.
 func TestAWaiterThatLeavesAsItsLoadEnds(t *testing.T) {
 	for range 200 {
 		synctest.Test(t, func(t *testing.T) {

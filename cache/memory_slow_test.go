@@ -207,8 +207,8 @@ func TestTimeLeft(t *testing.T) {
 	})
 }
 
-// A caller that was answered with the stale value no longer waits: the load goes on in the background,
-// and is canceled if there is no room for that.
+// A caller that was answered with the stale value no longer waits: the load goes on in the
+// background, and is canceled if there is no room for that.
 func TestASlowLoadWhoseCallersWereAnsweredIsInTheBackground(t *testing.T) {
 	for most, goesOn := range map[int]bool{1: true, -1: false} {
 		synctest.Test(t, func(t *testing.T) {

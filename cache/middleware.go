@@ -21,6 +21,8 @@ import (
 //
 // A Cache tells resources apart by the URL that it sees. If it is around several handlers for which
 // http.StripPrefix makes URLs alike, each needs a Cache of its own, or [Config.KeyExtra].
+//
+// It panics if next is nil.
 func (c *Cache) Middleware(next http.Handler) http.Handler {
 	if next == nil {
 		panic("cache: nil handler")
@@ -160,8 +162,8 @@ func (x *exchange) refuse(status int) {
 	problem.Write(x.w, problem.Details{Status: status, Title: http.StatusText(status)})
 }
 
-// fail answers a request whose fetch has failed. Where the client has left, or an outer deadline
-// has passed, nothing that looks like an answer may be sent.
+// fail answers a request whose fetch has failed, also one whose deadline has passed. A client that
+// has left gets nothing: what is sent then must not look like an answer.
 func (x *exchange) fail(ctx context.Context) {
 	if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		panic(http.ErrAbortHandler)
@@ -292,7 +294,7 @@ func (x *exchange) onInterim() func(interim) {
 // pass runs the handler for a request that the cache cannot answer, on the client's goroutine.
 func (x *exchange) pass(why Reason) {
 	r, method := x.r, x.r.Method
-	if x.c.cfg.Unkeyed == UnkeyedDrop && x.fields&unkeyedFields != 0 {
+	if x.c.cfg.Unkeyed == UnkeyedDrop && x.fields&(unkeyedFields|hasOddName) != 0 {
 		r = r.Clone(r.Context())
 		x.c.unkeyed(r, x.fields)
 	}

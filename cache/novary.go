@@ -214,8 +214,9 @@ func (x *exchange) pathKey() Key {
 	return hashOf([]byte(plainURL(scheme, host, x.r.URL.EscapedPath(), "")))
 }
 
-// ruleOf returns the rule of a response with header h. In a store that several processes share there
-// is none: a purge in a process that has not met the rule would not find what another finds by it.
+// ruleOf returns the rule of a response with header h. In a store that several processes share
+// there is none: a purge in a process that has not met the rule would not find what another finds
+// by it.
 func (c *Cache) ruleOf(h http.Header) (searchRule, bool) {
 	if c.shared {
 		return searchRule{}, false

@@ -91,13 +91,22 @@ func (f *fill) outgoing() *http.Request {
 	return r
 }
 
-// unkeyed keeps the fields that keys do not hold from the handler, if so configured.
+// unkeyed keeps the fields that keys do not hold from the handler, if so configured, in whatever
+// spelling.
 func (c *Cache) unkeyed(r *http.Request, fields fieldSet) {
 	if c.cfg.Unkeyed != UnkeyedDrop {
 		return
 	}
 	for i, name := range unkeyedNames {
 		if fields&(1<<i) != 0 {
+			delete(r.Header, name)
+		}
+	}
+	if fields&hasOddName == 0 {
+		return
+	}
+	for name := range r.Header {
+		if slices.Contains(unkeyedNames[:], http.CanonicalHeaderKey(name)) {
 			delete(r.Header, name)
 		}
 	}

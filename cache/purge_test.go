@@ -192,7 +192,7 @@ func TestPurges(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			origin := labelled()
 			c := newCache(t, cache.Config{IgnoreQuery: []string{"utm_*"},
-				KeyExtra: func(r *http.Request) string { return r.Header.Get("Extra") }})
+				KeyExtra: extra})
 			h := c.Middleware(origin)
 			all := []string{"/a", "/a/b", "/a/b?q=1", "/a/c", "/b", "http://other.example/a"}
 			read := func(target string) {

@@ -31,8 +31,8 @@ type purges struct {
 	stripes [purgeStripes]purgeStripe
 
 	// recent tells fills in flight, whose labels no stored entry may have, of purges. Labels share
-	// its places; log has the labels of the latest purges, each at its number. A fill that lasts for
-	// more purges than it holds may be thought purged that was not, and is not stored then.
+	// its places; log has the labels of the latest purges, each at its number. A fill that lasts
+	// for more purges than it holds may be thought purged that was not, and is not stored then.
 	recent [recentPurges]atomic.Uint64
 	log    [loggedPurges]atomic.Uint64
 }

@@ -245,7 +245,8 @@ func TestC46_RangesThatJustDoNotAskTooMuch(t *testing.T) {
 	}
 }
 
-// Parts that say that the whole has different sizes are not of one version, whatever their tag says.
+// Parts that say that the whole has different sizes are not of one version, whatever their tag
+// says.
 func TestC49_PartsOfWholesOfDifferentSizesAreNeverJoined(t *testing.T) {
 	origin := newRanged(digits, `"1"`)
 	h := newCache(t, cache.Config{}).Middleware(origin)

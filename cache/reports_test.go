@@ -64,7 +64,7 @@ func TestReports_ARefreshThatCrashesMakesRoomForTheNext(t *testing.T) {
 					synctest.Wait()
 				}
 				require.Equal(t, "3", text(t, get(h, "/")))
-				require.EqualValues(t, 1, c.Stats().Failures)
+				require.EqualValues(t, 1, c.Stats().RefreshFailures)
 				require.Zero(t, c.Stats().Background)
 			})
 		})
@@ -287,4 +287,12 @@ func TestReports_ASessionThatIsRenewedWithAPictureIsNobodyElses(t *testing.T) {
 		}))
 	get(h, "/static/icon.svg", "Cookie", "alice")
 	require.Equal(t, "session=bob", get(h, "/static/icon.svg", "Cookie", "bob").Header.Get("Set-Cookie"))
+}
+
+func TestErrorsAndKinds_AreWordsOfTheirPackage(t *testing.T) {
+	for _, err := range []error{cache.ErrTooLarge, cache.ErrUnreached, cache.ErrPurge, cache.ErrClosed} {
+		require.Regexp(t, "^cache: ", err)
+	}
+	kinds := []cache.NewsKind{cache.NewsPurged, cache.NewsFetched, cache.NewsUp, cache.NewsDown}
+	require.Equal(t, "[purged fetched up down]", fmt.Sprint(kinds))
 }

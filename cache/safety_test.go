@@ -30,14 +30,14 @@ var unkeyed = []string{
 
 func TestC01_C02_C09_OneClientsFieldsShapeNoOthersAnswer(t *testing.T) {
 	for _, name := range unkeyed {
-		for _, policy := range []cache.UnkeyedPolicy{cache.UnkeyedKey, cache.UnkeyedDrop} {
-			t.Run(fmt.Sprint(name, policy), func(t *testing.T) {
+		for _, action := range []cache.UnkeyedAction{cache.UnkeyedKey, cache.UnkeyedDrop} {
+			t.Run(fmt.Sprint(name, action), func(t *testing.T) {
 				h := newCache(t,
-					cache.Config{Unkeyed: policy}).Middleware(echoing(func(r *http.Request) string {
+					cache.Config{Unkeyed: action}).Middleware(echoing(func(r *http.Request) string {
 					return r.Header.Get(name)
 				}))
 				poisoned := get(h, "/", name, "host=evil.example")
-				require.Equal(t, policy == cache.UnkeyedKey, strings.Contains(text(t, poisoned), "evil"))
+				require.Equal(t, action == cache.UnkeyedKey, strings.Contains(text(t, poisoned), "evil"))
 				require.NotContains(t, text(t, get(h, "/")), "evil")
 				require.NotContains(t, text(t, get(h, "/", name, "host=good.example")), "evil")
 			})
@@ -86,7 +86,7 @@ func TestC03_C06_C59_WhatAHandlerCanTellApartHasAKeyOfItsOwn(t *testing.T) {
 }
 
 func TestC04_NoPartOfAKeyCanStandForAnother(t *testing.T) {
-	c := newCache(t, cache.Config{KeyExtra: func(r *http.Request) string { return r.Header.Get("Extra") }})
+	c := newCache(t, cache.Config{KeyExtra: extra})
 	h := c.Middleware(echoing(func(r *http.Request) string {
 		return fmt.Sprint(r.URL.Path, "|", r.Header.Get("Extra"), "|", r.Header.Get("X-Host"), "|",
 			r.URL.RawQuery)

@@ -31,7 +31,7 @@ func (o *sent) fetch(f *fill) {
 		}
 		own = plainNames(own)
 		length := int64(-1)
-		if resp.Header.Get("Content-Length") == "" {
+		if own.Get("Content-Length") == "" {
 			length = resp.ContentLength
 		}
 		f.offer = resp // which is the client's once it is decided, if it is not stored
@@ -65,8 +65,8 @@ func (f *fill) hand(resp *http.Response) bool {
 	return f.done && f.entry == nil && f.updated == nil && resp == f.offer
 }
 
-// handLocked is called before the client that waits learns of the header: it must not look for the body
-// where it never comes.
+// handLocked is called before the client that waits learns of the header: it must not look for the
+// body where it never comes.
 func (f *fill) handLocked() {
 	if f.offer == nil || f.entry != nil || f.updated != nil || f.from > 0 {
 		return

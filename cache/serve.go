@@ -120,7 +120,7 @@ func (w *fillWriter) begin(p []byte) {
 		w.own["Content-Type"] = []string{http.DetectContentType(p)}
 	}
 	w.again = w.f.decide(arrival{
-		status: w.status, header: w.own, outer: w.outer, pattern: w.r.Pattern,
+		status: w.status, header: w.own, outer: plainNames(w.outer), pattern: w.r.Pattern,
 	})
 }
 

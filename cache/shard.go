@@ -240,8 +240,8 @@ func (s *shard[K, V]) gainLocked(weight int64) {
 }
 
 // countLocked adds to Memory.total what the shard has gained or lost since it last did, and reports
-// whether that was anything but zero. Where a newcomer takes the place of what it evicts it is zero:
-// then processors that store in different shards do not take Memory.total from each other.
+// whether that was anything but zero. Where a newcomer takes the place of what it evicts it is
+// zero: then processors that store in different shards do not take Memory.total from each other.
 func (s *shard[K, V]) countLocked() bool {
 	if s.uncounted == 0 {
 		return false

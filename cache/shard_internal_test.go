@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Shards share the bound, so each must have told the others what it holds before it gives up its lock.
+// Shards share the bound, so each must have told the others what it holds before it gives up its
+// lock.
 func TestShardsKnowWhatTheOthersHold(t *testing.T) {
 	const most = 2 * shardEntries
 	for _, eviction := range []Eviction{TinyLFU, LRU} {

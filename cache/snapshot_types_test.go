@@ -1,7 +1,7 @@
 //go:build !race
 
-// Snapshots of many types. Each type of key and value is a Memory that the compiler makes anew, and each
-// test has one goroutine: they are compiled once, without the race detector.
+// Snapshots of many types. Each type of key and value is a Memory that the compiler makes anew, and
+// each test has one goroutine: they are compiled once, without the race detector.
 
 package cache_test
 

@@ -3,6 +3,7 @@ package cache
 import (
 	"maps"
 	"net/http"
+	"slices"
 )
 
 // meaningful are the response fields that decide what is stored and how it may be used.
@@ -11,7 +12,8 @@ var meaningful = map[string]bool{
 	"Cache-Tag": true, "Connection": true, "Content-Encoding": true, "Content-Language": true,
 	"Content-Length": true, "Content-Location": true, "Content-Range": true, "Content-Type": true,
 	"Date": true, "Etag": true, "Expires": true, "Last-Modified": true, "Location": true,
-	"No-Vary-Search": true, "Set-Cookie": true, "Surrogate-Key": true, "Trailer": true, "Vary": true,
+	"No-Vary-Search": true, "Pragma": true, "Set-Cookie": true, "Surrogate-Key": true, "Trailer": true,
+	"Vary": true,
 }
 
 // plainNames returns h with the names of meaningful fields in their canonical form. Who writes to
@@ -20,21 +22,59 @@ var meaningful = map[string]bool{
 func plainNames(h http.Header) http.Header {
 	copied := false
 	for name, values := range h {
-		canonical := http.CanonicalHeaderKey(name)
-		if name == canonical || !meaningful[canonical] && !isControl(canonical) {
+		plain, meant := plainName(name)
+		if !meant {
 			continue
 		}
 		if !copied {
 			h, copied = maps.Clone(h), true
 		}
-		delete(h, name)
-		h[canonical] = append(h[canonical][:len(h[canonical]):len(h[canonical])], values...)
+		respell(h, name, plain, values)
 	}
 	return h
+}
+
+// plainName returns the canonical form of name, and whether that is another spelling of a
+// meaningful field.
+func plainName(name string) (plain string, meant bool) {
+	if canonical(name) {
+		return name, false
+	}
+	plain = http.CanonicalHeaderKey(name)
+	return plain, plain != name && (meaningful[plain] || isControl(plain))
+}
+
+// respell moves values, which are under name, behind those that are under plain.
+func respell(h http.Header, name, plain string, values []string) {
+	delete(h, name)
+	h[plain] = append(slices.Clip(h[plain]), values...)
+}
+
+// spellPlainly is plainNames in the map itself, which is the handler's.
+func spellPlainly(h http.Header) {
+	for name, values := range h {
+		if plain, meant := plainName(name); meant {
+			respell(h, name, plain, values)
+		}
+	}
 }
 
 // isControl reports whether a field may be one of RFC 9213, such as CDN-Cache-Control.
 func isControl(canonical string) bool {
 	const end = "-Control"
 	return len(canonical) > len(end) && canonical[len(canonical)-len(end):] == end
+}
+
+// canonical reports whether name is spelled as net/http spells it and looks it up: a letter is a
+// capital at the beginning and behind each hyphen, and nowhere else.
+func canonical(name string) bool {
+	first := true
+	for i := range len(name) {
+		c := name[i]
+		if first && 'a' <= c && c <= 'z' || !first && 'A' <= c && c <= 'Z' {
+			return false
+		}
+		first = c == '-'
+	}
+	return true
 }

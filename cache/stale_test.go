@@ -311,8 +311,8 @@ func TestTheEdgesOfTTLStaleAndStaleIfError(t *testing.T) {
 	})
 }
 
-// While a load has failed lately, ErrorTTL puts off every refresh: that of a stale value, and an early
-// one.
+// While a load has failed lately, ErrorTTL puts off every refresh: that of a stale value, and an
+// early one.
 func TestARefreshThatFailedIsNotTriedAgainWithinErrorTTL(t *testing.T) {
 	for name, wait := range map[string]time.Duration{"early": time.Minute - 1, "stale": time.Minute + 1} {
 		t.Run(name, func(t *testing.T) {

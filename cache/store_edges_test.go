@@ -202,8 +202,8 @@ func TestMemoryStore_WhatWasRestoredCanBePurged(t *testing.T) {
 	require.False(t, fromCache(get(h, "/")))
 }
 
-// A body of MaxObject bytes is stored, one of a byte more is not: whether its length is announced or
-// not, if it completes a part, and if it comes for a POST.
+// A body of MaxObject bytes is stored, one of a byte more is not: whether its length is announced
+// or not, if it completes a part, and if it comes for a POST.
 func TestMaxObject_IsTheLargestBodyThatIsStored(t *testing.T) {
 	for most, stored := range map[int64]bool{10: true, 9: false} {
 		for name, serve := range map[string]http.HandlerFunc{

@@ -203,8 +203,8 @@ func TestPattern_IsThatOfTheRouteThatAnswered(t *testing.T) {
 	require.Equal(t, "POST /items/{id}", r.Pattern)
 }
 
-// A resource may take a quarter of the store: at that bound its variants are admitted, beyond it the
-// oldest leaves, and a response that is too heavy alone is refused.
+// A resource may take a quarter of the store: at that bound its variants are admitted, beyond it
+// the oldest leaves, and a response that is too heavy alone is refused.
 func TestMemoryStore_AQuarterForAResource(t *testing.T) {
 	const bound = 64 << 10
 	entry := func(variant string, size int64) *cache.Entry {

@@ -11,7 +11,7 @@ const (
 	firstChunk   = 4 << 10
 	largestChunk = 256 << 10
 	windowChunk  = 32 << 10
-	window       = 256 << 10 // of a body that is not stored: so far its writer may be ahead of its readers
+	window       = 256 << 10 // how far the writer of a body that is not kept may be ahead of readers
 	stallFor     = 10 * time.Second
 )
 

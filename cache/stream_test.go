@@ -439,8 +439,8 @@ func TestC52_TheRoomForBodiesUnderWayIsGivenBack(t *testing.T) {
 	})
 }
 
-// A writer that waits for a slow reader goes on when that leaves, or else in ten seconds: also if the
-// reader is behind by exactly what it may be.
+// A writer that waits for a slow reader goes on when that leaves, or else in ten seconds: also if
+// the reader is behind by exactly what it may be.
 func TestC53_AWriterGoesOnWhenASlowReaderLeaves(t *testing.T) {
 	for wait, leaves := range map[time.Duration]bool{time.Second: true, 10 * time.Second: false} {
 		synctest.Test(t, func(t *testing.T) {
@@ -490,8 +490,8 @@ func (w *waitingWriter) Write([]byte) (int, error) {
 	return 0, context.Cause(w.ctx)
 }
 
-// A fetch that was given up takes its place among those that nobody waits for once, also if a reader
-// that was too slow leaves after the last of the others.
+// A fetch that was given up takes its place among those that nobody waits for once, also if a
+// reader that was too slow leaves after the last of the others.
 func TestC53_AReaderThatWasTooSlowLeavesLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		end := make(chan struct{})

@@ -44,13 +44,14 @@ type TieredConfig struct {
 // [Tiered.Run] must run, started by the caller. Without it, responses in the near tier are used for
 // TieredConfig.NearTTL only, and each process fetches for itself.
 //
-// A purge that has returned nil is one that all processes whose Run runs and that reach Far learn of
-// at once, and the others within NearTTL. Without Far, what is purged is purged in this process, and
-// the purge is an error: it must be repeated. Run repeats it too, when Far can be reached again, so that
-// an unsafe request that came meanwhile is not forgotten; what a process owes ends with it.
+// A purge that has returned nil is one that all processes whose Run runs and that reach Far learn
+// of at once, and the others within NearTTL. Without Far, what is purged is purged in this process,
+// and the purge is an error: it must be repeated. Run repeats it too, when Far can be reached
+// again, so that an unsafe request that came meanwhile is not forgotten; a purge that is still to
+// be repeated is lost when the process ends.
 //
-// Since the processes know different things about the URLs of one path, a Cache on a Tiered obeys no
-// No-Vary-Search, and keeps no response to POST.
+// Since the processes know different things about the URLs of one path, a Cache on a Tiered obeys
+// no No-Vary-Search, and keeps no response to POST.
 type Tiered struct {
 	near *MemoryStore
 	far  FarStore
@@ -103,9 +104,9 @@ func NewTiered(cfg TieredConfig) (*Tiered, error) {
 	return t, nil
 }
 
-// Run keeps the near tier confirmed until ctx ends, and returns the cause of that, or an error of Far
-// that does not pass: that its client was closed, say. Call it on a goroutine of its own; when it has
-// returned it may be called again. While it runs, another call is an error.
+// Run keeps the near tier confirmed until ctx ends, and returns the cause of that, or an error of
+// Far that does not pass: that its client was closed, say. Call it on a goroutine of its own; when
+// it has returned it may be called again. While it runs, another call is an error.
 func (t *Tiered) Run(ctx context.Context) error {
 	if !t.running.CompareAndSwap(false, true) {
 		return errRunning
@@ -248,7 +249,7 @@ func (t *Tiered) Put(ctx context.Context, key Key, e *Entry, most int) error {
 }
 
 // errNearOnly is what Put returns for what is in the near tier and is not meant for far.
-var errNearOnly = errors.New("stored in this process only")
+var errNearOnly = errors.New("cache: stored in this process only")
 
 // failed reports whether err is one, and accounts for it. While far fails, nobody waits for what it
 // would announce.
@@ -268,7 +269,7 @@ func (t *Tiered) Purged(e *Entry) (how Invalidation, since time.Time) { return t
 
 // ErrUnreached reports that a purge has reached this process and not the others: it must be
 // repeated.
-var ErrUnreached = errors.New("purged in this process only")
+var ErrUnreached = errors.New("cache: purged in this process only")
 
 // Purge implements [Store].
 func (t *Tiered) Purge(ctx context.Context, p Purge) error {

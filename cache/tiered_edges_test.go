@@ -104,8 +104,8 @@ func TestC63_WhatWasRestoredIsConfirmedFirst(t *testing.T) {
 	})
 }
 
-// TestC45_AFetchUnderWayTellsFarNothingThatIsPurgedHere, whether or not something else has the tag, or
-// so much was purged meanwhile that nobody can tell.
+// TestC45_AFetchUnderWayTellsFarNothingThatIsPurgedHere, whether or not something else has the tag,
+// or so much was purged meanwhile that nobody can tell.
 func TestC45_AFetchUnderWayTellsFarNothingThatIsPurgedHere(t *testing.T) {
 	for _, how := range []cache.Invalidation{cache.Hard, cache.Soft} {
 		for _, test := range []struct {
@@ -179,8 +179,8 @@ func TestTiered_ALockIsKeptOverAFailure(t *testing.T) {
 	})
 }
 
-// TestTiered_SeveralOfAProcessFetchOnce, and what one of them has stored is there for other processes
-// although the others of them have stored nothing.
+// TestTiered_SeveralOfAProcessFetchOnce, and what one of them has stored is there for other
+// processes although the others of them have stored nothing.
 func TestTiered_SeveralOfAProcessFetchOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := newFarServer()
@@ -308,8 +308,8 @@ func (s *farStore) put(e *cache.Entry) error {
 	return s.Put(context.Background(), cache.Key{}, e, 8)
 }
 
-// TestTiered_WhileFarFailsNobodyWaitsForItTwice: a request that has asked far in vain does not ask it
-// for a lock.
+// TestTiered_WhileFarFailsNobodyWaitsForItTwice: a request that has asked far in vain does not ask
+// it for a lock.
 func TestTiered_WhileFarFailsNobodyWaitsForItTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, far := newSlowTier(t, newFarServer(), numbered("Cache-Control", "max-age=600"))

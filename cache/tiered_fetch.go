@@ -12,12 +12,12 @@ import (
 // want. The Cache asks it before a fetch that others could use, and tells it when that has ended.
 type coordinator interface {
 	// begin returns when its caller may fetch what belongs under key, or when another process has;
-	// then there is no lease. In both cases it has looked into the store again, and its caller must.
-	// If it returns alone, the caller shall fetch, and nobody needs to be told.
+	// then there is no lease. In both cases it has looked into the store again, and its caller
+	// must. If it returns alone, the caller shall fetch, and nobody needs to be told.
 	begin(ctx context.Context, key Key) (l *lease, s sight)
 
-	// What of the Store is in this process: getHere, putHere and purgeHere are Get, Put and Purge that
-	// call nobody. They serve a request that the others have failed.
+	// What of the Store is in this process: getHere, putHere and purgeHere are Get, Put and Purge
+	// that call nobody. They serve a request that the others have failed.
 	getHere(key Key) (*Resource, Mark)
 	putHere(ctx context.Context, key Key, e *Entry, most int) error
 	purgeHere(p Purge)
@@ -223,8 +223,8 @@ func (t *Tiered) lock(ctx context.Context, key Key, f *turn, limit time.Duration
 	}
 }
 
-// endLease ends the lease of x, which has fetched nothing. It says whether what others may wait for was
-// there already: else they fetch it, each by itself.
+// endLease ends the lease of x, which has fetched nothing. It says whether what others may wait for
+// was there already: else they fetch it, each by itself.
 func (x *exchange) endLease(there bool) {
 	if x.lease != nil {
 		x.lease.end(there)

@@ -53,8 +53,8 @@ func (o *owed) remove(p Purge) {
 	o.size.Store(int64(len(o.list)))
 }
 
-// of reports whether a purge that far does not know of concerns e. Far's entry is not used then, also
-// if that purge is soft.
+// of reports whether a purge that far does not know of concerns e. Far's entry is not used then,
+// also if that purge is soft.
 func (o *owed) of(e *Entry) bool {
 	if o.size.Load() == 0 {
 		return false

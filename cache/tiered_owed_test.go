@@ -64,8 +64,8 @@ func TestC63_WhatIsOwedIsBounded(t *testing.T) {
 	})
 }
 
-// TestC63_ALookBetweenAPurgeAndItsFailure finds what far has not forgotten, and keeps it no longer than
-// the purge lasts.
+// TestC63_ALookBetweenAPurgeAndItsFailure finds what far has not forgotten, and keeps it no longer
+// than the purge lasts.
 func TestC63_ALookBetweenAPurgeAndItsFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, err := cache.NewMemoryStore(cache.MemoryStoreConfig{})

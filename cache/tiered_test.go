@@ -509,7 +509,8 @@ func TestTiered_WhatFailsIsNotWaitedForInTurn(t *testing.T) {
 	})
 }
 
-// TestTiered_WhatIsSharedByProcessesHasItsLimits: what depends on what one process knows is left out.
+// TestTiered_WhatIsSharedByProcessesHasItsLimits: what depends on what one process knows is left
+// out.
 func TestTiered_WhatIsSharedByProcessesHasItsLimits(t *testing.T) {
 	server := newFarServer()
 	origin := &counted{serve: func(w http.ResponseWriter, r *http.Request) {
@@ -540,8 +541,8 @@ func TestTiered_APurgeWithoutFar(t *testing.T) {
 	require.EqualValues(t, 1, p.tiered.Stats().Unreached)
 }
 
-// BenchmarkTieredHit compares a hit in the near tier with one in a MemoryStore: the median of paired
-// ratios.
+// BenchmarkTieredHit compares a hit in the near tier with one in a MemoryStore: the median of
+// paired ratios.
 func BenchmarkTieredHit(b *testing.B) {
 	origin := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		setFields(w.Header(), 10)

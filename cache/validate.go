@@ -169,15 +169,25 @@ var notMerged = map[string]bool{
 	"Content-Encoding": true, "Content-Length": true, "Content-Range": true, "Age": true,
 }
 
-// merged returns the stored fields updated with those of h (RFC 9111, section 3.2).
+// merged returns the stored fields updated with those of h (RFC 9111, section 3.2), in whatever
+// spelling either has them.
 func (c *Cache) merged(stored, h http.Header) http.Header {
 	m := make(http.Header, len(stored)+2)
-	for name, values := range stored {
-		m[name] = values
-	}
 	named := connectionFields(h)
+	merges := func(name string) bool { return !notMerged[name] && !hopByHop[name] && !named[name] }
+	updated := make(map[string]bool, len(h))
+	for name := range h {
+		if merges(name) {
+			updated[http.CanonicalHeaderKey(name)] = true
+		}
+	}
+	for name, values := range stored {
+		if !updated[http.CanonicalHeaderKey(name)] {
+			m[name] = values
+		}
+	}
 	for name, values := range h {
-		if !notMerged[name] && !hopByHop[name] && !named[name] {
+		if merges(name) {
 			m[name] = values
 		}
 	}

@@ -139,8 +139,8 @@ func TestALoaderStillWaitsForWhatItHasNotGot(t *testing.T) {
 	})
 }
 
-// A loader does not wait for a load that was given up before it came, nor for one of several that it
-// has left: these may wait for it.
+// A loader does not wait for a load that was given up before it came, nor for one of several that
+// it has left: these may wait for it.
 func TestALoaderDoesNotWaitForWhatItHasLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(t, cache.MemoryConfig[string, int]{MaxBackground: -1})

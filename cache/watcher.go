@@ -32,12 +32,13 @@ func (w *watcher) see(status int) {
 	w.seen = true
 	h := w.Header()
 	x := w.x
-	ctx := x.r.Context()
+	ctx, outer := x.r.Context(), plainNames(w.outer)
 	if unsafeMethod(x.r.Method) {
-		x.invalidate(ctx, status, h)
+		plain := plainNames(h)
+		x.invalidate(ctx, status, plain)
 		if x.r.Method == http.MethodPost {
-			w.post = x.posted(ctx, status, ownFields(h, w.outer), w.outer)
-			w.length = contentLength(h)
+			w.post = x.posted(ctx, status, ownFields(h, w.outer), outer)
+			w.length = contentLength(plain)
 			// A POST that takes longer than another one must not leave what it saw in the other's
 			// place, nor bring back what was purged meanwhile.
 			if x.c.changes.concerning(x.target()) != w.before+1 {
@@ -45,7 +46,7 @@ func (w *watcher) see(status int) {
 			}
 		}
 	} else if x.head() && x.echo != nil {
-		x.update(ctx, status, ownFields(h, w.outer), w.outer, w.began)
+		x.update(ctx, status, ownFields(h, w.outer), outer, w.began)
 	}
 	h["Cache-Status"] = append(h["Cache-Status"][:len(h["Cache-Status"]):len(h["Cache-Status"])], w.state)
 }

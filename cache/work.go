@@ -2,12 +2,9 @@ package cache
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 )
-
-var errClosed = errors.New("cache: closed")
 
 // work is the fetches that no client waits for.
 type work struct {
@@ -96,7 +93,7 @@ func (w *work) close(ctx context.Context) error {
 	w.mu.Lock()
 	w.closed = true
 	for f := range w.fills {
-		f.cancel(errClosed)
+		f.cancel(ErrClosed)
 	}
 	for len(w.fills) > 0 {
 		if w.idle == nil {

@@ -56,7 +56,7 @@ func purged(t *testing.T, c *cache.Cache, cfg versioning.RolloutConfig) (*versio
 	return r, done
 }
 
-func newCache(t *testing.T, extra func(*http.Request) string) *cache.Cache {
+func newCache(t *testing.T, extra func(*http.Request) (string, bool)) *cache.Cache {
 	t.Helper()
 	c, err := cache.New(cache.Config{KeyExtra: extra})
 	require.NoError(t, err)
@@ -149,9 +149,9 @@ func TestV16_ABadReleaseLeavesNothingBehind(t *testing.T) {
 // has answered, also while the weight changes, and a rollback leaves nobody with the other's.
 func TestV16_ArmsThatDifferOnPurpose(t *testing.T) {
 	blue, green := &release{name: "blue"}, &release{name: "green"}
-	c := newCache(t, func(r *http.Request) string {
-		arm, _ := versioning.ArmOf(r)
-		return string(arm)
+	c := newCache(t, func(r *http.Request) (string, bool) {
+		arm, ok := versioning.ArmOf(r)
+		return string(arm), ok
 	})
 	r, done := purged(t, c, versioning.RolloutConfig{
 		Steps: []versioning.Step{{Weight: 0.3, MinTime: time.Hour}, {Weight: 0.6, MinTime: time.Hour}},

@@ -20,8 +20,8 @@ const (
 	keepSequence = 90 * 24 * time.Hour
 )
 
-// An announcer says things to all that subscribe to a channel, and numbers them, so that a subscriber
-// knows when it has missed one.
+// An announcer says things to all that subscribe to a channel, and numbers them, so that a
+// subscriber knows when it has missed one.
 type announcer struct {
 	client  redis.UniversalClient
 	key     string // of a hash: the number and the id of what was said last
@@ -35,9 +35,10 @@ func newAnnouncer(client redis.UniversalClient, prefix, name string) announcer {
 	return announcer{client: client, key: channel + ":sequence", channel: channel}
 }
 
-// announceLua defines announce(key, channel, body, id, keep), for scripts that also do other things.
-// The id is random: it takes the place of an epoch, since a server that has forgotten numbers, or
-// that never got the last ones from a master that failed, gives the same ones to other messages.
+// announceLua defines announce(key, channel, body, id, keep), for scripts that also do other
+// things. The id is random: it takes the place of an epoch, since a server that has forgotten
+// numbers, or that never got the last ones from a master that failed, gives the same ones to other
+// messages.
 const announceLua = `
 local function announce(key, channel, body, id, keep)
   local before = redis.call('HGET', key, 'id') or ''

@@ -60,8 +60,8 @@ func FuzzParseNotice(f *testing.F) {
 	})
 }
 
-// TestHistoriesTellWhatIsMissing: against a naive model in which all messages that were ever said are
-// known. Messages are lost, servers forget and fall back, and questions are answered late.
+// TestHistoriesTellWhatIsMissing: against a naive model in which all messages that were ever said
+// are known. Messages are lost, servers forget and fall back, and questions are answered late.
 func TestHistoriesTellWhatIsMissing(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		var h rediscache.History

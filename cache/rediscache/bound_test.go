@@ -85,8 +85,8 @@ func TestC63_TheBoundOfALostMessage(t *testing.T) {
 	}
 }
 
-// TestC63_ALateMessageIsNoGap: a node of a Cluster tells the number before another one has passed the
-// message on.
+// TestC63_ALateMessageIsNoGap: a node of a Cluster tells the number before another one has passed
+// the message on.
 func TestC63_ALateMessageIsNoGap(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fakeRedis, l *listener) {
 		l.gap(true)
@@ -116,8 +116,8 @@ func TestC63_ALateMessageIsNoGap(t *testing.T) {
 	})
 }
 
-// TestC63_NoConnectionAtAll: gaps are told each maxSilence, and the pauses between attempts grow from
-// 50 ms to 2 s.
+// TestC63_NoConnectionAtAll: gaps are told each maxSilence, and the pauses between attempts grow
+// from 50 ms to 2 s.
 func TestC63_NoConnectionAtAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeRedis{refuse: true}
@@ -171,8 +171,8 @@ func TestC62_AReplyToAnotherCall(t *testing.T) {
 	})
 }
 
-// TestC60_RepliesThatMakeNoSense end the connection, as does a dialer that panics: that is a gap, and
-// another connection is made.
+// TestC60_RepliesThatMakeNoSense end the connection, as does a dialer that panics: that is a gap,
+// and another connection is made.
 func TestC60_RepliesThatMakeNoSense(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fakeRedis, l *listener) {
 		l.gap(true)
@@ -245,8 +245,8 @@ func TestC63_AnOverflowWhileItConnects(t *testing.T) {
 	})
 }
 
-// TestTheEndIsNoGap: a service that stops keeps its values, which it may save. What has come and was
-// not told yet is not told any more.
+// TestTheEndIsNoGap: a service that stops keeps its values, which it may save. What has come and
+// was not told yet is not told any more.
 func TestTheEndIsNoGap(t *testing.T) {
 	for range 50 { // a select takes any of what is ready
 		synctest.Test(t, func(t *testing.T) {

@@ -103,8 +103,8 @@ func TestEncode_RefusesWhatWouldNotBeRead(t *testing.T) {
 	require.Error(t, err)
 }
 
-// FuzzDecode: whatever stands in Redis, with a checksum that is right, it is an entry or an error, and
-// an entry is one that can be written again.
+// FuzzDecode: whatever stands in Redis, with a checksum that is right, it is an entry or an error,
+// and an entry is one that can be written again.
 func FuzzDecode(f *testing.F) {
 	now := time.Now()
 	key := cache.Key{9}

@@ -19,7 +19,7 @@ const (
 // Config configures a [Store].
 type Config struct {
 	// Prefix begins every key and channel. Required: services that have the same one share what
-	// they store. It has at most 64 bytes, which are no braces.
+	// they store. It has at most 64 bytes and no braces.
 	Prefix string
 
 	// Timeout is the most that a request may wait for Redis each time: when it looks for a
@@ -36,21 +36,15 @@ type Config struct {
 	MaxTTL time.Duration
 
 	// MaxBody is the size in bytes of the largest body that is stored. The variants of one URL
-	// together have four times as much. Zero means 1 MiB. Negative and more than 64 MiB are invalid.
+	// together have four times as much. Zero means 1 MiB. Negative and more than 64 MiB are
+	// invalid.
 	MaxBody int64
 }
 
 // withDefaults validates c and fills in zero fields.
 func (c Config) withDefaults() (Config, error) {
 	f := settings.Of("rediscache", "Config")
-	switch {
-	case c.Prefix == "":
-		f.Add("Prefix", "is required: services that have the same one share what they store")
-	case strings.ContainsAny(c.Prefix, "{}"):
-		f.Add("Prefix", "%q contains braces, which choose the slot", c.Prefix)
-	case len(c.Prefix) > maxPrefix:
-		f.Add("Prefix", "has %d bytes, more than %d", len(c.Prefix), maxPrefix)
-	}
+	checkPrefix(f, c.Prefix, "services that have the same one share what they store")
 	settings.Positive(f, "Timeout", &c.Timeout, defaultTimeout)
 	settings.Positive(f, "PurgeTimeout", &c.PurgeTimeout, defaultPurgeTimeout)
 	settings.Positive(f, "MaxTTL", &c.MaxTTL, defaultMaxTTL)
@@ -59,4 +53,17 @@ func (c Config) withDefaults() (Config, error) {
 		f.Add("MaxBody", "%d is more than %d", c.MaxBody, maxMaxBody)
 	}
 	return c, f.Err()
+}
+
+// checkPrefix adds a fault if prefix cannot begin the names of keys and channels. It is required,
+// for the reason why.
+func checkPrefix(f *settings.Faults, prefix, why string) {
+	switch {
+	case prefix == "":
+		f.Add("Prefix", "is required: %s", why)
+	case strings.ContainsAny(prefix, "{}"):
+		f.Add("Prefix", "%q contains braces, which choose the slot", prefix)
+	case len(prefix) > maxPrefix:
+		f.Add("Prefix", "has %d bytes, more than %d", len(prefix), maxPrefix)
+	}
 }

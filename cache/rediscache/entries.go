@@ -120,8 +120,8 @@ func parseLine(entryKey, id, line string) (received, put int64, ok bool) {
 // variantID is what the fields of a variant end in.
 func variantID(variant string) string { return fmt.Sprintf("%016x", xxhash.Sum64String(variant)) }
 
-// Put implements [cache.Store]. What was purged in other processes meanwhile is stored all the same,
-// and found by Purged: no command of a Cluster reaches both the entry and what was purged.
+// Put implements [cache.Store]. What was purged in other processes meanwhile is stored all the
+// same, and found by Purged: no command of a Cluster reaches both the entry and what was purged.
 func (s *Store) Put(ctx context.Context, key cache.Key, e *cache.Entry, most int) error {
 	how, _ := s.ledger.of(e) // a soft purge is found again, whoever reads the entry
 	_, epoch := s.ledger.now()

@@ -234,8 +234,8 @@ func TestStore_VariantsAreBounded(t *testing.T) {
 	require.EqualValues(t, 1, s.Stats().TooLarge)
 }
 
-// TestStore_TheFirstOfSeveralSoftPurgesCounts for what was stored before it; otherwise repeated ones
-// would prolong the time for which it is used.
+// TestStore_TheFirstOfSeveralSoftPurgesCounts for what was stored before it; otherwise repeated
+// ones would prolong the time for which it is used.
 func TestStore_TheFirstOfSeveralSoftPurgesCounts(t *testing.T) {
 	c := startRedis(t).client(t)
 	s := newStore(t, c, generous)
@@ -340,7 +340,8 @@ func TestC63_ALongNameIsNoTrap(t *testing.T) {
 	require.Empty(t, bodies(t, other), "nothing at all is the prefix of everything")
 }
 
-// TestStore_ALockIsItsHoldersOnly: a process that has lost it can neither extend nor end the next one.
+// TestStore_ALockIsItsHoldersOnly: a process that has lost it can neither extend nor end the next
+// one.
 func TestStore_ALockIsItsHoldersOnly(t *testing.T) {
 	c := startRedis(t).client(t)
 	ctx := context.Background()

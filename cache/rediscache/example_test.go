@@ -12,8 +12,8 @@ import (
 	"github.com/trivet-go/trivet/cache/rediscache"
 )
 
-// Redis is not there: each MaxSilence everything is dropped, so no value is older than that. A change
-// cannot be told, which is an error.
+// Redis is not there: each MaxSilence everything is dropped, so no value is older than that. A
+// change cannot be told, which is an error.
 func ExampleInvalidations() {
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1})
 	defer client.Close()

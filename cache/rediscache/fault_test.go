@@ -68,8 +68,8 @@ func TestC63_ARestartWithAnOldSnapshot(t *testing.T) {
 }
 
 // TestC63_AnotherServerOfTheSameNumber: a replica has taken over without the last messages and has
-// said as many of its own, which a connection to the old master never brings. The number alone would
-// not show it.
+// said as many of its own, which a connection to the old master never brings. The number alone
+// would not show it.
 func TestC63_AnotherServerOfTheSameNumber(t *testing.T) {
 	server := startRedis(t)
 	l := listen(t, server.client(t), 4*time.Second)

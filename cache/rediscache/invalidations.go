@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -24,8 +23,8 @@ const (
 // InvalidationsConfig configures [Invalidations].
 type InvalidationsConfig struct {
 	// Prefix begins the names of the channel and of the one key that are used. Required: all that
-	// have the same one hear one another, also in different databases of a server. It must not
-	// contain braces.
+	// have the same one hear one another, also in different databases of a server. It has at most
+	// 64 bytes and no braces.
 	Prefix string
 
 	// Timeout is the most that Key and Tag may wait for Redis. Zero means 500 ms. Negative is
@@ -38,16 +37,16 @@ type InvalidationsConfig struct {
 	MaxSilence time.Duration
 }
 
-// Invalidations tell all replicas of a service which values have changed, so that the caches in their
-// memory forget them together. Create them with [NewInvalidations].
+// Invalidations tell all replicas of a service which values have changed, so that the caches in
+// their memory forget them together. Create them with [NewInvalidations].
 //
 // What holds once Key or Tag has returned nil: every replica whose Run is running has been told the
 // notice, or a gap after it, within [InvalidationsConfig].MaxSilence and the time that its function
-// takes. If nothing fails, that is a round trip and not MaxSilence. An error means that the notice may
-// have reached nobody.
+// takes. If nothing fails, that is a round trip and not MaxSilence. An error means that the notice
+// may have reached nobody.
 //
-// Invalidations are safe for concurrent use. They start no goroutines but one for each notice, which
-// ends with the client's own time limits at the latest, and those of Run.
+// Invalidations are safe for concurrent use. They start no goroutines but one for each notice,
+// which ends with the client's own time limits at the latest, and those of Run.
 type Invalidations struct {
 	cfg       InvalidationsConfig // read-only after NewInvalidations
 	announcer announcer
@@ -57,17 +56,12 @@ type Invalidations struct {
 	running, connected                          atomic.Int64
 }
 
-// NewInvalidations returns Invalidations on client, which remains the caller's to close. It does not
-// call Redis, which may come up later. A Ring is refused: its clients decide each for itself which
-// server is down, and would not meet. The error, if any, names every invalid field of cfg.
+// NewInvalidations returns Invalidations on client, which remains the caller's to close. It does
+// not call Redis, which may come up later. A Ring is refused: its clients decide each for itself
+// which server is down, and would not meet. The error, if any, names every invalid field of cfg.
 func NewInvalidations(client redis.UniversalClient, cfg InvalidationsConfig) (*Invalidations, error) {
 	f := settings.Of("rediscache", "InvalidationsConfig")
-	switch {
-	case cfg.Prefix == "":
-		f.Add("Prefix", "is required: it keeps apart the services that use one Redis")
-	case strings.ContainsAny(cfg.Prefix, "{}"):
-		f.Add("Prefix", "%q contains braces, which choose the slot", cfg.Prefix)
-	}
+	checkPrefix(f, cfg.Prefix, "it keeps apart the services that use one Redis")
 	settings.Positive(f, "Timeout", &cfg.Timeout, defaultNoticeTimeout)
 	settings.Positive(f, "MaxSilence", &cfg.MaxSilence, defaultMaxSilence)
 	if cfg.MaxSilence > 0 && cfg.MaxSilence < leastMaxSilence {
@@ -99,14 +93,14 @@ func checkSubscriber(client redis.UniversalClient) error {
 //
 // Key waits for [InvalidationsConfig].Timeout at most, and does not end with ctx: a client that has
 // left after its write must not leave the old value with the others. An error of Redis, or that it
-// was not asked since it has just failed three times, may be tried again: a notice that is told twice
-// does no harm.
+// was not asked since it has just failed three times, may be tried again: a notice that is told
+// twice does no harm.
 func (v *Invalidations) Key(ctx context.Context, key string) error {
 	return v.publish(ctx, string(keyText), key)
 }
 
-// Tag tells all replicas, this one included, that the values with tag have changed. It is an error if
-// how is neither cache.Soft nor cache.Hard. All else is as with [Invalidations.Key].
+// Tag tells all replicas, this one included, that the values with tag have changed. It is an error
+// if how is neither cache.Soft nor cache.Hard. All else is as with [Invalidations.Key].
 func (v *Invalidations) Tag(ctx context.Context, tag string, how cache.Invalidation) error {
 	switch how {
 	case cache.Soft:
@@ -142,15 +136,17 @@ func (v *Invalidations) publish(ctx context.Context, kind, name string) error {
 // of Run has a connection of its own, which it makes anew until it succeeds: after up to 50 ms, at
 // random, and each time after up to twice as long, up to 2 s.
 //
-// A gap is told each time that notices may have been missed: when a connection is made, the first one
-// included, and when it is lost; when a number is missing or Redis has forgotten its numbers; when a
-// notice is malformed; when more than 4096 notices or 1 MiB wait for handle; when Redis has confirmed
-// nothing for [InvalidationsConfig].MaxSilence; and while it does so, again each MaxSilence. A handle
-// that drops everything at a gap keeps no old value for longer than that, also if Redis is down. One
-// that drops nothing while Connected is false keeps what it has, and drops all when it is true.
+// A gap is told each time that notices may have been missed: when a connection is made, the first
+// one included, and when it is lost; when a number is missing or Redis has forgotten its numbers;
+// when a notice is malformed; when more than 4096 notices or 1 MiB wait for handle; when Redis has
+// confirmed nothing for [InvalidationsConfig].MaxSilence; and while it does so, again each
+// MaxSilence. A handle that drops everything at a gap keeps no old value for longer than that, also
+// if Redis is down. One that drops nothing while Connected is false keeps what it has, and drops
+// all when it is true.
 //
 // Run calls handle on the goroutine of its caller, who gets its panics, and no more once ctx has
 // ended. What handle does should be quick: notices wait meanwhile. It may call Key and Tag.
+// Run panics if handle is nil.
 func (v *Invalidations) Run(ctx context.Context, handle func(Notice)) error {
 	if handle == nil {
 		panic("rediscache: nil handle")

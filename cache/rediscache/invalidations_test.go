@@ -99,9 +99,15 @@ func TestNewInvalidationsNamesEveryFault(t *testing.T) {
 	} {
 		require.ErrorContains(t, err, want)
 	}
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	defer client.Close()
+	_, err = rediscache.NewInvalidations(client, rediscache.InvalidationsConfig{
+		Prefix: strings.Repeat("a", 65),
+	})
+	require.EqualError(t, err, "rediscache: InvalidationsConfig.Prefix: has 65 bytes, more than 64")
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1:1"}})
 	defer ring.Close()
-	ok := rediscache.InvalidationsConfig{Prefix: "a"}
+	ok := rediscache.InvalidationsConfig{Prefix: strings.Repeat("a", 64)}
 	for want, client := range map[string]redis.UniversalClient{
 		"rediscache: client: is nil": (*redis.ClusterClient)(nil),
 		"rediscache: client: is a Ring, whose clients may use different servers": ring,
@@ -193,8 +199,8 @@ func TestServicesDoNotMeet(t *testing.T) {
 	}
 }
 
-// TestWhoLeavesIsHeard: a client that has left after its write does not leave the old value with the
-// others.
+// TestWhoLeavesIsHeard: a client that has left after its write does not leave the old value with
+// the others.
 func TestWhoLeavesIsHeard(t *testing.T) {
 	r := startReplica(t, newInvalidations(t, startRedis(t).client(t), patient))
 	r.gap(true)
@@ -204,8 +210,8 @@ func TestWhoLeavesIsHeard(t *testing.T) {
 	require.Equal(t, keyNotice("a"), r.next())
 }
 
-// TestC61_AnIllRedisIsAnErrorInTime: a caller waits for its Timeout and is told that nobody may have
-// heard it; after three failures it does not wait.
+// TestC61_AnIllRedisIsAnErrorInTime: a caller waits for its Timeout and is told that nobody may
+// have heard it; after three failures it does not wait.
 func TestC61_AnIllRedisIsAnErrorInTime(t *testing.T) {
 	for name, ill := range map[string]func(*server){"killed": (*server).Kill, "stopped": (*server).Pause} {
 		t.Run(name, func(t *testing.T) {

@@ -15,12 +15,12 @@ const softPurgeFor = 24 * time.Hour
 
 var errOvertaken = errors.New("the server has begun to count purges anew meanwhile")
 
-// A ledger is what this process knows of purges: all up to its clock. It learns them in the order in
-// which they happened, with each reply of the server.
+// A ledger is what this process knows of purges: all up to its clock. It learns them in the order
+// in which they happened, with each reply of the server.
 //
-// Purges are counted in epochs. The server begins a new one when it does not know the last, since it
-// was emptied, or gave way to a replica that had missed some of it. What was stored before is gone
-// then: nobody can tell any more what of it was purged.
+// Purges are counted in epochs. The server begins a new one when it does not know the last, since
+// it was emptied, or gave way to a replica that had missed some of it. What was stored before is
+// gone then: nobody can tell any more what of it was purged.
 type ledger struct {
 	mu         sync.RWMutex // guards the fields below
 	generation int          // the number of epochs that were seen

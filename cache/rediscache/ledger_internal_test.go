@@ -8,8 +8,8 @@ import (
 	"github.com/trivet-go/trivet/cache"
 )
 
-// taught returns a ledger that has learned pages of one epoch with the same question, as calls at the
-// same time do, and how often it told of a purge.
+// taught returns a ledger that has learned pages of one epoch with the same question, as calls at
+// the same time do, and how often it told of a purge.
 func taught(t *testing.T, pages ...*page) (l *ledger, told map[string]int) {
 	l, told = new(ledger), map[string]int{}
 	l.init()

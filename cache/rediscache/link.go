@@ -53,8 +53,8 @@ type link struct {
 	wake      chan struct{}
 }
 
-// A question is whether all messages have come: the server said at a time after at that the last one
-// has this mark.
+// A question is whether all messages have come: the server said at a time after at that the last
+// one has this mark.
 type question struct {
 	at   time.Time
 	mark mark
@@ -167,8 +167,8 @@ func (l *link) ping(ctx context.Context, ps *redis.PubSub) (err error) {
 	return ps.Ping(ctx)
 }
 
-// recovered makes a panic an error. What panics is the client, when a reply makes no sense to it, and
-// a user's dialer.
+// recovered makes a panic an error. What panics is the client, when a reply makes no sense to it,
+// and a user's dialer.
 func recovered(err *error) {
 	if p := recover(); p != nil {
 		*err = fmt.Errorf("the client panicked: %v", p)
@@ -211,7 +211,8 @@ func (l *link) confirm() error {
 	return nil
 }
 
-// push appends it to what take returns. If that is too much, a gap takes the place of what is there.
+// push appends it to what take returns. If that is too much, a gap takes the place of what is
+// there.
 func (l *link) push(it item) {
 	l.mu.Lock()
 	if len(l.items) >= maxQueue || l.bytes+len(it.body) > maxQueueBytes {

@@ -10,9 +10,9 @@ import (
 	"github.com/trivet-go/trivet/internal/redisguard"
 )
 
-// Lock implements [cache.FarStore]. The token is the server's time in microseconds: a later lock has
-// a greater one. It fences only the lock itself: of two responses, the one that came later stays,
-// whoever had the lock.
+// Lock implements [cache.FarStore]. The token is the server's time in microseconds: a later lock
+// has a greater one. It fences only the lock itself: of two responses, the one that came later
+// stays, whoever had the lock.
 func (s *Store) Lock(ctx context.Context, key cache.Key, limit time.Duration) (cache.FarLock, error) {
 	var l cache.FarLock
 	err := s.call(ctx, s.guard, s.cfg.Timeout, func(ctx context.Context) error {
@@ -82,8 +82,8 @@ func (s *Store) unlock(ctx context.Context, key cache.Key, which string, stored 
 		err = s.announcer.announce(ctx, news)
 	}
 	if err != nil && ctx.Err() == nil {
-		// A server that is full or read-only takes no numbers. What comes without one is a gap to all
-		// who hear it, and whoever waits for the lock asks for it again.
+		// A server that is full or read-only takes no numbers. What comes without one is a gap to
+		// all who hear it, and whoever waits for the lock asks for it again.
 		_ = s.client.Publish(ctx, s.announcer.channel, "").Err()
 	}
 	return err

@@ -39,7 +39,8 @@ const (
 // memberTTL is the NearTTL of the processes.
 const memberTTL = 500 * time.Millisecond
 
-// serveFleet serves what origin has until its standard input ends. It says its address on standard output.
+// serveFleet serves what origin has until its standard input ends. It says its address on standard
+// output.
 func serveFleet(addr, origin string) {
 	client := redis.NewClient(&redis.Options{
 		Addr: addr, DialTimeout: time.Minute, ReadTimeout: time.Minute, WriteTimeout: time.Minute,

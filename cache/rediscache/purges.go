@@ -14,12 +14,12 @@ import (
 	"github.com/trivet-go/trivet/cache"
 )
 
-// maxPurged is the longest label or prefix that is remembered. Of a longer prefix more is purged than
-// was asked for. A Cache has no longer labels.
+// maxPurged is the longest label or prefix that is remembered. Of a longer prefix more is purged
+// than was asked for. A Cache has no longer labels.
 const maxPurged = 1024
 
-// keepPurges is for how long purges are remembered beyond [Config].MaxTTL: what was being fetched when
-// something was purged may be stored so much later.
+// keepPurges is for how long purges are remembered beyond [Config].MaxTTL: what was being fetched
+// when something was purged may be stored so much later.
 const keepPurges = time.Hour
 
 // since returns the question what was purged since v.
@@ -73,8 +73,8 @@ func (s *Store) Sync(ctx context.Context) error {
 	return s.call(ctx, s.guard, s.cfg.Timeout, s.catchUp)
 }
 
-// Purge implements [cache.Store]. When it returns nil, each process that asks Redis learns of it with
-// the reply.
+// Purge implements [cache.Store]. When it returns nil, each process that asks Redis learns of it
+// with the reply.
 func (s *Store) Purge(ctx context.Context, p cache.Purge) error {
 	kind, name := "l", p.Label
 	if len(name) > maxPurged {

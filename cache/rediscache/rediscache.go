@@ -14,9 +14,9 @@ import (
 )
 
 // A Store keeps the responses of [cache.Cache] in Redis, for all processes that share it. It is the
-// far tier of a [cache.Tiered], or a [cache.Store] by itself. Create one with [New]. A Store is safe
-// for concurrent use. It starts no goroutines but one for each call, which ends with the client's own
-// time limits at the latest; 256 can be out at once, and as many for purges.
+// far tier of a [cache.Tiered], or a [cache.Store] by itself. Create one with [New]. A Store is
+// safe for concurrent use. It starts no goroutines but one for each call, which ends with the
+// client's own time limits at the latest; 256 can be out at once, and as many for purges.
 type Store struct {
 	cfg     Config // read-only after New
 	client  redis.UniversalClient

@@ -78,8 +78,8 @@ func (m *member) read(db *database, key int) (int64, error) {
 }
 
 // TestC63_FourReplicasForgetTogether: whatever happens to Redis or to a connection, after a change
-// all replicas serve the new value, and none that has served it serves an older one. It logs how long
-// that took.
+// all replicas serve the new value, and none that has served it serves an older one. It logs how
+// long that took.
 func TestC63_FourReplicasForgetTogether(t *testing.T) {
 	server := startRedis(t)
 	admin := server.client(t)

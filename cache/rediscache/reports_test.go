@@ -45,8 +45,8 @@ func (f *tardyFar) Purge(ctx context.Context, p cache.Purge) error {
 	return f.FarStore.Purge(ctx, p)
 }
 
-// TestC63_ALookWhileAPurgeIsUnderWay finds what the far store has not forgotten yet: it is used no more
-// once the purge is done.
+// TestC63_ALookWhileAPurgeIsUnderWay finds what the far store has not forgotten yet: it is used no
+// more once the purge is done.
 func TestC63_ALookWhileAPurgeIsUnderWay(t *testing.T) {
 	server := startRedis(t)
 	origin := newOrigin()
@@ -158,7 +158,7 @@ func TestTiered_WhatIsTooLargeForRedis(t *testing.T) {
 	for _, p := range fleet {
 		status := ask(p)
 		require.True(t, hit(status), status)
-		require.Zero(t, p.cache.Stats().StoreErrors)
+		require.Zero(t, p.cache.Stats().Failures)
 		require.Zero(t, p.tiered.Stats().Failures)
 	}
 }

@@ -16,13 +16,14 @@ const (
 )
 
 // What was purged is a sorted set, so that one key has all: a server that evicts it, or is emptied,
-// knows nothing any more, and begins a new epoch. Its first member is "!" and the epoch, whose score
-// is the floor. The others are a letter (h: hard; s: soft; f: the first of several soft), one more (l:
-// a label; p: a prefix) and the name; their score is the clock when it was purged. The clock is the
-// server's time in microseconds, or the last one plus one.
+// knows nothing any more, and begins a new epoch. Its first member is "!" and the epoch, whose
+// score is the floor. The others are a letter (h: hard; s: soft; f: the first of several soft), one
+// more (l: a label; p: a prefix) and the name; their score is the clock when it was purged. The
+// clock is the server's time in microseconds, or the last one plus one.
 
-// purgedLua defines open, which returns the epoch, the floor and the last clock. It begins a new epoch
-// if there is none, or if the caller knows of later purges than the server: then some were lost.
+// purgedLua defines open, which returns the epoch, the floor and the last clock. It begins a new
+// epoch if there is none, or if the caller knows of later purges than the server: then some were
+// lost.
 const purgedLua = `
 local function now()
   local t = redis.call('TIME')
@@ -107,12 +108,13 @@ announce(KEYS[2], ARGV[10], ARGV[11], ARGV[12], ARGV[13])
 return tell(key, epoch, floor, since, ARGV[2], tonumber(ARGV[4]))
 `)
 
-// An entry's key is a hash. For each variant it has a field "b" with the value, and a field "m" with
-// what putScript decides by: when the response came and when it was put, by the server's clock, the
-// mark, the size, whether it is whole, its strong entity tag in hexadecimal, and a checksum of this.
+// An entry's key is a hash. For each variant it has a field "b" with the value, and a field "m"
+// with what putScript decides by: when the response came and when it was put, by the server's
+// clock, the mark, the size, whether it is whole, its strong entity tag in hexadecimal, and a
+// checksum of this.
 
-// getScript takes the most bytes of one value and of all. It returns the server's time, and for each
-// variant its id, the field "m" and the field "b".
+// getScript takes the most bytes of one value and of all. It returns the server's time, and for
+// each variant its id, the field "m" and the field "b".
 var getScript = newScript(`
 local t = redis.call('TIME')
 local answer = {string.format('%.0f', tonumber(t[1]) * 1000000 + tonumber(t[2]))}
@@ -135,8 +137,8 @@ end
 return answer
 `)
 
-// putScript takes the id, the value, for how many microseconds its response has been here, the mark,
-// whether it is whole, its tag or "-", the most variants, the most bytes of all, for how many
+// putScript takes the id, the value, for how many microseconds its response has been here, the
+// mark, whether it is whole, its tag or "-", the most variants, the most bytes of all, for how many
 // milliseconds it is of use, and when it came by this server's clock, as far as that is known: the
 // command may have waited where a server that was stopped reads it later. It stores it unless the
 // response that is there came later, and takes out what was put longest ago if that is too much. It
@@ -188,9 +190,9 @@ return 1
 
 // A lock's value is its token and the name of the attempt that took it.
 
-// lockScript takes for how many milliseconds, and the name of the attempt. It returns the token, or 0
-// and for how long the lock is another's. An attempt whose reply was lost, and is made again, finds
-// its own lock.
+// lockScript takes for how many milliseconds, and the name of the attempt. It returns the token, or
+// 0 and for how long the lock is another's. An attempt whose reply was lost, and is made again,
+// finds its own lock.
 var lockScript = newScript(`
 local left = -2
 if redis.call('TYPE', KEYS[1]).ok == 'string' then left = redis.call('PTTL', KEYS[1]) end

@@ -22,8 +22,8 @@ const (
 
 func entryKeyOf(key cache.Key) string { return fmt.Sprintf("{shop:%x}", key[:]) }
 
-// An entry is kept for as long as it may be of use from when its response came, and a variant that is
-// of use for less does not take the others along.
+// An entry is kept for as long as it may be of use from when its response came, and a variant that
+// is of use for less does not take the others along.
 func TestStore_KeepsAnEntryFromWhenItCame(t *testing.T) {
 	c := startRedis(t).client(t)
 	s := newStore(t, c, generous)
@@ -75,8 +75,8 @@ func TestStore_TheBytesOfAnEntryAreBounded(t *testing.T) {
 	require.EqualValues(t, 1, s.Stats().TooLarge)
 }
 
-// What came at a time that the server's clock has not reached is no reason to refuse what comes now:
-// the clock was set back.
+// What came at a time that the server's clock has not reached is no reason to refuse what comes
+// now: the clock was set back.
 func TestStore_WhatCameInTheFutureIsReplaced(t *testing.T) {
 	c := startRedis(t).client(t)
 	s := newStore(t, c, generous)
@@ -99,8 +99,8 @@ func TestStore_WhatCameInTheFutureIsReplaced(t *testing.T) {
 	require.Equal(t, []string{"new"}, bodies(t, s))
 }
 
-// After a day the first of several soft purges makes way for the next, and for what was stored before
-// it the purge has become a hard one; a later hard one stays as late as it is.
+// After a day the first of several soft purges makes way for the next, and for what was stored
+// before it the purge has become a hard one; a later hard one stays as late as it is.
 func TestStore_AfterADayTheFirstSoftPurgeIsHard(t *testing.T) {
 	for hard, stays := range map[time.Duration]bool{2 * time.Hour: true, 30 * time.Hour: false} {
 		c := startRedis(t).client(t)
@@ -123,7 +123,8 @@ func TestStore_AfterADayTheFirstSoftPurgeIsHard(t *testing.T) {
 	}
 }
 
-// A lock of another that lasts longer than ours would is asked for again when ours would have ended.
+// A lock of another that lasts longer than ours would is asked for again when ours would have
+// ended.
 func TestStore_WhatIsLeftOfALockIsBounded(t *testing.T) {
 	c := startRedis(t).client(t)
 	a, b := newStore(t, c, generous), newStore(t, c, generous)

@@ -191,8 +191,8 @@ func TestC60_FlushallGivesUpWhatNobodyCanVouchFor(t *testing.T) {
 	require.Equal(t, want, generation)
 }
 
-// A swapper answers reads with the replies to others' reads, as a connection does whose replies have
-// come out of step.
+// A swapper answers reads with the replies to others' reads, as a connection does whose replies
+// have come out of step.
 type swapper struct {
 	mu   sync.Mutex // guards the field below
 	last []any

@@ -145,8 +145,8 @@ func TestC63_ALostConnectionIsAGap(t *testing.T) {
 	}
 }
 
-// TestC63_AServerThatIsStoppedIsAGap: within the silence that is allowed, and again for as long as it
-// is.
+// TestC63_AServerThatIsStoppedIsAGap: within the silence that is allowed, and again for as long as
+// it is.
 func TestC63_AServerThatIsStoppedIsAGap(t *testing.T) {
 	server := startRedis(t)
 	l := listen(t, server.client(t), time.Second)

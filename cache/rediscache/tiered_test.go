@@ -308,8 +308,8 @@ func TestTiered_AProcessThatDiesWhileItFetches(t *testing.T) {
 	require.Positive(t, fleet[1].tiered.Stats().Takeovers+fleet[2].tiered.Stats().Takeovers)
 }
 
-// TestTiered_WhatCannotBeSharedIsNotWaitedForInTurn: each process fetches for itself at once when one
-// has found that.
+// TestTiered_WhatCannotBeSharedIsNotWaitedForInTurn: each process fetches for itself at once when
+// one has found that.
 func TestTiered_WhatCannotBeSharedIsNotWaitedForInTurn(t *testing.T) {
 	server := startRedis(t)
 	origin := newOrigin("Cache-Control", "private")

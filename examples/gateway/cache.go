@@ -121,15 +121,12 @@ func newRouteCache(
 	cfg.Store = store.Store // itself, of which package cache knows more than the interface says
 	cfg.Observe = telemetry.Observer[cache.Event](tel, r.label())
 	if c.versions {
-		cfg.KeyExtra = func(r *http.Request) string {
-			version, _ := versioning.Key(r)
-			return version
-		}
+		cfg.KeyExtra = versioning.Key
 	}
 	if c.arms {
-		cfg.KeyExtra = func(r *http.Request) string {
-			arm, _ := versioning.ArmOf(r)
-			return string(arm)
+		cfg.KeyExtra = func(r *http.Request) (string, bool) {
+			arm, ok := versioning.ArmOf(r)
+			return string(arm), ok
 		}
 	}
 	var err error

@@ -177,11 +177,8 @@ func run(out io.Writer, sampleEvery int) error {
 	// The shared cache answers with what a handler has marked as fresh, here the page "about". It
 	// stands where the version is known and nothing is converted yet.
 	pages, err := cache.New(cache.Config{
-		KeyExtra: func(r *http.Request) string {
-			version, _ := versioning.Key(r)
-			return version
-		},
-		Observe: telemetry.Observer[cache.Event](tel, "pages"),
+		KeyExtra: versioning.Key,
+		Observe:  telemetry.Observer[cache.Event](tel, "pages"),
 	})
 	if err != nil {
 		return err
