@@ -13,6 +13,11 @@ import (
 // for a server that says nothing. It is as long as curl waits, and as net/http's transport.
 const expectTime = time.Second
 
+// answerTime is how long an answer may take from its first byte to the end of its header, if the client
+// has not been told to send its body. After it the body is read, whatever comes of that: until then a
+// transport counts no time for the header, and net/http's server does not see that a client leaves.
+const answerTime = 10 * time.Second
+
 // An expectation keeps a transport from reading a body that its client sends only when it is told
 // to: with the first Read net/http's server tells it. A transport also reads after the server's
 // refusal, to keep the connection.
@@ -62,7 +67,7 @@ func (e *expectation) wait() bool {
 		return e.expected
 	case <-timer.C:
 	}
-	for e.answers.Load() && !e.broken() {
+	for e.answers.Load() && !e.broken() && time.Since(e.until) < answerTime {
 		timer.Reset(brokenInterval)
 		select {
 		case <-e.decided:
@@ -78,8 +83,8 @@ func (e *expectation) wait() bool {
 // brokenInterval is how often is looked whether a connection is broken on which an answer has begun.
 const brokenInterval = 50 * time.Millisecond
 
-// broken reports whether the connection to the server is closed: its answer was none. net/http's
-// transport says so only when the body's Read has returned.
+// broken reports whether the connection to the server is closed, or whether nobody can know: its answer
+// was none. net/http's transport says so only when the body's Read has returned.
 func (e *expectation) broken() bool {
 	p := e.conn.Load()
 	if p == nil {
@@ -91,11 +96,14 @@ func (e *expectation) broken() bool {
 	}
 	c, ok := conn.(syscall.Conn)
 	if !ok {
-		return false
+		return true
 	}
 	raw, err := c.SyscallConn()
 	return err != nil || raw.Control(func(uintptr) {}) != nil
 }
 
-// connected is a trace's GotConn.
-func (e *expectation) connected(info httptrace.GotConnInfo) { e.conn.Store(&info.Conn) }
+// connected is a trace's GotConn. What an earlier attempt's server has answered counts no more.
+func (e *expectation) connected(info httptrace.GotConnInfo) {
+	e.conn.Store(&info.Conn)
+	e.answers.Store(false)
+}
