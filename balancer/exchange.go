@@ -65,6 +65,11 @@ func (x *exchange) prepare() (fault string) {
 		x.out.Body = x.upload
 		if e := x.upload.invited; e != nil {
 			x.trace.GotConn, x.trace.GotFirstResponseByte = e.connected, e.answering
+			e.lapse = x.invite
+			if in.ProtoMajor == 1 {
+				// net/http would do it at the first Read: while hints are written, perhaps.
+				e.tell = func() bool { return x.write1xx(http.StatusContinue, nil) == nil }
+			}
 		}
 		if x.out.Trailer = x.upload.trailer; x.out.Trailer != nil {
 			x.out.ContentLength = -1 // HTTP/2 can have both; HTTP/1.1 has trailers after chunks only
@@ -168,7 +173,7 @@ func (x *exchange) inform(code int, header textproto.MIMEHeader) (err error) {
 	}
 	if x.upload != nil && x.upload.invited != nil {
 		if code == http.StatusContinue {
-			x.upload.decide(true) // net/http tells the client when the body is read
+			x.upload.invited.invite()
 			return nil
 		}
 		x.upload.invited.informed()
@@ -176,6 +181,21 @@ func (x *exchange) inform(code int, header textproto.MIMEHeader) (err error) {
 	if !x.in.ProtoAtLeast(1, 1) {
 		return nil // RFC 9110, section 15.2: an HTTP/1.0 client would take it for the answer
 	}
+	return x.write1xx(code, http.Header(header))
+}
+
+// invite has the client send the body for which a server has not asked in time. Once there is an answer,
+// that decides.
+func (x *exchange) invite() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.answered {
+		x.upload.invited.invite()
+	}
+}
+
+// write1xx writes an informational response. The exchange's mutex must be held.
+func (x *exchange) write1xx(code int, header http.Header) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			x.panicked = v
@@ -185,7 +205,7 @@ func (x *exchange) inform(code int, header textproto.MIMEHeader) (err error) {
 	h := x.w.Header()
 	final := maps.Clone(h) // what handlers around the proxy have set is for the final response
 	clear(h)
-	maps.Copy(h, http.Header(header))
+	maps.Copy(h, header)
 	removeHopByHop(h)
 	delete(h, LoadHeader)
 	response.Inform(x.w, code)

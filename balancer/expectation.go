@@ -28,10 +28,17 @@ type expectation struct {
 	once     sync.Once
 	expected bool                     // the body is to be sent; set before decided is closed
 	conn     atomic.Pointer[net.Conn] // to the server
+
+	// tell sends the client its 100 (Continue) and reports whether it did; nil if that is left to the
+	// first Read. lapse is called when the server has had its time, and calls invite if need be.
+	tell  func() bool
+	lapse func()
 }
 
 func newExpectation() *expectation {
-	return &expectation{until: time.Now().Add(expectTime), decided: make(chan struct{})}
+	e := &expectation{until: time.Now().Add(expectTime), decided: make(chan struct{})}
+	e.lapse = e.invite
+	return e
 }
 
 // decide ends all waiting. Only the first call counts.
@@ -42,6 +49,15 @@ func (e *expectation) decide(expected bool) {
 	})
 }
 
+// invite decides that the body is to be sent, if nothing has been decided, and tells the client. Nobody
+// else may write to the client meanwhile.
+func (e *expectation) invite() {
+	e.once.Do(func() {
+		defer close(e.decided)
+		e.expected = e.tell == nil || e.tell()
+	})
+}
+
 // answering notes that the server has begun to answer.
 func (e *expectation) answering() { e.answers.Store(true) }
 
@@ -49,7 +65,7 @@ func (e *expectation) answering() { e.answers.Store(true) }
 func (e *expectation) informed() {
 	e.answers.Store(false)
 	if !time.Now().Before(e.until) {
-		e.decide(true)
+		e.invite()
 	}
 }
 
@@ -75,7 +91,7 @@ func (e *expectation) wait() bool {
 		case <-timer.C:
 		}
 	}
-	e.decide(true)
+	e.lapse()
 	<-e.decided
 	return e.expected
 }

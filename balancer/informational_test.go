@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -64,6 +65,71 @@ func TestL42_InformationalResponsesPassTheRulesOfFields(t *testing.T) {
 		require.Equal(t, []string{"103 map[Link:[</a.css>]]", "102 map[]"}, seen)
 		require.Equal(t, "1", resp.Header.Get("X-Outer"), "it is the final response's")
 		require.NotContains(t, resp.Header, "Link")
+	}
+}
+
+// The client is invited, and informed, by one goroutine at a time: the transport reads the body on one
+// of its own.
+func TestL42_InvitationsAndHintsDoNotMix(t *testing.T) {
+	hint := "HTTP/1.1 103 Early Hints\r\nLink: <" + strings.Repeat("a", 3000) + ">\r\n\r\n"
+	for name, tt := range map[string]struct {
+		before, after string        // what the server sends, and a pause between them
+		pause         time.Duration // so long that the client has been invited without the server
+		times         int
+		codes         []int
+	}{
+		"together":    {"HTTP/1.1 100 Continue\r\n\r\n", hint + hint, 0, 100, []int{100, 103, 103, 200}},
+		"a late hint": {"HTTP/1.1 1", hint[len("HTTP/1.1 1"):], 1100 * time.Millisecond, 3, []int{100, 103, 200}},
+		"late hints":  {"", hint + hint, 999 * time.Millisecond, 3, []int{100, 103, 103, 200}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			addr := serveRaw(t, func(c net.Conn) {
+				buf := bufio.NewReader(c)
+				for {
+					req, err := http.ReadRequest(buf)
+					if err != nil {
+						return
+					}
+					_, _ = io.WriteString(c, tt.before)
+					<-time.After(tt.pause)
+					_, _ = io.WriteString(c, tt.after)
+					body, _ := io.ReadAll(req.Body)
+					fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+				}
+			})
+			b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr), Transport: &http.Transport{}})
+			f := newFront(t, false, b, balancer.HandlerConfig{}, nil)
+			conn, err := net.Dial("tcp", f.Listener.Addr().String())
+			require.NoError(t, err)
+			defer conn.Close()
+			require.NoError(t, conn.SetDeadline(time.Now().Add(2*time.Minute)))
+			in := bufio.NewReader(conn)
+			for range tt.times {
+				fmt.Fprint(conn,
+					"PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+				var seen []int
+				for {
+					resp, err := http.ReadResponse(in, nil)
+					require.NoError(t, err)
+					seen = append(seen, resp.StatusCode)
+					switch resp.StatusCode {
+					case http.StatusContinue:
+						require.Empty(t, resp.Header)
+						fmt.Fprint(conn, "ab")
+					case http.StatusEarlyHints:
+						require.Len(t, resp.Header.Get("Link"), 3002)
+					default:
+						require.Equal(t, "ab", readAll(t, resp))
+					}
+					if resp.StatusCode >= 200 {
+						break
+					}
+				}
+				require.Len(t, seen, len(tt.codes))
+				require.ElementsMatch(t, tt.codes, seen)
+			}
+		})
 	}
 }
 
