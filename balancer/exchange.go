@@ -147,6 +147,11 @@ func (x *exchange) close() {
 	if x.cancel != nil {
 		x.cancel()
 	}
+	if x.out != nil && !x.answered { // the transport has panicked
+		x.mu.Lock()
+		x.answered = true
+		x.mu.Unlock()
+	}
 	if x.resp != nil && x.resp.Body != nil {
 		x.resp.Body.Close()
 	}

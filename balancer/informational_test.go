@@ -133,6 +133,45 @@ func TestL42_InvitationsAndHintsDoNotMix(t *testing.T) {
 	}
 }
 
+// A panic of a ResponseWriter at the invitation goes on in the handler, too, and no body is sent.
+func TestInvitationsThatPanic(t *testing.T) {
+	b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed()})
+	h, err := b.Handler(&url.URL{Scheme: "http", Host: "x"}, balancer.HandlerConfig{
+		Transport: func(http.RoundTripper) http.RoundTripper {
+			return roundTripper(func(r *http.Request) (*http.Response, error) {
+				_ = httptrace.ContextClientTrace(r.Context()).Got1xxResponse(100, nil)
+				_, err := io.ReadAll(r.Body)
+				return nil, err
+			})
+		},
+	})
+	require.NoError(t, err)
+	r := httptest.NewRequest("PUT", "/", strings.NewReader("body"))
+	r.Header.Set("Expect", "100-continue")
+	require.PanicsWithValue(t, "a bug around the proxy", func() {
+		h.ServeHTTP(&codes{ResponseRecorder: httptest.NewRecorder(), bad: 100}, r)
+	})
+}
+
+// Nothing is written for a transport that has panicked: the writer may be another request's.
+func TestInformationalResponsesAfterAPanic(t *testing.T) {
+	var trace *httptrace.ClientTrace
+	b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed()})
+	h, err := b.Handler(&url.URL{Scheme: "http", Host: "x"}, balancer.HandlerConfig{
+		Transport: func(http.RoundTripper) http.RoundTripper {
+			return roundTripper(func(r *http.Request) (*http.Response, error) {
+				trace = httptrace.ContextClientTrace(r.Context())
+				panic("a bug in a transport")
+			})
+		},
+	})
+	require.NoError(t, err)
+	w := &codes{ResponseRecorder: httptest.NewRecorder()}
+	require.Panics(t, func() { h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil)) })
+	require.NoError(t, trace.Got1xxResponse(103, textproto.MIMEHeader{"Link": {"1"}}))
+	require.Empty(t, w.codes)
+}
+
 // RFC 9110, section 15.2: an HTTP/1.0 client takes the first answer for the last.
 func TestL42_HTTP10ClientsGetNoInformationalResponses(t *testing.T) {
 	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(hinting(t))})
@@ -170,11 +209,12 @@ func TestInformationalResponsesThatComeLate(t *testing.T) {
 type codes struct {
 	*httptest.ResponseRecorder
 	codes []int
+	bad   int // where it panics
 }
 
 func (w *codes) WriteHeader(code int) {
 	w.codes = append(w.codes, code)
-	if code == 102 {
+	if code == w.bad {
 		panic("a bug around the proxy")
 	}
 }
@@ -185,6 +225,7 @@ func TestInformationalResponsesThatPanic(t *testing.T) {
 	h, err := b.Handler(&url.URL{Scheme: "http", Host: "x"}, balancer.HandlerConfig{})
 	require.NoError(t, err)
 	require.PanicsWithValue(t, "a bug around the proxy", func() {
-		h.ServeHTTP(&codes{ResponseRecorder: httptest.NewRecorder()}, httptest.NewRequest("GET", "/", nil))
+		w := &codes{ResponseRecorder: httptest.NewRecorder(), bad: 102}
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 	})
 }
