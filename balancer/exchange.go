@@ -279,6 +279,9 @@ func (x *exchange) modify() bool {
 	if x.h.cfg.ModifyResponse == nil {
 		return true
 	}
+	if x.resp.Header == nil {
+		x.resp.Header = http.Header{}
+	}
 	length := x.resp.ContentLength
 	err := x.h.cfg.ModifyResponse(x.resp)
 	if err == nil {

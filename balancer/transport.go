@@ -225,8 +225,8 @@ func (a *attempt) send(out *http.Request, try int) (resp *http.Response, elsewhe
 	if outcome == Failure {
 		a.pool.tell(a.ctx, group.config.Load().Observe) // what the failure has caused
 	}
-	done = true
 	if err != nil {
+		done = true
 		if elsewhere && !a.waiting {
 			a.waiting = true
 			a.pool.waiting.Add(1)
@@ -238,12 +238,16 @@ func (a *attempt) send(out *http.Request, try int) (resp *http.Response, elsewhe
 		return nil, elsewhere, err
 	}
 	resp.Request = a.req
+	if resp.Header == nil { // a wrapper may have made it
+		resp.Header = http.Header{}
+	}
 	if resp.Header[LoadHeader] != nil {
 		group.config.Load().noteLoad(c.endpoint, resp.Header, c.inFlight-1, now)
 	}
 	if a.config.sticky != nil {
 		a.config.sticky.setCookie(c.endpoint, a.req, resp)
 	}
+	done = true
 	a.follow(resp)
 	return resp, false, nil
 }
