@@ -153,7 +153,14 @@ func (a *attempt) pick(tried []*endpoint, try int, last error) error {
 			return a.pool.noEndpoints(try, last)
 		case len(full) > 0 && (slices.Contains(full, e) || slices.Contains(tried, e)):
 			a.choice.undo()
-			return a.awaitRoom(full[0], try)
+			if err := a.awaitRoom(full[0], try); err != errDropped {
+				return err
+			}
+			full = nil
+			if err := a.findPool(); err != nil {
+				return err
+			}
+			continue
 		case try > 0 && slices.Contains(tried, e) && !mayGoAgain(last):
 			a.choice.undo()
 			return a.pool.noEndpoints(try, last)
@@ -167,6 +174,7 @@ func (a *attempt) pick(tried []*endpoint, try int, last error) error {
 			continue
 		}
 		a.choice.undo()
+		full = nil
 		if err := a.findPool(); err != nil {
 			return err
 		}
