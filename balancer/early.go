@@ -67,8 +67,8 @@ func (x *exchange) rest() *http.Request {
 
 // closeAfterHTTP10 makes net/http close the connection after an HTTP/1.0 request that may have had
 // a body. net/http has dropped a Transfer-Encoding from it: where the next request begins is not
-// known. RFC 9112, section 6.1 has it closed after a GET or HEAD with one, too. That is not told from
-// one without, of clients that mean to keep their connection: it is kept.
+// known. RFC 9112, section 6.1 has it closed after a GET or HEAD with one, too. That is not told
+// from one without, of clients that mean to keep their connection: it is kept.
 func (x *exchange) closeAfterHTTP10() {
 	if x.in.ProtoMajor == 1 && x.in.ProtoMinor == 0 && (x.in.ContentLength != 0 ||
 		x.in.Method != http.MethodGet && x.in.Method != http.MethodHead) {

@@ -189,8 +189,8 @@ func (x *exchange) inform(code int, header textproto.MIMEHeader) (err error) {
 	return x.write1xx(code, http.Header(header))
 }
 
-// invite has the client send the body for which a server has not asked in time. Once there is an answer,
-// that decides.
+// invite has the client send the body for which a server has not asked in time. Once there is an
+// answer, that decides.
 func (x *exchange) invite() {
 	x.mu.Lock()
 	defer x.mu.Unlock()

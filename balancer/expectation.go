@@ -13,9 +13,10 @@ import (
 // for a server that says nothing. It is as long as curl waits, and as net/http's transport.
 const expectTime = time.Second
 
-// answerTime is how long an answer may take from its first byte to the end of its header, if the client
-// has not been told to send its body. After it the body is read, whatever comes of that: until then a
-// transport counts no time for the header, and net/http's server does not see that a client leaves.
+// answerTime is how long an answer may take from its first byte to the end of its header, if the
+// client has not been told to send its body. After it the body is read, whatever comes of that:
+// until then a transport counts no time for the header, and net/http's server does not see that a
+// client leaves.
 const answerTime = 10 * time.Second
 
 // An expectation keeps a transport from reading a body that its client sends only when it is told
@@ -29,8 +30,9 @@ type expectation struct {
 	expected bool                     // the body is to be sent; set before decided is closed
 	conn     atomic.Pointer[net.Conn] // to the server
 
-	// tell sends the client its 100 (Continue) and reports whether it did; nil if that is left to the
-	// first Read. lapse is called when the server has had its time, and calls invite if need be.
+	// tell sends the client its 100 (Continue) and reports whether it did; nil if that is left to
+	// the first Read. lapse is called when the server has had its time, and calls invite if need
+	// be.
 	tell  func() bool
 	lapse func()
 }
@@ -49,8 +51,8 @@ func (e *expectation) decide(expected bool) {
 	})
 }
 
-// invite decides that the body is to be sent, if nothing has been decided, and tells the client. Nobody
-// else may write to the client meanwhile.
+// invite decides that the body is to be sent, if nothing has been decided, and tells the client.
+// Nobody else may write to the client meanwhile.
 func (e *expectation) invite() {
 	e.once.Do(func() {
 		defer close(e.decided)
@@ -99,8 +101,8 @@ func (e *expectation) wait() bool {
 // brokenInterval is how often is looked whether a connection is broken on which an answer has begun.
 const brokenInterval = 50 * time.Millisecond
 
-// broken reports whether the connection to the server is closed, or whether nobody can know: its answer
-// was none. net/http's transport says so only when the body's Read has returned.
+// broken reports whether the connection to the server is closed, or whether nobody can know: its
+// answer was none. net/http's transport says so only when the body's Read has returned.
 func (e *expectation) broken() bool {
 	p := e.conn.Load()
 	if p == nil {

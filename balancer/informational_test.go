@@ -68,8 +68,8 @@ func TestL42_InformationalResponsesPassTheRulesOfFields(t *testing.T) {
 	}
 }
 
-// The client is invited, and informed, by one goroutine at a time: the transport reads the body on one
-// of its own.
+// The client is invited, and informed, by one goroutine at a time: the transport reads the body on
+// one of its own.
 func TestL42_InvitationsAndHintsDoNotMix(t *testing.T) {
 	hint := "HTTP/1.1 103 Early Hints\r\nLink: <" + strings.Repeat("a", 3000) + ">\r\n\r\n"
 	for name, tt := range map[string]struct {
@@ -78,9 +78,11 @@ func TestL42_InvitationsAndHintsDoNotMix(t *testing.T) {
 		times         int
 		codes         []int
 	}{
-		"together":    {"HTTP/1.1 100 Continue\r\n\r\n", hint + hint, 0, 100, []int{100, 103, 103, 200}},
-		"a late hint": {"HTTP/1.1 1", hint[len("HTTP/1.1 1"):], 1100 * time.Millisecond, 3, []int{100, 103, 200}},
-		"late hints":  {"", hint + hint, 999 * time.Millisecond, 3, []int{100, 103, 103, 200}},
+		"together": {"HTTP/1.1 100 Continue\r\n\r\n", hint + hint, 0, 100, []int{100, 103, 103, 200}},
+		"a late hint": {
+			"HTTP/1.1 1", hint[len("HTTP/1.1 1"):], 1100 * time.Millisecond, 3, []int{100, 103, 200},
+		},
+		"late hints": {"", hint + hint, 999 * time.Millisecond, 3, []int{100, 103, 103, 200}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -98,7 +100,9 @@ func TestL42_InvitationsAndHintsDoNotMix(t *testing.T) {
 					fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 				}
 			})
-			b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr), Transport: &http.Transport{}})
+			b := newBalancer(t, balancer.Config{
+				Resolver: balancer.Static(addr), Transport: &http.Transport{},
+			})
 			f := newFront(t, false, b, balancer.HandlerConfig{}, nil)
 			conn, err := net.Dial("tcp", f.Listener.Addr().String())
 			require.NoError(t, err)

@@ -270,8 +270,8 @@ func TestL41_NoContentTypeIsMadeUp(t *testing.T) {
 	})
 }
 
-// Over HTTP/2, what may not stand in an HTTP/1.1 request line (RFC 9112, section 3.2) may stand in a
-// query.
+// Over HTTP/2, what may not stand in an HTTP/1.1 request line (RFC 9112, section 3.2) may stand in
+// a query.
 func TestL48_QueriesThatWouldEndTheRequestLine(t *testing.T) {
 	up := newTap(t)
 	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(up.addr)})

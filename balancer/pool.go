@@ -176,7 +176,8 @@ func (p *pool) start() {
 	p.startResolverLocked(ctx)
 }
 
-// startResolverLocked starts a resolver that ends with parent, with the next call, or with stopResolver.
+// startResolverLocked starts a resolver that ends with parent, with the next call, or with
+// stopResolver.
 func (p *pool) startResolverLocked(parent context.Context) {
 	if p.cancel != nil {
 		p.cancel()

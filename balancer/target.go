@@ -186,8 +186,9 @@ func joinSlash(a, b string) string {
 	return a + b
 }
 
-// fitsRequestLine reports whether q can stand in the request line of HTTP/1.1 (RFC 9112, section 3.2):
-// there a blank ends the target, and a fragment has no place. HTTP/2 does not keep clients from them.
+// fitsRequestLine reports whether q can stand in the request line of HTTP/1.1 (RFC 9112, section
+// 3.2): there a blank ends the target, and a fragment has no place. HTTP/2 does not keep clients
+// from them.
 func fitsRequestLine(q string) bool {
 	for i := range len(q) {
 		if c := q[i]; c <= ' ' || c == '#' || c == 0x7f {

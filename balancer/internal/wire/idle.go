@@ -98,8 +98,8 @@ type spare struct {
 	at  time.Time
 }
 
-// spareTime is how long a spare waits for base. Base takes it for one that it has just dialled: it would
-// not send a request again that fails because the server has meanwhile closed it.
+// spareTime is how long a spare waits for base. Base takes it for one that it has just dialled: it
+// would not send a request again that fails because the server has meanwhile closed it.
 const spareTime = 3 * time.Second
 
 // leave gives raw, into which nobody can look, to base, which takes all requests from now on.
