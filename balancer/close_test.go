@@ -130,3 +130,29 @@ func TestCloseEndsWarm(t *testing.T) {
 		require.Len(t, dials, 1)
 	})
 }
+
+// That holds for one that finds all endpoints full, too: it does not wait for room in vain.
+func TestNothingLeavesAfterCloseFromFullEndpoints(t *testing.T) {
+	policy, h := new(slowPolicy), new(holding)
+	b, err := balancer.New(balancer.Config{
+		Resolver: balancer.Static("a:1", "b:1"), Policy: policy, MaxConns: 1, Wrap: h.wrap,
+	})
+	require.NoError(t, err)
+	bodies := hold(t, b, 2)
+	picks := 0
+	policy.during = func() {
+		if picks++; picks == 3 { // both are full; it will wait for the first
+			for _, body := range bodies {
+				require.NoError(t, body.Close())
+			}
+			require.NoError(t, b.Close(t.Context()))
+		}
+	}
+	resp, err := send(t.Context(), b)
+	if err == nil {
+		resp.Body.Close()
+	}
+	require.ErrorIs(t, err, balancer.ErrClosed)
+	require.Equal(t, 3, picks)
+	require.Len(t, h.at, 2)
+}

@@ -82,8 +82,9 @@ type conns struct {
 	own      slot // of requests of the Balancer's own
 	next     atomic.Uint64
 
-	mu      sync.Mutex // guards retired, and the writing of slots
+	mu      sync.Mutex // guards the fields below, and the writing of slots
 	retired []retired
+	heir    *conns // took over, with a Reload; requests that have found these may still open slots
 }
 
 // A slot has no transport before its first request: a large set is replaced quickly, and not every
@@ -168,7 +169,23 @@ func (c *conns) open(s *slot) *wire.Transport {
 	if t := s.transport.Load(); t != nil {
 		return t
 	}
-	return c.renewLocked(s, time.Now())
+	now := time.Now()
+	t := c.renewLocked(s, now)
+	if c.heir != nil {
+		c.heir.retire(t, now)
+	}
+	return t
+}
+
+// retire takes t among the retired transports, or leaves it to the heir.
+func (c *conns) retire(t *wire.Transport, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.heir != nil {
+		c.heir.retire(t, now)
+		return
+	}
+	c.retired = append(c.retired, retired{t, now.Add(drainTime)})
 }
 
 // renewLocked gives s a new transport. Its life varies by a fifth, so that not all end at once.
@@ -209,6 +226,7 @@ func (c *conns) inherit(old *conns, now time.Time) {
 	defer old.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	old.heir = c
 	c.retired = append(c.retired, old.retired...)
 	for s := range old.all {
 		if t := s.transport.Load(); t != nil {
@@ -221,7 +239,7 @@ func (c *conns) inherit(old *conns, now time.Time) {
 func (c *conns) upkeep(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.life > 0 {
+	if c.life > 0 && c.heir == nil {
 		for s := range c.all {
 			if t := s.transport.Load(); t != nil && now.After(s.expires) {
 				c.renewLocked(s, now)

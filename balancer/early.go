@@ -36,7 +36,7 @@ func (x *exchange) finishEarly() {
 		x.upload.await()
 		return
 	}
-	linger.Read(x.w, x.in) // the end of the answer is written when the handler has returned
+	linger.Read(x.w, x.rest()) // the end of the answer is written when the handler has returned
 }
 
 // refuse lets write answer instead of a server, and brings the answer to a client that still sends.
@@ -49,15 +49,26 @@ func (x *exchange) refuse(write func(w http.ResponseWriter)) {
 	case x.upload != nil:
 		x.upload.close()
 	}
-	linger.Answer(x.w, x.in, write)
+	linger.Answer(x.w, x.rest(), write)
 	if x.upload != nil && linger.Needed(x.in) {
 		x.upload.await()
 	}
 }
 
+// rest returns the client's request as linger reads on in it: after Reads of the transport's.
+func (x *exchange) rest() *http.Request {
+	if x.upload == nil {
+		return x.in
+	}
+	r := *x.in
+	r.Body = restOfUpload{x.upload}
+	return &r
+}
+
 // closeAfterHTTP10 makes net/http close the connection after an HTTP/1.0 request that may have had
 // a body. net/http has dropped a Transfer-Encoding from it: where the next request begins is not
-// known.
+// known. RFC 9112, section 6.1 has it closed after a GET or HEAD with one, too. That is not told
+// from one without, of clients that mean to keep their connection: it is kept.
 func (x *exchange) closeAfterHTTP10() {
 	if x.in.ProtoMajor == 1 && x.in.ProtoMinor == 0 && (x.in.ContentLength != 0 ||
 		x.in.Method != http.MethodGet && x.in.Method != http.MethodHead) {

@@ -65,6 +65,11 @@ func (x *exchange) prepare() (fault string) {
 		x.out.Body = x.upload
 		if e := x.upload.invited; e != nil {
 			x.trace.GotConn, x.trace.GotFirstResponseByte = e.connected, e.answering
+			e.lapse = x.invite
+			if in.ProtoMajor == 1 {
+				// net/http would do it at the first Read: while hints are written, perhaps.
+				e.tell = func() bool { return x.write1xx(http.StatusContinue, nil) == nil }
+			}
 		}
 		if x.out.Trailer = x.upload.trailer; x.out.Trailer != nil {
 			// HTTP/2 can have both; HTTP/1.1 has trailers after chunks only.
@@ -143,6 +148,11 @@ func (x *exchange) close() {
 	if x.cancel != nil {
 		x.cancel()
 	}
+	if x.out != nil && !x.answered { // the transport has panicked
+		x.mu.Lock()
+		x.answered = true
+		x.mu.Unlock()
+	}
 	if x.resp != nil && x.resp.Body != nil {
 		x.resp.Body.Close()
 	}
@@ -169,7 +179,7 @@ func (x *exchange) inform(code int, header textproto.MIMEHeader) (err error) {
 	}
 	if x.upload != nil && x.upload.invited != nil {
 		if code == http.StatusContinue {
-			x.upload.decide(true) // net/http tells the client when the body is read
+			x.upload.invited.invite()
 			return nil
 		}
 		x.upload.invited.informed()
@@ -177,6 +187,21 @@ func (x *exchange) inform(code int, header textproto.MIMEHeader) (err error) {
 	if !x.in.ProtoAtLeast(1, 1) {
 		return nil // RFC 9110, section 15.2: an HTTP/1.0 client would take it for the answer
 	}
+	return x.write1xx(code, http.Header(header))
+}
+
+// invite has the client send the body for which a server has not asked in time. Once there is an
+// answer, that decides.
+func (x *exchange) invite() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.answered {
+		x.upload.invited.invite()
+	}
+}
+
+// write1xx writes an informational response. The exchange's mutex must be held.
+func (x *exchange) write1xx(code int, header http.Header) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			x.panicked = v
@@ -186,7 +211,7 @@ func (x *exchange) inform(code int, header textproto.MIMEHeader) (err error) {
 	h := x.w.Header()
 	final := maps.Clone(h) // what handlers around the proxy have set is for the final response
 	clear(h)
-	maps.Copy(h, http.Header(header))
+	maps.Copy(h, header)
 	removeHopByHop(h)
 	delete(h, LoadHeader)
 	response.Inform(x.w, code)
@@ -255,6 +280,9 @@ func hasBody(in *http.Request, resp *http.Response) bool {
 func (x *exchange) modify() bool {
 	if x.h.cfg.ModifyResponse == nil {
 		return true
+	}
+	if x.resp.Header == nil {
+		x.resp.Header = http.Header{}
 	}
 	length := x.resp.ContentLength
 	err := x.h.cfg.ModifyResponse(x.resp)

@@ -13,6 +13,12 @@ import (
 // waits for a server that says nothing. It is as long as curl waits, and as net/http's transport.
 const expectTime = time.Second
 
+// answerTime is how long an answer may take from its first byte to the end of its header, if the
+// client has not been told to send its body. After it the body is read, whatever comes of that:
+// until then a transport counts no time for the header, and net/http's server does not see that a
+// client leaves.
+const answerTime = 10 * time.Second
+
 // An expectation keeps a transport from reading a body that its client sends only when it is told
 // to: with the first Read net/http's server tells it. A transport also reads after the server's
 // refusal, to keep the connection.
@@ -23,10 +29,18 @@ type expectation struct {
 	once     sync.Once
 	expected bool                     // the body is to be sent; set before decided is closed
 	conn     atomic.Pointer[net.Conn] // to the server
+
+	// tell sends the client its 100 (Continue) and reports whether it did; nil if that is left to
+	// the first Read. lapse is called when the server has had its time, and calls invite if need
+	// be.
+	tell  func() bool
+	lapse func()
 }
 
 func newExpectation() *expectation {
-	return &expectation{until: time.Now().Add(expectTime), decided: make(chan struct{})}
+	e := &expectation{until: time.Now().Add(expectTime), decided: make(chan struct{})}
+	e.lapse = e.invite
+	return e
 }
 
 // decide ends all waiting. Only the first call counts.
@@ -37,6 +51,15 @@ func (e *expectation) decide(expected bool) {
 	})
 }
 
+// invite decides that the body is to be sent, if nothing has been decided, and tells the client.
+// Nobody else may write to the client meanwhile.
+func (e *expectation) invite() {
+	e.once.Do(func() {
+		defer close(e.decided)
+		e.expected = e.tell == nil || e.tell()
+	})
+}
+
 // answering notes that the server has begun to answer.
 func (e *expectation) answering() { e.answers.Store(true) }
 
@@ -44,7 +67,7 @@ func (e *expectation) answering() { e.answers.Store(true) }
 func (e *expectation) informed() {
 	e.answers.Store(false)
 	if !time.Now().Before(e.until) {
-		e.decide(true)
+		e.invite()
 	}
 }
 
@@ -62,7 +85,7 @@ func (e *expectation) wait() bool {
 		return e.expected
 	case <-timer.C:
 	}
-	for e.answers.Load() && !e.broken() {
+	for e.answers.Load() && !e.broken() && time.Since(e.until) < answerTime {
 		timer.Reset(brokenInterval)
 		select {
 		case <-e.decided:
@@ -70,7 +93,7 @@ func (e *expectation) wait() bool {
 		case <-timer.C:
 		}
 	}
-	e.decide(true)
+	e.lapse()
 	<-e.decided
 	return e.expected
 }
@@ -79,8 +102,8 @@ func (e *expectation) wait() bool {
 // is broken.
 const brokenInterval = 50 * time.Millisecond
 
-// broken reports whether the connection to the server is closed: its answer was none. net/http's
-// transport says so only when the body's Read has returned.
+// broken reports whether the connection to the server is closed, or whether nobody can know: its
+// answer was none. net/http's transport says so only when the body's Read has returned.
 func (e *expectation) broken() bool {
 	p := e.conn.Load()
 	if p == nil {
@@ -92,11 +115,14 @@ func (e *expectation) broken() bool {
 	}
 	c, ok := conn.(syscall.Conn)
 	if !ok {
-		return false
+		return true
 	}
 	raw, err := c.SyscallConn()
 	return err != nil || raw.Control(func(uintptr) {}) != nil
 }
 
-// connected is a trace's GotConn.
-func (e *expectation) connected(info httptrace.GotConnInfo) { e.conn.Store(&info.Conn) }
+// connected is a trace's GotConn. What an earlier attempt's server has answered counts no more.
+func (e *expectation) connected(info httptrace.GotConnInfo) {
+	e.conn.Store(&info.Conn)
+	e.answers.Store(false)
+}

@@ -469,3 +469,23 @@ func TestHandlerDoesNotAnswerClientsThatHaveGone(t *testing.T) {
 		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
 	})
 }
+
+// A response that a transport has made may lack a header.
+func TestModifyResponseHasAHeader(t *testing.T) {
+	b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed()})
+	f := newFront(t, false, b, balancer.HandlerConfig{
+		Transport: func(http.RoundTripper) http.RoundTripper {
+			return roundTripper(func(*http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 200}, nil
+			})
+		},
+		ModifyResponse: func(resp *http.Response) error {
+			resp.Header.Set("X-A", "1")
+			return nil
+		},
+	}, nil)
+	resp, err := f.client.Get(f.URL)
+	require.NoError(t, err)
+	require.Equal(t, "1", resp.Header.Get("X-A"))
+	require.Empty(t, readAll(t, resp))
+}

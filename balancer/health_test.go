@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -543,4 +544,32 @@ func TestEveryChangeOfStateIsObserved(t *testing.T) {
 			require.Len(t, seen.of(balancer.PanicChanged), 1)
 		})
 	})
+}
+
+// Checks of an endpoint go on when the resolver that has named it has returned.
+func TestChecksOutliveTheirResolver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newChecks()
+		b := newBalancer(t, balancer.Config{
+			Resolver: brief{}, Wrap: ok200,
+			Health: balancer.HealthConfig{Check: c.check, Interval: time.Second},
+		})
+		pickOf(t, b)
+		synctest.Wait()
+		n := len(c.times("a:1"))
+		time.Sleep(10 * time.Second)
+		require.GreaterOrEqual(t, len(c.times("a:1")), n+9)
+		c.set("a:1", errCheck)
+		time.Sleep(10 * time.Second)
+		require.Equal(t, balancer.Down, statusOf(t, b, "a:1").State)
+	})
+}
+
+// A brief resolver names an endpoint and returns.
+type brief struct{}
+
+func (brief) Resolve(
+	_ context.Context, _ *url.URL, _ <-chan struct{}, update func([]balancer.Endpoint, error),
+) {
+	update([]balancer.Endpoint{{Addr: "a:1"}}, nil)
 }

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -67,6 +68,114 @@ func TestL42_InformationalResponsesPassTheRulesOfFields(t *testing.T) {
 	}
 }
 
+// The client is invited, and informed, by one goroutine at a time: the transport reads the body on
+// one of its own.
+func TestL42_InvitationsAndHintsDoNotMix(t *testing.T) {
+	hint := "HTTP/1.1 103 Early Hints\r\nLink: <" + strings.Repeat("a", 3000) + ">\r\n\r\n"
+	for name, tt := range map[string]struct {
+		before, after string        // what the server sends, and a pause between them
+		pause         time.Duration // so long that the client has been invited without the server
+		times         int
+		codes         []int
+	}{
+		"together": {"HTTP/1.1 100 Continue\r\n\r\n", hint + hint, 0, 100, []int{100, 103, 103, 200}},
+		"a late hint": {
+			"HTTP/1.1 1", hint[len("HTTP/1.1 1"):], 1100 * time.Millisecond, 3, []int{100, 103, 200},
+		},
+		"late hints": {"", hint + hint, 999 * time.Millisecond, 3, []int{100, 103, 103, 200}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			addr := serveRaw(t, func(c net.Conn) {
+				buf := bufio.NewReader(c)
+				for {
+					req, err := http.ReadRequest(buf)
+					if err != nil {
+						return
+					}
+					_, _ = io.WriteString(c, tt.before)
+					<-time.After(tt.pause)
+					_, _ = io.WriteString(c, tt.after)
+					body, _ := io.ReadAll(req.Body)
+					fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+				}
+			})
+			b := newBalancer(t, balancer.Config{
+				Resolver: balancer.Static(addr), Transport: &http.Transport{},
+			})
+			f := newFront(t, false, b, balancer.HandlerConfig{}, nil)
+			conn, err := net.Dial("tcp", f.Listener.Addr().String())
+			require.NoError(t, err)
+			defer conn.Close()
+			require.NoError(t, conn.SetDeadline(time.Now().Add(2*time.Minute)))
+			in := bufio.NewReader(conn)
+			for range tt.times {
+				fmt.Fprint(conn,
+					"PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+				var seen []int
+				for {
+					resp, err := http.ReadResponse(in, nil)
+					require.NoError(t, err)
+					seen = append(seen, resp.StatusCode)
+					switch resp.StatusCode {
+					case http.StatusContinue:
+						require.Empty(t, resp.Header)
+						fmt.Fprint(conn, "ab")
+					case http.StatusEarlyHints:
+						require.Len(t, resp.Header.Get("Link"), 3002)
+					default:
+						require.Equal(t, "ab", readAll(t, resp))
+					}
+					if resp.StatusCode >= 200 {
+						break
+					}
+				}
+				require.Len(t, seen, len(tt.codes))
+				require.ElementsMatch(t, tt.codes, seen)
+			}
+		})
+	}
+}
+
+// A panic of a ResponseWriter at the invitation goes on in the handler, too, and no body is sent.
+func TestInvitationsThatPanic(t *testing.T) {
+	b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed()})
+	h, err := b.Handler(&url.URL{Scheme: "http", Host: "x"}, balancer.HandlerConfig{
+		Transport: func(http.RoundTripper) http.RoundTripper {
+			return roundTripper(func(r *http.Request) (*http.Response, error) {
+				_ = httptrace.ContextClientTrace(r.Context()).Got1xxResponse(100, nil)
+				_, err := io.ReadAll(r.Body)
+				return nil, err
+			})
+		},
+	})
+	require.NoError(t, err)
+	r := httptest.NewRequest("PUT", "/", strings.NewReader("body"))
+	r.Header.Set("Expect", "100-continue")
+	require.PanicsWithValue(t, "a bug around the proxy", func() {
+		h.ServeHTTP(&codes{ResponseRecorder: httptest.NewRecorder(), bad: 100}, r)
+	})
+}
+
+// Nothing is written for a transport that has panicked: the writer may be another request's.
+func TestInformationalResponsesAfterAPanic(t *testing.T) {
+	var trace *httptrace.ClientTrace
+	b := newBalancer(t, balancer.Config{Resolver: balancer.NewPushed()})
+	h, err := b.Handler(&url.URL{Scheme: "http", Host: "x"}, balancer.HandlerConfig{
+		Transport: func(http.RoundTripper) http.RoundTripper {
+			return roundTripper(func(r *http.Request) (*http.Response, error) {
+				trace = httptrace.ContextClientTrace(r.Context())
+				panic("a bug in a transport")
+			})
+		},
+	})
+	require.NoError(t, err)
+	w := &codes{ResponseRecorder: httptest.NewRecorder()}
+	require.Panics(t, func() { h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil)) })
+	require.NoError(t, trace.Got1xxResponse(103, textproto.MIMEHeader{"Link": {"1"}}))
+	require.Empty(t, w.codes)
+}
+
 // RFC 9110, section 15.2: an HTTP/1.0 client takes the first answer for the last.
 func TestL42_HTTP10ClientsGetNoInformationalResponses(t *testing.T) {
 	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(hinting(t))})
@@ -104,11 +213,12 @@ func TestInformationalResponsesThatComeLate(t *testing.T) {
 type codes struct {
 	*httptest.ResponseRecorder
 	codes []int
+	bad   int // where it panics
 }
 
 func (w *codes) WriteHeader(code int) {
 	w.codes = append(w.codes, code)
-	if code == 102 {
+	if code == w.bad {
 		panic("a bug around the proxy")
 	}
 }
@@ -119,6 +229,7 @@ func TestInformationalResponsesThatPanic(t *testing.T) {
 	h, err := b.Handler(&url.URL{Scheme: "http", Host: "x"}, balancer.HandlerConfig{})
 	require.NoError(t, err)
 	require.PanicsWithValue(t, "a bug around the proxy", func() {
-		h.ServeHTTP(&codes{ResponseRecorder: httptest.NewRecorder()}, httptest.NewRequest("GET", "/", nil))
+		w := &codes{ResponseRecorder: httptest.NewRecorder(), bad: 102}
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 	})
 }

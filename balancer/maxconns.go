@@ -143,10 +143,15 @@ func (e *fullError) NotSent() bool             { return true }
 func (e *fullError) RetryAfter() time.Duration { return time.Second }
 
 // awaitRoom makes e, which was full, the choice of the attempt as soon as it has room. The request
-// is in flight there meanwhile, so that policies see who has a queue.
+// is in flight there meanwhile, so that policies see who has a queue. It returns errDropped if that
+// began too late.
 func (a *attempt) awaitRoom(e *endpoint, try int) error {
 	a.choice = choice{endpoint: e, reason: a.choice.reason, inFlight: e.inFlight.Add(1)}
 	e.picked.Add(1)
+	if try == 0 && a.pool.dropped.Load() {
+		a.choice.undo()
+		return errDropped
+	}
 	g := e.gate.Load()
 	if !g.enter() { // a Reload may have taken the bound away
 		if err := g.wait(a.ctx); err != nil {

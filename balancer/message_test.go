@@ -269,3 +269,31 @@ func TestL41_NoContentTypeIsMadeUp(t *testing.T) {
 		require.Equal(t, []string{"/server"}, w.Header()["Location"], "of two the server's counts")
 	})
 }
+
+// Over HTTP/2, what may not stand in an HTTP/1.1 request line (RFC 9112, section 3.2) may stand in
+// a query.
+func TestL48_QueriesThatWouldEndTheRequestLine(t *testing.T) {
+	up := newTap(t)
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(up.addr)})
+	for _, lenient := range []bool{false, true} {
+		h, err := b.Handler(
+			&url.URL{Scheme: "http", Host: "app.test"}, balancer.HandlerConfig{LenientQuery: lenient},
+		)
+		require.NoError(t, err)
+		be := backend.Start(t, backend.Config{Protocol: backend.H2C, Handler: h})
+		ask := func(path string) string {
+			return askH2(t, be.Addr, []field{
+				{":method", "GET"}, {":path", path}, {":scheme", "http"}, {":authority", "a"},
+			}, "", true)
+		}
+		for _, query := range []string{"x HTTP/1.0", " ", "x#y", "#", "a=\tb", "a\x7f", "a\r\nb: c"} {
+			status := ask("/a?" + query)
+			require.Contains(t, []string{"400", "reset", "closed"}, status, "%q", query)
+			raw, _ := up.take()
+			require.Empty(t, raw, "%q", query)
+		}
+		require.Equal(t, "200", ask("/a b?x=y"))
+		_, seen := up.take()
+		require.Equal(t, []string{"GET /a%20b?x=y "}, seen)
+	}
+}

@@ -176,7 +176,8 @@ func (p *pool) start() {
 	p.startResolverLocked(ctx)
 }
 
-// startResolverLocked starts a resolver that ends with parent, or with the next call.
+// startResolverLocked starts a resolver that ends with parent, with the next call, or with
+// stopResolver.
 func (p *pool) startResolverLocked(parent context.Context) {
 	if p.cancel != nil {
 		p.cancel()
@@ -190,8 +191,9 @@ func (p *pool) startResolverLocked(parent context.Context) {
 		}
 	}
 	p.balancer.wg.Go(func() {
-		defer cancel()
-		p.resolve(ctx, resolver)
+		resolving, done := context.WithCancel(ctx) // checks and probes go on when it has given up
+		defer done()
+		p.resolve(resolving, resolver)
 		if ctx.Err() == nil { // it has given up, so that requests must not wait for it
 			p.readyOnce.Do(func() { close(p.ready) })
 		}

@@ -185,3 +185,17 @@ func TestReloadTakesStickyAway(t *testing.T) {
 	_, set := visit(t, b)
 	require.Empty(t, set)
 }
+
+// A response that a wrapper has made may lack a header. Such a request does not stay in flight.
+func TestStickyTakesResponsesWithoutAHeader(t *testing.T) {
+	b := newBalancer(t, balancer.Config{
+		Resolver: balancer.Static(addrs(1)...),
+		Wrap: upstream(func(balancer.Endpoint, *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+		}).wrap,
+		Policy: balancer.Sticky(balancer.StickyConfig{Secret: secret}),
+	})
+	_, set := visit(t, b)
+	require.Len(t, set, 1)
+	require.Zero(t, statusOf(t, b, addrs(1)[0]).InFlight)
+}

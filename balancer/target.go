@@ -17,6 +17,9 @@ func (x *exchange) outboundURL() (fault string) {
 		// "GET y HTTP/1.1", past the target's path.
 		return "The request's target is malformed"
 	}
+	if !fitsRequestLine(in.RawQuery) {
+		return "The request's target is malformed"
+	}
 	if !x.h.cfg.LenientQuery && !plainQuery(in.RawQuery) {
 		return "The request's query is ambiguous"
 	}
@@ -181,6 +184,18 @@ func joinSlash(a, b string) string {
 		return a + "/" + b
 	}
 	return a + b
+}
+
+// fitsRequestLine reports whether q can stand in the request line of HTTP/1.1 (RFC 9112, section
+// 3.2): there a blank ends the target, and a fragment has no place. HTTP/2 does not keep clients
+// from them.
+func fitsRequestLine(q string) bool {
+	for i := range len(q) {
+		if c := q[i]; c <= ' ' || c == '#' || c == 0x7f {
+			return false
+		}
+	}
+	return true
 }
 
 // mostParameters is how many parameters of a query net/url reads.

@@ -153,7 +153,14 @@ func (a *attempt) pick(tried []*endpoint, try int, last error) error {
 			return a.pool.noEndpoints(try, last)
 		case len(full) > 0 && (slices.Contains(full, e) || slices.Contains(tried, e)):
 			a.choice.undo()
-			return a.awaitRoom(full[0], try)
+			if err := a.awaitRoom(full[0], try); err != errDropped {
+				return err
+			}
+			full = nil
+			if err := a.findPool(); err != nil {
+				return err
+			}
+			continue
 		case try > 0 && slices.Contains(tried, e) && !mayGoAgain(last):
 			a.choice.undo()
 			return a.pool.noEndpoints(try, last)
@@ -167,6 +174,7 @@ func (a *attempt) pick(tried []*endpoint, try int, last error) error {
 			continue
 		}
 		a.choice.undo()
+		full = nil
 		if err := a.findPool(); err != nil {
 			return err
 		}
@@ -225,8 +233,8 @@ func (a *attempt) send(out *http.Request, try int) (resp *http.Response, elsewhe
 	if outcome == Failure {
 		a.pool.tell(a.ctx, group.config.Load().Observe) // what the failure has caused
 	}
-	done = true
 	if err != nil {
+		done = true
 		if elsewhere && !a.waiting {
 			a.waiting = true
 			a.pool.waiting.Add(1)
@@ -238,12 +246,16 @@ func (a *attempt) send(out *http.Request, try int) (resp *http.Response, elsewhe
 		return nil, elsewhere, err
 	}
 	resp.Request = a.req
+	if resp.Header == nil { // a wrapper may have made it
+		resp.Header = http.Header{}
+	}
 	if resp.Header[LoadHeader] != nil {
 		group.config.Load().noteLoad(c.endpoint, resp.Header, c.inFlight-1, now)
 	}
 	if a.config.sticky != nil {
 		a.config.sticky.setCookie(c.endpoint, a.req, resp)
 	}
+	done = true
 	a.follow(resp)
 	return resp, false, nil
 }

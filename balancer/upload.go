@@ -78,3 +78,14 @@ func (u *upload) await() {
 	u.reading.Lock()
 	defer u.reading.Unlock()
 }
+
+// A restOfUpload is what the transport has not read of the client's body when the upload is closed.
+type restOfUpload struct{ u *upload }
+
+func (r restOfUpload) Read(p []byte) (int, error) {
+	r.u.reading.Lock()
+	defer r.u.reading.Unlock()
+	return r.u.in.Body.Read(p)
+}
+
+func (r restOfUpload) Close() error { return r.u.in.Body.Close() }

@@ -47,11 +47,12 @@ func (b *body) end(err error) error {
 		err = context.Cause(b.ctx)
 	}
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	if b.err != nil {
+		defer b.mu.Unlock()
 		return b.err // closed meanwhile
 	}
 	b.err = err
+	b.mu.Unlock() // put calls a hook, which may close the body
 	if !b.stop() || err != io.EOF || !b.keep {
 		// Also if the context has ended just now: the connection is being closed.
 		b.conn.close()

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"net"
+	"slices"
 	"time"
 )
 
@@ -85,18 +86,44 @@ func (t *Transport) CloseIdleConnections() {
 	}
 	t.mu.Unlock()
 	closeAll(old)
-	for _, raw := range spares {
-		raw.Close()
+	for _, s := range spares {
+		s.raw.Close()
 	}
 	t.base.CloseIdleConnections()
 }
+
+// A spare is a connection that was dialled for us and is of no use here.
+type spare struct {
+	raw net.Conn
+	at  time.Time
+}
+
+// spareTime is how long a spare waits for base. Base takes it for one that it has just dialled: it
+// would not send a request again that fails because the server has meanwhile closed it.
+const spareTime = 3 * time.Second
 
 // leave gives raw, into which nobody can look, to base, which takes all requests from now on.
 func (t *Transport) leave(raw net.Conn) {
 	t.off.Store(true)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.spares = append(t.spares, raw)
+	t.spares = append(t.spares, spare{raw, time.Now()})
+	time.AfterFunc(spareTime, t.dropSpares)
+}
+
+// dropSpares closes the spares that have waited for too long.
+func (t *Transport) dropSpares() {
+	t.mu.Lock()
+	n := 0
+	for n < len(t.spares) && time.Since(t.spares[n].at) >= spareTime {
+		n++
+	}
+	old := slices.Clone(t.spares[:n])
+	t.spares = slices.Delete(t.spares, 0, n)
+	t.mu.Unlock()
+	for _, s := range old {
+		s.raw.Close()
+	}
 }
 
 // dialBase dials for base.
@@ -105,8 +132,8 @@ func (t *Transport) dialBase(ctx context.Context, network, addr string) (net.Con
 		return t.dial(ctx, network, addr)
 	}
 	t.mu.Lock()
-	if n := len(t.spares); n > 0 {
-		raw := t.spares[n-1]
+	if n := len(t.spares); n > 0 && time.Since(t.spares[n-1].at) < spareTime {
+		raw := t.spares[n-1].raw
 		t.spares = t.spares[:n-1]
 		t.mu.Unlock()
 		return raw, nil

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"net"
@@ -181,4 +182,58 @@ func TestConnectionsThatEndDoNotFallIdle(t *testing.T) {
 	b.stop = func() bool { return true }
 	require.Equal(t, errClosed, b.end(io.EOF))
 	require.Zero(t, w.resting())
+}
+
+// A connection that was dialled for a request which then got another one is not kept for long: the
+// server may close it, and nobody would know that it is old.
+func TestL14_SpareConnectionsDoNotGrowOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dials, late := 0, make(chan net.Conn, 1)
+		base := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+			dials++
+			first := dials == 1
+			ours, theirs := net.Pipe()
+			if first {
+				time.Sleep(time.Second)
+				late <- theirs
+				return ours, nil
+			}
+			go func() {
+				defer theirs.Close()
+				in := bufio.NewReader(theirs)
+				for {
+					if _, err := http.ReadRequest(in); err != nil {
+						return
+					}
+					_, _ = io.WriteString(theirs, ok("a").text)
+				}
+			}()
+			return ours, nil
+		}}
+		w := New(base)
+		defer w.CloseIdleConnections()
+		get := func() error {
+			r, err := http.NewRequestWithContext(t.Context(), "GET", "http://a.test/", nil)
+			require.NoError(t, err)
+			resp, err := w.RoundTrip(r)
+			if err == nil {
+				_, err = io.Copy(io.Discard, resp.Body)
+			}
+			return err
+		}
+		done := make(chan error)
+		go func() { done <- get() }()
+		synctest.Wait() // it dials
+		require.NoError(t, get())
+		require.NoError(t, <-done)
+		require.Equal(t, 2, dials)
+		theirs := <-late
+		require.False(t, closed(theirs), "the next request may need it")
+		time.Sleep(spareTime)
+		synctest.Wait()
+		require.True(t, closed(theirs))
+		w.base.CloseIdleConnections()
+		require.NoError(t, get(), "on a new connection")
+		require.Equal(t, 3, dials)
+	})
 }

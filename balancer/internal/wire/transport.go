@@ -32,8 +32,8 @@ type Transport struct {
 	idle    []*conn    // the last one was used last
 	closing bool       // since CloseIdleConnections, until the next request: idle means closed
 	sweeper *time.Timer
-	sweeps  bool       // the sweeper will run
-	spares  []net.Conn // dialled for us and of no use here: base takes them
+	sweeps  bool    // the sweeper will run
+	spares  []spare // base takes them; the last one is the youngest
 }
 
 // New returns a Transport on base, which must have a DialContext that ignores the address and no

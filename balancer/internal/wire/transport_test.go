@@ -442,3 +442,23 @@ func TestABodyIsClosedDuringARead(t *testing.T) {
 	_, err = resp.Body.Read(make([]byte, 1))
 	require.ErrorIs(t, err, errClosed)
 }
+
+// A hook may close the body at whose end it is called.
+func TestHooksMayCloseTheBody(t *testing.T) {
+	s := startRaw(t)
+	w := direct(t, s)
+	s.set(1, ok("a"))
+	var resp *http.Response
+	idle := false
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{PutIdleConn: func(error) {
+		idle = true
+		resp.Body.Close()
+	}})
+	resp, err := w.RoundTrip(s.request(t, "GET", 1, nil).WithContext(ctx))
+	require.NoError(t, err)
+	_, err = io.Copy(io.Discard, resp.Body)
+	require.NoError(t, err)
+	require.True(t, idle)
+	read(t, w, s.request(t, "GET", 1, nil))
+	require.Equal(t, 1, s.conns)
+}
