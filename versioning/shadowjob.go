@@ -123,6 +123,13 @@ func (j *shadowJob) request(ctx context.Context) *http.Request {
 			delete(header, name)
 		}
 	}
+	// These go before the mark is set, so that a client cannot name it.
+	for _, field := range header["Connection"] {
+		for name := range strings.SplitSeq(field, ",") {
+			delete(header, textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name)))
+		}
+	}
+	delete(header, "Connection")
 	header[ShadowField] = []string{"1"}
 	u := j.url
 	req := &http.Request{
@@ -136,21 +143,16 @@ func (j *shadowJob) request(ctx context.Context) *http.Request {
 	return req.WithContext(ctx)
 }
 
-// hopByHop are fields that end at this server, besides those that Connection names (RFC 9110, section
-// 7.6.1).
+// hopByHop are fields that end at this server, besides Connection and those that it names (RFC 9110,
+// section 7.6.1).
 var hopByHop = [...]string{
-	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+	"Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
 // send sends the copy through Transport and writes the answer to w.
 func (s *Shadow) send(w *shadowWriter, req *http.Request) error {
 	req.RequestURI = ""
 	req.URL.Scheme, req.URL.Host = s.cfg.Target.Scheme, s.cfg.Target.Host
-	for _, field := range req.Header["Connection"] {
-		for name := range strings.SplitSeq(field, ",") {
-			delete(req.Header, textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name)))
-		}
-	}
 	for _, name := range hopByHop {
 		delete(req.Header, name)
 	}
