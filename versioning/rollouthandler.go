@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"strings"
 	"time"
-
-	"github.com/trivet-go/trivet/internal/response"
 )
 
 // Handler returns a handler that passes each request to stable or to canary. It panics if one of them
@@ -38,9 +36,9 @@ func (r *Rollout) Handler(stable, canary http.Handler) http.Handler {
 			return
 		}
 		a := &rolloutAnswer{
-			writer:  writer{Recorder: response.Recorder{ResponseWriter: w}}, // its Bytes are not used
 			rollout: r, plan: p, draw: d, cookie: cookie, ctx: req.Context(), begun: r.now(), took: -1,
 		}
+		record(&a.Recorder, w, req) // its Bytes are not used
 		a.owner = a
 		returned := false
 		defer func() { a.end(returned) }() // also on panic, which passes
