@@ -61,19 +61,28 @@ func (s *Shadow) run(j *shadowJob) {
 	defer j.free()
 	learn := safeMethod(j.method) && s.cfg.Learn > 0 && rand.Float64() < s.cfg.Learn
 	if learn {
-		again, outcome := s.ask(j, j.next)
-		if outcome == "" {
-			s.differences.learn(s, j, &again)
-			again.body.free()
-		}
+		s.askAnd(j, j.next, func(again *shadowAnswer) ShadowOutcome {
+			s.differences.learn(s, j, again)
+			return ""
+		})
 	}
-	answer, outcome := s.ask(j, nil)
-	if outcome == "" {
+	outcome := s.askAnd(j, nil, func(answer *shadowAnswer) ShadowOutcome {
 		s.candidate.add(answer.took)
-		outcome = s.differences.compare(s, j, &answer)
-		answer.body.free()
-	}
+		return s.differences.compare(s, j, answer)
+	})
 	s.count(j.ctx, outcome)
+}
+
+// askAnd sends a copy and gives the answer to f, in which Show may panic.
+func (s *Shadow) askAnd(
+	j *shadowJob, handler http.Handler, f func(a *shadowAnswer) ShadowOutcome,
+) ShadowOutcome {
+	a, failed := s.ask(j, handler)
+	if failed != "" {
+		return failed
+	}
+	defer a.body.free()
+	return f(&a)
 }
 
 // ask sends a copy to a handler, or to the candidate if that is nil.
@@ -84,9 +93,13 @@ func (s *Shadow) ask(j *shadowJob, handler http.Handler) (a shadowAnswer, failed
 	req := j.request(ctx)
 	begun := s.now()
 	w := &shadowWriter{shadow: s, begun: begun, answer: shadowAnswer{body: shadowBuffer{shadow: s}}}
+	returned := false
 	defer func() {
 		if p := recover(); p != nil { // nobody waits for this request
 			failed = ShadowPanic
+		} else if !returned { // the handler ends the goroutine, so that run cannot count this
+			failed = ShadowPanic
+			s.count(j.ctx, failed)
 		} else if failed == "" && ctx.Err() != nil {
 			failed = ShadowTimeout
 		}
@@ -98,15 +111,18 @@ func (s *Shadow) ask(j *shadowJob, handler http.Handler) (a shadowAnswer, failed
 		}
 		a = w.answer
 	}()
+	var err error
 	switch {
 	case handler != nil:
 		handler.ServeHTTP(w, req)
 	case s.cfg.Candidate != nil:
 		s.cfg.Candidate.ServeHTTP(w, req)
 	default:
-		if err := s.send(w, req); err != nil {
-			return a, ShadowFailure
-		}
+		err = s.send(w, req)
+	}
+	returned = true
+	if err != nil {
+		return a, ShadowFailure
 	}
 	w.answers(http.StatusOK)
 	return a, ""
