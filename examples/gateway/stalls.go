@@ -53,6 +53,7 @@ func limitStalls(
 	}
 	return steady, r, func() {
 		steady.end()
+		steady.edit.dropLate(w.Header())
 		if steady.body != nil {
 			steady.body.leave()
 		}
@@ -214,6 +215,7 @@ func (w *steadyWriter) WriteHeader(status int) {
 		}
 		if status >= 200 {
 			w.edit.apply(w.Header())
+			w.edit.dropAnnounced(w.Header())
 			w.answered()
 		}
 	}
