@@ -15,12 +15,7 @@ func mayTrail(name string) bool {
 	if isHopByHop(name) || isForwarding(name) || name == LoadHeader {
 		return false
 	}
-	plain := strings.ToLower(strings.Map(func(r rune) rune {
-		if isSign(r) {
-			return '-'
-		}
-		return r
-	}, name))
+	plain := plainName(name)
 	switch plain {
 	case "content-digest": // RFC 9530, section 2
 		return true
@@ -40,6 +35,16 @@ func mayTrail(name string) bool {
 		}
 	}
 	return true
+}
+
+// plainName returns a field's name as a server may read it that tells neither case nor signs apart.
+func plainName(name string) string {
+	return strings.ToLower(strings.Map(func(r rune) rune {
+		if isSign(r) {
+			return '-'
+		}
+		return r
+	}, name))
 }
 
 // removeTrailers removes what may not stand in a trailer section, or is named by nominated, the
@@ -67,13 +72,18 @@ func outboundTrailer(in *http.Request) http.Header {
 	return out
 }
 
-// dropTrailers removes the trailers that header has as fields: what they say is said.
+// dropTrailers removes the trailers that header has as fields, in whatever spelling: what they say is
+// said.
 func (u *upload) dropTrailers(header http.Header) {
-	if u == nil {
+	if u == nil || len(u.trailer) == 0 {
 		return
 	}
+	said := make(map[string]bool, len(header)) // clients may send many of both
+	for name := range header {
+		said[plainName(name)] = true
+	}
 	for name := range u.trailer {
-		if _, ok := header[name]; ok {
+		if said[plainName(name)] {
 			delete(u.trailer, name)
 		}
 	}

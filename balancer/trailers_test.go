@@ -75,11 +75,15 @@ func TestL47_TrailersOfRequestsPassTheRulesOfFields(t *testing.T) {
 		})
 	}
 	t.Run("what the header says is said", func(t *testing.T) {
-		sent := trailersOf(t, []string{"Sum", "User"}, true, balancer.HandlerConfig{
-			Rewrite: func(r *httputil.ProxyRequest) { r.Out.Header.Set("User", "anonymous") },
+		sent := trailersOf(t, []string{"Sum", "User", "X_Role"}, true, balancer.HandlerConfig{
+			Rewrite: func(r *httputil.ProxyRequest) {
+				r.Out.Header.Set("User", "anonymous")
+				r.Out.Header.Set("X-Role", "none")
+			},
 		})
 		require.Contains(t, sent, "Sum: trailed")
 		require.NotContains(t, sent, "User: trailed")
+		require.NotContains(t, sent, "X_role: trailed", "in another spelling")
 	})
 }
 

@@ -1,16 +1,19 @@
 package examples_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	"github.com/trivet-go/trivet/balancer"
 	"github.com/trivet-go/trivet/ratelimit"
 	"github.com/trivet-go/trivet/telemetry"
 	"github.com/trivet-go/trivet/versioning"
@@ -106,4 +109,42 @@ func TestTelemetryOfVersions(t *testing.T) {
 		"1 active": 1, "2 active": 1, "3 active": 2, " unsupported": 1,
 	}, requests)
 	require.Equal(t, map[string]uint64{"/users/{id}": 4, "": 1}, routes)
+}
+
+// TestL21_NoClientTakesTheMarkOffACopy: what Connection nominates ends before the mark is set, so that
+// the proxy to the candidate does not take the mark for one of those fields.
+func TestL21_NoClientTakesTheMarkOffACopy(t *testing.T) {
+	got := make(chan http.Header, 1)
+	candidate := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		got <- r.Header
+	}))
+	defer candidate.Close()
+	b, err := balancer.New(balancer.Config{Resolver: balancer.DNS(balancer.DNSConfig{})})
+	require.NoError(t, err)
+	defer b.Close(t.Context())
+	target, err := url.Parse(candidate.URL)
+	require.NoError(t, err)
+	proxy, err := b.Handler(target, balancer.HandlerConfig{})
+	require.NoError(t, err)
+	shadow, err := versioning.NewShadow(versioning.ShadowConfig{
+		Name: "s", Candidate: proxy, Credentials: versioning.CredentialsStrip, Learn: -1,
+	})
+	require.NoError(t, err)
+	defer shadow.Close(context.Background())
+	s := httptest.NewServer(shadow.Middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})))
+	defer s.Close()
+	for _, nominated := range []string{
+		versioning.ShadowField, "trivet-shadow, x-own", "close, X-Own,trivet-Shadow ",
+	} {
+		req, err := http.NewRequest("GET", s.URL, nil)
+		require.NoError(t, err)
+		req.Header.Set("Connection", nominated)
+		req.Header.Set("X-Other", "other")
+		resp, err := s.Client().Do(req)
+		require.NoError(t, err)
+		resp.Body.Close()
+		h := <-got
+		require.Equal(t, []string{"1"}, h[versioning.ShadowField], "Connection: %s", nominated)
+		require.Equal(t, "other", h.Get("X-Other"))
+	}
 }

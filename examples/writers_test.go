@@ -69,6 +69,19 @@ func wrappers(t *testing.T) []wrapper {
 		}},
 	})
 	require.NoError(t, err)
+	rollout, err := versioning.NewRollout(versioning.RolloutConfig{
+		Name: "shop", Release: "2", TagField: "Cache-Tag", Missing: versioning.MissingStable,
+		Steps: []versioning.Step{{Weight: 1}},
+		Key:   func(*http.Request) (string, bool) { return "all", true },
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = rollout.Close(context.Background()) })
+	shadow, err := versioning.NewShadow(versioning.ShadowConfig{
+		Name: "shop", Candidate: http.NotFoundHandler(), Credentials: versioning.CredentialsStrip, Learn: -1,
+		Methods: []string{"POST"}, MaxBody: 1 << 20,
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = shadow.Close(context.Background()) })
 	all := []wrapper{
 		{"telemetry", tel.Middleware},
 		{"concurrency", concurrency.Middleware},
@@ -78,6 +91,8 @@ func wrappers(t *testing.T) []wrapper {
 		{"versions", versions.Middleware},
 		{"conversion", converting.Middleware},
 		{"reporter", balancer.Reporter},
+		{"rollout", func(h http.Handler) http.Handler { return rollout.Handler(h, h) }},
+		{"shadow", shadow.Middleware},
 	}
 	row := wrapper{"all of them", func(h http.Handler) http.Handler {
 		for _, w := range all {

@@ -45,7 +45,7 @@ type Rollout struct {
 
 	// stopping makes a rollback instant: it is set before who rolls back waits for its turn.
 	planMu   sync.Mutex // guards the writing of current, and the field below
-	stopping bool
+	stopping string     // the release that is being rolled back; "" if none is
 
 	// turn guards the fields below. A send takes it, a receive gives it back. It is held while the
 	// Store is called, so whoever waits for it must be able to give up.
@@ -187,8 +187,12 @@ func (r *Rollout) Close(ctx context.Context) error {
 func (r *Rollout) install(p *plan) {
 	r.planMu.Lock()
 	defer r.planMu.Unlock()
+	r.installLocked(p)
+}
+
+func (r *Rollout) installLocked(p *plan) {
 	p.weight = 0
-	if p.known && !r.stopping {
+	if p.known && r.stopping != p.cfg.Release {
 		p.weight = p.state.serves(p.cfg.Release)
 	}
 	p.watched = p.weight > 0 && p.state.Phase != PhasePromoted
@@ -202,15 +206,21 @@ func (r *Rollout) install(p *plan) {
 	r.current.Store(p)
 }
 
-// halt(true) takes all requests from canary at once. After halt(false) the next plan that is
-// installed goes by its state again.
-func (r *Rollout) halt(yes bool) {
+// halt takes all requests from canary at once while it is that release.
+func (r *Rollout) halt(release string) {
 	r.planMu.Lock()
-	r.stopping = yes
-	r.planMu.Unlock()
-	if yes {
-		next := *r.current.Load()
-		r.install(&next)
+	defer r.planMu.Unlock()
+	r.stopping = release
+	next := *r.current.Load() // under the lock: no Reload may come between
+	r.installLocked(&next)
+}
+
+// unhalt ends halt. Canary gets requests again with the next plan.
+func (r *Rollout) unhalt(release string) {
+	r.planMu.Lock()
+	defer r.planMu.Unlock()
+	if r.stopping == release { // or a later rollback is of another one
+		r.stopping = ""
 	}
 }
 

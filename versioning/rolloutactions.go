@@ -109,17 +109,19 @@ func (r *Rollout) Rollback(_ context.Context, text string) error {
 	if !p.known || p.state.Release != p.cfg.Release || p.state.Phase == PhaseRolledBack {
 		return r.phaseError()
 	}
-	r.halt(true) // before its turn, for which a slow Store may make it wait
-	r.lock()     // and not only until ctx ends
+	release := p.cfg.Release
+	r.halt(release) // before its turn, for which a slow Store may make it wait
+	r.lock()        // and not only until ctx ends: half a rollback is none
 	var err error
 	switch p = r.current.Load(); {
 	case r.closed:
 		err = ErrRolloutClosed
+	case p.cfg.Release != release: // Reload has replaced it
 	case p.state.Release != p.cfg.Release || p.state.Phase == PhaseRolledBack:
 	default:
 		r.rollBack(ReasonOperator, text)
 	}
-	r.halt(false)
+	r.unhalt(release)
 	if err != nil { // all is as it was
 		again := *r.current.Load()
 		r.install(&again)

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/trivet-go/trivet/internal/blame"
-	"github.com/trivet-go/trivet/internal/response"
 )
 
 // Handler returns a handler that passes each request to stable or to canary. It panics if one of
@@ -40,9 +39,9 @@ func (r *Rollout) Handler(stable, canary http.Handler) http.Handler {
 			return
 		}
 		a := &rolloutAnswer{
-			writer:  writer{Recorder: response.Recorder{ResponseWriter: w}}, // Bytes is not used
 			rollout: r, plan: p, draw: d, cookie: cookie, ctx: req.Context(), begun: r.now(), took: -1,
 		}
+		record(&a.Recorder, w, req) // its Bytes are not used
 		a.owner = a
 		returned := false
 		defer func() { a.end(returned) }() // also on panic, which passes

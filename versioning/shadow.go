@@ -8,8 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/trivet-go/trivet/internal/response"
 )
 
 // A Shadow sends copies of requests to a candidate and compares its answers with those that clients
@@ -76,16 +74,18 @@ func (s *Shadow) Middleware(next http.Handler) http.Handler {
 			return
 		}
 		x := &shadowWatch{
-			Recorder: response.Recorder{ResponseWriter: w}, shadow: s, next: next, in: r,
+			shadow: s, next: next, in: r,
 			header: r.Header.Clone(), url: *r.URL, reserved: size, begun: s.now(), took: -1,
 			answer: shadowBuffer{shadow: s},
 		}
+		record(&x.Recorder, w, r)
 		passed := r
 		if r.Body != nil && r.Body != http.NoBody {
 			x.body = shadowBody{body: r.Body, buffer: shadowBuffer{shadow: s}, there: true}
 			x.out = *r
 			x.out.Body = &x.body
 			passed = &x.out
+			x.Serve(passed)
 		}
 		returned := false
 		defer func() { // also on panic, which passes

@@ -60,23 +60,33 @@ func (s *Shadow) run(j *shadowJob) {
 	defer j.free()
 	learn := safeMethod(j.method) && s.cfg.Learn > 0 && rand.Float64() < s.cfg.Learn
 	if learn {
-		again, outcome := s.ask(j, j.next)
-		switch outcome {
-		case "":
-			s.calmly(func() { s.differences.learn(s, j, &again) })
-			again.body.free()
-		case ShadowPanic: // the request has another outcome, that of the candidate
+		outcome := s.askAnd(j, j.next, func(again *shadowAnswer) ShadowOutcome {
+			s.calmly(func() { s.differences.learn(s, j, again) })
+			return ""
+		})
+		if outcome == ShadowPanic { // the request has another outcome, that of the candidate
 			s.panics.Add(1)
 		}
 	}
-	answer, outcome := s.ask(j, nil)
-	if outcome == "" {
+	outcome := s.askAnd(j, nil, func(answer *shadowAnswer) ShadowOutcome {
 		s.candidate.add(answer.took)
-		outcome = ShadowPanic // unless Show returns
-		s.calmly(func() { outcome = s.differences.compare(s, j, &answer) })
-		answer.body.free()
-	}
+		outcome := ShadowPanic // unless Show returns
+		s.calmly(func() { outcome = s.differences.compare(s, j, answer) })
+		return outcome
+	})
 	s.count(j.ctx, outcome)
+}
+
+// askAnd sends a copy and gives the answer to f, in which Show may panic.
+func (s *Shadow) askAnd(
+	j *shadowJob, handler http.Handler, f func(a *shadowAnswer) ShadowOutcome,
+) ShadowOutcome {
+	a, failed := s.ask(j, handler)
+	if failed != "" {
+		return failed
+	}
+	defer a.body.free()
+	return f(&a)
 }
 
 // ask sends a copy to a handler, or to the candidate if that is nil.
@@ -87,9 +97,13 @@ func (s *Shadow) ask(j *shadowJob, handler http.Handler) (a shadowAnswer, failed
 	req := j.request(ctx)
 	begun := s.now()
 	w := &shadowWriter{shadow: s, begun: begun, answer: shadowAnswer{body: shadowBuffer{shadow: s}}}
+	returned := false
 	defer func() {
 		if p := recover(); p != nil { // nobody waits for this request
 			failed = ShadowPanic
+		} else if !returned { // the handler ends the goroutine, so that run cannot count this
+			failed = ShadowPanic
+			s.count(j.ctx, failed)
 		} else if failed == "" && ctx.Err() != nil {
 			failed = ShadowTimeout
 		}
@@ -101,15 +115,18 @@ func (s *Shadow) ask(j *shadowJob, handler http.Handler) (a shadowAnswer, failed
 		}
 		a = w.answer
 	}()
+	var err error
 	switch {
 	case handler != nil:
 		handler.ServeHTTP(w, req)
 	case s.cfg.Candidate != nil:
 		s.cfg.Candidate.ServeHTTP(w, req)
 	default:
-		if err := s.send(w, req); err != nil {
-			return a, ShadowFailure
-		}
+		err = s.send(w, req)
+	}
+	returned = true
+	if err != nil {
+		return a, ShadowFailure
 	}
 	w.answers(http.StatusOK)
 	return a, ""
@@ -126,6 +143,13 @@ func (j *shadowJob) request(ctx context.Context) *http.Request {
 			delete(header, name)
 		}
 	}
+	// These go before the mark is set, so that a client cannot name it.
+	for _, field := range header["Connection"] {
+		for name := range strings.SplitSeq(field, ",") {
+			delete(header, textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name)))
+		}
+	}
+	delete(header, "Connection")
 	header[ShadowField] = []string{"1"}
 	u := j.url
 	req := &http.Request{
@@ -139,21 +163,16 @@ func (j *shadowJob) request(ctx context.Context) *http.Request {
 	return req.WithContext(ctx)
 }
 
-// hopByHop are fields that end at this server, besides those that Connection names (RFC 9110,
-// section 7.6.1).
+// hopByHop are fields that end at this server, besides Connection and those that it names (RFC
+// 9110, section 7.6.1).
 var hopByHop = [...]string{
-	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+	"Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
 // send sends the copy through Transport and writes the answer to w.
 func (s *Shadow) send(w *shadowWriter, req *http.Request) error {
 	req.RequestURI = ""
 	req.URL.Scheme, req.URL.Host = s.cfg.Target.Scheme, s.cfg.Target.Host
-	for _, field := range req.Header["Connection"] {
-		for name := range strings.SplitSeq(field, ",") {
-			delete(req.Header, textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name)))
-		}
-	}
 	for _, name := range hopByHop {
 		delete(req.Header, name)
 	}

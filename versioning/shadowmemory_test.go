@@ -3,11 +3,14 @@ package versioning_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -244,4 +247,34 @@ func TestTunnelsAreNotCopied(t *testing.T) {
 	s := newShadow(t, cfg)
 	serve(s.Middleware(telling), request("CONNECT", "/"))
 	require.Equal(t, map[string]uint64{"upgrade": 1}, idle(t, s))
+}
+
+// TestMemoryIsGivenBackWhateverHooksAndHandlersDo: Show may panic, and a handler may end its goroutine,
+// as those of tests do.
+func TestMemoryIsGivenBackWhateverHooksAndHandlersDo(t *testing.T) {
+	ends := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"a":2}`)
+		runtime.Goexit()
+	})
+	panics := func(string) bool { panic("show") }
+	for name, set := range map[string]func(cfg *versioning.ShadowConfig){
+		"Show panics":           func(cfg *versioning.ShadowConfig) { cfg.Show = panics },
+		"Show panics, learning": func(cfg *versioning.ShadowConfig) { cfg.Show, cfg.Learn = panics, 1 },
+		"Goexit":                func(cfg *versioning.ShadowConfig) { cfg.Candidate = ends },
+		"Goexit, learning":      func(cfg *versioning.ShadowConfig) { cfg.Candidate, cfg.Learn = ends, 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := shadowOf(jsonText(`{"a":1}`))
+			set(&cfg)
+			s := newShadow(t, cfg)
+			var n atomic.Int64
+			h := s.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				jsonText(fmt.Sprintf(`{"a":%d}`, 10+n.Add(1))).ServeHTTP(w, r)
+			}))
+			for range 20 {
+				serve(h, request("GET", "/"))
+			}
+			require.Equal(t, map[string]uint64{"panic": 20}, idle(t, s))
+		})
+	}
 }

@@ -7,6 +7,12 @@ import (
 	"github.com/trivet-go/trivet/internal/response"
 )
 
+// record makes rec the Recorder of the response to r. Its callers are inlined into other packages, where
+// NewRecorder would allocate.
+func record(rec *response.Recorder, w http.ResponseWriter, r *http.Request) {
+	*rec = *response.NewRecorder(w, r)
+}
+
 // A completer completes a header before it goes out. It may be called several times.
 type completer interface {
 	complete(h http.Header)

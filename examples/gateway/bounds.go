@@ -82,5 +82,18 @@ func (t *tally) status() any {
 
 // wantsTunnel reports whether r asks for an upgrade that the balancer's Handler passes on.
 func wantsTunnel(r *http.Request) bool {
-	return r.ProtoMajor == 1 && strings.EqualFold(r.Header.Get("Upgrade"), "websocket")
+	to := r.Header["Upgrade"]
+	return len(to) == 1 && strings.EqualFold(to[0], "websocket") && r.ProtoMajor == 1 && r.ProtoMinor > 0 &&
+		asksToUpgrade(r.Header["Connection"])
+}
+
+func asksToUpgrade(connection []string) bool {
+	for _, line := range connection {
+		for option := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.Trim(option, " \t"), "upgrade") {
+				return true
+			}
+		}
+	}
+	return false
 }

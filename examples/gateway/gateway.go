@@ -33,6 +33,7 @@ type gateway struct {
 	taken    atomic.Int64 // connections that net/http counts no more: upgraded, or with an early answer
 
 	current atomic.Pointer[generation]
+	holders holders
 
 	begin      func()         // begins what the first generation has; used by start
 	reloads    sync.Mutex     // held during a reload
@@ -56,7 +57,7 @@ type generation struct {
 	retired  atomic.Bool   // no more requests will use it
 	idle     chan struct{} // closed when it is retired and not in use
 	makeIdle func()        // closes idle
-	alone    chan struct{} // closed when all earlier generations, which may share its balancers, are idle
+	alone    chan struct{} // closed when all earlier generations, which may share its parts, are idle
 }
 
 // newGateway returns a gateway of cfg, which loadConfig or withDefaults has returned. Its access
@@ -91,6 +92,7 @@ func newGateway(cfg Config, log *slog.Logger, stdout, stderr io.Writer) (*gatewa
 		return nil, err
 	}
 	close(first.alone)
+	g.holders.hold(first)
 	g.current.Store(first)
 	g.tls.Store(first.tls)
 	g.handler = g.observer.tel.Middleware(http.HandlerFunc(g.serve))
@@ -221,10 +223,15 @@ func (g *gateway) reload(cfg Config) error {
 		u.start()
 	}
 	g.register(next)
+	g.holders.hold(next)
 	g.tls.Store(next.tls)
 	g.current.Store(next)
 	g.counts.retain(cfg.Routes)
 	old.retire()
+	go func() { // not as late as the other goroutine: a tunnel may keep an earlier generation for days
+		<-old.idle
+		g.holders.drop(old)
+	}()
 	go func() { // ends with the last request of the old and all earlier generations
 		<-old.alone
 		<-old.idle
@@ -234,11 +241,6 @@ func (g *gateway) reload(cfg Config) error {
 		}
 		for name, s := range old.splits {
 			s.retire(next.splits[name])
-		}
-		for name, u := range old.upstreams {
-			if heir := next.upstreams[name]; heir == nil || heir.balancer != u.balancer {
-				u.close(context.Background())
-			}
 		}
 	}()
 	return nil

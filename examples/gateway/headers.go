@@ -128,16 +128,62 @@ func (e *edit) apply(h http.Header) {
 	if e == nil {
 		return
 	}
-	for name := range h {
-		if slices.ContainsFunc(e.remove, func(field string) bool { return spells(name, field) }) {
-			delete(h, name)
-		}
-	}
+	e.drop(h)
 	for _, name := range e.bare {
 		h[name] = nil
 	}
 	for name, value := range e.set {
 		h[name] = value[:1:1]
+	}
+}
+
+// removes reports whether the client's or upstream's field of that name goes.
+func (e *edit) removes(name string) bool {
+	return slices.ContainsFunc(e.remove, func(field string) bool { return spells(name, field) })
+}
+
+// drop removes fields from h, a header, or trailers, in which nothing is set.
+func (e *edit) drop(h http.Header) {
+	if e == nil {
+		return
+	}
+	for name := range h {
+		if e.removes(name) {
+			delete(h, name)
+		}
+	}
+}
+
+// dropAnnounced removes trailers from those that h, the header of an answer, announces. net/http sends
+// no others, except those of dropLate.
+func (e *edit) dropAnnounced(h http.Header) {
+	if e == nil || len(h["Trailer"]) == 0 {
+		return
+	}
+	var kept []string
+	for _, line := range h["Trailer"] {
+		for name := range strings.SplitSeq(line, ",") {
+			if name = strings.TrimSpace(name); !e.removes(name) {
+				kept = append(kept, name)
+			}
+		}
+	}
+	delete(h, "Trailer")
+	if len(kept) > 0 {
+		h.Set("Trailer", strings.Join(kept, ", "))
+	}
+}
+
+// dropLate removes trailers that were not announced from h, the header of an answer that has been
+// written.
+func (e *edit) dropLate(h http.Header) {
+	if e == nil {
+		return
+	}
+	for key := range h {
+		if name, ok := strings.CutPrefix(key, http.TrailerPrefix); ok && e.removes(name) {
+			delete(h, key)
+		}
 	}
 }
 

@@ -1,16 +1,20 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/trivet-go/trivet/balancer"
 	"github.com/trivet-go/trivet/internal/backend"
 )
 
@@ -266,4 +270,36 @@ func TestARefusedReloadClosesNothingThatIsInUse(t *testing.T) {
 	require.ErrorContains(t, g.reload(cfg), "upstreams.bad: ")
 	resp, body := get(t, client(t), g.url)
 	require.Equal(t, 200, resp.StatusCode, body)
+}
+
+// TestATunnelKeepsNoBalancerThatItDoesNotUse: one of the first generation may outlive many reloads.
+func TestATunnelKeepsNoBalancerThatItDoesNotUse(t *testing.T) {
+	var begun atomic.Int64
+	end := make(chan struct{})
+	a, b := holdingBackend(t, &begun, end), backend.Start(t, backend.Config{})
+	text := func(more string) string {
+		return fmt.Sprintf("upstreams: {app: {hosts: [%q]}%s}\nroutes: [{upstream: app}]", a.Addr, more)
+	}
+	g := start(t, text(""))
+	first := g.current.Load().upstreams["app"]
+	status := later(t, t.Context(), client(t), g.url)
+	require.Eventually(t, func() bool { return begun.Load() == 1 }, eventually, tick)
+	reloadText(t, g, text(fmt.Sprintf(", more: {hosts: [%q]}", b.Addr)))
+	more := g.current.Load().upstreams["more"]
+	reloadText(t, g, text(""))
+	closed := func(u *upstream) bool {
+		req := httptest.NewRequest("GET", u.target.String(), nil)
+		req.RequestURI = ""
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err := u.balancer.RoundTrip(req.WithContext(ctx))
+		return errors.Is(err, balancer.ErrClosed)
+	}
+	require.Eventually(t, func() bool { return closed(more) }, eventually, tick)
+	require.False(t, closed(first))
+	reloadText(t, g, strings.ReplaceAll(text(""), "app", "other"))
+	require.False(t, closed(first), "the request still has it")
+	close(end)
+	require.Equal(t, 200, <-status)
+	require.Eventually(t, func() bool { return closed(first) }, eventually, tick)
 }

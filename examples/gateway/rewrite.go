@@ -51,8 +51,10 @@ func (u *upstream) rewrite(r *httputil.ProxyRequest) {
 		r.Out.Host = u.cfg.Host
 	}
 	h := r.Out.Header
+	e := editOf(r.In.Context())
+	e.drop(r.Out.Trailer)
 	if u.cfg.Sticky == nil { // else the host is not chosen yet: see edit
-		editOf(r.In.Context()).apply(h)
+		e.apply(h)
 	}
 	if r.In.Context().Value(strippedKey{}) != nil {
 		prefix := strings.TrimSuffix(h.Get(prefixField), "/") // of a trusted proxy that has removed one

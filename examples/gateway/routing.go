@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/trivet-go/trivet/balancer"
 )
 
 // validAuthority reports whether host is an authority (RFC 3986, section 3.2) without user
@@ -99,6 +101,12 @@ func (gen *generation) route(r *http.Request) (h http.Handler, pattern string) {
 		gen.cfg.literally(lookup.Host, withoutDots(r.URL.Path)) == pattern:
 	default:
 		h = http.RedirectHandler(lookup.URL.String(), http.StatusTemporaryRedirect)
+	}
+	if _, ok := h.(methods); !ok { // a redirect of this function, or of ServeMux to the path with a slash
+		to := h
+		h = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			balancer.Refuse(w, r, func(w http.ResponseWriter) { to.ServeHTTP(w, r) })
+		})
 	}
 	return h, pattern
 }

@@ -64,6 +64,35 @@ func TestL51_RequestsAreBounded(t *testing.T) {
 	require.JSONEq(t, `{"open": 0, "refused": 1}`, string(text))
 }
 
+// What the balancer's Handler does not upgrade is a request like others.
+func TestL51_OnlyUpgradesThatArePassedOnAreTunnels(t *testing.T) {
+	var begun atomic.Int64
+	end := make(chan struct{})
+	defer close(end)
+	g := start(t, simple("server: {max_requests: 1}", holdingBackend(t, &begun, end).Addr))
+	conn, err := net.Dial("tcp", g.addr)
+	require.NoError(t, err)
+	defer conn.Close()
+	fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	require.Eventually(t, func() bool { return begun.Load() == 1 }, 30*time.Second, time.Millisecond)
+	for _, head := range []string{
+		"HTTP/1.1\r\nUpgrade: websocket\r\n",
+		"HTTP/1.1\r\nUpgrade: websocket\r\nConnection: close\r\n",
+		"HTTP/1.1\r\nUpgrade: websocket\r\nUpgrade: h2c\r\nConnection: upgrade\r\n",
+		"HTTP/1.0\r\nUpgrade: websocket\r\nConnection: upgrade\r\n",
+	} {
+		conn, err := net.Dial("tcp", g.addr)
+		require.NoError(t, err)
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+		fmt.Fprint(conn, "GET / "+head+"Host: a\r\n\r\n")
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		require.NoError(t, err, head)
+		require.Equal(t, 503, resp.StatusCode, head)
+		require.NoError(t, conn.Close())
+	}
+	require.EqualValues(t, 1, begun.Load())
+}
+
 // A reload changes the bound and keeps the count.
 func TestL51_RequestsAreCountedAcrossReloads(t *testing.T) {
 	var begun atomic.Int64

@@ -18,6 +18,7 @@ import (
 	"unicode"
 
 	"github.com/trivet-go/trivet/balancer"
+	"github.com/trivet-go/trivet/versioning"
 )
 
 // A running is the public server of a gateway.
@@ -141,10 +142,13 @@ func (g *gateway) serve(outer http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if (cfg.DeadlineField != "" || cfg.HintField != "") && !gen.trusted.believes(r.RemoteAddr) {
-		r.Header.Del(cfg.DeadlineField)
-		r.Header.Del(cfg.HintField)
+		removeField(r.Header, cfg.DeadlineField)
+		removeField(r.Header, cfg.HintField)
 	}
-	removeShadowField(r.Header)
+	removeField(r.Header, versioning.ShadowField)
+	for _, name := range [...]string{versioning.ShadowField, cfg.DeadlineField, cfg.HintField} {
+		removeField(r.Trailer, name) // of trusted peers, too: they pass on what others have sent
+	}
 	if r.Method == http.MethodConnect {
 		// RFC 9110, sections 10.2.1 and 15.5.6: an empty Allow says that the target takes no
 		// method.

@@ -120,11 +120,11 @@ func (s *routeShadow) wrap(next http.Handler) http.Handler {
 	return s.shadow.Middleware(next)
 }
 
-// removeShadowField removes the field that marks copies, however it is spelt, from a client's request:
-// an upstream that takes the request for a copy may leave undone what it asks for.
-func removeShadowField(h http.Header) {
+// removeField removes a field, however it is spelt, from a client's header or trailers. The one that
+// marks copies is one: an upstream that takes the request for a copy may leave undone what it asks for.
+func removeField(h http.Header, field string) {
 	for name := range h {
-		if spells(name, versioning.ShadowField) {
+		if spells(name, field) {
 			delete(h, name)
 		}
 	}

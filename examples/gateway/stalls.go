@@ -48,15 +48,18 @@ func limitStalls(
 			// The first deadline is set now: net/http reads and discards a body that no handler
 			// reads.
 			_ = rc.SetReadDeadline(b.stall.deadline())
+			// The first read may come late and write 100 (Continue).
+			_ = rc.SetWriteDeadline(time.Time{})
 		}
 		r.Body = steady.body
 	}
 	return steady, r, func() {
 		steady.end()
+		steady.edit.dropLate(w.Header())
 		if steady.body != nil {
 			steady.body.leave()
 		}
-		if steady.timers {
+		if steady.timers || steady.body != nil && !steady.header {
 			steady.extend() // bounds what net/http writes after the handler
 		}
 		cut(nil)
@@ -179,7 +182,7 @@ type steadyWriter struct {
 	began  time.Time
 	timers bool        // over HTTP/2, where deadlines are timers
 	body   *steadyBody // of the request; else nil
-	header bool        // the final header has been written
+	header bool        // the final header has been written, or the connection taken
 	duplex bool        // over HTTP/1.1: net/http does not read the body before it answers
 	edit   *edit       // of the header of a final answer; may be nil
 	pace   pace
@@ -214,6 +217,7 @@ func (w *steadyWriter) WriteHeader(status int) {
 		}
 		if status >= 200 {
 			w.edit.apply(w.Header())
+			w.edit.dropAnnounced(w.Header())
 			w.answered()
 		}
 	}

@@ -26,6 +26,7 @@ func (w *steadyWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		w.taken.Add(-1)
 		return nil, nil, err
 	}
+	w.header = true
 	if w.body != nil {
 		w.body.stop() // its deadline would be the tunnel's
 	}

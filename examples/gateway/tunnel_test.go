@@ -310,6 +310,28 @@ func TestL34_WebsocketsGetTheDrainTime(t *testing.T) {
 	require.Equal(t, 0, p.status(t), p.stderr)
 }
 
+// TestL36_RedirectsToTheCleanPathReachClientsThatStillSend, as other answers do that come early.
+func TestL36_RedirectsToTheCleanPathReachClientsThatStillSend(t *testing.T) {
+	g := start(t, inFlow(backend.Start(t, backend.Config{}).Addr, "[{upstream: app, path: /a/}]"))
+	for path, want := range map[string]string{"//a/b": "/a/b", "/a": "/a/"} {
+		conn, err := net.Dial("tcp", g.addr)
+		require.NoError(t, err)
+		require.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute)))
+		const size = 32 << 20
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", path, size)
+		piece := make([]byte, 64<<10)
+		for range size / len(piece) {
+			_, err := conn.Write(piece)
+			require.NoError(t, err, path)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		require.NoError(t, err)
+		require.Equal(t, 307, resp.StatusCode)
+		require.Equal(t, want, resp.Header.Get("Location"))
+		require.NoError(t, conn.Close())
+	}
+}
+
 // A drain waits for clients that still send and have their answer: the end of the process would reset
 // their connections, and the answer could be lost.
 func TestL36_LingeringConnectionsAreCounted(t *testing.T) {
