@@ -28,7 +28,7 @@ func TestARollbackIsOfTheReleaseThatItWasCalledFor(t *testing.T) {
 		defer func() { require.NoError(t, r.Close(context.Background())) }()
 		synctest.Wait()
 		require.NoError(t, r.Promote(t.Context()))
-		require.EqualValues(t, 5000, r.State().Weight)
+		require.EqualValues(t, 0.5, r.State().Weight)
 
 		r.lock() // while somebody waits for a slow Store
 		done := make(chan error, 2)
@@ -52,7 +52,7 @@ func TestARollbackIsOfTheReleaseThatItWasCalledFor(t *testing.T) {
 		require.Equal(t, "v3", s.Release)
 		require.Equal(t, PhaseRunning, s.Phase)
 		require.NoError(t, r.Promote(t.Context()))
-		require.EqualValues(t, 5000, r.State().Weight)
+		require.EqualValues(t, 0.5, r.State().Weight)
 	})
 }
 
