@@ -194,7 +194,6 @@ func TestC20_WhatIsDroppedIsDroppedInAnySpelling(t *testing.T) {
 func TestTransport_TheSpellingOfContentLengthDoesNotMatter(t *testing.T) {
 	client := newCache(t, cache.Config{}).Transport(senderFunc(func(*http.Request) (*http.Response, error) {
 		resp := reply(200, "x", "Cache-Control", "max-age=60")
-		//lint:ignore SA1008 it is what is tested
 		resp.Header["content-length"], resp.ContentLength = []string{"1"}, 0
 		return resp, nil
 	}))

@@ -74,9 +74,9 @@ routes:
 	}
 }
 
-// TestG02_FieldsOfTrustedPeersInEverySpelling: those that only trusted peers may send are removed
+// TestFieldsOfTrustedPeersInEverySpelling: those that only trusted peers may send are removed
 // however they are spelt.
-func TestG02_FieldsOfTrustedPeersInEverySpelling(t *testing.T) {
+func TestFieldsOfTrustedPeersInEverySpelling(t *testing.T) {
 	b := backend.Start(t, backend.Config{Handler: mirror})
 	for _, hint := range []string{"", ", hint_field: X-Hint"} {
 		g := start(t, fmt.Sprintf("server: {deadline_field: X-Request-Deadline%s}\n"+
