@@ -191,6 +191,7 @@ func (f *fill) completedLocked(resp *arrival) bool {
 	known := base.Segments[0].Data
 	f.stream.chunks = [][]byte{known[:len(known):len(known)]}
 	f.stream.size = int64(len(known))
+	f.stream.ours = f.stream.size
 	e.Segments, e.Size = nil, -1
 	if f.reason == ReasonNone && size <= f.c.cfg.MaxObject {
 		f.entry = e

@@ -259,6 +259,7 @@ func (f *fill) tooLargeLocked() {
 	f.stream.expected = 0
 	f.reason = ReasonTooLarge
 	f.stream.kept = false
+	f.stream.ours = f.stream.size
 	f.passLocked()
 	f.trimLocked()
 }
