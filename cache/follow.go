@@ -52,7 +52,7 @@ func (x *exchange) follow(ctx context.Context, rd *reader, w want) bool {
 			}
 		} else {
 			x.c.counts.coalesced.Add(1)
-			x.streamed(rd, w, true)
+			x.streamed(rd, w, entry)
 			return true
 		}
 	}
@@ -91,7 +91,7 @@ func (x *exchange) lead(ctx context.Context, f *fill, w want) {
 		rep.outcome, rep.reason = Revalidated, w.why
 		rep.state = x.c.fetchedState(w.why, http.StatusNotModified, reason == ReasonNone, false, reason)
 	default:
-		x.streamed(rd, w, false)
+		x.streamed(rd, w, nil)
 	}
 }
 
@@ -120,8 +120,9 @@ func (x *exchange) failed(f *fill, w want) bool {
 		(status == http.StatusBadGateway || status == http.StatusGatewayTimeout)
 }
 
-// streamed makes rep the answer that rd reads.
-func (x *exchange) streamed(rd *reader, w want, collapsed bool) {
+// streamed makes rep the answer that rd reads. shared is what of it x gets that another has fetched;
+// nil if x has. The fill may have given up to store it by now.
+func (x *exchange) streamed(rd *reader, w want, shared *Entry) {
 	rep := &x.rep
 	f := rd.f
 	f.mu.Lock()
@@ -139,10 +140,10 @@ func (x *exchange) streamed(rd *reader, w want, collapsed bool) {
 		len(resp.header["Content-Length"]) == 0 && len(f.trailer) == 0 && !f.x.head() {
 		rep.length = f.stream.size // the whole is there
 	}
-	if collapsed && stored {
+	if shared != nil {
 		// Without what was meant for the first client alone, and with the age that it had (RFC
 		// 9111, section 5.1).
-		rep.header, rep.age, rep.aged = f.entry.Header, f.entry.ageAt(time.Now()), true
+		rep.header, rep.age, rep.aged = shared.Header, shared.ageAt(time.Now()), true
 	}
 	f.mu.Unlock()
 	if !stored {
@@ -151,11 +152,11 @@ func (x *exchange) streamed(rd *reader, w want, collapsed bool) {
 			rep.reason = reason
 		}
 	}
-	rep.state = x.c.fetchedState(w.why, 0, stored, collapsed, reason)
+	rep.state = x.c.fetchedState(w.why, 0, stored, shared != nil, reason)
 	if resp.status == http.StatusOK && x.fields&(hasIfNoneMatch|hasIfModifiedSince) != 0 && f.conditionsOurs {
-		etag := resp.header.Get("Etag")
-		modified, _ := parseDate(resp.header["Last-Modified"])
-		date, ok := parseDate(resp.header["Date"])
+		etag := rep.header.Get("Etag")
+		modified, _ := parseDate(rep.header["Last-Modified"])
+		date, ok := parseDate(rep.header["Date"])
 		if !ok {
 			date = resp.received
 		}

@@ -1,0 +1,91 @@
+package cache_test
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/trivet-go/trivet/cache"
+)
+
+// A pausingStore calls pause when it is asked for the second time whether something was purged: a
+// follower asks then whether what it waited for is still good.
+type pausingStore struct {
+	*cache.MemoryStore
+	asked atomic.Int64
+	pause func()
+}
+
+func (s *pausingStore) Purged(e *cache.Entry) (cache.Invalidation, time.Time) {
+	if s.asked.Add(1) == 2 {
+		s.pause()
+	}
+	return s.MemoryStore.Purged(e)
+}
+
+// A fetch may be given up after a follower has seen that its response may be shared.
+func TestC21_AFollowerOfWhatIsGivenUpGetsNothingOfTheLeaders(t *testing.T) {
+	for name, end := range map[string]func(w http.ResponseWriter){
+		"too large": func(w http.ResponseWriter) { _, _ = io.WriteString(w, strings.Repeat("x", 100)) },
+		"too short": func(http.ResponseWriter) {},
+		"panic":     func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				memory, err := cache.NewMemoryStore(cache.MemoryStoreConfig{})
+				require.NoError(t, err)
+				more := make(chan struct{})
+				store := &pausingStore{MemoryStore: memory, pause: func() {
+					close(more)
+					synctest.Wait() // until the fetch is given up
+				}}
+				c := newCache(t, cache.Config{Store: store, MaxObject: 50, Drop: []string{"X-Dropped"}})
+				h := c.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					h := w.Header()
+					h.Set("Cache-Control", `max-age=60, no-cache="Set-Cookie", private="X-Private"`)
+					for _, name := range []string{"Set-Cookie", "X-Private", "X-Dropped", "Retry-After", "X-All"} {
+						h.Set(name, "leader")
+					}
+					if name == "too short" {
+						h.Set("Content-Length", "9")
+					}
+					_, _ = io.WriteString(w, "begin")
+					w.(http.Flusher).Flush()
+					<-more
+					end(w)
+				}))
+				var wg sync.WaitGroup
+				leader := headerOf(h, request("/"), &wg)
+				synctest.Wait()
+				follower := headerOf(h, request("/"), &wg)
+				wg.Wait()
+				require.Contains(t, follower.Get("Cache-Status"), "collapsed")
+				for _, name := range []string{"Set-Cookie", "X-Private", "X-Dropped", "Retry-After"} {
+					require.Equal(t, "leader", leader.Get(name))
+					require.Empty(t, follower.Get(name), name)
+				}
+				require.Equal(t, "leader", follower.Get("X-All"))
+				require.Equal(t, "0", follower.Get("Age"))
+			})
+		})
+	}
+}
+
+// headerOf sends r to h on a goroutine of wg. What it returns may be read when wg is done.
+func headerOf(h http.Handler, r *http.Request, wg *sync.WaitGroup) http.Header {
+	w := httptest.NewRecorder()
+	wg.Go(func() {
+		defer func() { _ = recover() }() // what is not whole is aborted
+		h.ServeHTTP(w, r)
+	})
+
+	return w.Header()
+}
