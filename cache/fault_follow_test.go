@@ -1,9 +1,13 @@
 package cache_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -88,4 +92,83 @@ func headerOf(h http.Handler, r *http.Request, wg *sync.WaitGroup) http.Header {
 	})
 
 	return w.Header()
+}
+
+// A 103 comes before anybody can tell whether the response may be shared.
+func TestC21_FollowersGetNoInterimResponses(t *testing.T) {
+	for _, control := range []string{"private", "max-age=60"} {
+		t.Run(control, func(t *testing.T) {
+			var store *pausingStore
+			overBoth(t, func() http.Handler {
+				memory, err := cache.NewMemoryStore(cache.MemoryStoreConfig{})
+				require.NoError(t, err)
+				var visitors atomic.Int64
+				follows := make(chan struct{})
+				store = &pausingStore{MemoryStore: memory, pause: func() { close(follows) }}
+				store.asked.Store(1) // to join asks already
+				return newCache(t, cache.Config{Store: store}).Middleware(
+					http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						n := strconv.FormatInt(visitors.Add(1), 10)
+						w.Header().Set("Set-Cookie", "visitor="+n)
+						w.Header().Set("Link", "</"+n+".css>; rel=preload")
+						w.WriteHeader(http.StatusEarlyHints)
+						if n == "1" {
+							<-follows
+						}
+						w.Header().Del("Set-Cookie")
+						w.Header().Del("Link")
+						w.Header().Set("Cache-Control", control)
+						_, _ = io.WriteString(w, n)
+					}))
+			}, func(t *testing.T, client *http.Client, url string) {
+				led := make(chan struct{})
+				var leader, follower *hinted
+				var wg sync.WaitGroup
+				wg.Go(func() { leader = hintsOf(t, client, url, func() { close(led) }) })
+				<-led
+				wg.Go(func() { follower = hintsOf(t, client, url, func() {}) })
+				wg.Wait()
+				require.Equal(t, hinted{"1", []string{"103 </1.css>; rel=preload visitor=1"}}, *leader)
+				if follower.body == "1" {
+					require.Empty(t, follower.hints)
+				} else {
+					require.Equal(t, hinted{"2", []string{"103 </2.css>; rel=preload visitor=2"}}, *follower)
+				}
+			})
+		})
+	}
+}
+
+// A hinted answer is a body, and the interim responses before it.
+type hinted struct {
+	body  string
+	hints []string
+}
+
+// hintsOf sends a GET, and calls onHint at each interim response.
+func hintsOf(t *testing.T, client *http.Client, url string, onHint func()) *hinted {
+	h := new(hinted)
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
+			h.hints = append(h.hints, fmt.Sprint(code, " ", header.Get("Link"), " ", header.Get("Set-Cookie")))
+			onHint()
+			return nil
+		}})
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		t.Error(err)
+		return h
+	}
+	resp, err := client.Do(r)
+	if err != nil {
+		t.Error(err)
+		return h
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	h.body = string(body)
+	return h
 }

@@ -10,7 +10,8 @@ import (
 // follow answers x from what another's fetch brings, if that can be shared.
 func (x *exchange) follow(ctx context.Context, rd *reader, w want) bool {
 	rep := &x.rep
-	err := rd.header(ctx, x.c.cfg.Wait, x.onInterim())
+	// C21: 1xx responses come before anybody can tell whether they may be shared.
+	err := rd.header(ctx, x.c.cfg.Wait, nil)
 	if err != nil {
 		rd.close()
 		if ctx.Err() == nil {
