@@ -177,7 +177,8 @@ func (c *Cache) merged(stored, h http.Header) http.Header {
 	}
 	named := connectionFields(h)
 	for name, values := range h {
-		if !notMerged[name] && !hopByHop[name] && !named[name] {
+		// Without values, it says that net/http shall add none.
+		if len(values) > 0 && !notMerged[name] && !hopByHop[name] && !named[name] {
 			m[name] = values
 		}
 	}
