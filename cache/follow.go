@@ -22,6 +22,7 @@ func (x *exchange) follow(ctx context.Context, rd *reader, w want) bool {
 		return true
 	}
 	f := rd.f
+	w.judgeAgain(x)
 	if x.failed(f, w) && x.answerWith(w.e, w.j) {
 		rd.close()
 		rep.outcome, rep.reason = Stale, ReasonFailure
@@ -72,6 +73,7 @@ func (x *exchange) lead(ctx context.Context, f *fill, w want) {
 		*rep = reply{outcome: Error, reason: ReasonFailure, err: err, length: -1}
 		return
 	}
+	w.judgeAgain(x)
 	f.mu.Lock()
 	err, panicked, updated, status, reason := f.err, f.panicked, f.updated, f.resp.status, f.reason
 	failedEarly := f.done && (panicked != nil || err != nil && status == 0)
@@ -93,6 +95,13 @@ func (x *exchange) lead(ctx context.Context, f *fill, w want) {
 		rep.state = x.c.fetchedState(w.why, http.StatusNotModified, reason == ReasonNone, false, reason)
 	default:
 		x.streamed(rd, w, nil)
+	}
+}
+
+// judgeAgain judges the stored response as of now: the fetch took its time (RFC 5861, section 4).
+func (w *want) judgeAgain(x *exchange) {
+	if w.e != nil && (w.j.err || w.j.cut) {
+		w.j = x.judge(w.e, time.Now())
 	}
 }
 
