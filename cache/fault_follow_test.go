@@ -37,6 +37,7 @@ func (s *pausingStore) Purged(e *cache.Entry) (cache.Invalidation, time.Time) {
 
 // A fetch may be given up after a follower has seen that its response may be shared.
 func TestC21_AFollowerOfWhatIsGivenUpGetsNothingOfTheLeaders(t *testing.T) {
+	forLeader := []string{"Set-Cookie", "X-Private", "X-Dropped", "Retry-After"}
 	for name, end := range map[string]func(w http.ResponseWriter){
 		"too large": func(w http.ResponseWriter) { _, _ = io.WriteString(w, strings.Repeat("x", 100)) },
 		"too short": func(http.ResponseWriter) {},
@@ -55,7 +56,7 @@ func TestC21_AFollowerOfWhatIsGivenUpGetsNothingOfTheLeaders(t *testing.T) {
 				h := c.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					h := w.Header()
 					h.Set("Cache-Control", `max-age=60, no-cache="Set-Cookie", private="X-Private"`)
-					for _, name := range []string{"Set-Cookie", "X-Private", "X-Dropped", "Retry-After", "X-All"} {
+					for _, name := range append(forLeader, "X-All") {
 						h.Set(name, "leader")
 					}
 					if name == "too short" {
@@ -72,7 +73,7 @@ func TestC21_AFollowerOfWhatIsGivenUpGetsNothingOfTheLeaders(t *testing.T) {
 				follower := headerOf(h, request("/"), &wg)
 				wg.Wait()
 				require.Contains(t, follower.Get("Cache-Status"), "collapsed")
-				for _, name := range []string{"Set-Cookie", "X-Private", "X-Dropped", "Retry-After"} {
+				for _, name := range forLeader {
 					require.Equal(t, "leader", leader.Get(name))
 					require.Empty(t, follower.Get(name), name)
 				}
@@ -150,7 +151,8 @@ func hintsOf(t *testing.T, client *http.Client, url string, onHint func()) *hint
 	h := new(hinted)
 	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
 		Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
-			h.hints = append(h.hints, fmt.Sprint(code, " ", header.Get("Link"), " ", header.Get("Set-Cookie")))
+			hint := fmt.Sprint(code, " ", header.Get("Link"), " ", header.Get("Set-Cookie"))
+			h.hints = append(h.hints, hint)
 			onHint()
 			return nil
 		}})

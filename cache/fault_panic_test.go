@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,16 +27,16 @@ func panicking(_ context.Context, e cache.Event) {
 // A fetch whose client was lost to a panic of Observe has nobody that reads what is not stored.
 func TestC24_AFetchEndsWhenObservePanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ended := false
+		var ended atomic.Bool
 		h := newCache(t, cache.Config{Observe: panicking}).Middleware(
 			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				defer func() { ended = true }()
+				defer ended.Store(true)
 				w.Header().Set("Cache-Control", "no-store")
 				_, _ = io.WriteString(w, strings.Repeat("x", 1<<20))
 			}))
 		require.PanicsWithValue(t, "Observe", func() { get(h, "/") })
 		time.Sleep(time.Minute)
-		require.True(t, ended)
+		require.True(t, ended.Load())
 	})
 }
 
@@ -65,7 +66,8 @@ func TestC24_BodiesOfATransportAreClosedWhenObservePanics(t *testing.T) {
 				if test.condition == "endless" {
 					body.Reader = endless{body}
 				}
-				client := newCache(t, cache.Config{Observe: panicking, MaxObject: 1 << 20}).Transport(senderFunc(
+				c := newCache(t, cache.Config{Observe: panicking, MaxObject: 1 << 20})
+				client := c.Transport(senderFunc(
 					func(r *http.Request) (*http.Response, error) {
 						resp := reply(200, "", "Cache-Control", test.control, "Etag", `"1"`)
 						resp.Body = body
