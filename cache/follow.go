@@ -130,8 +130,8 @@ func (x *exchange) failed(f *fill, w want) bool {
 		(status == http.StatusBadGateway || status == http.StatusGatewayTimeout)
 }
 
-// streamed makes rep the answer that rd reads. shared is what of it x gets that another has fetched;
-// nil if x has. The fill may have given up to store it by now.
+// streamed makes rep the answer that rd reads. shared is what x gets of its header if another has
+// fetched it; nil if x has. The fill may have given up to store it by now.
 func (x *exchange) streamed(rd *reader, w want, shared *Entry) {
 	rep := &x.rep
 	f := rd.f
