@@ -124,6 +124,11 @@ func (f *fill) partLocked(resp *arrival) {
 	case s.length() > f.c.cfg.MaxObject:
 		f.reason = ReasonTooLarge
 		return
+	case x.fields&hasIfRange != 0 && !f.joins(size, resp.header):
+		// RFC 9110, section 15.3.7: to the client's If-Range, the part comes without the fields
+		// that its client knows.
+		f.reason = ReasonPartial
+		return
 	}
 	e := x.newEntry(&whole, &d, f.mark, f.requested)
 	delete(e.Header, "Content-Range")
@@ -191,11 +196,18 @@ func (f *fill) completedLocked(resp *arrival) bool {
 	known := base.Segments[0].Data
 	f.stream.chunks = [][]byte{known[:len(known):len(known)]}
 	f.stream.size = int64(len(known))
+	f.stream.ours = f.stream.size
 	e.Segments, e.Size = nil, -1
 	if f.reason == ReasonNone && size <= f.c.cfg.MaxObject {
 		f.entry = e
 	}
 	return true
+}
+
+// joins reports whether a part of a body of that size, with header h, can be joined with what is
+// stored.
+func (f *fill) joins(size int64, h http.Header) bool {
+	return f.base != nil && !f.base.Loose && f.base.Size == size && f.sameVersion(f.base, h)
 }
 
 // sameVersion reports whether a response with header h is of the same version as e, by a strong

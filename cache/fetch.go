@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"net/http"
+	"time"
 )
 
 const maxFollows = 4 // fills that one request waits for, one after the other
@@ -72,6 +73,7 @@ func (x *exchange) answer(ctx context.Context) bool {
 		defer x.endLease(false)
 	}
 	r, mark, _ := x.look(ctx)
+	now := x.began
 	for {
 		x.mark = mark
 		e, others := x.pick(r)
@@ -79,7 +81,7 @@ func (x *exchange) answer(ctx context.Context) bool {
 		why := ReasonURIMiss
 		switch {
 		case e != nil:
-			if j = x.judge(e, x.began); x.stored(ctx, e, r, mark, j) {
+			if j = x.judge(e, now); x.stored(ctx, e, r, mark, j) {
 				x.endLease(true)
 				return true
 			}
@@ -102,6 +104,7 @@ func (x *exchange) answer(ctx context.Context) bool {
 		if x.fetchesForAll(w) {
 			var looked bool
 			if r, mark, looked = x.await(ctx); looked {
+				now = time.Now()
 				continue
 			}
 		}
@@ -109,6 +112,7 @@ func (x *exchange) answer(ctx context.Context) bool {
 			return true
 		}
 		r, mark, _ = x.look(ctx)
+		now = time.Now()
 	}
 }
 

@@ -204,9 +204,7 @@ func (rd *reader) header(ctx context.Context, limit time.Duration, onInterim fun
 		for onInterim != nil && rd.interim < len(f.interims) {
 			i := f.interims[rd.interim]
 			rd.interim++
-			f.mu.Unlock()
-			onInterim(i)
-			f.mu.Lock()
+			rd.passOnLocked(i, onInterim)
 		}
 		if f.decided {
 			return nil
@@ -215,6 +213,20 @@ func (rd *reader) header(ctx context.Context, limit time.Duration, onInterim fun
 			return err
 		}
 	}
+}
+
+// passOnLocked calls onInterim without the lock. If that panics, nobody reads on.
+func (rd *reader) passOnLocked(i interim, onInterim func(interim)) {
+	rd.f.mu.Unlock()
+	defer rd.f.mu.Lock()
+	done := false
+	defer func() {
+		if !done {
+			rd.close()
+		}
+	}()
+	onInterim(i)
+	done = true
 }
 
 // inform passes on a 1xx response.
@@ -259,6 +271,7 @@ func (f *fill) tooLargeLocked() {
 	f.stream.expected = 0
 	f.reason = ReasonTooLarge
 	f.stream.kept = false
+	f.stream.ours = f.stream.size
 	f.passLocked()
 	f.trimLocked()
 }

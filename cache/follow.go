@@ -10,7 +10,8 @@ import (
 // follow answers x from what another's fetch brings, if that can be shared.
 func (x *exchange) follow(ctx context.Context, rd *reader, w want) bool {
 	rep := &x.rep
-	err := rd.header(ctx, x.c.cfg.Wait, x.onInterim())
+	// C21: 1xx responses come before anybody can tell whether they may be shared.
+	err := rd.header(ctx, x.c.cfg.Wait, nil)
 	if err != nil {
 		rd.close()
 		if ctx.Err() == nil {
@@ -21,6 +22,7 @@ func (x *exchange) follow(ctx context.Context, rd *reader, w want) bool {
 		return true
 	}
 	f := rd.f
+	w.judgeAgain(x)
 	if x.failed(f, w) && x.answerWith(w.e, w.j) {
 		rd.close()
 		rep.outcome, rep.reason = Stale, ReasonFailure
@@ -52,7 +54,7 @@ func (x *exchange) follow(ctx context.Context, rd *reader, w want) bool {
 			}
 		} else {
 			x.c.counts.coalesced.Add(1)
-			x.streamed(rd, w, true)
+			x.streamed(rd, w, entry)
 			return true
 		}
 	}
@@ -71,6 +73,7 @@ func (x *exchange) lead(ctx context.Context, f *fill, w want) {
 		*rep = reply{outcome: Error, reason: ReasonFailure, err: err, length: -1}
 		return
 	}
+	w.judgeAgain(x)
 	f.mu.Lock()
 	err, panicked, updated, status, reason := f.err, f.panicked, f.updated, f.resp.status, f.reason
 	failedEarly := f.done && (panicked != nil || err != nil && status == 0)
@@ -91,7 +94,14 @@ func (x *exchange) lead(ctx context.Context, f *fill, w want) {
 		rep.outcome, rep.reason = Revalidated, w.why
 		rep.state = x.c.fetchedState(w.why, http.StatusNotModified, reason == ReasonNone, false, reason)
 	default:
-		x.streamed(rd, w, false)
+		x.streamed(rd, w, nil)
+	}
+}
+
+// judgeAgain judges the stored response as of now: the fetch took its time (RFC 5861, section 4).
+func (w *want) judgeAgain(x *exchange) {
+	if w.e != nil && (w.j.err || w.j.cut) {
+		w.j = x.judge(w.e, time.Now())
 	}
 }
 
@@ -120,8 +130,9 @@ func (x *exchange) failed(f *fill, w want) bool {
 		(status == http.StatusBadGateway || status == http.StatusGatewayTimeout)
 }
 
-// streamed makes rep the answer that rd reads.
-func (x *exchange) streamed(rd *reader, w want, collapsed bool) {
+// streamed makes rep the answer that rd reads. shared is what x gets of its header if another has
+// fetched it; nil if x has. The fill may have given up to store it by now.
+func (x *exchange) streamed(rd *reader, w want, shared *Entry) {
 	rep := &x.rep
 	f := rd.f
 	f.mu.Lock()
@@ -139,10 +150,10 @@ func (x *exchange) streamed(rd *reader, w want, collapsed bool) {
 		len(resp.header["Content-Length"]) == 0 && len(f.trailer) == 0 && !f.x.head() {
 		rep.length = f.stream.size // the whole is there
 	}
-	if collapsed && stored {
+	if shared != nil {
 		// Without what was meant for the first client alone, and with the age that it had (RFC
 		// 9111, section 5.1).
-		rep.header, rep.age, rep.aged = f.entry.Header, f.entry.ageAt(time.Now()), true
+		rep.header, rep.age, rep.aged = shared.Header, shared.ageAt(time.Now()), true
 	}
 	f.mu.Unlock()
 	if !stored {
@@ -151,11 +162,11 @@ func (x *exchange) streamed(rd *reader, w want, collapsed bool) {
 			rep.reason = reason
 		}
 	}
-	rep.state = x.c.fetchedState(w.why, 0, stored, collapsed, reason)
+	rep.state = x.c.fetchedState(w.why, 0, stored, shared != nil, reason)
 	if resp.status == http.StatusOK && x.fields&(hasIfNoneMatch|hasIfModifiedSince) != 0 && f.conditionsOurs {
-		etag := resp.header.Get("Etag")
-		modified, _ := parseDate(resp.header["Last-Modified"])
-		date, ok := parseDate(resp.header["Date"])
+		etag := rep.header.Get("Etag")
+		modified, _ := parseDate(rep.header["Last-Modified"])
+		date, ok := parseDate(rep.header["Date"])
 		if !ok {
 			date = resp.received
 		}

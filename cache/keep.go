@@ -47,8 +47,7 @@ func (f *fill) segment(e *Entry, data []byte) {
 		}
 		return
 	}
-	base := f.base
-	if base != nil && !base.Loose && base.Size == e.Size && f.sameVersion(base, e.Header) {
+	if base := f.base; f.joins(e.Size, e.Header) {
 		if all := join(base.Segments, offset, data); f.c.mayKeep(all) {
 			e.Segments = all
 		}

@@ -90,10 +90,17 @@ func (x *exchange) settle(ctx context.Context, status int) {
 	if x.c.quiet {
 		return
 	}
+	told := false
+	defer func() {
+		if !told {
+			rep.abandon()
+		}
+	}()
 	x.c.observe(ctx, Event{
 		Kind: Requested, Outcome: rep.outcome, Reason: rep.reason, Status: status, Age: rep.age,
 		Duration: time.Since(x.began), Key: keyText(x.r), Err: rep.err,
 	})
+	told = true
 }
 
 // write writes the reply.

@@ -34,6 +34,18 @@ type reply struct {
 	direct   *http.Response
 }
 
+// abandon gives up what the answer would be read from, when Observe has panicked: nobody gets it.
+func (rep *reply) abandon() {
+	if rep.rd == nil {
+		return
+	}
+	if rep.direct != nil {
+		rep.direct.Body.Close()
+		rep.rd.f.cancel(errUnneeded)
+	}
+	rep.rd.close()
+}
+
 // answerWith makes the reply the answer from e, if e has what x asks for.
 func (x *exchange) answerWith(e *Entry, j judgment) bool {
 	rep := &x.rep

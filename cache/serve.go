@@ -114,9 +114,10 @@ func (w *fillWriter) begin(p []byte) {
 	}
 	w.began = true
 	// net/http would guess the type from the first bytes that it gets, which may be those of a
-	// range.
+	// range. Of a part that comes for a range, nobody can tell.
 	if _, has := w.own["Content-Type"]; !has && len(w.outer["Content-Type"]) == 0 && len(p) > 0 &&
-		len(w.own["Content-Encoding"]) == 0 && bodyAllowed(w.status) {
+		len(w.own["Content-Encoding"]) == 0 && bodyAllowed(w.status) &&
+		w.status != http.StatusPartialContent {
 		w.own["Content-Type"] = []string{http.DetectContentType(p)}
 	}
 	w.again = w.f.decide(arrival{

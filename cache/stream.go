@@ -26,6 +26,7 @@ type stream struct {
 	reserved int64    // of the room for bodies that are being fetched
 	kept     bool
 	spare    []byte // a chunk to use again
+	ours     int64  // offset: chunks that begin before it may be in others' hands
 	flushes  int    // asked for by the writer
 	flushAt  int64  // size at the last of them
 	ended    bool
@@ -188,6 +189,7 @@ func (f *fill) dropSlowLocked() {
 			delete(f.readers, rd)
 		}
 	}
+	f.stream.ours = f.stream.size // they may still hold what they were given last
 	f.wakeLocked()
 }
 
@@ -202,7 +204,7 @@ func (f *fill) trimLocked() *reader {
 	s := &f.stream
 	for slowest != nil && len(s.chunks) > 0 && s.base+int64(len(s.chunks[0])) <= slowest.off &&
 		len(s.chunks[0]) == cap(s.chunks[0]) {
-		if cap(s.chunks[0]) == windowChunk {
+		if s.base >= s.ours {
 			s.spare = s.chunks[0]
 		}
 		s.base += int64(len(s.chunks[0]))

@@ -71,11 +71,18 @@ func (x *exchange) send(why Reason) (*http.Response, error) {
 	}
 	began := time.Now()
 	resp, err := x.sender.RoundTrip(r)
+	told := false
+	defer func() {
+		if !told && resp != nil && resp.Body != nil { // Observe has panicked: nobody gets it
+			resp.Body.Close()
+		}
+	}()
 	x.rep = reply{outcome: Pass, reason: why, length: -1, err: err}
 	x.began = began
 	if err != nil {
 		x.rep.outcome = Error
 		x.settle(r.Context(), 0)
+		told = true
 		return nil, err
 	}
 	if unsafeMethod(r.Method) {
@@ -87,6 +94,7 @@ func (x *exchange) send(why Reason) (*http.Response, error) {
 		resp.Header.Add("Cache-Status", x.c.fetchedState(why, 0, false, false, why))
 	}
 	x.settle(r.Context(), resp.StatusCode)
+	told = true
 	return resp, nil
 }
 
@@ -183,6 +191,7 @@ func (x *exchange) fromEntry(held *heldResponse) {
 func (x *exchange) handed(r *http.Request) *http.Response {
 	rep, ctx := &x.rep, r.Context()
 	resp, f := rep.direct, rep.rd.f
+	x.settle(ctx, resp.StatusCode)
 	resp.Request = r
 	if resp.Header == nil {
 		resp.Header = make(http.Header)
@@ -196,7 +205,6 @@ func (x *exchange) handed(r *http.Request) *http.Response {
 		f.cancel(nil)
 		rd.close()
 	}
-	x.settle(ctx, resp.StatusCode)
 	if rep.bare {
 		body.Close()
 		end()

@@ -174,10 +174,13 @@ var notMerged = map[string]bool{
 func (c *Cache) merged(stored, h http.Header) http.Header {
 	m := make(http.Header, len(stored)+2)
 	named := connectionFields(h)
-	merges := func(name string) bool { return !notMerged[name] && !hopByHop[name] && !named[name] }
+	merges := func(name string, values []string) bool {
+		// Without values, it says that net/http shall add none.
+		return len(values) > 0 && !notMerged[name] && !hopByHop[name] && !named[name]
+	}
 	updated := make(map[string]bool, len(h))
-	for name := range h {
-		if merges(name) {
+	for name, values := range h {
+		if merges(name, values) {
 			updated[http.CanonicalHeaderKey(name)] = true
 		}
 	}
@@ -187,7 +190,7 @@ func (c *Cache) merged(stored, h http.Header) http.Header {
 		}
 	}
 	for name, values := range h {
-		if merges(name) {
+		if merges(name, values) {
 			m[name] = values
 		}
 	}

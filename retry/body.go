@@ -172,9 +172,7 @@ func (r *reader) Read(p []byte) (int, error) {
 		case s.reading:
 			s.ready.Wait()
 		case s.owner == r:
-			s.mu.Unlock()
-			n, err := s.src.Read(p) // which r's Close ends
-			s.mu.Lock()
+			n, err := s.readLocked(p) // which r's Close ends
 			s.err = err
 			return n, err
 		default:
@@ -186,6 +184,13 @@ func (r *reader) Read(p []byte) (int, error) {
 			}
 		}
 	}
+}
+
+// readLocked reads src without the lock.
+func (s *spool) readLocked(p []byte) (int, error) {
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	return s.src.Read(p)
 }
 
 // fetch reads src into room, which lies behind buf. It has a goroutine of its own, because a reader

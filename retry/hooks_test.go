@@ -2,9 +2,11 @@ package retry_test
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -41,6 +43,45 @@ func TestHooksThatPanic(t *testing.T) {
 			require.Equal(t, 200, status)
 		})
 	}
+}
+
+// TestAnswerIsClosedWhenObservePanics: nobody else can, and its attempt has a context to give back.
+func TestAnswerIsClosedWhenObservePanics(t *testing.T) {
+	for _, perTry := range []time.Duration{0, time.Hour} {
+		r := newRetrier(t, retry.Config{
+			PerTry: perTry, Observe: func(context.Context, retry.Event) { panic("Observe") },
+		})
+		reader, writer := io.Pipe()
+		var attempt context.Context
+		rt := r.Transport(roundTripper(func(out *http.Request) (*http.Response, error) {
+			attempt = out.Context()
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: reader}, nil
+		}))
+		require.PanicsWithValue(t, "Observe", func() { _, _ = rt.RoundTrip(request(t, "GET", nil)) })
+		_, err := writer.Write([]byte("x"))
+		require.ErrorIs(t, err, io.ErrClosedPipe)
+		if perTry > 0 {
+			require.ErrorIs(t, attempt.Err(), context.Canceled)
+		}
+	}
+}
+
+// A panickingReader panics when it is read.
+type panickingReader struct{}
+
+func (panickingReader) Read([]byte) (int, error) { panic("body") }
+
+// TestLongBodyThatPanics: the transport's caller can recover from it.
+func TestLongBodyThatPanics(t *testing.T) {
+	r := newRetrier(t, retry.Config{MaxBody: 4})
+	rt := r.Transport(roundTripper(func(out *http.Request) (*http.Response, error) {
+		defer out.Body.Close()
+		_, err := io.Copy(io.Discard, out.Body)
+		return nil, err
+	}))
+	req := request(t, "POST", nil)
+	req.Body, req.ContentLength = io.NopCloser(panickingReader{}), 10
+	require.PanicsWithValue(t, "body", func() { _, _ = rt.RoundTrip(req) })
 }
 
 // TestDeadlineHooksThatPanic, likewise.

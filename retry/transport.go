@@ -238,7 +238,14 @@ func (c *call) end(resp *http.Response, err error, giveUp Reason) (*http.Respons
 		if ctx.Err() != nil { // the caller gave up: that does not end what Observe does with it
 			ctx = context.WithoutCancel(ctx)
 		}
+		told := false
+		defer func() {
+			if !told && resp != nil && resp.Body != nil { // Observe has panicked: nobody gets the answer
+				resp.Body.Close() // which ends its attempt
+			}
+		}()
 		r.cfg.Observe(ctx, e)
+		told = true
 	}
 	return resp, err
 }
