@@ -81,7 +81,7 @@ func TestC15_SecretsInVaryAreStoredAsHashes(t *testing.T) {
 	require.NotContains(t, said.String(), secret)
 }
 
-// A field that the client names in Connection is not forwarded by proxies, and so must not decide.
+// Here nobody takes out what the client names in Connection.
 func TestC55_ConnectionOfTheClientTouchesNeitherKeysNorFraming(t *testing.T) {
 	origin := saying(func(r *http.Request) string { return "<" + r.Header.Get("X-Tea") + ">" },
 		"Cache-Control", "max-age=60", "Vary", "X-Tea", "Content-Length", "7")

@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"io"
 	"net/http"
+	"net/textproto"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -66,6 +68,7 @@ const (
 	hasIfModifiedSince
 	hasPrecondition // If-Match, If-Unmodified-Since
 	hasUpgrade
+	hasConnection
 	hasOddName // one that is not in canonical form, which nobody would look up
 )
 
@@ -90,6 +93,8 @@ func fieldsOf(h http.Header) fieldSet {
 				set |= hasCookie
 			case "Cache-Control":
 				set |= hasCacheControl
+			case "Connection":
+				set |= hasConnection
 			}
 		case "P":
 			switch name {
@@ -162,13 +167,42 @@ func (x *exchange) begin(c *Cache, r *http.Request, server bool) Reason {
 		return ReasonMethod
 	}
 	if x.fields&(hasUpgrade|hasPrecondition|hasOddName) != 0 || r.URL == nil || r.URL.Opaque != "" ||
-		!server && r.URL.Host == "" {
+		!server && r.URL.Host == "" || x.nominates() {
 		return ReasonRequest
 	}
 	if x.fields&hasCacheControl != 0 {
 		x.cc = parseRequestDirectives(r.Header)
 	}
 	return ReasonNone
+}
+
+// nominates reports whether Connection names fields that a proxy behind the cache would not send on
+// (RFC 9110, section 7.6.1). The origin would not see them, so that its response must not be stored
+// for a request that has them.
+func (x *exchange) nominates() bool {
+	if x.fields&hasConnection == 0 {
+		return false
+	}
+	for _, line := range x.r.Header["Connection"] {
+		for name := range strings.SplitSeq(line, ",") {
+			if !ofConnection(textproto.TrimString(name)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ofConnection reports whether name, in a field Connection, is about the connection alone.
+func ofConnection(name string) bool {
+	for _, own := range [...]string{
+		"", "keep-alive", "close", "te", "upgrade", "http2-settings", "proxy-connection",
+	} {
+		if strings.EqualFold(name, own) {
+			return true
+		}
+	}
+	return false
 }
 
 // hasBody reports whether r may have a body. A client's unknown length is 0 with a Body; a server's
