@@ -292,7 +292,7 @@ func (x *exchange) onInterim() func(interim) {
 // pass runs the handler for a request that the cache cannot answer, on the client's goroutine.
 func (x *exchange) pass(why Reason) {
 	r, method := x.r, x.r.Method
-	if x.c.cfg.Unkeyed == UnkeyedDrop && x.fields&unkeyedFields != 0 {
+	if x.c.cfg.Unkeyed == UnkeyedDrop && x.fields&hasUnkeyed != 0 {
 		r = r.Clone(r.Context())
 		x.c.unkeyed(r, x.fields)
 	}

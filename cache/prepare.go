@@ -93,11 +93,11 @@ func (f *fill) outgoing() *http.Request {
 
 // unkeyed keeps the fields that keys do not hold from the handler, if so configured.
 func (c *Cache) unkeyed(r *http.Request, fields fieldSet) {
-	if c.cfg.Unkeyed != UnkeyedDrop {
+	if c.cfg.Unkeyed != UnkeyedDrop || fields&hasUnkeyed == 0 {
 		return
 	}
-	for i, name := range unkeyedNames {
-		if fields&(1<<i) != 0 {
+	for name := range r.Header {
+		if isUnkeyed(name) {
 			delete(r.Header, name)
 		}
 	}

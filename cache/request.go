@@ -22,6 +22,7 @@ type exchange struct {
 	server  bool                // in a Middleware
 	rep     reply
 	fields  fieldSet          // that the request has
+	unkeyed unkeyed           // those of them
 	cc      requestDirectives // what the request asks for
 	body    []byte            // of a QUERY
 	key     Key
@@ -47,19 +48,8 @@ var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 // is cheaper than to look for each.
 type fieldSet uint64
 
-// unkeyedNames are the request fields that many handlers read as if they were part of the URL (C01,
-// C02) or of the method (C09). Their places are the low bits of a fieldSet.
-var unkeyedNames = [...]string{
-	"Forwarded", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Scheme", "X-Forwarded-Port",
-	"X-Forwarded-Prefix", "X-Forwarded-Server", "X-Forwarded-Path", "X-Forwarded-Ssl", "X-Host",
-	"X-Original-Host", "X-Original-Url", "X-Rewrite-Url", "X-Http-Method-Override", "X-Http-Method",
-	"X-Method-Override",
-}
-
-const unkeyedFields fieldSet = 1<<len(unkeyedNames) - 1
-
 const (
-	hasAuthorization fieldSet = 1 << (len(unkeyedNames) + iota)
+	hasAuthorization fieldSet = 1 << iota
 	hasCookie
 	hasCacheControl
 	hasRange
@@ -69,19 +59,19 @@ const (
 	hasPrecondition // If-Match, If-Unmodified-Since
 	hasUpgrade
 	hasConnection
-	hasOddName // one that is not in canonical form, which nobody would look up
+	hasUnkeyed
+	hasManyUnkeyed // more than a key takes in
+	hasOddName     // one that is not in canonical form, which nobody would look up
 )
 
-// fieldsOf walks through the fields of a request.
-func fieldsOf(h http.Header) fieldSet {
+// fieldsOf walks through the fields of a request, and adds the unkeyed ones to u.
+func fieldsOf(h http.Header, u *unkeyed) fieldSet {
 	var set fieldSet
 	for name := range h {
 		switch name[:min(1, len(name))] {
 		case "X", "F":
-			for i := range unkeyedNames {
-				if name == unkeyedNames[i] {
-					set |= 1 << i
-				}
+			if isUnkeyed(name) {
+				set |= u.add(name)
 			}
 		case "A":
 			if name == "Authorization" {
@@ -102,6 +92,8 @@ func fieldsOf(h http.Header) fieldSet {
 				set |= hasCacheControl
 			case "Proxy-Authorization":
 				set |= hasAuthorization
+			case "Proxy":
+				set |= u.add(name)
 			}
 		case "R":
 			if name == "Range" {
@@ -143,6 +135,7 @@ func (x *exchange) from() origin {
 func (x *exchange) release() {
 	x.c, x.r, x.w, x.next, x.sender, x.body, x.echo, x.rep = nil, nil, nil, nil, nil, nil, nil, reply{}
 	x.varies = nil
+	clear(x.unkeyed.names[:x.unkeyed.n])
 	x.forms.reset()
 	exchanges.Put(x)
 }
@@ -154,7 +147,8 @@ func (x *exchange) begin(c *Cache, r *http.Request, server bool) Reason {
 	x.looks, x.follows, x.begins, x.least, x.spent = 0, 0, 0, 0, false
 	x.began = time.Now()
 	x.cc = unasked
-	x.fields = fieldsOf(r.Header)
+	x.unkeyed.n = 0
+	x.fields = fieldsOf(r.Header, &x.unkeyed)
 	switch r.Method {
 	case http.MethodGet, "", http.MethodHead:
 		// RFC 9110, section 9.3.1: a body of GET means nothing, and some handlers read it all the
@@ -166,8 +160,8 @@ func (x *exchange) begin(c *Cache, r *http.Request, server bool) Reason {
 	default:
 		return ReasonMethod
 	}
-	if x.fields&(hasUpgrade|hasPrecondition|hasOddName) != 0 || r.URL == nil || r.URL.Opaque != "" ||
-		!server && r.URL.Host == "" || x.nominates() {
+	if x.fields&(hasUpgrade|hasPrecondition|hasManyUnkeyed|hasOddName) != 0 || x.nominates() ||
+		r.URL == nil || r.URL.Opaque != "" || !server && r.URL.Host == "" {
 		return ReasonRequest
 	}
 	if x.fields&hasCacheControl != 0 {
