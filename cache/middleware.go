@@ -301,7 +301,7 @@ func (x *exchange) pass(why Reason) {
 	w := &watcher{Recorder: *response.NewRecorder(x.w, r), x: x, began: began,
 		state: x.c.fetchedState(why, 0, false, false, why)}
 	if method == http.MethodPost || x.head() && x.echo != nil {
-		w.outer = cloneHeader(x.w.Header())
+		w.outer, w.vary = cloneHeader(x.w.Header()), x.w.Header()["Vary"]
 	}
 	if method == http.MethodPost {
 		w.before = x.c.changes.concerning(x.target())

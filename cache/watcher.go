@@ -18,6 +18,7 @@ type watcher struct {
 	state  string
 	seen   bool
 	outer  http.Header // of a POST or a HEAD: what is set around the handler
+	vary   []string    // of the header that outer is a copy of
 	before uint64      // of a POST: what had changed when the handler began
 	post   *Entry      // that a POST has made; nil if it has not
 	length int64       // of its body
@@ -36,7 +37,7 @@ func (w *watcher) see(status int) {
 	if unsafeMethod(x.r.Method) {
 		x.invalidate(ctx, status, h)
 		if x.r.Method == http.MethodPost {
-			w.post = x.posted(ctx, status, ownFields(h, w.outer), w.outer)
+			w.post = x.posted(ctx, status, ownFields(h, w.outer, w.vary), w.outer)
 			w.length = contentLength(h)
 			// A POST that takes longer than another one must not leave what it saw in the other's
 			// place, nor bring back what was purged meanwhile.
@@ -45,7 +46,7 @@ func (w *watcher) see(status int) {
 			}
 		}
 	} else if x.head() && x.echo != nil {
-		x.update(ctx, status, ownFields(h, w.outer), w.outer, w.began)
+		x.update(ctx, status, ownFields(h, w.outer, w.vary), w.outer, w.began)
 	}
 	h["Cache-Status"] = append(h["Cache-Status"][:len(h["Cache-Status"]):len(h["Cache-Status"])], w.state)
 }
