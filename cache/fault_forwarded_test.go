@@ -209,3 +209,20 @@ func TestC02_NoPartOfForwardedHidesInAPeer(t *testing.T) {
 	require.Equal(t, " for=x", text(t, get(last, "/", "Forwarded", "host=a, for=x")))
 	require.Equal(t, "host=a", text(t, get(last, "/", "Forwarded", "host=a")))
 }
+
+// Some servers begin a parameter behind a semicolon too.
+func TestC03_NoParameterHidesInAnIgnoredOne(t *testing.T) {
+	for _, fields := range [][]string{nil, {"No-Vary-Search", `params=("utm_a")`}} {
+		cfg := cache.Config{IgnoreQuery: []string{"utm_*"}}
+		if fields != nil {
+			cfg = cache.Config{}
+		}
+		h := newCache(t, cfg).Middleware(saying(func(r *http.Request) string { return r.URL.RawQuery },
+			append(fields, "Cache-Control", "max-age=60")...))
+		require.Equal(t, "utm_a=0", text(t, get(h, "/?utm_a=0")))
+		require.Equal(t, "utm_a=0", text(t, get(h, "/?utm_a=1")))
+		require.Equal(t, "utm_a=1;id=evil", text(t, get(h, "/?utm_a=1;id=evil")))
+		require.Equal(t, "utm_a=0", text(t, get(h, "/?utm_a=2")))
+		require.Equal(t, "utm_a;id=2", text(t, get(h, "/?utm_a;id=2")))
+	}
+}

@@ -124,7 +124,8 @@ func (c *Cache) withoutIgnored(query string) string {
 	}
 	kept := make([]string, 0, 8)
 	for pair := range strings.SplitSeq(query, "&") {
-		if name, _, _ := strings.Cut(pair, "="); !c.ignores(name) {
+		// Some servers begin a parameter behind a semicolon too.
+		if name, _, _ := strings.Cut(pair, "="); strings.Contains(pair, ";") || !c.ignores(name) {
 			kept = append(kept, pair)
 		}
 	}
