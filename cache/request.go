@@ -158,6 +158,9 @@ func (x *exchange) begin(c *Cache, r *http.Request, server bool) Reason {
 		}
 	case methodQuery:
 	default:
+		if x.fields&hasCacheControl != 0 {
+			x.cc = parseRequestDirectives(r.Header) // a response to POST may be stored
+		}
 		return ReasonMethod
 	}
 	if x.fields&(hasUpgrade|hasPrecondition|hasManyUnkeyed|hasOddName) != 0 || x.nominates() ||
