@@ -144,16 +144,16 @@ func (l *lease) end(stored bool) {
 // take takes the lock of key, or waits for the process that has it, and keeps it until the leases
 // have ended.
 func (t *Tiered) take(ctx context.Context, key Key, f *turn) {
-	decided := false
+	decided, ended := false, false
 	defer func() {
-		// Also after a panic of far, or where it ends its goroutine: then decided is not set.
-		panicked := recover() != nil
+		if ended {
+			return
+		}
+		recover()
+		t.failed(errFarPanicked)
 		if !decided {
 			f.failed, f.again = true, false
 			close(f.decided)
-		}
-		if panicked || !decided {
-			t.failed(errFarPanicked)
 		}
 	}()
 	limit := max(t.wait/2, time.Millisecond)
@@ -177,6 +177,7 @@ func (t *Tiered) take(ctx context.Context, key Key, f *turn) {
 	decided = true
 	close(f.decided)
 	if token == 0 {
+		ended = true
 		return
 	}
 	timer := time.NewTimer(limit / 3)
@@ -185,6 +186,7 @@ func (t *Tiered) take(ctx context.Context, key Key, f *turn) {
 		select {
 		case <-f.over:
 			_ = t.far.Unlock(ctx, key, token, f.stored)
+			ended = true
 			return
 		case <-timer.C:
 			var err error
@@ -195,6 +197,7 @@ func (t *Tiered) take(ctx context.Context, key Key, f *turn) {
 		}
 	}
 	t.turns.takeovers.Add(1)
+	ended = true
 }
 
 var errFarPanicked = errors.New("cache: TieredConfig.Far panicked, or ended its goroutine")
