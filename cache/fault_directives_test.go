@@ -14,8 +14,10 @@ import (
 func TestAStrayQuoteHidesNoDirective(t *testing.T) {
 	modified := time.Now().Add(-1000 * time.Hour).UTC().Format(http.TimeFormat)
 	for _, control := range []string{
-		`x", private`, `x", no-store`, `x=", private`, `x="a, no-store`, `x="a\", private`, `x="a"b", private`,
-		`max-age=60", private`, `", private`, `x="a", private`, `private="X-A`, `private="`, `x="a\` + `", no-store`,
+		`x", private`, `x", no-store`, `x=", private`, `x="a, no-store`, `x="a\", private`,
+		`x="a"b", private`,
+		`max-age=60", private`, `", private`, `x="a", private`, `private="X-A`, `private="`,
+		`x="a\` + `", no-store`,
 	} {
 		origin := numbered("Cache-Control", control, "Last-Modified", modified)
 		h := newCache(t, cache.Config{}).Middleware(origin)
@@ -32,7 +34,8 @@ func TestNoStoreOfAPostIsHeeded(t *testing.T) {
 	for _, fields := range [][]string{
 		{"Cache-Control", "no-store"}, {"Connection", "X-Tea"}, nil,
 	} {
-		h := newCache(t, cache.Config{}).Middleware(numbered("Cache-Control", "max-age=60", "Content-Location", "/"))
+		origin := numbered("Cache-Control", "max-age=60", "Content-Location", "/")
+		h := newCache(t, cache.Config{}).Middleware(origin)
 		post := newRequest(http.MethodPost, "/")
 		for i := 0; i < len(fields); i += 2 {
 			post.Header.Set(fields[i], fields[i+1])

@@ -63,7 +63,8 @@ func TestAFarThatPanicsFailsOnlyItself(t *testing.T) {
 				far := &breakingFar{farStore: &farStore{server: newFarServer()}, exit: exit}
 				tiered, err := cache.NewTiered(cache.TieredConfig{Near: near, Far: far})
 				require.NoError(t, err)
-				h := newCache(t, cache.Config{Store: tiered}).Middleware(numbered("Cache-Control", "max-age=600"))
+				c := newCache(t, cache.Config{Store: tiered})
+				h := c.Middleware(numbered("Cache-Control", "max-age=600"))
 				p := &tier{tiered: tiered}
 				p.run()
 				defer p.stop()
