@@ -24,8 +24,8 @@ const (
 )
 
 // An UnkeyedAction says what is done with the request fields that many handlers read and no key
-// holds: X-Forwarded-Host, X-Original-URL and their like. One client's value must not shape what
-// another client gets.
+// holds: X-Original-URL, all X-Forwarded-* but X-Forwarded-For, and their like, in any spelling. One
+// client's value must not shape what another client gets.
 type UnkeyedAction int
 
 const (

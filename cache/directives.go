@@ -242,7 +242,8 @@ func eachDirective(lines []string, f func(name, value string, hasValue bool)) {
 				value, rest = directiveValue(rest[1:])
 			}
 			// Whatever stands between here and the comma makes an age invalid, and nothing else.
-			junk, next, _ := cutUnquoted(rest, ',')
+			// A stray quote does not hide the comma.
+			junk, next, _ := strings.Cut(rest, ",")
 			if strings.Trim(junk, " \t") != "" {
 				value += junk
 			}
@@ -271,12 +272,12 @@ func directiveValue(s string) (value, rest string) {
 		case '\\':
 			i++
 			if i == len(s) {
-				return b.String(), ""
+				return "", s
 			}
 		}
 		b.WriteByte(s[i])
 	}
-	return b.String(), "" // without an end: it goes as far as the line
+	return "", s // without an end: it is no argument
 }
 
 // cutUnquoted cuts s at the first sep that is not in a quoted string.

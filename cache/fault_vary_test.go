@@ -81,7 +81,7 @@ func TestC15_SecretsInVaryAreStoredAsHashes(t *testing.T) {
 	require.NotContains(t, said.String(), secret)
 }
 
-// A field that the client names in Connection is not forwarded by proxies, and so must not decide.
+// Here nobody takes out what the client names in Connection.
 func TestC55_ConnectionOfTheClientTouchesNeitherKeysNorFraming(t *testing.T) {
 	origin := saying(func(r *http.Request) string { return "<" + r.Header.Get("X-Tea") + ">" },
 		"Cache-Control", "max-age=60", "Vary", "X-Tea", "Content-Length", "7")
@@ -95,5 +95,51 @@ func TestC55_ConnectionOfTheClientTouchesNeitherKeysNorFraming(t *testing.T) {
 		require.Equal(t, "7", resp.Header.Get("Content-Length"), named)
 		resp = get(h, "/", "X-Tea", "black", "Connection", named)
 		require.Equal(t, "<black>", text(t, resp), named)
+	}
+}
+
+// What a handler sets is its own, also if the same stands around it.
+func TestC14_AVaryThatStandsAroundTheHandlerTooIsTheHandlers(t *testing.T) {
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		for _, set := range []func(h http.Header, name string){
+			func(h http.Header, name string) { h.Set("Vary", name) },
+			func(h http.Header, name string) { h.Add("Vary", name) },
+		} {
+			inner := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+				func(w http.ResponseWriter, r *http.Request) {
+					set(w.Header(), "Accept-Language")
+					w.Header().Set("Cache-Control", "max-age=60")
+					w.Header().Set("Content-Location", "/")
+					fmt.Fprint(w, r.Header.Get("Accept-Language"))
+				}))
+			h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Vary", "Accept-Language")
+				inner.ServeHTTP(w, r)
+			})
+			first := newRequest(method, "/")
+			first.Header.Set("Accept-Language", "de")
+			require.Equal(t, "de", text(t, do(h, first)))
+			for range 2 {
+				resp := get(h, "/", "Accept-Language", "fr")
+				require.Equal(t, "fr", text(t, resp))
+				require.Contains(t, resp.Header["Vary"], "Accept-Language")
+			}
+		}
+	}
+}
+
+// A handler that allows origins itself depends on Origin, whoever says so.
+func TestC14_OriginAroundTheHandlerCountsIfTheHandlerAllowsOrigins(t *testing.T) {
+	inner := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Access-Control-Allow-Origin", r.Header.Get("Origin"))
+			w.Header().Set("Cache-Control", "max-age=60")
+		}))
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Vary", "Origin")
+		inner.ServeHTTP(w, r)
+	})
+	for _, origin := range []string{"https://a.example", "https://b.example"} {
+		require.Equal(t, origin, get(h, "/", "Origin", origin).Header.Get("Access-Control-Allow-Origin"))
 	}
 }

@@ -73,15 +73,17 @@ func TestC05_AnotherKeysValueIsAMiss(t *testing.T) {
 func TestC55_AClientsConnectionFieldTakesNothingOutOfKeysOrAnswers(t *testing.T) {
 	s := httptest.NewServer(newCache(t, cache.Config{}).Middleware(varying("X-A")))
 	defer s.Close()
-	for i, value := range []string{"1", "2", "1", "2"} {
-		conn := dial(t, s.Listener.Addr().String())
-		fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: x\r\nX-A: %s\r\n"+
-			"Connection: close, X-A, Vary, Content-Length, Age\r\n\r\n", value)
-		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		require.NoError(t, err)
-		require.Equal(t, value, text(t, resp))
-		require.EqualValues(t, 1, resp.ContentLength)
-		require.Equal(t, i >= 2, resp.Header.Get("Age") != "")
+	for _, named := range []string{", X-A, Vary, Content-Length, Age", ""} {
+		for i, value := range []string{"1", "2", "1", "2"} {
+			conn := dial(t, s.Listener.Addr().String())
+			fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: x\r\nX-A: %s\r\nConnection: close%s\r\n\r\n",
+				value, named)
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			require.NoError(t, err)
+			require.Equal(t, value, text(t, resp))
+			require.EqualValues(t, 1, resp.ContentLength)
+			require.Equal(t, named == "" && i >= 2, resp.Header.Get("Age") != "")
+		}
 	}
 }
 

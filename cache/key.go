@@ -3,7 +3,6 @@ package cache
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"net/textproto"
 	"net/url"
 	"strings"
 )
@@ -44,8 +43,8 @@ func (x *exchange) appendEcho(b []byte) []byte {
 			b = appendPart(b, extra)
 		}
 	}
-	if mask := x.fields & unkeyedFields; mask != 0 && x.c.cfg.Unkeyed == UnkeyedKey {
-		b = x.appendUnkeyed(b, mask)
+	if x.unkeyed.n > 0 && x.c.cfg.Unkeyed == UnkeyedKey {
+		b = x.appendUnkeyed(b)
 	}
 	if kind|0x20 == 'q' {
 		b = x.appendBody(b)
@@ -97,49 +96,6 @@ func withoutPort(host string, http, https bool) string {
 	return host
 }
 
-// appendUnkeyed appends the fields of mask. A name cannot be taken for a value: both have lengths.
-func (x *exchange) appendUnkeyed(b []byte, mask fieldSet) []byte {
-	for i, name := range unkeyedNames {
-		if mask&(1<<i) == 0 {
-			continue
-		}
-		b = append(b, 'u')
-		b = appendPart(b, name)
-		values := x.r.Header[name]
-		if name == "Forwarded" {
-			b = appendPart(b, withoutPeers(values))
-			continue
-		}
-		b = binary.AppendUvarint(b, uint64(len(values)))
-		for _, v := range values {
-			b = appendPart(b, v)
-		}
-	}
-	return b
-}
-
-// withoutPeers returns the parameters of a Forwarded field (RFC 7239) without those that tell one
-// client or proxy from another.
-func withoutPeers(values []string) string {
-	var list []string
-	for _, v := range values {
-		for _, element := range splitList(v, ',') {
-			var rest []string
-			for _, pair := range splitList(element, ';') {
-				name, _, _ := strings.Cut(pair, "=")
-				if name = textproto.TrimString(name); !strings.EqualFold(name, "for") &&
-					!strings.EqualFold(name, "by") {
-					rest = append(rest, pair)
-				}
-			}
-			if len(rest) > 0 {
-				list = append(list, strings.Join(rest, ";"))
-			}
-		}
-	}
-	return strings.Join(list, ",")
-}
-
 // appendBody appends what RFC 10008, section 2.7, adds to the key of a QUERY: its content and the
 // fields that say what it means.
 func (x *exchange) appendBody(b []byte) []byte {
@@ -170,7 +126,8 @@ func (c *Cache) withoutIgnored(query string) string {
 	}
 	kept := make([]string, 0, 8)
 	for pair := range strings.SplitSeq(query, "&") {
-		if name, _, _ := strings.Cut(pair, "="); !c.ignores(name) {
+		// Some servers begin a parameter behind a semicolon too.
+		if name, _, _ := strings.Cut(pair, "="); strings.Contains(pair, ";") || !c.ignores(name) {
 			kept = append(kept, pair)
 		}
 	}

@@ -301,7 +301,7 @@ func (x *exchange) onInterim() func(interim) {
 // pass runs the handler for a request that the cache cannot answer, on the client's goroutine.
 func (x *exchange) pass(why Reason) {
 	r, method := x.r, x.r.Method
-	if x.c.cfg.Unkeyed == UnkeyedDrop && x.fields&(unkeyedFields|hasOddName) != 0 {
+	if x.c.cfg.Unkeyed == UnkeyedDrop && x.fields&(hasUnkeyed|hasOddName) != 0 {
 		r = r.Clone(r.Context())
 		x.c.unkeyed(r, x.fields)
 	}
@@ -310,7 +310,7 @@ func (x *exchange) pass(why Reason) {
 	w := &watcher{Recorder: *response.NewRecorder(x.w, r), x: x, began: began,
 		state: x.c.fetchedState(why, 0, false, false, why)}
 	if method == http.MethodPost || x.head() && x.echo != nil {
-		w.outer = cloneHeader(x.w.Header())
+		w.outer, w.vary = cloneHeader(x.w.Header()), x.w.Header()["Vary"]
 	}
 	if method == http.MethodPost {
 		w.before = x.c.changes.concerning(x.target())

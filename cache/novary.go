@@ -120,7 +120,8 @@ func (r searchRule) apply(query string) string {
 		}
 		name, value, _ := strings.Cut(part, "=")
 		p := pair{formDecode(name), formDecode(value)}
-		if _, listed := slices.BinarySearch(r.names, p.name); listed == r.all {
+		// Some servers begin a parameter behind a semicolon too.
+		if _, listed := slices.BinarySearch(r.names, p.name); listed == r.all || strings.Contains(part, ";") {
 			pairs = append(pairs, p)
 		}
 	}

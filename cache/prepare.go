@@ -94,19 +94,11 @@ func (f *fill) outgoing() *http.Request {
 // unkeyed keeps the fields that keys do not hold from the handler, if so configured, in whatever
 // spelling.
 func (c *Cache) unkeyed(r *http.Request, fields fieldSet) {
-	if c.cfg.Unkeyed != UnkeyedDrop {
-		return
-	}
-	for i, name := range unkeyedNames {
-		if fields&(1<<i) != 0 {
-			delete(r.Header, name)
-		}
-	}
-	if fields&hasOddName == 0 {
+	if c.cfg.Unkeyed != UnkeyedDrop || fields&(hasUnkeyed|hasOddName) == 0 {
 		return
 	}
 	for name := range r.Header {
-		if slices.Contains(unkeyedNames[:], http.CanonicalHeaderKey(name)) {
+		if isUnkeyed(name) {
 			delete(r.Header, name)
 		}
 	}

@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"io"
 	"net/http"
+	"net/textproto"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -20,6 +22,7 @@ type exchange struct {
 	server  bool                // in a Middleware
 	rep     reply
 	fields  fieldSet          // that the request has
+	unkeyed unkeyed           // those of them
 	cc      requestDirectives // what the request asks for
 	body    []byte            // of a QUERY
 	key     Key
@@ -45,19 +48,8 @@ var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 // is cheaper than to look for each.
 type fieldSet uint64
 
-// unkeyedNames are the request fields that many handlers read as if they were part of the URL (C01,
-// C02) or of the method (C09). Their places are the low bits of a fieldSet.
-var unkeyedNames = [...]string{
-	"Forwarded", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Scheme", "X-Forwarded-Port",
-	"X-Forwarded-Prefix", "X-Forwarded-Server", "X-Forwarded-Path", "X-Forwarded-Ssl", "X-Host",
-	"X-Original-Host", "X-Original-Url", "X-Rewrite-Url", "X-Http-Method-Override", "X-Http-Method",
-	"X-Method-Override",
-}
-
-const unkeyedFields fieldSet = 1<<len(unkeyedNames) - 1
-
 const (
-	hasAuthorization fieldSet = 1 << (len(unkeyedNames) + iota)
+	hasAuthorization fieldSet = 1 << iota
 	hasCookie
 	hasCacheControl
 	hasRange
@@ -66,34 +58,35 @@ const (
 	hasIfModifiedSince
 	hasPrecondition // If-Match, If-Unmodified-Since
 	hasUpgrade
-	hasOddName // one that is not in canonical form, under which nobody here looks it up
+	hasConnection
+	hasUnkeyed
+	hasManyUnkeyed // more than a key takes in
+	hasOddName     // one that is not in canonical form, under which nobody here looks it up
 )
 
-// fieldsOf walks through the fields of a request.
-func fieldsOf(h http.Header) fieldSet {
+// fieldsOf walks through the fields of a request, and adds the unkeyed ones to u.
+func fieldsOf(h http.Header, u *unkeyed) fieldSet {
 	var set fieldSet
 	for name := range h {
 		switch name {
 		// What most requests have and does not matter here, for speed.
-		case "Accept", "Accept-Encoding", "Accept-Language", "Connection", "Content-Type", "Dnt", "Origin",
+		case "Accept", "Accept-Encoding", "Accept-Language", "Content-Type", "Dnt", "Origin",
 			"Priority", "Referer", "Sec-Ch-Ua", "Sec-Ch-Ua-Mobile", "Sec-Ch-Ua-Platform", "Sec-Fetch-Dest",
 			"Sec-Fetch-Mode", "Sec-Fetch-Site", "Sec-Fetch-User", "Te", "Traceparent", "Tracestate",
 			"Upgrade-Insecure-Requests", "User-Agent", "Via", "X-Forwarded-For", "X-Real-Ip", "X-Request-Id":
 		default:
-			set |= fieldOf(name)
+			set |= fieldOf(name, u)
 		}
 	}
 	return set
 }
 
-// fieldOf returns what a field of that name adds to a fieldSet.
-func fieldOf(name string) fieldSet {
+// fieldOf returns what a field of that name adds to a fieldSet, and adds it to u if it is unkeyed.
+func fieldOf(name string, u *unkeyed) (set fieldSet) {
 	switch name[:min(1, len(name))] {
 	case "X", "F":
-		for i := range unkeyedNames {
-			if name == unkeyedNames[i] {
-				return 1 << i
-			}
+		if isUnkeyed(name) {
+			set = u.add(name)
 		}
 	case "A":
 		if name == "Authorization" {
@@ -105,6 +98,8 @@ func fieldOf(name string) fieldSet {
 			return hasCookie
 		case "Cache-Control":
 			return hasCacheControl
+		case "Connection":
+			return hasConnection
 		}
 	case "P":
 		switch name {
@@ -112,6 +107,8 @@ func fieldOf(name string) fieldSet {
 			return hasCacheControl
 		case "Proxy-Authorization":
 			return hasAuthorization
+		case "Proxy":
+			return u.add(name)
 		}
 	case "R":
 		if name == "Range" {
@@ -134,9 +131,9 @@ func fieldOf(name string) fieldSet {
 		}
 	}
 	if !canonical(name) {
-		return hasOddName
+		set |= hasOddName
 	}
-	return 0
+	return set
 }
 
 // from returns where x fetches from.
@@ -151,6 +148,7 @@ func (x *exchange) from() origin {
 func (x *exchange) release() {
 	x.c, x.r, x.w, x.next, x.sender, x.body, x.echo, x.rep = nil, nil, nil, nil, nil, nil, nil, reply{}
 	x.varies = nil
+	clear(x.unkeyed.names[:x.unkeyed.n])
 	x.forms.reset()
 	exchanges.Put(x)
 }
@@ -162,7 +160,8 @@ func (x *exchange) begin(c *Cache, r *http.Request, server bool) Reason {
 	x.looks, x.follows, x.begins, x.least, x.spent = 0, 0, 0, 0, false
 	x.began = time.Now()
 	x.cc = unasked
-	x.fields = fieldsOf(r.Header)
+	x.unkeyed.n = 0
+	x.fields = fieldsOf(r.Header, &x.unkeyed)
 	switch r.Method {
 	case http.MethodGet, "", http.MethodHead:
 		// RFC 9110, section 9.3.1: a body of GET means nothing, and some handlers read it all the
@@ -172,16 +171,48 @@ func (x *exchange) begin(c *Cache, r *http.Request, server bool) Reason {
 		}
 	case methodQuery:
 	default:
+		if x.fields&hasCacheControl != 0 {
+			x.cc = parseRequestDirectives(r.Header) // a response to POST may be stored
+		}
 		return ReasonMethod
 	}
-	if x.fields&(hasUpgrade|hasPrecondition|hasOddName) != 0 || r.URL == nil || r.URL.Opaque != "" ||
-		!server && r.URL.Host == "" {
+	if x.fields&(hasUpgrade|hasPrecondition|hasManyUnkeyed|hasOddName) != 0 || x.nominates() ||
+		r.URL == nil || r.URL.Opaque != "" || !server && r.URL.Host == "" {
 		return ReasonRequest
 	}
 	if x.fields&hasCacheControl != 0 {
 		x.cc = parseRequestDirectives(r.Header)
 	}
 	return ReasonNone
+}
+
+// nominates reports whether Connection names fields that a proxy behind the cache would not send on
+// (RFC 9110, section 7.6.1). The origin would not see them, so that its response must not be stored
+// for a request that has them.
+func (x *exchange) nominates() bool {
+	if x.fields&hasConnection == 0 {
+		return false
+	}
+	for _, line := range x.r.Header["Connection"] {
+		for name := range strings.SplitSeq(line, ",") {
+			if !ofConnection(textproto.TrimString(name)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ofConnection reports whether name, in a field Connection, is about the connection alone.
+func ofConnection(name string) bool {
+	for _, own := range [...]string{
+		"", "keep-alive", "close", "te", "upgrade", "http2-settings", "proxy-connection",
+	} {
+		if strings.EqualFold(name, own) {
+			return true
+		}
+	}
+	return false
 }
 
 // hasBody reports whether r may have a body. A client's unknown length is 0 with a Body; a server's

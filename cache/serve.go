@@ -25,6 +25,7 @@ func (o *served) fetch(f *fill) {
 	for {
 		r := f.outgoing()
 		w := &fillWriter{f: f, r: r, outer: o.outer, header: cloneHeader(o.outer)}
+		w.vary = w.header["Vary"]
 		o.next.ServeHTTP(w, r)
 		w.finish()
 		if !w.again {
@@ -50,6 +51,7 @@ type fillWriter struct {
 	r       *http.Request // the handler's
 	outer   http.Header
 	header  http.Header
+	vary    []string    // of header, before the handler
 	status  int         // as written; 0 before
 	own     http.Header // the handler's, when it wrote the status
 	began   bool        // the fill knows the status
@@ -78,15 +80,17 @@ func (w *fillWriter) WriteHeader(status int) {
 	w.length = contentLength(w.own)
 }
 
-func (w *fillWriter) ownFields() http.Header { return ownFields(w.header, w.outer) }
+func (w *fillWriter) ownFields() http.Header { return ownFields(w.header, w.outer, w.vary) }
 
-// ownFields returns what a handler has set in a header that began as a copy of outer.
-func ownFields(h, outer http.Header) http.Header {
+// ownFields returns what a handler has set in a header that began with the values of outer. Its Vary
+// was the slice vary itself: a handler that sets the same values anew depends on what they name.
+func ownFields(h, outer http.Header, vary []string) http.Header {
 	own := make(http.Header, len(h))
 	for name, values := range h {
 		before := outer[name]
 		switch {
-		case slices.Equal(values, before) && before != nil:
+		case slices.Equal(values, before) && before != nil &&
+			(name != "Vary" || len(values) == 0 || &values[0] == &vary[0]):
 			// left alone
 		case len(before) > 0 && appended(name) && len(values) > len(before) &&
 			slices.Equal(values[:len(before)], before):

@@ -126,7 +126,10 @@ func (t *Tiered) Run(ctx context.Context) error {
 		}()
 		err = t.far.Watch(ctx, func(n News) { t.hear(n, wake) })
 	}()
-	defer func() { <-watched }()
+	defer func() {
+		end(nil) // Sync may have panicked
+		<-watched
+	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {

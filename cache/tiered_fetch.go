@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -143,6 +144,18 @@ func (l *lease) end(stored bool) {
 // take takes the lock of key, or waits for the process that has it, and keeps it until the leases
 // have ended.
 func (t *Tiered) take(ctx context.Context, key Key, f *turn) {
+	decided, ended := false, false
+	defer func() {
+		if ended {
+			return
+		}
+		recover()
+		t.failed(errFarPanicked)
+		if !decided {
+			f.failed, f.again = true, false
+			close(f.decided)
+		}
+	}()
 	limit := max(t.wait/2, time.Millisecond)
 	token := t.lock(ctx, key, f, limit)
 	f.sight = here
@@ -161,8 +174,10 @@ func (t *Tiered) take(ctx context.Context, key Key, f *turn) {
 		}
 		t.turns.mu.Unlock()
 	}
+	decided = true
 	close(f.decided)
 	if token == 0 {
+		ended = true
 		return
 	}
 	timer := time.NewTimer(limit / 3)
@@ -171,6 +186,7 @@ func (t *Tiered) take(ctx context.Context, key Key, f *turn) {
 		select {
 		case <-f.over:
 			_ = t.far.Unlock(ctx, key, token, f.stored)
+			ended = true
 			return
 		case <-timer.C:
 			var err error
@@ -181,7 +197,10 @@ func (t *Tiered) take(ctx context.Context, key Key, f *turn) {
 		}
 	}
 	t.turns.takeovers.Add(1)
+	ended = true
 }
+
+var errFarPanicked = errors.New("cache: TieredConfig.Far panicked, or ended its goroutine")
 
 // lock returns the token of the lock, or zero if the leases go on without: nobody could be asked,
 // or the other process has fetched for itself alone, or for too long.
@@ -283,13 +302,32 @@ func (f *fill) endLease() {
 // inTurn waits for the turn of f, a refresh, and reports whether f is still needed.
 func (f *fill) inTurn() bool {
 	x := f.x
+	waited := false
+	defer func() {
+		if waited {
+			return
+		}
+		// The store has panicked, or has ended its goroutine, when it was looked into again.
+		if recover() != nil {
+			f.c.counts.panics.Add(1)
+		}
+		if x.lease != nil {
+			x.lease.end(false)
+		}
+		f.fail(errExited, nil)
+		f.c.fills.remove(f)
+		f.c.work.remove(f)
+		f.cancel(nil)
+	}()
 	r, mark, looked := x.await(f.ctx)
 	if !looked && f.ctx.Err() == nil {
+		waited = true
 		return true
 	}
-	f.lease, x.lease = x.lease, nil
 	e, _ := x.pick(r)
 	fresh := e != nil && x.judge(e, time.Now()).use == useFresh
+	waited = true
+	f.lease, x.lease = x.lease, nil
 	if f.lease != nil {
 		if !fresh && f.ctx.Err() == nil {
 			f.mark = mark

@@ -15,8 +15,14 @@ const maxOwed = 256
 type owed struct {
 	size atomic.Int64 // of list
 
-	mu   sync.Mutex // guards the field below
-	list []Purge
+	mu    sync.Mutex // guards the fields below
+	list  []owedPurge
+	count uint64 // of calls of add
+}
+
+type owedPurge struct {
+	Purge
+	number uint64 // of the last call of add for it
 }
 
 // add takes note of p, if anybody is there to repeat it.
@@ -26,18 +32,20 @@ func (o *owed) add(p Purge, repeated bool) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	switch {
-	case slices.Contains(o.list, p):
+	o.count++
+	switch i := slices.IndexFunc(o.list, func(q owedPurge) bool { return q.Purge == p }); {
+	case i >= 0:
+		o.list[i].number = o.count // who is repeating it now may be too early
 	case len(o.list) < maxOwed:
-		o.list = append(o.list, p)
+		o.list = append(o.list, owedPurge{p, o.count})
 	default:
-		o.list = []Purge{{How: Hard}}
+		o.list = []owedPurge{{Purge{How: Hard}, o.count}}
 	}
 	o.size.Store(int64(len(o.list)))
 }
 
 // first returns a purge that is owed.
-func (o *owed) first() (p Purge, ok bool) {
+func (o *owed) first() (p owedPurge, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.list) == 0 {
@@ -46,10 +54,11 @@ func (o *owed) first() (p Purge, ok bool) {
 	return o.list[0], true
 }
 
-func (o *owed) remove(p Purge) {
+// remove takes out p, unless it is owed anew.
+func (o *owed) remove(p owedPurge) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.list = slices.DeleteFunc(o.list, func(q Purge) bool { return q == p })
+	o.list = slices.DeleteFunc(o.list, func(q owedPurge) bool { return q.number == p.number })
 	o.size.Store(int64(len(o.list)))
 }
 
@@ -61,7 +70,7 @@ func (o *owed) of(e *Entry) bool {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return slices.ContainsFunc(o.list, func(p Purge) bool {
+	return slices.ContainsFunc(o.list, func(p owedPurge) bool {
 		if p.Label == "" {
 			return strings.HasPrefix(e.URL, p.Prefix)
 		}
@@ -73,7 +82,7 @@ func (o *owed) of(e *Entry) bool {
 func (t *Tiered) repay(ctx context.Context) {
 	for ctx.Err() == nil {
 		p, ok := t.owed.first()
-		if !ok || t.far.Purge(ctx, p) != nil {
+		if !ok || t.far.Purge(ctx, p.Purge) != nil {
 			return
 		}
 		t.owed.remove(p)

@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"testing"
@@ -82,4 +83,46 @@ func TestC63_ALookBetweenAPurgeAndItsFailure(t *testing.T) {
 		require.ErrorIs(t, c.PurgeTag(t.Context(), "a", cache.Hard), cache.ErrUnreached)
 		require.Equal(t, "2", text(t, get(h, "/")))
 	})
+}
+
+// TestC63_APurgeThatFailsWhileItIsRepeated is not repaid by what began before it.
+func TestC63_APurgeThatFailsWhileItIsRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := newFarServer()
+		far := &repeatingFar{farStore: &farStore{server: server}}
+		near, err := cache.NewMemoryStore(cache.MemoryStoreConfig{})
+		require.NoError(t, err)
+		tiered, err := cache.NewTiered(cache.TieredConfig{Near: near, Far: far})
+		require.NoError(t, err)
+		p := &tier{tiered: tiered}
+		p.run()
+		defer p.stop()
+		purge := cache.Purge{Label: "x", How: cache.Hard}
+		far.down.Store(true)
+		require.Error(t, tiered.Purge(t.Context(), purge))
+		far.during = func() {
+			far.during = nil
+			far.down.Store(true)
+			require.Error(t, tiered.Purge(t.Context(), purge))
+			far.down.Store(false)
+		}
+		far.down.Store(false)
+		time.Sleep(5 * time.Second)
+		require.Zero(t, tiered.Stats().Owed)
+		require.Len(t, server.purges, 2)
+	})
+}
+
+// In a repeatingFar something happens once after a purge was done and before it is told.
+type repeatingFar struct {
+	*farStore
+	during func()
+}
+
+func (s *repeatingFar) Purge(ctx context.Context, p cache.Purge) error {
+	err := s.farStore.Purge(ctx, p)
+	if err == nil && s.during != nil {
+		s.during()
+	}
+	return err
 }

@@ -65,7 +65,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 // send sends a request that the cache cannot answer.
 func (x *exchange) send(why Reason) (*http.Response, error) {
 	r := x.r
-	if x.c.cfg.Unkeyed == UnkeyedDrop && x.fields&(unkeyedFields|hasOddName) != 0 {
+	if x.c.cfg.Unkeyed == UnkeyedDrop && x.fields&(hasUnkeyed|hasOddName) != 0 {
 		r = r.Clone(r.Context())
 		x.c.unkeyed(r, x.fields)
 	}

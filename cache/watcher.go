@@ -18,6 +18,7 @@ type watcher struct {
 	state  string
 	seen   bool
 	outer  http.Header // of a POST or a HEAD: what is set around the handler
+	vary   []string    // of the header that outer is a copy of
 	before uint64      // of a POST: what had changed when the handler began
 	post   *Entry      // that a POST has made; nil if it has not
 	length int64       // of its body
@@ -37,7 +38,7 @@ func (w *watcher) see(status int) {
 		plain := plainNames(h)
 		x.invalidate(ctx, status, plain)
 		if x.r.Method == http.MethodPost {
-			w.post = x.posted(ctx, status, ownFields(h, w.outer), outer)
+			w.post = x.posted(ctx, status, ownFields(h, w.outer, w.vary), outer)
 			w.length = contentLength(plain)
 			// A POST that takes longer than another one must not leave what it saw in the other's
 			// place, nor bring back what was purged meanwhile.
@@ -46,7 +47,7 @@ func (w *watcher) see(status int) {
 			}
 		}
 	} else if x.head() && x.echo != nil {
-		x.update(ctx, status, ownFields(h, w.outer), outer, w.began)
+		x.update(ctx, status, ownFields(h, w.outer, w.vary), outer, w.began)
 	}
 	h["Cache-Status"] = append(h["Cache-Status"][:len(h["Cache-Status"]):len(h["Cache-Status"])], w.state)
 }
