@@ -389,7 +389,7 @@ func TestEventsAndStatsBecomeMetrics(t *testing.T) {
 	}
 	// Counted events and statistics agree.
 	for event, stat := range map[string]string{
-		"trivet.balancer.attempt":                "trivet.balancer.attempts",
+		"trivet.balancer.attempt":                "trivet.balancer.requests",
 		"trivet.balancer.attempt{failure}":       "trivet.balancer.failures",
 		"trivet.ratelimit.decision{admitted}":    "trivet.ratelimit.admitted",
 		"trivet.ratelimit.decision{limited}":     "trivet.ratelimit.limited",
