@@ -24,15 +24,16 @@ const (
 )
 
 // An UnkeyedAction says what is done with the request fields that many handlers read and no key
-// holds: X-Original-URL, all X-Forwarded-* but X-Forwarded-For, and their like, in any spelling. One
-// client's value must not shape what another client gets.
+// holds: X-Original-URL, all X-Forwarded-* but X-Forwarded-For, and their like, in any spelling.
+// One client's value must not shape what another client gets.
 type UnkeyedAction int
 
 const (
 	// UnkeyedKey makes the values of these fields part of the key. The parameters for and by of
 	// the field Forwarded, which tell one client from another, stay out.
 	UnkeyedKey UnkeyedAction = iota
-	// UnkeyedDrop keeps these fields from the handler.
+	// UnkeyedDrop keeps these fields from the handler, X-Forwarded-User and a client's certificate
+	// among them.
 	UnkeyedDrop
 )
 
@@ -50,7 +51,7 @@ type Config struct {
 
 	// KeyExtra, if not nil, returns what else tells one response from another, such as the version
 	// of the API that was resolved (versioning.Key). If ok is false nothing is added to the key,
-	// as without KeyExtra; an empty key with ok is a value like others, and other than that.
+	// as without KeyExtra. An empty key with ok true is a value of its own.
 	KeyExtra func(r *http.Request) (key string, ok bool)
 
 	// IgnoreQuery names the parameters of the URL's query that make no difference, such as

@@ -48,9 +48,12 @@
 // A handler whose answer depends on who asks must say so: Cache-Control: private or no-store, or
 // Vary. The Cache stores nothing with Set-Cookie ([Config.StoreSetCookie]) and heeds Authorization,
 // but a page that reads a cookie and says "max-age=60" is the same page for everybody. If a
-// middleware around the Cache sets Vary: Cookie or Authorization, that counts as the handler's. A
-// page that was never fresh, for it has an entity tag and nothing else, is stored to be validated:
-// no max-stale of a client and no failure of the origin shows it to another client.
+// middleware around the Cache sets Vary: Cookie or Authorization, that counts as the handler's, and
+// so does Vary: Origin if the handler itself allows some origins. A request passes if a field of
+// its header has a name that is not in canonical form, if its Connection names other fields, or if
+// it has more than 16 of those that [Config.Unkeyed] is about. A page that was never fresh, for it
+// has an entity tag and nothing else, is stored to be validated: no max-stale of a client and no
+// failure of the origin shows it to another client.
 //
 // # Limits of the HTTP cache
 //

@@ -48,7 +48,7 @@ const (
 	ReasonPass          Reason = "pass"           // a response of this URL could not be shared lately
 	ReasonSkip          Reason = "skip"           // Config.Skip said so
 	ReasonMethod        Reason = "method"         // the method cannot be answered from a cache
-	ReasonRequest       Reason = "request"        // the request asks for a fetch
+	ReasonRequest       Reason = "request"        // the request asks for a fetch, or no key fits it
 	ReasonURIMiss       Reason = "uri-miss"       // nothing is stored for the URL
 	ReasonVaryMiss      Reason = "vary-miss"      // only other variants are stored
 	ReasonPartial       Reason = "partial"        // the stored response lacks a part

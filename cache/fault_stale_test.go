@@ -37,3 +37,24 @@ func TestC40_AFetchThatFailsLateIsJudgedWhenItHasFailed(t *testing.T) {
 		})
 	}
 }
+
+// A response that is purged while its replacement is being fetched does not stand in for that.
+func TestC40_APurgeDuringAFetchCounts(t *testing.T) {
+	origin := &counted{}
+	var c *cache.Cache
+	origin.serve = func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60, stale-if-error=600")
+		if origin.calls.Load() > 1 {
+			require.NoError(t, c.PurgeURL(r.Context(), "http://example.com/", cache.Hard))
+			w.Header().Set("Cache-Control", "no-store")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		c = newCache(t, cache.Config{})
+		h := c.Middleware(origin)
+		get(h, "/")
+		time.Sleep(63 * time.Second)
+		require.Equal(t, http.StatusServiceUnavailable, get(h, "/").StatusCode)
+	})
+}

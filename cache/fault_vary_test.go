@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -104,6 +105,7 @@ func TestC14_AVaryThatStandsAroundTheHandlerTooIsTheHandlers(t *testing.T) {
 		for _, set := range []func(h http.Header, name string){
 			func(h http.Header, name string) { h.Set("Vary", name) },
 			func(h http.Header, name string) { h.Add("Vary", name) },
+			func(h http.Header, name string) { h.Set("Vary", name); h.Add("Vary", "Accept-Encoding") },
 		} {
 			inner := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
 				func(w http.ResponseWriter, r *http.Request) {
@@ -126,6 +128,47 @@ func TestC14_AVaryThatStandsAroundTheHandlerTooIsTheHandlers(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A middleware that copies the header and puts it back does not make the handler depend on what
+// stands around both.
+func TestC14_AVaryThatStandsAroundIsNotTheHandlersIfItIsCopied(t *testing.T) {
+	calls := 0
+	headers := newHeaders(t, cache.HeadersConfig{TTL: time.Minute})
+	inner := newCache(t, cache.Config{}).Middleware(headers.Middleware(http.HandlerFunc(
+		func(w http.ResponseWriter, _ *http.Request) {
+			calls++
+			fmt.Fprint(w, "for all")
+		})))
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Vary", "Origin")
+		inner.ServeHTTP(w, r)
+	})
+	for _, origin := range []string{"https://a.example", "https://b.example", ""} {
+		resp := get(h, "/", "Origin", origin)
+		require.Equal(t, "for all", text(t, resp))
+		require.Equal(t, []string{"Origin"}, resp.Header["Vary"])
+	}
+	require.Equal(t, 1, calls)
+}
+
+// What is for every origin does not depend on who asks.
+func TestC14_OriginAroundTheHandlerDoesNotCountIfAllOriginsAreAllowed(t *testing.T) {
+	calls := 0
+	inner := newCache(t, cache.Config{}).Middleware(http.HandlerFunc(
+		func(w http.ResponseWriter, _ *http.Request) {
+			calls++
+			w.Header().Set("Access-Control-Allow-Origin", "*")
+			w.Header().Set("Cache-Control", "max-age=60")
+		}))
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Vary", "Origin")
+		inner.ServeHTTP(w, r)
+	})
+	for _, origin := range []string{"https://a.example", "https://b.example"} {
+		require.Equal(t, "*", get(h, "/", "Origin", origin).Header.Get("Access-Control-Allow-Origin"))
+	}
+	require.Equal(t, 1, calls)
 }
 
 // A handler that allows origins itself depends on Origin, whoever says so.

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/trivet-go/trivet/internal/grammar"
 )
 
 // capFreshness lowers what header states of its freshness to most.
@@ -55,19 +57,18 @@ func capDirectives(line string, most int64) string {
 	return out.String()
 }
 
-// directiveEnd returns where the first directive of list ends: at a comma outside of quotes, or
-// where the list does.
+// directiveEnd returns where the first directive of list ends: at a comma outside of a quoted
+// argument, or where the list does. What eachDirective takes for two directives are two here.
 func directiveEnd(list string) int {
-	quoted := false
-	for i := 0; i < len(list); i++ {
-		switch c := list[i]; {
-		case c == '"':
-			quoted = !quoted
-		case quoted && c == '\\':
-			i++
-		case !quoted && c == ',':
-			return i
-		}
+	rest := strings.TrimLeft(list, " \t")
+	for rest != "" && grammar.IsTokenByte(rest[0]) {
+		rest = rest[1:]
+	}
+	if strings.HasPrefix(rest, "=") {
+		_, rest = directiveValue(rest[1:])
+	}
+	if comma := strings.IndexByte(rest, ','); comma >= 0 {
+		return len(list) - len(rest) + comma
 	}
 	return len(list)
 }

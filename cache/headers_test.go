@@ -272,6 +272,9 @@ func TestHeadersCapFreshness(t *testing.T) {
 			"Cache-Control", []string{"no-cache, stale-if-error=99,"},
 			[]string{"no-cache, stale-if-error=99,"},
 		},
+		"behind a stray quote": {
+			"Cache-Control", []string{`x", max-age=61`}, []string{`x", max-age=60`},
+		},
 		"targeted":         {"Cdn-Cache-Control", []string{"max-age=61"}, []string{"max-age=60"}},
 		"surrogates":       {"Surrogate-Control", []string{"max-age=61"}, []string{"max-age=60"}},
 		"a late Expires":   {"Expires", []string{at(time.Hour)}, []string{at(time.Minute)}},

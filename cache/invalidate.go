@@ -100,7 +100,7 @@ func (x *exchange) posted(ctx context.Context, status int, own, outer http.Heade
 		return nil // what other processes were told to forget meanwhile is not known
 	}
 	if status != http.StatusOK || len(location) == 0 || x.r.URL.Opaque != "" ||
-		x.fields&(hasManyUnkeyed|hasOddName) != 0 || x.nominates() {
+		x.fields&hasOddName != 0 || x.manyUnkeyed() || x.nominates() {
 		return nil
 	}
 	target := x.target()

@@ -310,7 +310,7 @@ func (x *exchange) pass(why Reason) {
 	w := &watcher{Recorder: *response.NewRecorder(x.w, r), x: x, began: began,
 		state: x.c.fetchedState(why, 0, false, false, why)}
 	if method == http.MethodPost || x.head() && x.echo != nil {
-		w.outer, w.vary = cloneHeader(x.w.Header()), x.w.Header()["Vary"]
+		w.outer, w.vary = cloneHeader(x.w.Header()), unshared(x.w.Header())
 	}
 	if method == http.MethodPost {
 		w.before = x.c.changes.concerning(x.target())

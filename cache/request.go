@@ -22,7 +22,7 @@ type exchange struct {
 	server  bool                // in a Middleware
 	rep     reply
 	fields  fieldSet          // that the request has
-	unkeyed unkeyed           // those of them
+	unkeyed unkeyed           // the unkeyed ones among its fields
 	cc      requestDirectives // what the request asks for
 	body    []byte            // of a QUERY
 	key     Key
@@ -61,7 +61,7 @@ const (
 	hasConnection
 	hasUnkeyed
 	hasManyUnkeyed // more than a key takes in
-	hasOddName     // one that is not in canonical form, under which nobody here looks it up
+	hasOddName     // one that is not in canonical form: nobody here looks for it under that name
 )
 
 // fieldsOf walks through the fields of a request, and adds the unkeyed ones to u.
@@ -176,7 +176,7 @@ func (x *exchange) begin(c *Cache, r *http.Request, server bool) Reason {
 		}
 		return ReasonMethod
 	}
-	if x.fields&(hasUpgrade|hasPrecondition|hasManyUnkeyed|hasOddName) != 0 || x.nominates() ||
+	if x.fields&(hasUpgrade|hasPrecondition|hasOddName) != 0 || x.manyUnkeyed() || x.nominates() ||
 		r.URL == nil || r.URL.Opaque != "" || !server && r.URL.Host == "" {
 		return ReasonRequest
 	}
@@ -184,6 +184,11 @@ func (x *exchange) begin(c *Cache, r *http.Request, server bool) Reason {
 		x.cc = parseRequestDirectives(r.Header)
 	}
 	return ReasonNone
+}
+
+// manyUnkeyed reports whether the request has more unkeyed fields than a key takes in.
+func (x *exchange) manyUnkeyed() bool {
+	return x.fields&hasManyUnkeyed != 0 && x.c.cfg.Unkeyed == UnkeyedKey
 }
 
 // nominates reports whether Connection names fields that a proxy behind the cache would not send on

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unsafe"
 )
 
 // An origin is where fills fetch from: a handler or a RoundTripper.
@@ -25,7 +26,7 @@ func (o *served) fetch(f *fill) {
 	for {
 		r := f.outgoing()
 		w := &fillWriter{f: f, r: r, outer: o.outer, header: cloneHeader(o.outer)}
-		w.vary = w.header["Vary"]
+		w.vary = unshared(w.header)
 		o.next.ServeHTTP(w, r)
 		w.finish()
 		if !w.again {
@@ -82,15 +83,18 @@ func (w *fillWriter) WriteHeader(status int) {
 
 func (w *fillWriter) ownFields() http.Header { return ownFields(w.header, w.outer, w.vary) }
 
-// ownFields returns what a handler has set in a header that began with the values of outer. Its Vary
-// was the slice vary itself: a handler that sets the same values anew depends on what they name.
+// ownFields returns what a handler has set in a header that began with the values of outer, and with
+// those of vary in the place of its Vary.
 func ownFields(h, outer http.Header, vary []string) http.Header {
 	own := make(http.Header, len(h))
 	for name, values := range h {
 		before := outer[name]
 		switch {
-		case slices.Equal(values, before) && before != nil &&
-			(name != "Vary" || len(values) == 0 || &values[0] == &vary[0]):
+		case name == "Vary" && len(vary) > 0:
+			if set := ownVary(values, vary); len(set) > 0 {
+				own[name] = set
+			}
+		case slices.Equal(values, before) && before != nil:
 			// left alone
 		case len(before) > 0 && appended(name) && len(values) > len(before) &&
 			slices.Equal(values[:len(before)], before):
@@ -103,6 +107,34 @@ func ownFields(h, outer http.Header, vary []string) http.Header {
 		}
 	}
 	return plainNames(own)
+}
+
+// unshared puts the values of h's Vary into memory of their own, and returns them. ownVary knows them
+// again by it.
+func unshared(h http.Header) []string {
+	values := h["Vary"]
+	if len(values) == 0 {
+		return nil
+	}
+	values = slices.Clone(values)
+	for i, v := range values {
+		values[i] = strings.Clone(v)
+	}
+	h["Vary"] = slices.Clone(values)
+	return values
+}
+
+// ownVary returns the values of a Vary that are not those of around, which unshared has returned. A
+// handler that sets the same names anew depends on what they name, and one that copies the header
+// and puts it back does not.
+func ownVary(values, around []string) (own []string) {
+	for _, v := range values {
+		isAround := func(a string) bool { return unsafe.StringData(a) == unsafe.StringData(v) }
+		if v != "" && !slices.ContainsFunc(around, isAround) {
+			own = append(own, v)
+		}
+	}
+	return own
 }
 
 // appended reports whether the values of a field are added to those that are there.

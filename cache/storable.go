@@ -128,14 +128,15 @@ func (x *exchange) newEntry(resp *arrival, d *directives, mark Mark, requested t
 
 // varyWith returns the names of the fields that a response depends on. Those of credentials count
 // also if they were named around the handler: who keeps sessions or CSRF tokens there says so, and
-// the handler sends what depends on them; so does Origin if the handler allows origins itself.
+// the handler sends what depends on them. So does Origin if the handler itself allows some origins.
 // Others are about fields that are not stored.
 func varyWith(resp *arrival) []string {
 	names, _ := varyNames(resp.header["Vary"])
 	around, _ := varyNames(resp.outer["Vary"])
 	for _, name := range around {
-		if (secretField(name) || name == "Origin" && len(resp.header["Access-Control-Allow-Origin"]) > 0) &&
-			!slices.Contains(names, name) {
+		allowed := resp.header["Access-Control-Allow-Origin"]
+		someOrigins := name == "Origin" && len(allowed) > 0 && (len(allowed) > 1 || allowed[0] != "*")
+		if (secretField(name) || someOrigins) && !slices.Contains(names, name) {
 			names = append(names, name)
 		}
 	}

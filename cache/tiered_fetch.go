@@ -144,20 +144,25 @@ func (l *lease) end(stored bool) {
 // take takes the lock of key, or waits for the process that has it, and keeps it until the leases
 // have ended.
 func (t *Tiered) take(ctx context.Context, key Key, f *turn) {
+	var token uint64
 	decided, ended := false, false
 	defer func() {
 		if ended {
 			return
 		}
 		recover()
-		t.failed(errFarPanicked)
+		t.failed(errStoreExited)
 		if !decided {
 			f.failed, f.again = true, false
 			close(f.decided)
+			if token != 0 {
+				defer func() { recover() }()
+				_ = t.far.Unlock(ctx, key, token, false)
+			}
 		}
 	}()
 	limit := max(t.wait/2, time.Millisecond)
-	token := t.lock(ctx, key, f, limit)
+	token = t.lock(ctx, key, f, limit)
 	f.sight = here
 	if token != 0 || f.again {
 		// What others have fetched before must be found in the near tier, stale as that may be.
@@ -200,7 +205,8 @@ func (t *Tiered) take(ctx context.Context, key Key, f *turn) {
 	ended = true
 }
 
-var errFarPanicked = errors.New("cache: TieredConfig.Far panicked, or ended its goroutine")
+// errStoreExited is how a call of a Store ends that has not returned.
+var errStoreExited = errors.New("cache: the store panicked, or ended its goroutine")
 
 // lock returns the token of the lock, or zero if the leases go on without: nobody could be asked,
 // or the other process has fetched for itself alone, or for too long.
@@ -314,7 +320,8 @@ func (f *fill) inTurn() bool {
 		if x.lease != nil {
 			x.lease.end(false)
 		}
-		f.fail(errExited, nil)
+		f.fail(errStoreExited, nil)
+		f.report(0)
 		f.c.fills.remove(f)
 		f.c.work.remove(f)
 		f.cancel(nil)

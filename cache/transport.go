@@ -191,7 +191,11 @@ func (x *exchange) fromEntry(held *heldResponse) {
 func (x *exchange) handed(r *http.Request) *http.Response {
 	rep, ctx := &x.rep, r.Context()
 	resp, f := rep.direct, rep.rd.f
-	x.settle(ctx, resp.StatusCode)
+	status := resp.StatusCode
+	if rep.bare {
+		status = http.StatusNotModified
+	}
+	x.settle(ctx, status)
 	resp.Request = r
 	if resp.Header == nil {
 		resp.Header = make(http.Header)
@@ -208,7 +212,7 @@ func (x *exchange) handed(r *http.Request) *http.Response {
 	if rep.bare {
 		body.Close()
 		end()
-		resp.StatusCode, resp.Status = http.StatusNotModified, "304 Not Modified"
+		resp.StatusCode, resp.Status = status, "304 Not Modified"
 		resp.Body, resp.ContentLength = http.NoBody, 0
 		return resp
 	}

@@ -175,6 +175,7 @@ func (c *Cache) merged(stored, h http.Header) http.Header {
 	m := make(http.Header, len(stored)+2)
 	named := connectionFields(h)
 	merges := func(name string, values []string) bool {
+		name = http.CanonicalHeaderKey(name)
 		// Without values, it says that net/http shall add none.
 		return len(values) > 0 && !notMerged[name] && !hopByHop[name] && !named[name]
 	}

@@ -18,7 +18,7 @@ type watcher struct {
 	state  string
 	seen   bool
 	outer  http.Header // of a POST or a HEAD: what is set around the handler
-	vary   []string    // of the header that outer is a copy of
+	vary   []string    // the values of outer, as unshared has put them into the header
 	before uint64      // of a POST: what had changed when the handler began
 	post   *Entry      // that a POST has made; nil if it has not
 	length int64       // of its body

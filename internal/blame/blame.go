@@ -21,13 +21,13 @@ func Left(ctx context.Context) bool {
 }
 
 // Request reports whether err, which a transport returned for req, says that req cannot be sent to
-// anybody, or not over this protocol. Requests that are passed on are a stranger's work: no server is
-// to blame for them, and no second attempt helps. Only the beginning of an error's text is looked at:
-// what follows may be what a server wrote.
+// anybody, or not over this protocol. Requests that are passed on are a stranger's work: no server
+// is to blame for them, and no second attempt helps. Only the beginning of an error's text is looked
+// at: what follows may be what a server wrote.
 func Request(req *http.Request, err error) bool {
 	text := err.Error()
 	if strings.HasPrefix(text, "http2: request header list larger than ") {
-		return headerSize(req.Header) >= expectedHeader // with less the server's limit is to blame
+		return headerSize(req) >= expectedHeader // with less the server's limit is to blame
 	}
 	return slices.ContainsFunc(refusals[:], func(begin string) bool { return strings.HasPrefix(text, begin) })
 }
@@ -47,11 +47,16 @@ var refusals = [...]string{
 // expectedHeader is the size of a header that any server should take.
 const expectedHeader = 8 << 10
 
-// headerSize is the size of h as RFC 9113, section 6.5.2 counts it.
-func headerSize(h http.Header) (n int) {
-	for name, values := range h {
+// headerSize is the size of what req sends as fields, as RFC 9113, section 6.5.2 counts it.
+func headerSize(req *http.Request) int {
+	const overhead = 32 // of each field
+	n := len(":method") + len(req.Method) + len(":scheme") + len(":path") + len(":authority") + 4*overhead
+	if u := req.URL; u != nil {
+		n += len(u.Scheme) + len(u.RequestURI()) + max(len(u.Host), len(req.Host))
+	}
+	for name, values := range req.Header {
 		for _, v := range values {
-			n += len(name) + len(v) + 32
+			n += len(name) + len(v) + overhead
 		}
 	}
 	return n
