@@ -84,7 +84,7 @@ type conns struct {
 
 	mu      sync.Mutex // guards the fields below, and the writing of slots
 	retired []retired
-	heir    *conns // took over, with a Reload; requests that have found these may still open slots
+	heir    *conns // replaced these at a Reload; requests that still hold these may open slots
 }
 
 // A slot has no transport before its first request: a large set is replaced quickly, and not every

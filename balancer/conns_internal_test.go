@@ -46,7 +46,9 @@ func TestConnectionsThatOpenAfterAReload(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
 		require.EqualValues(t, 1, open.Load())
+		opened := old.slots[0].transport.Load()
 		old.upkeep(time.Now().Add(time.Hour)) // a tick that has found it, too
+		require.Same(t, opened, old.slots[0].transport.Load(), "what its heir will end is not replaced")
 		last.CloseIdleConnections()
 		require.Eventually(t, func() bool { return open.Load() == 0 }, 20*time.Second, time.Millisecond)
 		require.Len(t, last.retired, 1)

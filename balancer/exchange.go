@@ -66,8 +66,9 @@ func (x *exchange) prepare() (fault string) {
 		if e := x.upload.invited; e != nil {
 			x.trace.GotConn, x.trace.GotFirstResponseByte = e.connected, e.answering
 			e.lapse = x.invite
-			if in.ProtoMajor == 1 {
-				// net/http would do it at the first Read: while hints are written, perhaps.
+			if in.ProtoMajor == 1 && ofNetHTTP(x.w) {
+				// net/http would write the 100 at the first Read, perhaps while another goroutine writes
+				// hints.
 				e.tell = func() bool { return x.write1xx(http.StatusContinue, nil) == nil }
 			}
 		}
@@ -148,7 +149,7 @@ func (x *exchange) close() {
 	if x.cancel != nil {
 		x.cancel()
 	}
-	if x.out != nil && !x.answered { // the transport has panicked
+	if x.out != nil && !x.answered { // something has panicked
 		x.mu.Lock()
 		x.answered = true
 		x.mu.Unlock()
@@ -197,6 +198,19 @@ func (x *exchange) invite() {
 	defer x.mu.Unlock()
 	if !x.answered {
 		x.upload.invited.invite()
+	}
+}
+
+// ofNetHTTP reports whether w is net/http's writer of HTTP/1, perhaps within others that can be looked
+// through. Others may take an informational response for the final one, as http.TimeoutHandler does.
+func ofNetHTTP(w http.ResponseWriter) bool {
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			_, ok = w.(http.Hijacker)
+			return ok
+		}
+		w = u.Unwrap()
 	}
 }
 

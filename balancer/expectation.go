@@ -13,10 +13,10 @@ import (
 // waits for a server that says nothing. It is as long as curl waits, and as net/http's transport.
 const expectTime = time.Second
 
-// answerTime is how long an answer may take from its first byte to the end of its header, if the
-// client has not been told to send its body. After it the body is read, whatever comes of that:
-// until then a transport counts no time for the header, and net/http's server does not see that a
-// client leaves.
+// answerTime is how long beyond expectTime an answer that has begun may take to the end of its
+// header, if the client has not been told to send its body. After it the body is read, whatever
+// comes of that: until then a transport counts no time for the header, and net/http's server does
+// not see that a client leaves.
 const answerTime = 10 * time.Second
 
 // An expectation keeps a transport from reading a body that its client sends only when it is told
@@ -102,8 +102,9 @@ func (e *expectation) wait() bool {
 // is broken.
 const brokenInterval = 50 * time.Millisecond
 
-// broken reports whether the connection to the server is closed, or whether nobody can know: its
-// answer was none. net/http's transport says so only when the body's Read has returned.
+// broken reports whether the connection to the server is closed, or cannot be looked into: the
+// answer that has begun may never be completed. net/http's transport says so only when the body's
+// Read has returned.
 func (e *expectation) broken() bool {
 	p := e.conn.Load()
 	if p == nil {

@@ -41,7 +41,8 @@ type HandlerConfig struct {
 	// LenientQuery sends on queries that servers read in different ways: those with a semicolon,
 	// with a percent sign that encodes nothing, or with more parameters than net/url reads. By
 	// default they get 400, since a check in front of the Handler could see other parameters than
-	// the server. Set it where nothing in front reads parameters.
+	// the server. Set it where nothing in front reads parameters. A query with a blank, a control
+	// character or "#" gets 400 all the same.
 	LenientQuery bool
 
 	// Transport, if not nil, wraps the Balancer: the place for a retry layer.

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/trivet-go/trivet/balancer"
+	"github.com/trivet-go/trivet/internal/backend"
 )
 
 // hinting answers each request with two informational responses and a final one.
@@ -153,8 +154,40 @@ func TestInvitationsThatPanic(t *testing.T) {
 	r := httptest.NewRequest("PUT", "/", strings.NewReader("body"))
 	r.Header.Set("Expect", "100-continue")
 	require.PanicsWithValue(t, "a bug around the proxy", func() {
-		h.ServeHTTP(&codes{ResponseRecorder: httptest.NewRecorder(), bad: 100}, r)
+		h.ServeHTTP(connWriter{&codes{ResponseRecorder: httptest.NewRecorder(), bad: 100}}, r)
 	})
+}
+
+// A connWriter is taken for net/http's.
+type connWriter struct{ *codes }
+
+func (connWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return nil, nil, http.ErrNotSupported
+}
+
+// http.TimeoutHandler takes an informational response for the final one. There net/http invites the
+// client, at the first Read.
+func TestL42_InvitationsWithinATimeoutHandler(t *testing.T) {
+	up := backend.Start(t, serving(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.ReadAll(r.Body)
+		w.WriteHeader(http.StatusTeapot)
+	}))
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(up.Addr)})
+	f := newFront(t, false, b, balancer.HandlerConfig{}, func(h http.Handler) http.Handler {
+		return http.TimeoutHandler(h, time.Minute, "")
+	})
+	conn, err := net.Dial("tcp", f.Listener.Addr().String())
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, conn.SetDeadline(time.Now().Add(2*time.Minute)))
+	in := bufio.NewReader(conn)
+	fmt.Fprint(conn, "PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+	for _, want := range []int{http.StatusContinue, http.StatusTeapot} {
+		resp, err := http.ReadResponse(in, nil)
+		require.NoError(t, err)
+		require.Equal(t, want, resp.StatusCode)
+		fmt.Fprint(conn, "ab")
+	}
 }
 
 // Nothing is written for a transport that has panicked: the writer may be another request's.

@@ -11,7 +11,7 @@ const (
 	ReasonTurn         Reason = "turn"          // [RoundRobin]
 	ReasonHash         Reason = "hash"          // [Hash]: the request has a key
 	ReasonSticky       Reason = "sticky"        // [Sticky]: the request has a valid cookie
-	ReasonProbe        Reason = "probe"         // [Probing]: best by the loads that endpoints said
+	ReasonProbe        Reason = "probe"         // [Probing]: best by the loads that endpoints have reported
 	ReasonExplore      Reason = "explore"       // to find out whether a slow endpoint has recovered
 	ReasonOnly         Reason = "only"          // there was no other
 	ReasonPolicy       Reason = "policy"        // a policy of the user's own

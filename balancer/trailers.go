@@ -72,8 +72,8 @@ func outboundTrailer(in *http.Request) http.Header {
 	return out
 }
 
-// dropTrailers removes the trailers that header has as fields, in whatever spelling: what they say is
-// said.
+// dropTrailers removes the trailers that header has as fields, in whatever spelling: what they say
+// is said.
 func (u *upload) dropTrailers(header http.Header) {
 	if u == nil || len(u.trailer) == 0 {
 		return

@@ -102,8 +102,9 @@ func (r *Rollout) operateLocked(f func(p *plan) (next RolloutState, ok bool)) er
 // same and tells the Store later, so that is no error. ctx is ignored: a rollback that has begun
 // must not be left half done.
 //
-// The error matches [ErrPhase] if the release is not the one that is tried, is rolled back already,
-// or if the Store has never answered, and [ErrRolloutClosed] after Close.
+// The error matches [ErrPhase] if the release is not the one that is tried, was replaced before the
+// rollback's turn came, is rolled back already, or if the Store has never answered, and
+// [ErrRolloutClosed] after Close.
 func (r *Rollout) Rollback(_ context.Context, text string) error {
 	p := r.current.Load()
 	if !p.known || p.state.Release != p.cfg.Release || p.state.Phase == PhaseRolledBack {
@@ -117,6 +118,7 @@ func (r *Rollout) Rollback(_ context.Context, text string) error {
 	case r.closed:
 		err = ErrRolloutClosed
 	case p.cfg.Release != release: // Reload has replaced it
+		err = r.phaseError()
 	case p.state.Release != p.cfg.Release || p.state.Phase == PhaseRolledBack:
 	default:
 		r.rollBack(ReasonOperator, text)

@@ -291,7 +291,7 @@ func (r *Rollout) rollBack(reason Reason, text string) {
 func (r *Rollout) save(present RolloutState) {
 	own := r.current.Load()
 	for range 8 { // others may change it meanwhile, but not for ever
-		lost := present.Revision == 0 && own.state.Release == own.cfg.Release // by the Store
+		lost := present.Revision == 0 && own.state.Release == own.cfg.Release // the Store has lost the state
 		if !lost && (present.Release != own.cfg.Release || present.Phase == PhaseRolledBack) {
 			r.unsaved = false
 			return // nobody tries it any more

@@ -31,8 +31,8 @@ func TestARollbackIsOfTheReleaseThatItWasCalledFor(t *testing.T) {
 		require.EqualValues(t, 0.5, r.State().Weight)
 
 		r.lock() // while somebody waits for a slow Store
-		done := make(chan error, 2)
-		go func() { done <- r.Reload(reloadable("v3", store)) }()
+		reloaded, rolled := make(chan error), make(chan error)
+		go func() { reloaded <- r.Reload(reloadable("v3", store)) }()
 		synctest.Wait()
 		looked := make(chan struct{})
 		go func() {
@@ -40,12 +40,12 @@ func TestARollbackIsOfTheReleaseThatItWasCalledFor(t *testing.T) {
 			close(looked)
 		}()
 		synctest.Wait()
-		go func() { done <- r.Rollback(context.Background(), "v2 is bad") }()
+		go func() { rolled <- r.Rollback(context.Background(), "v2 is bad") }()
 		synctest.Wait()
 		require.Zero(t, r.State().Weight, "at once")
 		r.unlock()
-		require.NoError(t, <-done)
-		require.NoError(t, <-done)
+		require.NoError(t, <-reloaded)
+		require.ErrorIs(t, <-rolled, ErrPhase, "nothing was rolled back")
 		<-looked
 		synctest.Wait()
 		s := r.State()

@@ -226,7 +226,7 @@ func (s *Shadow) unzipSize(a *shadowAnswer) int64 {
 	if !a.zipped() {
 		return 0
 	}
-	return 2*s.cfg.MaxBody + gzipOverhead
+	return min(2*s.cfg.MaxBody+gzipOverhead, endless/1024) // without bounds, many must fit
 }
 
 func (a *shadowAnswer) zipped() bool { return a.coding == "gzip" || a.coding == "x-gzip" }

@@ -99,21 +99,22 @@ func (s *Shadow) ask(j *shadowJob, handler http.Handler) (a shadowAnswer, failed
 	w := &shadowWriter{shadow: s, begun: begun, answer: shadowAnswer{body: shadowBuffer{shadow: s}}}
 	returned := false
 	defer func() {
-		if p := recover(); p != nil { // nobody waits for this request
+		p := recover() // nobody waits for this request
+		switch {
+		case !returned:
 			failed = ShadowPanic
-		} else if !returned { // the handler ends the goroutine, so that run cannot count this
-			failed = ShadowPanic
-			s.count(j.ctx, failed)
-		} else if failed == "" && ctx.Err() != nil {
+		case failed == "" && ctx.Err() != nil:
 			failed = ShadowTimeout
-		}
-		if failed == "" {
+		case failed == "":
 			failed = w.answer.body.failed
 		}
 		if failed != "" {
 			w.answer.body.free()
 		}
 		a = w.answer
+		if !returned && p == nil { // the handler ends the goroutine, so that run cannot count this
+			s.count(j.ctx, failed)
+		}
 	}()
 	var err error
 	switch {
@@ -143,13 +144,7 @@ func (j *shadowJob) request(ctx context.Context) *http.Request {
 			delete(header, name)
 		}
 	}
-	// These go before the mark is set, so that a client cannot name it.
-	for _, field := range header["Connection"] {
-		for name := range strings.SplitSeq(field, ",") {
-			delete(header, textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name)))
-		}
-	}
-	delete(header, "Connection")
+	dropOption(header, ShadowField) // or a proxy inside would take the mark off
 	header[ShadowField] = []string{"1"}
 	u := j.url
 	req := &http.Request{
@@ -163,16 +158,37 @@ func (j *shadowJob) request(ctx context.Context) *http.Request {
 	return req.WithContext(ctx)
 }
 
-// hopByHop are fields that end at this server, besides Connection and those that it names (RFC
-// 9110, section 7.6.1).
+// dropOption removes option from the fields Connection of header.
+func dropOption(header http.Header, option string) {
+	var kept []string
+	for _, line := range header["Connection"] {
+		for name := range strings.SplitSeq(line, ",") {
+			if name = strings.TrimSpace(name); !strings.EqualFold(name, option) {
+				kept = append(kept, name)
+			}
+		}
+	}
+	delete(header, "Connection")
+	if len(kept) > 0 {
+		header["Connection"] = []string{strings.Join(kept, ", ")}
+	}
+}
+
+// hopByHop are fields that end at this server, besides those that Connection names (RFC 9110,
+// section 7.6.1).
 var hopByHop = [...]string{
-	"Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
 // send sends the copy through Transport and writes the answer to w.
 func (s *Shadow) send(w *shadowWriter, req *http.Request) error {
 	req.RequestURI = ""
 	req.URL.Scheme, req.URL.Host = s.cfg.Target.Scheme, s.cfg.Target.Host
+	for _, field := range req.Header["Connection"] {
+		for name := range strings.SplitSeq(field, ",") {
+			delete(req.Header, textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name)))
+		}
+	}
 	for _, name := range hopByHop {
 		delete(req.Header, name)
 	}

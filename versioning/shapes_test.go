@@ -1,6 +1,8 @@
 package versioning_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -118,6 +120,23 @@ func TestLimitsWithoutAnEnd(t *testing.T) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.Copy(w, strings.NewReader(`{"a":1}`))
 	})), request("GET", "/"))
+	require.Equal(t, map[string]uint64{"match": 1}, idle(t, s))
+
+	zipped := func(level int) http.Handler {
+		var text bytes.Buffer
+		z, err := gzip.NewWriterLevel(&text, level)
+		require.NoError(t, err)
+		_, _ = io.WriteString(z, `{"a":1}`)
+		require.NoError(t, z.Close())
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Content-Encoding", "gzip")
+			_, _ = w.Write(text.Bytes())
+		})
+	}
+	cfg.Candidate = zipped(gzip.NoCompression)
+	s = newShadow(t, cfg)
+	serve(s.Middleware(zipped(gzip.BestCompression)), request("GET", "/"))
 	require.Equal(t, map[string]uint64{"match": 1}, idle(t, s))
 }
 

@@ -81,7 +81,7 @@ func isRing(client redis.UniversalClient) bool {
 
 // Stats is a snapshot of a [Store]'s counters and gauges.
 type Stats struct {
-	Calls    uint64 `json:"calls"`     // round trips begun
+	Calls    uint64 `json:"calls"`     // calls begun
 	Failures uint64 `json:"failures"`  // that failed or took too long
 	Refused  uint64 `json:"refused"`   // calls not made while the breaker was open
 	Open     bool   `json:"open"`      // the breaker is open
@@ -148,7 +148,7 @@ func (s *Store) eval(ctx context.Context, script script, keys []string, args []a
 	}
 }
 
-// call runs a script in one round trip; a second one only if the server has forgotten it.
+// call runs a script.
 func (s *Store) call(
 	ctx context.Context, script script, name string, args ...any,
 ) (changed bool, shared versioning.RolloutShared, err error) {
