@@ -67,8 +67,8 @@ func (x *exchange) prepare() (fault string) {
 			x.trace.GotConn, x.trace.GotFirstResponseByte = e.connected, e.answering
 			e.lapse = x.invite
 			if in.ProtoMajor == 1 && ofNetHTTP(x.w) {
-				// net/http would write the 100 at the first Read, perhaps while another goroutine writes
-				// hints.
+				// net/http would write the 100 at the first Read, perhaps while another goroutine
+				// writes hints.
 				e.tell = func() bool { return x.write1xx(http.StatusContinue, nil) == nil }
 			}
 		}
@@ -201,8 +201,9 @@ func (x *exchange) invite() {
 	}
 }
 
-// ofNetHTTP reports whether w is net/http's writer of HTTP/1, perhaps within others that can be looked
-// through. Others may take an informational response for the final one, as http.TimeoutHandler does.
+// ofNetHTTP reports whether w is net/http's writer of HTTP/1, perhaps within others that can be
+// looked through. Others may take an informational response for the final one, as
+// http.TimeoutHandler does.
 func ofNetHTTP(w http.ResponseWriter) bool {
 	for {
 		u, ok := w.(interface{ Unwrap() http.ResponseWriter })

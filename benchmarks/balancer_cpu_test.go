@@ -16,8 +16,8 @@ import (
 )
 
 // BenchmarkBalancerCPU compares the processor time that this process spends on a GET of 1 KiB over
-// loopback, through a Balancer and through http.Transport, in pairs of blocks. The server is another
-// process. Of ten pairs or more it prints the median ratio.
+// loopback, through a Balancer and through http.Transport, in pairs of blocks. The server is
+// another process. Of ten pairs or more it prints the median ratio.
 func BenchmarkBalancerCPU(b *testing.B) {
 	const requests, clients = 10_000, 8
 	server := backend.StartProcess(b, backend.Config{Name: strings.Repeat("x", 1<<10)})

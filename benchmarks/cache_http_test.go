@@ -46,7 +46,8 @@ func sized(size int, fields ...string) http.Handler {
 	})
 }
 
-// cachedAndBare returns a handler whose answers are hits, and one that sends the same without a cache.
+// cachedAndBare returns a handler whose answers are hits, and one that sends the same without a
+// cache.
 func cachedAndBare(b *testing.B, size int) (cached, bare http.Handler) {
 	c, err := cache.New(cache.Config{})
 	if err != nil {
@@ -65,7 +66,8 @@ func cacheRequest() *http.Request {
 	return r
 }
 
-// reportRatio reports the medians of ours and of the base, and those of the paired ratios with the spread.
+// reportRatio reports the medians of ours and of the base, and those of the paired ratios with the
+// spread.
 func reportRatio(b *testing.B, base string, bases, ours []float64) {
 	ratios := make([]float64, len(ours))
 	for i := range ours {
@@ -112,7 +114,8 @@ func BenchmarkHTTPCacheHit(b *testing.B) {
 	}
 }
 
-// BenchmarkHTTPCacheTransportHit compares a hit through Transport, body read, with gregjones/httpcache.
+// BenchmarkHTTPCacheTransportHit compares a hit through Transport, body read, with
+// gregjones/httpcache.
 func BenchmarkHTTPCacheTransportHit(b *testing.B) {
 	for _, size := range []int{1 << 10, 64 << 10} {
 		b.Run("size="+strconv.Itoa(size), func(b *testing.B) {
@@ -194,8 +197,8 @@ func BenchmarkHTTPCacheColdKey(b *testing.B) {
 	b.ReportMetric(1, "origin-requests")
 }
 
-// BenchmarkHTTPCacheScaling compares how much more two processors serve than one, with hits and with
-// the bare handler.
+// BenchmarkHTTPCacheScaling compares how much more two processors serve than one, with hits and
+// with the bare handler.
 func BenchmarkHTTPCacheScaling(b *testing.B) {
 	cached, bare := cachedAndBare(b, 1<<10)
 	rate := func(h http.Handler, procs int) float64 {
@@ -229,8 +232,8 @@ func BenchmarkHTTPCacheScaling(b *testing.B) {
 	b.ReportMetric(slices.Max(shares), "ratio-max")
 }
 
-// BenchmarkHTTPCacheMutexes fails if the mutex profile of hits on two processors has an entry of the
-// cache's.
+// BenchmarkHTTPCacheMutexes fails if the mutex profile of hits on two processors has an entry of
+// the cache's.
 func BenchmarkHTTPCacheMutexes(b *testing.B) {
 	cached, _ := cachedAndBare(b, 1<<10)
 	runtime.SetMutexProfileFraction(1)
@@ -246,8 +249,8 @@ func BenchmarkHTTPCacheMutexes(b *testing.B) {
 	if err := pprof.Lookup("mutex").WriteTo(&profile, 1); err != nil {
 		b.Fatal(err)
 	}
-	// A record ends before the next "@". The runtime's own locks, which an allocation can wait for, have
-	// no frame of sync's.
+	// A record ends before the next "@". The runtime's own locks, which an allocation can wait for,
+	// have no frame of sync's.
 	for record := range strings.SplitSeq(profile.String(), "@") {
 		if strings.Contains(record, "sync.(*") && strings.Contains(record, "trivet/cache.") {
 			b.Fatalf("hits wait for a lock of the cache's:\n%s", record)
@@ -255,8 +258,9 @@ func BenchmarkHTTPCacheMutexes(b *testing.B) {
 	}
 }
 
-// BenchmarkHTTPCacheKeys asks for 10 million keys, each once, through a store of 64 MiB. It reports the
-// live heap beyond that of an empty cache, as a share of the bound, after 1, 2, 5 and 10 million.
+// BenchmarkHTTPCacheKeys asks for 10 million keys, each once, through a store of 64 MiB. It reports
+// the live heap beyond that of an empty cache, as a share of the bound, after 1, 2, 5 and 10
+// million.
 func BenchmarkHTTPCacheKeys(b *testing.B) {
 	const bound = 64 << 20
 	for b.Loop() {
@@ -284,8 +288,8 @@ func BenchmarkHTTPCacheKeys(b *testing.B) {
 	}
 }
 
-// BenchmarkHTTPCacheServed compares the processor time that a server uses for a request over HTTP: one
-// that serves hits, and one with a bare handler. Each server is a process of its own.
+// BenchmarkHTTPCacheServed compares the processor time that a server uses for a request over HTTP:
+// one that serves hits, and one with a bare handler. Each server is a process of its own.
 func BenchmarkHTTPCacheServed(b *testing.B) {
 	for _, size := range []int{1 << 10, 64 << 10} {
 		b.Run("size="+strconv.Itoa(size), func(b *testing.B) {
@@ -303,8 +307,8 @@ func BenchmarkHTTPCacheServed(b *testing.B) {
 
 const cacheServerEnv = "TRIVET_CACHE_SERVER"
 
-// cacheServer runs in a process that startCacheServer has started. It prints its URL, and ends with its
-// standard input.
+// cacheServer runs in a process that startCacheServer has started. It prints its URL, and ends with
+// its standard input.
 func cacheServer() {
 	kind, text, ok := strings.Cut(os.Getenv(cacheServerEnv), " ")
 	if !ok {
@@ -362,7 +366,8 @@ func startCacheServer(b *testing.B, kind string, size int) *cacheServerProcess {
 	return p
 }
 
-// cpuEach sends n requests, eight at a time, and returns the server's processor time for each in ns.
+// cpuEach sends n requests, eight at a time, and returns the server's processor time for each in
+// ns.
 func (p *cacheServerProcess) cpuEach(b *testing.B, n int) float64 {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
 	defer client.CloseIdleConnections()

@@ -78,8 +78,8 @@ func TestC55_OrdinaryConnectionsAreAnsweredFromTheCache(t *testing.T) {
 	require.EqualValues(t, 1, origin.calls.Load())
 }
 
-// sayingLike answers with the values of all fields that CGI, or a server that tells no sign from another,
-// takes for name.
+// sayingLike answers with the values of all fields that CGI, or a server that tells no sign from
+// another, takes for name.
 func sayingLike(name string) *counted {
 	plain := func(s string) string {
 		return strings.Map(func(r rune) rune {

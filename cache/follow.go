@@ -98,8 +98,8 @@ func (x *exchange) lead(ctx context.Context, f *fill, w want) {
 	}
 }
 
-// judgeAgain judges the stored response as of now: the fetch took its time (RFC 5861, section 4), and
-// the response may have been purged meanwhile.
+// judgeAgain judges the stored response as of now: the fetch took its time (RFC 5861, section 4),
+// and the response may have been purged meanwhile.
 func (w *want) judgeAgain(x *exchange) {
 	if w.e == nil || !w.j.err && !w.j.cut {
 		return

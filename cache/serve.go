@@ -83,8 +83,8 @@ func (w *fillWriter) WriteHeader(status int) {
 
 func (w *fillWriter) ownFields() http.Header { return ownFields(w.header, w.outer, w.vary) }
 
-// ownFields returns what a handler has set in a header that began with the values of outer, and with
-// those of vary in the place of its Vary.
+// ownFields returns what a handler has set in a header that began with the values of outer, and
+// with those of vary in the place of its Vary.
 func ownFields(h, outer http.Header, vary []string) http.Header {
 	own := make(http.Header, len(h))
 	for name, values := range h {
@@ -109,8 +109,8 @@ func ownFields(h, outer http.Header, vary []string) http.Header {
 	return plainNames(own)
 }
 
-// unshared puts the values of h's Vary into memory of their own, and returns them. ownVary knows them
-// again by it.
+// unshared puts the values of h's Vary into memory of their own, and returns them. ownVary knows
+// them again by it.
 func unshared(h http.Header) []string {
 	values := h["Vary"]
 	if len(values) == 0 {

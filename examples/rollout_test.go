@@ -72,8 +72,8 @@ func ask(h http.Handler, path, user string) string {
 	return w.Body.String()
 }
 
-// TestV16_ARollbackPurgesTheCache: what the bad arm gave a cache in front is gone when OnRollback has
-// returned, what stable gave it stays, and an answer that is on its way meanwhile is not kept.
+// TestV16_ARollbackPurgesTheCache: what the bad arm gave a cache in front is gone when OnRollback
+// has returned, what stable gave it stays, and an answer that is on its way meanwhile is not kept.
 func TestV16_ARollbackPurgesTheCache(t *testing.T) {
 	blue, green := &release{name: "blue"}, &release{name: "green"}
 	c := newCache(t, nil)
@@ -118,7 +118,8 @@ func TestV16_ARollbackPurgesTheCache(t *testing.T) {
 	require.Equal(t, "blue", ask(h, "/slow", user))
 }
 
-// TestV16_ABadReleaseLeavesNothingBehind is the same without a person: errors roll the release back.
+// TestV16_ABadReleaseLeavesNothingBehind is the same without a person: errors roll the release
+// back.
 func TestV16_ABadReleaseLeavesNothingBehind(t *testing.T) {
 	blue, green := &release{name: "blue"}, &release{name: "green"}
 	c := newCache(t, nil)
@@ -145,8 +146,8 @@ func TestV16_ABadReleaseLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-// TestV16_ArmsThatDifferOnPurpose: with the arm in the key a cache gives each client what its own arm
-// has answered, also while the weight changes, and a rollback leaves nobody with the other's.
+// TestV16_ArmsThatDifferOnPurpose: with the arm in the key a cache gives each client what its own
+// arm has answered, also while the weight changes, and a rollback leaves nobody with the other's.
 func TestV16_ArmsThatDifferOnPurpose(t *testing.T) {
 	blue, green := &release{name: "blue"}, &release{name: "green"}
 	c := newCache(t, func(r *http.Request) (string, bool) {

@@ -31,8 +31,8 @@ func threeVersions(t *testing.T, cfg versioning.Config) *versioning.Versions {
 	return v
 }
 
-// V05: a limit counts the requests of all versions together, in front of Resolve and behind Convert,
-// also where it counts by route.
+// V05: a limit counts the requests of all versions together, in front of Resolve and behind
+// Convert, also where it counts by route.
 func TestV05_OneLimitForAllVersions(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /users/{id}", func(http.ResponseWriter, *http.Request) {})
@@ -111,8 +111,8 @@ func TestTelemetryOfVersions(t *testing.T) {
 	require.Equal(t, map[string]uint64{"/users/{id}": 4, "": 1}, routes)
 }
 
-// TestL21_NoClientTakesTheMarkOffACopy: what Connection nominates ends before the mark is set, so that
-// the proxy to the candidate does not take the mark for one of those fields.
+// TestL21_NoClientTakesTheMarkOffACopy: what Connection nominates ends before the mark is set, so
+// that the proxy to the candidate does not take the mark for one of those fields.
 func TestL21_NoClientTakesTheMarkOffACopy(t *testing.T) {
 	got := make(chan http.Header, 1)
 	candidate := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

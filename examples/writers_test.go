@@ -209,8 +209,8 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// TestO17_WritersDoWhatNetHTTPsDo: each call, over each version of HTTP, does what it does without a
-// middleware.
+// TestO17_WritersDoWhatNetHTTPsDo: each call, over each version of HTTP, does what it does without
+// a middleware.
 func TestO17_WritersDoWhatNetHTTPsDo(t *testing.T) {
 	do := func(h2 bool, h http.Handler) string {
 		s, _ := startServer(t, h2, h)
@@ -257,8 +257,8 @@ func TestO17_CloseNotifyTellsOfClientsWhoLeave(t *testing.T) {
 	}
 }
 
-// TestO09_ASecondHeaderIsToldWithTheHandlersLine, once, whatever is around the handler. Where answers
-// are converted, what the handler sends is not what the server sends, and nothing is told.
+// TestO09_ASecondHeaderIsToldWithTheHandlersLine, once, whatever is around the handler. Where
+// answers are converted, what the handler sends is not what the server sends, and nothing is told.
 func TestO09_ASecondHeaderIsToldWithTheHandlersLine(t *testing.T) {
 	for _, w := range wrappers(t) {
 		if w.name == "conversion" {
@@ -274,8 +274,8 @@ func TestO09_ASecondHeaderIsToldWithTheHandlersLine(t *testing.T) {
 	}
 }
 
-// TestO18_TooLargeIsAnsweredAtOnce: http.MaxBytesReader has the connection closed, and its answer does
-// not wait for the rest of the upload.
+// TestO18_TooLargeIsAnsweredAtOnce: http.MaxBytesReader has the connection closed, and its answer
+// does not wait for the rest of the upload.
 func TestO18_TooLargeIsAnsweredAtOnce(t *testing.T) {
 	tooLarge := func(status int, own bool) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

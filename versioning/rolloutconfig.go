@@ -144,8 +144,8 @@ type RolloutConfig struct {
 	Gate func(ctx context.Context, next Step) error
 
 	// Judge, if not nil, is asked at each look for what else speaks for or against the release: see
-	// [Shadow.Judge]. The rollout waits unless it says [Advance]; if it says [RejectRelease], OnFail
-	// applies. reason is for people. It must return at once.
+	// [Shadow.Judge]. The rollout waits unless it says [Advance]; if it says [RejectRelease],
+	// OnFail applies. reason is for people. It must return at once.
 	Judge func() (d Decision, reason string)
 
 	// OnFail says what happens to a release that is found worse: [RollBack], also if empty, or

@@ -404,8 +404,8 @@ func TestTransportOutcomes(t *testing.T) {
 	}
 }
 
-// A client that breaks off its upload through a proxy, and one whose request cannot be sent to anybody,
-// say nothing about a release.
+// A client that breaks off its upload through a proxy, and one whose request cannot be sent to
+// anybody, say nothing about a release.
 func TestTransportsBlameNoReleaseForARequest(t *testing.T) {
 	t.Run("its body", func(t *testing.T) {
 		r := allCanary(t)

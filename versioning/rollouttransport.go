@@ -14,11 +14,11 @@ import (
 // that is nil is [http.DefaultTransport].
 //
 // Errors are the statuses that [RolloutConfig].Failed names, errors, and bodies that break off. A
-// request that the caller has canceled is no error; if it was slow by then, it counts as slow. Nor is
-// one whose body cannot be read, or that net/http refuses to send. An error that says that the
+// request that the caller has canceled is no error; if it was slow by then, it counts as slow. Nor
+// is one whose body cannot be read, or that net/http refuses to send. An error that says that the
 // request was not sent and when it can be (NotSent, RetryAfter) counts as an answer that
-// [RolloutConfig].Shed names. A request is in flight until its answer's body is
-// closed. As with [Rollout.Handler], the transports belong to the present Release.
+// [RolloutConfig].Shed names. A request is in flight until its answer's body is closed. As with
+// [Rollout.Handler], the transports belong to the present Release.
 func (r *Rollout) Transport(stable, canary http.RoundTripper) http.RoundTripper {
 	t := &rolloutTransport{rollout: r, release: r.current.Load().cfg.Release}
 	for i, next := range [...]http.RoundTripper{stable, canary} {

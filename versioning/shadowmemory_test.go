@@ -249,8 +249,8 @@ func TestTunnelsAreNotCopied(t *testing.T) {
 	require.Equal(t, map[string]uint64{"upgrade": 1}, idle(t, s))
 }
 
-// TestMemoryIsGivenBackWhateverHooksAndHandlersDo: Show may panic, and a handler may end its goroutine,
-// as those of tests do.
+// TestMemoryIsGivenBackWhateverHooksAndHandlersDo: Show may panic, and a handler may end its
+// goroutine, as those of tests do.
 func TestMemoryIsGivenBackWhateverHooksAndHandlersDo(t *testing.T) {
 	ends := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, `{"a":2}`)

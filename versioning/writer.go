@@ -7,8 +7,8 @@ import (
 	"github.com/trivet-go/trivet/internal/response"
 )
 
-// record makes rec the Recorder of the response to r. Its callers are inlined into other packages, where
-// NewRecorder would allocate.
+// record makes rec the Recorder of the response to r. Its callers are inlined into other packages,
+// where NewRecorder would allocate.
 func record(rec *response.Recorder, w http.ResponseWriter, r *http.Request) {
 	*rec = *response.NewRecorder(w, r)
 }

@@ -1,14 +1,14 @@
 // Endtoend measures what a request costs through the whole gateway, beside what people put in its
-// place: a plain httputil.ReverseProxy, the same with the parts that a Go user wires by hand, nginx,
-// HAProxy, Caddy and Varnish, each with two origins behind it, on loopback.
+// place: a plain httputil.ReverseProxy, the same with the parts that a Go user wires by hand,
+// nginx, HAProxy, Caddy and Varnish, each with two origins behind it, on loopback.
 //
 //	go run ./endtoend -gateway ../bin/gateway        in benchmarks/; make endtoend builds and runs it
 //
 // A contender runs alone on processor 0; the load, the origins and this program share processor 1.
-// The headline is the processor time of the contender for 100,000 requests: requests a second depend
-// on whatever else the machine does, processor time much less. Rounds are the outer loop, each sample
-// has fresh processes and a warm-up, and the table has medians. Contenders that are not installed are
-// left out, and named.
+// The headline is the processor time of the contender for 100,000 requests: requests a second
+// depend on whatever else the machine does, processor time much less. Rounds are the outer loop,
+// each sample has fresh processes and a warm-up, and the table has medians. Contenders that are not
+// installed are left out, and named.
 package main
 
 import (

@@ -18,8 +18,8 @@ import (
 )
 
 // serveReverseProxy runs what a Go user writes: httputil.ReverseProxy with buffers and connections
-// that are kept, in turn to the origins; and, if the arguments name a log file, with a limit for each
-// address, an access log and metrics.
+// that are kept, in turn to the origins; and, if the arguments name a log file, with a limit for
+// each address, an access log and metrics.
 func serveReverseProxy(args []string) error {
 	var next atomic.Uint64
 	buffers := &bufferPool{sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}}

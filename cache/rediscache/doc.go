@@ -39,12 +39,14 @@
 // four times for a cold response: to look, for the lock, to look again, and to store. A body of
 // MaxBody bytes must pass the network within the Timeout.
 //
-//   - Full, with noeviction: what is there is served, nothing more is stored, and a purge is an error.
-//   - Full, with allkeys-lru: Redis evicts what it likes, which is a miss. The Store reads the count
-//     of purges with each look, so that it is not what was used longest ago. volatile-lru and
+//   - Full, with noeviction: what is there is served, nothing more is stored, and a purge is an
+//     error.
+//   - Full, with allkeys-lru: Redis evicts what it likes, which is a miss. The Store reads the
+//     count of purges with each look, so that it is not what was used longest ago. volatile-lru and
 //     volatile-ttl never evict it.
 //   - Persistence is not needed. With it, purges of the last moments can be lost in a crash: with
-//     appendfsync everysec, those of a second. A Redis without it forgets all together, which is safe.
+//     appendfsync everysec, those of a second. A Redis without it forgets all together, which is
+//     safe.
 //   - A replica that cannot be written serves what it has.
 //
 // Ages and the order of responses are measured by the server's clock, not by those of the

@@ -1,8 +1,8 @@
 // Bluegreen deploys three releases of a shop, one after the other, while clients use it. The first
 // fails at 3 % of requests and the second is 40 % slower: both are rolled back by themselves. The
-// third is good and is promoted by itself, after a shadow has compared its answers with those of the
-// release in use. The program takes some three minutes, and its test no time, for its clock is a
-// virtual one.
+// third is good and is promoted by itself, after a shadow has compared its answers with those of
+// the release in use. The program takes some three minutes, and its test no time, for its clock is
+// a virtual one.
 package main
 
 import (
@@ -50,7 +50,8 @@ func (b build) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // asked counts answers: a part of each that is never the same.
 var asked atomic.Int64
 
-// dice returns a number from 0 to 1 that depends on its arguments alone, so that two runs are alike.
+// dice returns a number from 0 to 1 that depends on its arguments alone, so that two runs are
+// alike.
 func dice(number, throw uint64) float64 {
 	x := number*0x9e3779b97f4a7c15 + throw*0xbf58476d1ce4e5b9
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9

@@ -26,8 +26,8 @@ func TestBlueGreen(t *testing.T) {
 	} {
 		require.Regexp(t, want, out.String())
 	}
-	// The package finds 3 % of errors instead of 1 % after 650 requests to the release, half as often
-	// as not. Here they are 3 % instead of 0.2 %.
+	// The package finds 3 % of errors instead of 1 % after 650 requests to the release, half as
+	// often as not. Here they are 3 % instead of 0.2 %.
 	for _, bad := range []struct {
 		release, reason string
 		most            int

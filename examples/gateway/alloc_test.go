@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A quietServer answers requests without bodies, each with the same bytes, and allocates nothing for
-// one.
+// A quietServer answers requests without bodies, each with the same bytes, and allocates nothing
+// for one.
 func quietServer(t testing.TB) (addr string) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

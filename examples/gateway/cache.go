@@ -19,8 +19,8 @@ type Cache struct {
 	Size  Size   `yaml:"size"`  // what this process holds at most; 64MiB
 	Store string `yaml:"store"` // "memory" of this process, or "redis" too, for all gateways; memory
 
-	// Snapshot is a file that keeps the contents over a restart: it is written once a minute and at the
-	// end, and read at the start. If empty, there is none.
+	// Snapshot is a file that keeps the contents over a restart: it is written once a minute and at
+	// the end, and read at the start. If empty, there is none.
 	Snapshot string `yaml:"snapshot"`
 }
 
@@ -102,8 +102,8 @@ type routeCache struct {
 	headers  *cache.Headers
 }
 
-// newRouteCache returns the cache of a route, or nil if it has none: old, which may be nil, if it has
-// the same settings.
+// newRouteCache returns the cache of a route, or nil if it has none: old, which may be nil, if it
+// has the same settings.
 func newRouteCache(
 	r Route, old *routeCache, store *cacheStore, tel *telemetry.Telemetry,
 ) (*routeCache, error) {

@@ -158,7 +158,8 @@ func addressFault(text, example string) string {
 	return unsecret(text) + " is not an address such as " + example
 }
 
-// schemeFault says that text, which is not the thing that it should be, is a URL, or "" if it is none.
+// schemeFault says that text, which is not the thing that it should be, is a URL, or "" if it is
+// none.
 func schemeFault(text, thing string) string {
 	scheme, rest, ok := strings.Cut(text, "://")
 	if !ok || !schemeName.MatchString(scheme) {

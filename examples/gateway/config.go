@@ -40,14 +40,14 @@ type Server struct {
 	// If empty, no peer is trusted. Needs a restart to change.
 	TrustedProxies []Proxy `yaml:"trusted_proxies"`
 
-	// DeadlineField is the request field by which trusted proxies say how many milliseconds a client
-	// will still wait, and by which upstreams with retry or hedge are told. It is removed from what
-	// other peers send. If empty, there is none. Needs a restart to change.
+	// DeadlineField is the request field by which trusted proxies say how many milliseconds a
+	// client will still wait, and by which upstreams with retry or hedge are told. It is removed
+	// from what other peers send. If empty, there is none. Needs a restart to change.
 	DeadlineField string `yaml:"deadline_field"`
 
-	// HintField is the response field by which tiers with retries tell each other that one of them has
-	// given up: upstreams with retry or hedge heed and set it. It is removed from requests of peers
-	// that are not trusted. If empty, there is none. Needs a restart to change.
+	// HintField is the response field by which tiers with retries tell each other that one of them
+	// has given up: upstreams with retry or hedge heed and set it. It is removed from requests of
+	// peers that are not trusted. If empty, there is none. Needs a restart to change.
 	HintField string `yaml:"hint_field"`
 
 	// MaxHeaderFields is how many fields a header may have. Each cookie counts as a field. A
@@ -58,8 +58,8 @@ type Server struct {
 	// stands still, or, once the answer has begun, an exchange of which both sides do; 20s.
 	StallTimeout Timeout `yaml:"stall_timeout"`
 
-	// MinRate is the least pace of a body, over 10 seconds in which the gateway waits for the client:
-	// of a request's until the answer has begun, and of an answer's; 240B/s.
+	// MinRate is the least pace of a body, over 10 seconds in which the gateway waits for the
+	// client: of a request's until the answer has begun, and of an answer's; 240B/s.
 	MinRate Pace `yaml:"min_rate"`
 
 	MaxRequests Bound   `yaml:"max_requests"` // in flight at once, more get 503; 10000
@@ -71,7 +71,8 @@ type Server struct {
 	DrainTimeout Duration `yaml:"drain_timeout"` // for the requests then in flight; 30s
 }
 
-// An Admin is the operator's side. Its pages need no authentication, so it listens on loopback only.
+// An Admin is the operator's side. Its pages need no authentication, so it listens on loopback
+// only.
 type Admin struct {
 	Listen string `yaml:"listen"` // address and port; needs a restart to change; "127.0.0.1:8081"
 

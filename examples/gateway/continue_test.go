@@ -14,9 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestClientsAreInvitedHoweverLate: 100 (Continue) is written when the body is read, which may be long
-// after the deadline that net/http sets when it has read the header, as it is for requests that wait for
-// a host.
+// TestClientsAreInvitedHoweverLate: 100 (Continue) is written when the body is read, which may be
+// long after the deadline that net/http sets when it has read the header, as it is for requests
+// that wait for a host.
 func TestClientsAreInvitedHoweverLate(t *testing.T) {
 	for _, answers := range []bool{true, false} {
 		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -14,7 +14,8 @@ import (
 	"github.com/trivet-go/trivet/ratelimit/redislimit"
 )
 
-// A Redis configures the Redis in which several gateways count limits, keep rollouts and share a cache.
+// A Redis configures the Redis in which several gateways count limits, keep rollouts and share a
+// cache.
 type Redis struct {
 	Addr        string   `yaml:"addr"`         // "127.0.0.1:6379"; if empty, no Redis is used
 	TLS         bool     `yaml:"tls"`          // speak TLS; the system's authorities are trusted

@@ -52,7 +52,8 @@
 //   - versions.go: the versions of a route, each with its upstream, on versioning
 //   - rollout.go: the configuration of a route's rollout, on versioning
 //   - split.go: a rollout made live, between a route's upstream and its canary
-//   - rollouts.go: what the admin server shows of rollouts and shadows, and how a person acts on them
+//   - rollouts.go: what the admin server shows of rollouts and shadows, and how a person acts on
+//     them
 //   - shadow.go: copies of a route's requests, and the comparison of answers, on versioning
 //   - observe.go: metrics, traces, access log and health, on telemetry
 //   - lines.go: the access log's lines, gathered before they are written

@@ -22,8 +22,8 @@ import (
 //     use http.Server.Shutdown, which drops a request that it reads after the call. A request that
 //     lasts longer is cut, and drain returns an error.
 //     Upgraded connections have as long to end by themselves; to be still open is no error.
-//  3. It closes the connections that have had no request for a while, and the upgraded ones that are
-//     left.
+//  3. It closes the connections that have had no request for a while, and the upgraded ones that
+//     are left.
 //
 // sig is the signal that asked for the drain. A further one of signals ends the server at once.
 func drain(s *running, sig os.Signal, signals <-chan os.Signal) error {

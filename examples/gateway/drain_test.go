@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A drain does not end before drain_delay is over, although nothing is in flight: whoever has not heard
-// of it still comes. That is so too if drain_timeout, which begins after it, is less.
+// A drain does not end before drain_delay is over, although nothing is in flight: whoever has not
+// heard of it still comes. That is so too if drain_timeout, which begins after it, is less.
 func TestL34_ADrainLastsForItsDelay(t *testing.T) {
 	text := simple("server: {drain_delay: 400ms, drain_timeout: 50ms}", "127.0.0.1:1")
 	cfg, err := parseConfig("f", []byte(text))
@@ -30,7 +30,8 @@ func TestL34_ADrainLastsForItsDelay(t *testing.T) {
 	require.GreaterOrEqual(t, time.Since(start), 400*time.Millisecond)
 }
 
-// A connection is busy while it has a request, and for a second before its first one and after each.
+// A connection is busy while it has a request, and for a second before its first one and after
+// each.
 func TestL34_ConnectionsAreSilentForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c conns

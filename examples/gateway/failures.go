@@ -13,8 +13,8 @@ import (
 // failureInterval is the time between two lines about failed attempts at one host.
 const failureInterval = 10 * time.Second
 
-// A failureLog tells the log what happens to the hosts of an upstream. Failed attempts are as frequent
-// as requests: of them it says why, once a host and interval.
+// A failureLog tells the log what happens to the hosts of an upstream. Failed attempts are as
+// frequent as requests: of them it says why, once a host and interval.
 type failureLog struct {
 	log      *slog.Logger
 	upstream string

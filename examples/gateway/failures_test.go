@@ -78,8 +78,8 @@ func TestLevelsOfWhatHappensToHosts(t *testing.T) {
 	}
 }
 
-// GET /upstreams says why requests to a host fail: here a host that speaks no TLS, and one that is not
-// there.
+// GET /upstreams says why requests to a host fail: here a host that speaks no TLS, and one that is
+// not there.
 func TestUpstreamsSayWhyTheyFail(t *testing.T) {
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()

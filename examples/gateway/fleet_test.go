@@ -34,8 +34,8 @@ func storeOf(t *testing.T, g *live) (store map[string]any) {
 	return shown.Store
 }
 
-// Two gateways on one Redis: what one has fetched both have, one fetches what both are asked for, and
-// what one is told to purge both forget. Without Redis each goes on by itself.
+// Two gateways on one Redis: what one has fetched both have, one fetches what both are asked for,
+// and what one is told to purge both forget. Without Redis each goes on by itself.
 func TestC63_GatewaysShareACache(t *testing.T) {
 	redis := program.Redis(t)
 	b := counting(t, "Cache-Control", "max-age=600", "Surrogate-Key", "red")
@@ -59,8 +59,8 @@ func TestC63_GatewaysShareACache(t *testing.T) {
 	first := ask(gateways[0], "/a")
 	require.Equal(t, first, ask(gateways[1], "/a"))
 
-	// Who hears nothing of the other for two seconds fetches for itself, so a slow machine gets more
-	// than one chance.
+	// Who hears nothing of the other for two seconds fetches for itself, so a slow machine gets
+	// more than one chance.
 	once := func(path string) bool {
 		var all sync.WaitGroup
 		var bodies sync.Map

@@ -44,7 +44,8 @@ func grpcStatus(status int) int {
 	return 2 // UNKNOWN
 }
 
-// passedOn marks the header of an upstream's answer. It is no name of a field, so nobody can send it.
+// passedOn marks the header of an upstream's answer. It is no name of a field, so nobody can send
+// it.
 const passedOn = "passed on"
 
 // A grpcWriter turns the refusals of the gateway into such that a client of gRPC understands: what
@@ -83,8 +84,8 @@ func (w *grpcWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// FlushError flushes. Of a refusal over HTTP/2, header and end must leave in one frame, so it is left
-// to the end of the handler.
+// FlushError flushes. Of a refusal over HTTP/2, header and end must leave in one frame, so it is
+// left to the end of the handler.
 func (w *grpcWriter) FlushError() error {
 	if w.status != 0 {
 		if w.refuse(nil); !w.http1 {

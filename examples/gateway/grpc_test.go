@@ -21,8 +21,8 @@ import (
 	"github.com/trivet-go/trivet/internal/backend"
 )
 
-// grpcBackend answers each message of a call with the same, or ends the call with the status NOT_FOUND
-// if the message is "missing". It returns its address.
+// grpcBackend answers each message of a call with the same, or ends the call with the status
+// NOT_FOUND if the message is "missing". It returns its address.
 func grpcBackend(t *testing.T) string {
 	t.Helper()
 	s := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
@@ -210,8 +210,8 @@ func TestGRPCStatusOfEveryRefusal(t *testing.T) {
 	require.Equal(t, "a b%25%C3%A4%0A~", percentEncoded("a b%ä\n~"))
 }
 
-// What a handler writes beside the first document of a refusal goes nowhere, and a refusal without a
-// document still is one.
+// What a handler writes beside the first document of a refusal goes nowhere, and a refusal without
+// a document still is one.
 func TestGRPCWriter(t *testing.T) {
 	in := httptest.NewRecorder()
 	w := &grpcWriter{ResponseWriter: in}
@@ -246,7 +246,8 @@ func TestGRPCWriter(t *testing.T) {
 	require.Empty(t, in.Header().Get("Grpc-Status"))
 }
 
-// What an upstream's answer has begun with stays: a second status is none of the gateway's refusals.
+// What an upstream's answer has begun with stays: a second status is none of the gateway's
+// refusals.
 func TestASecondStatusIsNoRefusal(t *testing.T) {
 	rec := httptest.NewRecorder()
 	w := &grpcWriter{ResponseWriter: rec}

@@ -77,8 +77,8 @@ var (
 	responseFields = []string{requestID}
 )
 
-// notOneToChange returns why a route may not change a field, or "". Other spellings of a name are the
-// same: a server could read them so.
+// notOneToChange returns why a route may not change a field, or "". Other spellings of a name are
+// the same: a server could read them so.
 func notOneToChange(name string, own []string) string {
 	is := func(field string) bool { return field != "" && spells(name, field) }
 	const forwarded = "X-Forwarded-"
@@ -154,8 +154,8 @@ func (e *edit) drop(h http.Header) {
 	}
 }
 
-// dropAnnounced removes trailers from those that h, the header of an answer, announces. net/http sends
-// no others, except those of dropLate.
+// dropAnnounced removes trailers from those that h, the header of an answer, announces. net/http
+// sends no others, except those of dropLate.
 func (e *edit) dropAnnounced(h http.Header) {
 	if e == nil || len(h["Trailer"]) == 0 {
 		return
@@ -202,8 +202,8 @@ func (e *edit) request(next http.Handler) http.Handler {
 	})
 }
 
-// edit changes the requests to a host of a sticky upstream. A client's cookie leads to its host first,
-// even if the route removes it, so this must be behind the balancer.
+// edit changes the requests to a host of a sticky upstream. A client's cookie leads to its host
+// first, even if the route removes it, so this must be behind the balancer.
 func (u *upstream) edit(next http.RoundTripper) http.RoundTripper {
 	if u.cfg.Sticky == nil {
 		return next

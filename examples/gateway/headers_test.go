@@ -95,7 +95,8 @@ func TestHeadersOfARoute(t *testing.T) {
 	require.Equal(t, "old", resp.Header.Get("Server"))
 }
 
-// Each upstream of a route gets what it sets, copies too, and the client's own field decides before.
+// Each upstream of a route gets what it sets, copies too, and the client's own field decides
+// before.
 func TestHeadersReachEveryUpstreamOfARoute(t *testing.T) {
 	shadowed := make(chan string, 10)
 	candidate := backend.Start(t, backend.Config{Handler: http.HandlerFunc(

@@ -33,8 +33,8 @@ func unknownKeyFault(root *yaml.Node, line, column int) string {
 	return text + "the keys here are " + strings.Join(valid, ", ")
 }
 
-// keysBeside finds the key at the given line and column below n, which is loaded into a t. It returns
-// the key, and the keys that its mapping may have.
+// keysBeside finds the key at the given line and column below n, which is loaded into a t. It
+// returns the key, and the keys that its mapping may have.
 func keysBeside(n *yaml.Node, t reflect.Type, line, column, depth int) (key string, valid []string) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -85,7 +85,8 @@ func looksLikeNothing(r rune) bool {
 	return r > unicode.MaxASCII && (unicode.IsSpace(r) || unicode.Is(unicode.Cf, r))
 }
 
-// keyWithoutValue returns the key of the file that stands above line and has nothing below it, or "".
+// keyWithoutValue returns the key of the file that stands above line and has nothing below it, or
+// "".
 func keyWithoutValue(root *yaml.Node, line int) string {
 	if len(root.Content) != 1 || root.Content[0].Kind != yaml.MappingNode {
 		return ""
@@ -128,8 +129,8 @@ func homesOf(key string) (homes []string) {
 	return homes
 }
 
-// nearest returns which of words somebody meant who wrote key, or "" if that is like none of them: a
-// third of its letters may be wrong.
+// nearest returns which of words somebody meant who wrote key, or "" if that is like none of them:
+// a third of its letters may be wrong.
 func nearest(key string, words []string) string {
 	if len(key) > 64 {
 		return ""

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A lineBuffer gathers the lines of the access log, so that a line costs no system call. What it holds
-// is written when it is full, within lineDelay, and at the end: a crash can lose as much.
+// A lineBuffer gathers the lines of the access log, so that a line costs no system call. What it
+// holds is written when it is full, within lineDelay, and at the end: a crash can lose as much.
 type lineBuffer struct {
 	to io.Writer
 
@@ -49,8 +49,8 @@ func (b *lineBuffer) flush() {
 	_ = b.flushLocked() // there is nobody to tell
 }
 
-// flushLocked writes all lines that are held, in their order: a slow output holds up those who write
-// lines, as it would without a buffer.
+// flushLocked writes all lines that are held, in their order: a slow output holds up those who
+// write lines, as it would without a buffer.
 func (b *lineBuffer) flushLocked() error {
 	if len(b.held) == 0 {
 		return nil

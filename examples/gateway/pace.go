@@ -11,8 +11,8 @@ type pace struct {
 	bytes  int
 }
 
-// tooSlow counts n bytes that took a wait, and reports whether those of a window are less than least
-// bytes a second.
+// tooSlow counts n bytes that took a wait, and reports whether those of a window are less than
+// least bytes a second.
 func (p *pace) tooSlow(n int, wait time.Duration, least Pace) bool {
 	p.waited += wait
 	p.bytes += n

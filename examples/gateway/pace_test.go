@@ -6,8 +6,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A client may be as slow as the least pace in each window; it is not judged before one ends, and what
-// it did in those before does not count.
+// A client may be as slow as the least pace in each window; it is not judged before one ends, and
+// what it did in those before does not count.
 func TestL51_PaceOfEachWindow(t *testing.T) {
 	const least = Pace(100)
 	var p pace

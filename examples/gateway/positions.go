@@ -93,8 +93,8 @@ func (p *positions) scalar(n *yaml.Node, path []any) {
 	}
 }
 
-// mayBeZero reports whether a zero means what it says: the default of a host's priority is zero, the
-// weight of one that is drained, and the value of a header field.
+// mayBeZero reports whether a zero means what it says: the default of a host's priority is zero,
+// the weight of one that is drained, and the value of a header field.
 func mayBeZero(path []any) bool {
 	last := path[len(path)-1]
 	return last == "priority" || last == "weight" && path[0] == "upstreams" ||
@@ -124,8 +124,8 @@ type located struct {
 	text string
 }
 
-// locate returns the faults with their lines. A fault of a missing key has the line of the part that
-// lacks it.
+// locate returns the faults with their lines. A fault of a missing key has the line of the part
+// that lacks it.
 func (p *positions) locate(fs faults) []located {
 	var all []located
 	for _, f := range fs {
@@ -159,8 +159,8 @@ var (
 	wrongType    = regexp.MustCompile("^cannot construct !!(\\w+)( `.*`)? into (.*)$")
 )
 
-// loadFaults returns the faults that the YAML library found, in words without Go types, and the paths
-// of the mappings and values that have them.
+// loadFaults returns the faults that the YAML library found, in words without Go types, and the
+// paths of the mappings and values that have them.
 func (p *positions) loadFaults(err *yaml.LoadErrors) (all []located, paths []string) {
 	for _, e := range err.Errors {
 		text := e.Message
@@ -197,8 +197,8 @@ func (p *positions) loadFaults(err *yaml.LoadErrors) (all []located, paths []str
 // parent returns the path of the mapping that has the key path.
 func parent(path string) string { return path[:max(strings.LastIndexByte(path, '.'), 0)] }
 
-// standing returns those of fs that are not consequences of the faults at the given paths, of values
-// and mappings that could not be loaded.
+// standing returns those of fs that are not consequences of the faults at the given paths, of
+// values and mappings that could not be loaded.
 func (p *positions) standing(fs faults, at []string) faults {
 	return slices.DeleteFunc(fs, func(f fault) bool {
 		path := pathString(f.path)

@@ -263,7 +263,8 @@ func TestWhatUpstreamsSayIsQuotedInTheLog(t *testing.T) {
 		}
 	}()
 	p, _ := launchWith(t, simple("", ln.Addr().String()))
-	// Requests with a body go over connections of net/http's, which tells of what comes after answers.
+	// Requests with a body go over connections of net/http's, which tells of what comes after
+	// answers.
 	req, err := http.NewRequest(http.MethodPost, "http://"+p.addr, strings.NewReader("x"))
 	require.NoError(t, err)
 	_, _ = do(t, client(t), req)

@@ -56,7 +56,8 @@ type purge struct {
 
 const maxAction = 64 << 10
 
-// readAction reads the body of an action, which must be one JSON object with no other fields than v has.
+// readAction reads the body of an action, which must be one JSON object with no other fields than v
+// has.
 func readAction(w http.ResponseWriter, r *http.Request, v any) error {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxAction))
 	if err != nil {

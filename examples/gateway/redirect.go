@@ -13,7 +13,8 @@ import (
 // A Redirect answers the requests of a route instead of an upstream.
 type Redirect struct {
 	// To is a URL, or a path on the same host. If it ends with "/*", what follows the route's path
-	// takes the place of the star. The request's query is kept unless To has one of its own. Required.
+	// takes the place of the star. The request's query is kept unless To has one of its own.
+	// Required.
 	To string `yaml:"to"`
 
 	Status int `yaml:"status"` // 301, 302, 303, 307 or 308; 307
@@ -80,7 +81,8 @@ func (c Config) leadsBack(r Route) bool {
 		c.literally(r.Host, strings.TrimSuffix(to.Path, "*")) == r.Host+r.Path
 }
 
-// keepsMethod reports whether clients go on with the method that they have; else they go on with GET.
+// keepsMethod reports whether clients go on with the method that they have; else they go on with
+// GET.
 func (d *Redirect) keepsMethod() bool {
 	return d.Status == http.StatusTemporaryRedirect || d.Status == http.StatusPermanentRedirect
 }
@@ -96,7 +98,8 @@ func (c Config) takesGET(r Route) bool {
 }
 
 // handler returns what answers the requests of a route with that path. Where it sends a client is
-// never more for the client to choose than what follows a path of the file: neither host nor scheme.
+// never more for the client to choose than what follows a path of the file: neither host nor
+// scheme.
 func (d *Redirect) handler(path string) http.Handler {
 	to, fragment, fragments := strings.Cut(d.To, "#")
 	to, query, queries := strings.Cut(to, "?")
@@ -138,8 +141,8 @@ func encodeRest(query string) string {
 	return b.String()
 }
 
-// cutPath removes prefix, which is decoded, from the beginning of an encoded path, and reports whether
-// it was there. An encoded slash is none.
+// cutPath removes prefix, which is decoded, from the beginning of an encoded path, and reports
+// whether it was there. An encoded slash is none.
 func cutPath(encoded, prefix string) (rest string, ok bool) {
 	for i := range len(prefix) {
 		if encoded == "" {

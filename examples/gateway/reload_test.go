@@ -173,8 +173,8 @@ func TestBalancersOutliveEveryGenerationThatUsesThem(t *testing.T) {
 	}
 }
 
-// Each setting of an upstream is in force after a reload: what depends on it is made anew, and nothing
-// else.
+// Each setting of an upstream is in force after a reload: what depends on it is made anew, and
+// nothing else.
 func TestWhatAReloadMakesAnewOfAnUpstream(t *testing.T) {
 	const connections, breakers, retrier = "connections", "breakers", "retrier"
 	for _, tt := range []struct{ key, value, anew string }{
@@ -220,7 +220,8 @@ func TestAReloadWithAnotherServerNameMakesNewConnections(t *testing.T) {
 	require.NotSame(t, old.settings.Transport, g.current.Load().upstreams["app"].settings.Transport)
 }
 
-// A route keeps its limits and its cache over a reload as long as nothing that they depend on changes.
+// A route keeps its limits and its cache over a reload as long as nothing that they depend on
+// changes.
 func TestWhatAReloadMakesAnewOfARoute(t *testing.T) {
 	g := start(t, simple("", "127.0.0.1:1"))
 	limited := Limit{By: "all", Rate: Rate{Limit: 1, Window: time.Minute}}

@@ -126,8 +126,8 @@ func TestDeadlinesOfTrustedPeersArePassedOn(t *testing.T) {
 	}
 }
 
-// Tiers tell each other by a field that retrying is done. What clients send in it reaches nobody unless
-// they are trusted.
+// Tiers tell each other by a field that retrying is done. What clients send in it reaches nobody
+// unless they are trusted.
 func TestTiersAreToldThatRetryingIsDone(t *testing.T) {
 	text := "server: {hint_field: x-retry, trusted_proxies: [%s]}\n" +
 		"upstreams: {app: {hosts: [%q], retry: {ratio: 1, reserve: 100, backoff: 1ms}}}\n" +
@@ -215,8 +215,8 @@ func TestHedgesPassASlowHostBy(t *testing.T) {
 	}
 }
 
-// One of two real servers becomes 200 ms slower, and nothing checks them. Requests come at their own
-// pace, whatever becomes of those before. With TRIVET_SOAK=1 they are 60,000, 1,000 a second.
+// One of two real servers becomes 200 ms slower, and nothing checks them. Requests come at their
+// own pace, whatever becomes of those before. With TRIVET_SOAK=1 they are 60,000, 1,000 a second.
 func TestHedgesHideASlowServer(t *testing.T) {
 	n, pause := 300, 5*time.Millisecond
 	soak := os.Getenv("TRIVET_SOAK") == "1"

@@ -11,8 +11,8 @@ import (
 	"github.com/trivet-go/trivet/telemetry"
 )
 
-// strip returns r without the upstream's strip_prefix at the beginning of its path. A path that begins
-// with something else stays.
+// strip returns r without the upstream's strip_prefix at the beginning of its path. A path that
+// begins with something else stays.
 func (u *upstream) strip(r *http.Request) *http.Request {
 	if u.cfg.StripPrefix == "" {
 		return r
@@ -40,12 +40,13 @@ func (u *upstream) strip(r *http.Request) *http.Request {
 // strippedKey marks requests whose paths have lost strip_prefix.
 type strippedKey struct{}
 
-// prefixField tells an upstream what its paths have lost, for the links and redirects that it makes.
+// prefixField tells an upstream what its paths have lost, for the links and redirects that it
+// makes.
 const prefixField = "X-Forwarded-Prefix"
 
-// rewrite gives the request to the upstream its host, the changes of its route, and the gateway's id
-// and trace. The balancer's Handler has already removed the forwarding fields of peers that are not
-// trusted.
+// rewrite gives the request to the upstream its host, the changes of its route, and the gateway's
+// id and trace. The balancer's Handler has already removed the forwarding fields of peers that are
+// not trusted.
 func (u *upstream) rewrite(r *httputil.ProxyRequest) {
 	if u.cfg.Host != "" {
 		r.Out.Host = u.cfg.Host

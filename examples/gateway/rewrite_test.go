@@ -84,8 +84,8 @@ func TestChecksHaveTheHostOfTheUpstream(t *testing.T) {
 	require.Eventually(t, func() bool { return <-checks == "app/up" }, eventually, tick)
 }
 
-// An upstream learns what its paths have lost, for its own links and redirects: from a trusted proxy,
-// which may have removed a part itself, and never from a stranger.
+// An upstream learns what its paths have lost, for its own links and redirects: from a trusted
+// proxy, which may have removed a part itself, and never from a stranger.
 func TestUpstreamsLearnThePrefixThatIsStripped(t *testing.T) {
 	b := backend.Start(t, backend.Config{Handler: mirror})
 	c := client(t)

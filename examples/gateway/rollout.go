@@ -9,23 +9,24 @@ import (
 	"github.com/trivet-go/trivet/versioning"
 )
 
-// A Rollout gives a growing share of a route's requests to another upstream, the canary, and compares
-// it with the route's own. It promotes the release that runs there, or rolls it back, by itself.
+// A Rollout gives a growing share of a route's requests to another upstream, the canary, and
+// compares it with the route's own. It promotes the release that runs there, or rolls it back, by
+// itself.
 type Rollout struct {
 	Name    string        `yaml:"name"`    // no other rollout has it; required
 	Release string        `yaml:"release"` // what runs on the canary; required
 	Canary  string        `yaml:"canary"`  // the upstream with the release; required
 	Steps   []RolloutStep `yaml:"steps"`   // of the weight; required
 
-	// By says what an arm is given to: an "address", the value of a "header" or of a "cookie", or each
-	// "request" anew. Required.
+	// By says what an arm is given to: an "address", the value of a "header" or of a "cookie", or
+	// each "request" anew. Required.
 	By     string `yaml:"by"`
 	Header string `yaml:"header"` // the header field of by: header
 	Cookie string `yaml:"cookie"` // the cookie of by: cookie
 
-	// Missing says what happens to a request without the header or the cookie: the "stable" upstream
-	// answers it, it is drawn "per_request", or its client gets a "cookie" with a key. Required with
-	// by: header and by: cookie.
+	// Missing says what happens to a request without the header or the cookie: the "stable"
+	// upstream answers it, it is drawn "per_request", or its client gets a "cookie" with a key.
+	// Required with by: header and by: cookie.
 	Missing string  `yaml:"missing"`
 	Sticky  *Sticky `yaml:"sticky"` // the cookie of missing: cookie
 
@@ -36,12 +37,12 @@ type Rollout struct {
 	Tolerance  float64 `yaml:"tolerance"`   // how many times as slow a release may be; 1.25
 	Floor      Share   `yaml:"floor"`       // the share of failures with which a release is broken; 0.5
 
-	// TagField is the response field that gets the tag of the arm. With a cache, which needs one, it is
-	// Surrogate-Key by default; otherwise none.
+	// TagField is the response field that gets the tag of the arm. With a cache, which needs one,
+	// it is Surrogate-Key by default; otherwise none.
 	TagField string `yaml:"tag_field"`
 
-	// Apart says that the arms differ on purpose: the route's cache keeps their answers apart. If false,
-	// it gives everybody what either has answered.
+	// Apart says that the arms differ on purpose: the route's cache keeps their answers apart. If
+	// false, it gives everybody what either has answered.
 	Apart bool `yaml:"apart"`
 
 	Store string `yaml:"store"` // "memory" of this process, or "redis" for all gateways; memory

@@ -18,8 +18,8 @@ import (
 	"github.com/trivet-go/trivet/versioning"
 )
 
-// trial is a configuration with the upstreams v1 and v2, and a route that tries v2 with more keys of
-// the rollout and of the route.
+// trial is a configuration with the upstreams v1 and v2, and a route that tries v2 with more keys
+// of the rollout and of the route.
 func trial(v1, v2, rollout, route string) string {
 	return fmt.Sprintf("upstreams: {v1: {hosts: [%q]}, v2: {hosts: [%q]}}\n"+
 		"routes: [{upstream: v1, rollout: {name: shop, release: r2, canary: v2, %s}%s}]",
@@ -569,8 +569,8 @@ func TestAnswersThatStandStillAreErrors(t *testing.T) {
 	require.EqualValues(t, 1, got.Canceled)
 }
 
-// A rollout goes on over a reload unless its state is to be kept elsewhere: then it begins anew, and
-// the old one ends.
+// A rollout goes on over a reload unless its state is to be kept elsewhere: then it begins anew,
+// and the old one ends.
 func TestARolloutWithAnotherStoreBeginsAnew(t *testing.T) {
 	g := start(t, simple("", "127.0.0.1:1"))
 	cfg, err := parseConfig("f", []byte(trial("127.0.0.1:1", "127.0.0.1:2", half, "")))

@@ -23,8 +23,8 @@ type routing struct {
 	shadow   *routeShadow         // nil without a shadow
 }
 
-// newRouting makes a route live. It takes over from old, the same route before a reload, or nil, each
-// part whose settings have not changed. commit, if not nil, takes over the rest.
+// newRouting makes a route live. It takes over from old, the same route before a reload, or nil,
+// each part whose settings have not changed. commit, if not nil, takes over the rest.
 func (g *gateway) newRouting(r Route, cfg Config, old *routing) (_ *routing, commit func(), err error) {
 	rt, tel := &routing{route: r}, g.observer.tel
 	if old == nil {
@@ -93,8 +93,8 @@ func (rt *routing) register(tel *telemetry.Telemetry, add func(unregister func()
 	}
 }
 
-// retire ends what heir, the same route after a reload, or nil, has not taken over. A rollout may go on
-// at another route: see split.retire.
+// retire ends what heir, the same route after a reload, or nil, has not taken over. A rollout may
+// go on at another route: see split.retire.
 func (rt *routing) retire(heir *routing) {
 	if heir == nil {
 		heir = &routing{}

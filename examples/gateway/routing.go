@@ -71,9 +71,9 @@ func routedHost(host string) string {
 // compared without case, port and final dot.
 //
 // A path that is not clean is looked up as the clean one. If every way to read it leads to the same
-// route, it goes on as it is: a path may hold a URL, and to some servers an empty segment is a name.
-// Otherwise the client is sent to the clean one, so that the upstream cannot see another route's
-// path in it.
+// route, it goes on as it is: a path may hold a URL, and to some servers an empty segment is a
+// name. Otherwise the client is sent to the clean one, so that the upstream cannot see another
+// route's path in it.
 func (gen *generation) route(r *http.Request) (h http.Handler, pattern string) {
 	lookup := *r
 	lookup.Host = routedHost(r.Host)
@@ -111,8 +111,8 @@ func (gen *generation) route(r *http.Request) (h http.Handler, pattern string) {
 	return h, pattern
 }
 
-// find looks up a request whose path is clean and whose host is one that routes can have. Routes with
-// the host itself go first, then those with the longest name behind a star.
+// find looks up a request whose path is clean and whose host is one that routes can have. Routes
+// with the host itself go first, then those with the longest name behind a star.
 func (gen *generation) find(r *http.Request) (h http.Handler, pattern string) {
 	h, pattern = gen.routes.Handler(r)
 	if len(gen.wildcards) == 0 || pattern != "" && pattern[0] != '/' {
@@ -144,8 +144,8 @@ func (gen *generation) noteHost(host string) {
 	}
 }
 
-// hostRank returns how well the host of a route fits that of a request: not at all (-1), as any does
-// (0), by a star, the longer the better, or as the same name.
+// hostRank returns how well the host of a route fits that of a request: not at all (-1), as any
+// does (0), by a star, the longer the better, or as the same name.
 func hostRank(route, host string) int {
 	suffix, wild := strings.CutPrefix(route, "*")
 	switch {

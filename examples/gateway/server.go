@@ -194,8 +194,8 @@ func (g *gateway) serve(outer http.ResponseWriter, r *http.Request) {
 	h.ServeHTTP(w, r)
 }
 
-// refuse answers a request whose body nobody has read, so that a client that still sends it gets the
-// answer.
+// refuse answers a request whose body nobody has read, so that a client that still sends it gets
+// the answer.
 func refuse(w http.ResponseWriter, r *http.Request, status int, detail string) {
 	balancer.Refuse(w, r, func(w http.ResponseWriter) { writeProblem(w, status, detail) })
 }

@@ -92,8 +92,8 @@ type routeShadow struct {
 	candidate atomic.Pointer[upstream] // of the current generation; set before the first request
 }
 
-// newRouteShadow returns the shadow of a route, or nil if it has none: old, which may be nil, if it has
-// the same settings.
+// newRouteShadow returns the shadow of a route, or nil if it has none: old, which may be nil, if it
+// has the same settings.
 func newRouteShadow(r Route, old *routeShadow, tel *telemetry.Telemetry) (*routeShadow, error) {
 	if r.Shadow == nil {
 		return nil, nil
@@ -120,8 +120,9 @@ func (s *routeShadow) wrap(next http.Handler) http.Handler {
 	return s.shadow.Middleware(next)
 }
 
-// removeField removes a field, however it is spelt, from a client's header or trailers. The one that
-// marks copies is one: an upstream that takes the request for a copy may leave undone what it asks for.
+// removeField removes a field, however it is spelt, from a client's header or trailers. The one
+// that marks copies is one: an upstream that takes the request for a copy may leave undone what it
+// asks for.
 func removeField(h http.Header, field string) {
 	for name := range h {
 		if spells(name, field) {

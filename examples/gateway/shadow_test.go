@@ -37,7 +37,8 @@ func (s *seen) all() ([]string, []http.Header) {
 	return append([]string{}, s.requests...), append([]http.Header{}, s.headers...)
 }
 
-// watched starts an upstream that answers with a JSON of a price and a number that is never the same.
+// watched starts an upstream that answers with a JSON of a price and a number that is never the
+// same.
 func watched(t *testing.T, price int) (*seen, string) {
 	s := &seen{}
 	b := backend.Start(t, backend.Config{Handler: http.HandlerFunc(
@@ -180,8 +181,8 @@ func TestV08_ClientsMarkNoCopies(t *testing.T) {
 	require.Len(t, copies, 4, "who marks a request does not escape the copy")
 }
 
-// A rollout gives the canary requests that are compared with stable's, and the shadow copies stable's
-// only: what it learns with is no part of the rollout.
+// A rollout gives the canary requests that are compared with stable's, and the shadow copies
+// stable's only: what it learns with is no part of the rollout.
 func TestAShadowBesideARollout(t *testing.T) {
 	v1 := backend.Start(t, backend.Config{Name: "v1"})
 	v2 := backend.Start(t, backend.Config{Name: "v2"})
@@ -240,7 +241,8 @@ func TestFaultsOfShadowsAreNamed(t *testing.T) {
 	require.Len(t, shadowName(strings.Repeat("a", 100)), 64)
 }
 
-// A shadow that a reload leaves as it is sends copies as the settings of its upstream say from then on.
+// A shadow that a reload leaves as it is sends copies as the settings of its upstream say from then
+// on.
 func TestACandidateGoesByItsNewSettings(t *testing.T) {
 	_, v1 := watched(t, 10)
 	candidate, v2 := watched(t, 10)

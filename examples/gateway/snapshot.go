@@ -89,7 +89,8 @@ func (s *snapshot) restore() {
 	s.log.Info("the cache has its contents back", "file", s.file, "urls", s.store.Stats().Entries)
 }
 
-// purged removes the file, which holds what has been purged since: after a crash that would be back.
+// purged removes the file, which holds what has been purged since: after a crash that would be
+// back.
 func (s *snapshot) purged() {
 	if s == nil {
 		return
@@ -103,8 +104,8 @@ func (s *snapshot) purged() {
 	}
 }
 
-// save writes a new file and gives it the name of the old one, so that there is a whole one at every
-// moment.
+// save writes a new file and gives it the name of the old one, so that there is a whole one at
+// every moment.
 func (s *snapshot) save() {
 	s.mu.Lock()
 	purges := s.purges

@@ -11,8 +11,8 @@ import (
 	"github.com/trivet-go/trivet/versioning/redisrollout"
 )
 
-// rolloutStores keep the states of rollouts. They outlive a reload, so that it gives no release that
-// was rolled back another try.
+// rolloutStores keep the states of rollouts. They outlive a reload, so that it gives no release
+// that was rolled back another try.
 type rolloutStores struct {
 	memory *versioning.MemoryRolloutStore
 	redis  *redisrollout.Store // nil without Redis
@@ -91,8 +91,8 @@ func (s *split) decide(next http.Handler) http.Handler {
 
 func (s *split) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.next.ServeHTTP(w, r) }
 
-// begin starts the rollout, or lets that of old, the split with the same name before a reload, or nil,
-// go on. It must be called before the first request.
+// begin starts the rollout, or lets that of old, the split with the same name before a reload, or
+// nil, go on. It must be called before the first request.
 func (s *split) begin(old *split, log *slog.Logger) {
 	var err error
 	if old != nil && old.rollout != nil && old.settings.Store == s.settings.Store {
@@ -110,8 +110,8 @@ func (s *split) begin(old *split, log *slog.Logger) {
 	}
 }
 
-// retire ends the rollout if heir, the split of the same name after a reload, or nil, has not taken it
-// over. Its state stays in the store.
+// retire ends the rollout if heir, the split of the same name after a reload, or nil, has not taken
+// it over. Its state stays in the store.
 func (s *split) retire(heir *split) {
 	if s.rollout != nil && (heir == nil || heir.rollout != s.rollout) {
 		_ = s.rollout.Close(context.Background())

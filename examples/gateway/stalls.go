@@ -22,14 +22,14 @@ type bounds struct {
 // instead, which is too much for a slow drip and too little for a large upload or an event stream.
 // The handler must call done before it returns.
 //
-// Until the answer begins, each read of the request's body has a deadline. From then on the exchange
-// ends when neither side has made progress for that long, so that one of them may be silent while
-// the other speaks. Each write of the answer has a deadline of its own.
+// Until the answer begins, each read of the request's body has a deadline. From then on the
+// exchange ends when neither side has made progress for that long, so that one of them may be
+// silent while the other speaks. Each write of the answer has a deadline of its own.
 //
 // Over HTTP/1.1 a deadline takes effect only in a read or write. Over HTTP/2 it is a timer that
 // resets the stream, even while the gateway waits for a slow upstream and neither reads nor writes.
-// So over HTTP/2 the deadline is set only while a read or write lasts. Over HTTP/1.1 a write may have
-// half as long again, so that few writes have to move the deadline.
+// So over HTTP/2 the deadline is set only while a read or write lasts. Over HTTP/1.1 a write may
+// have half as long again, so that few writes have to move the deadline.
 func limitStalls(
 	w http.ResponseWriter, r *http.Request, b bounds,
 ) (_ *steadyWriter, _ *http.Request, done func()) {
@@ -154,8 +154,8 @@ func (b *steadyBody) fail() {
 	}
 }
 
-// leave is stop at the end of the handler. Over HTTP/1.1 net/http reads on then, to use the connection
-// again.
+// leave is stop at the end of the handler. Over HTTP/1.1 net/http reads on then, to use the
+// connection again.
 func (b *steadyBody) leave() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -172,8 +172,8 @@ func (b *steadyBody) stop() {
 	b.stopped = true
 }
 
-// A steadyWriter fails when a write takes too long, and ends an exchange that stands still. While the
-// gateway drains, it asks the client to close the connection.
+// A steadyWriter fails when a write takes too long, and ends an exchange that stands still. While
+// the gateway drains, it asks the client to close the connection.
 type steadyWriter struct {
 	http.ResponseWriter
 	bounds
@@ -235,8 +235,8 @@ func (w *steadyWriter) answered() {
 	w.watch(w.stall, nil)
 }
 
-// watch ends the exchange when neither side has made progress for limit: with cause, or if that is nil
-// with what stalledBy says.
+// watch ends the exchange when neither side has made progress for limit: with cause, or if that is
+// nil with what stalledBy says.
 func (w *steadyWriter) watch(limit Timeout, cause error) {
 	w.end()
 	w.moved()

@@ -23,8 +23,8 @@ var policies = map[string]func() balancer.Policy{
 	},
 }
 
-// A StickyHost keeps a client at the host that has answered it first, by a cookie, as long as that host
-// may get requests.
+// A StickyHost keeps a client at the host that has answered it first, by a cookie, as long as that
+// host may get requests.
 type StickyHost struct {
 	Cookie   string   `yaml:"cookie"`   // its name; "trivet_host_" and the upstream's
 	MaxAge   Duration `yaml:"max_age"`  // how long browsers keep it; for their session

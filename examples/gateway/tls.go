@@ -47,8 +47,8 @@ func (t TLS) withDefaults(f *faults) TLS {
 	return t
 }
 
-// relativeTo returns the file of that name, below folder if the name is relative. An empty name stays
-// empty.
+// relativeTo returns the file of that name, below folder if the name is relative. An empty name
+// stays empty.
 func relativeTo(folder, name string) string {
 	if name == "" || filepath.IsAbs(name) {
 		return name

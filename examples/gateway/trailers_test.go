@@ -39,8 +39,8 @@ var trailing = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(http.TrailerPrefix+"X-Internal-Late", "trailer")
 })
 
-// TestL47_TrailersPassTheRulesOfHeaders: what a route removes or sets in a header, and what only the
-// gateway may say, stands in no trailer either, however it is spelt.
+// TestL47_TrailersPassTheRulesOfHeaders: what a route removes or sets in a header, and what only
+// the gateway may say, stands in no trailer either, however it is spelt.
 func TestL47_TrailersPassTheRulesOfHeaders(t *testing.T) {
 	b := backend.Start(t, backend.Config{Handler: trailing})
 	for _, sticky := range []string{"", ", sticky: {cookie: c}"} {

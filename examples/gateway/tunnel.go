@@ -10,8 +10,8 @@ import (
 
 var errIdle = errors.New("neither side of the upgraded connection has sent anything for server.tunnel_idle")
 
-// A tunnel is the client's side of an upgraded connection. It notes progress. The end of the request's
-// context ends it: the balancer's Handler then takes leave of both peers.
+// A tunnel is the client's side of an upgraded connection. It notes progress. The end of the
+// request's context ends it: the balancer's Handler then takes leave of both peers.
 type tunnel struct {
 	net.Conn
 	exchange *steadyWriter

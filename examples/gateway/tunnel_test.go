@@ -332,8 +332,8 @@ func TestL36_RedirectsToTheCleanPathReachClientsThatStillSend(t *testing.T) {
 	}
 }
 
-// A drain waits for clients that still send and have their answer: the end of the process would reset
-// their connections, and the answer could be lost.
+// A drain waits for clients that still send and have their answer: the end of the process would
+// reset their connections, and the answer could be lost.
 func TestL36_LingeringConnectionsAreCounted(t *testing.T) {
 	g := start(t, simple("server: {max_body: 1KiB}", backend.Start(t, backend.Config{}).Addr))
 	conn, err := net.Dial("tcp", g.addr)

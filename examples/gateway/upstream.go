@@ -119,8 +119,8 @@ func (u *upstream) hosts() []balancer.EndpointStatus { return u.balancer.Endpoin
 
 // inherit gives u the balancer of old, the upstream of the same name before a reload. Hosts that
 // are in both keep their connections, what the balancer has learned of them, and their breakers
-// unless the settings of those have changed; so does the upstream its retry budgets. An upstream with
-// another url is another service: the balancer would go on to check the hosts of the old one.
+// unless the settings of those have changed; so does the upstream its retry budgets. An upstream
+// with another url is another service: the balancer would go on to check the hosts of the old one.
 func (u *upstream) inherit(old *upstream) {
 	if *u.target != *old.target {
 		return
@@ -170,8 +170,8 @@ func (u *upstream) start() {
 // close closes the balancer. It waits for the requests in flight until ctx ends.
 func (u *upstream) close(ctx context.Context) { _ = u.balancer.Close(ctx) }
 
-// status returns the endpoints, which are the hosts as the balancer sees them, and statistics for the
-// admin server.
+// status returns the endpoints, which are the hosts as the balancer sees them, and statistics for
+// the admin server.
 func (u *upstream) status() any {
 	return struct {
 		Target    string                    `json:"target"`
@@ -215,8 +215,8 @@ func transport(cfg Upstream, secure *tls.Config) *http.Transport {
 	return t
 }
 
-// modifyResponse removes the upstream's request id, since telemetry has set the gateway's own. It marks
-// what an upstream answers in its own way to gRPC.
+// modifyResponse removes the upstream's request id, since telemetry has set the gateway's own. It
+// marks what an upstream answers in its own way to gRPC.
 func modifyResponse(resp *http.Response) error {
 	resp.Header.Del(requestID)
 	if resp.StatusCode >= 400 && isGRPC(resp.Request.Header) {

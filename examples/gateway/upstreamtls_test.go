@@ -66,9 +66,9 @@ func (a *authority) pem() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
 }
 
-// secureBackend is a server by the name of internal.test that asks for a certificate of clients', and
-// answers with the name on it and the name that the client has asked for. What it says of handshakes
-// that fail is in the log.
+// secureBackend is a server by the name of internal.test that asks for a certificate of clients',
+// and answers with the name on it and the name that the client has asked for. What it says of
+// handshakes that fail is in the log.
 func secureBackend(t *testing.T, a *authority) (addr string, said *writes) {
 	t.Helper()
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -156,8 +156,9 @@ func TestTLSOfAnUpstream(t *testing.T) {
 			for _, h := range g.current.Load().upstreams["app"].hosts() {
 				why += h.LastError
 			}
-			// A server of TLS 1.3 refuses the client after the client's own handshake, so the client's
-			// error is its alert, a broken pipe or what HTTP/2 makes of them. The server's log is exact.
+			// A server of TLS 1.3 refuses the client after the client's own handshake, so the
+			// client's error is its alert, a broken pipe or what HTTP/2 makes of them. The server's
+			// log is exact.
 			require.Regexp(t, want, why, keys)
 			if keys == without {
 				require.Eventually(t, func() bool {

@@ -30,8 +30,8 @@ type Versions struct {
 
 	Echo string `yaml:"echo"` // the response field that has the version which was spoken; none
 
-	// Client is the request field by whose value GET /versions tells clients apart. It is shown as it
-	// is, so it must not be a secret; none.
+	// Client is the request field by whose value GET /versions tells clients apart. It is shown as
+	// it is, so it must not be a secret; none.
 	Client string `yaml:"client"`
 }
 
@@ -146,9 +146,9 @@ func (v *Versions) settings() versioning.Config {
 	return cfg
 }
 
-// newVersions returns the versions of a route, or nil if it has none: those of old, the route before
-// a reload, if they have the same settings. Otherwise commit, if not nil, gives them what those of
-// old know of their use.
+// newVersions returns the versions of a route, or nil if it has none: those of old, the route
+// before a reload, if they have the same settings. Otherwise commit, if not nil, gives them what
+// those of old know of their use.
 func newVersions(
 	r Route, old *routing, tel *telemetry.Telemetry,
 ) (v *versioning.Versions, commit func(), err error) {

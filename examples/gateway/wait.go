@@ -13,8 +13,9 @@ import (
 // there were no wait.
 const maxWaiting = 1000
 
-// A standby lets requests of an upstream wait while, as health checks say, all of its hosts are down.
-// It goes on with the balancer over reloads, so that requests which began before one are woken, too.
+// A standby lets requests of an upstream wait while, as health checks say, all of its hosts are
+// down. It goes on with the balancer over reloads, so that requests which began before one are
+// woken, too.
 type standby struct {
 	down    atomic.Bool
 	waiting atomic.Int64
@@ -44,9 +45,9 @@ func (s *standby) observe(hosts func() []balancer.EndpointStatus) {
 	s.down.Store(down)
 }
 
-// wait lets a request wait up to d while all hosts are down. What it gets then is the same as without.
-// It ends with the client, as far as net/http knows: over HTTP/1.1 a client that leaves is not noticed
-// before its body has been read.
+// wait lets a request wait up to d while all hosts are down. What it gets then is the same as
+// without. It ends with the client, as far as net/http knows: over HTTP/1.1 a client that leaves is
+// not noticed before its body has been read.
 func (s *standby) wait(r *http.Request, d Duration) {
 	if d == 0 || !s.down.Load() {
 		return

@@ -24,8 +24,9 @@ type ConfigError struct{ Lines []string }
 
 func (e *ConfigError) Error() string { return strings.Join(e.Lines, "\n") }
 
-// loadConfig reads a configuration file. If the content is at fault, the error is a *ConfigError. more, if
-// not nil, returns faults that the text alone does not show, of the configuration with its defaults.
+// loadConfig reads a configuration file. If the content is at fault, the error is a *ConfigError.
+// more, if not nil, returns faults that the text alone does not show, of the configuration with its
+// defaults.
 func loadConfig(file string, more func(Config) faults) (Config, error) {
 	f, err := os.Open(file)
 	if err != nil {

@@ -45,8 +45,8 @@ func TestRecordedExchanges(t *testing.T) {
 	versioningtest.Run(t, v, os.DirFS("testdata"), "fixture-*.json")
 }
 
-// differences returns how the document that changes make of the head's differs from the one that was
-// published with the first version.
+// differences returns how the document that changes make of the head's differs from the one that
+// was published with the first version.
 func differences(t *testing.T, changes []versioning.Change) *diff.Diff {
 	t.Helper()
 	v, err := newVersions(changes)

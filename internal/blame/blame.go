@@ -22,8 +22,8 @@ func Left(ctx context.Context) bool {
 
 // Request reports whether err, which a transport returned for req, says that req cannot be sent to
 // anybody, or not over this protocol. Requests that are passed on are a stranger's work: no server
-// is to blame for them, and no second attempt helps. Only the beginning of an error's text is looked
-// at: what follows may be what a server wrote.
+// is to blame for them, and no second attempt helps. Only the beginning of an error's text is
+// looked at: what follows may be what a server wrote.
 func Request(req *http.Request, err error) bool {
 	text := err.Error()
 	if strings.HasPrefix(text, "http2: request header list larger than ") {

@@ -53,8 +53,8 @@ func TestLeft(t *testing.T) {
 	}
 }
 
-// What net/http says of requests that it does not send is what Request looks for. A new version of Go
-// that says it otherwise fails this test.
+// What net/http says of requests that it does not send is what Request looks for. A new version of
+// Go that says it otherwise fails this test.
 func TestRequestsThatNetHTTPDoesNotSend(t *testing.T) {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -112,7 +112,8 @@ func TestRequestsThatNetHTTPDoesNotSend(t *testing.T) {
 	})
 }
 
-// requireBlamed sends req, which tr refuses. Seldom it tells of the connection alone, which it closes.
+// requireBlamed sends req, which tr refuses. Seldom it tells of the connection alone, which it
+// closes.
 func requireBlamed(t *testing.T, tr *http.Transport, req *http.Request) {
 	t.Helper()
 	_, err := tr.RoundTrip(req)

@@ -16,7 +16,8 @@ type Result struct {
 	Jain                  float64       // fairness of picks over the servers that stayed well; 1 is even
 	BadShare              float64       // of the picks, at servers with weather
 	LeastShare            float64       // picks of the least used server that stayed well, in fair shares
-	// Starved is the longest time from a recovery to a quarter of the fair share; -1 if it never came.
+	// Starved is the longest time from a recovery to a quarter of the fair share; -1 if it never
+	// came.
 	Starved time.Duration
 }
 

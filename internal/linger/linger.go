@@ -1,7 +1,7 @@
 // Package linger brings answers to clients that are still sending their request. A connection that
 // is closed while data of the client's lies unread is reset, and the reset may overtake the answer.
-// So whoever answers early reads on for a while (RFC 9112, section 9.6). net/http does so for bodies
-// of up to 256 KiB, and only if the client means to keep the connection.
+// So whoever answers early reads on for a while (RFC 9112, section 9.6). net/http does so for
+// bodies of up to 256 KiB, and only if the client means to keep the connection.
 package linger
 
 import (
@@ -50,8 +50,8 @@ func Answer(w http.ResponseWriter, r *http.Request, write func(w http.ResponseWr
 	}
 }
 
-// Prepare makes w answer at once, and close the connection then. It must be called before the header
-// is written.
+// Prepare makes w answer at once, and close the connection then. It must be called before the
+// header is written.
 func Prepare(w http.ResponseWriter) {
 	// net/http would read of the body before it writes the header, as long as the client likes.
 	_ = http.NewResponseController(w).EnableFullDuplex()
@@ -59,9 +59,9 @@ func Prepare(w http.ResponseWriter) {
 	w.Header().Set("Connection", "close")
 }
 
-// Close closes the connection of w, whose answer has been written whole and flushed, and which Prepare
-// has prepared. It reads on before that, on a goroutine of its own. It returns false if it cannot
-// have the connection.
+// Close closes the connection of w, whose answer has been written whole and flushed, and which
+// Prepare has prepared. It reads on before that, on a goroutine of its own. It returns false if it
+// cannot have the connection.
 func Close(w http.ResponseWriter) bool {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -115,8 +115,8 @@ func (b *bounded) Read(p []byte) (int, error) {
 // maxAnswer is the size up to which an answer is kept back until it is whole.
 const maxAnswer = 64 << 10
 
-// An answer keeps an answer back until its length is known: only then is it whole before the handler
-// has returned.
+// An answer keeps an answer back until its length is known: only then is it whole before the
+// handler has returned.
 type answer struct {
 	http.ResponseWriter
 	status int

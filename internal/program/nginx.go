@@ -11,8 +11,8 @@ import (
 	"github.com/trivet-go/trivet/internal/freeport"
 )
 
-// Nginx starts an nginx of one process. servers returns what its http block says, with a server that
-// listens at addr.
+// Nginx starts an nginx of one process. servers returns what its http block says, with a server
+// that listens at addr.
 func Nginx(tb testing.TB, servers func(addr string) string) *Process {
 	tb.Helper()
 	addr, dir := freeport.Reserve(tb), tb.TempDir()

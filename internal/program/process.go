@@ -14,8 +14,8 @@ import (
 )
 
 // A Process is a server that a test has started in a process of its own. Create one with [Start],
-// [Redis], [Sentinel] or [Nginx]. It is killed when the test ends. Its methods fail the test if they
-// cannot do what they say. A Process is not safe for concurrent use.
+// [Redis], [Sentinel] or [Nginx]. It is killed when the test ends. Its methods fail the test if
+// they cannot do what they say. A Process is not safe for concurrent use.
 type Process struct {
 	Addr string // "127.0.0.1:port", the same after Restart
 

@@ -27,8 +27,8 @@ func Redis(tb testing.TB, args ...string) *Process {
 	}, args...)...)
 }
 
-// RedisCluster starts n nodes of Redis, each with its share of the slots, and returns when they know
-// each other.
+// RedisCluster starts n nodes of Redis, each with its share of the slots, and returns when they
+// know each other.
 func RedisCluster(tb testing.TB, n int) (nodes []*Process) {
 	tb.Helper()
 	const slots = 16384
@@ -91,7 +91,8 @@ func (p *Process) command(line string) {
 	}
 }
 
-// ask sends an inline command and returns what Redis answers: a line, or the string that it announces.
+// ask sends an inline command and returns what Redis answers: a line, or the string that it
+// announces.
 func ask(addr, command string) (string, error) {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {

@@ -22,8 +22,8 @@ func TestIsNil(t *testing.T) {
 	}
 }
 
-// A server that reads each command and closes the connection, as one that is killed after it has run a
-// script.
+// A server that reads each command and closes the connection, as one that is killed after it has
+// run a script.
 func TestOnceIsSentOnce(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

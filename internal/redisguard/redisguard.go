@@ -80,8 +80,8 @@ func (g *Guard) Do(ctx context.Context, deadline time.Time, call func(context.Co
 	parent := ctx
 	blame := time.Now()
 	blame = blame.Add(time.Duration(minWait * float64(deadline.Sub(blame))))
-	// The call ends a little before its caller stops waiting, and so can say what has failed: clients
-	// that dial again until their time is over tell the reason only then.
+	// The call ends a little before its caller stops waiting, and so can say what has failed:
+	// clients that dial again until their time is over tell the reason only then.
 	early := deadline.Add(-time.Until(deadline) / 8)
 	ctx, cancel := context.WithDeadline(parent, deadline)
 	select {
@@ -139,15 +139,15 @@ func (g *Guard) settle(parent context.Context, blame time.Time, err error) error
 	return err
 }
 
-// IsDead reports whether err says that a connection was dead already, or died. A server that has cut
-// off all that a pool keeps, by CLIENT KILL or a restart, may be well.
+// IsDead reports whether err says that a connection was dead already, or died. A server that has
+// cut off all that a pool keeps, by CLIENT KILL or a restart, may be well.
 func IsDead(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// firstDead reports whether a dead connection is the first one for a while: those that died together
-// are one failure.
+// firstDead reports whether a dead connection is the first one for a while: those that died
+// together are one failure.
 func (g *Guard) firstDead() bool {
 	now := int64(time.Since(g.base)) + 1
 	last := g.deadAt.Load()
@@ -159,7 +159,8 @@ func (g *Guard) fail(parent context.Context, blame time.Time) {
 	if parent.Err() != nil && time.Now().Before(blame) {
 		return
 	}
-	// Set first: a call that finds the breaker open must not read the retry time of an earlier outage.
+	// Set first: a call that finds the breaker open must not read the retry time of an earlier
+	// outage.
 	g.retryAt.Store(int64(time.Since(g.base) + retryTime))
 	g.failures.Add(1)
 }

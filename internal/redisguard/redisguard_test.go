@@ -229,8 +229,8 @@ func TestACallThatEndsItsGoroutineGivesItsPlaceBack(t *testing.T) {
 	require.Zero(t, g.InFlight())
 }
 
-// TestR35_DeadConnectionsCountOnce: those that die together are one failure, those that go on dying are
-// more.
+// TestR35_DeadConnectionsCountOnce: those that die together are one failure, those that go on dying
+// are more.
 func TestR35_DeadConnectionsCountOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dead := func(context.Context) error { return &net.OpError{Op: "read", Err: syscall.ECONNRESET} }
@@ -257,8 +257,8 @@ func TestR35_DeadConnectionsCountOnce(t *testing.T) {
 	})
 }
 
-// TestCausesAreToldInTime: a call that ends with its context can say why, before its caller's time is
-// over.
+// TestCausesAreToldInTime: a call that ends with its context can say why, before its caller's time
+// is over.
 func TestCausesAreToldInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		refused := errors.New("refused")

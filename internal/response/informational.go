@@ -2,8 +2,8 @@ package response
 
 import "net/http"
 
-// Inform sends the informational (1xx) response code with the fields of w's header, which the caller
-// may change when Inform has returned.
+// Inform sends the informational (1xx) response code with the fields of w's header, which the
+// caller may change when Inform has returned.
 //
 // That is not so with WriteHeader alone. When an HTTP/2 client resets the stream, net/http's
 // WriteHeader returns while another goroutine still reads the header: a write to it then ends the

@@ -15,11 +15,11 @@ import (
 // maxBytesReader is the type of what http.MaxBytesReader returns.
 var maxBytesReader = reflect.TypeOf(http.MaxBytesReader(nil, nil, 0))
 
-// begin comes before the final header goes out, with the status code that it will have. It sees to it
-// that the connection is closed after a request that is too large, and that the answer does not wait
-// for the rest of it: http.MaxBytesReader tells net/http's writer so by a method that only that has. A
-// request is too large if its Body says so, or its handler: a reader that is not the request's Body
-// cannot be seen from here.
+// begin comes before the final header goes out, with the status code that it will have. It sees to
+// it that the connection is closed after a request that is too large, and that the answer does not
+// wait for the rest of it: http.MaxBytesReader tells net/http's writer so by a method that only
+// that has. A request is too large if its Body says so, or its handler: a reader that is not the
+// request's Body cannot be seen from here.
 func (r *Recorder) begin(code int) {
 	if r.Status != 0 || r.request == nil || r.request.ProtoMajor != 1 || r.request.ContentLength == 0 {
 		return
@@ -54,8 +54,8 @@ func (r *Recorder) complain() {
 		caller.Function, path.Base(caller.File), caller.Line)
 }
 
-// handlersFrame returns the frame of the handler that called WriteHeader, perhaps through net/http and
-// the WriteHeader of other writers around this one.
+// handlersFrame returns the frame of the handler that called WriteHeader, perhaps through net/http
+// and the WriteHeader of other writers around this one.
 func handlersFrame() (frame runtime.Frame) {
 	pc := make([]uintptr, 32)
 	frames := runtime.CallersFrames(pc[:runtime.Callers(3, pc)])

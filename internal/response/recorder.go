@@ -124,8 +124,9 @@ func (r *Recorder) Push(target string, opts *http.PushOptions) error {
 	return http.ErrNotSupported
 }
 
-// CloseNotify is for callers that assert http.CloseNotifier, which is deprecated, but net/http's own
-// writers have it. If no writer below has, the channel tells of the end of the request's context.
+// CloseNotify is for callers that assert http.CloseNotifier, which is deprecated, but net/http's
+// own writers have it. If no writer below has, the channel tells of the end of the request's
+// context.
 func (r *Recorder) CloseNotify() <-chan bool {
 	type closeNotifier interface{ CloseNotify() <-chan bool }
 	if c, ok := below[closeNotifier](r.ResponseWriter); ok {

@@ -15,8 +15,8 @@
 // round trip: a script replaces what the replica has seen and returns the state and what the others
 // have. A change of state is made by the first who asks for it: one that was made of an older state
 // is refused. A call whose connection breaks is sent again, and a change is made once all the same,
-// since the name of the latest one is kept with the state. How long a weight has been in force is told by
-// the server's clock.
+// since the name of the latest one is kept with the state. How long a weight has been in force is
+// told by the server's clock.
 //
 // # When Redis fails
 //
