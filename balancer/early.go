@@ -18,11 +18,13 @@ func Refuse(w http.ResponseWriter, r *http.Request, write func(w http.ResponseWr
 // isEarly reports whether the answer comes before the request has ended, and the client could miss
 // it, or the server the rest of the request, if nothing were done about it.
 //
-// net/http reads the rest of a small body before it writes the header. That is well if the answer
-// is a refusal. Of a body that the server still reads it would take away.
+// net/http reads the rest of a small body before it writes the header, and the transport, which
+// then finds none, closes its connection. That is well if the answer is a refusal that is here
+// already. Of a body that the server still reads it would take away, and a refusal that ends when
+// the server says so would be cut.
 func (x *exchange) isEarly() bool {
 	return x.upload != nil && !x.upload.ended.Load() && x.in.ProtoMajor == 1 &&
-		(x.resp.StatusCode < 300 || linger.Needed(x.in))
+		(x.resp.StatusCode < 300 || x.resp.ContentLength < 0 || linger.Needed(x.in))
 }
 
 // finishEarly closes the connection after an early answer, if the request has still not ended.

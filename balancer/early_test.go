@@ -387,3 +387,25 @@ func (noWrite) Write([]byte) (int, error) { panic("Write") }
 type noFlush struct{ http.ResponseWriter }
 
 func (noFlush) Flush() { panic("Flush") }
+
+// A refusal that ends with its connection needs the connection until the server closes it. If
+// net/http took the rest of a small upload away, the transport would close it before.
+func TestL36_ARefusalWithoutALengthIsNotCut(t *testing.T) {
+	addr := serveRaw(t, func(c net.Conn) {
+		buf := bufio.NewReader(c)
+		req, err := http.ReadRequest(buf)
+		if err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 413 Too Large\r\n\r\n"+strings.Repeat("x", 600))
+		_, _ = io.Copy(io.Discard, req.Body)
+	})
+	b := newBalancer(t, balancer.Config{Resolver: balancer.Static(addr), Transport: &http.Transport{}})
+	f := newFront(t, false, b, balancer.HandlerConfig{}, nil)
+	for range 100 {
+		resp, err := f.client.Post(f.URL, "text/plain", strings.NewReader(strings.Repeat("y", 3000)))
+		require.NoError(t, err)
+		require.Equal(t, http.StatusRequestEntityTooLarge, resp.StatusCode)
+		require.Len(t, readAll(t, resp), 600)
+	}
+}
