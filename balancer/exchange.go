@@ -201,20 +201,6 @@ func (x *exchange) invite() {
 	}
 }
 
-// ofNetHTTP reports whether w is net/http's writer of HTTP/1, perhaps within others that can be
-// looked through. Others may take an informational response for the final one, as
-// http.TimeoutHandler does.
-func ofNetHTTP(w http.ResponseWriter) bool {
-	for {
-		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			_, ok = w.(http.Hijacker)
-			return ok
-		}
-		w = u.Unwrap()
-	}
-}
-
 // write1xx writes an informational response. The exchange's mutex must be held.
 func (x *exchange) write1xx(code int, header http.Header) (err error) {
 	defer func() {

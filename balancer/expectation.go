@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"net"
+	"net/http"
 	"net/http/httptrace"
 	"sync"
 	"sync/atomic"
@@ -126,4 +127,18 @@ func (e *expectation) broken() bool {
 func (e *expectation) connected(info httptrace.GotConnInfo) {
 	e.conn.Store(&info.Conn)
 	e.answers.Store(false)
+}
+
+// ofNetHTTP reports whether w is net/http's writer of HTTP/1, perhaps within others that can be
+// looked through. Others may take an informational response for the final one, as
+// http.TimeoutHandler does.
+func ofNetHTTP(w http.ResponseWriter) bool {
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			_, ok = w.(http.Hijacker)
+			return ok
+		}
+		w = u.Unwrap()
+	}
 }
