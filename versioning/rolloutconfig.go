@@ -221,7 +221,7 @@ func (c RolloutConfig) withDefaults() (RolloutConfig, error) {
 	c.checkSteps(f)
 	c.OnFail = cmp.Or(c.OnFail, RollBack)
 	if c.OnFail != RollBack && c.OnFail != Pause {
-		f.Add("OnFail", "%q is not RollBack or Pause", c.OnFail)
+		f.Add("OnFail", "%q is not %q or %q", c.OnFail, RollBack, Pause)
 	}
 	c.OnDeadline = cmp.Or(c.OnDeadline, Pause)
 	if c.OnDeadline != RollBack && c.OnDeadline != Pause {

@@ -474,7 +474,7 @@ func TestFaultsOfRolloutsAreNamed(t *testing.T) {
 		{"by: cookie, cookie: a, missing: cookie, sticky: {name: a b}" + steps, "sticky.name: "},
 		{"by: cookie, cookie: a, missing: cookie, sticky: {max_age: 5ms}" + steps,
 			"sticky.max_age: 5ms is under 1 s"},
-		{byUser + ", on_fail: panic" + steps, `on_fail: "panic" is not RollBack or Pause`},
+		{byUser + ", on_fail: panic" + steps, `on_fail: "panic" is not "roll_back" or "pause"`},
 		{byUser + ", on_deadline: freeze" + steps, `on_deadline: "freeze" is not Pause or RollBack`},
 		{byUser + ", alpha: 0.7" + steps, "alpha: 0.7 is not between 0 and 0.5"},
 		{byUser + ", tolerance: 0.5" + steps, "tolerance: 0.5 is not a number of at least 1"},
